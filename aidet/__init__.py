@@ -1,0 +1,19 @@
+"""AIDet: detection of AI-generated images on MindSpore.
+
+>>> from aidet import Detector
+>>> detector = Detector("ckpt/demo/best.ckpt")
+>>> detector.score(["photo.jpg"])[0].decision
+'real'
+"""
+
+__version__ = "0.1.0"
+__all__ = ["Detector", "__version__"]
+
+
+def __getattr__(name):
+    # Lazy, so that `import aidet` stays free of frameworks.
+    if name == "Detector":
+        from .engine import Detector
+
+        return Detector
+    raise AttributeError(f"module 'aidet' has no attribute {name!r}")

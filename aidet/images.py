@@ -1,0 +1,172 @@
+"""From a file to pixels: finding images, decoding them, one way for every part of the project."""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import UserError
+from .records import natural_key
+
+EXTENSIONS = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff .gif .ppm .pgm .pbm .heic .heif .avif .jp2 .ico .tga".split()
+)
+# Pillow's own guard against decompression bombs warns at 89 million pixels and raises at twice that; ours is explicit,
+# so that a decoder's memory has a known bound (3 bytes a pixel, a few copies).
+MAX_PIXELS = 120_000_000
+
+
+class ImageError(Exception):
+    """An input that cannot be used. The message is the reason that stands in the result's row."""
+
+
+def decode(source, max_pixels=MAX_PIXELS):
+    """Decode one image to RGB.
+
+    Parameters
+    ----------
+    source : str, Path, binary file, PIL.Image.Image or numpy.ndarray
+        A file in any format that Pillow reads (the content decides, not the extension; first frame of an animation),
+        an open image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8.
+    max_pixels : int
+        Larger images are refused before they are decoded.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Mode ``RGB``, upright (EXIF orientation applied); transparency is laid over white, 16-bit values are scaled
+        to 8 bits, CMYK and palettes converted.
+
+    Raises
+    ------
+    ImageError
+        With the reason: empty, truncated, not an image, too large, ...
+    """
+    if isinstance(source, np.ndarray):
+        if (
+            source.dtype != np.uint8
+            or source.ndim not in (2, 3)
+            or (source.ndim == 3 and source.shape[2] not in (1, 3, 4))
+        ):
+            raise ImageError(
+                f"array of {source.dtype} with shape {source.shape}; wanted uint8 (H, W), (H, W, 3) or (H, W, 4)"
+            )
+        if source.size == 0:
+            raise ImageError(f"empty array of shape {source.shape}")
+        return _rgb(Image.fromarray(source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source))
+    if isinstance(source, Image.Image):
+        return _rgb(_upright(source))
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            if os.path.isdir(source):
+                raise ImageError("is a folder")
+            if os.path.getsize(source) == 0:
+                raise ImageError("empty file")
+        except FileNotFoundError:
+            raise ImageError("no such file") from None
+        except (OSError, ValueError) as error:
+            raise ImageError(_reason(error)) from None
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of damaged EXIF and of large images; the first does not matter, the second is checked below.
+            warnings.simplefilter("ignore")
+            with Image.open(source) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise ImageError(f"{width}x{height} pixels, more than the limit of {max_pixels}")
+                # JPEGs are decoded in full: draft mode would change the high frequencies that detectors read.
+                image.load()
+                return _rgb(_upright(image))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError(f"more pixels than the limit of {max_pixels}") from None
+    except MemoryError:
+        raise ImageError("not enough memory to decode it") from None
+    except Exception as error:  # noqa: BLE001 - Pillow's plugins raise nearly every type on damaged files
+        raise ImageError(_reason(error)) from None
+
+
+def _reason(error):
+    name = type(error).__name__
+    if name == "UnidentifiedImageError":
+        return "not an image that Pillow can read"
+    text = " ".join(str(getattr(error, "strerror", None) or error or name).split())
+    if "truncated" in text.lower():
+        return f"truncated file ({text})"
+    return f"{name}: {text}"[:200]
+
+
+def _upright(image):
+    try:
+        return ImageOps.exif_transpose(image) or image
+    except Exception:  # noqa: BLE001 - a damaged EXIF block says nothing about the pixels
+        return image
+
+
+def _rgb(image):
+    if image.mode == "RGB":
+        return image.copy()
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
+        values = np.asarray(image)
+        if image.mode == "F":
+            values = np.nan_to_num(values.astype(np.float64))
+            values = values * 255 if values.max(initial=0) <= 1 else values
+        elif values.max(initial=0) > 255:
+            values = values >> 8
+        return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def walk(folder):
+    """Yield the image files below a folder, in natural order of their path relative to it.
+
+    Hidden files and folders are left out; a symbolic link to a folder is followed once (loops end). Memory is bound by
+    the largest single folder, not by the tree.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Yields
+    ------
+    str
+        Path relative to ``folder``, with ``/``.
+    """
+    folder = os.fspath(folder)
+    seen = set()
+
+    def visit(relative):
+        where = os.path.join(folder, relative) if relative else folder
+        try:
+            here = os.stat(where)
+            entries = list(os.scandir(where))
+        except OSError:
+            return
+        if (here.st_dev, here.st_ino) in seen:
+            return
+        seen.add((here.st_dev, here.st_ino))
+        for entry in sorted(entries, key=lambda e: natural_key(e.name)):
+            if entry.name.startswith("."):
+                continue
+            path = f"{relative}/{entry.name}" if relative else entry.name
+            if entry.is_dir():
+                yield from visit(path)
+            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+                yield path
+
+    yield from visit("")
+
+
+def require_folder(path, what="folder"):
+    """Return ``Path(path)``, or raise :class:`UserError` where it is no folder."""
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{what} {str(path)!r} " + ("is not a folder" if path.exists() else "does not exist"))
+    return path

@@ -1,0 +1,195 @@
+"""The one convention for labels and scores.
+
+``0 = real, 1 = generated``; ``score = logit(generated) - logit(real)``, so a score above 0 means generated and
+``prob = sigmoid(score)``. Every imported model is mapped onto this once, here; nothing else flips a label.
+"""
+
+import re
+
+import numpy as np
+
+from .errors import UserError
+
+REAL, GENERATED = 0, 1
+NAMES = ("real", "generated")
+
+# Words seen in the id2label of published detectors and in the folder names of public data sets.
+_GENERATED = {
+    "1",
+    "ai",
+    "aiart",
+    "aigc",
+    "artificial",
+    "deepfake",
+    "fake",
+    "fakes",
+    "gan",
+    "generated",
+    "machine",
+    "sd",
+    "spoof",
+    "synth",
+    "synthetic",
+}
+_REAL = {
+    "0",
+    "authentic",
+    "genuine",
+    "hum",
+    "human",
+    "natural",
+    "nature",
+    "original",
+    "photo",
+    "pristine",
+    "real",
+    "reals",
+}
+
+
+def side(name, numbers=True):
+    """Say which side a class or folder name is on.
+
+    Parameters
+    ----------
+    name : str
+        For example ``"FAKE"``, ``"0_real"``, ``"Ai_generated"``, ``"not-fake"``.
+    numbers : bool
+        Whether a bare ``0`` or ``1`` counts (our own convention), as it does for a column of a CSV.
+
+    Returns
+    -------
+    int or None
+        ``REAL``, ``GENERATED`` or None where the name says nothing, or both.
+    """
+    # "NonFake", "not_ai": a negation in front turns the word round.
+    text = re.sub(r"([a-z])([A-Z])", r"\1_\2", str(name)).lower()
+    words = [w for w in re.split(r"[^a-z0-9]+", text) if w]
+    if numbers and words in (["0"], ["1"]):
+        return int(words[0])
+    found = set()
+    negated = False
+    for word in words:
+        if word in ("not", "non", "no"):
+            negated = True
+            continue
+        if word.isdigit():
+            continue
+        for word_set, value in ((_GENERATED, GENERATED), (_REAL, REAL)):
+            if word in word_set:
+                found.add(1 - value if negated else value)
+        negated = False
+    return found.pop() if len(found) == 1 else None
+
+
+def class_order(names, positive=None):
+    """Map the class names of a source model onto ``real`` and ``generated``.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The source model's classes in the order of its outputs (``id2label``). One name means a single sigmoid output:
+        it says what a high value stands for.
+    positive : str or int, optional
+        Name or index of the class that means *generated*; everything else is real. Needed where names say nothing.
+
+    Returns
+    -------
+    list of str
+        For each output ``"real"`` or ``"generated"``.
+
+    Raises
+    ------
+    UserError
+        Where the names do not tell and ``positive`` is missing, or ``positive`` names no class.
+    """
+    names = [str(n) for n in names]
+    if positive is not None:
+        if str(positive) in names:
+            index = names.index(str(positive))
+        elif str(positive).lstrip("-").isdigit() and 0 <= int(positive) < len(names):
+            index = int(positive)
+        else:
+            raise UserError(
+                f"--positive {positive!r} is neither one of the classes {names} nor an index below {len(names)}"
+            )
+        return [NAMES[i == index] for i in range(len(names))]
+    sides = [side(n, numbers=False) for n in names]
+    if None in sides or (len(names) > 1 and len(set(sides)) != 2):
+        raise UserError(
+            f"the classes {names} do not say which one means generated; name it with --positive NAME or --positive INDEX"
+        )
+    return [NAMES[s] for s in sides]
+
+
+def score_from_logits(logits, order):
+    """Turn raw network outputs into scores.
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., C)
+        Raw outputs (before softmax or sigmoid).
+    order : sequence of str, length C
+        ``"real"`` or ``"generated"`` for each output, from the sidecar. With C = 1 the output is a sigmoid logit of
+        that class. With C > 2 (one class a generator) the sides are summed as probabilities:
+        ``logsumexp(generated) - logsumexp(real)``, which is the log-odds of ``1 - p(real)``.
+
+    Returns
+    -------
+    numpy.ndarray, shape (...,), float64
+        Above 0 means generated.
+    """
+    logits = np.asarray(logits, np.float64)
+    if logits.shape[-1] != len(order):
+        raise UserError(
+            f"the network gives {logits.shape[-1]} outputs, its class order names {len(order)}: {list(order)}"
+        )
+    if len(order) == 1:
+        return logits[..., 0] if order[0] == NAMES[GENERATED] else -logits[..., 0]
+    is_generated = np.array([o == NAMES[GENERATED] for o in order])
+    if is_generated.all() or not is_generated.any():
+        raise UserError(f"a class order needs both sides, got {list(order)}")
+    return _logsumexp(logits[..., is_generated]) - _logsumexp(logits[..., ~is_generated])
+
+
+def _logsumexp(x):
+    if x.shape[-1] == 1:
+        return x[..., 0]
+    top = x.max(axis=-1, keepdims=True)
+    return top[..., 0] + np.log(np.exp(x - top).sum(axis=-1))
+
+
+def sigmoid(score):
+    """``1 / (1 + exp(-score))`` without overflow; array in, float64 array out."""
+    score = np.asarray(score, np.float64)
+    small = np.exp(-np.abs(score))
+    return np.where(score >= 0, 1.0, small) / (1.0 + small)
+
+
+def logit(prob, eps=1e-12):
+    """The inverse of :func:`sigmoid`; probabilities are kept ``eps`` away from 0 and 1."""
+    prob = np.clip(np.asarray(prob, np.float64), eps, 1 - eps)
+    return np.log(prob) - np.log1p(-prob)
+
+
+def decide(prob, threshold=0.5, unsure=None):
+    """Turn a probability into a word.
+
+    Parameters
+    ----------
+    prob : float
+        Probability of *generated*.
+    threshold : float
+        Generated where ``prob > threshold``; a tie is real (as in AIGC-clf's votes).
+    unsure : (float, float), optional
+        Where ``low <= prob <= high`` the decision is ``"unsure"``; the label still follows the threshold.
+
+    Returns
+    -------
+    (int, str)
+        The label (0 or 1) and the decision (``real``, ``generated`` or ``unsure``).
+    """
+    label = int(prob > threshold)
+    if unsure is not None and unsure[0] <= prob <= unsure[1]:
+        return label, "unsure"
+    return label, NAMES[label]

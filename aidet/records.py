@@ -1,0 +1,179 @@
+"""Result rows: one per input, always; and the files they are written to and read from."""
+
+import csv
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, Optional
+
+from . import files
+from .errors import UserError
+
+COLUMNS = ("path", "score", "prob", "label", "decision", "status")
+
+
+@dataclass
+class Record:
+    """The verdict on one input.
+
+    Attributes
+    ----------
+    path : str
+        As the output file names it.
+    score : float or None
+        logit(generated) - logit(real), fused over views and models; None where the input could not be used.
+    prob : float or None
+        sigmoid(score), in [0, 1].
+    label : int or None
+        0 real, 1 generated. An unusable input carries what ``--on-error`` says.
+    decision : str
+        ``real``, ``generated`` or ``unsure``; empty where there is none.
+    status : str
+        ``ok`` or ``error: reason``.
+    scores : dict of str to float
+        Score per model.
+    """
+
+    path: str
+    score: Optional[float] = None
+    prob: Optional[float] = None
+    label: Optional[int] = None
+    decision: str = ""
+    status: str = "ok"
+    scores: Dict[str, float] = field(default_factory=dict)
+
+    @property
+    def ok(self):
+        """Whether the input could be used."""
+        return self.status == "ok"
+
+
+def number(value):
+    """A float as text: nine significant digits, no float noise, empty for None."""
+    return "" if value is None else f"{value:.9g}"
+
+
+def write_scores(path, records, models=()):
+    """Write ``scores.csv``: path, score, prob, label, decision, status and one ``score:<model>`` column a model."""
+    with files.atomic(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*COLUMNS, *(f"score:{m}" for m in models)])
+        for r in records:
+            label = "" if r.label is None else r.label
+            per_model = [number(r.scores.get(m)) for m in models]
+            writer.writerow([r.path, number(r.score), number(r.prob), label, r.decision, r.status, *per_model])
+
+
+def read_scores(path):
+    """Read a ``scores.csv`` back.
+
+    Returns
+    -------
+    list of Record
+
+    Raises
+    ------
+    UserError
+        Missing file or column, a value that is no number, or the same path twice; the line is named.
+    """
+    rows, header = read_table(path, "scores")
+    missing = [c for c in ("path", "score") if c not in header]
+    if missing:
+        raise UserError(f"scores {str(path)!r} has no column {missing[0]!r}; it has {', '.join(header)}")
+    records, seen = [], {}
+    for line, row in enumerate(rows, 2):
+        if row["path"] in seen:
+            raise UserError(
+                f"scores {str(path)!r} line {line}: {row['path']!r} stands already in line {seen[row['path']]}"
+            )
+        seen[row["path"]] = line
+        values = {}
+        for name in ("score", "prob"):
+            text = row.get(name) or ""
+            try:
+                values[name] = float(text) if text else None
+            except ValueError:
+                raise UserError(f"scores {str(path)!r} line {line}: {name} {text!r} is not a number") from None
+            if values[name] is not None and math.isnan(values[name]):
+                raise UserError(f"scores {str(path)!r} line {line}: {name} is NaN")
+        label = row.get("label") or ""
+        if label not in ("", "0", "1"):
+            raise UserError(f"scores {str(path)!r} line {line}: label {label!r} is neither 0 nor 1")
+        per_model = {k[6:]: float(v) for k, v in row.items() if k.startswith("score:") and v}
+        status = row.get("status") or "ok"
+        records.append(
+            Record(
+                row["path"],
+                values["score"],
+                values["prob"],
+                int(label) if label else None,
+                row.get("decision") or "",
+                status,
+                per_model,
+            )
+        )
+    return records
+
+
+def read_table(path, what="table"):
+    """Read a CSV with a header.
+
+    Returns
+    -------
+    (list of dict, list of str)
+        The rows and the column names. A UTF-8 byte-order mark is ignored, as are wholly empty lines.
+
+    Raises
+    ------
+    UserError
+        Missing or empty file, not UTF-8, a row with more or fewer fields than the header.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{what} {str(path)!r} does not exist")
+    rows = []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, None)
+            if not header:
+                raise UserError(f"{what} {str(path)!r} is empty")
+            header = [h.strip() for h in header]
+            doubled = sorted({h for h in header if header.count(h) > 1})
+            if doubled:
+                raise UserError(f"{what} {str(path)!r}: column {doubled[0]!r} stands twice")
+            for fields in reader:
+                if not fields:
+                    continue
+                if len(fields) != len(header):
+                    raise UserError(
+                        f"{what} {str(path)!r} line {reader.line_num}: {len(fields)} fields, the header has {len(header)}"
+                    )
+                rows.append(dict(zip(header, fields)))
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise UserError(f"{what} {str(path)!r} cannot be read as UTF-8 CSV: {error}") from None
+    return rows, header
+
+
+def natural_key(path):
+    """Sort key: digits compare as numbers, so ``2.jpg`` comes before ``10.jpg``; ties by the text itself."""
+    text = str(path)
+    return [
+        (0, int(part), "") if part.isdigit() and part.isascii() else (1, 0, part)
+        for part in re.split(r"([0-9]+)", text)
+    ], text
+
+
+def stem_order(paths):
+    """Order for ``result.txt``: by the number in the stem where every stem is one, else natural order.
+
+    Returns
+    -------
+    list of int
+        Indices into ``paths``.
+    """
+    stems = [Path(p).stem for p in paths]
+    if all(re.fullmatch(r"[0-9]+", s) for s in stems):
+        return sorted(range(len(paths)), key=lambda i: (int(stems[i]), natural_key(paths[i])))
+    return sorted(range(len(paths)), key=lambda i: natural_key(paths[i]))

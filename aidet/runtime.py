@@ -1,0 +1,170 @@
+"""One place for what surrounds MindSpore: device, mode, seeds, threads, known traps, a quiet end.
+
+Call :func:`setup` before anything else imports ``mindspore``.
+"""
+
+import atexit
+import os
+import random
+import sys
+import warnings
+from importlib import metadata
+
+import numpy as np
+
+from .errors import UserError
+
+DEVICES = ("auto", "Ascend", "GPU", "CPU")
+
+
+def version_of(package):
+    """Installed version as a string, None where the package is absent. Imports nothing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version):
+    return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in (version or "0").split(".")[:2])
+
+
+def mindspore_version():
+    """(major, minor) of the installed MindSpore, or None. Ascend and GPU builds carry other distribution names."""
+    for name in ("mindspore", "mindspore-ascend", "mindspore-gpu", "mindspore-dev"):
+        if version_of(name):
+            return _numbers(version_of(name))
+    return None
+
+
+def prepare():
+    """Set what must be set before ``import mindspore``; cheap, and may be called again.
+
+    * NumPy 2 is refused: MindSpore up to 2.9 forbids it, and 2.10 breaks on it
+      (``SystemError ... pyboost_add_ext``).
+    * oneDNN 3.10.1, inside MindSpore 2.9 and 2.10, has no fast AVX-512 convolution and falls back to its reference
+      code, some 80 times slower. Held to AVX2 it is fast again. A value the user has set stays.
+    """
+    if int(np.__version__.split(".")[0]) >= 2:
+        raise UserError(f"NumPy {np.__version__} does not work with MindSpore; run: pip install 'numpy<2'")
+    version = mindspore_version()
+    if version is None:
+        raise UserError(
+            "MindSpore is not installed; run: pip install 'mindspore==2.8.0' 'numpy<2' "
+            "(on an Ascend image keep the build that came with it)"
+        )
+    if version >= (2, 9) and "mindspore" not in sys.modules:
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    # MindSpore logs its deprecations as warnings to stderr; errors still show. A user's own level stays.
+    os.environ.setdefault("GLOG_v", "3")
+    _quiet_exit()
+
+
+_hooked = False
+
+
+def _quiet_exit():
+    """Keep MindSpore's shutdown noise off the terminal.
+
+    At interpreter exit ``Cell.__del__`` runs after its modules are gone and prints "Exception ignored in ..." once per
+    layer. Only that one method is silenced, and only once the interpreter is on its way out.
+    """
+    global _hooked
+    if _hooked:
+        return
+    _hooked = True
+
+    def leave():
+        before = sys.unraisablehook
+
+        def hook(event, before=before):
+            name = getattr(event.object, "__qualname__", "")
+            if not name.endswith("__del__"):
+                before(event)
+
+        sys.unraisablehook = hook
+
+    atexit.register(leave)
+
+
+def setup(device="auto", mode="graph", seed=None, threads=None, device_id=None, jit_level=None, deterministic=False):
+    """Import MindSpore, choose the device and the mode, and seed every generator.
+
+    Parameters
+    ----------
+    device : {"auto", "Ascend", "GPU", "CPU"}
+        ``auto`` takes Ascend where a device answers, else the CPU; a GPU is used on request only (the wheels' CUDA
+        back end is old and untested here).
+    mode : {"graph", "pynative"}
+    seed : int, optional
+        For Python, NumPy and MindSpore.
+    threads : int, optional
+        Compute threads of the CPU backend; default: MindSpore's own.
+    device_id : int, optional
+    jit_level : {"O0", "O1", "O2"}, optional
+        Passed on where this MindSpore knows it.
+    deterministic : bool
+        Ask the device for reproducible kernels.
+
+    Returns
+    -------
+    (module, str)
+        ``mindspore`` and the device in use.
+    """
+    if device not in DEVICES:
+        raise UserError(f"device_target {device!r}: choose one of {', '.join(DEVICES)}")
+    prepare()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mindspore as ms
+    chosen = _choose(ms, device)
+    if hasattr(ms, "set_device"):  # from 2.5
+        try:
+            ms.set_device(chosen, device_id) if device_id is not None else ms.set_device(chosen)
+        except Exception as error:
+            raise UserError(f"device_target {chosen!r} does not answer: {_first_line(error)}") from None
+    else:
+        ms.set_context(device_target=chosen, **({} if device_id is None else {"device_id": device_id}))
+    ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
+    if threads:
+        runtime = getattr(ms, "runtime", None)
+        if hasattr(runtime, "set_cpu_affinity"):
+            os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        else:
+            ms.set_context(runtime_num_threads=threads)
+    if deterministic:
+        ms.set_deterministic(True) if hasattr(ms, "set_deterministic") else ms.set_context(deterministic="ON")
+    if jit_level is not None:
+        ms.set_context(jit_config={"jit_level": jit_level})
+    if seed is not None:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        ms.set_seed(seed)
+    return ms, chosen
+
+
+def _choose(ms, device):
+    if device != "auto":
+        return device
+    try:
+        hal = getattr(ms, "hal", None)
+        if hal is not None and hal.is_available("Ascend"):
+            return "Ascend"
+    except Exception:  # noqa: BLE001 - an image without the Ascend driver answers with several kinds of error
+        pass
+    return "CPU"
+
+
+def _first_line(error):
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def versions():
+    """Versions of what a result depends on, for sidecars, logs and reports; imports nothing heavy."""
+    names = ("aidet", "mindspore", "mindcv", "numpy", "pillow", "onnx", "onnxruntime", "scikit-learn", "torch")
+    from . import __version__
+
+    found = {name: version_of(name) for name in names}
+    found["aidet"] = __version__
+    found["python"] = ".".join(map(str, sys.version_info[:3]))
+    return {name: version for name, version in found.items() if version}

@@ -1,0 +1,397 @@
+"""Labels and scores as they lie in files, and the strict join of the two.
+
+Label sources: a CSV ``path,label[,generator,group,...]``, an ArtiFact ``metadata.csv``
+(``image_path,target,category``; Rahman et al., ICIP 2023), an ImageFolder whose folder names say the class, or a bare
+column of 0 and 1 in file order. Scores: ``scores.csv`` of ``infer.py`` or the VIP Cup form ``filename,logit``.
+"""
+import csv
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from . import images, labels
+from .errors import UserError, nearest
+
+PATH_COLUMNS = ("path", "filename", "image_path", "file", "image", "ImageId", "name")
+LABEL_COLUMNS = ("label", "target", "class", "answer")
+SPLIT_WORDS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing", "images"))
+SHOWN = 5  # offenders named in an error
+
+
+@dataclass
+class Truth:
+    """True labels.
+
+    Attributes
+    ----------
+    paths : list of str or None
+        Keys as written in the source; None for a bare column.
+    labels : ndarray of int, shape (n,)
+        0 real, 1 generated.
+    columns : dict of str to list of str
+        Whatever else the source says of each row (generator, group, source, ...).
+    root : Path
+        Folder the paths are relative to.
+    source : str
+        Where the labels were read.
+    """
+
+    paths: list
+    labels: np.ndarray
+    columns: dict = field(default_factory=dict)
+    root: Path = None
+    source: str = ""
+
+    def __len__(self):
+        return len(self.labels)
+
+    def take(self, index):
+        """The rows of ``index`` (integers), in that order."""
+        index = np.asarray(index, np.intp)
+        return Truth(
+            None if self.paths is None else [self.paths[i] for i in index],
+            self.labels[index],
+            {name: [values[i] for i in index] for name, values in self.columns.items()},
+            self.root,
+            self.source,
+        )
+
+    def where(self, conditions):
+        """Keep the rows that fulfil every ``column=value`` (several values: ``column=a,b``).
+
+        Raises
+        ------
+        UserError
+            For a column that does not exist, a condition that cannot be read, or no row left.
+        """
+        kept = np.ones(len(self), bool)
+        for condition in conditions or ():
+            name, equals, value = condition.partition("=")
+            if not equals:
+                raise UserError(f"--where {condition!r} must be COLUMN=VALUE")
+            wanted = set(value.split(","))
+            kept &= np.array([v in wanted for v in self.column(name)], bool)
+            if not kept.any():
+                have = ", ".join(sorted(set(self.column(name)))[:10])
+                raise UserError(f"--where {condition!r} leaves no row of {self.source}; the column has: {have}")
+        return self.take(np.flatnonzero(kept))
+
+    def column(self, name):
+        """Values of a column as text; ``label`` counts as one. An unknown name is a :class:`UserError`."""
+        if name == "label":
+            return [labels.NAMES[v] for v in self.labels]
+        if name not in self.columns:
+            raise UserError(f"{self.source}: {nearest(name, [*self.columns, 'label'], 'column')}")
+        return self.columns[name]
+
+    def files(self):
+        """Paths on disk, one a row; empty list where the source names none."""
+        return [] if self.paths is None else [self.root / p for p in self.paths]
+
+    def groups(self):
+        """``group`` column (same source image = same group) or None where there is none."""
+        return self.columns.get("group")
+
+
+@dataclass
+class Scores:
+    """Scores as written by ``infer.py``.
+
+    Attributes
+    ----------
+    paths : list of str
+    score, prob : ndarray of float, shape (n,)
+        NaN where the row is an error without a score.
+    label : ndarray of int, shape (n,)
+        The row's own decision, -1 where it carries none.
+    status : list of str
+        ``ok`` or ``error: reason``.
+    models : dict of str to ndarray
+        Score of each single model.
+    source : str
+    """
+
+    paths: list
+    score: np.ndarray
+    prob: np.ndarray
+    label: np.ndarray
+    status: list
+    models: dict
+    source: str
+
+    def __len__(self):
+        return len(self.paths)
+
+    def take(self, index):
+        """The rows of ``index`` (integers), in that order."""
+        index = np.asarray(index, np.intp)
+        return Scores(
+            [self.paths[i] for i in index],
+            self.score[index],
+            self.prob[index],
+            self.label[index],
+            [self.status[i] for i in index],
+            {name: values[index] for name, values in self.models.items()},
+            self.source,
+        )
+
+    @property
+    def errors(self):
+        """Mask of the rows whose image could not be scored."""
+        return np.array([s != "ok" for s in self.status], bool)
+
+
+def _first(items):
+    items = list(items)
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(str(i) for i in items[:SHOWN]) + more
+
+
+def _rows(path, what):
+    """Header and rows of a CSV; the header is None for a bare column of 0 and 1."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{what} {str(path)!r} " + ("is not a file" if path.exists() else "does not exist"))
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row and any(cell.strip() for cell in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{what} {str(path)!r} cannot be read as UTF-8 CSV: {error}") from None
+    if not rows:
+        raise UserError(f"{what} {str(path)!r} is empty")
+    if len(rows[0]) == 1 and rows[0][0].strip() in ("0", "1"):
+        return None, rows
+    header = [cell.strip() for cell in rows[0]]
+    doubled = sorted({name for name in header if header.count(name) > 1})
+    if doubled:
+        raise UserError(f"{what} {str(path)!r} has the column {doubled[0]!r} twice")
+    wrong = [f"line {i + 2} ({len(row)} cells)" for i, row in enumerate(rows[1:]) if len(row) != len(header)]
+    if wrong:
+        raise UserError(f"{what} {str(path)!r}: {len(header)} columns, but {_first(wrong)}")
+    if len(rows) == 1:
+        raise UserError(f"{what} {str(path)!r} has a header and no rows")
+    return header, rows[1:]
+
+
+def _pick(header, names, what, path):
+    for name in names:
+        if name in header:
+            return name
+    raise UserError(f"{str(path)!r} has no {what} column; it has {', '.join(header)}; wanted one of {', '.join(names)}")
+
+
+def _key(path):
+    """A path as a key: forward slashes, no leading ``./``."""
+    text = str(path).strip().replace("\\", "/")
+    return re.sub(r"/+", "/", re.sub(r"^(\./)+", "", text))
+
+
+def _refuse_doubles(keys, what):
+    if len(set(keys)) == len(keys):
+        return
+    seen, doubled = set(), []
+    for key in keys:
+        if key in seen and key not in doubled[:SHOWN]:
+            doubled.append(key)
+        seen.add(key)
+    raise UserError(f"{what}: {len(keys) - len(seen)} paths stand there more than once: {_first(doubled)}")
+
+
+def _label_value(text, column):
+    text = text.strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return labels.side(text)
+    if number in (0, 1):
+        return int(number)
+    # ArtiFact numbers its generators from 1 upwards in `target`; 0 is real.
+    return labels.GENERATED if column == "target" and number > 1 and number == int(number) else None
+
+
+def read_labels(path, where=None):
+    """Read labels from any of the four sources.
+
+    Parameters
+    ----------
+    path : str or Path
+        A CSV, a bare column of 0/1, or a folder.
+    where : list of str, optional
+        ``column=value`` conditions, see :meth:`Truth.where`.
+
+    Returns
+    -------
+    Truth
+
+    Raises
+    ------
+    UserError
+        Names the file and the first offending rows.
+    """
+    truth = _from_folder(Path(path)) if Path(path).is_dir() else _from_csv(Path(path))
+    return truth.where(where)
+
+
+def _from_csv(path):
+    header, rows = _rows(path, "labels")
+    if header is None:
+        wrong = [f"line {i + 1} ({','.join(r)!r})" for i, r in enumerate(rows) if len(r) != 1 or r[0].strip() not in ("0", "1")]
+        if wrong:
+            raise UserError(f"labels {str(path)!r} is a bare column of 0 and 1, but {_first(wrong)}")
+        return Truth(None, np.array([int(r[0]) for r in rows]), {}, path.parent, str(path))
+    path_column, label_column = _pick(header, PATH_COLUMNS, "path", path), _pick(header, LABEL_COLUMNS, "label", path)
+    columns = {name: [row[i].strip() for row in rows] for i, name in enumerate(header)}
+    keys = [_key(p) for p in columns.pop(path_column)]
+    values = [_label_value(v, label_column) for v in columns[label_column]]
+    wrong = [f"{k} ({v!r})" for k, v, side in zip(keys, columns[label_column], values) if side is None]
+    if wrong:
+        raise UserError(f"labels {str(path)!r}: neither 0/1 nor real/generated: {_first(wrong)}")
+    columns.pop(label_column)
+    _refuse_doubles(keys, f"labels {str(path)!r}")
+    return Truth(keys, np.array(values), columns, path.parent, str(path))
+
+
+def _from_folder(root):
+    keys = list(images.walk(root))
+    if not keys:
+        raise UserError(f"labels {str(root)!r}: no images in this folder")
+    parts = [key.split("/")[:-1] for key in keys]
+    depth = _class_depth(parts)
+    sides, generators, lost = [], [], []
+    for key, part in zip(keys, parts):
+        said = {labels.side(p) for p in ([part[depth]] if depth is not None else part)} - {None}
+        if len(said) != 1:
+            lost.append(key)
+            continue
+        sides.append(said.pop())
+        rest = [p for p in part if p.lower() not in SPLIT_WORDS and labels.side(p) is None]
+        generators.append("/".join(rest) or part[-1 if depth is None else depth])
+    if lost:
+        raise UserError(
+            f"labels {str(root)!r}: no folder name says real or generated for {_first(lost)}; "
+            "name the folders real and fake, or give a CSV path,label"
+        )
+    return Truth(keys, np.array(sides), {"generator": generators}, Path(root), str(root))
+
+
+def _class_depth(parts):
+    """The one level of the tree at which every folder name says a side and both sides occur; None where there is none."""
+    for depth in range(min(len(p) for p in parts)):
+        names = {p[depth] for p in parts}
+        sides = {labels.side(name) for name in names}
+        if sides == {labels.REAL, labels.GENERATED}:
+            return depth
+    return None
+
+
+def read_scores(path):
+    """Read a scores file: ``path,score,prob,label,decision,status,score:<model>`` or ``filename,logit``.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    UserError
+        Missing columns, scores that are not finite on rows that are ``ok``, doubled paths.
+    """
+    header, rows = _rows(path, "scores")
+    if header is None:
+        raise UserError(f"scores {str(path)!r} is a bare column of 0 and 1; give the scores.csv that lies beside it")
+    name = _pick(header, PATH_COLUMNS, "path", path)
+    columns = {h: [row[i].strip() for row in rows] for i, h in enumerate(header)}
+    keys = [_key(p) for p in columns[name]]
+    _refuse_doubles(keys, f"scores {str(path)!r}")
+    status = columns.get("status") or ["ok"] * len(keys)
+    status = [s or "ok" for s in status]
+    value = {h: _floats(columns[h]) for h in ("score", "logit", "prob") if h in columns}
+    score = value.get("score", value.get("logit"))
+    if score is None:
+        if "prob" not in value:
+            raise UserError(f"scores {str(path)!r} has neither score, logit nor prob; it has {', '.join(header)}")
+        outside = [f"{k} ({p:g})" for k, p in zip(keys, value["prob"]) if not 0 <= p <= 1 and p == p]
+        if outside:
+            raise UserError(f"scores {str(path)!r}: prob outside 0..1: {_first(outside)}")
+        score = np.where(np.isnan(value["prob"]), np.nan, labels.logit(value["prob"]))
+    prob = value["prob"] if "prob" in value else labels.sigmoid(score)
+    bad = [k for k, s, a, b in zip(keys, status, score, prob) if s == "ok" and not (np.isfinite(a) and np.isfinite(b))]
+    if bad:
+        raise UserError(f"scores {str(path)!r}: {len(bad)} rows are ok but have no finite score: {_first(bad)}")
+    score = np.where(np.isfinite(score) & np.isfinite(prob), score, np.nan)
+    own = columns.get("label", [""] * len(keys))
+    label = np.array([int(v) if v in ("0", "1") else -1 for v in own])
+    models = {h[6:]: _floats(columns[h]) for h in header if h.startswith("score:")}
+    return Scores(keys, score, np.where(np.isnan(score), np.nan, prob), label, status, models, str(path))
+
+
+def _floats(cells):
+    def one(cell):
+        try:
+            return float(cell)
+        except ValueError:
+            return np.nan
+
+    return np.array([one(c) for c in cells], np.float64)
+
+
+def join(truth, scores):
+    """Match scores to labels by path, strictly: every row of one has exactly one row of the other.
+
+    Paths are compared as written; where that fails, as files on disk; and where ``infer.py`` was run on a subfolder of
+    the labels (or on a folder above them), after one common leading folder that makes the two sets equal.
+
+    Parameters
+    ----------
+    truth : Truth
+    scores : Scores
+
+    Returns
+    -------
+    (Truth, Scores)
+        Both in the order of the scores, same length.
+
+    Raises
+    ------
+    UserError
+        Lists the first rows that have no partner, in both directions.
+    """
+    if truth.paths is None:
+        if len(truth) != len(scores):
+            raise UserError(f"{truth.source} has {len(truth)} labels, {scores.source} has {len(scores)} rows")
+        return Truth(list(scores.paths), truth.labels, truth.columns, truth.root, truth.source), scores
+    for left, right in _candidates(truth, scores):
+        place = {key: i for i, key in enumerate(left) if key is not None}
+        if len(place) == len(scores) and all(key in place for key in right):
+            return truth.take([place[key] for key in right]), scores
+    known, given = set(truth.paths), set(scores.paths)
+    lone = [k for k in scores.paths if k not in known]
+    unscored = [k for k in truth.paths if k not in given]
+    text = []
+    if lone:
+        text.append(f"{len(lone)} scored paths have no label: {_first(lone)}")
+    if unscored:
+        text.append(f"{len(unscored)} labels have no score: {_first(unscored)}")
+    hint = "; choose a part of the labels with --where COLUMN=VALUE" if unscored and not lone else ""
+    raise UserError(f"{scores.source} and {truth.source} do not match: " + "; ".join(text) + hint)
+
+
+def _candidates(truth, scores):
+    """Pairs of key lists that may match: as written, as files, and below one common folder."""
+    yield truth.paths, scores.paths
+    here = Path(scores.source).parent
+    yield [os.path.realpath(f) for f in truth.files()], [os.path.realpath(here / p) for p in scores.paths]
+    for long, short, swap in ((truth.paths, scores.paths, False), (scores.paths, truth.paths, True)):
+        tail = "/" + short[0]
+        for prefix in sorted({key[: -len(short[0])] for key in long if key.endswith(tail)}):
+            cut = [key[len(prefix):] if key.startswith(prefix) else None for key in long]
+            if swap and None in cut:
+                continue
+            yield (short, cut) if swap else (cut, short)
