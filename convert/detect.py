@@ -1,0 +1,187 @@
+"""Tell layout and architecture from keys and shapes, and say where every weight goes."""
+import re
+from collections import OrderedDict
+
+from aidet.errors import UserError, nearest
+
+from . import rules
+from .families import families
+from .reading import natural, strip_prefix
+
+
+class Plan:
+    """A conversion that is fully decided: nothing is guessed after this.
+
+    Attributes
+    ----------
+    family, layout : convert.families.Family, Layout
+    architecture : str
+    arguments : dict
+        What :func:`aidet.models.create` gets besides ``num_classes``.
+    num_classes : int or None
+        None where the architecture has no classifier.
+    tensors : dict
+        The source tensors that belong to the model, prefixes taken off.
+    shapes : dict
+        Target parameter -> shape, in the net's order.
+    entries, computed, report
+        See :mod:`convert.rules`.
+    fresh : list of str
+        Head parameters that start anew (``--head init``).
+    """
+
+    def model_arguments(self):
+        """All that :func:`aidet.models.create` needs besides the name."""
+        return dict(self.arguments) if self.num_classes is None else {**self.arguments, "num_classes": self.num_classes}
+
+
+def detect(source, layout=None, architecture=None):
+    """Find family and layout.
+
+    Returns
+    -------
+    (Family, Layout, dict)
+        The dictionary holds the tensors that belong to the model.
+
+    Raises
+    ------
+    UserError
+        Nothing fits, or more than one layout does and neither ``config.json`` nor ``layout`` settles it.
+    """
+    known = families()
+    if layout is not None and not any(layout == x.name for f in known for x in f.layouts):
+        raise UserError(nearest(layout, {x.name for f in known for x in f.layouts}, "layout"))
+    if architecture is not None:
+        all_names = [a for f in known for a in f.architectures]
+        if architecture not in all_names:
+            raise UserError(nearest(architecture, all_names, "architecture"))
+    views = _views(source)
+    found = []
+    for family in known:
+        if architecture is not None and architecture not in family.architectures:
+            continue
+        for candidate in family.layouts:
+            if layout is not None and candidate.name != layout:
+                continue
+            for tensors, note in views:
+                inside = _inside(tensors, candidate.prefix)
+                if inside and candidate.fits(inside):
+                    found.append((family, candidate, inside, note))
+                    break
+    found = _settle(found, source.config)
+    if not found:
+        keys = sorted(source.tensors, key=natural)
+        wanted = f" as layout {layout!r}" if layout else ""
+        raise UserError(
+            f"{source.files[0].name}: its {len(keys)} keys ({', '.join(keys[:4])}, ...) fit no known layout{wanted}; "
+            "`python -m convert list` shows what is known"
+        )
+    if len(found) > 1:
+        names = ", ".join(f"{f.name}/{x.name}" for f, x, _, _ in found)
+        raise UserError(f"{source.files[0].name}: the keys fit {names} alike; choose with --layout (and --arch)")
+    family, chosen, tensors, note = found[0]
+    if note:
+        source.notes.append(note)
+    return family, chosen, tensors
+
+
+def _views(source):
+    """The tensors as they are, and with shared prefixes taken off."""
+    views, tensors, taken = [(source.tensors, "")], source.tensors, ""
+    for _ in range(3):
+        tensors, prefix = strip_prefix(tensors)
+        if not prefix:
+            break
+        taken += prefix
+        views.append((tensors, f"took the prefix {taken!r} off every key"))
+    return views
+
+
+def _inside(tensors, prefix):
+    if not prefix:
+        return tensors
+    return OrderedDict((k[len(prefix):], v) for k, v in tensors.items() if k.startswith(prefix))
+
+
+def _settle(found, config):
+    """Let config.json decide between layouts whose keys are the same."""
+    if len(found) < 2 or not config:
+        return found
+    said = [str(config[k]) for k in ("architecture", "model_type", "_class_name") if config.get(k)]
+    fitting = [f for f in found if f[1].configured and any(re.fullmatch(f[1].configured, s) for s in said)]
+    return fitting or found
+
+
+def make(source, layout=None, architecture=None, num_classes=None, head="keep"):
+    """Detect, build the net's names and shapes, and account for every key.
+
+    Parameters
+    ----------
+    source : convert.reading.Source
+    layout, architecture : str, optional
+        Override what is detected; the architecture must still fit the shapes.
+    num_classes : int, optional
+        Outputs wanted; with ``head="keep"`` it must be the file's own number.
+    head : {"keep", "init"}
+        ``init`` leaves the file's classifier out and starts a new one.
+
+    Returns
+    -------
+    Plan
+    """
+    plan = Plan()
+    plan.family, plan.layout, plan.tensors = detect(source, layout, architecture)
+    plan.architecture, plan.arguments = plan.family.infer(plan.layout, plan.tensors, source.config)
+    if architecture is not None and architecture != plan.architecture:
+        if getattr(plan.family, "strict_shapes", True):
+            raise UserError(f"--arch {architecture!r}: the file's shapes are those of {plan.architecture!r}")
+    lookups = plan.family.lookups(plan.architecture, plan.arguments)
+    plan.num_classes = _outputs(plan, lookups, num_classes, head)
+    plan.shapes = shapes_of(plan.architecture, plan.arguments, plan.num_classes)
+    plan.entries, plan.computed = rules.plan(plan.layout, plan.shapes, lookups)
+    plan.fresh = list(plan.family.head) if head == "init" else []
+    if plan.fresh:
+        dropped = [e.source for e in plan.entries if e.target in plan.fresh]
+        plan.entries = [e for e in plan.entries if e.target not in plan.fresh]
+        plan.tensors = {k: v for k, v in plan.tensors.items() if k not in dropped}
+    plan.report = rules.account(plan.entries, plan.computed, plan.shapes, plan.tensors, plan.layout)
+    plan.report["new"] = {name: "a new head (--head init)" for name in plan.fresh}
+    return plan
+
+
+def _outputs(plan, lookups, wanted, head):
+    if not plan.family.head:
+        if wanted is not None or head == "init":
+            raise UserError(f"{plan.architecture} has no classifier: --num-classes and --head do not apply")
+        return None
+    key = rules.source_of(plan.layout, plan.family.head[0], lookups)
+    have = plan.tensors[key].shape[0] if key in plan.tensors and plan.tensors[key].shape else None
+    if head == "init":
+        if wanted is None:
+            raise UserError("--head init needs --num-classes")
+        return wanted
+    if have is None:
+        raise UserError(f"the file has no classifier ({key}); start a new one with --head init --num-classes N")
+    if wanted is not None and wanted != have:
+        raise UserError(f"--num-classes {wanted}: the file's classifier has {have} outputs; a new one needs --head init")
+    return have
+
+
+def build(architecture, arguments, num_classes, weights=False):
+    """The net; without ``weights`` its parameters are not filled, which saves most of the time."""
+    import contextlib
+
+    from mindspore import nn
+
+    from aidet import models
+
+    kwargs = dict(arguments) if num_classes is None else {**arguments, "num_classes": num_classes}
+    skip = getattr(nn.utils, "no_init_parameters", None) if not weights and hasattr(nn, "utils") else None
+    with (skip() if skip else contextlib.nullcontext()):
+        return models.create(architecture, **kwargs)
+
+
+def shapes_of(architecture, arguments, num_classes):
+    """Parameter name -> shape of the net, in its order."""
+    net = build(architecture, arguments, num_classes)
+    return OrderedDict((name, tuple(p.shape)) for name, p in net.parameters_and_names())

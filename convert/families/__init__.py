@@ -1,0 +1,111 @@
+"""The families the converters know: for each, its layouts as tables and how a file says which size it is."""
+import importlib
+import re
+
+from aidet.errors import UserError, nearest
+
+MODULES = ("efficientnet",)
+
+
+class Layout:
+    """One way of naming a family's weights.
+
+    Parameters
+    ----------
+    name : str
+        What ``--layout`` takes ("hf", "timm", ...).
+    marks : sequence of str
+        Regular expressions; each must fit at least one key for the layout to be detected.
+    rules : sequence of (kind, target, source)
+        See :mod:`convert.rules`.
+    without : sequence of str
+        Regular expressions that must fit no key.
+    drop : sequence of (regex, reason)
+        Source keys that are left out.
+    computed : sequence of (regex, reason)
+        Target parameters that the net computes itself.
+    arguments : dict
+        Arguments of the architecture that this layout's models were built with.
+    prefix : str
+        Only keys under it belong to the model, the rest of the file is another part of a pipeline.
+    configured : str
+        Regular expression on the ``architecture`` (timm) or ``model_type`` (Hugging Face) of a config.json that
+        settles an ambiguity.
+    transform : str or None
+        Evaluation pipeline of these models where neither file nor folder tells; None: the family's.
+    reshaped : dict
+        For reverse: regex on source keys -> number of dimensions of a weight that is stored with trailing ones.
+    """
+
+    def __init__(self, name, marks, rules, without=(), drop=(), computed=(), arguments=None, prefix="",
+                 configured="", transform=None, reshaped=None):
+        self.name, self.marks, self.rules, self.without = name, marks, rules, without
+        self.drop, self.computed, self.arguments, self.prefix = drop, computed, dict(arguments or {}), prefix
+        self.configured, self.transform, self.reshaped = configured, transform, dict(reshaped or {})
+
+    def fits(self, keys):
+        """Whether the marks are there and the excluded keys are not."""
+        return (all(any(re.fullmatch(m, k) for k in keys) for m in self.marks)
+                and not any(re.fullmatch(w, k) for w in self.without for k in keys))
+
+
+class Family:
+    """What a family module gives.
+
+    Attributes
+    ----------
+    name : str
+    architectures : tuple of str
+        Names in :mod:`aidet.models`.
+    layouts : tuple of Layout
+    infer : callable
+        ``f(layout, tensors, config) -> (architecture, arguments)`` from keys and shapes.
+    lookups : callable
+        ``f(architecture, arguments) -> dict`` of tables for the templates.
+    transform : callable
+        ``f(architecture, layout) -> str``: evaluation pipeline.
+    head : tuple of str
+        Target parameter names of the classifier, weight first; empty where there is none.
+    taps : callable
+        ``f(architecture) -> list of (cell name, {layout: module name})``: where layer-by-layer comparison looks.
+    """
+
+    def __init__(self, name, architectures, layouts, infer, transform, lookups=None, head=(), taps=None):
+        self.name, self.architectures, self.layouts = name, tuple(architectures), tuple(layouts)
+        self.infer, self.transform, self.head = infer, transform, tuple(head)
+        self.lookups = lookups or (lambda arch, args: {})
+        self.taps = taps or (lambda arch: [])
+
+    def layout(self, name):
+        """The layout of that name, or a :class:`UserError` with the nearest."""
+        for layout in self.layouts:
+            if layout.name == name:
+                return layout
+        raise UserError(f"{self.name}: {nearest(name, [x.name for x in self.layouts], 'layout')}")
+
+
+def families():
+    """All families, in the order of :data:`MODULES`."""
+    return [importlib.import_module(f"convert.families.{m}").FAMILY for m in MODULES]
+
+
+def family_of(architecture):
+    """The family an architecture belongs to."""
+    for family in families():
+        if architecture in family.architectures:
+            return family
+    raise UserError(nearest(architecture, [a for f in families() for a in f.architectures], "architecture"))
+
+
+def count(tensors, pattern):
+    """How many different numbers (or tuples of numbers) the groups of ``pattern`` take over the keys."""
+    regex = re.compile(pattern)
+    return len({m.groups() for m in map(regex.fullmatch, tensors) if m})
+
+
+def shape(tensors, *keys):
+    """Shape of the first of ``keys`` that is there, else None."""
+    for key in keys:
+        if key in tensors:
+            return tuple(tensors[key].shape)
+    return None

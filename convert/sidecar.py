@@ -1,0 +1,93 @@
+"""Preprocessing of a converted model, from the files that came with it."""
+from aidet.errors import UserError
+from aidet.transforms import STATISTICS
+
+# PIL's numbers, as preprocessor_config.json writes them.
+_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+
+
+def evaluation_line(plan, source):
+    """The evaluation pipeline and the pipeline of random views.
+
+    Returns
+    -------
+    (str, str)
+        From ``preprocessor_config.json`` (Hugging Face), ``pretrained_cfg`` (timm) or the family's published recipe,
+        in that order.
+    """
+    if source.preprocessor:
+        line = from_huggingface(source.preprocessor)
+    elif isinstance((source.config or {}).get("pretrained_cfg"), dict):
+        line = from_timm(source.config["pretrained_cfg"])
+    else:
+        line = plan.layout.transform or plan.family.transform(plan.architecture, plan.layout)
+    return line, views_line(line)
+
+
+def views_line(line):
+    """Random crops of native pixels, flipped: a crop keeps the high frequencies a resize destroys."""
+    from aidet.transforms import Pipeline
+
+    size = Pipeline(line).size()
+    if size is None:
+        return line
+    last = [part for part in line.split(" | ") if part.startswith(("normalize", "to_float"))]
+    crop = f"random_crop({size[0]})" if size[0] == size[1] else f"random_crop(({size[0]}, {size[1]}))"
+    return " | ".join(["decode", crop, "hflip()", *last])
+
+
+def normalize(mean, std):
+    """``normalize(...)`` with a name where the numbers have one."""
+    mean, std = tuple(float(m) for m in mean), tuple(float(s) for s in std)
+    for name, (known_mean, known_std) in STATISTICS.items():
+        if _near(mean, known_mean) and _near(std, known_std):
+            return f"normalize({name})"
+    return f"normalize({list(mean)}, {list(std)})"
+
+
+def _near(a, b):
+    return len(a) == len(b) and all(abs(x - y) < 1e-6 for x, y in zip(a, b))
+
+
+def from_huggingface(config):
+    """``preprocessor_config.json`` to one line.
+
+    Understands ``size`` as a number, ``{"height", "width"}`` or ``{"shortest_edge"}``, ``crop_pct`` (ConvNeXt and the
+    older ViT-style processors), ``do_center_crop``, ``resample``, ``image_mean``, ``image_std``.
+    """
+    parts = ["decode"]
+    size, crop = config.get("size"), config.get("crop_size")
+    how = _RESAMPLE.get(config.get("resample", 2))
+    if how is None:
+        raise UserError(f"preprocessor_config.json: resample {config.get('resample')!r} is no PIL filter")
+    if config.get("do_resize", True) and size is not None:
+        edge = size if isinstance(size, int) else size.get("shortest_edge")
+        if edge is not None and config.get("crop_pct") and edge < 384:
+            # ConvNextImageProcessor: resize the short edge to size / crop_pct, crop to size; from 384 up, stretch.
+            parts += [f"resize({int(edge / config['crop_pct'])}, {how})", f"center_crop({edge})"]
+        elif edge is not None and (not isinstance(size, int) and config.get("crop_pct") is None):
+            parts.append(f"resize({edge}, {how})")
+        else:
+            height, width = (edge, edge) if edge is not None else (size["height"], size["width"])
+            parts.append(f"resize(({height}, {width}), {how})")
+    if config.get("do_center_crop") and crop is not None:
+        height, width = (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"])
+        parts.append(f"center_crop({height})" if height == width else f"center_crop(({height}, {width}))")
+    if config.get("do_normalize", True):
+        mean, std = config.get("image_mean", [0.5] * 3), config.get("image_std", [0.5] * 3)
+        if not config.get("do_rescale", True):
+            raise UserError("preprocessor_config.json normalises values of 0 to 255 (do_rescale false): not supported")
+        parts.append(normalize(mean, std))
+    return " | ".join(parts)
+
+
+def from_timm(config):
+    """timm's ``pretrained_cfg`` to one line: resize to size / crop_pct, crop, normalise."""
+    size = int(config["input_size"][-1])
+    how = config.get("interpolation", "bicubic")
+    edge = int(size / float(config.get("crop_pct", 0.875)))
+    if config.get("crop_mode", "center") == "squash":
+        head = [f"resize(({size}, {size}), {how})"]
+    else:
+        head = [f"resize({edge}, {how})", f"center_crop({size})"]
+    return " | ".join(["decode", *head, normalize(config["mean"], config["std"])])
