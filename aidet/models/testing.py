@@ -1,0 +1,41 @@
+"""The architecture of the fast tests: two convolutions and a linear layer, any input size from 4 pixels up."""
+
+from mindspore import nn
+
+from . import register
+from .layers import GlobalPool, initialise
+
+
+class Testing(nn.Cell):
+    """Conv(3 -> 8, stride 2), BatchNorm, ReLU, Conv(8 -> 16, stride 2), ReLU, global mean, Dense.
+
+    Parameters
+    ----------
+    num_classes, in_channels : int
+
+    Notes
+    -----
+    Input float32 (N, in_channels, h, w), output (N, num_classes) raw logits. With two classes and three channels it
+    has 1,442 trainable parameters and 16 running statistics, 1,458 values in its checkpoint.
+    """
+
+    def __init__(self, num_classes=2, in_channels=3):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 8, 3, 2, pad_mode="pad", padding=1, has_bias=True)
+        self.norm = nn.BatchNorm2d(8, eps=1e-5, momentum=0.9)
+        self.conv2 = nn.Conv2d(8, 16, 3, 2, pad_mode="pad", padding=1, has_bias=True)
+        self.relu = nn.ReLU()
+        self.pool = GlobalPool()
+        self.classifier = nn.Dense(16, num_classes)
+        initialise(self)
+
+    def construct(self, x):
+        x = self.relu(self.norm(self.conv1(x)))
+        x = self.relu(self.conv2(x))
+        return self.classifier(self.pool(x))
+
+
+@register
+def testing(num_classes=2, in_channels=3):
+    """The tiny architecture of the fast tests, 1,442 trainable parameters with two classes."""
+    return Testing(num_classes, in_channels)
