@@ -109,9 +109,8 @@ def _arrays(plan, dtype):
     missing = [n for n in plan.shapes if n not in arrays]
     if missing:
         net = detect.build(plan.architecture, plan.arguments, plan.num_classes, weights=True)
-        values = {n: p for n, p in net.parameters_and_names() if n in set(missing)}
-        arrays.update({n: p.asnumpy().astype(dtype) if p.asnumpy().dtype.kind == "f" else p.asnumpy()
-                       for n, p in values.items()})
+        values = {p.name: p.asnumpy() for p in net.get_parameters() if p.name in set(missing)}
+        arrays.update({n: v.astype(dtype) if v.dtype.kind == "f" else v for n, v in values.items()})
     return {n: arrays[n] for n in plan.shapes}
 
 
@@ -149,7 +148,7 @@ def class_names(plan, source, entry, positive):
     names = None
     if plan.fresh:
         names = None
-    elif plan.layout.__dict__.get("classes"):
+    elif plan.layout.classes:
         names = list(plan.layout.classes)
     elif entry and entry.get("classes"):
         names = list(entry["classes"])
@@ -183,12 +182,13 @@ def describe(plan, source, entry, src, digest, classes, order):
     transform, views = evaluation_line(plan, source)
     from aidet.transforms import Pipeline
 
-    size = Pipeline(transform).size()
+    size = Pipeline(transform).size() if transform else None
+    channels = 3 if transform else plan.arguments.get("latent_channels")
     return {
         "architecture": plan.architecture, "arguments": plan.model_arguments(), "num_outputs": plan.num_classes,
         "classes": classes, "class_order": order,
-        "input": {"size": list(size) if size else None, "transform": transform, "views": views, "channels": 3,
-                  "range": [0.0, 1.0]},
+        "input": {"size": list(size) if size else None, "transform": transform, "views": views,
+                  "channels": channels, "range": [0.0, 1.0] if transform else None},
         "source": {"repository": (entry or {}).get("repository") or (src if str(src).startswith("pypi:") else None),
                    "file": source.files[0].name, "sha256": digest, "licence": (entry or {}).get("licence"),
                    "layout": plan.layout.name},

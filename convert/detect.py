@@ -49,8 +49,8 @@ def detect(source, layout=None, architecture=None):
         Nothing fits, or more than one layout does and neither ``config.json`` nor ``layout`` settles it.
     """
     known = families()
-    if layout is not None and not any(layout == x.name for f in known for x in f.layouts):
-        raise UserError(nearest(layout, {x.name for f in known for x in f.layouts}, "layout"))
+    if layout is not None and not any(layout in f.layout_names() for f in known):
+        raise UserError(nearest(layout, {n for f in known for n in f.layout_names()}, "layout"))
     if architecture is not None:
         all_names = [a for f in known for a in f.architectures]
         if architecture not in all_names:
@@ -61,7 +61,10 @@ def detect(source, layout=None, architecture=None):
         if architecture is not None and architecture not in family.architectures:
             continue
         for candidate in family.layouts:
-            if layout is not None and candidate.name != layout:
+            if layout is not None and not candidate.called(layout):
+                continue
+            # The names of some families are the same on both sides; the kind of file tells them apart.
+            if candidate.identity != (source.kind == "mindspore"):
                 continue
             for tensors, note in views:
                 inside = _inside(tensors, candidate.prefix)
@@ -184,4 +187,4 @@ def build(architecture, arguments, num_classes, weights=False):
 def shapes_of(architecture, arguments, num_classes):
     """Parameter name -> shape of the net, in its order."""
     net = build(architecture, arguments, num_classes)
-    return OrderedDict((name, tuple(p.shape)) for name, p in net.parameters_and_names())
+    return OrderedDict((p.name, tuple(p.shape)) for p in net.get_parameters())

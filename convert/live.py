@@ -65,31 +65,42 @@ def without_broken_ops():
         sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations")
 
 
-def photos(transform, names=PHOTOS):
-    """The photos as pixels after resize and crop, and the model's input.
+def photos(plan, source, transform, names=PHOTOS):
+    """The photos as the source's own preprocessing makes them, and the model's input.
 
     Returns
     -------
-    (list of str, numpy.ndarray uint8 (N, H, W, 3) or None, numpy.ndarray float32 (N, 3, H, W))
-        Where the photos are not installed: seeded smooth noise, and no pixels.
+    (dict, numpy.ndarray uint8 (N, H, W, 3) or None, numpy.ndarray float32 (N, C, H, W))
+        Facts for the reference's meta (photos, pixels_by, mean, std). Where the photos are not installed, or the net
+        takes latents: seeded noise, and no pixels.
     """
     from aidet.images import decode
     from aidet.transforms import Pipeline
 
+    from . import torch_models
+
+    if transform is None:
+        shape = (2, plan.arguments.get("latent_channels", 4), 16, 16)
+        return {}, None, np.random.default_rng(0).normal(size=shape).astype(np.float32)
     pipeline = Pipeline(transform)
     paths = [verify.photo_path(n) for n in names]
     if None in paths:
         size = pipeline.size() or (256, 256)
         coarse = np.random.default_rng(0).normal(size=(2, 3, 8, 8))
         x = coarse.repeat(-(-size[0] // 8), 2).repeat(-(-size[1] // 8), 3)[:, :, :size[0], :size[1]]
-        return [], None, np.ascontiguousarray(x, np.float32)
-    plain = " | ".join(p for p in pipeline.text.split(" | ") if not p.startswith(("normalize", "to_float")))
+        return {}, None, np.ascontiguousarray(x, np.float32)
     pictures = [decode(p) for p in paths]
     if pipeline.size() is None:
         pictures = [p.crop((0, 0, 256, 256)) for p in pictures]
-    pixels = np.stack([Pipeline(plain)(p) for p in pictures]).transpose(0, 2, 3, 1)
-    pixels = np.rint(pixels * 255).astype(np.uint8)
-    return list(names), pixels, np.stack([pipeline(p) for p in pictures])
+    mean, std = statistics(transform)
+    facts = {"photos": list(names), "mean": mean, "std": std}
+    pixels, made_by = torch_models.preprocess(plan, source, transform, pictures)
+    if pixels is None:
+        plain = " | ".join(p for p in pipeline.text.split(" | ") if not p.startswith(("normalize", "to_float")))
+        pixels = np.rint(np.stack([Pipeline(plain)(p) for p in pictures]).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+    else:
+        facts["pixels_by"] = made_by
+    return facts, pixels, verify.normalised(pixels, mean, std)
 
 
 def reference(plan, source, sidecar, level="layers", names=PHOTOS):
@@ -106,15 +117,15 @@ def reference(plan, source, sidecar, level="layers", names=PHOTOS):
         model = torch_model(plan, source)
         import torch
 
-        used, pixels, x = photos(sidecar["input"]["transform"], names)
+        facts, pixels, x = photos(plan, source, sidecar["input"]["transform"], names)
         taps = {}
         if level == "layers":
             hook_taps(model, plan, taps)
         with torch.no_grad():
             output = plain(model(torch.from_numpy(x)))
     meta = {"architecture": plan.architecture, "arguments": plan.model_arguments(), "layout": plan.layout.name,
-            "source_sha256": sidecar["source"]["sha256"], "photos": used, "transform": sidecar["input"]["transform"],
-            "made_by": type(model).__module__ + "." + type(model).__name__, "versions": versions()}
+            "source_sha256": sidecar["source"]["sha256"], "transform": sidecar["input"]["transform"],
+            "made_by": type(model).__module__ + "." + type(model).__name__, "versions": versions(), **facts}
     return verify.Reference(meta, x, output.numpy().astype(np.float32), taps, pixels)
 
 

@@ -29,8 +29,6 @@ def run(argv):
     plan = detect.make(source, args.layout, args.arch)
     sidecar = core.describe(plan, source, entry, args.src, source.sha256(), None, None)
     reference = live.reference(plan, source, sidecar, names=live.PHOTOS[:args.photos])
-    mean, std = live.statistics(sidecar["input"]["transform"])
-    reference.meta.update(mean=mean, std=std)
     reference.save(args.dst)
     print(f"wrote {args.dst}: {len(reference.x)} inputs, {len(reference.taps)} layers, by {reference.meta['made_by']}")
     return 0

@@ -104,6 +104,8 @@ def plan(layout, shapes, lookups):
     (list of Entry, dict)
         The entries, and target names that are computed by the net (name -> reason).
     """
+    if layout.identity:
+        return [Entry(target, target, "same") for target in shapes], {}
     compiled = compile_rules(layout.rules)
     entries, computed = [], {}
     for target in shapes:
@@ -129,6 +131,8 @@ def plan(layout, shapes, lookups):
 
 def source_of(layout, target, lookups):
     """Name of the source tensor that one target parameter comes from, None where no line is about it."""
+    if layout.identity:
+        return target
     for pattern, source, _ in compile_rules(layout.rules):
         match = pattern.match(target)
         if match:

@@ -11,8 +11,8 @@ def evaluation_line(plan, source):
 
     Returns
     -------
-    (str, str)
-        From ``preprocessor_config.json`` (Hugging Face), ``pretrained_cfg`` (timm) or the family's published recipe,
+    (str or None, str or None)
+        None for a net that takes no image (a decoder). From ``preprocessor_config.json`` (Hugging Face), ``pretrained_cfg`` (timm) or the family's published recipe,
         in that order.
     """
     if source.preprocessor:
@@ -21,7 +21,7 @@ def evaluation_line(plan, source):
         line = from_timm(source.config["pretrained_cfg"])
     else:
         line = plan.layout.transform or plan.family.transform(plan.architecture, plan.layout)
-    return line, views_line(line)
+    return (line, views_line(line)) if line else (None, None)
 
 
 def views_line(line):

@@ -26,6 +26,42 @@ def _huggingface(source):
     return transformers.AutoModelForImageClassification.from_config(config)
 
 
+def preprocess(plan, source, transform, pictures):
+    """Resize and crop by the source library's own code.
+
+    Returns
+    -------
+    (numpy.ndarray uint8 (N, H, W, 3), str) or (None, None)
+        The pixels before normalisation and the name of what made them.
+    """
+    import re
+
+    import numpy as np
+
+    size = re.search(r"center_crop\((\d+)\)", transform)
+    edge = re.search(r"resize\((\d+), (\w+)\)", transform)
+    if plan.layout.name == "hf" and source.preprocessor:
+        config = {k: v for k, v in source.preprocessor.items() if not k.startswith("_")}
+        kind = config.get("image_processor_type") or config.get("feature_extractor_type") or "ViTImageProcessor"
+        import transformers
+
+        name = kind.replace("FeatureExtractor", "ImageProcessor")
+        cls = getattr(transformers, name + "Pil", None) or getattr(transformers, name, None)
+        if cls is None:
+            return None, None
+        processor = cls.from_dict({**config, "do_normalize": False, "do_rescale": False})
+        pixels = np.stack([np.asarray(processor(p, return_tensors="np")["pixel_values"])[0] for p in pictures])
+        return np.rint(pixels).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1), f"transformers.{cls.__name__}"
+    if plan.layout.name.startswith(("timm", "lukemelas", "torchvision")) and size and edge:
+        without_broken_ops()
+        from torchvision import transforms as T
+
+        how = getattr(T.InterpolationMode, edge.group(2).upper())
+        steps = T.Compose([T.Resize(int(edge.group(1)), how), T.CenterCrop(int(size.group(1)))])
+        return np.stack([np.asarray(steps(p)) for p in pictures]), "torchvision.transforms"
+    return None, None
+
+
 def efficientnet(plan, source):
     """timm's TensorFlow ports stand in for lukemelas' package: the same tensors in the same order."""
     layout, size = plan.layout.name, plan.architecture
@@ -47,3 +83,149 @@ def efficientnet(plan, source):
         model = nn.Sequential(_torchvision(size), nn.Dropout(0.5), nn.Linear(1000, plan.num_classes))
         return model
     return None
+
+
+def resnet(plan, source):
+    """torchvision, or Hugging Face from the folder's config.json."""
+    if plan.layout.name == "hf":
+        return _huggingface(source)
+    return _torchvision(plan.architecture, num_classes=plan.num_classes)
+
+
+def squeezenet(plan, source):
+    """torchvision."""
+    return _torchvision(plan.architecture, num_classes=plan.num_classes)
+
+
+def mobilenet_v3(plan, source):
+    """torchvision."""
+    return _torchvision(plan.architecture[:-4], num_classes=plan.num_classes)
+
+
+def cifar_resnet(plan, source):
+    """The net of arXiv:1512.03385, section 4.2, as akamaster's file names its parts."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    class Block(nn.Module):
+        def __init__(self, cin, width, stride):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(cin, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+            self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+            self.grow = (width - cin) // 2
+
+        def forward(self, x):
+            y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+            if self.grow:
+                x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.grow, self.grow))
+            return F.relu(x + y)
+
+    class Net(nn.Module):
+        def __init__(self, blocks, classes):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+            for i, (cin, width) in enumerate(((16, 16), (16, 32), (32, 64)), 1):
+                first = Block(cin, width, 1 if i == 1 else 2)
+                setattr(self, f"layer{i}", nn.Sequential(first, *[Block(width, width, 1) for _ in range(blocks - 1)]))
+            self.linear = nn.Linear(64, classes)
+
+        def forward(self, x):
+            x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+            return self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+    return Net((int(plan.architecture[12:]) - 2) // 6, plan.num_classes)
+
+
+def cifake(plan, source):
+    """CIFAKE_CNN as aics describes it; the output is the logit in front of its sigmoid."""
+    import torch
+    from torch import nn
+
+    class Recalibration(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.cfc = nn.Conv1d(channels, channels, 2, groups=channels, bias=False)
+            self.bn = nn.BatchNorm1d(channels)
+
+        def forward(self, x):
+            flat = x.flatten(2)
+            style = torch.stack((flat.mean(2), flat.std(2)), 2)
+            return x * torch.sigmoid(self.bn(self.cfc(style)))[:, :, :, None]
+
+    class Net(nn.Module):
+        def __init__(self, used, classes):
+            super().__init__()
+            self.used = used
+            self.conv1, self.attend, self.conv2 = nn.Conv2d(3, 6, 5), Recalibration(6), nn.Conv2d(6, 16, 5)
+            self.fc1, self.fc2, self.fc3 = nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, classes)
+
+        def forward(self, x):
+            x = torch.max_pool2d(torch.relu(self.conv1(x)), 2)
+            x = self.attend(x) if self.used else x
+            x = torch.max_pool2d(torch.relu(self.conv2(x)), 2).flatten(1)
+            return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
+
+    return Net(plan.architecture.endswith("srm"), plan.num_classes)
+
+
+def taesd(plan, source):
+    """The published sequences, from their description in the file's keys; diffusers' own class for its layouts."""
+    import torch
+    from torch import nn
+
+    class Clamp(nn.Module):
+        def forward(self, x):
+            return 3 * torch.tanh(x / 3)
+
+    class Block(nn.Module):
+        def __init__(self, width, pool):
+            super().__init__()
+            convs = [nn.Conv2d(width, width, 3, padding=1) for _ in range(3)]
+            self.conv = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
+            if pool:
+                self.pool = nn.Sequential(nn.Conv2d(width, 4 * width, 1, bias=False), nn.GroupNorm(4, 4 * width), nn.ReLU(),
+                                          nn.Conv2d(4 * width, width, 1, bias=False))
+
+        def forward(self, x):
+            x = x + self.pool(x) if hasattr(self, "pool") else x
+            return torch.relu(x + self.conv(x))
+
+    if plan.layout.name != "sequential":
+        import diffusers
+
+        return _Tiny(diffusers.AutoencoderTiny(latent_channels=plan.arguments["latent_channels"]), plan.layout.name)
+    tensors, decoder = plan.tensors, "decoder" in plan.architecture
+    numbers = sorted({int(k.split(".")[0]) for k in tensors})
+    layers = []
+    for i in range(numbers[-1] + 1):
+        weight = tensors.get(f"{i}.weight")
+        if weight is not None:
+            halve = not decoder and i > 0 and i != numbers[-1] or "sana" in plan.architecture and not decoder and i == 0
+            layers.append(nn.Conv2d(weight.shape[1], weight.shape[0], 3, 2 if halve else 1, 1, bias=f"{i}.bias" in tensors))
+        elif f"{i}.conv.0.weight" in tensors:
+            layers.append(Block(tensors[f"{i}.conv.0.weight"].shape[0], f"{i}.pool.0.weight" in tensors))
+        elif decoder and i == 0:
+            layers.append(Clamp())
+        elif decoder and i > 2:
+            layers.append(nn.Upsample(scale_factor=2))
+        else:
+            layers.append(nn.ReLU())
+    return nn.Sequential(*layers)
+
+
+def _Tiny(model, layout):
+    """One half of diffusers' AutoencoderTiny on images in [0, 1]."""
+    from torch import nn
+
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = model.encoder, model.decoder
+
+        def forward(self, x):
+            if layout == "diffusers-encoder":
+                return self.encoder(x * 2 - 1)
+            return (self.decoder(x) + 1) / 2
+
+    return Half()

@@ -201,11 +201,12 @@ def preprocessing(transform, reference):
     Returns
     -------
     dict or None
-        ``largest`` and ``mean`` difference in grey levels; None where the photos are not at hand.
+        ``largest`` and ``mean`` difference in grey levels; None where the photos are not at hand, or the reference's
+        pixels were not made by the source's own code (``pixels_by``).
     """
     photos = reference.meta.get("photos") or []
     paths = [photo_path(name) for name in photos]
-    if reference.pixels is None or not photos or None in paths:
+    if transform is None or not reference.meta.get("pixels_by") or reference.pixels is None or None in paths:
         return None
     from aidet.images import decode
     from aidet.transforms import Pipeline
@@ -216,7 +217,8 @@ def preprocessing(transform, reference):
     if ours.shape != reference.pixels.shape:
         return {"ok": False, "largest": None, "mean": None, "shape": [list(ours.shape), list(reference.pixels.shape)]}
     difference = np.abs(ours - reference.pixels)
-    return {"ok": bool(difference.max() <= 1.01), "largest": float(difference.max()), "mean": float(difference.mean())}
+    return {"ok": bool(difference.max() <= 1.01), "largest": float(difference.max()), "mean": float(difference.mean()),
+            "by": reference.meta["pixels_by"]}
 
 
 def photo_path(name):

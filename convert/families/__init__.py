@@ -4,7 +4,7 @@ import re
 
 from aidet.errors import UserError, nearest
 
-MODULES = ("efficientnet",)
+MODULES = ("efficientnet", "resnet", "cifar_resnet", "squeezenet", "mobilenet_v3", "cifake", "taesd")
 
 
 class Layout:
@@ -33,15 +33,26 @@ class Layout:
         settles an ambiguity.
     transform : str or None
         Evaluation pipeline of these models where neither file nor folder tells; None: the family's.
-    reshaped : dict
-        For reverse: regex on source keys -> number of dimensions of a weight that is stored with trailing ones.
+    reshaped : tuple of (regex, dimensions)
+        For reverse: source keys whose weight is stored with trailing dimensions of one.
+    aliases : tuple of str
+        Other names of the same layout.
+    classes : tuple of str or None
+        The classes of every model in this layout.
+    identity : bool
+        The file already carries the target's names (MindCV's own checkpoints and ours).
     """
 
     def __init__(self, name, marks, rules, without=(), drop=(), computed=(), arguments=None, prefix="",
-                 configured="", transform=None, reshaped=None):
+                 configured="", transform=None, reshaped=(), aliases=(), classes=None, identity=False):
         self.name, self.marks, self.rules, self.without = name, marks, rules, without
         self.drop, self.computed, self.arguments, self.prefix = drop, computed, dict(arguments or {}), prefix
-        self.configured, self.transform, self.reshaped = configured, transform, dict(reshaped or {})
+        self.configured, self.transform, self.reshaped = configured, transform, tuple(reshaped)
+        self.aliases, self.classes, self.identity = tuple(aliases), classes, identity
+
+    def called(self, name):
+        """Whether ``name`` is the layout's name or one of its aliases."""
+        return name == self.name or name in self.aliases
 
     def fits(self, keys):
         """Whether the marks are there and the excluded keys are not."""
@@ -79,9 +90,18 @@ class Family:
     def layout(self, name):
         """The layout of that name, or a :class:`UserError` with the nearest."""
         for layout in self.layouts:
-            if layout.name == name:
+            if layout.called(name):
                 return layout
-        raise UserError(f"{self.name}: {nearest(name, [x.name for x in self.layouts], 'layout')}")
+        raise UserError(f"{self.name}: {nearest(name, self.layout_names(), 'layout')}")
+
+    def layout_names(self):
+        """Names and aliases of all layouts."""
+        return [n for x in self.layouts for n in (x.name, *x.aliases)]
+
+
+def mindcv(*marks):
+    """The layout of a MindCV checkpoint: the target's own names."""
+    return Layout("mindcv", marks, (), identity=True)
 
 
 def families():

@@ -2,7 +2,7 @@
 from aidet.errors import UserError
 from aidet.models.efficientnet import SIZES, depths
 
-from . import Family, Layout, count, shape
+from . import Family, Layout, count, mindcv, shape
 
 TF = {"padding": "same", "bn_eps": 1e-3}
 TORCH = {"padding": "symmetric"}
@@ -86,6 +86,7 @@ LAYOUTS = (
            without=(r"blocks\.\d+\.\d+\.conv\.weight",), arguments=TF, configured=r"tf_efficientnet_.*"),
     Layout("lukemelas", (r"_conv_stem\.weight", r"_blocks\.1\._expand_conv\.weight"), LUKEMELAS, arguments=TF),
     Layout("hf", (r"efficientnet\.encoder\.top_conv\.weight",), HF, arguments=TF, configured="efficientnet"),
+    mindcv(r"features\.0\.weight", r"mlp_head\.weight", r"features\.4\.0\.block\.8\.gamma"),
     Layout("stacked", (r"0\.features\.0\.0\.weight", r"0\.features\.8\.0\.weight", r"2\.weight"), STACKED,
            arguments={**TORCH, "head": "stacked"}),
 )
@@ -103,10 +104,10 @@ for _size, (_width, _, _, _) in SIZES.items():
 def infer(layout, tensors, config):
     """Size from the head's shape, the number of blocks and whether there is a squeeze-excite."""
     head = shape(tensors, "features.8.0.weight", "conv_head.weight", "_conv_head.weight",
-                 "efficientnet.encoder.top_conv.weight", "0.features.8.0.weight")
-    blocks = max(count(tensors, r"(?:0\.)?features\.([1-7]\.\d+)\.block\..*"), count(tensors, r"blocks\.(\d+\.\d+)\..*"),
+                 "efficientnet.encoder.top_conv.weight", "0.features.8.0.weight", "features.10.weight")
+    blocks = max(count(tensors, r"(?:0\.)?features\.([1-9]\.\d+)\.block\..*"), count(tensors, r"blocks\.(\d+\.\d+)\..*"),
                  count(tensors, r"(?:efficientnet\.encoder\.|_)blocks\.(\d+)\..*"))
-    gated = any("squeeze_excite" in k or ".se." in k or "_se_" in k or ".fc1." in k for k in tensors)
+    gated = any("squeeze_excite" in k or ".se." in k or "_se_" in k or ".fc1." in k or "conv_reduce" in k for k in tensors)
     size = _KNOWN.get((head[0], head[1], blocks, gated)) if head else None
     if size is None:
         raise UserError(f"an EfficientNet with head {head} and {blocks} blocks is none of {', '.join(SIZES)}")

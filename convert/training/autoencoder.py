@@ -55,7 +55,7 @@ def batch(pool, rng, size):
     return np.ascontiguousarray(crops.transpose(0, 3, 1, 2)).astype(np.float32) / 255
 
 
-def network(latent_channels=16, widths=(24, 48, 96)):
+def network(latent_channels=4, widths=(32, 64)):
     """The PyTorch twin of ``aidet.models.tae.TinyAutoencoder``, with the same parameter names."""
     import torch
     from torch import nn
@@ -71,17 +71,16 @@ def network(latent_channels=16, widths=(24, 48, 96)):
         def forward(self, x):
             return torch.relu(x + self.conv2(torch.relu(self.conv1(x))))
 
-    a, b, c = widths
-    up = lambda: nn.Upsample(scale_factor=2)  # noqa: E731
+    encoder, decoder = [], []
+    for before, width in zip((3, *widths), widths):
+        encoder += [conv(before, width, 2), nn.ReLU(), Block(width)]
+    encoder += [Block(widths[-1]), conv(widths[-1], latent_channels)]
+    decoder += [conv(latent_channels, widths[-1]), nn.ReLU(), Block(widths[-1])]
+    for width, after in zip(widths[::-1], (*widths[-2::-1], widths[0] // 2)):
+        decoder += [Block(width), nn.Upsample(scale_factor=2), conv(width, after), nn.ReLU()]
+    decoder += [conv(widths[0] // 2, 3)]
     net = nn.Module()
-    net.encoder = nn.Sequential(
-        conv(3, a, 2), nn.ReLU(), Block(a), conv(a, b, 2), nn.ReLU(), Block(b), conv(b, c, 2), nn.ReLU(), Block(c),
-        Block(c), conv(c, latent_channels),
-    )  # fmt: skip
-    net.decoder = nn.Sequential(
-        conv(latent_channels, c), nn.ReLU(), Block(c), Block(c), up(), conv(c, b), nn.ReLU(), Block(b), up(),
-        conv(b, a), nn.ReLU(), Block(a), up(), conv(a, 12), nn.ReLU(), conv(12, 3),
-    )  # fmt: skip
+    net.encoder, net.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
     return net
 
 
@@ -125,7 +124,7 @@ def main(argv):
     arrays = {name: value.detach().numpy().copy() for name, value in net.state_dict().items()}
     sidecar = {
         "architecture": "aidet_tae", "arguments": {}, "role": "autoencoder", "num_outputs": None, "classes": [],
-        "class_order": None, "input": {"size": None, "multiple": 8, "channels": "RGB", "range": [0, 1]},
+        "class_order": None, "input": {"size": None, "multiple": 4, "channels": "RGB", "range": [0, 1]},
         "source": {"repository": "trained for this project", "licence": "Apache-2.0"},
         "training": {
             "script": "python -m convert.training.autoencoder", "photographs": len(pool), "crop": CROP,

@@ -1,0 +1,96 @@
+"""ResNets for 32x32 images (arXiv:1512.03385, section 4.2) with parameter-free shortcuts ("option A").
+
+The shapes are those of akamaster/pytorch_resnet_cifar10, whose trained weights convert: where a stage begins, the
+shortcut takes every second pixel and pads the new channels with zeros on both sides.
+"""
+from mindspore import nn
+
+from . import register
+from .layers import GlobalPool, initialise
+
+DEPTHS = (20, 32, 44, 56, 110)
+
+
+def _conv(cin, cout, stride=1):
+    return nn.Conv2d(cin, cout, 3, stride, pad_mode="pad", padding=1, has_bias=False)
+
+
+class Shortcut(nn.Cell):
+    """Every second pixel, and a quarter of the new width in zeros before and behind the channels."""
+
+    def __init__(self, width):
+        super().__init__()
+        # A 1x1 max-pool of stride 2 is the same as [::2, ::2], and every exporter knows it.
+        self.subsample = nn.MaxPool2d(1, 2)
+        self.pad = nn.Pad(((0, 0), (width // 4, width // 4), (0, 0), (0, 0)))
+
+    def construct(self, x):
+        return self.pad(self.subsample(x))
+
+
+class Block(nn.Cell):
+    """Two 3x3 convolutions around an option-A shortcut."""
+
+    def __init__(self, cin, width, stride):
+        super().__init__()
+        self.conv1, self.bn1 = _conv(cin, width, stride), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = _conv(width, width), nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+        self.shortcut = nn.Identity() if stride == 1 and cin == width else Shortcut(width)
+
+    def construct(self, x):
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(y + self.shortcut(x))
+
+
+class CifarResNet(nn.Cell):
+    """ResNet of depth 6n + 2 for small images: (N, in_channels, 32, 32) -> (N, num_classes)."""
+
+    def __init__(self, depth, num_classes=10, in_channels=3):
+        super().__init__()
+        self.conv1, self.bn1, self.relu = _conv(in_channels, 16), nn.BatchNorm2d(16), nn.ReLU()
+        channels, stages = 16, []
+        for i, width in enumerate((16, 32, 64)):
+            cells = []
+            for j in range((depth - 2) // 6):
+                cells.append(Block(channels, width, 2 if i > 0 and j == 0 else 1))
+                channels = width
+            stages.append(nn.SequentialCell(cells))
+        self.layer1, self.layer2, self.layer3 = stages
+        self.pool = GlobalPool()
+        self.classifier = nn.Dense(64, num_classes)
+        initialise(self)
+
+    def construct(self, x):
+        x = self.layer3(self.layer2(self.layer1(self.relu(self.bn1(self.conv1(x))))))
+        return self.classifier(self.pool(x))
+
+
+@register
+def cifar_resnet20(num_classes=10, in_channels=3):
+    """CIFAR ResNet-20, 0.27 M parameters, input 32x32."""
+    return CifarResNet(20, num_classes, in_channels)
+
+
+@register
+def cifar_resnet32(num_classes=10, in_channels=3):
+    """CIFAR ResNet-32, 0.46 M parameters, input 32x32."""
+    return CifarResNet(32, num_classes, in_channels)
+
+
+@register
+def cifar_resnet44(num_classes=10, in_channels=3):
+    """CIFAR ResNet-44, 0.66 M parameters, input 32x32."""
+    return CifarResNet(44, num_classes, in_channels)
+
+
+@register
+def cifar_resnet56(num_classes=10, in_channels=3):
+    """CIFAR ResNet-56, 0.85 M parameters, input 32x32."""
+    return CifarResNet(56, num_classes, in_channels)
+
+
+@register
+def cifar_resnet110(num_classes=10, in_channels=3):
+    """CIFAR ResNet-110, 1.7 M parameters, input 32x32."""
+    return CifarResNet(110, num_classes, in_channels)

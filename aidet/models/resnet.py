@@ -1,0 +1,134 @@
+"""ResNet (arXiv:1512.03385) 18 to 152, with MindCV's parameter names, and without its in-place additions.
+
+Stride sits in the 3x3 convolution of the bottleneck, as in torchvision ("ResNet v1.5"). MindCV's max-pool pads at the
+right and bottom only; PyTorch's pads on both sides. ``padding`` says which one the weights were trained with.
+"""
+from mindspore import nn
+
+from . import register
+from .layers import GlobalPool, initialise
+
+# block, blocks in each stage
+SIZES = {
+    "resnet18": ("basic", (2, 2, 2, 2)), "resnet34": ("basic", (3, 4, 6, 3)), "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)), "resnet152": ("bottleneck", (3, 8, 36, 3)),
+}
+
+
+def _conv(cin, cout, kernel, stride=1):
+    return nn.Conv2d(cin, cout, kernel, stride, pad_mode="pad", padding=kernel // 2, has_bias=False)
+
+
+class Basic(nn.Cell):
+    """Two 3x3 convolutions around a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, cin, width, stride):
+        super().__init__()
+        self.conv1, self.bn1 = _conv(cin, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = _conv(width, width, 3), nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+        self.down_sample = _shortcut(cin, width, stride)
+
+    def construct(self, x):
+        y = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(y)) + self.down_sample(x))
+
+
+class Bottleneck(nn.Cell):
+    """1x1, 3x3 (with the stride), 1x1 to four times the width."""
+
+    expansion = 4
+
+    def __init__(self, cin, width, stride):
+        super().__init__()
+        self.conv1, self.bn1 = _conv(cin, width, 1), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = _conv(width, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = _conv(width, 4 * width, 1), nn.BatchNorm2d(4 * width)
+        self.relu = nn.ReLU()
+        self.down_sample = _shortcut(cin, 4 * width, stride)
+
+    def construct(self, x):
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        return self.relu(self.bn3(self.conv3(y)) + self.down_sample(x))
+
+
+def _shortcut(cin, cout, stride):
+    if stride == 1 and cin == cout:
+        return nn.Identity()
+    return nn.SequentialCell([_conv(cin, cout, 1, stride), nn.BatchNorm2d(cout)])
+
+
+class ResNet(nn.Cell):
+    """ResNet for images.
+
+    Parameters
+    ----------
+    name : str
+        Key of :data:`SIZES`.
+    num_classes, in_channels : int
+    padding : {"same", "symmetric"}
+        Of the max-pool: MindCV's or PyTorch's.
+
+    Notes
+    -----
+    Input (N, in_channels, H, W) float32; output (N, num_classes) raw logits.
+    """
+
+    def __init__(self, name, num_classes=1000, in_channels=3, padding="same"):
+        super().__init__()
+        kind, depths = SIZES[name]
+        block = Basic if kind == "basic" else Bottleneck
+        self.conv1, self.bn1, self.relu = _conv(in_channels, 64, 7, 2), nn.BatchNorm2d(64), nn.ReLU()
+        pool = {"pad_mode": "same"} if padding == "same" else {"pad_mode": "pad", "padding": 1}
+        self.max_pool = nn.MaxPool2d(3, 2, **pool)
+        channels = 64
+        stages = []
+        for i, depth in enumerate(depths):
+            width = 64 * 2**i
+            cells = []
+            for j in range(depth):
+                cells.append(block(channels, width, 2 if i > 0 and j == 0 else 1))
+                channels = width * block.expansion
+            stages.append(nn.SequentialCell(cells))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.pool = GlobalPool()
+        self.classifier = nn.Dense(channels, num_classes)
+        initialise(self)
+
+    def construct(self, x):
+        x = self.max_pool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.classifier(self.pool(x))
+
+
+@register
+def resnet18(num_classes=1000, in_channels=3, **kwargs):
+    """ResNet-18, 11.7 M parameters."""
+    return ResNet("resnet18", num_classes, in_channels, **kwargs)
+
+
+@register
+def resnet34(num_classes=1000, in_channels=3, **kwargs):
+    """ResNet-34, 21.8 M parameters."""
+    return ResNet("resnet34", num_classes, in_channels, **kwargs)
+
+
+@register
+def resnet50(num_classes=1000, in_channels=3, **kwargs):
+    """ResNet-50, 25.6 M parameters."""
+    return ResNet("resnet50", num_classes, in_channels, **kwargs)
+
+
+@register
+def resnet101(num_classes=1000, in_channels=3, **kwargs):
+    """ResNet-101, 44.5 M parameters."""
+    return ResNet("resnet101", num_classes, in_channels, **kwargs)
+
+
+@register
+def resnet152(num_classes=1000, in_channels=3, **kwargs):
+    """ResNet-152, 60.2 M parameters."""
+    return ResNet("resnet152", num_classes, in_channels, **kwargs)

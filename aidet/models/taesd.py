@@ -1,0 +1,109 @@
+"""TAESD, tiny autoencoders of diffusion latents (madebyollin/taesd): 8x, the FLUX.2 variant, and the 32x Sana encoder.
+
+Images are in [0, 1]. The numbered names are those of the published files, so each half is one sequence here as well.
+"""
+from mindspore import nn, ops
+
+from . import register
+
+
+def _conv(cin, cout, stride=1, bias=True):
+    return nn.Conv2d(cin, cout, 3, stride, pad_mode="pad", padding=1, has_bias=bias)
+
+
+class Clamp(nn.Cell):
+    """Soft limit of latents: ``3 * tanh(x / 3)``."""
+
+    def construct(self, x):
+        return ops.tanh(x / 3) * 3
+
+
+class Upsample(nn.Cell):
+    """Twice the size by repeating pixels; the batch dimension stays free."""
+
+    def construct(self, x):
+        c, h, w = x.shape[1:]
+        x = ops.reshape(x, (-1, c, h, 1, w, 1))
+        x = ops.concat((x, x), 5)
+        x = ops.concat((x, x), 3)
+        return ops.reshape(x, (-1, c, 2 * h, 2 * w))
+
+
+class Block(nn.Cell):
+    """conv-ReLU-conv-ReLU-conv plus the input, then ReLU; ``pool`` adds a grouped-norm branch in front."""
+
+    def __init__(self, cin, cout, pool=False):
+        super().__init__()
+        self.conv = nn.SequentialCell([_conv(cin, cout), nn.ReLU(), _conv(cout, cout), nn.ReLU(), _conv(cout, cout)])
+        self.skip = nn.Identity() if cin == cout else nn.Conv2d(cin, cout, 1, has_bias=False)
+        self.relu = nn.ReLU()
+        self.pooled = pool
+        if pool:
+            self.pool = nn.SequentialCell([nn.Conv2d(cin, 4 * cin, 1, has_bias=False), nn.GroupNorm(4, 4 * cin, eps=1e-5),
+                                           nn.ReLU(), nn.Conv2d(4 * cin, cin, 1, has_bias=False)])
+
+    def construct(self, x):
+        if self.pooled:
+            x = x + self.pool(x)
+        return self.relu(self.conv(x) + self.skip(x))
+
+
+def _encoder(latent_channels, pool, deep):
+    if deep:
+        cells = [_conv(3, 32, 2), nn.ReLU(), _conv(32, 64, 2), nn.ReLU(), Block(64, 64)]
+    else:
+        cells = [_conv(3, 64), Block(64, 64)]
+    for stage in range(3):
+        cells += [_conv(64, 64, 2, bias=False)] + [Block(64, 64, pool and stage == 2) for _ in range(3)]
+    return nn.SequentialCell(cells + [_conv(64, latent_channels)])
+
+
+def _decoder(latent_channels, pool, widths):
+    cells = [Clamp(), _conv(latent_channels, widths[0]), nn.ReLU()]
+    for stage, width in enumerate(widths):
+        after = widths[min(stage + 1, len(widths) - 1)]
+        cells += [Block(width, width, pool and stage == 0) for _ in range(3)]
+        cells += [Upsample(), _conv(width, after, bias=False)]
+    return nn.SequentialCell(cells + [Block(64, 64), _conv(64, 3)])
+
+
+class Half(nn.Cell):
+    """One half of a tiny autoencoder: the numbered sequence of the published file.
+
+    Encoder: (N, 3, H, W) in [0, 1] -> (N, latent_channels, H / f, W / f), f = 8 or 32. Decoder: the way back; its
+    output may leave [0, 1] a little and is meant to be clipped.
+    """
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+        for parameter in self.get_parameters():
+            # The files number the layers from the root.
+            parameter.name = parameter.name[len("layers."):] if parameter.name.startswith("layers.") else parameter.name
+
+    def construct(self, x):
+        return self.layers(x)
+
+
+@register
+def taesd_encoder(latent_channels=4, pool=False):
+    """Encoder, 8 times smaller latents; ``pool`` for the FLUX.2 variant (32 latent channels)."""
+    return Half(_encoder(latent_channels, pool, deep=False))
+
+
+@register
+def taesd_decoder(latent_channels=4, pool=False):
+    """Decoder of 8 times smaller latents; ``pool`` for the FLUX.2 variant."""
+    return Half(_decoder(latent_channels, pool, (64, 64, 64)))
+
+
+@register
+def taesana_encoder(latent_channels=32):
+    """Encoder with 32 times smaller latents (Sana's DC-AE)."""
+    return Half(_encoder(latent_channels, pool=False, deep=True))
+
+
+@register
+def taesana_decoder(latent_channels=32):
+    """Decoder of 32 times smaller latents."""
+    return Half(_decoder(latent_channels, False, (256, 128, 64, 64, 64)))
