@@ -83,14 +83,17 @@ def tiles(path, most=MOST):
 
 
 def reconstruct(net, cut):
-    """Pass tiles through the autoencoder, uint8 (N, TILE, TILE, 3) in and out, 8 at a time."""
+    """Pass tiles through the autoencoder, uint8 (N, TILE, TILE, 3) in and out, 8 at a time; grey stays grey."""
     import mindspore as ms
 
     result = []
     for start in range(0, len(cut), 8):
         x = np.stack(cut[start : start + 8]).transpose(0, 3, 1, 2).astype(np.float32) / 255
         y = net(ms.Tensor(x)).asnumpy().transpose(0, 2, 3, 1)
-        result += list(np.clip(np.rint(y * 255), 0, 255).astype(np.uint8))
+        for real, fake in zip(cut[start : start + 8], np.clip(np.rint(y * 255), 0, 255).astype(np.uint8)):
+            grey = (real == real[..., :1]).all()
+            # A tint on a grey photograph would tell the classes apart by itself.
+            result.append(np.repeat(np.asarray(Image.fromarray(fake).convert("L"))[..., None], 3, 2) if grey else fake)
     return result
 
 

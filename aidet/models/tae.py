@@ -1,8 +1,8 @@
 """A tiny convolutional autoencoder: the neural decoder behind the sample set's "generated" twins.
 
-Its shape follows the latent autoencoders of diffusion models (Rombach et al. 2022): 8 times smaller latents, and a decoder
-of nearest-neighbour upsampling and 3x3 convolutions, whose traces in the high frequencies are what a detector looks for.
-It is small enough to pass a photograph through it on a CPU in a fraction of a second. Weights:
+Its shape follows the autoencoders of latent diffusion (Rombach et al. 2022, their f = 4): latents of a quarter of the size,
+and a decoder of nearest-neighbour upsampling and 3x3 convolutions, whose traces in the high frequencies are what a
+detector looks for. It is small enough to pass a photograph through it on a CPU in a fraction of a second. Weights:
 ``ckpt/aidet_tae.ckpt``, made by ``convert/training/autoencoder.py``.
 """
 
@@ -38,32 +38,33 @@ class Up(nn.Cell):
 
 
 class TinyAutoencoder(nn.Cell):
-    """Encoder and decoder with 8-fold smaller latents.
+    """Encoder and decoder with ``2 ** len(widths)``-fold smaller latents.
 
     Parameters
     ----------
     latent_channels : int
         Channels of the latent map.
-    widths : tuple of three int
-        Channels at 1/2, 1/4 and 1/8 of the size.
+    widths : tuple of int
+        Channels at 1/2, 1/4, ... of the size.
 
     Notes
     -----
-    ``construct`` takes images float32 (N, 3, h, w) in [0, 1], sides a multiple of 8, and gives their reconstruction of
-    the same shape (not clipped). ``encode`` gives latents (N, latent_channels, h / 8, w / 8), ``decode`` the way back.
+    ``construct`` takes images float32 (N, 3, h, w) in [0, 1], sides a multiple of ``2 ** len(widths)``, and gives their
+    reconstruction of the same shape (not clipped). ``encode`` gives the latents, ``decode`` the way back.
     """
 
-    def __init__(self, latent_channels=16, widths=(24, 48, 96)):
+    def __init__(self, latent_channels=4, widths=(32, 64)):
         super().__init__()
-        a, b, c = widths
-        self.encoder = nn.SequentialCell(
-            _conv(3, a, 2), nn.ReLU(), Block(a), _conv(a, b, 2), nn.ReLU(), Block(b), _conv(b, c, 2), nn.ReLU(), Block(c),
-            Block(c), _conv(c, latent_channels),
-        )  # fmt: skip
-        self.decoder = nn.SequentialCell(
-            _conv(latent_channels, c), nn.ReLU(), Block(c), Block(c), Up(), _conv(c, b), nn.ReLU(), Block(b), Up(),
-            _conv(b, a), nn.ReLU(), Block(a), Up(), _conv(a, 12), nn.ReLU(), _conv(12, 3),
-        )  # fmt: skip
+        encoder, decoder = [], []
+        for before, width in zip((3, *widths), widths):
+            encoder += [_conv(before, width, 2), nn.ReLU(), Block(width)]
+        encoder += [Block(widths[-1]), _conv(widths[-1], latent_channels)]
+        decoder += [_conv(latent_channels, widths[-1]), nn.ReLU(), Block(widths[-1])]
+        for width, after in zip(widths[::-1], (*widths[-2::-1], widths[0] // 2)):
+            decoder += [Block(width), Up(), _conv(width, after), nn.ReLU()]
+        decoder += [_conv(widths[0] // 2, 3)]
+        self.encoder = nn.SequentialCell(*encoder)
+        self.decoder = nn.SequentialCell(*decoder)
 
     def encode(self, x):
         return self.encoder(x)
@@ -76,6 +77,6 @@ class TinyAutoencoder(nn.Cell):
 
 
 @register
-def aidet_tae(latent_channels=16, widths=(24, 48, 96)):
+def aidet_tae(latent_channels=4, widths=(32, 64)):
     """The project's own tiny autoencoder, see :class:`TinyAutoencoder`."""
     return TinyAutoencoder(latent_channels, tuple(widths))
