@@ -60,6 +60,50 @@ class DropPath(nn.Cell):
         return x * mask
 
 
+class GroupNorm(nn.Cell):
+    """Group normalisation in plain operations, which every exporter knows; (N, C, H, W) in and out.
+
+    Parameters ``gamma`` and ``beta`` as in ``nn.GroupNorm``; mean and variance in two passes.
+    """
+
+    def __init__(self, groups, channels, eps=1e-6):
+        super().__init__()
+        self.groups, self.eps = groups, eps
+        self.gamma = ms.Parameter(init.initializer("ones", (channels,), ms.float32))
+        self.beta = ms.Parameter(init.initializer("zeros", (channels,), ms.float32))
+
+    def construct(self, x):
+        c, h, w = x.shape[1:]
+        y = ops.reshape(x, (-1, self.groups, c // self.groups * h * w))
+        y = y - y.mean(2, keep_dims=True)
+        y = y / ops.sqrt((y * y).mean(2, keep_dims=True) + self.eps)
+        y = ops.reshape(y, (-1, c, h, w))
+        return y * ops.reshape(self.gamma, (1, -1, 1, 1)) + ops.reshape(self.beta, (1, -1, 1, 1))
+
+
+class Upsample(nn.Cell):
+    """Twice the size by repeating pixels; the batch dimension stays free."""
+
+    def construct(self, x):
+        c, h, w = x.shape[1:]
+        x = ops.reshape(x, (-1, c, h, 1, w, 1))
+        x = ops.concat((x, x), 5)
+        x = ops.concat((x, x), 3)
+        return ops.reshape(x, (-1, c, 2 * h, 2 * w))
+
+
+class Mlp(nn.Cell):
+    """Dense, GELU (exact, not the tanh approximation), dense; on the last axis."""
+
+    def __init__(self, width, hidden, drop=0.0):
+        super().__init__()
+        self.fc1, self.act, self.fc2 = nn.Dense(width, hidden), nn.GELU(approximate=False), nn.Dense(hidden, width)
+        self.drop = dropout(drop)
+
+    def construct(self, x):
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
 class SqueezeExcite(nn.Cell):
     """Channel gate (arXiv:1709.01507): mean, 1x1 conv, activation, 1x1 conv, gate, scale."""
 

@@ -5,6 +5,7 @@ Images are in [0, 1]. The numbered names are those of the published files, so ea
 from mindspore import nn, ops
 
 from . import register
+from .layers import GroupNorm, Upsample
 
 
 def _conv(cin, cout, stride=1, bias=True):
@@ -18,17 +19,6 @@ class Clamp(nn.Cell):
         return ops.tanh(x / 3) * 3
 
 
-class Upsample(nn.Cell):
-    """Twice the size by repeating pixels; the batch dimension stays free."""
-
-    def construct(self, x):
-        c, h, w = x.shape[1:]
-        x = ops.reshape(x, (-1, c, h, 1, w, 1))
-        x = ops.concat((x, x), 5)
-        x = ops.concat((x, x), 3)
-        return ops.reshape(x, (-1, c, 2 * h, 2 * w))
-
-
 class Block(nn.Cell):
     """conv-ReLU-conv-ReLU-conv plus the input, then ReLU; ``pool`` adds a grouped-norm branch in front."""
 
@@ -39,7 +29,7 @@ class Block(nn.Cell):
         self.relu = nn.ReLU()
         self.pooled = pool
         if pool:
-            self.pool = nn.SequentialCell([nn.Conv2d(cin, 4 * cin, 1, has_bias=False), nn.GroupNorm(4, 4 * cin, eps=1e-5),
+            self.pool = nn.SequentialCell([nn.Conv2d(cin, 4 * cin, 1, has_bias=False), GroupNorm(4, 4 * cin, 1e-5),
                                            nn.ReLU(), nn.Conv2d(4 * cin, cin, 1, has_bias=False)])
 
     def construct(self, x):

@@ -1,0 +1,94 @@
+"""ConvNeXt (arXiv:2201.03545) tiny, small, base, with MindCV's parameter names and exact GELU."""
+import numpy as np
+
+import mindspore as ms
+from mindspore import Parameter, nn, ops
+from mindspore.common.initializer import TruncatedNormal, initializer
+
+from . import register
+from .layers import DropPath
+
+SIZES = {
+    "convnext_tiny": ((3, 3, 9, 3), (96, 192, 384, 768)), "convnext_small": ((3, 3, 27, 3), (96, 192, 384, 768)),
+    "convnext_base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
+}
+EPS = 1e-6
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (N, C, H, W)."""
+
+    def __init__(self, channels):
+        super().__init__((channels,), epsilon=EPS)
+
+    def construct(self, x):
+        return ops.transpose(super().construct(ops.transpose(x, (0, 2, 3, 1))), (0, 3, 1, 2))
+
+
+class Block(nn.Cell):
+    """7x7 depthwise, LayerNorm, two dense layers on the channels, layer scale; residual."""
+
+    def __init__(self, width, drop_path, scale):
+        super().__init__()
+        self.dwconv = nn.Conv2d(width, width, 7, pad_mode="pad", padding=3, group=width, has_bias=True)
+        self.norm = nn.LayerNorm((width,), epsilon=EPS)
+        self.pwconv1, self.act, self.pwconv2 = nn.Dense(width, 4 * width), nn.GELU(approximate=False), nn.Dense(4 * width, width)
+        self.gamma_ = Parameter(ms.Tensor(np.full((width,), scale, np.float32)))
+        self.drop_path = DropPath(drop_path)
+
+    def construct(self, x):
+        y = ops.transpose(self.dwconv(x), (0, 2, 3, 1))
+        y = self.gamma_ * self.pwconv2(self.act(self.pwconv1(self.norm(y))))
+        return x + self.drop_path(ops.transpose(y, (0, 3, 1, 2)))
+
+
+class ConvNeXt(nn.Cell):
+    """ConvNeXt: (N, in_channels, H, W) -> (N, num_classes) raw logits.
+
+    Parameters
+    ----------
+    name : str
+        Key of :data:`SIZES`.
+    num_classes, in_channels : int
+    drop_path_rate, layer_scale : float
+    """
+
+    def __init__(self, name, num_classes=1000, in_channels=3, drop_path_rate=0.0, layer_scale=1e-6):
+        super().__init__()
+        depths, widths = SIZES[name]
+        paths = np.linspace(0, drop_path_rate, sum(depths)).tolist()
+        cells = []
+        for i, (depth, width) in enumerate(zip(depths, widths)):
+            if i == 0:
+                down = [nn.Conv2d(in_channels, width, 4, 4, pad_mode="valid", has_bias=True), ChannelNorm(width)]
+            else:
+                down = [ChannelNorm(widths[i - 1]), nn.Conv2d(widths[i - 1], width, 2, 2, pad_mode="valid", has_bias=True)]
+            done = sum(depths[:i])
+            cells += [nn.SequentialCell(down), nn.SequentialCell([Block(width, paths[done + j], layer_scale) for j in range(depth)])]
+        self.feature = nn.SequentialCell(cells)
+        self.norm = nn.LayerNorm((widths[-1],), epsilon=EPS)
+        self.classifier = nn.Dense(widths[-1], num_classes)
+        for _, cell in self.cells_and_names():
+            if isinstance(cell, (nn.Conv2d, nn.Dense)):
+                cell.weight.set_data(initializer(TruncatedNormal(0.02), cell.weight.shape, cell.weight.dtype))
+
+    def construct(self, x):
+        return self.classifier(self.norm(self.feature(x).mean((2, 3))))
+
+
+@register
+def convnext_tiny(num_classes=1000, in_channels=3, **kwargs):
+    """ConvNeXt-Tiny, 28.6 M parameters."""
+    return ConvNeXt("convnext_tiny", num_classes, in_channels, **kwargs)
+
+
+@register
+def convnext_small(num_classes=1000, in_channels=3, **kwargs):
+    """ConvNeXt-Small, 50.2 M parameters."""
+    return ConvNeXt("convnext_small", num_classes, in_channels, **kwargs)
+
+
+@register
+def convnext_base(num_classes=1000, in_channels=3, **kwargs):
+    """ConvNeXt-Base, 88.6 M parameters."""
+    return ConvNeXt("convnext_base", num_classes, in_channels, **kwargs)
