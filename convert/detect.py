@@ -142,9 +142,9 @@ def make(source, layout=None, architecture=None, num_classes=None, head="keep"):
     plan.num_classes = _outputs(plan, lookups, num_classes, head)
     plan.shapes = shapes_of(plan.architecture, plan.arguments, plan.num_classes)
     plan.entries, plan.computed = rules.plan(plan.layout, plan.shapes, lookups)
-    plan.fresh = list(plan.family.head) if head == "init" else []
+    plan.fresh = [n for n in plan.family.head(plan.architecture) if n in plan.shapes] if head == "init" else []
     if plan.fresh:
-        dropped = [e.source for e in plan.entries if e.target in plan.fresh]
+        dropped = [s for e in plan.entries if e.target in plan.fresh for s in e.sources]
         plan.entries = [e for e in plan.entries if e.target not in plan.fresh]
         plan.tensors = {k: v for k, v in plan.tensors.items() if k not in dropped}
     plan.report = rules.account(plan.entries, plan.computed, plan.shapes, plan.tensors, plan.layout)
@@ -153,11 +153,12 @@ def make(source, layout=None, architecture=None, num_classes=None, head="keep"):
 
 
 def _outputs(plan, lookups, wanted, head):
-    if not plan.family.head:
+    names = plan.family.head(plan.architecture)
+    if not names:
         if wanted is not None or head == "init":
             raise UserError(f"{plan.architecture} has no classifier: --num-classes and --head do not apply")
         return None
-    key = rules.source_of(plan.layout, plan.family.head[0], lookups)
+    key = rules.source_of(plan.layout, names[0], lookups)
     have = plan.tensors[key].shape[0] if key in plan.tensors and plan.tensors[key].shape else None
     if head == "init":
         if wanted is None:

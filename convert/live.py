@@ -42,6 +42,8 @@ def torch_model(plan, source):
             f"there is no PyTorch reference for {plan.family.name} in layout {plan.layout.name}: use --verify tensors, or "
             "--reference REF.npz"
         )
+    if getattr(model, "aidet_loaded", False):
+        return model.float().eval()
     state = {k: torch.from_numpy(np.array(t.array())) for k, t in plan.tensors.items()}
     own = model.state_dict()
     renamed = getattr(model, "aidet_rename", None)

@@ -16,7 +16,9 @@ Kinds
 ``w``, ``b``, ``wb``   weight, bias, both, unchanged
 ``wb11``   weight and bias; a 1x1 convolution on one side, a dense layer on the other
 ``q``, ``k``, ``v``    weight and bias: first, second or third part of a fused qkv
+``join``   the other way: a fused qkv from three tensors, written ``[query|key|value]`` in the source template
 ``one``    a parameter of that very name
+``reshape``  the same, with dimensions of one more or less
 """
 import re
 
@@ -36,6 +38,7 @@ _KINDS = {
     "q": [("weight", "weight", "part0"), ("bias", "bias", "part0")],
     "k": [("weight", "weight", "part1"), ("bias", "bias", "part1")],
     "v": [("weight", "weight", "part2"), ("bias", "bias", "part2")],
+    "join": [("weight", "weight", "join"), ("bias", "bias", "join")],
     "one": [("", "", "same")],
     "reshape": [("", "", "reshape")],
 }
@@ -43,12 +46,20 @@ COMMON_DROPS = ((r"(.*\.)?num_batches_tracked", "a counter that inference never 
 
 
 class Entry:
-    """Where one target parameter comes from."""
+    """Where one target parameter comes from: ``sources`` has one name, or three for ``join``."""
 
-    __slots__ = ("target", "source", "op")
+    __slots__ = ("target", "sources", "op")
 
     def __init__(self, target, source, op):
-        self.target, self.source, self.op = target, source, op
+        self.target, self.op = target, op
+        choice = re.search(r"\[([^]]+)\]", source)
+        self.sources = tuple(source[:choice.start()] + name + source[choice.end():] for name in choice.group(1).split("|")) \
+            if choice else (source,)
+
+    @property
+    def source(self):
+        """The first source."""
+        return self.sources[0]
 
 
 def _pattern(template, suffix):
@@ -146,7 +157,7 @@ def account(entries, computed, shapes, tensors, layout):
     Returns
     -------
     dict
-        ``used`` (target -> [source, op]), ``dropped`` (source -> reason), ``computed`` (target -> reason).
+        ``used`` (target -> [source..., op]), ``dropped`` (source -> reason), ``computed`` (target -> reason).
 
     Raises
     ------
@@ -156,14 +167,14 @@ def account(entries, computed, shapes, tensors, layout):
     wrong = []
     used_keys = set()
     for entry in entries:
-        have = tensors.get(entry.source)
-        if have is None:
-            wrong.append(f"- in model, not in file: {entry.target} {shapes[entry.target]} (looked for {entry.source})")
-            continue
-        used_keys.add(entry.source)
-        expected = shapes[entry.target]
-        if not _fits(entry.op, tuple(have.shape), tuple(expected)):
-            wrong.append(f"! shape differs: {entry.target} {tuple(expected)} from {entry.source} {tuple(have.shape)}")
+        expected = tuple(shapes[entry.target])
+        for source in entry.sources:
+            if source not in tensors:
+                wrong.append(f"- in model, not in file: {entry.target} {expected} (looked for {source})")
+                continue
+            used_keys.add(source)
+            if not _fits(entry.op, tuple(tensors[source].shape), expected):
+                wrong.append(f"! shape differs: {entry.target} {expected} from {source} {tuple(tensors[source].shape)}")
     dropped = {}
     for key in tensors:
         if key in used_keys:
@@ -176,12 +187,14 @@ def account(entries, computed, shapes, tensors, layout):
     if wrong:
         shown = "; ".join(wrong[:12]) + (f"; ... {len(wrong) - 12} more" if len(wrong) > 12 else "")
         raise UserError(f"the file does not fit layout {layout.name!r} ({len(wrong)} differences): {shown}")
-    return {"used": {e.target: [e.source, e.op] for e in entries}, "dropped": dropped, "computed": dict(computed)}
+    return {"used": {e.target: [*e.sources, e.op] for e in entries}, "dropped": dropped, "computed": dict(computed)}
 
 
 def _fits(op, have, want):
     if op.startswith("part"):
         return len(have) == len(want) and have[0] == 3 * want[0] and have[1:] == want[1:]
+    if op == "join":
+        return len(have) == len(want) and 3 * have[0] == want[0] and have[1:] == want[1:]
     if op == "reshape":
         return [n for n in have if n != 1] == [n for n in want if n != 1]
     return have == want
@@ -207,6 +220,8 @@ def gather(entries, tensors, shapes, dtype=None):
     bad = []
     for entry in entries:
         array = tensors[entry.source].array()
+        if entry.op == "join":
+            array = np.concatenate([array] + [tensors[s].array() for s in entry.sources[1:]])
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             bad.append(entry.source)
             continue
@@ -243,6 +258,8 @@ def ungather(entries, arrays, shapes_of_source):
         if entry.op.startswith("part"):
             parts.setdefault(entry.source, {})[int(entry.op[4:])] = array
             result.setdefault(entry.source, None)
+        elif entry.op == "join":
+            result.update(zip(entry.sources, np.split(array, 3)))
         elif entry.op == "reshape":
             shape = shapes_of_source(entry)
             result[entry.source] = array if shape is None else array.reshape(shape)

@@ -17,13 +17,17 @@ def _torchvision(name, **kwargs):
 
 
 def _huggingface(source):
-    """From the folder's own config.json; without one the shapes do not say enough."""
+    """By transformers itself from the folder, weights and all; without a config.json the shapes do not say enough."""
     if not source.config or "model_type" not in source.config:
         return None
+    without_broken_ops()
     import transformers
 
-    config = transformers.AutoConfig.for_model(**source.config)
-    return transformers.AutoModelForImageClassification.from_config(config)
+    kind = (source.config.get("architectures") or [None])[0]
+    cls = getattr(transformers, str(kind), None) or transformers.AutoModelForImageClassification
+    model = cls.from_pretrained(str(source.files[0].parent), local_files_only=True)
+    model.aidet_loaded = True
+    return model
 
 
 def preprocess(plan, source, transform, pictures):
@@ -100,6 +104,104 @@ def squeezenet(plan, source):
 def mobilenet_v3(plan, source):
     """torchvision."""
     return _torchvision(plan.architecture[:-4], num_classes=plan.num_classes)
+
+
+def swin(plan, source):
+    """transformers, timm (either naming: the older is moved to the newer), torchvision."""
+    if plan.layout.name.startswith("hf"):
+        return _huggingface(source)
+    if plan.layout.name == "torchvision":
+        names = {"swin_tiny": "swin_t", "swin_small": "swin_s", "swin_base": "swin_b"}
+        return _torchvision(names[plan.architecture], num_classes=plan.num_classes) if plan.architecture in names else None
+    size, window = plan.arguments["image_size"], plan.arguments["window_size"]
+    model = _timm(f"{plan.architecture}_patch4_window7_224", num_classes=plan.num_classes, img_size=size, window_size=window)
+    model.aidet_taps = "timm"
+    if plan.layout.name == "timm-old":
+        from timm.models.swin_transformer import checkpoint_filter_fn
+
+        model.aidet_rename = lambda state: checkpoint_filter_fn(state, model)
+    return model
+
+
+def vit(plan, source):
+    """transformers or timm."""
+    if plan.layout.name.startswith("hf"):
+        return _huggingface(source)
+    kind, size, _, edge = plan.architecture.split("_")
+    name = {"t": "tiny", "s": "small", "b": "base"}[size]
+    timm_name = f"deit_{name}_distilled_patch16_224" if kind == "deit" else f"vit_{name}_patch16_224"
+    return _timm(timm_name, num_classes=plan.num_classes, img_size=int(edge))
+
+
+def convnext(plan, source):
+    """transformers, timm, torchvision."""
+    if plan.layout.name == "hf":
+        return _huggingface(source)
+    if plan.layout.name == "torchvision":
+        return _torchvision(plan.architecture, num_classes=plan.num_classes)
+    model = _timm(plan.architecture, num_classes=plan.num_classes)
+    if plan.layout.name == "meta":
+        from timm.models.convnext import checkpoint_filter_fn
+
+        model.aidet_rename = lambda state: checkpoint_filter_fn(state, model)
+        model.aidet_taps = "timm"
+    return model
+
+
+def autoencoder_kl(plan, source):
+    """diffusers; older attention names and LDM's are moved by diffusers' own converters."""
+    without_broken_ops()
+    import torch
+    from diffusers import AutoencoderKL
+    from torch import nn
+
+    a = plan.arguments
+    stages = len(a["widths"])
+    vae = AutoencoderKL(block_out_channels=tuple(a["widths"]), layers_per_block=a["depth"], latent_channels=a["latent_channels"],
+                        down_block_types=("DownEncoderBlock2D",) * stages, up_block_types=("UpDecoderBlock2D",) * stages,
+                        use_quant_conv=a.get("quant", True), use_post_quant_conv=a.get("quant", True))
+
+    class Reconstruct(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = vae.encoder, vae.decoder
+            if a.get("quant", True):
+                self.quant_conv, self.post_quant_conv = vae.quant_conv, vae.post_quant_conv
+
+        def forward(self, x):
+            return vae.decode(vae.encode(x).latent_dist.mode()).sample
+
+    class Classify(nn.Module):
+        def __init__(self, shapes):
+            super().__init__()
+            self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
+            layers = [nn.Linear(*shapes[n][::-1]) for n in ("clf.0.weight", "clf.2.weight", "clf.4.weight")]
+            self.clf = nn.Sequential(layers[0], nn.SiLU(), layers[1], nn.SiLU(), layers[2])
+
+        def forward(self, x):
+            return self.clf(torch.flatten(vae.encode(x).latent_dist.mode(), 1))
+
+    model = Classify(plan.shapes) if plan.architecture == "aekl_clf" else Reconstruct()
+    if plan.layout.name.startswith("ldm"):
+        from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+        config = dict(vae.config)
+        model.aidet_rename = lambda state: convert_ldm_vae_checkpoint(dict(state), config)
+        model.aidet_taps = "diffusers"
+    elif plan.layout.name.endswith("-old"):
+        swap = dict(zip(("query", "key", "value", "proj_attn"), ("to_q", "to_k", "to_v", "to_out.0")))
+
+        def rename(state):
+            result = {}
+            for key, value in state.items():
+                for old, new in swap.items():
+                    key = key.replace(f"attentions.0.{old}.", f"attentions.0.{new}.")
+                result[key] = value
+            return result
+
+        model.aidet_rename = rename
+        model.aidet_taps = "diffusers"
+    return model
 
 
 def cifar_resnet(plan, source):

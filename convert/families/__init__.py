@@ -4,7 +4,8 @@ import re
 
 from aidet.errors import UserError, nearest
 
-MODULES = ("efficientnet", "resnet", "cifar_resnet", "squeezenet", "mobilenet_v3", "cifake", "taesd")
+MODULES = ("efficientnet", "resnet", "cifar_resnet", "squeezenet", "mobilenet_v3", "cifake", "taesd", "swin",
+           "vit", "convnext", "autoencoder_kl")
 
 
 class Layout:
@@ -75,7 +76,7 @@ class Family:
         ``f(architecture, arguments) -> dict`` of tables for the templates.
     transform : callable
         ``f(architecture, layout) -> str``: evaluation pipeline.
-    head : tuple of str
+    head : tuple of str, or dict of architecture to such tuples
         Target parameter names of the classifier, weight first; empty where there is none.
     taps : callable
         ``f(architecture) -> list of (cell name, {layout: module name})``: where layer-by-layer comparison looks.
@@ -83,9 +84,13 @@ class Family:
 
     def __init__(self, name, architectures, layouts, infer, transform, lookups=None, head=(), taps=None):
         self.name, self.architectures, self.layouts = name, tuple(architectures), tuple(layouts)
-        self.infer, self.transform, self.head = infer, transform, tuple(head)
+        self.infer, self.transform, self.heads = infer, transform, head
         self.lookups = lookups or (lambda arch, args: {})
         self.taps = taps or (lambda arch: [])
+
+    def head(self, architecture):
+        """Parameter names of the classifier, weight first."""
+        return tuple(self.heads.get(architecture, ()) if isinstance(self.heads, dict) else self.heads)
 
     def layout(self, name):
         """The layout of that name, or a :class:`UserError` with the nearest."""
