@@ -1,0 +1,681 @@
+"""Training data: where the samples are, in which order an epoch takes them, and how they become batches.
+
+Sources: an ImageFolder ``data_dir/<split>/<class>/``; a CSV ``path,label[,generator][,split][,group][,pair]``; ArtiFact
+folders with ``metadata.csv`` (``image_path,target,category``; Rahman et al., ICIP 2023); numbered files beside a bare
+column of 0 and 1 (MindCon). Everything random is drawn from (seed, epoch, key of the file), so that neither workers,
+batch size nor the number of devices changes what a sample looks like.
+"""
+
+import atexit
+import collections
+import hashlib
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import List, Optional
+
+import numpy as np
+
+from . import images, labels, transforms
+from .errors import UserError, nearest
+from .records import natural_key, read_table
+
+PATH_COLUMNS = ("path", "image_path", "filename", "file", "image", "name")
+LABEL_COLUMNS = ("label", "target", "class", "answer")
+GENERATOR_COLUMNS = ("generator", "category", "source")
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass
+class Samples:
+    """A list of images with their classes.
+
+    Attributes
+    ----------
+    root : Path
+    paths : list of str
+        Relative to ``root``.
+    texts : list of str
+        The class as the source writes it.
+    sides : ndarray of int, shape (n,)
+        0 real, 1 generated, -1 where the class says neither.
+    generators : list of str
+    groups, pairs : list of str
+        ``""`` where the source names none. Images of one pair get the same random draws.
+    targets : ndarray of int, shape (n,)
+        Index of the class, filled by :func:`assign_classes`; -1 where training knows no such class.
+    """
+
+    root: Path
+    paths: List[str]
+    texts: List[str]
+    sides: np.ndarray
+    generators: List[str]
+    groups: List[str]
+    pairs: List[str]
+    splits: Optional[List[str]] = None
+    targets: np.ndarray = field(default=None)
+
+    def __len__(self):
+        return len(self.paths)
+
+    def take(self, index):
+        """The rows of ``index``, in that order."""
+        index = [int(i) for i in index]
+
+        def pick(values):
+            return None if values is None else [values[i] for i in index]
+
+        return Samples(
+            self.root, pick(self.paths), pick(self.texts), self.sides[index], pick(self.generators),
+            pick(self.groups), pick(self.pairs), pick(self.splits),
+            None if self.targets is None else self.targets[index],
+        )  # fmt: skip
+
+    def key(self, i):
+        """What the random draws of row ``i`` depend on: its pair where it has one, else its path."""
+        return self.pairs[i] or self.paths[i]
+
+    def unit(self, i):
+        """What must stay on one side of a split: the group, else the pair, else the path."""
+        return self.groups[i] or self.pairs[i] or self.paths[i]
+
+
+# --- reading the sources ------------------------------------------------------------------------------------------
+def open_data(config, log=None):
+    """Find the training and validation samples that a configuration describes.
+
+    Parameters
+    ----------
+    config : aidet.config.Config
+    log : callable, optional
+        Takes one line of text.
+
+    Returns
+    -------
+    (Samples, Samples or None, list of str)
+        Training, validation (None where there is none) and the class names in the order of the targets.
+
+    Raises
+    ------
+    UserError
+        Missing data, one class only, or a validation set that shares images with the training set.
+    """
+    if not config.data_dir:
+        raise UserError("data_dir is not set; give --data_dir FOLDER or a CSV")
+    place = Path(os.path.expanduser(config.data_dir))
+    if not place.exists():
+        raise UserError(f"data_dir {config.data_dir!r} does not exist")
+    whole = _table(place)
+    train = _split(place, whole, config.train_split)
+    if config.val_split and config.val_split != config.train_split:
+        # An explicit fraction serves data that come without a validation part.
+        optional = config.val_fraction > 0 or not config.val_while_train
+        val = _split(place, whole, config.val_split, optional=optional)
+    else:
+        val = None
+    if val is None and config.val_fraction > 0:
+        train, val = hold_out(train, config.val_fraction, config.seed)
+    if val is not None:
+        _check_disjoint(train, val, log or (lambda text: None))
+    if config.num_samples and config.num_samples < len(train):
+        rng = transforms.generator(config.seed, "num_samples")
+        train = train.take(sorted(rng.permutation(len(train))[: config.num_samples]))
+    classes = assign_classes(train, val, config.multiclass_to_binary)
+    return train, val, classes
+
+
+def _table(place):
+    """The rows of a CSV source, or None where the source is a folder of folders."""
+    if place.is_file():
+        return _read_csv(place, place.parent)
+    for name in ("labels.csv", "metadata.csv"):
+        if (place / name).is_file():
+            return _read_csv(place / name, place)
+    parts = sorted(place.glob("*/metadata.csv"), key=lambda p: natural_key(p.parent.name))
+    if not parts:
+        return None
+    return _joined([_read_csv(p, place, prefix=p.parent.name + "/", generator=p.parent.name) for p in parts])
+
+
+def _joined(tables):
+    first = tables[0]
+    return Samples(
+        first.root,
+        *[sum((getattr(t, n) for t in tables), []) for n in ("paths", "texts")],
+        np.concatenate([t.sides for t in tables]),
+        *[sum((getattr(t, n) for t in tables), []) for n in ("generators", "groups", "pairs")],
+        splits=sum((t.splits for t in tables), []) if all(t.splits for t in tables) else None,
+    )
+
+
+def _read_csv(path, root, prefix="", generator=None):
+    rows, header = read_table(path, "data")
+    by_name = {}
+    for what, choices in (("path", PATH_COLUMNS), ("label", LABEL_COLUMNS)):
+        by_name[what] = next((c for c in choices if c in header), None)
+        if by_name[what] is None:
+            raise UserError(f"data {str(path)!r} has no column {what!r}; it has {', '.join(header)}")
+    if not rows:
+        raise UserError(f"data {str(path)!r} has no rows")
+    generators = next((c for c in GENERATOR_COLUMNS if c in header), None)
+    texts = [r[by_name["label"]].strip() for r in rows]
+    paths = [prefix + r[by_name["path"]].strip().replace("\\", "/") for r in rows]
+    doubled = [p for p, n in collections.Counter(paths).items() if n > 1]
+    if doubled:
+        raise UserError(f"data {str(path)!r}: {doubled[0]!r} stands there more than once")
+    pairs = [r["pair"].strip() for r in rows] if "pair" in header else _twins(paths)
+    return Samples(
+        Path(root),
+        paths,
+        texts,
+        np.array([_side(t, by_name["label"]) for t in texts]),
+        [generator or (r[generators].strip() if generators else t) for r, t in zip(rows, texts)],
+        [r.get("group", "").strip() for r in rows],
+        pairs,
+        splits=[r["split"].strip() for r in rows] if "split" in header else None,
+    )
+
+
+def _twins(paths):
+    """Pairs that names tell: the same path but for one folder, which says real in one and generated in the other."""
+    keys = []
+    for path in paths:
+        parts = path.split("/")
+        sides = [k for k, part in enumerate(parts[:-1]) if labels.side(part, numbers=False) is not None]
+        keys.append("/".join(parts[: sides[0]] + parts[sides[0] + 1 :]) if len(sides) == 1 else None)
+    count = collections.Counter(keys)
+    if None in count or set(count.values()) != {2}:
+        return [""] * len(paths)
+    return keys
+
+
+def _side(text, column="label"):
+    # ArtiFact numbers its generators from 1 upwards in `target`.
+    if column == "target" and text.isdigit():
+        return int(int(text) > 0)
+    side = labels.side(text)
+    return -1 if side is None else side
+
+
+def _split(place, whole, name, optional=False):
+    wanted = next((names for names in SPLIT_NAMES.values() if name in names), (name,))
+    wanted = (name, *(w for w in wanted if w != name))
+    if whole is not None:
+        return _split_of_table(whole, name, wanted, optional)
+    for word in wanted:
+        if (place / word).is_dir():
+            return _from_folder(place, word)
+    if optional:
+        return None
+    there = sorted(p.name for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
+    raise UserError(
+        f"data_dir {str(place)!r}: {nearest(name, there, 'split')}" if there
+        else f"data_dir {str(place)!r} holds neither labels.csv nor split folders"
+    )  # fmt: skip
+
+
+def _split_of_table(whole, name, wanted, optional):
+    if whole.splits is None:
+        if name in SPLIT_NAMES["train"]:
+            return whole
+        if optional:
+            return None
+        raise UserError(f"the data name no splits, so there is no {name!r}; set val_fraction to hold some out")
+    for word in wanted:
+        rows = [i for i, s in enumerate(whole.splits) if s == word]
+        if rows:
+            return whole.take(rows)
+    if optional:
+        return None
+    raise UserError(f"data: {nearest(name, set(whole.splits), 'split')}")
+
+
+def _from_folder(place, split):
+    folder = place / split
+    table = next((folder / n for n in ("labels.csv", "metadata.csv") if (folder / n).is_file()), None)
+    if table is not None:
+        return _read_csv(table, folder)
+    keys = list(images.walk(folder))
+    if not keys:
+        raise UserError(f"{str(folder)!r} holds no images")
+    flat = [k for k in keys if "/" not in k]
+    if len(flat) == len(keys):
+        return _numbered(place, split, keys)
+    if flat:
+        raise UserError(f"{str(folder)!r}: {flat[0]!r} lies in no class folder")
+    texts = [k.split("/", 1)[0] for k in keys]
+    # The same name in two class folders is the two sides of a pair.
+    names = [k.split("/", 1)[1] for k in keys]
+    count = collections.Counter(names)
+    n_classes = len(set(texts))
+    paired = n_classes > 1 and all(count[n] == n_classes for n in names)
+    return Samples(
+        folder, keys, texts, np.array([_side(t) for t in texts]),
+        # generated/midjourney/1.png: the folder below the class names the generator.
+        [n.rsplit("/", 1)[0] if "/" in n else t for n, t in zip(names, texts)],
+        [""] * len(keys), names if paired else [""] * len(keys),
+    )  # fmt: skip
+
+
+def _numbered(place, split, keys):
+    """Numbered files and a bare column of 0 and 1 in the order of their numbers (MindCon)."""
+    folder = place / split
+    files = [folder / f"{n}.txt" for n in ("labels", "truth", "label", "result")] + [place / f"{split}.txt"]
+    truth = next((f for f in files if f.is_file()), None)
+    if truth is None:
+        raise UserError(f"{str(folder)!r} has images but no class folders, no labels.csv and no {split}.txt beside it")
+    column = truth.read_text(encoding="utf-8").split()
+    if len(column) != len(keys) or set(column) - {"0", "1"}:
+        raise UserError(
+            f"{str(truth)!r} must hold {len(keys)} lines of 0 or 1, one an image; it has {len(column)} words"
+        )
+    keys = sorted(keys, key=natural_key)
+    sides = np.array([int(c) for c in column])
+    blank = [""] * len(keys)
+    return Samples(folder, keys, column, sides, list(column), blank, list(blank))
+
+
+def hold_out(samples, fraction, seed):
+    """Split by a hash of each image's group, so that the parts stay the same when images are added.
+
+    Returns
+    -------
+    (Samples, Samples)
+        Training, held out.
+    """
+
+    def held(unit):
+        digest = hashlib.blake2b(f"{seed}\0{unit}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "little") / 2**64 < fraction
+
+    chosen = [held(samples.unit(i)) for i in range(len(samples))]
+    rest, out = [i for i, h in enumerate(chosen) if not h], [i for i, h in enumerate(chosen) if h]
+    if not rest or not out:
+        raise UserError(f"val_fraction (={fraction}) leaves one part of {len(samples)} images empty")
+    return samples.take(rest), samples.take(out)
+
+
+def _check_disjoint(train, val, log):
+    """No file, group or pair on both sides; files of equal bytes are counted and said."""
+    for what in ("groups", "pairs"):
+        shared = set(filter(None, getattr(train, what))) & set(filter(None, getattr(val, what)))
+        if shared:
+            raise UserError(
+                f"{len(shared)} {what} are in the training and the validation split, for example {sorted(shared)[0]!r}"
+            )
+    here = {os.path.realpath(train.root / p) for p in train.paths}
+    shared = [p for p in val.paths if os.path.realpath(val.root / p) in here]
+    if shared:
+        raise UserError(f"{len(shared)} images are in the training and the validation split, for example {shared[0]!r}")
+    doubled = _same_bytes(train, val)
+    if doubled:
+        log(f"warning: {len(doubled)} validation images are byte for byte in the training set too, as {doubled[0]!r}")
+
+
+def _same_bytes(train, val, limit=512 << 20):
+    """Paths of validation images whose bytes are in the training set; nothing where comparing would read too much."""
+
+    def sizes(samples):
+        result = collections.defaultdict(list)
+        for path in samples.paths:
+            try:
+                result[os.path.getsize(samples.root / path)].append(path)
+            except OSError:
+                pass
+        return result
+
+    ours, theirs = sizes(train), sizes(val)
+    common = ours.keys() & theirs.keys()
+    if sum(size * (len(ours[size]) + len(theirs[size])) for size in common) > limit:
+        return []
+    known = {hashlib.blake2b((train.root / p).read_bytes()).digest() for size in common for p in ours[size]}
+    return sorted(
+        p for size in common for p in theirs[size] if hashlib.blake2b((val.root / p).read_bytes()).digest() in known
+    )
+
+
+def assign_classes(train, val, by_generator=False):
+    """Fill ``targets`` of both sets and return the class names.
+
+    Real and generated become 0 and 1 wherever the names say so. With ``by_generator`` class 0 is real and every
+    generator of the training set gets a class of its own (vip-cup-2022's multi-class training); a generator that only
+    the validation set has keeps target -1 and counts in its two-class metrics alone. Where names say nothing, classes
+    are in natural order of their names, as MindCV and torchvision have them.
+    """
+    both = [s for s in (train, val) if s is not None]
+    known = all((s.sides >= 0).all() for s in both)
+    if known and set(train.sides.tolist()) != {0, 1}:
+        raise UserError(f"the training set has one class only: {sorted(set(train.texts))}")
+    if by_generator:
+        if not known:
+            raise UserError("multiclass_to_binary needs classes that say real or generated")
+        made = {g for g, side in zip(train.generators, train.sides) if side == 1}
+        classes = ["real", *sorted(made, key=natural_key)]
+        index = {name: i for i, name in enumerate(classes)}
+        for s in both:
+            s.targets = np.array([0 if side == 0 else index.get(g, -1) for g, side in zip(s.generators, s.sides)])
+        return classes
+    if known:
+        for s in both:
+            s.targets = s.sides.astype(np.int64)
+        return list(labels.NAMES)
+    classes = sorted(set(train.texts), key=natural_key)
+    if len(classes) < 2:
+        raise UserError(f"the training set has one class only: {classes}")
+    extra = sorted(set(val.texts) - set(classes)) if val is not None else []
+    if extra:
+        raise UserError(f"the validation set has a class that the training set lacks: {extra[0]!r}")
+    for s in both:
+        s.targets = np.array([classes.index(t) for t in s.texts])
+        s.sides = np.full(len(s), -1)
+    return classes
+
+
+# --- the order of an epoch ----------------------------------------------------------------------------------------
+def epoch_order(samples, epoch, seed, shuffle=True, repeats=1, sampler="none", length=None):
+    """Rows of one epoch with the number of their draw.
+
+    Parameters
+    ----------
+    samples : Samples
+    epoch, seed : int
+    shuffle : bool
+    repeats : int
+        Every row that many times, each with a different draw (Hoffer et al. 2020).
+    sampler : {"none", "class", "generator"}
+        Draw classes, or generators within classes, equally often, with replacement.
+    length : int, optional
+        Rows drawn by a sampler; default as many as there are.
+
+    Returns
+    -------
+    ndarray of int, shape (n, 2)
+        Row and draw.
+    """
+    rng = transforms.generator(seed, "order", epoch)
+    if sampler in (None, "none"):
+        rows = rng.permutation(len(samples)) if shuffle else np.arange(len(samples))
+    else:
+        probability = _probabilities(samples, sampler)
+        rows = rng.choice(len(samples), size=length or len(samples), replace=True, p=probability)
+    repeats = max(1, repeats)
+    seen = collections.Counter()
+    pairs = []
+    for row in np.repeat(rows, repeats).tolist():
+        pairs.append((row, seen[row]))
+        seen[row] += 1
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _probabilities(samples, sampler):
+    names = [(t, g) if sampler == "generator" else (t,) for t, g in zip(samples.targets.tolist(), samples.generators)]
+    count = collections.Counter(names)
+    inside = collections.Counter(name[0] for name in count)
+    weight = np.array([1.0 / (count[n] * inside[n[0]]) for n in names])
+    return weight / weight.sum()
+
+
+# --- from files to batches ----------------------------------------------------------------------------------------
+@lru_cache(maxsize=16)
+def pipeline(text):
+    """The parsed pipeline, parsed once a process."""
+    from . import augment  # noqa: F401 - registers the training-only operations
+
+    return transforms.Pipeline(text)
+
+
+def _one(text, seed, source, key, view, size):
+    """One image through the pipeline: (array, None), or (None, reason)."""
+    try:
+        image = images.decode(source)
+        array = pipeline(text)(image, transforms.generator(seed, key, view))
+    except images.ImageError as error:
+        return None, str(error)
+    if size is not None and array.shape[1:] != tuple(size):
+        return None, f"the pipeline gave {array.shape[1:]} pixels, not {tuple(size)}"
+    return array, None
+
+
+def _chunk(text, seed, size, items):
+    """Run by a worker: a part of a batch. Errors come back as text, so that the caller can name the file."""
+    out, reasons = np.zeros((len(items), 3, *size), np.float32), {}
+    for i, (source, key, view) in enumerate(items):
+        array, reason = _one(text, seed, source, key, view, size)
+        if reason is None:
+            out[i] = array
+        else:
+            reasons[i] = reason
+    return out, reasons
+
+
+def _start_worker(parent):
+    """Workers leave when the trainer is gone, also when it was killed; Ctrl-C is the trainer's to handle."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class Workers:
+    """A pool of processes that decode and transform; with 0 workers the work is done in a thread of this process.
+
+    Processes, because PIL and NumPy hold Python's lock for much of an augmentation; started fresh (``spawn``), because
+    forking a process that runs MindSpore's threads can hang.
+    """
+
+    def __init__(self, count):
+        self.count = min(count, os.cpu_count() or 1)
+        self._pool = None
+
+    def submit(self, *arguments):
+        """A future of :func:`_chunk`."""
+        if self._pool is None:
+            self._pool = self._open()
+        return self._pool.submit(_chunk, *arguments)
+
+    def _open(self):
+        if self.count == 0:
+            from concurrent.futures import ThreadPoolExecutor
+
+            return ThreadPoolExecutor(1)
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),))
+        atexit.register(pool.shutdown, wait=False, cancel_futures=True)
+        return pool
+
+    def close(self):
+        """End the pool."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+class Loader:
+    """Batches of one set of samples.
+
+    Parameters
+    ----------
+    samples : Samples
+    text : str
+        One-line pipeline.
+    size : (int, int)
+        Height and width that it gives.
+    batch_size : int
+    seed : int
+    workers : Workers
+    cache_mb : int
+        Sets of small images of one size are decoded once and kept in memory when they fit.
+    """
+
+    AHEAD = 4  # batches under way at a time
+
+    def __init__(self, samples, text, size, batch_size, seed, workers, cache_mb=1024):
+        self.samples, self.text, self.size = samples, text, tuple(size)
+        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.failed = {}
+        self._memory = _Memory(samples, cache_mb << 20)
+        self._table = None
+
+    def run(self, order, epoch):
+        """Yield ``(x, rows)`` for consecutive batches of ``order``.
+
+        Parameters
+        ----------
+        order : ndarray of int, shape (n, 2)
+            Row (-1: nothing, a place kept so that shapes stay equal) and draw.
+        epoch : int
+
+        Yields
+        ------
+        x : ndarray of float32, shape (batch_size, 3, h, w)
+            Zeros where there is no image.
+        rows : ndarray of int, shape (batch_size,)
+            -1 where there is no image, or none that could be read (:attr:`failed` names it).
+        """
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        plain = self._plain()
+        pending = collections.deque()
+        todo = iter(batches)
+        while True:
+            while len(pending) < (1 if plain is not None else self.AHEAD):
+                batch = next(todo, None)
+                if batch is None:
+                    break
+                pending.append((batch, None if plain is not None else self._submit(batch, epoch)))
+            if not pending:
+                return
+            batch, futures = pending.popleft()
+            yield self._lookup(plain, batch) if futures is None else self._collect(batch, futures)
+
+    def _submit(self, batch, epoch):
+        items = []
+        for place, (row, draw) in enumerate(batch.tolist()):
+            if row >= 0:
+                source = self._memory.get(row)
+                view = epoch if draw == 0 else f"{epoch}.{draw}"
+                items.append((place, (source, self.samples.key(row), view)))
+        parts = max(1, min(self.workers.count, len(items)))
+        futures = []
+        for k in range(parts):
+            part = items[k::parts]
+            job = self.workers.submit(self.text, self.seed, self.size, [item for _, item in part])
+            futures.append(([place for place, _ in part], job))
+        return futures
+
+    def _collect(self, batch, futures):
+        x = np.zeros((self.batch_size, 3, *self.size), np.float32)
+        rows = np.full(self.batch_size, -1, np.int64)
+        rows[: len(batch)] = batch[:, 0]
+        for places, job in futures:
+            values, reasons = job.result()
+            x[places] = values
+            for i, reason in reasons.items():
+                row = int(rows[places[i]])
+                self.failed.setdefault(self.samples.paths[row], reason)
+                rows[places[i]] = -1
+        return x, rows
+
+    # A pipeline that only maps grey levels to numbers is a table of 256 values a channel: one lookup for the batch.
+    def _plain(self):
+        if not self._memory.filled or self._memory.size != self.size:
+            return None
+        if self._table is None:
+            steps = pipeline(self.text)
+            names = [name for name, _ in steps.steps]
+            if not names or set(names) - {"normalize", "to_float"}:
+                self._table = False
+            else:
+                from PIL import Image
+
+                levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+                self._table = steps(Image.fromarray(levels)).reshape(3, 256)
+        return None if self._table is False else self._table
+
+    def _lookup(self, table, batch):
+        x = np.zeros((self.batch_size, 3, *self.size), np.float32)
+        rows = np.full(self.batch_size, -1, np.int64)
+        rows[: len(batch)] = batch[:, 0]
+        there = np.flatnonzero(rows >= 0)
+        bad = np.isin(rows[there], list(self._memory.failed)) if self._memory.failed else np.zeros(len(there), bool)
+        for row in rows[there[bad]].tolist():
+            self.failed.setdefault(self.samples.paths[row], self._memory.failed[row])
+        rows[there[bad]] = -1
+        there = there[~bad]
+        pixels = self._memory.pixels[rows[there]]
+        for channel in range(3):
+            x[there, channel] = table[channel][pixels[..., channel]]
+        return x, rows
+
+
+class _Memory:
+    """Decoded pixels of a set of small images of one size; empty where they do not fit or differ in size."""
+
+    SMALL = 128  # side; larger images cost more to transform than to decode
+
+    def __init__(self, samples, limit):
+        self.samples, self.failed, self.pixels, self.size = samples, {}, None, None
+        self.filled = False
+        self._fill(limit)
+
+    def _fill(self, limit):
+        if not len(self.samples):
+            return
+        try:
+            first = images.decode(self.samples.root / self.samples.paths[0])
+        except images.ImageError:
+            return
+        w, h = first.size
+        if max(w, h) > self.SMALL or w * h * 3 * len(self.samples) > limit:
+            return
+        pixels = np.zeros((len(self.samples), h, w, 3), np.uint8)
+        for i, path in enumerate(self.samples.paths):
+            try:
+                image = images.decode(self.samples.root / path)
+            except images.ImageError as error:
+                self.failed[i] = str(error)
+                continue
+            if image.size != (w, h):
+                return
+            pixels[i] = np.asarray(image)
+        self.pixels, self.size, self.filled = pixels, (h, w), True
+
+    def get(self, row):
+        """Pixels of the row, or its path where there are none."""
+        if self.filled and row not in self.failed:
+            return self.pixels[row]
+        return str(self.samples.root / self.samples.paths[row])
+
+
+def describe(samples):
+    """One line: how many of each class, and of each generator where there are several."""
+    count = collections.Counter(
+        samples.texts if (samples.sides < 0).any() else [labels.NAMES[s] for s in samples.sides]
+    )
+    text = ", ".join(f"{n} {name}" for name, n in sorted(count.items())[:12])
+    kinds = len(set(samples.generators))
+    paired = sum(1 for p in samples.pairs if p)
+    more = [f"{kinds} sources" if kinds > len(count) else "", f"{paired} in pairs" if paired else ""]
+    return f"{len(samples)} images ({text}{''.join(', ' + m for m in more if m)})"
+
+
+def warn(text):
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)

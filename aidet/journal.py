@@ -1,0 +1,113 @@
+"""What a training run leaves behind to look at: log.csv, steps.csv, curves.png, TensorBoard events."""
+
+import csv
+import io
+import warnings
+from pathlib import Path
+
+from . import files
+
+
+def cell(value):
+    """A value as CSV text that reads back to the same number."""
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
+
+
+class Journal:
+    """The logs of one run; with ``active`` False (a process that is not the first) nothing is written.
+
+    Parameters
+    ----------
+    folder : Path
+    active : bool
+    """
+
+    def __init__(self, folder, active=True):
+        self.folder, self.active = Path(folder), active
+        self.rows = []
+        self._steps = None
+        self._events = None
+
+    def start(self, rows, updates):
+        """Begin, or go on after ``updates`` updates: whatever was logged later belongs to steps that are done again."""
+        self.rows = list(rows)
+        if not self.active:
+            return
+        path = self.folder / "steps.csv"
+        kept = ["update,epoch,loss,lr\n"]
+        if updates and path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
+            kept += [line for line in lines if line.endswith("\n") and int(line.split(",", 1)[0]) <= updates]
+        with files.atomic(path) as file:
+            file.writelines(kept)
+        self._steps = open(path, "a", encoding="utf-8", newline="\n")
+        self._write_log()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                from tensorboardX import SummaryWriter
+
+                self._events = SummaryWriter(str(self.folder), purge_step=updates or None, flush_secs=30)
+        except ImportError:
+            self._events = None
+
+    def step(self, update, epoch, loss, lr):
+        """One line of steps.csv and one point of the events."""
+        if not self.active:
+            return
+        self._steps.write(f"{update},{epoch},{cell(loss)},{cell(lr)}\n")
+        self._steps.flush()
+        if self._events is not None:
+            self._events.add_scalar("step/loss", loss, update)
+            self._events.add_scalar("step/lr", lr, update)
+
+    def epoch(self, row):
+        """One row of log.csv: epoch, updates, numbers."""
+        self.rows.append(row)
+        if not self.active:
+            return
+        self._write_log()
+        if self._events is not None:
+            for name, value in row.items():
+                if isinstance(value, float) and name not in ("seconds",):
+                    self._events.add_scalar(f"epoch/{name}", value, row["updates"])
+
+    def _write_log(self):
+        names = list(dict.fromkeys(name for row in self.rows for name in row)) or ["epoch"]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([[cell(row.get(name)) for name in names] for row in self.rows])
+        with files.atomic(self.folder / "log.csv") as file:
+            file.write(text.getvalue())
+
+    def curves(self, metrics):
+        """Draw curves.png: the losses, the metrics and the learning rate over the epochs."""
+        if not self.active or not self.rows:
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import matplotlib
+
+            matplotlib.use("Agg")
+            from matplotlib import pyplot
+        panels = (("loss", ["train_loss", "val_loss"]), ("metric", list(metrics)), ("learning rate", ["lr"]))
+        figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4), constrained_layout=True)
+        for axis, (title, names) in zip(axes, panels):
+            for name in names:
+                points = [(r["epoch"], r[name]) for r in self.rows if isinstance(r.get(name), float)]
+                if points:
+                    axis.plot(*zip(*points), marker=".", label=name)
+            axis.set_xlabel("epoch")
+            axis.set_title(title)
+            if axis.lines:
+                axis.legend()
+        with files.atomic(self.folder / "curves.png", "wb") as file:
+            figure.savefig(file, format="png", dpi=100)
+        pyplot.close(figure)
+
+    def close(self):
+        """Flush and close."""
+        for handle in (self._steps, self._events):
+            if handle is not None:
+                handle.close()

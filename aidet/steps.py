@@ -1,0 +1,362 @@
+"""What is compiled: losses, the training step, the forward pass, dropout that can be resumed.
+
+One step is one graph: forward, loss, gradients, reduction over devices, clipping, update, moving average. Everything
+that changes from step to step (learning rate, seed, loss scale) is an input, so the graph is compiled once.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from .errors import UserError
+
+
+# --- losses ------------------------------------------------------------------------------------------------------------
+class Loss(nn.Cell):
+    """Weighted loss with soft targets.
+
+    Parameters
+    ----------
+    kind : {"CE", "BCE", "JSD", "asl_single_label", "asl_multi_label"}
+    aux_factor : float
+        Weight of the second and later outputs of a network that gives several.
+    splits : int
+        Views an image of JSD (AugMix; Hendrycks et al. 2020).
+
+    Notes
+    -----
+    ``construct(outputs, targets, weights)``: targets float32 (N, C), weights float32 (N,) that already hold the mean
+    (they sum to 1 over the global batch), so a padded place has weight 0 and devices may hold unequal shares.
+    """
+
+    def __init__(self, kind="CE", aux_factor=0.0, splits=0):
+        super().__init__()
+        self.kind, self.aux_factor, self.splits = kind, aux_factor, splits
+
+    def construct(self, outputs, targets, weights):
+        if isinstance(outputs, tuple):
+            loss = self.single(outputs[0].astype(ms.float32), targets, weights)
+            if self.aux_factor > 0:
+                for other in outputs[1:]:
+                    loss = loss + self.aux_factor * self.single(other.astype(ms.float32), targets, weights)
+            return loss
+        return self.single(outputs.astype(ms.float32), targets, weights)
+
+    def single(self, z, targets, weights):
+        if self.kind == "CE":
+            return (weights * self.cross_entropy(z, targets)).sum()
+        if self.kind == "BCE":
+            return (weights * self.binary(z, targets)).sum()
+        if self.kind == "JSD":
+            return self.jensen_shannon(z, targets, weights)
+        if self.kind == "asl_single_label":
+            return (weights * self.asymmetric_single(z, targets)).sum()
+        return (weights * self.asymmetric_multi(z, targets)).sum()
+
+    def cross_entropy(self, z, targets):
+        return -(targets * log_softmax(z)).sum(-1)
+
+    def binary(self, z, targets):
+        # max(z, 0) - z t + log(1 + exp(-|z|)): finite for every z.
+        value = ops.relu(z) - z * targets + ops.log(1.0 + ops.exp(-ops.abs(z)))
+        return value.mean(-1)
+
+    def jensen_shannon(self, z, targets, weights):
+        clean = z.shape[0] // self.splits
+        loss = (weights[:clean] * self.cross_entropy(z[:clean], targets[:clean])).sum() * self.splits
+        p = ops.softmax(z, -1).reshape((self.splits, clean, -1))
+        mixture = ops.log(ops.clip_by_value(p.mean(0), 1e-7, 1.0))
+        divergence = (p * (ops.log(ops.clip_by_value(p, 1e-7, 1.0)) - mixture)).sum(-1).mean(0)
+        return loss + 12.0 * (weights[:clean] * self.splits * divergence).sum()
+
+    def asymmetric_single(self, z, targets):
+        # gamma 0 for the true class, 4 for the others (Ridnik et al. 2021).
+        logp = log_softmax(z)
+        p = ops.exp(logp)
+        off = ops.pow(ops.relu(1.0 - (1.0 - p)) + 1e-8, 4.0)
+        focus = targets + (1.0 - targets) * off
+        return -(targets * logp * focus).sum(-1)
+
+    def asymmetric_multi(self, z, targets):
+        # gamma 1 for positives, 4 for negatives, negatives shifted by 0.05.
+        p = ops.sigmoid(z)
+        n = ops.minimum(1.0 - p + 0.05, ops.ones_like(p))
+        value = targets * ops.log(ops.maximum(p, 1e-8 * ops.ones_like(p))) * (1.0 - p)
+        value = value + (1.0 - targets) * ops.log(ops.maximum(n, 1e-8 * ops.ones_like(n))) * ops.pow(
+            1.0 - n + 1e-8, 4.0
+        )
+        return -value.sum(-1)
+
+
+def log_softmax(z):
+    """Row-wise, from elementary operations: compiles on every device and in every version."""
+    z = z - ops.stop_gradient(z.max(-1, keepdims=True))
+    return z - ops.log(ops.exp(z).sum(-1, keepdims=True))
+
+
+class Distilled(nn.Cell):
+    """``(1 - alpha) * loss + alpha * T^2 * KL(teacher || student)`` at temperature T (Hinton et al. 2015).
+
+    ``soft`` is the teachers' probability of each output, float32 (N, C), at that temperature.
+    """
+
+    def __init__(self, loss, temperature, alpha, sigmoid):
+        super().__init__()
+        self.loss, self.temperature, self.alpha, self.sigmoid = loss, temperature, alpha, sigmoid
+
+    def construct(self, outputs, targets, weights, soft):
+        z = (outputs[0] if isinstance(outputs, tuple) else outputs).astype(ms.float32) / self.temperature
+        if self.sigmoid:
+            own = self.loss.binary(z, soft)
+            teacher = -(soft * ops.log(soft + 1e-7) + (1.0 - soft) * ops.log(1.0 - soft + 1e-7)).mean(-1)
+        else:
+            own = self.loss.cross_entropy(z, soft)
+            teacher = -(soft * ops.log(soft + 1e-7)).sum(-1)
+        divergence = (weights * (own - teacher)).sum() * self.temperature * self.temperature
+        return (1.0 - self.alpha) * self.loss(outputs, targets, weights) + self.alpha * divergence
+
+
+# --- dropout -------------------------------------------------------------------------------------------------------------
+class SeededDropout(nn.Cell):
+    """Dropout whose mask is a hash of (seed of the step, number of the layer, position).
+
+    MindSpore's dropout kernels keep their generator inside the compiled graph, where it can neither be saved nor set;
+    a run resumed in the middle would draw other masks. The hash squares modulo the prime 2^31 - 1, three times.
+    """
+
+    PRIME = 2147483647
+
+    def __init__(self, p, number, seed):
+        super().__init__()
+        self.p, self.number, self.seed = float(p), number, seed
+
+    def construct(self, x):
+        if not self.training or self.p == 0.0:
+            return x
+        size = 1
+        for side in x.shape:
+            size = size * side
+        start = self.seed.value() * 7919 + self.number * 104729
+        h = ops.arange(0, size, 1, dtype=ms.int64) * 48271 + start
+        h = ops.floor_mod(h, self.PRIME)
+        h = ops.floor_mod(h * h + 12345 + self.number, self.PRIME)
+        h = ops.floor_mod(h * h + 69621, self.PRIME)
+        h = ops.floor_mod(h * h + 1013, self.PRIME)
+        keep = (h.astype(ms.float32) >= self.p * self.PRIME).astype(x.dtype).reshape(x.shape)
+        return x * keep * (1.0 / (1.0 - self.p))
+
+
+def seed_dropout(net):
+    """Replace every ``nn.Dropout`` by :class:`SeededDropout`.
+
+    Returns
+    -------
+    mindspore.Parameter or None
+        Set it before each step; None where the network has no dropout.
+    """
+    seed = Parameter(Tensor(0, ms.int64), name="dropout_seed", requires_grad=False)
+    number = 0
+    for _, cell in list(net.cells_and_names()):
+        for name, child in list(cell.name_cells().items()):
+            if isinstance(child, nn.Dropout):
+                number += 1
+                p = getattr(child, "p", None)
+                p = 1.0 - child.keep_prob if p is None else p
+                _replace(cell, name, SeededDropout(p, number, seed))
+    return seed if number else None
+
+
+def _replace(cell, name, new):
+    if isinstance(cell, (nn.SequentialCell, nn.CellList)):
+        cell[int(name) if name.isdigit() else list(cell.name_cells()).index(name)] = new
+    else:
+        setattr(cell, name, new)
+
+
+# --- steps ---------------------------------------------------------------------------------------------------------------
+class Forward(nn.Cell):
+    """The first output of a network."""
+
+    def __init__(self, net):
+        super().__init__(auto_prefix=False)
+        self.net = net
+
+    def construct(self, x):
+        out = self.net(x)
+        return out[0] if isinstance(out, tuple) else out
+
+
+class _WithLoss(nn.Cell):
+    def __init__(self, net, loss, distilled):
+        super().__init__(auto_prefix=False)
+        self.net, self.loss, self.distilled = net, loss, distilled
+
+    def construct(self, x, targets, weights, soft, scale):
+        outputs = self.net(x)
+        if self.distilled:
+            return self.loss(outputs, targets, weights, soft) * scale
+        return self.loss(outputs, targets, weights) * scale
+
+
+class _Update(nn.Cell):
+    """Gradients to new weights: mean over devices, unscale, clip, optimizer, moving average."""
+
+    def __init__(self, optimizer, clip=None, world=1, ema=None):
+        super().__init__(auto_prefix=False)
+        self.optimizer, self.clip, self.world = optimizer, clip, world
+        self.map = ops.HyperMap()
+        self.reduce = ops.AllReduce(ops.ReduceOp.SUM) if world > 1 else None
+        self.ema = ema
+
+    def construct(self, gradients, lr, step, scale):
+        # Mapped functions, not loops: the compiler nests one call level a turn and gives up at 1000.
+        gradients = self.map(ops.partial(self.mean, scale), gradients)
+        if self.clip is not None:
+            norm = ops.sqrt(ops.addn(self.map(self.square, gradients)))
+            factor = self.clip / ops.maximum(norm, Tensor(self.clip, ms.float32))
+            gradients = self.map(ops.partial(self.times, factor), gradients)
+        result = self.optimizer(gradients, lr, step)
+        if self.ema is not None:
+            result = ops.depend(self.ema(result), result)
+        return result
+
+    def mean(self, scale, g):
+        g = g.astype(ms.float32)
+        if self.world > 1:
+            g = self.reduce(g)
+        return g / scale
+
+    def square(self, g):
+        return (g * g).sum()
+
+    def times(self, factor, g):
+        return g * factor
+
+
+class Ema(nn.Cell):
+    """Moving average of every parameter, running statistics included.
+
+    The decay rises as ``min(decay, (1 + step) / (10 + step))`` so that a short run is not averaged with its start.
+    """
+
+    def __init__(self, parameters, decay):
+        super().__init__(auto_prefix=False)
+        self.parameters = ParameterTuple(parameters)
+        self.decay, self.map = decay, ops.HyperMap()
+        self.averages = ParameterTuple(
+            [Parameter(p.value().copy(), name=f"ema.{p.name}", requires_grad=False) for p in parameters]
+        )
+        self.made = Parameter(Tensor(0.0, ms.float32), name="ema_steps", requires_grad=False)
+
+    def state(self):
+        """All state parameters, by name."""
+        return {p.name: p for p in (*self.averages, self.made)}
+
+    def construct(self, after):
+        made = ops.depend(self.made, after) + 1.0
+        keep = ops.minimum(Tensor(self.decay, ms.float32), (1.0 + made) / (10.0 + made))
+        saved = ops.assign(self.made, made)
+        return saved, self.map(ops.partial(self.one, keep, saved), self.averages, self.parameters)
+
+    def one(self, keep, saved, average, now):
+        now = ops.depend(now, saved).astype(ms.float32)
+        return ops.assign(average, (average * keep + now * (1.0 - keep)).astype(average.dtype))
+
+
+class TrainStep(nn.Cell):
+    """One update from one batch. ``construct`` gives the (unscaled) loss of this device's share."""
+
+    def __init__(self, net, loss, optimizer, distilled=False, clip=None, world=1, ema=None):
+        super().__init__(auto_prefix=False)
+        self.forward = _WithLoss(net, loss, distilled)
+        self.weights = optimizer.parameters
+        self.update = _Update(optimizer, clip, world, ema)
+        self.gradient = ops.value_and_grad(self.forward, None, self.weights)
+
+    def construct(self, x, targets, weights, soft, lr, step, scale):
+        loss, gradients = self.gradient(x, targets, weights, soft, scale)
+        updated = self.update(gradients, lr, step, scale)
+        return ops.depend(loss / scale, updated)
+
+
+class GradientStep(nn.Cell):
+    """Gradients of one batch added to accumulators; gives the loss and whether every gradient is finite."""
+
+    def __init__(self, net, loss, optimizer, distilled=False):
+        super().__init__(auto_prefix=False)
+        self.forward = _WithLoss(net, loss, distilled)
+        self.weights = optimizer.parameters
+        self.sums = ParameterTuple(
+            [Parameter(ops.zeros(p.shape, ms.float32), name=f"sum.{p.name}", requires_grad=False) for p in self.weights]
+        )
+        self.gradient = ops.value_and_grad(self.forward, None, self.weights)
+        self.map = ops.HyperMap()
+
+    def state(self):
+        """All state parameters, by name."""
+        return {p.name: p for p in self.sums}
+
+    def construct(self, x, targets, weights, soft, scale, first):
+        loss, gradients = self.gradient(x, targets, weights, soft, scale)
+        size = ops.addn(self.map(self.size, gradients))
+        saved = self.map(ops.partial(self.add, first), self.sums, gradients)
+        return ops.depend(loss / scale, saved), ops.isfinite(size)
+
+    def size(self, g):
+        return ops.abs(g.astype(ms.float32)).sum()
+
+    def add(self, first, total, g):
+        g = g.astype(ms.float32)
+        return ops.assign(total, ops.select(first > 0, g, total + g))
+
+
+class ApplyStep(nn.Cell):
+    """One update from the accumulators of :class:`GradientStep`."""
+
+    def __init__(self, gradient_step, optimizer, clip=None, world=1, ema=None):
+        super().__init__(auto_prefix=False)
+        self.sums = gradient_step.sums
+        self.update = _Update(optimizer, clip, world, ema)
+
+    def construct(self, lr, step, scale):
+        return self.update(self.sums, lr, step, scale)
+
+
+class Reduce(nn.Cell):
+    """Sum of an array over the devices."""
+
+    def __init__(self):
+        super().__init__()
+        self.reduce = ops.AllReduce(ops.ReduceOp.SUM)
+
+    def construct(self, x):
+        return self.reduce(x)
+
+
+def scalar(value, kind=np.float32):
+    """A 0-dimensional tensor of fixed type, so that a new value never means a new graph."""
+    return Tensor(np.array(value, kind))
+
+
+def mixed_precision(net, level, dtype, device, cast=None):
+    """Cast a network as ``amp_level`` says; O0 leaves it alone.
+
+    Raises
+    ------
+    UserError
+        bfloat16 where the device cannot compute it.
+    """
+    if level == "O0" and not cast:
+        return net
+    kind = {"float16": ms.float16, "bfloat16": ms.bfloat16}[dtype]
+    if dtype == "bfloat16" and device == "CPU":
+        raise UserError("amp_dtype 'bfloat16' fails on a CPU at every level; use float16 or amp_level O0")
+    if cast:
+        white = [getattr(nn, name, None) for name in cast]
+        if None in white:
+            raise UserError(f"amp_cast_list {cast}: {cast[white.index(None)]!r} is no layer of mindspore.nn")
+        return ms.amp.custom_mixed_precision(net, white_list=white, dtype=kind)
+    try:
+        return ms.amp.auto_mixed_precision(net, level, kind)
+    except TypeError:  # MindSpore before 2.3 knows float16 only
+        return ms.amp.auto_mixed_precision(net, level)

@@ -1,0 +1,25 @@
+"""Train or finetune a detector: ``python train.py -c mindcv_cfg/x.yaml [--key value ...]``.
+
+Takes every key of a MindCV configuration and more (docs/train.md); the command line wins over the file. Writes
+best.ckpt, last.ckpt (each with a .json), state.ckpt, config.yaml, log.csv, steps.csv, curves.png and TensorBoard events
+into ckpt_save_dir. Exit codes: 0 done, 2 wrong argument or configuration, 3 done but some images could not be read.
+"""
+
+from aidet import cli, config
+
+
+def main(argv):
+    """Parse the command line and train."""
+    if any(word in ("-h", "--help") for word in argv):
+        print(__doc__.strip() + "\n\n  -c FILE   a YAML of the keys below\n  --dry_run print what would be done\n")
+        print(config.help_text())
+        return 0
+    path, overrides, flags = config.parse_args(argv, flags=("dry_run",))
+    settings = config.load(path, overrides)
+    from aidet import fit
+
+    return fit.train(settings, dry_run="dry_run" in flags)
+
+
+if __name__ == "__main__":
+    cli.main(main)
