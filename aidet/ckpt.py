@@ -1,8 +1,8 @@
 """Checkpoints that cannot lie: strict loading, atomic saving, a JSON sidecar with the facts, SHA-256 of the file.
 
-A checkpoint ``x.ckpt`` is MindSpore's own format, so ``mindspore.load_checkpoint`` reads it. ``x.json`` beside it is the
-sidecar: architecture and arguments, class order, preprocessing, source, parity, hash. Everything that uses a model takes
-these facts from there, never from flags alone.
+A checkpoint ``x.ckpt`` is MindSpore's own format, so ``mindspore.load_checkpoint`` reads it. ``x.json`` beside it is
+the sidecar: architecture and arguments, class order, preprocessing, source, parity, hash. Everything that uses a model
+takes these facts from there, never from flags alone.
 """
 
 import os
@@ -47,7 +47,8 @@ def read_sidecar(path, check_hash=True):
         raise UserError(f"checkpoint {str(path)!r} does not exist" + (f"; there is {', '.join(near)}" if near else ""))
     if not sidecar_path(path).is_file():
         raise UserError(
-            f"{str(path)!r} has no sidecar {sidecar_path(path).name!r}; convert or train it with this project to get one"
+            f"{str(path)!r} has no sidecar {sidecar_path(path).name!r}; "
+            "convert or train it with this project to get one"
         )
     facts = files.read_json(sidecar_path(path), "sidecar")
     if not isinstance(facts, dict) or facts.get("format") != FORMAT or not isinstance(facts.get("architecture"), str):
@@ -80,7 +81,7 @@ def load_arrays(path):
 
     try:
         parameters = ms.load_checkpoint(str(path))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - protobuf and MindSpore raise several types on damaged files
         raise UserError(
             f"{str(path)!r} cannot be read as a MindSpore checkpoint: {str(error).strip().splitlines()[0][:200]}"
         ) from None

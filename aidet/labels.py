@@ -117,7 +117,8 @@ def class_order(names, positive=None):
     sides = [side(n, numbers=False) for n in names]
     if None in sides or (len(names) > 1 and len(set(sides)) != 2):
         raise UserError(
-            f"the classes {names} do not say which one means generated; name it with --positive NAME or --positive INDEX"
+            f"the classes {names} do not say which one means generated; "
+            "name it with --positive NAME or --positive INDEX"
         )
     return [NAMES[s] for s in sides]
 

@@ -148,7 +148,8 @@ def read_table(path, what="table"):
                     continue
                 if len(fields) != len(header):
                     raise UserError(
-                        f"{what} {str(path)!r} line {reader.line_num}: {len(fields)} fields, the header has {len(header)}"
+                        f"{what} {str(path)!r} line {reader.line_num}: {len(fields)} fields, "
+                        f"the header has {len(header)}"
                     )
                 rows.append(dict(zip(header, fields)))
     except (UnicodeDecodeError, csv.Error, OSError) as error:

@@ -87,7 +87,7 @@ def _quiet_exit():
     atexit.register(leave)
 
 
-def setup(device="auto", mode="graph", seed=None, threads=None, device_id=None, jit_level=None, deterministic=False):
+def setup(device="auto", mode="graph", seed=None, device_id=None, jit_level=None):
     """Import MindSpore, choose the device and the mode, and seed every generator.
 
     Parameters
@@ -98,13 +98,9 @@ def setup(device="auto", mode="graph", seed=None, threads=None, device_id=None, 
     mode : {"graph", "pynative"}
     seed : int, optional
         For Python, NumPy and MindSpore.
-    threads : int, optional
-        Compute threads of the CPU backend; default: MindSpore's own.
     device_id : int, optional
     jit_level : {"O0", "O1", "O2"}, optional
         Passed on where this MindSpore knows it.
-    deterministic : bool
-        Ask the device for reproducible kernels.
 
     Returns
     -------
@@ -121,19 +117,11 @@ def setup(device="auto", mode="graph", seed=None, threads=None, device_id=None, 
     if hasattr(ms, "set_device"):  # from 2.5
         try:
             ms.set_device(chosen, device_id) if device_id is not None else ms.set_device(chosen)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - each backend raises its own types
             raise UserError(f"device_target {chosen!r} does not answer: {_first_line(error)}") from None
     else:
         ms.set_context(device_target=chosen, **({} if device_id is None else {"device_id": device_id}))
     ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
-    if threads:
-        runtime = getattr(ms, "runtime", None)
-        if hasattr(runtime, "set_cpu_affinity"):
-            os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-        else:
-            ms.set_context(runtime_num_threads=threads)
-    if deterministic:
-        ms.set_deterministic(True) if hasattr(ms, "set_deterministic") else ms.set_context(deterministic="ON")
     if jit_level is not None:
         ms.set_context(jit_config={"jit_level": jit_level})
     if seed is not None:

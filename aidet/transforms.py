@@ -5,8 +5,9 @@
 The idea of a one-line pipeline is big_vision's (``pp/builder.py``). Everything is PIL and NumPy: MindSpore's own Resize
 and CenterCrop give different pixels for PIL and array input, and a detector lives on such differences.
 
-Operations before ``normalize``, ``to_float`` or ``high_pass`` take and give a PIL image in mode RGB; those three turn it into float32
-(3, h, w). Random operations draw from the ``numpy.random.Generator`` that is handed in, never from a global state.
+Operations before ``normalize``, ``to_float`` or ``high_pass`` take and give a PIL image in mode RGB; those three turn
+it into float32 (3, h, w). Random operations draw from the ``numpy.random.Generator`` that is handed in, never from a
+global state.
 """
 
 import ast
@@ -157,7 +158,7 @@ def _split(text):
 
 
 def _parse(part, text):
-    """``name(1, word, key=2)`` -> (name, [1, 'word'], {'key': 2}); literals and bare words only, nothing is evaluated."""
+    """``name(1, word, key=2)`` -> (name, [1, 'word'], {'key': 2}); literals and bare words, nothing evaluated."""
 
     def value(node):
         if isinstance(node, ast.Name):
@@ -354,7 +355,7 @@ def _grow(image, h, w):
     return Image.fromarray(np.pad(np.asarray(image), widths, mode="symmetric"))
 
 
-# --- degradations: what images go through on the way to a detector -----------------------------------------------------
+# --- degradations: what images go through on the way to a detector --------------------------------------------------
 def _recode(image, kind, **options):
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
@@ -476,9 +477,8 @@ def cutout(size=(0.1, 0.4), p=0.5):
 @operation(random=True)
 def color_jitter(brightness=0.2, contrast=0.2, saturation=0.2, p=1.0):
     """Brightness, contrast and saturation times a factor within ``1 - x .. 1 + x``, with probability ``p``."""
-    amounts = [
-        _number(n, v, 0, 1) for n, v in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation))
-    ]
+    named = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
+    amounts = [_number(name, value, 0, 1) for name, value in named.items()]
     enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
     chance = _chance(p)
 

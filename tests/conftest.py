@@ -1,4 +1,5 @@
-"""What the tests share. Reference material outside the repository is optional: tests that need it skip with the reason."""
+"""What the tests share. Reference material outside the repository is optional: tests that need it skip and say why."""
+
 import os
 import subprocess
 import sys

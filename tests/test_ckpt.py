@@ -148,7 +148,9 @@ def test_unknown_device_names_the_choices():
 
 
 def test_a_process_that_used_a_network_ends_quietly(run, saved):
-    code = f"from aidet import ckpt, runtime\nruntime.setup('CPU')\nnet = ckpt.load_model({str(saved)!r})\nprint('done')"
+    code = (
+        f"from aidet import ckpt, runtime\nruntime.setup('CPU')\nnet = ckpt.load_model({str(saved)!r})\nprint('done')"
+    )
     done = run("-c", code)
     assert done.stdout == "done\n" and done.returncode == 0
     assert "Exception ignored" not in done.stderr and "Traceback" not in done.stderr

@@ -33,7 +33,9 @@ def demo(run, tmp_path_factory):
     train = run("train.py", "-c", config, *data)
     assert train.returncode == 0, train.stderr
     images = folder / "sample" / "test"
-    infer = run("infer.py", "--ckpt", folder / "run" / "best.ckpt", "--images", images, "--out", folder / "out", "--votes", 3)
+    infer = run(
+        "infer.py", "--ckpt", folder / "run" / "best.ckpt", "--images", images, "--out", folder / "out", "--votes", 3
+    )
     assert infer.returncode == 0, infer.stderr
     return folder, sample, train, infer
 
@@ -48,7 +50,11 @@ def test_sample_is_aligned_and_split_by_photograph(demo):
     splits = {}
     for row in rows:
         splits.setdefault(row["group"], set()).add(row["split"])
-    assert all(len(s) == 1 for s in splits.values()) and {s for v in splits.values() for s in v} == {"train", "val", "test"}
+    assert all(len(s) == 1 for s in splits.values()) and {s for v in splits.values() for s in v} == {
+        "train",
+        "val",
+        "test",
+    }
     pairs = {}
     for row in rows:
         pairs.setdefault(row["path"].rsplit("/", 1)[1], []).append(row)
@@ -70,7 +76,9 @@ def test_training_leaves_what_the_contract_names(demo):
 
 def test_every_image_has_its_row_and_line(demo):
     rows = table(demo[0] / "out" / "scores.csv")
-    images = sorted(str(p.relative_to(demo[0] / "sample" / "test")) for p in (demo[0] / "sample" / "test").rglob("*.jpg"))
+    images = sorted(
+        str(p.relative_to(demo[0] / "sample" / "test")) for p in (demo[0] / "sample" / "test").rglob("*.jpg")
+    )
     assert sorted(r["path"] for r in rows) == images
     lines = (demo[0] / "out" / "result.txt").read_bytes().decode().split("\n")
     assert lines[-1] == "" and len(lines) == len(images) + 1 and set(lines[:-1]) <= {"0", "1"}
@@ -82,7 +90,16 @@ def test_every_image_has_its_row_and_line(demo):
 def test_evaluation_agrees_with_the_rows(demo, run):
     folder = demo[0]
     out = folder / "eval"
-    done = run("evaluate.py", "score", "--scores", folder / "out" / "scores.csv", "--labels", folder / "sample" / "test", "--out", out)
+    done = run(
+        "evaluate.py",
+        "score",
+        "--scores",
+        folder / "out" / "scores.csv",
+        "--labels",
+        folder / "sample" / "test",
+        "--out",
+        out,
+    )
     assert done.returncode == 0, done.stderr
     metrics = json.loads((out / "metrics.json").read_text())
     wanted = "n accuracy balanced_accuracy macro_f1 auc ap eer ece nll tpr_at_fpr threshold confusion by ci".split()
@@ -105,7 +122,9 @@ def test_a_truncated_image_is_a_row_and_exit_3(demo, run, tmp_path):
     assert done.returncode == 3, done.stderr
     rows = table(tmp_path / "out" / "scores.csv")
     assert [r["path"] for r in rows] == ["0.jpg", "1.jpg", "2.jpg"]
-    assert [r["status"] == "ok" for r in rows] == [True, False, True] and rows[1]["status"].startswith("error: truncated")
+    assert [r["status"] == "ok" for r in rows] == [True, False, True] and rows[1]["status"].startswith(
+        "error: truncated"
+    )
     assert "1.jpg" in done.stderr + done.stdout
 
 
@@ -114,7 +133,10 @@ def test_a_truncated_image_is_a_row_and_exit_3(demo, run, tmp_path):
     [
         (["train.py", "-c", "absent.yaml"], ["absent.yaml"]),
         (["train.py", "-c", "mindcv_cfg/demo.yaml", "--epoch_sze", "3"], ["epoch_sze", "epoch_size"]),
-        (["train.py", "-c", "mindcv_cfg/demo.yaml", "--model", "efficientnet_lite00"], ["efficientnet_lite00", "efficientnet_lite0"]),
+        (
+            ["train.py", "-c", "mindcv_cfg/demo.yaml", "--model", "efficientnet_lite00"],
+            ["efficientnet_lite00", "efficientnet_lite0"],
+        ),
         (["train.py", "-c", "mindcv_cfg/demo.yaml", "--data_dir", "no/such/folder"], ["no/such/folder"]),
         (["train.py", "-c", "mindcv_cfg/demo.yaml", "--init_from", "no/such.ckpt"], ["no/such.ckpt"]),
         (["train.py", "-c", "mindcv_cfg/demo.yaml", "--num_classes", "0"], ["num_classes", "0"]),

@@ -41,7 +41,9 @@ def imports(path):
 
 def product_files():
     folders = [ROOT / "aidet", ROOT / "convert"]
-    return [p for f in folders for p in sorted(f.rglob("*.py"))] + [p for n in ROOT_SCRIPTS if (p := ROOT / f"{n}.py").exists()]
+    return [p for f in folders for p in sorted(f.rglob("*.py"))] + [
+        p for n in ROOT_SCRIPTS if (p := ROOT / f"{n}.py").exists()
+    ]
 
 
 @pytest.mark.parametrize("path", product_files(), ids=lambda p: str(p.relative_to(ROOT)))
@@ -58,7 +60,9 @@ def test_imports_point_downward(path):
             if mine < 2:
                 assert words[0] not in ("mindspore", "mindcv", "onnxruntime"), f"{path}: imports {name}"
             if mine == 0:
-                assert words[0] in sys.stdlib_module_names | {"numpy", "yaml", "aidet", "tqdm"}, f"{path}: imports {name}"
+                assert words[0] in sys.stdlib_module_names | {"numpy", "yaml", "aidet", "tqdm"}, (
+                    f"{path}: imports {name}"
+                )
         elif parts[0] in ROOT_SCRIPTS:
             assert words[0] not in ROOT_SCRIPTS, f"{path}: imports {name}"
             assert words[0] != "torch", f"{path}: imports torch"

@@ -12,8 +12,10 @@ What it does, and where each idea comes from:
 * one class a generator, collapsed to real against the rest at the end (awsaf49/vip-cup-2022);
 * real sources and generators drawn evenly, not by their number of files.
 
-The CSVs have the columns path, label, generator and split; only rows of split ``train`` are trained on, ``val`` chooses
-the threshold. Writes ``model.safetensors`` (timm's names, class names in its metadata), ``classes.json`` and ``log.csv``.
+The CSVs have the columns path, label, generator and split; only rows of split ``train`` are used. Writes a folder as
+timm publishes models, ``model.safetensors`` and ``config.json``, with ``training.json`` and ``log.csv``; it comes back by
+
+    python -m convert runs/default ckpt/aidet_default.ckpt --dtype fp16 --verify logits
 """
 
 import argparse
@@ -111,7 +113,11 @@ class Pool:
 
     def classes(self):
         """Class names: real first, then one a generator and one an autoencoder."""
-        return ["real", *sorted(f"generated:{g}" for g in self.fake), *sorted({f"generated:{t[0]}" for t in self.twins})]
+        return [
+            "real",
+            *sorted(f"generated:{g}" for g in self.fake),
+            *sorted({f"generated:{t[0]}" for t in self.twins}),
+        ]
 
 
 def draw(pool, classes, rng, size, crop, twins):
@@ -204,7 +210,9 @@ def train(pool, classes, args, out):
     ema = {k: v.clone() for k, v in net.state_dict().items()}
     head = [p for n, p in net.named_parameters() if n.startswith("classifier")]
     body = [p for n, p in net.named_parameters() if not n.startswith("classifier")]
-    optimizer = torch.optim.AdamW([{"params": body, "m": 1.0}, {"params": head, "m": 5.0}], weight_decay=args.weight_decay)
+    optimizer = torch.optim.AdamW(
+        [{"params": body, "m": 1.0}, {"params": head, "m": 5.0}], weight_decay=args.weight_decay
+    )
     weights = torch.ones(len(classes))
     start, recent, log = time.time(), [], []
     for i, (x, y) in enumerate(batches(pool, classes, args)):
@@ -223,10 +231,15 @@ def train(pool, classes, args, out):
         decay = min(0.995, (i + 1) / (i + 10))
         for k, v in net.state_dict().items():
             ema[k] = ema[k] * decay + v * (1 - decay) if v.dtype.is_floating_point else v.clone()
-        recent = recent[-49:] + [(loss.item(), binary.item(), ((collapsed(logits) > 0) == (target > 0)).float().mean().item())]
+        recent = recent[-49:] + [
+            (loss.item(), binary.item(), ((collapsed(logits) > 0) == (target > 0)).float().mean().item())
+        ]
         if (i + 1) % 50 == 0:
             log.append([i + 1, *np.mean(recent, 0).round(4), round(time.time() - start)])
-            print(f"step {i + 1}/{args.steps}  loss {log[-1][1]}  binary {log[-1][2]}  acc {log[-1][3]}  {log[-1][4]} s", flush=True)
+            print(
+                f"step {i + 1}/{args.steps}  loss {log[-1][1]}  binary {log[-1][2]}  acc {log[-1][3]}  {log[-1][4]} s",
+                flush=True,
+            )
         if (i + 1) % 300 == 0 or i + 1 == args.steps:
             write(ema, classes, args, out, log)
     net.load_state_dict(ema)
@@ -241,7 +254,9 @@ def write(state, classes, args, out, log):
     save_file({k: v.contiguous() for k, v in state.items()}, out / "model.safetensors")
     facts = {"architecture": "tf_efficientnet_lite0", "num_classes": len(classes), "label_names": classes}
     files.write_json(out / "config.json", facts)
-    files.write_json(out / "training.json", {k: v if not isinstance(v, list) else [str(x) for x in v] for k, v in vars(args).items()})
+    files.write_json(
+        out / "training.json", {k: v if not isinstance(v, list) else [str(x) for x in v] for k, v in vars(args).items()}
+    )
     with files.atomic(out / "log.csv") as file:
         csv.writer(file, lineterminator="\n").writerows([["step", "loss", "binary", "accuracy", "seconds"], *log])
 
@@ -269,7 +284,9 @@ def main(argv):
     parser.add_argument("--autoencoder", nargs=2, action="append", default=[], metavar=("ENCODER", "DECODER"))
     parser.add_argument("--own-autoencoder", help="ckpt/aidet_tae.ckpt as a second source of aligned fakes")
     parser.add_argument("--share", type=float, default=0.5, help="part of the real images that get a reconstruction")
-    parser.add_argument("--twins", type=float, default=0.4, help="part of a batch that are pairs of real and reconstruction")
+    parser.add_argument(
+        "--twins", type=float, default=0.4, help="part of a batch that are pairs of real and reconstruction"
+    )
     parser.add_argument("--cache", default="runs/reconstructions")
     parser.add_argument("--out", default="runs/default")
     parser.add_argument("--steps", type=int, default=1500)
