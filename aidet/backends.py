@@ -1,0 +1,238 @@
+"""What runs a network: ONNX Runtime from a verified export, or MindSpore.
+
+On a CPU ONNX Runtime is several times faster, so it is the default there; its graph is made from the checkpoint by
+MindSpore, compared with it, and kept beside the checkpoint under a name that holds the hash of what it was made from.
+On Ascend and GPU MindSpore runs the network.
+"""
+
+import glob
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from . import ckpt, files, onnx_export, runtime
+from .errors import UserError, nearest
+
+BACKENDS = ("auto", "onnxruntime", "mindspore")
+# Views of one call; more are run in pieces of this size, which bounds memory. Part of a result's last digits, so fixed.
+PIECE = 8
+
+
+class OnnxRuntime:
+    """A session on the CPU; any thread may call it.
+
+    Parameters
+    ----------
+    model : str, Path or bytes
+    """
+
+    threadsafe = True
+    name, device = "onnxruntime", "CPU"
+
+    def __init__(self, model):
+        import onnxruntime
+
+        model = model if isinstance(model, bytes) else str(model)
+        self.session = onnxruntime.InferenceSession(model, onnx_export.session_options(), onnx_export.PROVIDERS)
+
+    def __call__(self, batch):
+        """float32 (N, C, h, w) -> logits (N, K)."""
+        return self.session.run([onnx_export.OUTPUT], {onnx_export.INPUT: batch})[0]
+
+    def metadata(self):
+        """The model's metadata, str to str."""
+        return self.session.get_modelmeta().custom_metadata_map
+
+
+class MindSpore:
+    """A network in MindSpore; to be called from one thread.
+
+    Parameters
+    ----------
+    net : mindspore.nn.Cell
+    device : str
+    """
+
+    threadsafe = False
+    name = "mindspore"
+
+    def __init__(self, net, device):
+        self.net, self.device = net, device
+        self.seen = {}  # image shape -> batch size the graph was compiled for
+
+    def __call__(self, batch):
+        """float32 (N, C, h, w) -> logits (N, K). One graph is compiled for each image size, batches are filled up."""
+        import mindspore as ms
+
+        rows = self.seen.setdefault(batch.shape[1:], batch.shape[0])
+        pieces = []
+        for start in range(0, batch.shape[0], rows):
+            part = batch[start : start + rows]
+            missing = rows - part.shape[0]
+            if missing:
+                part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+            pieces.append(self.net(ms.Tensor(part)).asnumpy()[: rows - missing])
+        return np.concatenate(pieces)
+
+
+def open_model(path, backend="auto", size=None, device="auto", say=None):
+    """Open a checkpoint, or an exported ``.onnx``, for inference.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.ckpt`` with its sidecar, or an ``.onnx`` made by ``export.py``.
+    backend : {"auto", "onnxruntime", "mindspore"}
+        ``auto``: MindSpore where there is an Ascend device or one is asked for, else ONNX Runtime, else, with one line
+        that says why, MindSpore.
+    size : (int, int), optional
+        Input height and width. None: the network takes images of any size, which the cached graph does not.
+    device : {"auto", "Ascend", "GPU", "CPU"}
+    say : callable, optional
+        Takes a line for the user; default: stderr.
+
+    Returns
+    -------
+    OnnxRuntime or MindSpore
+
+    Raises
+    ------
+    UserError
+    """
+    if backend not in BACKENDS:
+        raise UserError(nearest(backend, BACKENDS, "backend"))
+    say = say or (lambda line: print(line, file=sys.stderr))
+    if str(path).endswith(".onnx"):
+        if backend == "mindspore":
+            raise UserError(f"{str(path)!r} is an ONNX model, which MindSpore does not run; give the .ckpt")
+        return _session(path)
+    if backend == "mindspore" or (backend == "auto" and (device in ("Ascend", "GPU") or has_ascend(device))):
+        return _mindspore(path, size, device)
+    reason = None
+    if size is None:
+        reason = "the model takes images of any size"
+    elif runtime.version_of("onnxruntime") is None or runtime.version_of("onnx") is None:
+        reason = "onnx and onnxruntime are not installed (pip install 'aidet[onnx]')"
+    else:
+        try:
+            return OnnxRuntime(cached(path, size, say))
+        except onnx_export.ExportError as error:
+            reason = str(error)
+    if backend == "onnxruntime":
+        raise UserError(f"backend 'onnxruntime' cannot run {str(path)!r}: {reason}; use --backend mindspore")
+    say(f"note: running {Path(path).name} on mindspore, slower than onnxruntime, because: {reason}")
+    return _mindspore(path, size, device)
+
+
+def has_ascend(device="auto"):
+    """Whether an Ascend device file is there; asks the file system, so that MindSpore need not be imported."""
+    return device == "auto" and bool(glob.glob("/dev/davinci[0-9]*"))
+
+
+def _session(path):
+    if runtime.version_of("onnxruntime") is None:
+        raise UserError("onnxruntime is not installed; run: pip install 'aidet[onnx]'")
+    if not Path(path).is_file():
+        raise UserError(f"model {str(path)!r} does not exist")
+    try:
+        return OnnxRuntime(path)
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types, one for each status code
+        raise UserError(f"{str(path)!r} cannot be run by ONNX Runtime: {str(error).splitlines()[0][:200]}") from None
+
+
+def _mindspore(path, size, device):
+    # A graph is compiled for one shape; where every image has another, compiling would cost more than it saves.
+    ms, chosen = runtime.setup(device, mode="pynative" if size is None else "graph")
+    net = ckpt.load_model(path)
+    return MindSpore(net, chosen)
+
+
+# --- the cache -------------------------------------------------------------------------------------------------------
+def cache_key(path, facts, size):
+    """Hash of all that an exported graph depends on: weights, architecture, input size, the exporter's version."""
+    value = [
+        (facts.get("output") or {}).get("sha256") or files.sha256(path),
+        facts["architecture"],
+        facts.get("arguments", {}),
+        list(size),
+        onnx_export.FORMAT,
+    ]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def cached(path, size, say):
+    """Path of the checkpoint's ONNX graph, made and verified now if it is not there yet.
+
+    Returns
+    -------
+    str or bytes
+        The file beside the checkpoint; in the user's cache folder where that place cannot be written.
+
+    Raises
+    ------
+    onnx_export.ExportError
+    UserError
+    """
+    path = Path(path)
+    facts = ckpt.read_sidecar(path)
+    key = cache_key(path, facts, size)
+    places = [path.parent, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aidet"]
+    name = f"{path.stem}.{key[:16]}.onnx"
+    for place in places:
+        if (place / name).is_file() and _intact(place / name, key):
+            return str(place / name)
+    say(f"{path.name}: making its ONNX graph (once) ...")
+    model, verdict = make(path, facts, size)
+    onnx_export.stamp(model, "aidet.key", key)
+    for place in places:
+        if place.is_dir() and not os.access(place, os.W_OK):
+            continue
+        try:
+            onnx_export.save(model, place / name)
+        except UserError:
+            continue
+        _forget(place, path.stem, keep=name)
+        say(f"{path.name}: verified, largest logit difference {verdict['difference']:.1e}; kept as {place / name}")
+        return str(place / name)
+    return model.SerializeToString()
+
+
+def make(path, facts, size):
+    """Load a checkpoint into MindSpore on the CPU and export it; see :func:`aidet.onnx_export.export`."""
+    runtime.setup("CPU", mode="graph")
+    with tempfile.TemporaryDirectory() as folder:
+        # MindSpore writes its dumps (rank_0, kernel_meta) where it stands, when it fails.
+        before = os.getcwd()
+        net = ckpt.load_model(path)
+        try:
+            os.chdir(folder)
+            return onnx_export.export(net, facts, size)
+        finally:
+            os.chdir(before)
+
+
+def _intact(path, key):
+    """Whether a cached graph is the one that its name promises; a damaged one is made again."""
+    try:
+        import onnx
+
+        model = onnx.load(str(path))
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, the remedy is the same
+        return False
+    return any(e.key == "aidet.key" and e.value == key for e in model.metadata_props)
+
+
+def _forget(place, stem, keep):
+    """Remove graphs of earlier weights of the same checkpoint name."""
+    for old in place.glob(f"{glob.escape(stem)}.*.onnx"):
+        middle = old.name[len(stem) + 1 : -len(".onnx")]
+        if old.name != keep and len(middle) == 16 and set(middle) <= set("0123456789abcdef"):
+            try:
+                old.unlink()
+            except OSError:
+                pass

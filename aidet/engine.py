@@ -1,0 +1,343 @@
+"""The detector: from files to one record each, in their order, with memory that does not grow with their number."""
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, List, Optional
+
+import numpy as np
+
+from . import backends, ckpt, images, labels, onnx_export
+from . import vote as _vote
+from .errors import UserError, nearest
+from .records import Record
+
+ON_ERROR = ("fail", "real", "generated", "skip")
+
+
+@dataclass
+class Verdict(Record):
+    """A :class:`~aidet.records.Record` with what led to it.
+
+    Attributes
+    ----------
+    views : dict of str to list of float
+        Scores of every view, per model.
+    stability : dict of str to float
+        In stability mode, the fused probability of the image and of its re-saved and resized versions, by what was
+        done ("original" first).
+    """
+
+    views: Dict[str, List[float]] = field(default_factory=dict)
+    stability: Dict[str, float] = field(default_factory=dict)
+
+    @property
+    def spread(self) -> Optional[float]:
+        """Largest minus smallest probability of stability mode; None outside it."""
+        return max(self.stability.values()) - min(self.stability.values()) if self.stability else None
+
+
+class Network:
+    """One checkpoint (or exported ``.onnx``) ready to score images.
+
+    Parameters
+    ----------
+    path : str or Path
+    name : str
+        How result files call it.
+    backend, device, say :
+        See :func:`aidet.backends.open_model`.
+    **views
+        See :class:`aidet.vote.Views`.
+    """
+
+    def __init__(self, path, name, backend="auto", device="auto", say=None, **views):
+        self.path, self.name = Path(path), name
+        onnx = self.path.suffix == ".onnx"
+        self.facts = onnx_export.facts_from_file(path) if onnx else ckpt.read_sidecar(path)
+        self.order = order_of(self.facts, str(path))
+        about = self.facts.get("input") or {}
+        if not about.get("transform"):
+            raise UserError(f"the sidecar of {str(path)!r} names no input.transform; convert or train it again")
+        self.views = _vote.Views(about["transform"], line=about.get("views"), **views)
+        self.threshold = threshold_of(self.facts, path)
+        self.backend = backends.open_model(path, backend, self.views.size, device, say)
+        self.threadsafe, self.device = self.backend.threadsafe, self.backend.device
+        self.backend_name = self.backend.name
+        self.identity = (self.facts.get("output") or {}).get("sha256", "")
+
+    def prepare(self, image, key, stability=False):
+        """PIL image -> list of views; in stability mode the changed versions' views follow."""
+        made = self.views(image, key)
+        return made + _vote.stability_views(image, self.views) if stability else made
+
+    def run(self, views, piece=backends.PIECE):
+        """Views -> scores, float64 (V,). Equal shapes go together, ``piece`` at a time."""
+        scores = np.empty(len(views))
+        by_shape = {}
+        for i, view in enumerate(views):
+            by_shape.setdefault(view.shape, []).append(i)
+        for places in by_shape.values():
+            for start in range(0, len(places), piece):
+                some = places[start : start + piece]
+                logits = self.backend(np.stack([views[i] for i in some]))
+                scores[some] = labels.score_from_logits(logits, self.order)
+        return scores
+
+
+def order_of(facts, what):
+    """The class order of a detector; :class:`UserError` where the model is none."""
+    order = facts.get("class_order")
+    if not order or any(o not in labels.NAMES for o in order):
+        classes = facts.get("classes") or []
+        shown = ", ".join(map(str, classes[:4])) + (", ..." if len(classes) > 4 else "")
+        raise UserError(f"{what!r} is no detector: its classes ({shown or 'unknown'}) do not mean real and generated")
+    return order
+
+
+def threshold_of(facts, path):
+    """The sidecar's threshold on the probability of *generated*, 0.5 where it has none."""
+    value = facts.get("threshold")
+    if value is None:
+        return 0.5
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise UserError(f"sidecar of {str(path)!r}: threshold (={value!r}) must be between 0 and 1")
+    return float(value)
+
+
+class Detector:
+    """One or several models, their votes and their fusion.
+
+    Parameters
+    ----------
+    *checkpoints : str or Path
+        ``.ckpt`` files with sidecars or exported ``.onnx`` files.
+    backend : {"auto", "onnxruntime", "mindspore"}
+    votes : int
+        Views of each image and model.
+    vote : {"soft", "hard"}
+        See :func:`aidet.vote.combine_views`.
+    fuse : {"soft", "hard", "soft-or", "score"} or path of a YAML file
+        See :class:`aidet.vote.Fusion`.
+    threshold : float, optional
+        Generated where ``prob > threshold``. Default: the sidecar's with one model and soft votes, else 0.5.
+    unsure : (float, float) or "LOW,HIGH", optional
+    views : str
+        ``random``, ``native``, ``grid`` or a pipeline line, see :class:`aidet.vote.Views`.
+    flips, stability : bool
+    seed : int
+        Of the random views.
+    workers : int, optional
+        Threads that decode, transform and (with ONNX Runtime) run the network; default: the CPUs this process may use.
+    batch_size : int
+        Images in one network call on Ascend and GPU. On a CPU the views of one image are one call, so that no result
+        can depend on its neighbours.
+    device : {"auto", "Ascend", "GPU", "CPU"}
+    on_error : {"fail", "real", "generated", "skip"}
+        ``real`` and ``generated`` give an unusable input that label; its status still says what was wrong.
+    say : callable, optional
+        Takes a line for the user; default: print to stderr.
+
+    Raises
+    ------
+    UserError
+    """
+
+    def __init__(
+        self,
+        *checkpoints,
+        backend="auto",
+        votes=1,
+        vote="soft",
+        fuse="soft",
+        threshold=None,
+        unsure=None,
+        views="random",
+        flips=False,
+        stability=False,
+        seed=42,
+        workers=None,
+        batch_size=32,
+        device="auto",
+        on_error="fail",
+        say=None,
+    ):
+        if not checkpoints:
+            raise UserError("no checkpoint given; name at least one")
+        if vote not in _vote.VOTES:
+            raise UserError(nearest(vote, _vote.VOTES, "vote"))
+        if on_error not in ON_ERROR:
+            raise UserError(nearest(on_error, ON_ERROR, "on_error"))
+        self.workers = cpus() if workers is None else _at_least_one("workers", workers)
+        self.batch_size = _at_least_one("batch_size", batch_size)
+        self.vote, self.stability, self.on_error = vote, stability, on_error
+        settings = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
+        names = model_names(checkpoints)
+        spec = {"fuse": fuse} if fuse in _vote.FUSIONS else _vote.read_fusion(fuse)
+        threshold = spec.get("threshold") if threshold is None else threshold
+        if threshold is not None:
+            threshold = _threshold(threshold)
+        self.unsure = _vote.unsure_zone(spec.get("unsure") if unsure is None else unsure)
+        how = spec.get("fuse", "soft")
+        _vote.Fusion(how, names, spec.get("weights"), spec.get("thresholds"))  # wrong names are said before loading
+        self.models = [
+            Network(path, name, backend=backend, device=device, say=say, **settings)
+            for path, name in zip(checkpoints, names)
+        ]
+        own = {m.name: m.threshold for m in self.models}
+        self.fusion = _vote.Fusion(how, names, spec.get("weights"), {**own, **(spec.get("thresholds") or {})})
+        alone = len(names) == 1 and vote == "soft"
+        self.threshold = threshold if threshold is not None else self.fusion.thresholds[names[0]] if alone else 0.5
+        self.names = names
+
+    # --- one image ---------------------------------------------------------------------------------------------------
+    def _prepare(self, item):
+        key, source = item
+        try:
+            image = images.decode(source)
+        except images.ImageError as error:
+            return key, None, str(error)
+        return key, [m.prepare(image, key, self.stability) for m in self.models], None
+
+    def _score(self, prepared):
+        key, views, reason = prepared
+        if reason is not None:
+            return self._error(key, reason)
+        return self._verdict(key, [m.run(v) for m, v in zip(self.models, views)])
+
+    def _error(self, key, reason):
+        label = labels.NAMES.index(self.on_error) if self.on_error in labels.NAMES else None
+        return Verdict(key, label=label, status=f"error: {reason}")
+
+    def _verdict(self, key, scores):
+        if not all(np.isfinite(s).all() for s in scores):
+            return self._error(key, "the network's output is not a finite number")
+        extra = len(_vote.STABILITY) if self.stability else 0
+        per_model, views = {}, {}
+        for model, s in zip(self.models, scores):
+            own = s[: len(s) - extra]
+            views[model.name] = [float(x) for x in own]
+            per_model[model.name] = _vote.combine_views(own, self.vote, self.fusion.thresholds[model.name])
+        score = self.fusion(per_model)
+        prob, label, decision = _vote.verdict(score, self.threshold, self.unsure)
+        result = Verdict(key, score, prob, label, decision, "ok", per_model, views)
+        if extra:
+            # The unchanged image counts by its first view, as its changed versions do.
+            columns = [[s[0], *s[-extra:]] for s in scores]
+            for i, name in enumerate(("original", *_vote.STABILITY)):
+                fused = self.fusion({m.name: c[i] for m, c in zip(self.models, columns)})
+                result.stability[name] = float(labels.sigmoid(fused))
+        return result
+
+    # --- many --------------------------------------------------------------------------------------------------------
+    def stream(self, items):
+        """Score inputs one after the other.
+
+        Parameters
+        ----------
+        items : iterable of (str, source)
+            Key (the path that stands in the result, and that seeds the views) and what :func:`aidet.images.decode`
+            takes. Read a few items ahead, never as a whole.
+
+        Yields
+        ------
+        Verdict
+            One for each item, in their order.
+        """
+        safe = all(m.threadsafe for m in self.models)
+        if safe:
+            yield from _ordered(lambda item: self._score(self._prepare(item)), items, self.workers)
+            return
+        group = []
+        chunk = self.batch_size if any(m.device != "CPU" for m in self.models) else 1
+        for prepared in _ordered(self._prepare, items, self.workers):
+            group.append(prepared)
+            if len(group) == chunk:
+                yield from self._score_group(group)
+                group = []
+        yield from self._score_group(group)
+
+    def _score_group(self, group):
+        """Score prepared images together, where a device gains from large calls."""
+        good = [g for g in group if g[2] is None]
+        if len(good) < 2:
+            yield from map(self._score, group)
+            return
+        columns = []
+        for i, model in enumerate(self.models):
+            counts = [len(views[i]) for _, views, _ in good]
+            scores = model.run([v for _, views, _ in good for v in views[i]], piece=self.batch_size * max(counts))
+            columns.append(np.split(scores, np.cumsum(counts)[:-1]))
+        rows = iter(zip(*columns))
+        for key, _, reason in group:
+            yield self._error(key, reason) if reason is not None else self._verdict(key, list(next(rows)))
+
+    def score(self, sources, root=None):
+        """Score files, PIL images or uint8 arrays.
+
+        Parameters
+        ----------
+        sources : iterable
+            Paths, open images or arrays (H, W[, 3]).
+        root : str or Path, optional
+            Folder that paths are named relative to; the name seeds the random views, so that ``score`` and ``infer.py``
+            agree. Default: names as given.
+
+        Returns
+        -------
+        list of Verdict
+            One for each source, in their order.
+        """
+        if isinstance(sources, (str, os.PathLike)):
+            raise TypeError("score takes a list of sources; for one file write score([path])")
+
+        def items():
+            for i, source in enumerate(sources):
+                path = isinstance(source, (str, os.PathLike))
+                name = os.fspath(source) if path else f"image {i}"
+                yield (Path(os.path.relpath(name, root)).as_posix() if path and root is not None else name), source
+
+        return list(self.stream(items()))
+
+
+def _ordered(work, items, workers):
+    """``map`` over threads with a window, so that neither inputs nor results pile up; results in order."""
+    items = iter(items)
+    with ThreadPoolExecutor(workers, thread_name_prefix="aidet") as pool:
+        window = deque()
+        try:
+            for item in items:
+                window.append(pool.submit(work, item))
+                if len(window) >= 4 * workers:
+                    yield window.popleft().result()
+            while window:
+                yield window.popleft().result()
+        finally:
+            for future in window:
+                future.cancel()
+
+
+def model_names(paths):
+    """Short distinct names: the file's stem, with its folder where stems repeat."""
+    stems = [Path(p).stem for p in paths]
+    names = [s if stems.count(s) == 1 else f"{Path(p).resolve().parent.name}/{s}" for p, s in zip(paths, stems)]
+    return [n if names.count(n) == 1 else f"{n}#{names[: i + 1].count(n)}" for i, n in enumerate(names)]
+
+
+def cpus():
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _at_least_one(name, value):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{name} (={value!r}) must be a whole number >= 1")
+    return value
+
+
+def _threshold(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise UserError(f"threshold (={value!r}) must be between 0 and 1")
+    return float(value)

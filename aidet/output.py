@@ -1,0 +1,571 @@
+"""What stands between a scored image and a file someone uploads: the journal of a run, and every format made from it.
+
+A run writes each row to a journal first, one JSON object a line, in the order of the inputs. The results are made from
+the journal at the end, so that a killed run can go on where it stopped, shards can be joined, and a result file is
+either whole or absent.
+"""
+
+import csv
+import json
+import os
+import re
+from pathlib import Path
+
+from . import files, images, records
+from .errors import UserError
+from .records import COLUMNS, Record, natural_key, number
+
+FORMATS = ("result", "csv", "logit", "submission")
+
+
+# --- inputs ----------------------------------------------------------------------------------------------------------
+class Inputs:
+    """The images of a run: a folder, one file, or a list; read as a stream, as often as needed.
+
+    Parameters
+    ----------
+    where : str or Path
+        A folder (searched with its subfolders, natural order), an image, or a ``.csv`` (column ``path``, ``filename``,
+        ``image_path`` or ``image``, relative to the CSV) or ``.txt`` (one path a line, relative to the file).
+
+    Raises
+    ------
+    UserError
+        It does not exist.
+    """
+
+    COLUMN_NAMES = ("path", "filename", "image_path", "image", "file", "name")
+
+    def __init__(self, where):
+        self.where = Path(where)
+        suffix = self.where.suffix.lower()
+        if not self.where.exists():
+            raise UserError(f"images {str(where)!r} does not exist")
+        self.kind = "folder" if self.where.is_dir() else {".csv": "csv", ".txt": "txt"}.get(suffix, "file")
+        self.root = self.where if self.kind == "folder" else self.where.parent
+
+    def __iter__(self):
+        """Yield (key, path): the name that stands in the result, and the file."""
+        names = {"folder": self._folder, "file": self._file, "csv": self._csv, "txt": self._txt}[self.kind]()
+        for name in names:
+            yield name, os.path.join(self.root, name)
+
+    def _folder(self):
+        return images.walk(self.where)
+
+    def _file(self):
+        yield self.where.name
+
+    def _txt(self):
+        with open(self.where, encoding="utf-8-sig") as file:
+            for line in file:
+                if line.strip():
+                    yield line.rstrip("\r\n")
+
+    def _csv(self):
+        with open(self.where, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [h.strip() for h in next(reader, [])]
+            column = next((c for c in self.COLUMN_NAMES if c in header), None)
+            if column is None:
+                wanted, there = ", ".join(self.COLUMN_NAMES), ", ".join(header)
+                raise UserError(f"list {str(self.where)!r} has none of the columns {wanted}; it has {there}")
+            place = header.index(column)
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) <= place or not row[place]:
+                    raise UserError(f"list {str(self.where)!r} line {reader.line_num}: no value for {column!r}")
+                yield row[place]
+
+    def count(self):
+        """Number of inputs; reads them once, which also finds the faults of a list before any work is done.
+
+        Raises
+        ------
+        UserError
+            No image at all, or a list that cannot be read.
+        """
+        try:
+            total = sum(1 for _ in self)
+        except (UnicodeDecodeError, csv.Error, OSError) as error:
+            raise UserError(f"list {str(self.where)!r} cannot be read as UTF-8 text: {error}") from None
+        if not total:
+            raise UserError(f"images {str(self.where)!r} holds no image file")
+        return total
+
+
+# --- the journal -----------------------------------------------------------------------------------------------------
+def shard_of(text):
+    """``"I/N"`` -> (I mod N, N). Shards may be counted from 0 or from 1; input k belongs to shard k mod N."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(text))
+    index, of = (int(g) for g in match.groups()) if match else (0, 0)
+    if not of or index > of:
+        raise UserError(f"shard (={text!r}) must be I/N with 0 <= I <= N, for example 1/4")
+    return index % of, of
+
+
+def journal_path(out, shard=None):
+    """Where a run keeps its rows: ``infer.journal``, or ``shard-I-of-N.journal``."""
+    return Path(out) / ("infer.journal" if shard is None else f"shard-{shard[0]}-of-{shard[1]}.journal")
+
+
+class Journal:
+    """Rows of a run, appended one by one; survives ``kill -9`` at any moment.
+
+    Parameters
+    ----------
+    path : str or Path
+    header : dict
+        What the rows depend on (models, votes, seed, ...); a journal is only continued under the same.
+    resume : bool
+
+    Attributes
+    ----------
+    done : int
+        Rows that were there already.
+
+    Raises
+    ------
+    UserError
+        ``resume`` and the journal was made with other settings.
+    """
+
+    def __init__(self, path, header, resume=False):
+        self.path, self.done, self.last, self.bad = Path(path), 0, None, 0
+        if resume and self.path.is_file() and self.path.stat().st_size:
+            self._reopen(header)
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(self.path, "w", encoding="utf-8", newline="\n")
+        self._line(header)
+        self.file.flush()
+
+    def _reopen(self, header):
+        end = 0
+        with open(self.path, "rb") as file:
+            for i, line in enumerate(file):
+                try:
+                    value = json.loads(line) if line.endswith(b"\n") else None
+                except ValueError:
+                    value = None
+                if value is None or "done" in value:
+                    break
+                if i == 0:
+                    changed = sorted(k for k in header if header[k] != value.get(k))
+                    if changed:
+                        raise UserError(
+                            f"{str(self.path)!r} was written with another {changed[0]} "
+                            f"({value.get(changed[0])!r}, now {header[changed[0]]!r}); leave --resume out to start anew"
+                        )
+                else:
+                    self.done, self.last = self.done + 1, value["path"]
+                    self.bad += value["status"] != "ok"
+                end += len(line)
+        self.file = open(self.path, "r+", encoding="utf-8", newline="\n")
+        # What was being written when the run was killed goes; it is scored again.
+        self.file.truncate(end)
+        self.file.seek(end)
+        if not end:
+            self._line(header)
+
+    def _line(self, value):
+        self.file.write(json.dumps(value) + "\n")
+
+    def append(self, record):
+        """Add one row."""
+        self.bad += not record.ok
+        row = {
+            "path": record.path,
+            "score": record.score,
+            "prob": record.prob,
+            "label": record.label,
+            "decision": record.decision,
+            "status": record.status,
+            "scores": record.scores,
+        }
+        if getattr(record, "stability", None):
+            row["stability"] = record.stability
+        self._line(row)
+
+    def flush(self):
+        """Hand the rows to the operating system, so that killing this process does not lose them."""
+        self.file.flush()
+
+    def close(self, rows=None):
+        """Close; with ``rows``, mark the journal as complete."""
+        if rows is not None:
+            self._line({"done": rows})
+        self.file.close()
+
+
+def read_header(path):
+    """First line of a journal."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.loads(file.readline())
+    except (OSError, ValueError):
+        raise UserError(f"{str(path)!r} is no journal of infer.py") from None
+
+
+def read_journal(paths):
+    """Yield the rows of complete journals in the order of the inputs: one journal, or the N shards in turn.
+
+    Raises
+    ------
+    UserError
+        A journal is not complete.
+    """
+    handles = [open(p, encoding="utf-8") for p in paths]
+    try:
+        for handle in handles:
+            handle.readline()
+        turn = 0
+        while True:
+            line = handles[turn].readline()
+            value = json.loads(line) if line.endswith("\n") else None
+            if value is None:
+                raise UserError(f"{str(paths[turn])!r} is not complete; run that shard again with --resume")
+            if "done" in value:
+                return
+            stability = value.pop("stability", None)
+            record = Record(**value)
+            if stability:
+                record.stability = stability
+            yield record
+            turn = (turn + 1) % len(handles)
+    finally:
+        for handle in handles:
+            handle.close()
+
+
+def find_shards(out):
+    """The journals of all shards in a folder, in order.
+
+    Raises
+    ------
+    UserError
+        None there, one missing, one not complete, or made with different settings.
+    """
+    found = {}
+    for path in Path(out).glob("shard-*-of-*.journal"):
+        match = re.fullmatch(r"shard-(\d+)-of-(\d+)\.journal", path.name)
+        if match:
+            found[int(match.group(1)), int(match.group(2))] = path
+    if not found:
+        raise UserError(f"{str(out)!r} holds no shard; run infer.py with --shard I/N first")
+    sizes = sorted({n for _, n in found})
+    if len(sizes) > 1:
+        raise UserError(f"{str(out)!r} holds shards of different splits ({', '.join(map(str, sizes))}); remove one set")
+    of = sizes[0]
+    missing = [i for i in range(of) if (i, of) not in found]
+    if missing:
+        raise UserError(f"{str(out)!r}: shard {missing[0]}/{of} is missing; run it, then merge")
+    paths = [found[i, of] for i in range(of)]
+    headers = [{k: v for k, v in read_header(p).items() if k != "shard"} for p in paths]
+    for path, header in zip(paths, headers):
+        changed = sorted(k for k in headers[0] if headers[0][k] != header.get(k))
+        if changed:
+            raise UserError(f"{path.name} was made with another {changed[0]} than {paths[0].name}; run it again")
+    _check_complete(paths, headers[0]["total"])
+    return paths
+
+
+def _check_complete(paths, total):
+    counts = []
+    for path in paths:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 100))
+            tail = file.read().rstrip(b"\n").split(b"\n")[-1]
+        try:
+            counts.append(json.loads(tail)["done"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path.name} is not complete; run that shard again with --resume") from None
+    if sum(counts) != total:
+        raise UserError(f"the shards hold {sum(counts)} rows, the input had {total}; run them again")
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+NAMES = {"result": "result.txt", "csv": "scores.csv", "logit": "logits.csv", "submission": "submission.csv"}
+
+
+def write(out, rows, models, kind="result", on_error="fail", sample=None, stability=False, name=None):
+    """Write the result files.
+
+    Parameters
+    ----------
+    out : str or Path
+        Folder.
+    rows : callable
+        Gives a fresh iterator over the records; called once for each file.
+    models : sequence of str
+    kind : {"result", "csv", "logit", "submission"}
+        ``scores.csv`` is written in any case; beside it ``result.txt``, nothing, ``logits.csv`` or ``submission.csv``.
+    on_error : str
+        ``skip`` leaves unusable inputs out of every file but ``scores.csv``.
+    sample : str or Path, optional
+        The sample of ``submission``.
+    stability : bool
+        Write ``stability.csv`` too.
+    name : str, optional
+        File name of the asked-for format.
+
+    Returns
+    -------
+    list of Path
+        What was written, the asked-for file first.
+    """
+    out = Path(out)
+    path, skip = out / (name or NAMES[kind]), on_error == "skip"
+    written = []
+    if kind == "result":
+        written.append(write_result(path, rows, skip))
+    elif kind == "logit":
+        written.append(write_logits(path, rows, skip))
+    elif kind == "submission":
+        written.append(write_submission(path, rows, sample))
+    written.append(write_scores(path if kind == "csv" else out / "scores.csv", rows, models))
+    if stability:
+        written.append(write_stability(out / "stability.csv", rows))
+    return written
+
+
+def _open(path):
+    # A file name need not be Unicode on Linux; its odd bytes are shown as \udcXX.
+    return files.atomic(path, errors="backslashreplace")
+
+
+def write_scores(path, rows, models):
+    """``scores.csv`` as :func:`aidet.records.write_scores` writes it, but from a stream and for any file name."""
+    with _open(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*COLUMNS, *(f"score:{m}" for m in models)])
+        for r in rows():
+            label = "" if r.label is None else r.label
+            per_model = [number(r.scores.get(m)) for m in models]
+            writer.writerow([r.path, number(r.score), number(r.prob), label, r.decision, r.status, *per_model])
+    return Path(path)
+
+
+def write_stability(path, rows):
+    """``stability.csv``: probability of the image and of each changed version, their spread, labels that flipped."""
+    with _open(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        names = None
+        for r in rows():
+            values = getattr(r, "stability", None)
+            if values and names is None:
+                names = list(values)
+                writer.writerow(["path", "spread", *names])
+            if values:
+                spread = max(values.values()) - min(values.values())
+                writer.writerow([r.path, number(spread), *(number(values[n]) for n in names)])
+    return Path(path)
+
+
+def _label(record):
+    # A contest's file needs a 0 or 1 in every line. Undecided is real, as in a tied vote.
+    return 0 if record.label is None else record.label
+
+
+def write_result(path, rows, skip=False):
+    """``result.txt``: one 0 or 1 a line, LF, in the order of :func:`aidet.records.stem_order`.
+
+    A folder's natural order is nearly always that order already; then the labels are passed through as a stream. Else
+    one sort key for each image is held.
+    """
+    numeric = ordered = natural = True
+    before = before_natural = None
+    for r in rows():
+        if skip and not r.ok:
+            continue
+        stem = os.path.splitext(r.path.rsplit("/", 1)[-1])[0]
+        numeric = numeric and re.fullmatch(r"[0-9]+", stem) is not None
+        plain = natural_key(r.path)
+        key = (int(stem), plain) if numeric else None
+        ordered = ordered and (not numeric or before is None or before <= key)
+        natural = natural and (before_natural is None or before_natural <= plain)
+        before, before_natural = key, plain
+        if not numeric and not natural:
+            break
+
+    def kept():
+        return (r for r in rows() if r.ok or not skip)
+
+    with files.atomic(path) as file:
+        if ordered if numeric else natural:
+            for r in kept():
+                file.write(f"{_label(r)}\n")
+        else:
+            paths, labels_ = [], bytearray()
+            for r in kept():
+                paths.append(r.path)
+                labels_.append(_label(r))
+            for i in records.stem_order(paths):
+                file.write(f"{labels_[i]}\n")
+    return Path(path)
+
+
+def _logit(record):
+    """The score; for an unusable input 0 (undecided), or -1 and 1 where ``--on-error`` names a label."""
+    if record.score is not None:
+        return number(record.score)
+    return {None: "0", 0: "-1", 1: "1"}[record.label]
+
+
+def write_logits(path, rows, skip=False):
+    """The VIP Cup's CSV: ``filename,logit``, rows in input order; above 0 means generated."""
+    with _open(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["filename", "logit"])
+        for r in rows():
+            if r.ok or not skip:
+                writer.writerow([r.path, _logit(r)])
+    return Path(path)
+
+
+def read_sample(path):
+    """A contest's sample submission: ``(rows, header)``; needs an identifier and an answer column."""
+    if path is None:
+        raise UserError("format 'submission' needs --sample-submission S.csv")
+    rows, header = records.read_table(path, "sample submission")
+    if len(header) != 2:
+        raise UserError(f"sample submission {str(path)!r} has {len(header)} columns, wanted two: identifier and answer")
+    if not rows:
+        raise UserError(f"sample submission {str(path)!r} has no rows")
+    return rows, header
+
+
+def match_sample(sample, rows, where):
+    """Find the image of every row of a sample submission.
+
+    Parameters
+    ----------
+    sample : list of str
+        Identifiers.
+    rows : iterable of str
+        Paths of the images.
+    where : str
+        Name of the sample, for the message.
+
+    Returns
+    -------
+    dict of str to str
+        Path by identifier.
+
+    Raises
+    ------
+    UserError
+        An identifier without an image, with several, or twice in the sample; an image that the sample does not name.
+    """
+    known = {}
+    total = 0
+    for path in rows:
+        total += 1
+        base = path.rsplit("/", 1)[-1]
+        for name in {path, os.path.splitext(path)[0], base, os.path.splitext(base)[0]}:
+            known.setdefault(name, []).append(path)
+    found = {}
+    for name in sample:
+        matches = known.get(name, [])
+        if name in matches:
+            matches = [name]
+        if len(matches) != 1:
+            many = f"{len(matches)} images ({', '.join(matches[:3])})" if matches else "no image"
+            raise UserError(f"sample submission {where!r}: {name!r} fits {many}")
+        if name in found:
+            raise UserError(f"sample submission {where!r}: {name!r} stands twice")
+        found[name] = matches[0]
+    left = total - len(set(found.values()))
+    if left:
+        raise UserError(f"sample submission {where!r} has {len(found)} rows; {left} of {total} images are not in it")
+    return found
+
+
+def write_submission(path, rows, sample):
+    """The sample's rows and columns in its order, with our labels."""
+    table, header = read_sample(sample)
+    labels_ = {r.path: _label(r) for r in rows()}
+    found = match_sample([row[header[0]] for row in table], labels_, str(sample))
+    with _open(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        for row in table:
+            writer.writerow([row[header[0]], labels_[found[row[header[0]]]]])
+    return Path(path)
+
+
+# --- check -----------------------------------------------------------------------------------------------------------
+def check(path, images_at=None, count=None):
+    """Look at a ``result.txt`` as the contest's server will, before the day's only upload.
+
+    Parameters
+    ----------
+    path : str or Path
+    images_at : str or Path, optional
+        The test images; their number must be the number of lines.
+    count : int, optional
+        Number of lines wanted.
+
+    Returns
+    -------
+    list of str
+        What was seen, for the user: counts, and warnings that start with ``warning:``.
+
+    Raises
+    ------
+    UserError
+        The first fault, with its line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"result {str(path)!r} does not exist")
+    if path.suffix != ".txt" or re.search(r"\s", path.name):
+        raise UserError(f"result {path.name!r}: the contest takes a .txt file whose name has no space")
+    data = path.read_bytes()
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise UserError(f"result {str(path)!r} starts with a byte-order mark; save it as plain UTF-8")
+    if b"\r" in data:
+        line = data[: data.index(b"\r")].count(b"\n") + 1
+        raise UserError(f"result {str(path)!r} line {line} has a Windows line end (CR LF)")
+    lines = data.split(b"\n")
+    if lines and lines[-1] == b"":
+        lines.pop()
+    for i, line in enumerate(lines, 1):
+        if line not in (b"0", b"1"):
+            shown = line[:40].decode("utf-8", "replace")
+            raise UserError(f"result {str(path)!r} line {i}: {shown!r} is neither 0 nor 1")
+    inputs = list(Inputs(images_at)) if images_at is not None else None
+    for wanted, what in ((count, "--count wants"), (len(inputs) if inputs is not None else None, "the images are")):
+        if wanted is not None and len(lines) != wanted:
+            raise UserError(f"result {str(path)!r} has {len(lines)} lines, {what} {wanted}")
+    ones = sum(line == b"1" for line in lines)
+    said = [f"{len(lines)} lines: {len(lines) - ones} real (0), {ones} generated (1)"]
+    if not lines:
+        raise UserError(f"result {str(path)!r} is empty")
+    if ones in (0, len(lines)):
+        said.append(f"warning: every line is {'1' if ones else '0'}")
+    if not data.endswith(b"\n"):
+        said.append("warning: the last line has no line end")
+    return said + _check_scores(path, lines)
+
+
+def _check_scores(path, lines):
+    """Compare with the ``scores.csv`` beside the result, where there is one: same labels in the stated order?"""
+    scores = path.with_name("scores.csv")
+    if not scores.is_file():
+        return []
+    rows = records.read_scores(scores)
+    if len(rows) != len(lines):
+        return [f"warning: scores.csv beside it has {len(rows)} rows; it may be of another run"]
+    for line, i in enumerate(records.stem_order([r.path for r in rows]), 1):
+        if _label(rows[i]) != int(lines[line - 1]):
+            raise UserError(
+                f"result {str(path)!r} line {line} says {int(lines[line - 1])}, "
+                f"scores.csv says {_label(rows[i])} for {rows[i].path!r}: the order or the run differs"
+            )
+    said = ["labels and order agree with scores.csv"]
+    bad = [r for r in rows if not r.ok]
+    if bad:
+        said.append(f"warning: {len(bad)} images could not be used, the first is {bad[0].path}: {bad[0].status}")
+    return said

@@ -1,0 +1,345 @@
+"""Views of an image, votes over views, fusion over models. NumPy only; scores as :mod:`aidet.labels` defines them.
+
+All arithmetic on probabilities is done on their logarithms, so that a confident score keeps its size: with one view and
+one model the result is the network's score itself, to the last bit.
+"""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from . import transforms
+from .errors import UserError, nearest
+from .labels import decide, sigmoid
+
+VOTES = ("soft", "hard")
+FUSIONS = ("soft", "hard", "soft-or", "score")
+# A unanimous hard vote has probability 0 or 1, whose score is infinite; it is written as this far from them.
+UNANIMOUS = 1e-6
+# What stability mode does to an image before the model's own preprocessing: the codecs and sizes of everyday sharing.
+STABILITY = (
+    "jpeg(quality=(90, 90))",
+    "jpeg(quality=(75, 75))",
+    "jpeg(quality=(50, 50))",
+    "webp(quality=(80, 80))",
+    "rescale(factor=(0.75, 0.75), interpolation=bicubic)",
+    "rescale(factor=(1.25, 1.25), interpolation=bicubic)",
+)
+
+
+# --- votes -----------------------------------------------------------------------------------------------------------
+def _log_sigmoid(x):
+    return -np.logaddexp(0.0, -np.asarray(x, np.float64))
+
+
+def _mean_probability(scores, weights=None):
+    """Score of the (weighted) mean of the probabilities."""
+    scores = np.asarray(scores, np.float64)
+    if scores.size == 1:
+        return float(scores[0])
+    weights = np.full(scores.size, 1.0 / scores.size) if weights is None else np.asarray(weights, np.float64)
+    used = weights > 0
+    scores, log_w = scores[used], np.log(weights[used] / weights.sum())
+    up = np.logaddexp.reduce(log_w + _log_sigmoid(scores))
+    down = np.logaddexp.reduce(log_w + _log_sigmoid(-scores))
+    return float(up - down)
+
+
+def _share(votes, weights=None):
+    """Score of the (weighted) share of votes for *generated*."""
+    share = float(np.average(np.asarray(votes, np.float64), weights=weights))
+    # Weights such as 0.1 and 0.2 do not add up exactly; a tie must stay a tie.
+    share = min(max(round(share, 12), UNANIMOUS), 1 - UNANIMOUS)
+    return math.log(share) - math.log1p(-share) if share != 0.5 else 0.0
+
+
+def combine_views(scores, how="soft", threshold=0.5):
+    """One score of a model from the scores of its views.
+
+    Parameters
+    ----------
+    scores : array_like, shape (V,)
+    how : {"soft", "hard"}
+        ``soft``: mean of the views' probabilities. ``hard``: share of views whose probability is above ``threshold``;
+        a view exactly on the threshold votes real (Kahsolt/AIGC-clf).
+    threshold : float
+        The model's own threshold, for ``hard``.
+
+    Returns
+    -------
+    float
+        The log-odds. A unanimous hard vote stands for a probability of ``1e-6`` or ``1 - 1e-6``, a tied one for
+        exactly 0.5, which decides for real.
+
+    Raises
+    ------
+    UserError
+        Unknown ``how``.
+    """
+    if how not in VOTES:
+        raise UserError(nearest(how, VOTES, "vote"))
+    scores = np.asarray(scores, np.float64)
+    if how == "soft":
+        return _mean_probability(scores)
+    return _share(sigmoid(scores) > threshold)
+
+
+class Fusion:
+    """How the scores of several models become one.
+
+    Parameters
+    ----------
+    how : {"soft", "hard", "soft-or", "score"}
+        ``soft``: (weighted) mean of probabilities. ``hard``: (weighted) share of models that say generated.
+        ``soft-or``: ``1 - prod(1 - p)``, generated where any model is sure. ``score``: (weighted) mean of scores.
+    names : sequence of str
+        The models.
+    weights : dict of str to float, optional
+        Not negative, not all 0; default: equal. Not for ``soft-or``.
+    thresholds : dict of str to float, optional
+        Each model's own threshold on its probability, default 0.5. Before fusion a model's score is moved by the
+        threshold's log-odds, so that 0.5 is its boundary.
+
+    Raises
+    ------
+    UserError
+        Unknown ``how`` or model, a value out of range.
+    """
+
+    def __init__(self, how, names, weights=None, thresholds=None):
+        if how not in FUSIONS:
+            raise UserError(nearest(how, FUSIONS, "fuse"))
+        self.how, self.names = how, list(names)
+        self.thresholds = dict.fromkeys(self.names, 0.5)
+        for name, value in (thresholds or {}).items():
+            self.thresholds[self._known(name)] = _probability(f"threshold of {name}", value)
+        if weights is not None and how == "soft-or":
+            raise UserError("fuse 'soft-or' takes no weights; use soft, hard or score")
+        self.weights = None
+        if weights is not None:
+            table = {self._known(n): _weight(n, w) for n, w in weights.items()}
+            missing = [n for n in self.names if n not in table]
+            if missing:
+                raise UserError(f"weights name no value for {missing[0]!r}; it is one of {', '.join(self.names)}")
+            self.weights = np.array([table[n] for n in self.names])
+            if self.weights.sum() <= 0:
+                raise UserError("weights are all 0; give at least one model a weight")
+
+    def _known(self, name):
+        if name not in self.names:
+            raise UserError(nearest(name, self.names, "model"))
+        return name
+
+    def __call__(self, scores):
+        """Fuse ``{model: score}`` into one score; a single model keeps its score as it is."""
+        if len(self.names) == 1:
+            return float(scores[self.names[0]])
+        moved = np.array([scores[n] - _log_odds_of(self.thresholds[n]) for n in self.names])
+        if self.how == "hard":
+            return _share(moved > 0, self.weights)
+        if self.how == "soft":
+            return _mean_probability(moved, self.weights)
+        if self.how == "score":
+            return float(np.average(moved, weights=self.weights))
+        log_none = float(_log_sigmoid(-moved).sum())
+        return float(np.log(-np.expm1(log_none))) - log_none
+
+
+def _log_odds_of(p):
+    return math.log(p) - math.log1p(-p)
+
+
+def _probability(name, value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise UserError(f"{name} (={value!r}) must be between 0 and 1")
+    return float(value)
+
+
+def _weight(name, value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise UserError(f"weight of {name} (={value!r}) must be a number >= 0")
+    return float(value)
+
+
+def unsure_zone(value):
+    """``"LOW,HIGH"`` or a pair -> (low, high) with ``0 <= low <= high <= 1``; None stays None."""
+    if value is None:
+        return None
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    try:
+        low, high = (float(p) for p in parts)
+    except (TypeError, ValueError):
+        raise UserError(f"unsure (={value!r}) must be two numbers, LOW,HIGH, for example 0.4,0.6") from None
+    if not 0 <= low <= high <= 1:
+        raise UserError(f"unsure (={value!r}) must be LOW,HIGH with 0 <= LOW <= HIGH <= 1")
+    return low, high
+
+
+def read_fusion(path):
+    """Read a fusion file.
+
+    Returns
+    -------
+    dict
+        Keys ``fuse``, ``weights``, ``thresholds``, ``threshold``, ``unsure``; only those the file has.
+
+    Raises
+    ------
+    UserError
+        Missing file, no YAML mapping, unknown key.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(FUSIONS)
+        raise UserError(f"fuse (={str(path)!r}) is neither one of {known} nor a file that exists") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"fusion file {str(path)!r} cannot be read as YAML: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"fusion file {str(path)!r} must be a mapping with the keys fuse, weights, thresholds")
+    keys = ("fuse", "weights", "thresholds", "threshold", "unsure")
+    for key in value:
+        if key not in keys:
+            raise UserError(f"fusion file {str(path)!r}: {nearest(key, keys, 'key')}")
+    for key in ("weights", "thresholds"):
+        if not isinstance(value.get(key, {}), dict):
+            raise UserError(f"fusion file {str(path)!r}: {key} must be a mapping of model to number")
+    return value
+
+
+def verdict(score, threshold=0.5, unsure=None):
+    """``(prob, label, decision)`` of a fused score; see :func:`aidet.labels.decide`."""
+    prob = float(sigmoid(score))
+    return (prob, *decide(prob, threshold, unsure))
+
+
+# --- views -----------------------------------------------------------------------------------------------------------
+class Views:
+    """The views of one image that a model votes over.
+
+    Parameters
+    ----------
+    transform : str
+        The model's evaluation pipeline: view 0, and the only view where ``votes`` is 1.
+    votes : int
+        Number of views.
+    kind : str
+        ``random``: the sidecar's ``views`` line, drawn anew for each view; ``native``: random crops of native pixels;
+        ``grid``: native crops on a regular grid (no random numbers; where the image has room for fewer, fewer views);
+        or a pipeline line. An image smaller than a crop is mirrored at its edges up to the crop's size.
+    line : str, optional
+        The sidecar's ``views``. Where it has none, views are made as in Kahsolt/AIGC-clf: a random part of 80-100% of
+        the area, resized to the input size, with horizontal and vertical flips.
+    flips : bool
+        Every view is scored a second time, mirrored left to right.
+    seed : int
+
+    Raises
+    ------
+    UserError
+        ``votes`` below 1, unknown kind, a line whose output has another size than the model's input.
+    """
+
+    def __init__(self, transform, votes=1, kind="random", line=None, flips=False, seed=42):
+        if isinstance(votes, bool) or not isinstance(votes, int) or votes < 1:
+            raise UserError(f"votes (={votes!r}) must be a whole number >= 1")
+        self.first = transforms.Pipeline(transform)
+        self.size = self.first.size()
+        self.votes, self.flips, self.seed, self.kind = votes, flips, seed, kind
+        self.count = votes * (2 if flips else 1)
+        self.others = None
+        if kind == "grid":
+            self._need_size()
+            self.tail = transforms.Pipeline(_last(self.first))
+        elif votes > 1 or kind != "random":
+            self.others = transforms.Pipeline(self._line(kind, line))
+            if self.others.size() != self.size:
+                raise UserError(
+                    f"views {self.others.text!r} give {self.others.size()} pixels, the model's input has {self.size}"
+                )
+            if votes > 1 and not self.others.random:
+                raise UserError(f"views {self.others.text!r} are not random: {votes} votes would all be the same")
+
+    def _need_size(self):
+        if self.size is None:
+            line = self.first.text
+            raise UserError(f"views {self.kind!r} need a model with a fixed input size; its line is {line!r}")
+
+    def _line(self, kind, line):
+        if kind == "random" and line:
+            return line
+        if kind == "random":
+            part = f"random_resized_crop({self.size}, scale=(0.8, 1.0)) | " if self.size else ""
+            return f"{part}hflip | vflip | {_last(self.first)}"
+        if kind == "native":
+            self._need_size()
+            return f"random_crop({self.size}) | {_last(self.first)}"
+        if "(" not in kind and "|" not in kind:
+            raise UserError(nearest(kind, ("random", "native", "grid"), "views"))
+        return kind
+
+    def __call__(self, image, key):
+        """Make the views.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image, mode RGB
+        key : str
+            The file's relative path; with the seed and the view's number it fixes every random draw.
+
+        Returns
+        -------
+        list of numpy.ndarray, float32, each (3, h, w)
+        """
+        if self.kind == "grid":
+            views = [self.tail(tile) for tile in _grid(image, self.size, self.votes)]
+        elif self.kind == "random":
+            views = [self.first(image, transforms.generator(self.seed, key, 0))]
+            views += [self.others(image, transforms.generator(self.seed, key, k)) for k in range(1, self.votes)]
+        else:
+            views = [self.others(image, transforms.generator(self.seed, key, k)) for k in range(self.votes)]
+        if self.flips:
+            views += [np.ascontiguousarray(v[:, :, ::-1]) for v in views]
+        return views
+
+
+def _last(pipeline):
+    """The operations of a pipeline that make numbers of pixels, as a line."""
+    numeric = ("normalize", "to_float", "high_pass")
+    parts = [p.strip() for p in pipeline.text.split("|")]
+    return " | ".join(p for p in parts if re.match(r"\w+", p).group() in numeric) or "to_float"
+
+
+def _grid(image, size, most):
+    """Up to ``most`` native crops that cover the image evenly, edges included, in reading order."""
+    h, w = size
+    image = transforms._grow(image, h, w)
+    rows, columns = -(-image.height // h), -(-image.width // w)
+    corners = [
+        (round(c * (image.width - w) / max(1, columns - 1)), round(r * (image.height - h) / max(1, rows - 1)))
+        for r in range(rows)
+        for c in range(columns)
+    ]
+    if len(corners) > most:
+        corners = [corners[int((i + 0.5) * len(corners) / most)] for i in range(most)]
+    return [image.crop((x, y, x + w, y + h)) for x, y in corners]
+
+
+def stability_views(image, views):
+    """The image as it comes back from everyday sharing (:data:`STABILITY`), each through the model's first view.
+
+    Returns
+    -------
+    list of numpy.ndarray, float32, each (3, h, w)
+    """
+    result = []
+    for line in STABILITY:
+        changed = image
+        for _, step in transforms.Pipeline(line).steps:
+            changed = step(changed, transforms.generator(0, line))
+        result.append(views.first(changed))
+    return result

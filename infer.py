@@ -1,0 +1,301 @@
+"""Score images with one or several detectors: votes, fusion, every contest's file.
+
+python infer.py --ckpt A.ckpt [--ckpt B.ckpt] --images DIR|FILE|LIST.csv --out DIR [--votes 7] ...
+python infer.py IN.csv OUT.csv                      the VIP Cup's form: filename in, filename,logit out
+python infer.py merge DIR                           join what --shard 1/N ... N/N left in DIR
+python infer.py check result.txt --images DIR       before the day's only upload
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from aidet import cli
+from aidet.errors import UserError, nearest
+
+DEFAULT_CKPT = Path(__file__).resolve().parent / "ckpt" / "aidet_default.ckpt"
+CONTEST = ("--model_path", "--test_data_path", "--output_path")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors take one line, with the nearest valid name."""
+
+    def error(self, message):
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        if unknown:
+            flags = [f for a in self._actions for f in a.option_strings]
+            message = nearest(unknown[0].partition("=")[0], flags, "argument")
+        raise UserError(message)
+
+
+def parser():
+    """The options; later in the file than their meaning, which is in docs/infer.md."""
+    p = Parser(
+        prog="infer.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    p.add_argument("vip", nargs="*", metavar="IN.csv OUT.csv", help="the VIP Cup's form instead of --images, --out")
+    p.add_argument(
+        "--ckpt",
+        "--model_path",
+        action="append",
+        metavar="A.ckpt",
+        help="detector: a checkpoint with its sidecar, or an exported .onnx; more than one are fused "
+        "(default: ckpt/aidet_default.ckpt)",
+    )
+    p.add_argument("--images", "--test_data_path", metavar="DIR|FILE|LIST.csv")
+    p.add_argument("--out", "--output_path", metavar="DIR")
+    g = p.add_argument_group("votes and decision")
+    g.add_argument("--votes", type=int, default=1, metavar="N", help="views of each image (default 1)")
+    g.add_argument("--vote", default="soft", metavar="soft|hard", help="mean of probabilities, or share of votes")
+    g.add_argument(
+        "--views",
+        default="random",
+        metavar="random|native|grid|LINE",
+        help="the views: the sidecar's random line, random native crops, a grid of them",
+    )
+    g.add_argument("--flips", action="store_true", help="score every view mirrored, too")
+    g.add_argument("--fuse", default="soft", metavar="soft|hard|soft-or|score|FILE.yaml", help="how models are fused")
+    g.add_argument("--threshold", type=float, help="generated above this prob (default: the sidecar's, else 0.5)")
+    g.add_argument("--unsure", metavar="LOW,HIGH", help="zone of prob in which the decision is 'unsure'")
+    g.add_argument("--stability", action="store_true", help="score re-saved and resized versions: stability.csv")
+    g.add_argument("--seed", type=int, default=42)
+    g = p.add_argument_group("output")
+    g.add_argument("--format", default="result", metavar="result|csv|logit|submission")
+    g.add_argument("--sample-submission", metavar="S.csv")
+    g.add_argument(
+        "--on-error",
+        default="fail",
+        metavar="fail|real|generated|skip",
+        help="unusable image: no label (0 in result.txt), that label, or left out",
+    )
+    g = p.add_argument_group("running")
+    g.add_argument("--backend", default="auto", metavar="auto|onnxruntime|mindspore")
+    g.add_argument("--device", default="auto", metavar="auto|Ascend|GPU|CPU")
+    g.add_argument("--batch-size", type=int, default=32, metavar="N", help="images in a call on Ascend and GPU")
+    g.add_argument("--workers", type=int, metavar="N", help="threads (default: the CPUs this process may use)")
+    g.add_argument("--resume", action="store_true", help="go on where a killed run stopped")
+    g.add_argument("--shard", metavar="I/N", help="only input k with k mod N = I mod N; then: infer.py merge DIR")
+    return p
+
+
+def parse(argv):
+    """Arguments to namespace; the contest's form tolerates flags it does not know, as its platform passes some."""
+    given = {a.partition("=")[0] for a in argv}
+    if given & set(CONTEST):
+        args, unknown = parser().parse_known_args(argv)
+        if unknown:
+            print(f"note: ignored, as the platform's own: {' '.join(unknown)}", file=sys.stderr)
+        args.vip = []
+    else:
+        args = parser().parse_intermixed_args(argv)
+    args.contest = bool(given & set(CONTEST))
+    return args
+
+
+def targets(args):
+    """(images, folder, format, file name or None) from the three forms of the command line."""
+    from aidet import output
+
+    if args.vip:
+        if len(args.vip) != 2 or args.images or args.out:
+            got = " ".join(args.vip)
+            raise UserError(f"got {got!r}; the form is: infer.py IN.csv OUT.csv, without --images and --out")
+        source, target = args.vip
+        if not source.endswith(".csv") or not target.endswith(".csv"):
+            raise UserError(f"IN.csv OUT.csv: {source!r} and {target!r} must both end in .csv")
+        return source, Path(target).parent, "logit", Path(target).name
+    for flag, value in (("--images", args.images), ("--out", args.out)):
+        if not value:
+            raise UserError(f"{flag} is missing; see python infer.py --help")
+    if args.format not in output.FORMATS:
+        raise UserError(nearest(args.format, output.FORMATS, "format"))
+    out = Path(args.out)
+    if args.contest and out.suffix in (".txt", ".csv") and not out.is_dir():
+        return args.images, out.parent, args.format if out.suffix == ".txt" else "csv", out.name
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {args.out!r} is a file; give a folder")
+    return args.images, out, args.format, None
+
+
+def run(argv):
+    """The command line; gives the exit code."""
+    if argv[:1] == ["check"]:
+        return run_check(argv[1:])
+    if argv[:1] == ["merge"]:
+        return run_merge(argv[1:])
+    args = parse(argv)
+    from aidet import output
+
+    source, out, kind, name = targets(args)
+    shard = None if args.shard is None else output.shard_of(args.shard)
+    if shard is None and int(os.environ.get("RANK_SIZE") or 1) > 1 and os.environ.get("RANK_ID", "").isdigit():
+        shard = output.shard_of(f"{os.environ['RANK_ID']}/{os.environ['RANK_SIZE']}")  # started by msrun
+    inputs = output.Inputs(source)
+    total = inputs.count()
+    if kind == "submission":
+        table, header = output.read_sample(args.sample_submission)
+        output.match_sample([r[header[0]] for r in table], (k for k, _ in inputs), args.sample_submission)
+    detector = make_detector(args)
+    facts = header_of(args, detector, inputs, total, shard, kind, name)
+    journal = output.Journal(output.journal_path(out, shard), facts, args.resume)
+    part = range(*(shard or (0, 1))[:1], total, (shard or (0, 1))[1])
+    try:
+        score_all(detector, inputs, journal, part)
+    finally:
+        journal.close(None if sys.exc_info()[0] else len(part))
+    if shard is not None:
+        print(f"shard {shard[0]}/{shard[1]}: {len(part)} images; when all are done: python infer.py merge {out}")
+        return cli.PARTIAL if journal.bad else cli.OK
+    code = finish(out, [journal.path], facts)
+    journal.path.unlink()
+    return code
+
+
+def make_detector(args):
+    """Checkpoints and options to a :class:`aidet.Detector`."""
+    checkpoints = args.ckpt or [str(DEFAULT_CKPT)]
+    if not args.ckpt and not DEFAULT_CKPT.is_file():
+        raise UserError(
+            "no --ckpt given and ckpt/aidet_default.ckpt does not exist; name a checkpoint, or make one: make demo"
+        )
+    from aidet import Detector
+
+    names = (
+        "backend",
+        "votes",
+        "vote",
+        "fuse",
+        "threshold",
+        "unsure",
+        "views",
+        "flips",
+        "stability",
+        "seed",
+        "workers",
+        "batch_size",
+        "device",
+        "on_error",
+    )
+    return Detector(*checkpoints, **{n: getattr(args, n) for n in names})
+
+
+def header_of(args, detector, inputs, total, shard, kind, name):
+    """What a journal's rows depend on, and how its results are to be written."""
+    names = ("votes", "vote", "fuse", "views", "flips", "stability", "seed", "unsure", "on_error")
+    return {
+        **{n: getattr(args, n) for n in names},
+        "threshold": detector.threshold,
+        "models": {m.name: m.identity for m in detector.models},
+        "backends": [m.backend_name for m in detector.models],
+        "images": str(inputs.where),
+        "total": total,
+        "shard": shard and list(shard),
+        "format": kind,
+        "name": name,
+        "sample": args.sample_submission and str(args.sample_submission),
+    }
+
+
+def score_all(detector, inputs, journal, part):
+    """Run the inputs of ``part`` that the journal does not hold yet, and write each row down as it comes."""
+    from itertools import islice
+
+    from tqdm import tqdm
+
+    items = islice(inputs, part.start, None, part.step)
+    last = None
+    for key, _ in islice(items, journal.done):
+        last = key
+    if journal.done and last != journal.last:
+        raise UserError(f"the images have changed since the run was stopped: {journal.last!r} is now {last!r}")
+    if journal.done:
+        print(f"resuming after {journal.done} of {len(part)} images", file=sys.stderr)
+    live = sys.stderr.isatty()
+    bar = tqdm(
+        detector.stream(items),
+        total=len(part),
+        initial=journal.done,
+        unit="img",
+        file=sys.stderr,
+        mininterval=0.2 if live else 10,
+        disable=False,
+    )
+    flushed = time.monotonic()
+    for record in bar:
+        journal.append(record)
+        if time.monotonic() - flushed > 0.5:
+            journal.flush()
+            flushed = time.monotonic()
+
+
+def finish(out, journals, facts):
+    """Journals to result files, and the summary; gives the exit code."""
+    from aidet import output
+
+    def rows():
+        return output.read_journal(journals)
+
+    written = output.write(
+        out,
+        rows,
+        list(facts["models"]),
+        facts["format"],
+        facts["on_error"],
+        facts["sample"],
+        facts["stability"],
+        facts["name"],
+    )
+    counts, bad = {}, 0
+    for record in rows():
+        if record.ok:
+            counts[record.decision] = counts.get(record.decision, 0) + 1
+            continue
+        if not bad:
+            print("could not be used:", file=sys.stderr)
+        bad += 1
+        shown = record.path.encode("utf-8", "backslashreplace").decode()
+        print(f"  {shown}: {record.status[len('error: ') :]}", file=sys.stderr)
+    said = ", ".join(f"{counts[k]} {k}" for k in ("real", "generated", "unsure") if k in counts)
+    unusable = f", {bad} could not be used" if bad else ""
+    print(f"{sum(counts.values()) + bad} images: {said or 'none usable'}{unusable}")
+    if bad and facts["format"] != "csv":
+        line = {"fail": "stand as real (0)", "skip": "are left out, so later lines move up"}
+        what = line.get(facts["on_error"], f"stand as {facts['on_error']}")
+        print(f"warning: {bad} unusable images {what} in {written[0].name}", file=sys.stderr)
+    print("wrote " + ", ".join(str(p) for p in written))
+    return cli.PARTIAL if bad else cli.OK
+
+
+def run_merge(argv):
+    """``infer.py merge DIR``: verify that all shards are there and whole, and write the results."""
+    p = Parser(prog="infer.py merge", description=run_merge.__doc__)
+    p.add_argument("out", nargs="?", metavar="DIR")
+    p.add_argument("--out", dest="out_flag", metavar="DIR")
+    args = p.parse_args(argv)
+    from aidet import output
+
+    out = args.out or args.out_flag
+    if not out or not Path(out).is_dir():
+        raise UserError(f"merge: {out!r} is no folder; give the --out of the shards")
+    paths = output.find_shards(out)
+    return finish(Path(out), paths, output.read_header(paths[0]))
+
+
+def run_check(argv):
+    """``infer.py check result.txt --images DIR [--count N]``: exit 2 at the first fault."""
+    p = Parser(prog="infer.py check", description=run_check.__doc__)
+    p.add_argument("result")
+    p.add_argument("--images", metavar="DIR")
+    p.add_argument("--count", type=int, metavar="N")
+    args = p.parse_args(argv)
+    from aidet import output
+
+    for line in output.check(args.result, args.images, args.count):
+        print(line)
+    print("ok")
+
+
+if __name__ == "__main__":
+    cli.main(run)
