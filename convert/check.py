@@ -1,0 +1,62 @@
+"""Verify a converted checkpoint again, at any later time and on any machine."""
+import numpy as np
+
+from aidet import ckpt
+from aidet.errors import UserError
+
+from . import detect, hub, reading, rules, verify
+
+
+def check(path, source=None, level="logits", reference=None, say=print):
+    """Hash, strict load, and whatever proof is at hand: the original file, a reference, the shipped reference.
+
+    Parameters
+    ----------
+    path : str
+        ``.ckpt`` with its sidecar.
+    source : str, optional
+        The original weights: every tensor is compared bit by bit, and the file's hash with the sidecar's.
+    level : {"logits", "layers"}
+    reference : str, optional
+        Stored activations.
+
+    Returns
+    -------
+    int
+        0. Anything wrong is a :class:`UserError`.
+    """
+    sidecar = ckpt.read_sidecar(path)
+    say(f"hash    {sidecar['output']['sha256'][:16]}... is the one its sidecar states")
+    net = ckpt.load_model(path)
+    say(f"load    {sidecar['architecture']}: every name and shape fits")
+    origin = sidecar.get("source") or {}
+    if source is not None:
+        _against_source(path, source, origin, sidecar, say)
+    chosen = verify.Reference.load(reference) if reference else verify.stored_reference(origin.get("sha256"))
+    if chosen is None:
+        if source is None:
+            say("note    no reference is stored for these weights; --source SRC or --reference REF.npz would prove more")
+        return 0
+    result = verify.activations(net, chosen, level)
+    result["preprocessing"] = verify.preprocessing(sidecar["input"]["transform"], chosen)
+    for line in verify.lines(result):
+        say(line)
+    if not result["ok"]:
+        raise UserError(f"{path}: its outputs differ from the reference by {result['logits']['largest']}")
+    return 0
+
+
+def _against_source(path, source, origin, sidecar, say):
+    where, _ = hub.locate(source)
+    read = reading.read(where)
+    if origin.get("sha256") and read.sha256() != origin["sha256"]:
+        raise UserError(f"{source} is not the file {path} was made from (sha256 differs)")
+    arrays = ckpt.load_arrays(path)
+    kinds = {a.dtype for a in arrays.values() if a.dtype.kind == "f"}
+    plan = detect.make(read, origin.get("layout"))
+    dtype = np.float16 if kinds == {np.dtype(np.float16)} else np.float32
+    same = [np.array_equal(arrays[name], array)
+            for name, array in rules.gather(plan.entries, plan.tensors, plan.shapes, dtype)]
+    if not all(same):
+        raise UserError(f"{path} differs from {source} in {len(same) - sum(same)} of {len(same)} tensors")
+    say(f"tensors {len(same)} of {len(same)} equal to the source bit by bit")

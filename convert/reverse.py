@@ -1,0 +1,77 @@
+"""The way back: a checkpoint under the names of a PyTorch library, as safetensors."""
+import json
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from aidet import ckpt
+from aidet.errors import UserError
+from aidet.files import atomic
+
+from . import rules
+from .families import family_of
+
+_TYPES = {"float32": "F32", "float16": "F16", "float64": "F64", "int32": "I32", "int64": "I64", "uint8": "U8", "bool": "BOOL"}
+
+
+def reverse(src, dst, layout, say=print):
+    """Write ``src`` (a checkpoint with a sidecar) as ``dst`` in a layout of its family.
+
+    Raises
+    ------
+    UserError
+        The family has no such layout, or that library's net would compute something else with these weights (another
+        padding or epsilon).
+    """
+    if Path(dst).suffix != ".safetensors":
+        raise UserError(f"the output {str(dst)!r} must end in .safetensors")
+    sidecar = ckpt.read_sidecar(src)
+    family = family_of(sidecar["architecture"])
+    chosen = family.layout(layout)
+    arguments = sidecar.get("arguments") or {}
+    wrong = {k: (arguments[k], v) for k, v in chosen.arguments.items() if k in arguments and arguments[k] != v}
+    if wrong:
+        shown = ", ".join(f"{k} {ours!r} (there {theirs!r})" for k, (ours, theirs) in wrong.items())
+        raise UserError(f"--layout {layout}: that library's {sidecar['architecture']} differs in {shown}; it would compute something else")
+    tensors = to_layout(ckpt.load_arrays(src), family, chosen, sidecar["architecture"], arguments)
+    write_safetensors(dst, tensors, {"format": "pt", "architecture": sidecar["architecture"], "layout": chosen.name})
+    say(f"wrote   {dst}: {len(tensors)} tensors in layout {chosen.name}")
+    return 0
+
+
+def to_layout(arrays, family, layout, architecture, arguments):
+    """Arrays under our names to arrays under the layout's.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        Bit-equal to what was converted; constants that the net computes itself are left out.
+    """
+    shapes = {name: a.shape for name, a in arrays.items()}
+    entries, _ = rules.plan(layout, shapes, family.lookups(architecture, arguments))
+
+    def shape(entry):
+        want = arrays[entry.target].shape
+        dims = next((d for regex, d in layout.reshaped if re.fullmatch(regex, entry.source)), len(want))
+        return want + (1,) * (dims - len(want))
+
+    result = rules.ungather(entries, arrays, shape)
+    return {layout.prefix + name: array for name, array in result.items()}
+
+
+def write_safetensors(path, tensors, metadata):
+    """The safetensors format (8 bytes of header length, JSON, raw little-endian data), whole or not at all."""
+    header, start = {"__metadata__": metadata}, 0
+    arrays = {name: np.ascontiguousarray(a) for name, a in tensors.items()}
+    for name, array in arrays.items():
+        header[name] = {"dtype": _TYPES[str(array.dtype)], "shape": list(tensors[name].shape),
+                        "data_offsets": [start, start + array.nbytes]}
+        start += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for array in arrays.values():
+            file.write(array.tobytes())

@@ -1,0 +1,555 @@
+"""Every cell of the converter's table: how to build the original with random weights and save it as its users find it.
+
+Shared by the parity tests and by ``bench/convert_table.py``. Builds with torch, so only imported where that is there.
+"""
+import json
+import sys
+import types
+from collections import OrderedDict
+
+import numpy as np
+
+# A CPU build of torch beside torchvision's CUDA wheel: this module's operators do not register. Tests only.
+sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+HF_PROCESSOR = {
+    "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 224, "width": 224}, "resample": 3,
+    "do_normalize": True, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "do_rescale": True,
+    "rescale_factor": 1 / 255,
+}
+
+
+class Cell:
+    """One family, size and layout.
+
+    Attributes
+    ----------
+    name : str
+        ``family-size-layout``.
+    architecture, layout : str
+        What the converter has to detect.
+    make : callable
+        ``make(folder) -> (torch module, path)``: random weights, saved in the real layout.
+    size : int
+        Side of the input; 0: latents.
+    flags : tuple of str
+        What the command line needs besides.
+    small : bool
+        Cheap enough for ``make parity``.
+    """
+
+    def __init__(self, architecture, layout, make, size=224, flags=(), small=False, family=None, batch=2):
+        self.architecture, self.layout, self.make, self.size = architecture, layout, make, size
+        self.flags, self.small, self.batch = tuple(flags), small, batch
+        self.name = f"{architecture}-{layout}"
+        self.family = family
+
+
+def shake(model, seed=0, side=128):
+    """Random values for everything that starts constant, BatchNorm statistics among them.
+
+    The statistics are random around what photos give: freely drawn ones would let the signal of a deep net die out, and
+    then the logits would be the same for every image and the comparison empty. All channels of a layer share the layer's
+    mean variance: two photos leave some channels nearly constant, and dividing by their own deviation would blow
+    rounding errors up from layer to layer, far beyond what any trained net does.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(t, low, high):
+        t.copy_(torch.rand(t.shape, generator=generator) * (high - low) + low)
+
+    def normal(t, std):
+        t.copy_(torch.randn(t.shape, generator=generator) * std)
+
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if any(part in name for part in ("position_bias_table", "pos_embed", "position_embeddings", "_token")):
+                normal(p, 0.5)
+            elif "layer_scale" in name or name.endswith(".gamma"):
+                uniform(p, 0.2, 0.8)
+            elif p.ndim == 1 and name.endswith("weight"):
+                uniform(p, 0.3, 0.9)
+            elif p.ndim == 1:
+                normal(p, 0.1)
+            elif float(p.std()) < 1e-3 or name.endswith(("head.weight", "head.fc.weight", "classifier.weight")):
+                normal(p, 0.05)
+        if norms:
+            def settle(module, args):
+                dims = [d for d in range(args[0].ndim) if d != 1]
+                var, mean = torch.var_mean(args[0], dims)
+                module.running_mean.copy_(mean + torch.randn(mean.shape, generator=generator) * 0.2 * var.sqrt())
+                module.running_var.copy_(var.mean() * (torch.rand(var.shape, generator=generator) + 0.5))
+
+            # In the order of the forward pass, so that every layer sees what the layers before it really give.
+            handles = [m.register_forward_pre_hook(settle) for m in norms]
+            model.eval()(torch.from_numpy(photos(side, 2)))
+            for handle in handles:
+                handle.remove()
+    return model.eval()
+
+
+def inputs(cell):
+    """Real photos at the cell's size; seeded noise for latents."""
+    if cell.size == 0:
+        return np.random.default_rng(0).normal(size=(2, 4, 8, 8)).astype(np.float32)
+    return photos(cell.size, cell.batch)
+
+
+def photos(side, count):
+    """Photos of scikit-image, normalised: float32 (count, 3, side, side). Seeded smooth noise where it is missing."""
+    from PIL import Image
+
+    from convert.verify import photo_path
+
+    rng = np.random.default_rng(1)
+    rows = []
+    for name in ("chelsea.png", "coffee.png")[:count]:
+        path = photo_path("skimage:" + name)
+        if path is None:
+            image = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+        else:
+            image = Image.open(path).convert("RGB")
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
+        rows.append((np.asarray(image, np.float32) / 255 - 0.45) / 0.22)
+    return np.ascontiguousarray(np.stack(rows).transpose(0, 3, 1, 2), np.float32)
+
+
+def state(model):
+    """The state dict as plain contiguous tensors."""
+    return OrderedDict((k, v.detach().clone().contiguous()) for k, v in model.state_dict().items())
+
+
+# ---- ways to save ------------------------------------------------------------------------------------------------
+
+def as_pth(folder, tensors, **kwargs):
+    path = folder / "weights.pth"
+    torch.save(tensors, path, **kwargs)
+    return path
+
+
+def as_safetensors(folder, tensors):
+    from safetensors.torch import save_file
+
+    save_file(dict(tensors), folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def as_npz(folder, tensors):
+    np.savez(folder / "model.npz", **{k: v.numpy() for k, v in tensors.items()})
+    return folder / "model.npz"
+
+
+# ---- builders ----------------------------------------------------------------------------------------------------
+
+def torchvision_model(name, **kwargs):
+    import torchvision
+
+    return shake(getattr(torchvision.models, name)(weights=None, **kwargs))
+
+
+def timm_model(name, **kwargs):
+    import timm
+
+    return shake(timm.create_model(name, pretrained=False, **kwargs))
+
+
+def torchvision(name, **kwargs):
+    def make(folder):
+        model = torchvision_model(name, **kwargs)
+        return model, as_pth(folder, state(model))
+
+    return make
+
+
+def timm(name, config=None, **kwargs):
+    """timm's own hub form: model.safetensors and, where ambiguous, its config.json."""
+
+    def make(folder):
+        model = timm_model(name, **kwargs)
+        path = as_safetensors(folder, state(model))
+        if config:
+            (folder / "config.json").write_text(json.dumps({"architecture": name}))
+            path = folder
+        return model, path
+
+    return make
+
+
+def huggingface(model_class, config_class, save="folder", **kwargs):
+    """``save_pretrained`` with two classes of the seeds' orientation: 0 generated, 1 real."""
+
+    def make(folder):
+        import transformers
+
+        labels = {0: "artificial", 1: "human"}
+        config = getattr(transformers, config_class)(id2label=labels, label2id={v: k for k, v in labels.items()}, **kwargs)
+        model = shake(getattr(transformers, model_class)(config))
+        model.save_pretrained(folder)
+        (folder / "preprocessor_config.json").write_text(json.dumps(HF_PROCESSOR))
+        if save == "npz":
+            from safetensors.torch import load_file
+
+            (folder / "npz").mkdir()
+            return model, as_npz(folder / "npz", load_file(folder / "model.safetensors"))
+        if save == "running":
+            (folder / "pth").mkdir()
+            return model, as_pth(folder / "pth", state(model))
+        return model, folder
+
+    return make
+
+
+def lukemelas(size):
+    """EfficientNet-PyTorch's file from timm's port of the same net, renamed by a second, independent table."""
+
+    def make(folder):
+        model = timm_model(f"tf_efficientnet_{size}")
+        flat, names = {}, OrderedDict()
+        first = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+        other = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1", "conv_pwl": "_project_conv",
+                 "bn3": "_bn2"}
+        top = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+        for key, value in state(model).items():
+            parts = key.split(".")
+            if parts[0] != "blocks":
+                names[".".join([top[parts[0]], *parts[1:]])] = value
+                continue
+            n = flat.setdefault((parts[1], parts[2]), len(flat))
+            if parts[3] == "se":
+                names[f"_blocks.{n}._se_{parts[4].split('_')[1]}.{parts[5]}"] = value
+            else:
+                names[f"_blocks.{n}.{(first if parts[1] == '0' else other)[parts[3]]}.{parts[4]}"] = value
+        return model, as_pth(folder, names, _use_new_zipfile_serialization=False)
+
+    return make
+
+
+def stacked_b6(folder):
+    """The seed fake_or_real: B6 with its 1000-way head, dropout, a second linear layer."""
+    model = nn.Sequential(torchvision_model("efficientnet_b6"), nn.Dropout(0.5), nn.Linear(1000, 2)).eval()
+    return model, as_pth(folder, {"state_dict": state(model)})
+
+
+def timm_old_swin(name, **kwargs):
+    """Swin before timm 0.9: merges belong to the stage before, one head layer, masks and indices stored."""
+
+    def make(folder):
+        model = timm_model(name, **kwargs)
+        old = OrderedDict()
+        for key, value in state(model).items():
+            parts = key.split(".")
+            if len(parts) > 2 and parts[2] == "downsample":
+                parts[1] = str(int(parts[1]) - 1)
+            key = ".".join(parts).replace("head.fc.", "head.")
+            old[key] = value
+        size, window = kwargs.get("img_size", 224), kwargs.get("window_size", 7)
+        for s, depth in enumerate(len(layer.blocks) for layer in model.layers):
+            side = size // 4 // 2**s
+            for b in range(depth):
+                old[f"layers.{s}.blocks.{b}.attn.relative_position_index"] = torch.zeros(window**2, window**2, dtype=torch.long)
+                if b % 2 and side > window:
+                    old[f"layers.{s}.blocks.{b}.attn_mask"] = torch.zeros((side // window) ** 2, window**2, window**2)
+        return model, as_pth(folder, {"model": old})
+
+    return make
+
+
+def meta_convnext(folder):
+    """Meta's own ConvNeXt names, from timm's net."""
+    model = timm_model("convnext_tiny")
+    names = OrderedDict()
+    for key, value in state(model).items():
+        key = key.replace("stem.", "downsample_layers.0.").replace("head.norm.", "norm.").replace("head.fc.", "head.")
+        parts = key.split(".")
+        if parts[0] == "stages" and parts[2] == "downsample":
+            key = ".".join(["downsample_layers", parts[1], *parts[3:]])
+        elif parts[0] == "stages":
+            key = ".".join(["stages", parts[1], parts[3], *parts[4:]])
+            key = key.replace("conv_dw", "dwconv").replace("mlp.fc1", "pwconv1").replace("mlp.fc2", "pwconv2")
+        names[key] = value
+    return model, as_pth(folder, {"model": names})
+
+
+class Reconstruct(nn.Module):
+    """diffusers' autoencoder through the mean of its posterior."""
+
+    def __init__(self, vae):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x):
+        return self.vae.decode(self.vae.encode(x).latent_dist.mode()).sample
+
+
+def _vae(widths, scaling=0.18215):
+    from diffusers import AutoencoderKL
+
+    n = len(widths)
+    return shake(AutoencoderKL(block_out_channels=widths, layers_per_block=2, latent_channels=4, scaling_factor=scaling,
+                               down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n))
+
+
+_OLD = (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn"))
+
+
+def vae(layout, widths=(32, 64, 128, 128), scaling=0.18215):
+    """AutoencoderKL in one of its namings."""
+
+    def make(folder):
+        net = _vae(widths, scaling)
+        if layout == "diffusers":
+            net.save_pretrained(folder)
+            return Reconstruct(net), folder
+        tensors = state(net)
+        if layout == "diffusers-old":
+            for new, old in _OLD:
+                tensors = OrderedDict((k.replace(f"attentions.0.{new}.", f"attentions.0.{old}."), v) for k, v in tensors.items())
+            return Reconstruct(net), as_pth(folder, tensors)
+        tensors = OrderedDict((ldm_name(k, len(widths)), ldm_value(k, v)) for k, v in tensors.items())
+        if layout == "ldm":
+            tensors["loss.logvar"] = torch.zeros(())
+            return Reconstruct(net), as_pth(folder, {"state_dict": tensors})
+        tensors = OrderedDict(("first_stage_model." + k, v) for k, v in tensors.items())
+        tensors["model.diffusion_model.out.2.weight"] = torch.zeros(4, 8, 3, 3)
+        tensors["cond_stage_model.logit_scale"] = torch.zeros(())
+        return Reconstruct(net), as_safetensors(folder, tensors)
+
+    return make
+
+
+def ldm_name(key, stages):
+    """A diffusers key in the names of latent-diffusion (a second, independent table)."""
+    import re
+
+    key = re.sub(r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2", key)
+    key = re.sub(r"up_blocks\.(\d+)\.resnets\.(\d+)", lambda m: f"up.{stages - 1 - int(m[1])}.block.{m[2]}", key)
+    key = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", key)
+    key = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{stages - 1 - int(m[1])}.upsample", key)
+    key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
+    key = key.replace("mid_block.attentions.0.", "mid.attn_1.").replace("group_norm", "norm").replace("conv_norm_out", "norm_out")
+    for new, old in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")):
+        key = key.replace(f"attn_1.{new}.", f"attn_1.{old}.")
+    return key.replace("conv_shortcut", "nin_shortcut")
+
+
+def ldm_value(key, value):
+    """latent-diffusion's attention is made of 1x1 convolutions."""
+    return value[:, :, None, None].contiguous() if "attentions.0.to_" in key and key.endswith("weight") else value
+
+
+def aekl(old):
+    """AIGC-clf's classifier on the encoder, as its npz."""
+
+    def make(folder):
+        net = _vae((32, 64, 64, 64))
+
+        class Classifier(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.encoder, self.quant_conv = net.encoder, net.quant_conv
+                self.clf = nn.Sequential(nn.Linear(1024, 256), nn.SiLU(), nn.Linear(256, 128), nn.SiLU(), nn.Linear(128, 2))
+
+            def forward(self, x):
+                return self.clf(net.encode(x).latent_dist.mode().flatten(1))
+
+        model = Classifier().eval()
+        tensors = state(model)
+        for new, name in _OLD if old else ():
+            tensors = OrderedDict((k.replace(f"attentions.0.{new}.", f"attentions.0.{name}."), v) for k, v in tensors.items())
+        return model, as_npz(folder, tensors)
+
+    return make
+
+
+def tiny(half):
+    """diffusers' AutoencoderTiny, one half, on images in [0, 1]."""
+
+    def make(folder):
+        from diffusers import AutoencoderTiny
+
+        net = AutoencoderTiny().eval()
+        net.save_pretrained(folder)
+
+        class Half(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = net
+
+            def forward(self, x):
+                return net.encoder(x * 2 - 1) if half == "encoder" else (net.decoder(x) + 1) / 2
+
+        return Half().eval(), folder
+
+    return make
+
+
+def tiny_sequential(half):
+    """The same net under the published numbering (the decoder's begins with the clamp)."""
+
+    def make(folder):
+        model, _ = tiny(half)(folder)
+        tensors = OrderedDict()
+        for key, value in state(getattr(model.net, half).layers).items():
+            number, rest = key.split(".", 1)
+            tensors[f"{int(number) + (half == 'decoder')}.{rest}"] = value.half()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.copy_(p.half().float())
+        (folder / "sequential").mkdir()
+        return model, as_pth(folder / "sequential", tensors)
+
+    return make
+
+
+def akamaster(depth):
+    """CIFAR ResNet with the prefix of DataParallel and the trainer's wrapper, from the published description."""
+
+    def make(folder):
+        from convert import torch_models
+
+        plan = types.SimpleNamespace(architecture=f"cifar_resnet{depth}", num_classes=10)
+        model = shake(torch_models.cifar_resnet(plan, None), side=32)
+        tensors = OrderedDict(("module." + k, v) for k, v in state(model).items())
+        return model, as_pth(folder, {"state_dict": tensors, "best_prec1": 91.0}, _use_new_zipfile_serialization=False)
+
+    return make
+
+
+def aics(attention):
+    """CIFAKE_CNN; the counter of the attention's BatchNorm tells the variants apart."""
+
+    def make(folder):
+        from convert import torch_models
+
+        name = "cifake_cnn_srm" if attention else "cifake_cnn"
+        model = shake(torch_models.cifake(types.SimpleNamespace(architecture=name, num_classes=1), None), side=32)
+        model.attend.bn.num_batches_tracked.fill_(7 if attention else 0)
+        return model, as_pth(folder, state(model))
+
+    return make
+
+
+# ---- the table ---------------------------------------------------------------------------------------------------
+
+def _cells():
+    resnet = {"resnet18": ("basic", [64, 128, 256, 512], [2, 2, 2, 2]), "resnet34": ("basic", [64, 128, 256, 512], [3, 4, 6, 3]),
+              "resnet50": ("bottleneck", [256, 512, 1024, 2048], [3, 4, 6, 3]),
+              "resnet101": ("bottleneck", [256, 512, 1024, 2048], [3, 4, 23, 3]),
+              "resnet152": ("bottleneck", [256, 512, 1024, 2048], [3, 8, 36, 3])}
+    for name, (kind, widths, depths) in resnet.items():
+        hf = {"layer_type": kind, "hidden_sizes": widths, "depths": depths}
+        args = ("ResNetForImageClassification", "ResNetConfig")
+        yield Cell(name, "hf", huggingface(*args, **hf), 160, small=name == "resnet18")
+        yield Cell(name, "torchvision", torchvision(name), 160, small=name == "resnet50")
+        yield Cell(name, "timm", timm(name), 160)
+        if name in ("resnet18", "resnet50"):
+            yield Cell(name, "npz", huggingface(*args, save="npz", **hf), 160, small=name == "resnet18")
+    for depth in (20, 32, 44, 56, 110):
+        yield Cell(f"cifar_resnet{depth}", "akamaster", akamaster(depth), 32, small=depth == 20)
+    yield Cell("cifake_cnn", "aics", aics(False), 32, small=True)
+    yield Cell("cifake_cnn_srm", "aics", aics(True), 32, small=True)
+    for name in ("squeezenet1_0", "squeezenet1_1"):
+        yield Cell(name, "torchvision", torchvision(name), 160, small=name == "squeezenet1_1")
+    for size in ("small", "large"):
+        yield Cell(f"mobilenet_v3_{size}_100", "torchvision", torchvision(f"mobilenet_v3_{size}"), 160, small=size == "small")
+    yield from _efficientnet_cells()
+    yield from _transformer_cells()
+    for size in ("tiny", "small", "base"):
+        dims = {"tiny": ([96, 192, 384, 768], [3, 3, 9, 3]), "small": ([96, 192, 384, 768], [3, 3, 27, 3]),
+                "base": ([128, 256, 512, 1024], [3, 3, 27, 3])}[size]
+        name = f"convnext_{size}"
+        yield Cell(name, "torchvision", torchvision(name), 128, small=size == "tiny")
+        yield Cell(name, "timm", timm(name), 128)
+        yield Cell(name, "hf", huggingface("ConvNextForImageClassification", "ConvNextConfig", hidden_sizes=dims[0], depths=dims[1]),
+                   128)
+    yield Cell("convnext_tiny", "meta", meta_convnext, 128)
+    full = (128, 256, 512, 512)
+    for layout in ("diffusers", "diffusers-old", "ldm", "ldm-pipeline"):
+        yield Cell("autoencoder_kl", layout, vae(layout), 64, small=layout != "diffusers-old")
+        cell = Cell("autoencoder_kl", layout, vae(layout, full, 0.13025), 64)
+        cell.name = f"autoencoder_kl_full-{layout}"
+        yield cell
+    yield Cell("aekl_clf", "aekl", aekl(False), 128, flags=("--positive", "1"), small=True)
+    yield Cell("aekl_clf", "aekl-old", aekl(True), 128, flags=("--positive", "1"))
+    for half in ("encoder", "decoder"):
+        size = 64 if half == "encoder" else 0
+        yield Cell(f"taesd_{half}", "sequential", tiny_sequential(half), size, small=half == "encoder")
+        yield Cell(f"taesd_{half}", f"diffusers-{half}", tiny(half), size, flags=("--layout", f"diffusers-{half}"))
+
+
+def _efficientnet_cells():
+    sides = {"b0": 224, "b1": 240, "b2": 260, "b3": 300, "b4": 380, "b5": 456, "b6": 528, "b7": 600}
+    hf = {  # width, depth, head, the blocks whose input is odd (google/efficientnet-b*)
+        "b0": (1.0, 1.0, 1280, []), "b1": (1.0, 1.1, 1280, [16]), "b2": (1.1, 1.2, 1408, [5, 8, 16]),
+        "b3": (1.2, 1.4, 1536, [5, 18]), "b4": (1.4, 1.8, 1792, [6]), "b5": (1.6, 2.2, 2048, [13, 27]),
+        "b6": (1.8, 2.6, 2304, [31]), "b7": (2.0, 3.1, 2560, [18]),
+    }
+    for size, side in sides.items():
+        name = f"efficientnet_{size}"
+        batch = 2 if side < 400 else 1
+        yield Cell(name, "torchvision", torchvision(name), 128, small=size == "b0")
+        # A file alone could be either of timm's two ports; its config.json or --layout says which.
+        yield Cell(name, "timm", timm(name), 128, flags=("--layout", "timm"))
+        yield Cell(name, "timm-tf", timm(f"tf_{name}", config=True), 128, small=size == "b0")
+        yield Cell(name, "lukemelas", lukemelas(size), 128)
+        width, depth, head, odd = hf[size]
+        yield Cell(name, "hf", huggingface(
+            "EfficientNetForImageClassification", "EfficientNetConfig", width_coefficient=width, depth_coefficient=depth,
+            hidden_dim=head, image_size=side, depthwise_padding=odd), side, batch=batch, small=size == "b0")
+    for size in ("lite0", "lite1", "lite2"):
+        yield Cell(f"efficientnet_{size}", "timm-tf", timm(f"tf_efficientnet_{size}"), 128)
+        yield Cell(f"efficientnet_{size}", "lukemelas", lukemelas(size), 128, small=size == "lite0")
+    yield Cell("efficientnet_b6", "stacked", stacked_b6, 128, flags=("--positive", "1"))
+
+
+def _transformer_cells():
+    swin = {"tiny": (96, [2, 2, 6, 2], [3, 6, 12, 24]), "small": (96, [2, 2, 18, 2], [3, 6, 12, 24]),
+            "base": (128, [2, 2, 18, 2], [4, 8, 16, 32]), "large": (192, [2, 2, 18, 2], [6, 12, 24, 48])}
+    args = ("SwinForImageClassification", "SwinConfig")
+    for size, (width, depths, heads) in swin.items():
+        name = f"swin_{size}"
+        hf = {"embed_dim": width, "depths": depths, "num_heads": heads}
+        yield Cell(name, "hf", huggingface(*args, **hf), small=size == "tiny")
+        yield Cell(name, "timm", timm(f"{name}_patch4_window7_224"))
+        yield Cell(name, "timm-old", timm_old_swin(f"{name}_patch4_window7_224"), small=size == "tiny")
+        if size != "large":
+            yield Cell(name, "torchvision", torchvision({"tiny": "swin_t", "small": "swin_s", "base": "swin_b"}[size]),
+                       small=size == "tiny")
+        if size in ("base", "large"):
+            for layout, make in (("hf", huggingface(*args, image_size=384, window_size=12, **hf)),
+                                 ("timm", timm(f"{name}_patch4_window12_384")),
+                                 ("timm-old", timm_old_swin(f"{name}_patch4_window12_384", img_size=384, window_size=12))):
+                cell = Cell(name, layout, make, 384, batch=1)
+                cell.name = f"{name}_384-{layout}"
+                yield cell
+    yield Cell("swin_tiny", "npz", huggingface(*args, save="npz", embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24]))
+    yield Cell("swin_tiny", "hf5", huggingface(*args, save="running", embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24]))
+    for key, (label, width, heads) in {"t": ("tiny", 192, 3), "s": ("small", 384, 6), "b": ("base", 768, 12)}.items():
+        for side in (224, 384):
+            hf = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width, "image_size": side}
+            batch = 2 if side == 224 else 1
+            yield Cell(f"vit_{key}_16_{side}", "timm", timm(f"vit_{label}_patch16_224", img_size=side), side, batch=batch,
+                       small=key == "t" and side == 224)
+            yield Cell(f"vit_{key}_16_{side}", "hf", huggingface("ViTForImageClassification", "ViTConfig", **hf), side, batch=batch,
+                       small=key == "t" and side == 224)
+            yield Cell(f"deit_{key}_16_{side}", "timm", timm(f"deit_{label}_distilled_patch16_224", img_size=side), side, batch=batch)
+            yield Cell(f"deit_{key}_16_{side}", "hf-deit", huggingface("DeiTForImageClassification", "DeiTConfig", **hf), side,
+                       batch=batch)
+    hf = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+    yield Cell("vit_t_16_224", "hf5", huggingface("ViTForImageClassification", "ViTConfig", save="running", **hf))
+    yield Cell("deit_t_16_224", "hf-deit-teacher", huggingface("DeiTForImageClassificationWithTeacher", "DeiTConfig", **hf))
+
+
+CELLS = list(_cells())
+
+
+def output(model, x):
+    """The original's logits (or reconstruction) as float32."""
+    from convert.live import plain
+
+    with torch.no_grad():
+        return plain(model(torch.from_numpy(x))).float().numpy()

@@ -1,0 +1,45 @@
+"""Measure one cell: build the original, run the real command line, compare the loaded checkpoint with the original."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(*arguments):
+    """Run ``python -m convert`` as a user would."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-m", "convert", *map(str, arguments)], cwd=ROOT, env=environment,
+                          capture_output=True, text=True, timeout=900)
+
+
+def measure(cell, folder):
+    """Convert and compare.
+
+    Returns
+    -------
+    dict
+        As :func:`convert.verify.compare`, plus the detected ``architecture`` and ``layout`` and the checkpoint's path.
+    """
+    from cells import inputs, output
+
+    from aidet import ckpt, runtime
+    from convert import verify
+
+    (folder / "source").mkdir()
+    model, path = cell.make(folder / "source")
+    destination = folder / "out.ckpt"
+    done = command(path, destination, "--verify", "tensors", *cell.flags)
+    assert done.returncode == 0, done.stderr[-1500:]
+    x = inputs(cell)
+    theirs = output(model, x)
+    runtime.setup(device="CPU", mode="pynative")
+    net = ckpt.load_model(destination)
+    ours, _ = verify.run(net, x)
+    sidecar = ckpt.read_sidecar(destination)
+    spread = float(np.abs(theirs - theirs.mean(axis=0, keepdims=True)).max()) if len(theirs) > 1 else None
+    return {**verify.compare(ours, theirs), "architecture": sidecar["architecture"], "layout": sidecar["source"]["layout"],
+            "classes": sidecar["class_order"], "path": destination, "source": path, "spread": spread}

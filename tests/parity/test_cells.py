@@ -1,0 +1,22 @@
+"""Every family and layout: the original library's own net with random weights, its real file, the real command line."""
+import pytest
+from cells import CELLS
+from run_cells import measure
+
+PARAMETERS = [pytest.param(c, id=c.name, marks=[pytest.mark.matrix] + ([pytest.mark.parity] if c.small else [])) for c in CELLS]
+# What a cell calls its layout -> what the converter detects (names for one and the same table of rules).
+SAME = {("timm", "resnet"): "torchvision", ("npz", "resnet"): "hf", ("npz", "swin"): "hf"}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("cell", PARAMETERS)
+def test_cell(cell, tmp_path):
+    result = measure(cell, tmp_path)
+    assert result["architecture"] == cell.architecture
+    assert result["layout"] == SAME.get((cell.layout, cell.architecture[:6].rstrip("_t")), SAME.get((cell.layout, cell.architecture[:4]), cell.layout))
+    # Logits that do not move with the image would make the comparison empty.
+    assert result["spread"] is None or result["spread"] > 1e-3 * result["scale"]
+    assert result["relative"] <= 1e-4, result
+    if cell.layout.startswith("hf"):
+        # id2label {0: artificial, 1: human}: the class order follows the names.
+        assert result["classes"] == ["generated", "real"]
