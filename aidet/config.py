@@ -205,7 +205,7 @@ GROUPS = {
         "keep_checkpoint_max": Key(_int, 10, "how many epoch checkpoints are kept", low=0),
         "ckpt_save_dir": Key(_str, "runs/train", "where everything is written"),
         "ckpt_save_interval": Key(_int, 1, "epochs between states", low=1),
-        "ckpt_save_policy": Key(_one_of("latest_k", "top_k", "none"), "none", "also keep epoch checkpoints", none=True),
+        "ckpt_save_policy": Key(_one_of("latest_k", "top_k"), None, "also keep epoch checkpoints"),
         "epoch_size": Key(_int, 90, "epochs", low=0),
         "dataset_sink_mode": Key(
             _bool, True, "an Ascend matter of MindCV's; this engine feeds every device the same way"
@@ -289,12 +289,7 @@ GROUPS = {
         "class_weights": Key(
             _either(_one_of("balanced"), _list(_float)), None, "one a class, or 'balanced' from the training set"
         ),
-        "sampler": Key(
-            _one_of("none", "class", "generator"),
-            "none",
-            "draw every class (or class and generator) equally often",
-            none=True,
-        ),
+        "sampler": Key(_one_of("class", "generator"), None, "draw every class (or class and generator) equally often"),
         "samples_per_epoch": Key(_int, None, "length of an epoch where a sampler draws", low=1),
         "val_fraction": Key(_float, 0.0, "held out by group where the data has no validation split", low=0, high=0.9),
         "early_stopping": Key(
@@ -381,13 +376,15 @@ class Config:
         """The configuration as YAML text, grouped as MindCV groups it; loads back to an equal one."""
         lines = []
         for group, keys in GROUPS.items():
-            part = {n: getattr(self, n) for n in keys if not only_given or n in self.given}
-            if part:
-                lines.append(f"# {group}")
-                lines.append(
-                    yaml.safe_dump(part, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
-                )
-        return "\n".join(lines)
+            part = [n for n in keys if not only_given or n in self.given]
+            lines += ["", f"# {group}", *(_line(n, getattr(self, n)) for n in part)] if part else []
+        return "\n".join(lines[1:]) + "\n"
+
+
+def _line(name, value):
+    """One key as one line of YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    return f"{name}: " + text.replace("\n...\n", "\n").strip()
 
 
 def _renamed(values):

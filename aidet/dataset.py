@@ -383,7 +383,7 @@ def assign_classes(train, val, by_generator=False):
 
 
 # --- the order of an epoch ----------------------------------------------------------------------------------------
-def epoch_order(samples, epoch, seed, shuffle=True, repeats=1, sampler="none", length=None):
+def epoch_order(samples, epoch, seed, shuffle=True, repeats=1, sampler=None, length=None):
     """Rows of one epoch with the number of their draw.
 
     Parameters
@@ -393,7 +393,7 @@ def epoch_order(samples, epoch, seed, shuffle=True, repeats=1, sampler="none", l
     shuffle : bool
     repeats : int
         Every row that many times, each with a different draw (Hoffer et al. 2020).
-    sampler : {"none", "class", "generator"}
+    sampler : {None, "class", "generator"}
         Draw classes, or generators within classes, equally often, with replacement.
     length : int, optional
         Rows drawn by a sampler; default as many as there are.
@@ -404,7 +404,7 @@ def epoch_order(samples, epoch, seed, shuffle=True, repeats=1, sampler="none", l
         Row and draw.
     """
     rng = transforms.generator(seed, "order", epoch)
-    if sampler in (None, "none"):
+    if sampler is None:
         rows = rng.permutation(len(samples)) if shuffle else np.arange(len(samples))
     else:
         probability = _probabilities(samples, sampler)

@@ -95,7 +95,6 @@ class Run:
             device_id=config.device_id, jit_level=config.jit_level,
         )  # fmt: skip
         self._join()
-        self._warn_of_idle_keys()
         self._network()
         self._steps_and_rates()
 
@@ -265,7 +264,7 @@ class Run:
             "seed": config.seed, "shuffle": config.shuffle, "repeats": config.aug_repeats, "sampler": config.sampler,
             "length": config.samples_per_epoch,
         }  # fmt: skip
-        rows = config.samples_per_epoch if config.sampler not in (None, "none") else None
+        rows = config.samples_per_epoch if config.sampler else None
         rows = (rows or len(self.train_set)) * max(1, config.aug_repeats)
         whole = config.batch_size * self.world
         # An epoch smaller than one batch would have no step at all.
@@ -354,6 +353,7 @@ class Run:
         """Train, resuming where asked, and write everything."""
         config = self.config
         self._build()
+        self._warn_of_idle_keys()
         self.best = {"value": None, "epoch": None, "threshold": None}
         self.waiting = 0
         self.done_epochs, self.done_batches, self.updates = 0, 0, 0

@@ -1,0 +1,134 @@
+"""Configuration: types, errors, YAML, command line."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from aidet import config, schedules
+from aidet.errors import UserError
+
+
+def write(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_values_come_in_their_types(tmp_path):
+    c = config.load(write(tmp_path, "lr: 1e-4\nepoch_size: 3\nema: true\nscale: [0.2, 1.0]\nloss: ce\nopt: AdamW\n"))
+    assert (c.lr, c.epoch_size, c.ema, c.scale, c.loss, c.opt) == (1e-4, 3, True, [0.2, 1.0], "CE", "adamw")
+    assert c.given == {"lr", "epoch_size", "ema", "scale", "loss", "opt"}
+
+
+def test_the_command_line_wins_and_takes_lists_and_booleans(tmp_path):
+    path = write(tmp_path, "lr: 0.1\nema: true\n")
+    found, overrides, flags = config.parse_args(
+        ["-c", str(path), "--lr=0.2", "--scale", "0.2,1.0", "--ratio", "0.9", "1.1", "--drop_overflow_update", "False",
+         "--no-ema", "--use_nesterov", "--dry-run", "--mean", "[1, 2, 3]"], ["dry_run"],
+    )  # fmt: skip
+    c = config.load(found, overrides)
+    assert (c.lr, c.scale, c.ratio, c.mean) == (0.2, [0.2, 1.0], [0.9, 1.1], [1.0, 2.0, 3.0])
+    assert (c.drop_overflow_update, c.ema, c.use_nesterov, flags) == (False, False, True, {"dry_run"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochsize: 3", "unknown key 'epochsize'; did you mean 'epoch_size'?"),
+        ("lr: fast", "lr (='fast') must be a number"),
+        ("batch_size: 0", "batch_size (=0) must be >= 1"),
+        ("batch_size: 2.5", "batch_size (=2.5) must be a whole number"),
+        ("ema: maybe", "ema (='maybe') must be true or false"),
+        ("hflip: 1.5", "hflip (=1.5) must be <= 1"),
+        ("lr: .nan", "lr (=nan) must be >= 0"),
+        ("mean: [1, 2]", "mean (=[1, 2]) must be a list of 3"),
+        ("scheduler: sometimes", "scheduler (='sometimes') must be one of constant"),
+        ("- a\n- b", "must be a mapping of keys to values"),
+        ("lr: 1\nlr: 2", "key 'lr' stands twice"),
+        ("lr: !!python/object/apply:os.system ['true']", "cannot be read"),
+        ("lr: [1", "cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_error(tmp_path, text, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        config.load(write(tmp_path, text))
+
+
+def test_missing_file_and_unknown_flag(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        config.load(tmp_path / "no.yaml")
+    with pytest.raises(UserError, match=re.escape("unknown flag 'epochsize'; did you mean 'epoch_size'?")):
+        config.parse_args(["--epochsize", "3"])
+    with pytest.raises(UserError, match="--lr needs a value"):
+        config.parse_args(["--lr"])
+    with pytest.raises(UserError, match="unexpected argument 'x'"):
+        config.parse_args(["x"])
+
+
+def test_a_written_configuration_loads_to_the_same(tmp_path):
+    c = config.load(
+        None, {"lr": 0.01, "lr_groups": {"head.*": 2}, "class_weights": "1,2", "transform": "decode | hflip"}
+    )
+    again = config.load(write(tmp_path, c.to_yaml()))
+    assert again.as_dict() == c.as_dict()
+
+
+def test_platform_names_are_mapped():
+    c = config.load(None, {"data_url": "/d", "train_url": "/o", "pretrain_url": "", "aim_repo": "x"})
+    assert (c.data_dir, c.ckpt_save_dir, c.init_from) == ("/d", "/o", None)
+    # A job's own key wins over what the platform adds.
+    assert config.load(None, {"data_url": "/d", "data_dir": "/mine"}).data_dir == "/mine"
+    assert config.load(None, {"output_path": "/out"}).ckpt_save_dir == "/out"
+
+
+def test_ckpt_path_is_a_start_and_with_resume_opt_a_state():
+    assert config.load(None, {"ckpt_path": "my.ckpt"}).init_from == "my.ckpt"
+    c = config.load(None, {"ckpt_path": "my.ckpt", "resume_opt": True})
+    assert (c.init_from, c.resume) == (None, "my.ckpt")
+
+
+def test_help_and_a_bad_flag_need_no_framework():
+    code = (
+        "import sys, runpy; sys.argv = ['train.py', {}]\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit as e: print(e.code, 'mindspore' in sys.modules, 'numpy' in sys.modules)"
+    )
+    for flag, wanted in (("'--help'", "0 False False"), ("'--lrr', '3'", "2 False False")):
+        done = subprocess.run([sys.executable, "-c", code.format(flag)], capture_output=True, text=True, timeout=60)
+        assert done.stdout.strip().splitlines()[-1] == wanted, done.stderr
+
+
+# Values computed by hand from the definitions (PyTorch's, which MindCV follows).
+def rates(**keys):
+    return schedules.learning_rates(config.load(None, {"lr": 1.0, "min_lr": 0.0, "epoch_size": 4, **keys}), 10)
+
+
+def test_schedules():
+    cosine = rates(scheduler="cosine_decay")
+    assert cosine[0] == 1.0 and abs(cosine[20] - 0.5) < 1e-12 and 0 < cosine[-1] < 0.01 and len(cosine) == 40
+    warm = rates(scheduler="constant", warmup_epochs=1)
+    assert warm[0] == 0.0 and abs(warm[5] - 0.5) < 1e-12 and set(warm[10:]) == {1.0}
+    assert rates(scheduler="step_decay", decay_epochs=2, decay_rate=0.1)[20] == 0.1
+    multi = rates(scheduler="multi_step_decay", multi_step_decay_milestones=[1, 3], decay_rate=0.5)
+    assert (multi[9], multi[10], multi[29], multi[30]) == (1.0, 0.5, 0.5, 0.25)
+    assert abs(rates(scheduler="exponential_decay", decay_rate=0.5)[20] - 0.25) < 1e-12
+    stair = rates(scheduler="exponential_decay", decay_rate=0.5, lr_epoch_stair=True)
+    assert stair[10] == stair[19] == 0.5
+    cycle = rates(scheduler="one_cycle", min_lr=1e-4)
+    assert abs(cycle[0] - 1 / 25) < 1e-12 and cycle[11] == 1.0 and abs(cycle[-1] - 1e-4) < 1e-12
+    assert abs(max(rates(scheduler="cyclic", num_cycles=2)) - 1.0) < 1e-12
+    assert abs(rates(scheduler="polynomial_decay", decay_rate=1.0)[20] - 0.5) < 1e-12
+
+
+def test_schedule_errors():
+    with pytest.raises(UserError, match="warmup_epochs .=9. is more than epoch_size .=4."):
+        rates(warmup_epochs=9)
+    with pytest.raises(UserError, match="one_cycle"):
+        rates(scheduler="one_cycle", warmup_epochs=1)
+
+
+def test_extending_a_run_keeps_a_constant_schedule():
+    short, long = (rates(scheduler="step_decay", decay_epochs=2, epoch_size=n) for n in (2, 6))
+    assert long[: len(short)] == short

@@ -1,0 +1,217 @@
+"""Data sources, splits, orders, loading."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from aidet import config, dataset, mixing, transforms
+from aidet.errors import UserError
+
+
+def save(photo, path, seed=0, size=(40, 32)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    photo(seed, size).save(path, quality=90)
+
+
+@pytest.fixture
+def folder(tmp_path, photo):
+    """ImageFolder with pairs: 6 a class in train, 3 in val."""
+    number = 0
+    for split, n in (("train", 6), ("val", 3)):
+        for i in range(n):
+            for name in ("REAL", "FAKE"):
+                number += 1
+                save(photo, tmp_path / split / name / f"{split}{i}.jpg", number)
+    return tmp_path
+
+
+def opened(place, **keys):
+    return dataset.open_data(config.load(None, {"data_dir": str(place), **keys}))
+
+
+def table(path, header, rows):
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def test_image_folder_labels_by_name_not_by_alphabet(folder):
+    train, val, classes = opened(folder)
+    assert classes == ["real", "generated"] and (len(train), len(val)) == (12, 6)
+    for path, target in zip(train.paths, train.targets):
+        assert target == path.startswith("FAKE")
+
+
+def test_pairs_share_their_draw(folder):
+    train, _, _ = opened(folder)
+    twins = [i for i, p in enumerate(train.paths) if p.endswith("train3.jpg")]
+    assert len(twins) == 2 and len({train.key(i) for i in twins}) == 1
+    line = "random_crop(16) | hflip | normalize(half)"
+    loader = dataset.Loader(train, line, (16, 16), 2, 1, dataset.Workers(0))
+    order = np.array([[i, 0] for i in twins])
+    ((x, rows),) = loader.run(order, epoch=5)
+    for place, row in enumerate(rows):
+        image = dataset.images.decode(train.root / train.paths[row])
+        wanted = transforms.Pipeline(line)(image, transforms.generator(1, "train3.jpg", 5))
+        assert np.array_equal(x[place], wanted)
+
+
+def test_other_names_are_plain_classes(tmp_path, photo):
+    for split in ("train", "val"):
+        for k, name in enumerate(("dog", "cat", "10", "9")):
+            save(photo, tmp_path / split / name / f"{split}{name}.png", k)
+    train, _, classes = opened(tmp_path)
+    assert classes == ["9", "10", "cat", "dog"] and (train.sides == -1).all()
+    assert [classes[t] for t in train.targets] == train.texts
+
+
+def test_csv_with_splits_generators_and_groups(tmp_path, photo):
+    rows = [(f"{i}.png", i % 2, f"g{i % 4}", "train" if i < 8 else "valid", f"s{i}") for i in range(12)]
+    for i, row in enumerate(rows):
+        save(photo, tmp_path / row[0], i)
+    table(tmp_path / "labels.csv", ("path", "label", "generator", "split", "group"), rows)
+    train, val, _ = opened(tmp_path)
+    assert (len(train), len(val)) == (8, 4) and train.generators[1] == "g1"
+    train, val, classes = opened(tmp_path, multiclass_to_binary=True)
+    assert classes == ["real", "g1", "g3"] and train.targets[:4].tolist() == [0, 1, 0, 2]
+
+
+def test_a_group_on_both_sides_is_refused(tmp_path, photo):
+    rows = [(f"{i}.png", i % 2, "train" if i < 4 else "val", f"s{i % 5}") for i in range(8)]
+    for i, row in enumerate(rows):
+        save(photo, tmp_path / row[0], i)
+    table(tmp_path / "labels.csv", ("path", "label", "split", "group"), rows)
+    with pytest.raises(UserError, match="groups are in the training and the validation split"):
+        opened(tmp_path)
+
+
+def test_hold_out_keeps_groups_whole_and_is_stable(tmp_path, photo):
+    rows = [(f"{i}.png", i % 2, f"s{i // 2}") for i in range(80)]
+    for row in rows:
+        save(photo, tmp_path / row[0], 1, (8, 8))
+    table(tmp_path / "labels.csv", ("path", "label", "group"), rows)
+    with pytest.raises(UserError, match="val_fraction"):
+        opened(tmp_path)
+    train, val, _ = opened(tmp_path, val_fraction=0.3)
+    assert not set(train.groups) & set(val.groups) and len(train) + len(val) == 80 and 10 < len(val) < 40
+    assert opened(tmp_path, val_fraction=0.3)[1].paths == val.paths
+
+
+def test_artifact_metadata(tmp_path, photo):
+    for name, target in (("coco", 0), ("ddpm", 5)):
+        for i in range(3):
+            save(photo, tmp_path / name / "img" / f"{i}.jpg", i)
+        table(tmp_path / name / "metadata.csv", ("filename", "image_path", "target", "category"),
+              [(f"{i}.jpg", f"img/{i}.jpg", target, name) for i in range(3)])  # fmt: skip
+    train, _, _ = opened(tmp_path, val_while_train=False)
+    assert train.paths[0] == "coco/img/0.jpg" and train.targets.tolist() == [0, 0, 0, 1, 1, 1]
+    assert set(train.generators) == {"coco", "ddpm"}
+
+
+def test_numbered_files_with_a_truth_file(tmp_path, photo):
+    for i in (2, 10, 1):
+        save(photo, tmp_path / "train" / f"{i}.jpg", i)
+    (tmp_path / "train.txt").write_text("0\n1\n1\n")
+    train, _, _ = opened(tmp_path, val_while_train=False)
+    assert train.paths == ["1.jpg", "2.jpg", "10.jpg"] and train.targets.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"train_split": "trian"}, "unknown split 'trian'; did you mean 'train'?"),
+        ({"val_split": "nothing"}, "unknown split 'nothing'"),
+        ({"data_dir": "/nowhere"}, "data_dir '/nowhere' does not exist"),
+    ],
+)
+def test_errors_name_the_value(folder, keys, message):
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        opened(folder, **keys) if "data_dir" not in keys else opened(keys["data_dir"])
+
+
+def test_one_class_only_is_refused(tmp_path, photo):
+    for split in ("train", "val"):
+        save(photo, tmp_path / split / "real" / f"{split}.jpg")
+    with pytest.raises(UserError, match="one class only"):
+        opened(tmp_path)
+
+
+def test_equal_bytes_in_both_splits_are_said(folder):
+    first = folder / "train" / "REAL" / "train0.jpg"
+    (folder / "val" / "REAL" / "copy.jpg").write_bytes(first.read_bytes())
+    (folder / "val" / "FAKE" / "copy.jpg").write_bytes((folder / "train" / "FAKE" / "train1.jpg").read_bytes())
+    said = []
+    dataset.open_data(config.load(None, {"data_dir": str(folder)}), said.append)
+    assert "2 validation images are byte for byte in the training set" in said[0]
+
+
+def test_order_is_a_permutation_that_changes_by_epoch(folder):
+    train, _, _ = opened(folder)
+    first, second = (dataset.epoch_order(train, e, seed=3) for e in (0, 1))
+    assert sorted(first[:, 0]) == list(range(12)) and not np.array_equal(first, second)
+    assert np.array_equal(first, dataset.epoch_order(train, 0, seed=3))
+    assert dataset.epoch_order(train, 0, seed=3, shuffle=False)[:, 0].tolist() == list(range(12))
+    repeated = dataset.epoch_order(train, 0, seed=3, repeats=3)
+    assert repeated[:3, 0].tolist() == [first[0, 0]] * 3 and repeated[:3, 1].tolist() == [0, 1, 2]
+
+
+def test_samplers_balance_classes_and_generators(tmp_path, photo):
+    rows = [(f"{i}.png", int(i >= 90), ("a" if i < 85 else "b") if i < 90 else "c") for i in range(100)]
+    save(photo, tmp_path / "0.png")
+    table(tmp_path / "labels.csv", ("path", "label", "generator"), rows)
+    train, _, _ = opened(tmp_path, val_while_train=False)
+    by_class = dataset.epoch_order(train, 0, 1, sampler="class", length=4000)[:, 0]
+    assert abs((by_class >= 90).mean() - 0.5) < 0.04
+    by_generator = dataset.epoch_order(train, 0, 1, sampler="generator", length=4000)[:, 0]
+    assert abs(((by_generator >= 85) & (by_generator < 90)).mean() - 0.25) < 0.04
+
+
+@pytest.mark.parametrize("line", ["to_float", "normalize(half)", "hflip | jpeg((60, 90)) | normalize(imagenet)"])
+def test_every_way_of_loading_gives_the_same_pixels(folder, line):
+    train, _, _ = opened(folder)
+    order = dataset.epoch_order(train, 2, seed=7)[:10]
+    order = np.concatenate([order, [[-1, 0]] * 2])
+    wanted = None
+    for count, cache in ((0, 0), (0, 64), (2, 0)):
+        workers = dataset.Workers(count)
+        loader = dataset.Loader(train, line, (32, 40), 6, 7, workers, cache)
+        batches = list(loader.run(order, 2))
+        workers.close()
+        assert [r.tolist() for _, r in batches] == [order[:6, 0].tolist(), order[6:, 0].tolist()]
+        x = np.concatenate([b for b, _ in batches])
+        assert (x[10:] == 0).all()
+        wanted = x if wanted is None else wanted
+        assert np.array_equal(x, wanted)
+
+
+@pytest.mark.parametrize("cache", [0, 64])
+def test_an_unreadable_image_is_left_out_by_name(folder, cache):
+    broken = folder / "train" / "REAL" / "train2.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    train, _, _ = opened(folder)
+    loader = dataset.Loader(train, "to_float", (32, 40), 12, 7, dataset.Workers(0), cache)
+    ((x, rows),) = loader.run(dataset.epoch_order(train, 0, seed=7), 0)
+    assert (rows == -1).sum() == 1 and (x[rows == -1] == 0).all()
+    assert list(loader.failed) == ["REAL/train2.jpg"] and "truncated" in loader.failed["REAL/train2.jpg"]
+
+
+def test_mixing_keeps_weights_and_mass():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((6, 3, 8, 8)).astype(np.float32)
+    targets, weights = np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 1, 0]], np.array([1, 1, 1, 1, 1, 0], np.float32) / 5
+    for keys in ({"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}):
+        settings = config.load(None, keys)
+        a, t, w = mixing.mix(x, targets, weights, transforms.generator(1, "m"), settings)
+        assert np.allclose(w.sum(), 1) and w[5] == 0 and np.array_equal(a[5], x[5]) and np.allclose(t.sum(1), 1)
+        assert not np.array_equal(a, x) and np.allclose((t * w[:, None]).sum(0), (targets * weights[:, None]).sum(0))
+        again = mixing.mix(x, targets, weights, transforms.generator(1, "m"), settings)[0]
+        assert np.array_equal(a, again)
+    off = mixing.mix(x, targets, weights, rng, config.load(None, {"mixup": 0.4, "cutmix_prob": 0}))
+    assert off[0] is x
+
+
+def test_random_erasing_covers_a_box():
+    array = np.ones((3, 32, 32), np.float32)
+    p = dataset.pipeline("to_float | random_erasing(1.0, scale=(0.1, 0.2), value=7)")
+    out = p.steps[-1][1](array, np.random.default_rng(0))
+    assert 0.05 < (out == 7).mean() < 0.3 and (array == 1).all()

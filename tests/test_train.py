@@ -1,0 +1,288 @@
+"""Training runs of the tiny architecture through train.py and aidet.fit."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aidet import ckpt, config, fit
+from aidet.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Real: smooth; generated: with a fine checkerboard. 24 + 24 images to train with, 10 + 10 to validate."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    board = (np.indices((20, 20)).sum(0) % 2 * 80 - 40)[..., None]
+    for split, n in (("train", 24), ("val", 10)):
+        for i in range(n):
+            base = np.asarray(Image.fromarray(rng.integers(60, 196, (3, 3, 3), np.uint8)).resize((20, 20), 2), int)
+            for name, extra in (("real", 0), ("fake", board)):
+                place = root / split / name
+                place.mkdir(parents=True, exist_ok=True)
+                noisy = base + extra + rng.integers(-4, 5, base.shape)
+                Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(place / f"{split}{i}.png")
+    return root
+
+
+def keys(data, out, **more):
+    return {
+        "model": "testing", "data_dir": str(data), "ckpt_save_dir": str(out), "batch_size": 8, "epoch_size": 3,
+        "transform": "random_crop(16) | hflip | jpeg((90, 100), p=0.3) | normalize(half)",
+        "transform_eval": "center_crop(16) | normalize(half)", "opt": "adamw", "lr": 0.03, "log_interval": 1,
+        "num_parallel_workers": 0, "device_target": "CPU", **more,
+    }  # fmt: skip
+
+
+def fitted(data, out, **more):
+    said = []
+    code = fit.train(config.load(None, keys(data, out, **more)), out=said.append)
+    return code, said
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def log(folder):
+    """The log without what depends on the clock."""
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows(folder / "log.csv")
+    ]
+
+
+def same_weights(a, b):
+    first, second = ckpt.load_arrays(a), ckpt.load_arrays(b)
+    assert first.keys() == second.keys()
+    return all(np.array_equal(first[n], second[n]) for n in first)
+
+
+def test_a_run_learns_and_writes_everything(data, tmp_path):
+    code, said = fitted(data, tmp_path, epoch_size=6, threshold="auto", views="random_crop(16) | normalize(half)")
+    assert code == 0 and said[-1].startswith("wrote ")
+    there = {p.name for p in tmp_path.iterdir()}
+    assert {"best.ckpt", "best.json", "last.ckpt", "state.ckpt", "config.yaml", "log.csv", "curves.png"} <= there
+    assert any(n.startswith("events.out.tfevents") for n in there) and not [n for n in there if n.startswith(".")]
+    table = rows(tmp_path / "log.csv")
+    assert len(table) == 6 and max(float(r["balanced_accuracy"]) for r in table) > 0.9
+    assert len(rows(tmp_path / "steps.csv")) == 36
+    facts = ckpt.read_sidecar(tmp_path / "best.ckpt")
+    best = max(table, key=lambda r: float(r["balanced_accuracy"]))
+    assert facts["training"]["epoch"] == int(best["epoch"]) and facts["threshold"] == float(best["threshold"])
+    assert facts["class_order"] == ["real", "generated"] and facts["input"]["size"] == [16, 16]
+    assert facts["input"]["transform"] == "decode | center_crop(16) | normalize(half)"
+    assert facts["input"]["views"] == "decode | random_crop(16) | normalize(half)"
+    # The weights in best.ckpt are those whose numbers stand beside them.
+    net = ckpt.load_model(tmp_path / "last.ckpt")
+    assert net.sidecar["training"]["epoch"] == 6
+    again = config.load(tmp_path / "config.yaml")
+    assert again.as_dict() == config.load(None, keys(data, tmp_path, epoch_size=6, threshold="auto",
+                                                     views="random_crop(16) | normalize(half)")).as_dict()  # fmt: skip
+
+
+def test_the_same_seed_gives_the_same_run_and_workers_change_nothing(data, tmp_path):
+    fitted(data, tmp_path / "a")
+    fitted(data, tmp_path / "b", num_parallel_workers=2)
+    fitted(data, tmp_path / "c", seed=1)
+    assert log(tmp_path / "a") == log(tmp_path / "b") != log(tmp_path / "c")
+    assert same_weights(tmp_path / "a/last.ckpt", tmp_path / "b/last.ckpt")
+
+
+RESUMES = {
+    "plain": {},
+    "everything": {
+        "ema": True, "ema_decay": 0.9, "clip_grad": True, "clip_value": 1.0, "gradient_accumulation_steps": 2, "mixup": 0.3,
+        "label_smoothing": 0.1, "opt": "lamb", "scheduler": "one_cycle", "warmup_epochs": 0, "drop_remainder": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESUMES)
+def test_a_killed_run_resumes_bit_for_bit(data, tmp_path, name):
+    """kill -9 in the middle of an epoch, then resume: same losses, log and weights as a run that was left alone."""
+    more = {**RESUMES[name], "save_every_steps": 2}
+    fitted(data, tmp_path / "whole", **more)
+    settings = config.load(None, keys(data, tmp_path / "killed", resume="auto", **more))
+    (tmp_path / "c.yaml").write_text(settings.to_yaml())
+    process = subprocess.Popen(
+        [sys.executable, "train.py", "-c", str(tmp_path / "c.yaml")], cwd=ROOT, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    steps = tmp_path / "killed" / "steps.csv"
+    wanted = 5 if name == "everything" else 9
+    deadline = time.time() + 240
+    while time.time() < deadline and process.poll() is None:
+        if steps.exists() and steps.read_text().count("\n") > wanted:
+            break
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = rows(steps)
+    assert len(before) >= wanted
+    assert not list((tmp_path / "killed").glob("*.tmp"))
+    said = fitted(data, tmp_path / "killed", resume="auto", **more)[1]
+    assert any(line.startswith("resumed ") for line in said)
+    assert rows(steps) == rows(tmp_path / "whole/steps.csv")
+    assert log(tmp_path / "killed") == log(tmp_path / "whole")
+    for file in ("last.ckpt", "best.ckpt"):
+        assert same_weights(tmp_path / "killed" / file, tmp_path / "whole" / file)
+
+
+def test_a_run_can_be_extended(data, tmp_path):
+    fitted(data, tmp_path / "long", epoch_size=4, scheduler="constant")
+    fitted(data, tmp_path / "short", epoch_size=2, scheduler="constant")
+    fitted(data, tmp_path / "short", epoch_size=4, scheduler="constant", resume="auto")
+    assert log(tmp_path / "short") == log(tmp_path / "long")
+    assert same_weights(tmp_path / "short/last.ckpt", tmp_path / "long/last.ckpt")
+    # A finished run has nothing left to do, and says so by changing nothing.
+    before = (tmp_path / "short/log.csv").read_text()
+    fitted(data, tmp_path / "short", epoch_size=4, scheduler="constant", resume="auto")
+    assert (tmp_path / "short/log.csv").read_text() == before
+
+
+def test_accumulation_equals_the_larger_batch(data, tmp_path):
+    """Half the batch, twice accumulated: the same updates (the frozen normalisation takes no part)."""
+    common = {
+        "freeze": ["norm.*"],
+        "transform": "center_crop(16) | normalize(half)",
+        "opt": "momentum",
+        "epoch_size": 2,
+    }
+    fitted(data, tmp_path / "a", batch_size=16, **common)
+    fitted(data, tmp_path / "b", batch_size=8, gradient_accumulation_steps=2, **common)
+    a, b = (np.array([float(r["loss"]) for r in rows(tmp_path / n / "steps.csv")]) for n in "ab")
+    assert len(a) == len(b) == 6 and np.allclose(a, b, atol=1e-5)
+
+
+def test_init_from_replaces_a_head_and_refuses_another_model(data, tmp_path):
+    fitted(data, tmp_path / "a", epoch_size=1)
+    start = tmp_path / "any name.ckpt"
+    start.write_bytes((tmp_path / "a/last.ckpt").read_bytes())
+    code, said = fitted(data, tmp_path / "b", epoch_size=0, init_from=str(start), num_classes=2)
+    assert code == 0
+    _, said = fitted(data, tmp_path / "c", epoch_size=1, init_from=str(start), num_classes=5, freeze=["conv*", "norm*"],
+                  metrics=["accuracy"])  # fmt: skip
+    assert "head classifier: 2 outputs replaced by 5" in said
+    before, after = ckpt.load_arrays(start), ckpt.load_arrays(tmp_path / "c/last.ckpt")
+    for name in before:
+        assert np.array_equal(before[name], after[name]) == (not name.startswith("classifier")), name
+    with pytest.raises(UserError, match="nothing was loaded.*in model, not in init_from"):
+        fitted(data, tmp_path / "d", model="squeezenet1_0", init_from=str(start))
+
+
+def test_frozen_and_grouped_rates(data, tmp_path):
+    fitted(data, tmp_path / "a", epoch_size=0)
+    common = {"epoch_size": 1, "opt": "sgd", "momentum": 0.0, "weight_decay": 0.0, "scheduler": "constant", "lr": 0.1}
+    common.update(transform="center_crop(16) | normalize(half)", num_samples=8, seed=3)
+    fitted(data, tmp_path / "b", **common)
+    fitted(data, tmp_path / "c", lr_groups={"conv1.*": 0.0, "conv2.*": {"lr": 0.05}}, **common)
+    fitted(data, tmp_path / "d", **{**common, "epoch_size": 1, "lr": 0.0})
+    start, full, half = (ckpt.load_arrays(tmp_path / n / "last.ckpt") for n in "dbc")
+    assert np.array_equal(half["conv1.weight"], start["conv1.weight"])
+    assert np.allclose(
+        half["conv2.weight"] - start["conv2.weight"], (full["conv2.weight"] - start["conv2.weight"]) / 2, atol=1e-6
+    )
+    assert np.array_equal(half["classifier.weight"], full["classifier.weight"])
+
+
+def test_one_output_and_multiclass_to_binary(data, tmp_path):
+    fitted(data, tmp_path / "one", num_classes=1, loss="BCE", epoch_size=6)
+    facts = ckpt.read_sidecar(tmp_path / "one/best.ckpt")
+    assert facts["class_order"] == ["generated"] and facts["num_outputs"] == 1
+    assert float(rows(tmp_path / "one/log.csv")[-1]["auc"]) > 0.9
+    lines = ["path,label,generator,split"]
+    for path in sorted(data.rglob("*.png")):
+        number = int(re.sub("[^0-9]", "", path.stem))
+        kind = "photo" if path.parent.name == "real" else f"g{number % 2}"
+        # A generator that training never saw counts in the two-class metrics.
+        kind = "g9" if kind == "g1" and "val" in path.parts else kind
+        lines.append(f"{path},{path.parent.name},{kind},{path.parts[-3]}")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(lines) + "\n")
+    fitted(
+        table,
+        tmp_path / "multi",
+        multiclass_to_binary=True,
+        epoch_size=6,
+        class_weights="balanced",
+        sampler="generator",
+    )
+    facts = ckpt.read_sidecar(tmp_path / "multi/best.ckpt")
+    assert facts["classes"] == ["real", "g0", "g1"] and facts["class_order"] == ["real", "generated", "generated"]
+    assert float(rows(tmp_path / "multi/log.csv")[-1]["auc"]) > 0.8
+
+
+def test_early_stopping_and_kept_checkpoints(data, tmp_path):
+    _, said = fitted(
+        data,
+        tmp_path,
+        epoch_size=9,
+        lr=0.0,
+        freeze=["norm.*"],
+        early_stopping=2,
+        ckpt_save_policy="latest_k",
+        keep_checkpoint_max=2,
+    )
+    assert any(line.startswith("early stopping") for line in said) and len(rows(tmp_path / "log.csv")) == 3
+    assert sorted(p.name for p in tmp_path.glob("epoch_*.ckpt")) == ["epoch_2.ckpt", "epoch_3.ckpt"]
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_images(data, tmp_path):
+    with pytest.raises(UserError, match=r"loss is (nan|inf) at update \d+ .epoch \d+, step \d+.*train\d+.png"):
+        fitted(data, tmp_path, lr=1e30, opt="sgd", scheduler="constant")
+
+
+def test_loss_scaling_leaves_the_result_alone(data, tmp_path):
+    common = {"epoch_size": 1, "opt": "momentum"}
+    fitted(data, tmp_path / "a", **common)
+    fitted(data, tmp_path / "b", loss_scale_type="dynamic", **common)
+    fitted(data, tmp_path / "c", loss_scale=1024, **common)
+    a, b, c = (np.array([float(r["loss"]) for r in rows(tmp_path / n / "steps.csv")]) for n in "abc")
+    assert np.allclose(a, b, atol=1e-6) and np.allclose(a, c, atol=1e-6)
+
+
+def test_half_precision_runs(data, tmp_path):
+    fitted(data, tmp_path, epoch_size=1, amp_level="O2", loss_scale=1024, drop_overflow_update=True)
+    assert np.isfinite(float(rows(tmp_path / "log.csv")[0]["val_loss"]))
+    with pytest.raises(UserError, match="bfloat16"):
+        fitted(data, tmp_path / "b", amp_level="O2", amp_dtype="bfloat16")
+
+
+def test_an_unreadable_image_gives_exit_code_3(data, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(data, tmp_path / "data")
+    broken = tmp_path / "data/train/real/train3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    code, _ = fitted(tmp_path / "data", tmp_path / "out", epoch_size=1)
+    assert code == 3 and "unusable image real/train3.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "tesing"], "unknown architecture 'tesing'; did you mean 'testing'?"),
+        (["--init_from", "no.ckpt"], "init_from 'no.ckpt' does not exist"),
+        (["--data_dir", "/nowhere"], "data_dir '/nowhere' does not exist"),
+        (["--num_classes", "1", "--transform_eval", "random_crop(16)"], "is random"),
+        (["--resume", "no.ckpt"], "resume 'no.ckpt' does not exist"),
+        (["--freeze", "nothing.*"], "freeze 'nothing.*' matches no parameter"),
+    ],
+)
+def test_wrong_input_is_one_line_and_writes_nothing(data, tmp_path, run, arguments, message):
+    (tmp_path / "c.yaml").write_text(config.load(None, keys(data, tmp_path / "out")).to_yaml())
+    done = run("train.py", "-c", tmp_path / "c.yaml", *arguments)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
