@@ -4,7 +4,6 @@ Label sources: a CSV ``path,label[,generator,group,...]``, an ArtiFact ``metadat
 (``image_path,target,category``; Rahman et al., ICIP 2023), an ImageFolder whose folder names say the class, or a bare
 column of 0 and 1 in file order. Scores: ``scores.csv`` of ``infer.py`` or the VIP Cup form ``filename,logit``.
 """
-import csv
 import os
 import re
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import images, labels
+from . import images, labels, records
 from .errors import UserError, nearest
 
 PATH_COLUMNS = ("path", "filename", "image_path", "file", "image", "ImageId", "name")
@@ -151,29 +150,21 @@ def _first(items):
 
 
 def _rows(path, what):
-    """Header and rows of a CSV; the header is None for a bare column of 0 and 1."""
+    """Header and columns of a CSV; the header is None for a bare column of 0 and 1, which comes as one list."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{what} {str(path)!r} " + ("is not a file" if path.exists() else "does not exist"))
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row and any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        with open(path, encoding="utf-8-sig") as file:
+            first = next((line.strip() for line in file if line.strip()), "")
+            if first in ("0", "1"):
+                return None, [first] + [line.strip() for line in file if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{what} {str(path)!r} cannot be read as UTF-8 CSV: {error}") from None
+    rows, header = records.read_table(path, what)
     if not rows:
-        raise UserError(f"{what} {str(path)!r} is empty")
-    if len(rows[0]) == 1 and rows[0][0].strip() in ("0", "1"):
-        return None, rows
-    header = [cell.strip() for cell in rows[0]]
-    doubled = sorted({name for name in header if header.count(name) > 1})
-    if doubled:
-        raise UserError(f"{what} {str(path)!r} has the column {doubled[0]!r} twice")
-    wrong = [f"line {i + 2} ({len(row)} cells)" for i, row in enumerate(rows[1:]) if len(row) != len(header)]
-    if wrong:
-        raise UserError(f"{what} {str(path)!r}: {len(header)} columns, but {_first(wrong)}")
-    if len(rows) == 1:
         raise UserError(f"{what} {str(path)!r} has a header and no rows")
-    return header, rows[1:]
+    return header, {name: [row[name].strip() for row in rows] for name in header}
 
 
 def _pick(header, names, what, path):
@@ -236,14 +227,13 @@ def read_labels(path, where=None):
 
 
 def _from_csv(path):
-    header, rows = _rows(path, "labels")
+    header, columns = _rows(path, "labels")
     if header is None:
-        wrong = [f"line {i + 1} ({','.join(r)!r})" for i, r in enumerate(rows) if len(r) != 1 or r[0].strip() not in ("0", "1")]
+        wrong = [f"row {i + 1} is {r!r}" for i, r in enumerate(columns) if r not in ("0", "1")]
         if wrong:
             raise UserError(f"labels {str(path)!r} is a bare column of 0 and 1, but {_first(wrong)}")
-        return Truth(None, np.array([int(r[0]) for r in rows]), {}, path.parent, str(path))
+        return Truth(None, np.array([int(r) for r in columns]), {}, path.parent, str(path))
     path_column, label_column = _pick(header, PATH_COLUMNS, "path", path), _pick(header, LABEL_COLUMNS, "label", path)
-    columns = {name: [row[i].strip() for row in rows] for i, name in enumerate(header)}
     keys = [_key(p) for p in columns.pop(path_column)]
     values = [_label_value(v, label_column) for v in columns[label_column]]
     wrong = [f"{k} ({v!r})" for k, v, side in zip(keys, columns[label_column], values) if side is None]
@@ -303,11 +293,10 @@ def read_scores(path):
     UserError
         Missing columns, scores that are not finite on rows that are ``ok``, doubled paths.
     """
-    header, rows = _rows(path, "scores")
+    header, columns = _rows(path, "scores")
     if header is None:
         raise UserError(f"scores {str(path)!r} is a bare column of 0 and 1; give the scores.csv that lies beside it")
     name = _pick(header, PATH_COLUMNS, "path", path)
-    columns = {h: [row[i].strip() for row in rows] for i, h in enumerate(header)}
     keys = [_key(p) for p in columns[name]]
     _refuse_doubles(keys, f"scores {str(path)!r}")
     status = columns.get("status") or ["ok"] * len(keys)
@@ -367,10 +356,16 @@ def join(truth, scores):
         if len(truth) != len(scores):
             raise UserError(f"{truth.source} has {len(truth)} labels, {scores.source} has {len(scores)} rows")
         return Truth(list(scores.paths), truth.labels, truth.columns, truth.root, truth.source), scores
-    for left, right in _candidates(truth, scores):
-        place = {key: i for i, key in enumerate(left) if key is not None}
-        if len(place) == len(scores) and all(key in place for key in right):
-            return truth.take([place[key] for key in right]), scores
+    found = [order for order in (_match(left, right) for left, right in _plain(truth, scores)) if order is not None][:1]
+    if not found:
+        found = _below_a_folder(truth.paths, scores.paths)
+    if len(found) > 1:
+        raise UserError(
+            f"{scores.source} matches {len(found)} folders of {truth.source} equally well, for example "
+            f"{truth.paths[found[0][0]]} and {truth.paths[found[1][0]]}; choose one with --where COLUMN=VALUE"
+        )
+    if found:
+        return truth.take(found[0]), scores
     known, given = set(truth.paths), set(scores.paths)
     lone = [k for k in scores.paths if k not in known]
     unscored = [k for k in truth.paths if k not in given]
@@ -383,15 +378,35 @@ def join(truth, scores):
     raise UserError(f"{scores.source} and {truth.source} do not match: " + "; ".join(text) + hint)
 
 
-def _candidates(truth, scores):
-    """Pairs of key lists that may match: as written, as files, and below one common folder."""
+def _match(left, right):
+    """Row of ``left`` for each of ``right`` where the two sets are equal (None in ``left`` does not count), or None."""
+    place = {key: i for i, key in enumerate(left) if key is not None}
+    if len(place) != len(right) or not all(key in place for key in right):
+        return None
+    return [place[key] for key in right]
+
+
+def _plain(truth, scores):
+    """Pairs of key lists: as written, then as files on disk."""
     yield truth.paths, scores.paths
     here = Path(scores.source).parent
     yield [os.path.realpath(f) for f in truth.files()], [os.path.realpath(here / p) for p in scores.paths]
-    for long, short, swap in ((truth.paths, scores.paths, False), (scores.paths, truth.paths, True)):
-        tail = "/" + short[0]
-        for prefix in sorted({key[: -len(short[0])] for key in long if key.endswith(tail)}):
-            cut = [key[len(prefix):] if key.startswith(prefix) else None for key in long]
-            if swap and None in cut:
-                continue
-            yield (short, cut) if swap else (cut, short)
+
+
+def _below_a_folder(labelled, scored):
+    """All ways in which one common leading folder, on either side, makes the sets equal."""
+    found = []
+    for prefix in _prefixes(labelled, scored[0]):
+        order = _match([k[len(prefix):] if k.startswith(prefix) else None for k in labelled], scored)
+        if order is not None:
+            found.append(order)
+    for prefix in _prefixes(scored, labelled[0]):
+        if all(k.startswith(prefix) for k in scored):
+            order = _match(labelled, [k[len(prefix):] for k in scored])
+            if order is not None:
+                found.append(order)
+    return found
+
+
+def _prefixes(keys, one):
+    return sorted({key[: -len(one)] for key in keys if key.endswith("/" + one)})

@@ -1,0 +1,148 @@
+"""Measure a detector, and what a data set gives away.
+
+score     a scores.csv against labels: metrics with intervals, metrics.json and report.html
+sweep     robustness: thresholds, votes, JPEG, WebP, blur, noise, resize, crop, degradation tiers
+transfer  models x data sets
+audit     shortcuts: can size, format or compression alone tell the classes apart?
+leaks     the same images in train, validation and test
+
+Exit codes: 0 done; 2 wrong argument or file; 3 done, but some images could not be used. See docs/evaluate.md.
+"""
+import argparse
+
+from aidet import cli
+from aidet.errors import UserError, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors take one line, with the nearest valid name."""
+
+    def error(self, message):
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        if unknown:
+            message = nearest(unknown[0].partition("=")[0], self.flags(), "argument")
+        raise UserError(message)
+
+    def flags(self):
+        """All option names, those of the commands too."""
+        found = [f for a in self._actions for f in a.option_strings]
+        for action in self._actions:
+            if isinstance(action.choices, dict):
+                found += [f for command in action.choices.values() for f in command.flags()]
+        return found
+
+
+def _parser():
+    parser = Parser(
+        prog="evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_score, _sweep, _transfer, _audit, _leaks):
+        add(commands)
+    return parser
+
+
+def _command(commands, name, text):
+    return commands.add_parser(name, description=text, help=text, allow_abbrev=False)
+
+
+def _common(parser, bootstrap=1000):
+    parser.add_argument("--out", required=True, help="folder for metrics.json and report.html")
+    parser.add_argument("--bootstrap", type=_count, default=bootstrap, metavar="N", help=f"draws for the intervals; 0: none ({bootstrap})")
+    parser.add_argument("--seed", type=int, default=42)
+
+
+def _labels(parser, **more):
+    parser.add_argument("--labels", required=True, metavar="CSV|DIR", help="path,label CSV, ArtiFact metadata.csv, or class folders", **more)
+    parser.add_argument("--where", action="append", metavar="COLUMN=VALUE", help="only these rows of the labels, e.g. split=test")
+
+
+def _count(text):
+    value = int(text)
+    if not 0 <= value <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text} must be between 0 and 1000000")
+    return value
+
+
+def _share(text):
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1")
+    return value
+
+
+def _score(commands):
+    p = _command(commands, "score", "a scores.csv against labels")
+    p.add_argument("--scores", metavar="CSV", help="scores.csv of infer.py, or filename,logit")
+    _labels(p, nargs="+")
+    _common(p)
+    p.add_argument("--by", nargs="+", metavar="COLUMN", help="tables by these columns of the labels; also size, format (of the files)")
+    p.add_argument("--threshold", type=_share, help="on the probability (default: the labels in the scores file, else 0.5)")
+    p.add_argument("--target-fpr", type=_share, default=0.05, metavar="RATE", help="for the threshold from validation reals (0.05)")
+    p.add_argument("--valid-scores", metavar="CSV", help="choose the threshold on the real images of this validation set")
+    p.add_argument("--valid-labels", metavar="CSV|DIR")
+    p.add_argument("--valid-where", action="append", metavar="COLUMN=VALUE")
+    p.add_argument("--against", metavar="CSV", help="a second scores file over the same images: paired test")
+    p.add_argument("--vip", nargs=2, metavar=("P1", "P2"), help="VIP Cup score of two filename,logit files")
+    p.add_argument("--thumbnails", type=_count, default=12, metavar="N", help="worst errors shown per class (12)")
+
+
+def _sweep(commands):
+    p = _command(commands, "sweep", "robustness of checkpoints under degradations")
+    p.add_argument("--ckpt", action="append", required=True, metavar="A.ckpt", help="several make an ensemble")
+    _labels(p)
+    _common(p, 300)
+    p.add_argument("--points", nargs="+", metavar="NAME", help="families to run (default: all); see docs/evaluate.md")
+    p.add_argument("--votes", type=int, default=1, help="views of each image outside the votes curve (1)")
+    p.add_argument("--limit", type=_count, default=0, metavar="N", help="only N images, drawn evenly from both classes; 0: all")
+    p.add_argument("--backend", choices=("auto", "onnxruntime", "mindspore"), default="auto")
+    p.add_argument("--workers", type=int, help="threads that decode (default: CPUs)")
+
+
+def _transfer(commands):
+    p = _command(commands, "transfer", "models x data sets")
+    p.add_argument("--ckpt", action="append", required=True, metavar="[NAME=]A.ckpt")
+    p.add_argument("--sets", nargs="+", required=True, metavar="NAME=CSV|DIR", help="a CSV may be followed by @column=value")
+    _common(p)
+    p.add_argument("--votes", type=int, default=1)
+    p.add_argument("--backend", choices=("auto", "onnxruntime", "mindspore"), default="auto")
+    p.add_argument("--workers", type=int, help="threads that decode (default: CPUs)")
+
+
+def _audit(commands):
+    p = _command(commands, "audit", "shortcuts in a data set")
+    _labels(p)
+    _common(p, 0)
+    p.add_argument("--scores", metavar="CSV", help="also give a detector's accuracy raw and on the aligned subset")
+    p.add_argument("--warn", type=_share, default=0.6, metavar="AUC", help="warn above this (0.6)")
+
+
+def _leaks(commands):
+    p = _command(commands, "leaks", "the same images in several splits")
+    for name in ("train", "valid", "test"):
+        p.add_argument(f"--{name}", metavar="CSV|DIR")
+    p.add_argument("--out", required=True, help="folder for metrics.json, leaks.csv and report.html")
+    p.add_argument("--distance", type=int, default=4, metavar="BITS", help="near-duplicates: at most so many of 64 bits differ (4)")
+    p.add_argument("--workers", type=int, help="processes that decode (default: CPUs)")
+
+
+def main(argv):
+    """Parse the command line and run one command."""
+    options = _parser().parse_args(argv)
+    if options.command == "score":
+        if not options.scores and not options.vip:
+            raise UserError("score needs --scores CSV (or --vip P1.csv P2.csv)")
+        from aidet.scoring import run
+    elif options.command == "audit":
+        from aidet.auditing import run
+    elif options.command == "leaks":
+        from aidet.leaking import run
+    elif options.command == "sweep":
+        from aidet.sweep import run
+    else:
+        from aidet.transfer import run
+    return run(options)
+
+
+if __name__ == "__main__":
+    cli.main(main)
