@@ -1,0 +1,450 @@
+"""infer.py and Detector: the same bytes whatever the way, a row for every input, kill and resume, contest forms."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import infer
+from aidet import Detector, backends, ckpt, models, runtime
+from aidet.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+LINES = {
+    "size": 32,
+    "channels": 3,
+    "transform": "decode | resize(40) | center_crop(32) | normalize(half)",
+    "views": "decode | random_crop(32) | hflip | normalize(half)",
+}
+
+
+def make_model(path, seed=1, order=("real", "generated"), **facts):
+    """A tiny network with large random weights, so that its scores differ between images and views."""
+    runtime.setup(seed=seed)
+    net = models.create("testing", num_classes=len(order))
+    rng = np.random.default_rng(seed)
+    arrays = {p.name: p.asnumpy() for p in net.get_parameters()}
+    # Rows of the classifier that sum to 0: scores of random images fall on both sides.
+    weight = rng.normal(0, 4, arrays["classifier.weight"].shape).astype(np.float32)
+    arrays["classifier.weight"] = weight - weight.mean(axis=1, keepdims=True)
+    sidecar = {"architecture": "testing", "arguments": {"num_classes": len(order)}, "num_outputs": len(order)}
+    sidecar.update(classes=list(order), class_order=list(order), input=LINES, threshold=None)
+    return ckpt.save(arrays, path, {**sidecar, **facts}) and path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model") / "a.ckpt")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twenty images of several formats and sizes in nested folders, named so that text order is not numeric order."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        size = (int(rng.integers(20, 90)), int(rng.integers(20, 90)))
+        small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        image = small.resize(size, Image.Resampling.BICUBIC)
+        where = root / ("deep/er" if i % 5 == 0 else "")
+        where.mkdir(parents=True, exist_ok=True)
+        image.save(where / f"{i}{('.jpg', '.png', '.webp', '.bmp')[i % 4]}")
+    return root
+
+
+def call(*argv):
+    """infer.py in this process; the exit code."""
+    return infer.run([str(a) for a in argv]) or 0
+
+
+def table(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def result_bytes(out):
+    return (out / "result.txt").read_bytes(), (out / "scores.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def reference(model, folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("reference")
+    assert call("--ckpt", model, "--images", folder, "--out", out, "--votes", 3, "--workers", 1) == 0
+    return out
+
+
+def test_result_is_in_numeric_order_of_the_stem(reference):
+    rows = table(reference / "scores.csv")
+    assert len(rows) == 20 and {r["status"] for r in rows} == {"ok"}
+    by_stem = sorted(rows, key=lambda r: int(Path(r["path"]).stem))
+    text = (reference / "result.txt").read_bytes().decode()
+    assert text == "".join(r["label"] + "\n" for r in by_stem)
+    assert set(text) == {"0", "1", "\n"}, "a test model that says one word for all tests nothing"
+    for r in rows:
+        assert float(r["prob"]) == pytest.approx(1 / (1 + np.exp(-float(r["score"]))), abs=1e-8)
+        assert (float(r["score"]) > 0) == (r["label"] == "1") == (r["decision"] == "generated")
+
+
+@pytest.mark.parametrize(
+    "flags", [["--workers", 4, "--batch-size", 1], ["--workers", 2, "--batch-size", 7], ["--workers", 7]], ids=str
+)
+def test_same_bytes_for_any_workers_and_batch_size(model, folder, reference, tmp_path, flags):
+    assert call("--ckpt", model, "--images", folder, "--out", tmp_path, "--votes", 3, *flags) == 0
+    assert result_bytes(tmp_path) == result_bytes(reference)
+
+
+@pytest.mark.parametrize("shards", [["0/3", "1/3", "2/3"], ["1/2", "2/2"]], ids=str)
+def test_same_bytes_from_shards(model, folder, reference, tmp_path, shards):
+    for shard in shards:
+        assert call("--ckpt", model, "--images", folder, "--out", tmp_path, "--votes", 3, "--shard", shard) == 0
+    assert call("merge", tmp_path) == 0
+    assert result_bytes(tmp_path) == result_bytes(reference)
+
+
+def test_merge_refuses_missing_and_foreign_shards(model, folder, tmp_path):
+    with pytest.raises(UserError, match="holds no shard"):
+        call("merge", tmp_path)
+    common = ["--ckpt", model, "--images", folder, "--out", tmp_path]
+    call(*common, "--shard", "1/2")
+    with pytest.raises(UserError, match="shard 0/2 is missing"):
+        call("merge", tmp_path)
+    call(*common, "--shard", "2/2", "--votes", 2)
+    with pytest.raises(UserError, match="another votes"):
+        call("merge", tmp_path)
+    call(*common, "--shard", "2/2")
+    half = tmp_path / "shard-0-of-2.journal"
+    half.write_bytes(half.read_bytes()[:-40])
+    with pytest.raises(UserError, match="shard-0-of-2.journal is not complete"):
+        call("merge", tmp_path)
+    assert not (tmp_path / "result.txt").exists()
+
+
+def test_list_of_files_gives_the_same_rows(model, folder, reference, tmp_path):
+    rows = table(reference / "scores.csv")
+    listing = folder / "list.csv"
+    listing.write_text("path,other\n" + "".join(f"{r['path']},x\n" for r in reversed(rows)))
+    try:
+        assert call("--ckpt", model, "--images", listing, "--out", tmp_path, "--votes", 3) == 0
+    finally:
+        listing.unlink()
+    assert table(tmp_path / "scores.csv") == rows[::-1]
+    assert (tmp_path / "result.txt").read_bytes() == (reference / "result.txt").read_bytes()
+
+
+def test_backends_agree(model, folder, reference, tmp_path):
+    assert call("--ckpt", model, "--images", folder, "--out", tmp_path, "--votes", 3, "--backend", "mindspore") == 0
+    pairs = list(zip(table(reference / "scores.csv"), table(tmp_path / "scores.csv")))
+    assert all(a["path"] == b["path"] and a["decision"] == b["decision"] for a, b in pairs)
+    assert max(abs(float(a["score"]) - float(b["score"])) for a, b in pairs) <= 1e-4
+    assert (tmp_path / "result.txt").read_bytes() == (reference / "result.txt").read_bytes()
+
+
+def test_detector_and_command_line_agree(model, folder, reference):
+    rows = table(reference / "scores.csv")
+    detector = Detector(model, votes=3)
+    found = detector.score([folder / r["path"] for r in rows], root=folder)
+    assert [f"{r.score:.9g}" for r in found] == [r["score"] for r in rows]
+    one = Detector(model)
+    path = folder / rows[0]["path"]
+    with Image.open(path) as image:
+        as_array = np.asarray(image.convert("RGB"))
+        scores = [r.score for r in one.score([path, str(path), image, as_array])]
+    assert len(set(scores)) == 1
+    assert one.score([]) == []
+    with pytest.raises(TypeError, match=r"score\(\[path\]\)"):
+        one.score(str(path))
+
+
+def test_scores_from_the_class_order(tmp_path, folder):
+    """The sidecar's order decides the sign; with more classes the sides are summed."""
+    forward = Detector(make_model(tmp_path / "f.ckpt")).score([folder / "1.png"])[0].score
+    backward = Detector(make_model(tmp_path / "b.ckpt", order=("generated", "real"))).score([folder / "1.png"])[0].score
+    assert forward == pytest.approx(-backward) and abs(forward) > 1e-3
+    with pytest.raises(UserError, match="is no detector"):
+        Detector(make_model(tmp_path / "n.ckpt", class_order=None, classes=["cat", "dog"]))
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def damaged(tmp_path, photo):
+    """Three good images and every kind of bad one, some under names that break careless writers."""
+    root = tmp_path / "in"
+    root.mkdir()
+    for i in (1, 3, 10):
+        photo(i).save(root / f"{i}.jpg")
+    whole = (root / "1.jpg").read_bytes()
+    (root / "2.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "4.png").write_bytes(b"")
+    (root / "5.jpg").write_text("not an image at all")
+    (root / "6.png").write_bytes(whole)  # a JPEG by another name is fine
+    Image.new("1", (12000, 12000)).save(root / "7.png")  # a bomb: 144 million pixels in a small file
+    (root / "8.jpg").symlink_to(root / "nowhere.jpg")
+    return root
+
+
+REASONS = {"2": "truncated", "4": "empty", "5": "not an image", "7": "144000000|pixels", "8": "no such file"}
+
+
+def test_bad_files_are_rows_with_reasons(model, damaged, tmp_path, capsys):
+    assert call("--ckpt", model, "--images", damaged, "--out", tmp_path / "o") == 3
+    said = capsys.readouterr().err
+    rows = {Path(r["path"]).stem: r for r in table(tmp_path / "o" / "scores.csv")}
+    assert len(rows) == 9
+    for stem, row in rows.items():
+        if stem in REASONS:
+            assert row["status"].startswith("error: ") and row["label"] == row["score"] == row["decision"] == ""
+            assert any(word in row["status"] for word in REASONS[stem].split("|")), row["status"]
+            assert f"  {row['path']}: {row['status'][7:]}" in said
+        else:
+            assert row["status"] == "ok"
+    lines = (tmp_path / "o" / "result.txt").read_text().splitlines()
+    assert len(lines) == 9 and [lines[i] for i in (1, 3, 4, 6, 7)] == ["0"] * 5
+
+
+@pytest.mark.parametrize("choice, lines, label", [("generated", 9, "1"), ("real", 9, "0"), ("skip", 4, "")])
+def test_on_error(model, damaged, tmp_path, choice, lines, label):
+    assert call("--ckpt", model, "--images", damaged, "--out", tmp_path / "o", "--on-error", choice) == 3
+    text = (tmp_path / "o" / "result.txt").read_text().splitlines()
+    bad = [r for r in table(tmp_path / "o" / "scores.csv") if r["status"] != "ok"]
+    assert len(text) == lines and len(bad) == 5 and {r["label"] for r in bad} == {label}
+    if choice == "generated":
+        assert [text[i] for i in (1, 3, 4, 6, 7)] == ["1"] * 5
+
+
+def test_any_file_name(model, tmp_path, photo):
+    root = tmp_path / "in"
+    names = ["a b.jpg", "line\nbreak.jpg", 'quo"te,comma.jpg', "图片.jpg", "-dash.jpg"]
+    root.mkdir()
+    for name in names:
+        photo(1).save(root / name)
+    with open(os.fsencode(root) + b"/odd\xff.jpg", "wb") as file:
+        photo(1).save(file, "JPEG")
+    (root / "loop").symlink_to(root)
+    assert call("--ckpt", model, "--images", root, "--out", tmp_path / "o") == 0
+    paths = [r["path"] for r in table(tmp_path / "o" / "scores.csv")]
+    assert set(paths) == {*names, "odd\\udcff.jpg"} and len(paths) == 6
+    assert len((tmp_path / "o" / "result.txt").read_text().splitlines()) == 6
+
+
+def test_not_a_number_is_an_error_row(tmp_path, folder):
+    path = make_model(tmp_path / "nan.ckpt")
+    arrays = ckpt.load_arrays(path)
+    arrays["classifier.bias"] = np.array([np.nan, 0], np.float32)
+    ckpt.save(arrays, path, ckpt.read_sidecar(path))
+    row = Detector(path, backend="mindspore").score([folder / "1.png"])[0]
+    assert "not a finite number" in row.status and row.score is None
+
+
+# --- wrong arguments -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "flags, text",
+    [
+        (["--ckpt", "none.ckpt"], "'none.ckpt' does not exist"),
+        (["--images", "nowhere"], "images 'nowhere' does not exist"),
+        (["--vots", "3"], "unknown argument '--vots'; did you mean '--votes'"),
+        (["--votes", "0"], r"votes \(=0\) must be a whole number >= 1"),
+        (["--votes", "many"], "argument --votes: invalid int value: 'many'"),
+        (["--workers", "0"], r"workers \(=0\)"),
+        (["--format", "results"], "did you mean 'result'"),
+        (["--format", "submission"], "needs --sample-submission"),
+        (["--backend", "onnx"], "unknown backend 'onnx'; choose from: auto, mindspore, onnxruntime"),
+        (["--fuse", "sofft"], "neither one of soft, hard"),
+        (["--threshold", "1.5"], r"threshold \(=1.5\) must be between 0 and 1"),
+        (["--unsure", "0.4"], "LOW,HIGH"),
+        (["--shard", "3/2"], r"shard \(='3/2'\)"),
+        (["--on-error", "relax"], "unknown on_error 'relax'"),
+        (["--views", "gird"], "did you mean 'grid'"),
+    ],
+)
+def test_wrong_arguments_say_name_and_value_and_write_nothing(model, folder, tmp_path, flags, text):
+    given = {"--ckpt": model, "--images": folder, "--out": tmp_path / "o", flags[0]: flags[1]}
+    with pytest.raises(UserError, match=text):
+        call(*[a for pair in given.items() for a in pair])
+    assert not (tmp_path / "o").exists()
+
+
+def test_exit_code_and_one_line(run, tmp_path):
+    done = run(ROOT / "infer.py", "--ckpt", "none.ckpt", "--images", tmp_path, "--out", tmp_path / "o", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+
+
+def test_empty_folder_and_no_default_checkpoint(model, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(UserError, match="holds no image file"):
+        call("--ckpt", model, "--images", tmp_path / "in", "--out", tmp_path / "o")
+    Image.new("RGB", (9, 9)).save(tmp_path / "in" / "a.png")
+    monkeypatch.setattr(infer, "DEFAULT_CKPT", tmp_path / "absent.ckpt")
+    with pytest.raises(UserError, match="no --ckpt given"):
+        call("--images", tmp_path / "in", "--out", tmp_path / "o")
+    monkeypatch.setattr(infer, "DEFAULT_CKPT", Path(model))
+    assert call("--images", tmp_path / "in", "--out", tmp_path / "o") == 0
+
+
+# --- kill and resume -------------------------------------------------------------------------------------------------
+def test_resume_after_kill_gives_the_same_file(model, tmp_path, photo):
+    root, out, straight = tmp_path / "in", tmp_path / "o", tmp_path / "straight"
+    root.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+    for i in range(150):
+        Image.fromarray(np.roll(noise, i, axis=1)).save(root / f"{i}.jpg", quality=95)
+    (root / "7.jpg").write_bytes(b"x")
+    flags = ["--ckpt", model, "--images", root, "--votes", 4, "--workers", 1]
+    command = [sys.executable, ROOT / "infer.py", *flags, "--out", out]
+    process = subprocess.Popen([str(c) for c in command], stderr=subprocess.DEVNULL)
+    journal = out / "infer.journal"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (journal.is_file() and journal.read_bytes().count(b"\n") > 10):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    assert not (out / "result.txt").exists() and not (out / "scores.csv").exists()
+    with open(journal, "ab") as file:  # as if the kill had come in the middle of a line
+        file.write(b'{"path": "1')
+    rows_before = journal.read_bytes().count(b"\n") - 1
+    assert 10 <= rows_before < 150
+    with pytest.raises(UserError, match="another votes"):
+        call(*flags, "--out", out, "--resume", "--votes", 5)
+    assert call(*flags, "--out", out, "--resume") == 3
+    assert call(*flags, "--out", straight) == 3
+    assert result_bytes(out) == result_bytes(straight)
+    assert not journal.exists()
+
+
+# --- forms and formats -----------------------------------------------------------------------------------------------
+def test_vip_form(model, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(infer, "DEFAULT_CKPT", Path(model))
+    names = ["deep/er/10.webp", "1.png", "2.webp", "13.png"]
+    listing = folder / "in.csv"
+    listing.write_text("filename\n" + "\n".join(names) + "\n")
+    try:
+        assert call(listing, tmp_path / "out.csv") == 0
+    finally:
+        listing.unlink()
+    rows = table(tmp_path / "out.csv")
+    assert list(rows[0]) == ["filename", "logit"] and [r["filename"] for r in rows] == names
+    expected = Detector(model).score([folder / n for n in names])
+    assert [float(r["logit"]) for r in rows] == pytest.approx([r.score for r in expected], rel=1e-8)
+
+
+def test_contest_form_tolerates_the_platforms_flags(model, folder, tmp_path, reference, capsys):
+    base = ["--model_path", model, "--test_data_path", folder, "--votes", 3, "--aim_repo", "x", "--device_id=0"]
+    assert call(*base, "--output_path", tmp_path / "o") == 0
+    assert "ignored" in capsys.readouterr().err
+    assert result_bytes(tmp_path / "o") == result_bytes(reference)
+    assert call(*base, "--output_path", tmp_path / "p" / "result.txt") == 0
+    assert (tmp_path / "p" / "result.txt").read_bytes() == (reference / "result.txt").read_bytes()
+    with pytest.raises(UserError, match="unknown argument '--aim_repo'"):
+        call("--ckpt", model, "--images", folder, "--out", tmp_path / "q", "--aim_repo", "x")
+
+
+def test_submission(model, folder, reference, tmp_path):
+    rows = table(reference / "scores.csv")
+    ids = [Path(r["path"]).stem for r in rows][::-1]
+    sample = tmp_path / "sample.csv"
+    sample.write_text("ImageId,answer\n" + "".join(f"{i},0\n" for i in ids))
+    flags = ["--ckpt", model, "--images", folder, "--votes", 3, "--format", "submission", "--sample-submission", sample]
+    assert call(*flags, "--out", tmp_path / "o") == 0
+    expected = {Path(r["path"]).stem: r["label"] for r in rows}
+    assert (tmp_path / "o" / "submission.csv").read_text() == (
+        "ImageId,answer\n" + "".join(f"{i},{expected[i]}\n" for i in ids)
+    )
+    for text, message in (("ImageId,answer\n77,0\n", "'77' fits no image"), ("ImageId,answer\n1,0\n", "not in it")):
+        sample.write_text(text)
+        with pytest.raises(UserError, match=message):
+            call(*flags, "--out", tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
+def test_ensemble(model, folder, tmp_path):
+    other = make_model(tmp_path / "b.ckpt", seed=2, threshold=0.3)
+    flags = ["--images", folder, "--out", tmp_path / "o", "--format", "csv"]
+    assert call("--ckpt", model, "--ckpt", other, *flags) == 0
+    rows = table(tmp_path / "o" / "scores.csv")
+    a, b = (Detector(p).score([folder / r["path"] for r in rows]) for p in (model, other))
+    moved = np.array([r.score for r in b]) - np.log(0.3 / 0.7)
+    p = (1 / (1 + np.exp(-np.array([r.score for r in a]))) + 1 / (1 + np.exp(-moved))) / 2
+    assert [float(r["prob"]) for r in rows] == pytest.approx(p, abs=1e-8)
+    assert [float(r["score:b"]) for r in rows] == pytest.approx([r.score for r in b], rel=1e-8)
+    assert not (tmp_path / "o" / "result.txt").exists()
+    # Alone, a model is judged by its own threshold, and the command line's wins.
+    assert Detector(other).threshold == 0.3 and Detector(other, threshold=0.6).threshold == 0.6
+    fusion = tmp_path / "f.yaml"
+    fusion.write_text("fuse: hard\nweights: {a: 1, b: 2}\nthresholds: {b: 0.5}\nunsure: [0.2, 0.4]\n")
+    found = Detector(model, other, fuse=str(fusion)).score([folder / r["path"] for r in rows])
+    for mine, x, y in zip(found, a, b):
+        share = ((x.score > 0) + 2 * (y.score > 0)) / 3
+        assert mine.prob == pytest.approx(share, abs=1e-5)
+        assert mine.decision == ("generated" if share > 0.5 else "unsure" if share > 0.2 else "real")
+
+
+def test_stability_mode(model, folder, tmp_path):
+    flags = ["--ckpt", model, "--images", folder, "--votes", 2]
+    assert call(*flags, "--out", tmp_path / "o", "--stability") == 0
+    assert call(*flags, "--out", tmp_path / "p") == 0
+    assert result_bytes(tmp_path / "o") == result_bytes(tmp_path / "p"), "it changes no score"
+    for row in table(tmp_path / "o" / "stability.csv"):
+        values = [float(v) for k, v in row.items() if k not in ("path", "spread")]
+        assert len(values) == 7 and float(row["spread"]) == pytest.approx(max(values) - min(values), abs=1e-8)
+    record = Detector(model, stability=True).score([folder / "1.png"])[0]
+    assert record.spread > 0 and record.stability["original"] == pytest.approx(record.prob)
+
+
+# --- backends --------------------------------------------------------------------------------------------------------
+def test_cache_is_made_once_and_again_for_other_weights(tmp_path, folder):
+    said = []
+    path = make_model(tmp_path / "c.ckpt", seed=3)
+    first = Detector(path, say=said.append).score([folder / "1.png"])[0].score
+    graphs = list(tmp_path.glob("c.*.onnx"))
+    assert len(graphs) == 1 and len(said) == 2 and "verified" in said[1]
+    Detector(path, say=said.append)
+    assert len(said) == 2
+    graphs[0].write_bytes(graphs[0].read_bytes()[:500])  # a damaged graph is made again
+    assert Detector(path, say=said.append).score([folder / "1.png"])[0].score == first and len(said) == 4
+    make_model(path, seed=4)
+    second = Detector(path, say=said.append).score([folder / "1.png"])[0].score
+    assert second != first and list(tmp_path.glob("c.*.onnx")) != graphs and len(list(tmp_path.glob("c.*.onnx"))) == 1
+
+
+def test_fallback_says_why(model, folder, monkeypatch):
+    said = []
+    monkeypatch.setattr(backends.runtime, "version_of", lambda name: None if name == "onnxruntime" else "9")
+    detector = Detector(model, say=said.append)
+    assert detector.models[0].backend_name == "mindspore"
+    assert len(said) == 1 and "onnxruntime are not installed" in said[0]
+    with pytest.raises(UserError, match="use --backend mindspore"):
+        Detector(model, backend="onnxruntime")
+
+
+def test_native_size_model_runs(tmp_path, folder):
+    """A transform without a fixed size: every image at its own."""
+    lines = {"size": None, "channels": 3, "transform": "decode | normalize(half)"}
+    path = make_model(tmp_path / "n.ckpt", input=lines)
+    said = []
+    detector = Detector(path, votes=2, say=said.append)
+    rows = detector.score([folder / "1.png", folder / "2.webp"])
+    assert all(r.ok for r in rows) and "any size" in said[0]
+
+
+def test_memory_does_not_grow_with_the_number_of_inputs(model, folder):
+    """Inputs are taken a few at a time: at no moment is more than the window ahead of the results."""
+    taken, given, ahead = 0, 0, 0
+    detector = Detector(model, workers=2)
+
+    def items():
+        nonlocal taken
+        for i in range(300):
+            taken += 1
+            yield str(i), folder / "1.png"
+
+    for _ in detector.stream(items()):
+        given += 1
+        ahead = max(ahead, taken - given)
+    assert given == 300 and ahead <= 8

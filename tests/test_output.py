@@ -1,0 +1,126 @@
+"""Result files from rows, and the check before the upload."""
+
+import pytest
+
+from aidet import output
+from aidet.errors import UserError
+from aidet.records import Record
+
+
+def rows_of(*paths, labels=None):
+    made = [
+        Record(
+            p, 1.0 if one else -1.0, 0.73 if one else 0.27, int(one), "generated" if one else "real", "ok", {"m": 1.0}
+        )
+        for p, one in zip(paths, labels or [i % 2 for i in range(len(paths))])
+    ]
+    return lambda: iter(made)
+
+
+@pytest.mark.parametrize(
+    "paths, order",
+    [
+        (["1.jpg", "2.jpg", "10.jpg"], [0, 1, 2]),
+        (["10.jpg", "2.jpg", "1.png"], [2, 1, 0]),
+        (["b/1.jpg", "a/2.jpg", "a/10.jpg"], [0, 1, 2]),  # the stem counts, not the folder
+        (["img10.jpg", "img9.jpg", "3.jpg"], [2, 1, 0]),  # not all are numbers: natural order
+        (["a b/1.jpg", "a/1x.jpg"], None),
+    ],
+)
+def test_result_order(tmp_path, paths, order):
+    from aidet.records import stem_order
+
+    labels = [1, 0, 0][: len(paths)]
+    path = output.write_result(tmp_path / "result.txt", rows_of(*paths, labels=labels))
+    order = stem_order(paths) if order is None else order
+    assert path.read_bytes() == b"".join(b"%d\n" % labels[i] for i in order)
+
+
+def test_skip_leaves_only_good_rows(tmp_path):
+    made = [
+        Record("1.jpg", 1.0, 0.7, 1, "generated"),
+        Record("2.jpg", status="error: empty file"),
+        Record("3.jpg", label=0),
+    ]
+    for skip, text in ((False, "1\n0\n0\n"), (True, "1\n0\n")):
+        assert output.write_result(tmp_path / "r.txt", lambda: iter(made), skip).read_text() == text
+    output.write_logits(tmp_path / "l.csv", lambda: iter(made))
+    assert (tmp_path / "l.csv").read_text() == "filename,logit\n1.jpg,1\n2.jpg,0\n3.jpg,-1\n"
+
+
+def test_sample_matching():
+    paths = ["a/1.jpg", "b/1.jpg", "b/2.jpg", "3.png"]
+    assert output.match_sample(["a/1", "b/1.jpg", "2", "3.png"], paths, "s")["2"] == "b/2.jpg"
+    for sample, text in ((["1"], "'1' fits 2 images"), (["9"], "fits no image"), (["2", "2"], "stands twice")):
+        with pytest.raises(UserError, match=text):
+            output.match_sample(sample, paths, "s")
+
+
+@pytest.mark.parametrize(
+    "data, text",
+    [
+        (b"0\n1\n2\n", "line 3: '2' is neither 0 nor 1"),
+        (b"0\n\n1\n", "line 2: '' is neither"),
+        (b"0\r\n1\r\n", "line 1 has a Windows line end"),
+        (b"\xef\xbb\xbf0\n", "byte-order mark"),
+        (b"0\nTrue\n", "'True' is neither"),
+        (b"0 \n", "'0 ' is neither"),
+        (b"", "is empty"),
+        (b"0\n1\n", "has 2 lines, --count wants 3"),
+    ],
+)
+def test_check_finds_what_the_server_would_refuse(tmp_path, data, text):
+    path = tmp_path / "result.txt"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=text):
+        output.check(path, count=3 if data == b"0\n1\n" else None)
+
+
+def test_check_of_a_good_file_and_of_a_shifted_one(tmp_path, photo):
+    (tmp_path / "in").mkdir()
+    for i in (1, 2, 10):
+        photo(i).save(tmp_path / "in" / f"{i}.jpg")
+    rows = rows_of("1.jpg", "2.jpg", "10.jpg", labels=[1, 0, 0])
+    output.write(tmp_path, rows, ["m"])
+    said = output.check(tmp_path / "result.txt", tmp_path / "in", 3)
+    assert said == ["3 lines: 2 real (0), 1 generated (1)", "labels and order agree with scores.csv"]
+    (tmp_path / "result.txt").write_text("0\n0\n1\n")  # text order instead of numeric order
+    with pytest.raises(UserError, match="line 1 says 0, scores.csv says 1 for '1.jpg'"):
+        output.check(tmp_path / "result.txt")
+    photo(4).save(tmp_path / "in" / "4.jpg")
+    with pytest.raises(UserError, match="has 3 lines, the images are 4"):
+        output.check(tmp_path / "result.txt", tmp_path / "in")
+    (tmp_path / "my result.txt").write_text("0\n")
+    with pytest.raises(UserError, match="has no space"):
+        output.check(tmp_path / "my result.txt")
+
+
+@pytest.mark.parametrize("text, expected", [("0/4", (0, 4)), ("1/4", (1, 4)), ("4/4", (0, 4)), ("1/1", (0, 1))])
+def test_shards_count_from_zero_or_one(text, expected):
+    assert output.shard_of(text) == expected
+
+
+@pytest.mark.parametrize("text", ["5/4", "1", "a/b", "1/0", "-1/2", "1/2/3", ""])
+def test_wrong_shards(text):
+    with pytest.raises(UserError, match="must be I/N"):
+        output.shard_of(text)
+
+
+def test_lists(tmp_path, photo):
+    photo(1).save(tmp_path / "a b.jpg")
+    (tmp_path / "l.txt").write_text("a b.jpg\n\nmissing.jpg\n")
+    assert [k for k, _ in output.Inputs(tmp_path / "l.txt")] == ["a b.jpg", "missing.jpg"]
+    (tmp_path / "l.csv").write_text("\ufeffid,image_path\n1,a b.jpg\n", encoding="utf-8")
+    assert list(output.Inputs(tmp_path / "l.csv")) == [("a b.jpg", str(tmp_path / "a b.jpg"))]
+    assert [k for k, _ in output.Inputs(tmp_path / "a b.jpg")] == ["a b.jpg"]
+    for text, message in (
+        ("id,x\n1,2\n", "none of the columns"),
+        ("path\n", "no image"),
+        ("n,path\n1\n", "line 2: no value"),
+    ):
+        (tmp_path / "l.csv").write_text(text)
+        with pytest.raises(UserError, match=message):
+            output.Inputs(tmp_path / "l.csv").count()
+    (tmp_path / "l.csv").write_bytes(b"path\n\xff\xfe\n")
+    with pytest.raises(UserError, match="UTF-8"):
+        output.Inputs(tmp_path / "l.csv").count()
