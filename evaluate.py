@@ -8,6 +8,7 @@ leaks     the same images in train, validation and test
 
 Exit codes: 0 done; 2 wrong argument or file; 3 done, but some images could not be used. See docs/evaluate.md.
 """
+
 import argparse
 
 from aidet import cli
@@ -34,7 +35,10 @@ class Parser(argparse.ArgumentParser):
 
 def _parser():
     parser = Parser(
-        prog="evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog="evaluate.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_score, _sweep, _transfer, _audit, _leaks):
@@ -48,13 +52,27 @@ def _command(commands, name, text):
 
 def _common(parser, bootstrap=1000):
     parser.add_argument("--out", required=True, help="folder for metrics.json and report.html")
-    parser.add_argument("--bootstrap", type=_count, default=bootstrap, metavar="N", help=f"draws for the intervals; 0: none ({bootstrap})")
+    parser.add_argument(
+        "--bootstrap",
+        type=_count,
+        default=bootstrap,
+        metavar="N",
+        help=f"draws for the intervals; 0: none ({bootstrap})",
+    )
     parser.add_argument("--seed", type=int, default=42)
 
 
 def _labels(parser, **more):
-    parser.add_argument("--labels", required=True, metavar="CSV|DIR", help="path,label CSV, ArtiFact metadata.csv, or class folders", **more)
-    parser.add_argument("--where", action="append", metavar="COLUMN=VALUE", help="only these rows of the labels, e.g. split=test")
+    parser.add_argument(
+        "--labels",
+        required=True,
+        metavar="CSV|DIR",
+        help="path,label CSV, ArtiFact metadata.csv, or class folders",
+        **more,
+    )
+    parser.add_argument(
+        "--where", action="append", metavar="COLUMN=VALUE", help="only these rows of the labels, e.g. split=test"
+    )
 
 
 def _count(text):
@@ -76,10 +94,21 @@ def _score(commands):
     p.add_argument("--scores", metavar="CSV", help="scores.csv of infer.py, or filename,logit")
     _labels(p, nargs="+")
     _common(p)
-    p.add_argument("--by", nargs="+", metavar="COLUMN", help="tables by these columns of the labels; also size, format (of the files)")
-    p.add_argument("--threshold", type=_share, help="on the probability (default: the labels in the scores file, else 0.5)")
-    p.add_argument("--target-fpr", type=_share, default=0.05, metavar="RATE", help="for the threshold from validation reals (0.05)")
-    p.add_argument("--valid-scores", metavar="CSV", help="choose the threshold on the real images of this validation set")
+    p.add_argument(
+        "--by",
+        nargs="+",
+        metavar="COLUMN",
+        help="tables by these columns of the labels; also size, format (of the files)",
+    )
+    p.add_argument(
+        "--threshold", type=_share, help="on the probability (default: the labels in the scores file, else 0.5)"
+    )
+    p.add_argument(
+        "--target-fpr", type=_share, default=0.05, metavar="RATE", help="for the threshold from validation reals (0.05)"
+    )
+    p.add_argument(
+        "--valid-scores", metavar="CSV", help="choose the threshold on the real images of this validation set"
+    )
     p.add_argument("--valid-labels", metavar="CSV|DIR")
     p.add_argument("--valid-where", action="append", metavar="COLUMN=VALUE")
     p.add_argument("--against", metavar="CSV", help="a second scores file over the same images: paired test")
@@ -94,7 +123,9 @@ def _sweep(commands):
     _common(p, 300)
     p.add_argument("--points", nargs="+", metavar="NAME", help="families to run (default: all); see docs/evaluate.md")
     p.add_argument("--votes", type=int, default=1, help="views of each image outside the votes curve (1)")
-    p.add_argument("--limit", type=_count, default=0, metavar="N", help="only N images, drawn evenly from both classes; 0: all")
+    p.add_argument(
+        "--limit", type=_count, default=0, metavar="N", help="only N images, drawn evenly from both classes; 0: all"
+    )
     p.add_argument("--backend", choices=("auto", "onnxruntime", "mindspore"), default="auto")
     p.add_argument("--workers", type=int, help="threads that decode (default: CPUs)")
 
@@ -102,7 +133,9 @@ def _sweep(commands):
 def _transfer(commands):
     p = _command(commands, "transfer", "models x data sets")
     p.add_argument("--ckpt", action="append", required=True, metavar="[NAME=]A.ckpt")
-    p.add_argument("--sets", nargs="+", required=True, metavar="NAME=CSV|DIR", help="a CSV may be followed by @column=value")
+    p.add_argument(
+        "--sets", nargs="+", required=True, metavar="NAME=CSV|DIR", help="a CSV may be followed by @column=value"
+    )
     _common(p)
     p.add_argument("--votes", type=int, default=1)
     p.add_argument("--backend", choices=("auto", "onnxruntime", "mindspore"), default="auto")
@@ -122,7 +155,9 @@ def _leaks(commands):
     for name in ("train", "valid", "test"):
         p.add_argument(f"--{name}", metavar="CSV|DIR")
     p.add_argument("--out", required=True, help="folder for metrics.json, leaks.csv and report.html")
-    p.add_argument("--distance", type=int, default=4, metavar="BITS", help="near-duplicates: at most so many of 64 bits differ (4)")
+    p.add_argument(
+        "--distance", type=int, default=4, metavar="BITS", help="near-duplicates: at most so many of 64 bits differ (4)"
+    )
     p.add_argument("--workers", type=int, help="processes that decode (default: CPUs)")
 
 

@@ -3,6 +3,7 @@
 Point estimates are scikit-learn's. The bootstrap draws whole source images (a group of rows), because crops of one
 photograph are no independent observations; it works on weights, one sort for all replicates.
 """
+
 import numpy as np
 
 from .errors import UserError
@@ -52,7 +53,9 @@ def decision_metrics(y, label):
     """
     from sklearn import metrics as sk
 
-    precision, recall, f1, support = sk.precision_recall_fscore_support(y, label, labels=[REAL, GENERATED], zero_division=0)
+    precision, recall, f1, support = sk.precision_recall_fscore_support(
+        y, label, labels=[REAL, GENERATED], zero_division=0
+    )
     return {
         "n": int(len(y)),
         "accuracy": float(sk.accuracy_score(y, label)),
@@ -167,7 +170,9 @@ class Resampler:
 
     def __init__(self, y, groups=None, seed=42):
         y = np.asarray(y)
-        names = [str(g) if g not in (None, "") else f"\0{i}" for i, g in enumerate(groups)] if groups is not None else None
+        names = (
+            [str(g) if g not in (None, "") else f"\0{i}" for i, g in enumerate(groups)] if groups is not None else None
+        )
         self.of_row = np.arange(len(y)) if names is None else np.unique(names, return_inverse=True)[1]
         self.count = int(self.of_row.max()) + 1 if len(y) else 0
         has = np.stack([np.bincount(self.of_row[y == side], minlength=self.count) > 0 for side in (REAL, GENERATED)])
@@ -220,7 +225,11 @@ class Weighted:
             return {}
         recalls = [good / (good + bad) for good, bad in ((tn, fp), (tp, fn)) if good + bad > 0]
         f1 = [2 * good / (2 * good + fp + fn) if 2 * good + fp + fn else 0.0 for good in (tn, tp)]
-        out = {"accuracy": (tn + tp) / (tn + fp + fn + tp), "balanced_accuracy": np.mean(recalls), "macro_f1": np.mean(f1)}
+        out = {
+            "accuracy": (tn + tp) / (tn + fp + fn + tp),
+            "balanced_accuracy": np.mean(recalls),
+            "macro_f1": np.mean(f1),
+        }
         if tn + fp:
             out["real_recall"] = tn / (tn + fp)
         if tp + fn:
@@ -432,7 +441,9 @@ def by_value(y, label, score, values, groups=None, times=1000, seed=42):
             row["ci"]["accuracy"] = _accuracy_interval(y[decided], label[decided], own_groups, times, seed)
         if times > 0 and row["auc"] is not None and len(names) <= 30:
             own_groups = None if groups is None else groups[ranked]
-            row["ci"]["auc"] = intervals(y[ranked], label[ranked], score[ranked], None, own_groups, times, seed=seed)["auc"]
+            row["ci"]["auc"] = intervals(y[ranked], label[ranked], score[ranked], None, own_groups, times, seed=seed)[
+                "auc"
+            ]
         table[name] = row
     return table
 
@@ -444,7 +455,7 @@ def _auc(y, score):
 
 
 def _accuracy_interval(y, label, groups, times, seed):
-    """Bootstrap over groups; Wilson's interval of that many trials where resampling a few groups would feign certainty."""
+    """Bootstrap over groups; Wilson's interval where resampling a few groups would feign certainty."""
     right = (y == label).astype(float)
     resampler = Resampler(y, groups, seed)
     if resampler.count < 10 or right.min() == right.max():
@@ -473,7 +484,7 @@ def vip(first, second):
     return 0.7 * first + 0.3 * second
 
 
-def threshold_table(y, score, probs=tuple(np.round(np.arange(0.1, 0.95, 0.1), 2))):
+def threshold_table(y, score, probs=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)):
     """Decision metrics at fixed probability thresholds (0.1 to 0.9, as CIFAKE's authors print them).
 
     Returns

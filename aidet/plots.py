@@ -1,4 +1,5 @@
 """Charts of the report, as self-contained SVG. Lines differ by dash and marker, not by colour alone."""
+
 import base64
 import io
 from contextlib import contextmanager
@@ -10,8 +11,15 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "x", "*")
 STYLE = {
-    "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.35,
-    "svg.hashsalt": "aidet", "svg.fonttype": "path", "legend.frameon": False, "figure.dpi": 100,
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.35,
+    "svg.hashsalt": "aidet",
+    "svg.fonttype": "path",
+    "legend.frameon": False,
+    "figure.dpi": 100,
 }
 
 
@@ -54,7 +62,12 @@ def roc(y, scores):
             label = f"{name}: AUC {roc_auc_score(y, score):.3f}"
             axes.plot(*_thin(fpr, tpr), color=COLOURS[i % 7], linestyle=DASHES[i % 7], linewidth=2, label=label)
         axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle=(0, (2, 3)), label="chance")
-        axes.set(xlabel="real images called generated (FPR)", ylabel="generated images found (TPR)", xlim=(0, 1), ylim=(0, 1.01))
+        axes.set(
+            xlabel="real images called generated (FPR)",
+            ylabel="generated images found (TPR)",
+            xlim=(0, 1),
+            ylim=(0, 1.01),
+        )
         axes.legend(loc="lower right")
         return _svg(figure)
 
@@ -67,7 +80,9 @@ def precision_recall(y, scores):
         for i, (name, score) in enumerate(scores.items()):
             precision, recall, _ = precision_recall_curve(y, score)
             label = f"{name}: AP {average_precision_score(y, score):.3f}"
-            axes.plot(*_thin(recall, precision), color=COLOURS[i % 7], linestyle=DASHES[i % 7], linewidth=2, label=label)
+            axes.plot(
+                *_thin(recall, precision), color=COLOURS[i % 7], linestyle=DASHES[i % 7], linewidth=2, label=label
+            )
         share = float(np.mean(y))
         axes.axhline(share, color="#777777", linewidth=1, linestyle=(0, (2, 3)), label=f"chance {share:.2f}")
         axes.set(xlabel="recall of generated", ylabel="precision of generated", xlim=(0, 1), ylim=(0, 1.01))
@@ -81,8 +96,12 @@ def reliability(points):
     with _figure() as (figure, axes):
         axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle=(0, (2, 3)), label="honest probabilities")
         axes.plot(mean, share, color=COLOURS[0], linewidth=1.5, label="this detector")
-        axes.scatter(mean, share, s=12 + 180 * count / count.max(), color=COLOURS[0], edgecolor="black", linewidth=0.6, zorder=3)
-        axes.set(xlabel="probability it states", ylabel="share that is generated", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.scatter(
+            mean, share, s=12 + 180 * count / count.max(), color=COLOURS[0], edgecolor="black", linewidth=0.6, zorder=3
+        )
+        axes.set(
+            xlabel="probability it states", ylabel="share that is generated", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
+        )
         axes.legend(loc="upper left")
         return _svg(figure)
 
@@ -150,7 +169,14 @@ def heat(matrix, rows, columns, label):
         for r in range(matrix.shape[0]):
             for c in range(matrix.shape[1]):
                 if np.isfinite(matrix[r, c]):
-                    axes.text(c, r, f"{matrix[r, c]:.3f}", ha="center", va="center", color="white" if matrix[r, c] > 0.9 else "black")
+                    axes.text(
+                        c,
+                        r,
+                        f"{matrix[r, c]:.3f}",
+                        ha="center",
+                        va="center",
+                        color="white" if matrix[r, c] > 0.9 else "black",
+                    )
         axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
         axes.set_yticks(range(len(rows)), rows)
         axes.set_title(label, fontsize=11)
@@ -163,7 +189,7 @@ def bars(rows, xlabel, level=None):
     with _figure((5.0, 1.2 + 0.32 * len(rows))) as (figure, axes):
         values = [r[1] for r in rows]
         axes.barh([r[0] for r in rows], values, color="#9ecae1", edgecolor="black", linewidth=0.6)
-        for i, (_, value, low, high) in enumerate(rows):
+        for i, (_, _value, low, high) in enumerate(rows):
             if low is not None:
                 axes.plot([low, high], [i, i], color="black", linewidth=1.5, marker="|")
         if level is not None:

@@ -1,4 +1,5 @@
 """One self-contained offline HTML file: no script, no link to anything outside itself."""
+
 import base64
 import io
 import platform
@@ -69,7 +70,9 @@ def write(path, title, lead, sections, cards=(), warnings=()):
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
     text = environment.get_template("report.html.j2").render(
         title=title,

@@ -1,9 +1,10 @@
 """``evaluate.py score``: a scores file against labels, to metrics.json and report.html."""
+
 from pathlib import Path
 
 import numpy as np
 
-from . import files, images, metrics, plots, report, truth
+from . import files, metrics, plots, report, truth
 from .cli import OK, PARTIAL
 from .errors import UserError
 from .labels import GENERATED, NAMES, REAL, logit, sigmoid
@@ -12,7 +13,8 @@ HEADLINE = (
     ("balanced_accuracy", "balanced accuracy"), ("auc", "AUC"), ("macro_f1", "macro-F1"), ("accuracy", "accuracy"),
     ("ap", "average precision"), ("eer", "equal error rate"), ("ece", "ECE"), ("balanced_ece", "ECE, classes balanced"),
     ("nll", "negative log-likelihood"), ("tpr_at_fpr_0.01", "TPR at 1% FPR"), ("tpr_at_fpr_0.05", "TPR at 5% FPR"),
-    ("tpr_at_fpr_0.1", "TPR at 10% FPR"), ("real_recall", "recall of real"), ("generated_recall", "recall of generated"),
+    ("tpr_at_fpr_0.1", "TPR at 10% FPR"), ("real_recall", "recall of real"),
+    ("generated_recall", "recall of generated"),
 )  # fmt: skip
 DERIVED = ("size", "format")
 WORST = 12
@@ -162,7 +164,9 @@ def run(options):
         "errors": evaluation.errors,
         "by": evaluation.tables(columns, options.bootstrap, options.seed),
         "contest": {"pacc": result["accuracy"], "fake_or_real_macro_f1": result["macro_f1"]},
-        "thresholds": metrics.threshold_table(evaluation.y[evaluation.scored], evaluation.scores.score[evaluation.scored]),
+        "thresholds": metrics.threshold_table(
+            evaluation.y[evaluation.scored], evaluation.scores.score[evaluation.scored]
+        ),
         "oracle": _oracle(evaluation),
         "models": _models(evaluation),
     }
@@ -301,9 +305,15 @@ def pages(evaluation, result, options):
     if result.get("paired"):
         sections.append(_paired_section(result["paired"], options))
     if result["models"]:
-        rows = [[name, *(number(row[k]) for k in ("auc", "balanced_accuracy", "macro_f1"))] for name, row in result["models"].items()]
+        rows = [
+            [name, *(number(row[k]) for k in ("auc", "balanced_accuracy", "macro_f1"))]
+            for name, row in result["models"].items()
+        ]
         sections.append(
-            report.Section("Single models", tables=[report.Table("At threshold 0.5", ["model", "AUC", "balanced accuracy", "macro-F1"], rows)])
+            report.Section(
+                "Single models",
+                tables=[report.Table("At threshold 0.5", ["model", "AUC", "balanced accuracy", "macro-F1"], rows)],
+            )
         )
     sections.append(_worst(evaluation, options.thumbnails))
     sections = [s for s in sections if s]
@@ -312,7 +322,11 @@ def pages(evaluation, result, options):
 
 def _explain(evaluation, result, options):
     groups = evaluation.true.groups()
-    what = f"{result['n_groups']} source images (column group)" if groups else "single images; the labels have no group column"
+    what = (
+        f"{result['n_groups']} source images (column group)"
+        if groups
+        else "single images; the labels have no group column"
+    )
     return (
         f"Score above 0 means generated. Decisions: threshold {report.number(result['threshold'])} from "
         f"{result['threshold_source']}. Intervals: {options.bootstrap} bootstrap draws of {what}."
@@ -324,9 +338,10 @@ def _warnings(evaluation, result):
     errors = result["errors"]
     if errors["n"]:
         out.append(
-            f"{errors['n']} images could not be scored. {errors['counted_by_their_label']} of them carry a label and count in "
-            f"accuracy, recall and F1; {errors['left_out']} count nowhere. No score, no place in AUC, AP, EER, ECE or NLL. First: "
-            + "; ".join(f"{e['path']} ({e['status']})" for e in errors["first"][:3])
+            f"{errors['n']} images could not be scored. {errors['counted_by_their_label']} of them carry a label "
+            "and count in "
+            f"accuracy, recall and F1; {errors['left_out']} count nowhere. No score, no place in AUC, AP, EER, ECE "
+            "or NLL. First: " + "; ".join(f"{e['path']} ({e['status']})" for e in errors["first"][:3])
         )
     smallest = min(row["n"] for row in result["classes"].values())
     if smallest < 100:
@@ -334,13 +349,15 @@ def _warnings(evaluation, result):
     flat = [name for name, (low, high) in result["ci"].items() if high == low]
     if flat:
         out.append(
-            f"No spread in the draws of {', '.join(flat)}: an interval of width 0 says that these images show no error of that "
+            f"No spread in the draws of {', '.join(flat)}: an interval of width 0 says that these images show no "
+            "error of that "
             f"kind, not that there is none. With {result['n_groups']} independent source images an error rate below "
             f"{3 / result['n_groups']:.1%} can go unseen (rule of three)."
         )
     if result["auc"] < 0.4:
         out.append(
-            f"AUC {result['auc']:.3f} is below chance: the scores may be turned round (a score above 0 must mean generated), "
+            f"AUC {result['auc']:.3f} is below chance: the scores may be turned round (a score above 0 must mean "
+            "generated), "
             "or the labels are."
         )
     return out
@@ -349,12 +366,18 @@ def _warnings(evaluation, result):
 def _curves(evaluation, result):
     y, score, prob = (v[evaluation.scored] for v in (evaluation.y, evaluation.scores.score, evaluation.scores.prob))
     models = {n: evaluation.scores.models[n][evaluation.scored] for n in list(result["models"])[:5]}
-    lines = {"detector" if not models else "all together": score, **{n: s for n, s in models.items() if np.isfinite(s).all()}}
+    lines = {
+        "detector" if not models else "all together": score,
+        **{n: s for n, s in models.items() if np.isfinite(s).all()},
+    }
     threshold = None if result["threshold"] is None else float(logit(result["threshold"]))
     return report.Section(
         "Curves",
         charts=[
-            report.Chart(plots.roc(y, lines), "ROC: what share of generated images is found at each share of falsely accused real ones."),
+            report.Chart(
+                plots.roc(y, lines),
+                "ROC: what share of generated images is found at each share of falsely accused real ones.",
+            ),
             report.Chart(plots.precision_recall(y, lines), "Precision and recall of the class generated."),
             report.Chart(
                 plots.reliability(metrics.reliability(y, prob)),
@@ -369,22 +392,46 @@ def _curves(evaluation, result):
 def _by_section(column, table):
     number, interval = report.number, report.interval
     rows = [
-        [name, r["classes"], r["n"], number(r["accuracy"]), interval(r["ci"].get("accuracy"), 3), number(r["auc"]), interval(r["ci"].get("auc"), 3)]
+        [
+            name,
+            r["classes"],
+            r["n"],
+            number(r["accuracy"]),
+            interval(r["ci"].get("accuracy"), 3),
+            number(r["auc"]),
+            interval(r["ci"].get("auc"), 3),
+        ]
         for name, r in sorted(table.items(), key=lambda item: (item[1]["classes"], item[0]))
     ]
-    texts = ["A value with images of one class only is ranked against all images of the other class; its accuracy is that class's recall."]
+    texts = [
+        "A value with images of one class only is ranked against all images of the other class; its accuracy is "
+        "that class's recall."
+    ]
     for side in ("generated", "real"):
         for key in ("accuracy", "auc"):
             found = metrics.spread(table, side, key)
             if found and found["values"] > 1:
                 texts.append(
-                    f"{key if key == 'accuracy' else 'AUC'} over {found['values']} {side} values: average {found['average']:.4f}, "
+                    f"{key.replace('auc', 'AUC')} over {found['values']} {side} values: average "
+                    f"{found['average']:.4f}, "
                     f"minimum {found['minimum']:.4f} ({found['worst']})."
                 )
     header = [column, "class", "images", "accuracy", "95% interval", "AUC", "95% interval"]
-    bars = [(f"{name} ({r['n']})", r["accuracy"], *(r["ci"].get("accuracy") or (None, None))) for name, r in table.items() if r["accuracy"] is not None]
-    charts = [report.Chart(plots.bars(sorted(bars, key=lambda b: b[1])[:40], "accuracy"), f"Accuracy by {column}, with 95% intervals (the 40 lowest).", True)]
-    return report.Section(f"By {column}", texts, charts if len(bars) > 1 else [], [report.Table(f"By {column}", header, rows)])
+    bars = [
+        (f"{name} ({r['n']})", r["accuracy"], *(r["ci"].get("accuracy") or (None, None)))
+        for name, r in table.items()
+        if r["accuracy"] is not None
+    ]
+    charts = [
+        report.Chart(
+            plots.bars(sorted(bars, key=lambda b: b[1])[:40], "accuracy"),
+            f"Accuracy by {column}, with 95% intervals (the 40 lowest).",
+            True,
+        )
+    ]
+    return report.Section(
+        f"By {column}", texts, charts if len(bars) > 1 else [], [report.Table(f"By {column}", header, rows)]
+    )
 
 
 def _thresholds(result):
@@ -402,7 +449,10 @@ def _thresholds(result):
         charts=[
             report.Chart(
                 plots.curves(
-                    {n.replace("_", " "): [(r["threshold"], r[n], None, None) for r in result["thresholds"]] for n in names[2:]},
+                    {
+                        n.replace("_", " "): [(r["threshold"], r[n], None, None) for r in result["thresholds"]]
+                        for n in names[2:]
+                    },
                     "threshold of the probability", "value", (0, 1.02),
                 ),
                 "How decisions change with the threshold.",
@@ -412,15 +462,18 @@ def _thresholds(result):
     chosen = result.get("from_validation")
     if chosen:
         section.texts.append(
-            f"Chosen on validation: threshold {chosen['threshold']:.4f} gives {chosen['validation_fpr']:.2%} false positives on "
-            f"{chosen['validation_reals']} real validation images (target {chosen['target_fpr']:.1%}). Here it gives FPR "
+            f"Chosen on validation: threshold {chosen['threshold']:.4f} gives {chosen['validation_fpr']:.2%} false "
+            "positives on "
+            f"{chosen['validation_reals']} real validation images (target {chosen['target_fpr']:.1%}). Here it "
+            "gives FPR "
             f"{chosen['fpr']:.4f} {report.interval(chosen['ci']['fpr'], 3)}, TPR {chosen['tpr']:.4f} "
             f"{report.interval(chosen['ci']['tpr'], 3)}, balanced accuracy {chosen['balanced_accuracy']:.4f} "
             f"{report.interval(chosen['ci']['balanced_accuracy'], 3)}."
         )
     best = result["oracle"]
     section.texts.append(
-        f"Oracle, not a result: fitted on these very images, threshold {best['threshold']:.4f} would reach balanced accuracy "
+        f"Oracle, not a result: fitted on these very images, threshold {best['threshold']:.4f} would reach balanced "
+        "accuracy "
         f"{best['balanced_accuracy']:.4f}. TPR at a given FPR is read off this set's own ROC curve in the same way."
     )
     return section
@@ -429,18 +482,29 @@ def _thresholds(result):
 def _paired_section(found, options):
     number = report.number
     rows = [
-        [name.replace("_", " "), number(r["first"]), number(r["second"]), f"{r['difference']:+.4f}", report.interval(r.get("ci")), number(r.get("p"))]
+        [
+            name.replace("_", " "),
+            number(r["first"]),
+            number(r["second"]),
+            f"{r['difference']:+.4f}",
+            report.interval(r.get("ci")),
+            number(r.get("p")),
+        ]
         for name, r in found["differences"].items()
     ]
     test = found["mcnemar"]
     return report.Section(
         "Paired comparison",
         [
-            f"First: {options.scores}; second: {options.against}; {found['n']} images. Only the first is right on {test['only_first']}, "
-            f"only the second on {test['only_second']}; McNemar's exact p = {test['p']:.4g} (takes images as independent). The intervals "
+            f"First: {options.scores}; second: {options.against}; {found['n']} images. Only the first is right on "
+            f"{test['only_first']}, "
+            f"only the second on {test['only_second']}; McNemar's exact p = {test['p']:.4g} (takes images as "
+            "independent). The intervals "
             "and p values below resample source images."
         ],
-        tables=[report.Table("First minus second", ["metric", "first", "second", "difference", "95% interval", "p"], rows)],
+        tables=[
+            report.Table("First minus second", ["metric", "first", "second", "difference", "95% interval", "p"], rows)
+        ],
     )
 
 
@@ -476,13 +540,19 @@ def _say(result, page):
         print(f"{label:<18} {result[key]:.4f} {report.interval(result['ci'].get(key))}".rstrip())
     if result.get("from_validation"):
         chosen = result["from_validation"]
-        print(f"threshold {chosen['threshold']:.4f} from validation reals: FPR {chosen['fpr']:.4f}, TPR {chosen['tpr']:.4f}")
+        print(
+            f"threshold {chosen['threshold']:.4f} from validation reals: FPR {chosen['fpr']:.4f}, TPR "
+            f"{chosen['tpr']:.4f}"
+        )
     if result.get("paired"):
         row = result["paired"]["differences"]["auc"]
         print(f"AUC difference     {row['difference']:+.4f} {report.interval(row.get('ci'))} p={row['p']:.4g}")
     if result["errors"]["n"]:
         errors = result["errors"]
-        print(f"not scored         {errors['n']} images, {errors['counted_by_their_label']} counted by their label, {errors['left_out']} left out")
+        print(
+            f"not scored         {errors['n']} images, {errors['counted_by_their_label']} counted by their label, "
+            f"{errors['left_out']} left out"
+        )
         for row in errors["first"]:
             print(f"  {row['path']}: {row['status']}")
     print(f"report             {page}")
@@ -505,23 +575,39 @@ def _run_vip(options):
         "by": {"vip_file": {f"P{i + 1}": r for i, r in enumerate(results)}},
         "contest": {"vip": score, "vip_balanced_accuracy": [r["balanced_accuracy"] for r in results]},
     }
-    inputs = {"P1": options.vip[0], "P2": options.vip[1], **{f"labels {i + 1}": p for i, p in enumerate(options.labels)}}
+    inputs = {
+        "P1": options.vip[0],
+        "P2": options.vip[1],
+        **{f"labels {i + 1}": p for i, p in enumerate(options.labels)},
+    }
     facts, where_from = report.provenance(inputs)
     result.update(facts)
     rows = [
-        [f"P{i + 1}", r["n"], report.number(r["balanced_accuracy"]), report.interval(r["ci"].get("balanced_accuracy"), 3), report.number(r["auc"])]
+        [
+            f"P{i + 1}",
+            r["n"],
+            report.number(r["balanced_accuracy"]),
+            report.interval(r["ci"].get("balanced_accuracy"), 3),
+            report.number(r["auc"]),
+        ]
         for i, r in enumerate(results)
     ]
     table = report.Table("Both files", ["file", "images", "balanced accuracy", "95% interval", "AUC"], rows)
-    charts = [report.Chart(plots.roc(e.y[e.scored], {f"P{i + 1}": e.scores.score[e.scored]}), f"ROC of P{i + 1}") for i, e in enumerate(evaluations)]
+    charts = [
+        report.Chart(plots.roc(e.y[e.scored], {f"P{i + 1}": e.scores.score[e.scored]}), f"ROC of P{i + 1}")
+        for i, e in enumerate(evaluations)
+    ]
     page = Path(options.out) / "report.html"
     report.write(
         page, "VIP Cup score", f"{options.vip[0]} and {options.vip[1]}",
-        [report.Section("Score", ["0.7 x balanced accuracy of P1 + 0.3 x balanced accuracy of P2."], charts, [table]), where_from],
+        [report.Section("Score", ["0.7 x balanced accuracy of P1 + 0.3 x that of P2."], charts, [table]), where_from],
         [("VIP Cup score", report.number(score), "of 1")],
     )  # fmt: skip
     files.write_json(Path(options.out) / "metrics.json", result)
-    print(f"VIP Cup score      {score:.4f} = 0.7 * {results[0]['balanced_accuracy']:.4f} + 0.3 * {results[1]['balanced_accuracy']:.4f}")
+    print(
+        f"VIP Cup score      {score:.4f} = 0.7 * {results[0]['balanced_accuracy']:.4f} + 0.3 * "
+        f"{results[1]['balanced_accuracy']:.4f}"
+    )
     print(f"report             {page}")
     return PARTIAL if both.errors["n"] else OK
 
@@ -545,7 +631,8 @@ def _together(evaluations):
         np.concatenate([first.y, second.y]), {}, first.true.root, first.true.source,
     )  # fmt: skip
     parts = {
-        name: np.concatenate([getattr(first.scores, name), getattr(second.scores, name)]) for name in ("score", "prob", "label")
+        name: np.concatenate([getattr(first.scores, name), getattr(second.scores, name)])
+        for name in ("score", "prob", "label")
     }
     scores = truth.Scores(
         true.paths, **parts, status=[*first.scores.status, *second.scores.status], models={}, source=first.scores.source

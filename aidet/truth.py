@@ -4,6 +4,7 @@ Label sources: a CSV ``path,label[,generator,group,...]``, an ArtiFact ``metadat
 (``image_path,target,category``; Rahman et al., ICIP 2023), an ImageFolder whose folder names say the class, or a bare
 column of 0 and 1 in file order. Scores: ``scores.csv`` of ``infer.py`` or the VIP Cup form ``filename,logit``.
 """
+
 import os
 import re
 from dataclasses import dataclass, field
@@ -268,7 +269,7 @@ def _from_folder(root):
 
 
 def _class_depth(parts):
-    """The one level of the tree at which every folder name says a side and both sides occur; None where there is none."""
+    """The level of the tree at which every folder name says a side and both sides occur, or None."""
     for depth in range(min(len(p) for p in parts)):
         names = {p[depth] for p in parts}
         sides = {labels.side(name) for name in names}
@@ -397,12 +398,12 @@ def _below_a_folder(labelled, scored):
     """All ways in which one common leading folder, on either side, makes the sets equal."""
     found = []
     for prefix in _prefixes(labelled, scored[0]):
-        order = _match([k[len(prefix):] if k.startswith(prefix) else None for k in labelled], scored)
+        order = _match([k[len(prefix) :] if k.startswith(prefix) else None for k in labelled], scored)
         if order is not None:
             found.append(order)
     for prefix in _prefixes(scored, labelled[0]):
         if all(k.startswith(prefix) for k in scored):
-            order = _match(labelled, [k[len(prefix):] for k in scored])
+            order = _match(labelled, [k[len(prefix) :] for k in scored])
             if order is not None:
                 found.append(order)
     return found

@@ -31,8 +31,12 @@ def test_point_estimates_equal_scikit_learn(case):
     prob = 1 / (1 + np.exp(-score))
     close = {"rel": 1e-12, "abs": 1e-12}
     assert decided["accuracy"] == pytest.approx(sk.accuracy_score(y, label), **close)
-    assert decided["balanced_accuracy"] == pytest.approx(sk.recall_score(y, label, average="macro", zero_division=0), **close)
-    assert decided["macro_f1"] == pytest.approx(sk.f1_score(y, label, average="macro", labels=[0, 1], zero_division=0), **close)
+    assert decided["balanced_accuracy"] == pytest.approx(
+        sk.recall_score(y, label, average="macro", zero_division=0), **close
+    )
+    assert decided["macro_f1"] == pytest.approx(
+        sk.f1_score(y, label, average="macro", labels=[0, 1], zero_division=0), **close
+    )
     assert decided["confusion"] == sk.confusion_matrix(y, label, labels=[0, 1]).tolist()
     assert ranked["auc"] == pytest.approx(sk.roc_auc_score(y, score), **close)
     assert ranked["ap"] == pytest.approx(sk.average_precision_score(y, score), **close)
