@@ -49,8 +49,11 @@ SCENES = {
     "retina": ("test", ["skimage/data/retina.jpg"]),
 }
 TILE = 128
-MOST = 24  # tiles a picture, spread evenly: no photograph outweighs the others
-FLAT = 4.0  # grey levels of standard deviation; a flatter tile (black border, empty sky) holds no evidence
+MOST = 24  # tiles a picture and scale, spread evenly: no photograph outweighs the others
+FLAT = 2.0  # grey levels of standard deviation after a high-pass; a tile without fine detail holds no evidence
+# Training photographs are also taken smaller and larger before the decoder sees them: real photographs come sharp and
+# soft, and a detector must not take softness itself for generation. Validation and test stay at native pixels.
+SCALES = {"train": (1.0, 0.5, 1.7)}
 
 
 def packaged():
@@ -72,12 +75,16 @@ def own(folder):
         yield scene, ("train", "train", "train", "val", "test")[i % 5], Path(folder) / name
 
 
-def tiles(path, most=MOST):
-    """Cut one photograph; list of (row, column, uint8 (TILE, TILE, 3)), flat tiles left out, at most ``most``."""
-    array = np.asarray(images.decode(path))
+def tiles(path, scale=1.0, most=MOST):
+    """Cut one photograph; list of (row, column, uint8 (TILE, TILE, 3)), tiles without detail left out."""
+    image = images.decode(path)
+    if scale != 1:
+        image = image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC)
+    array = np.asarray(image)
     grid = [(r, c) for r in range(array.shape[0] // TILE) for c in range(array.shape[1] // TILE)]
     cut = [(r, c, array[r * TILE : (r + 1) * TILE, c * TILE : (c + 1) * TILE]) for r, c in grid]
-    cut = [t for t in cut if t[2].std(axis=(0, 1)).max() >= FLAT]
+    high_pass = transforms.Pipeline("high_pass(2)")
+    cut = [t for t in cut if high_pass(Image.fromarray(t[2])).std() * 255 >= FLAT]
     keep = np.unique(np.linspace(0, len(cut) - 1, min(most, len(cut))).round().astype(int)) if cut else []
     return [cut[i] for i in keep]
 
@@ -117,15 +124,17 @@ def main(argv):
     temporary = out.with_name(out.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     rows = []
-    for scene, split, path in sources:
+    jobs = [(*source, scale) for source in sources for scale in SCALES.get(source[1], (1.0,))]
+    for scene, split, path, scale in jobs:
         try:
-            cut = tiles(path)
+            cut = tiles(path, scale)
         except images.ImageError as error:
-            print(f"left out {path}: {error}", file=sys.stderr)
+            if scale == 1:
+                print(f"left out {path}: {error}", file=sys.stderr)
             continue
         for (r, c, real), fake in zip(cut, reconstruct(net, [t[2] for t in cut])):
             side = "_right" if path.stem.endswith("_right") else ""
-            name = f"{scene}{side}_{r}_{c}.jpg"
+            name = f"{scene}{side}_x{scale:g}_{r}_{c}.jpg" if scale != 1 else f"{scene}{side}_{r}_{c}.jpg"
             # One quality for both twins, so that the file format says nothing.
             quality = int(transforms.generator(args.seed, name).integers(85, 96))
             for label, pixels in (("real", real), ("generated", fake)):
