@@ -261,7 +261,7 @@ def _zip(path):
     try:
         archive = zipfile.ZipFile(path)
         names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error, IndexError) as error:
         raise UserError(f"{path}: cannot be read as a zip file ({error}): truncated file") from None
     if names and all(n.endswith(".npy") for n in names):
         return _npz(path)
@@ -335,7 +335,8 @@ def _npz(path):
             tensors[name] = NpzRef(archive, name, shape, dtype)
     except UserError:
         raise
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, SyntaxError) as error:
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, SyntaxError, NotImplementedError,
+            struct.error) as error:
         raise UserError(f"{path}: cannot be read as an npz ({error}): damaged file") from None
     return Source(tensors, [path], "npz")
 

@@ -105,6 +105,8 @@ _CALLS = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebui
 def _allowed(module, name):
     if module == "collections" and name == "OrderedDict":
         return True
+    if module in ("builtins", "__builtin__"):
+        return name == "set"
     if module == "torch._utils":
         return name in _CALLS
     if module == "torch":
@@ -131,6 +133,8 @@ def _call(function, args, where):
     try:
         if name == "OrderedDict":
             return OrderedDict(*args)
+        if name == "set":
+            return set(*args)
         if name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
             return TensorRef(args[0], args[1], tuple(args[2]), tuple(args[3]))
         if name == "_rebuild_tensor_v3":

