@@ -319,6 +319,12 @@ ALIASES = {
     "output_url": "ckpt_save_dir",
     "pretrain_url": "init_from",
     "aim_repo": None,
+    "enable_modelarts": None,
+    "multi_data_url": "data_dir",
+    "ckpt_url": "init_from",
+    # of older MindCV versions
+    "dynamic_loss_scale": "loss_scale_type",
+    "filter_bias_and_bn": "weight_decay_filter",
     "epochs": "epoch_size",
     "nesterov": "use_nesterov",
     "milestones": "multi_step_decay_milestones",
@@ -396,8 +402,14 @@ def _renamed(values):
         if name in ALIASES and target in values:
             # The job's own key wins over what a platform adds to every command line.
             continue
-        result[target] = value
+        result[target] = _OLD_VALUES.get(name, lambda v: v)(value)
     return result
+
+
+_OLD_VALUES = {
+    "dynamic_loss_scale": lambda v: "dynamic" if _bool(v) else "fixed",
+    "filter_bias_and_bn": lambda v: "norm_and_bias" if _bool(v) else "disable",
+}
 
 
 class _Loader(yaml.SafeLoader):

@@ -246,7 +246,8 @@ class Ema(nn.Cell):
         self.averages = ParameterTuple(
             [Parameter(p.value().copy(), name=f"ema.{p.name}", requires_grad=False) for p in parameters]
         )
-        self.made = Parameter(Tensor(0.0, ms.float32), name="ema_steps", requires_grad=False)
+        # Shape (1,): a checkpoint gives a scalar back with that shape.
+        self.made = Parameter(Tensor([0.0], ms.float32), name="ema_steps", requires_grad=False)
 
     def state(self):
         """All state parameters, by name."""

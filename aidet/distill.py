@@ -1,0 +1,115 @@
+"""Teachers of a distillation: trained checkpoints that look at the student's pixels.
+
+The recipe is that of the model card ``ai-image-detect-distilled`` (several specialist teachers, one small student) with
+the loss of Hinton et al. 2015.
+"""
+
+import numpy as np
+
+from . import ckpt, labels, transforms
+from .errors import UserError, nearest
+
+COMBINE = ("mean", "max")
+
+
+class Teachers:
+    """Soft targets from several two-sided detectors.
+
+    Parameters
+    ----------
+    settings : dict
+        ``teachers`` (paths of checkpoints with sidecars), ``temperature`` (default 2), ``alpha`` (weight of the soft
+        loss, default 0.5), ``combine``: ``mean`` of the teachers' scores, or ``max`` for specialists that each know
+        some generators only.
+    line : aidet.transforms.Pipeline
+        The student's training pipeline; its last step tells in which units the pixels come.
+    class_order : list of str
+        Side of each of the student's outputs.
+    """
+
+    def __init__(self, settings, line, class_order, device=None):
+        known = ("teachers", "temperature", "alpha", "combine")
+        for key in settings:
+            if key not in known:
+                raise UserError(nearest(key, known, "key of distill"))
+        paths = settings.get("teachers") or []
+        paths = [paths] if isinstance(paths, str) else list(paths)
+        if not paths:
+            raise UserError("distill needs teachers: a list of checkpoints")
+        self.temperature = _number(settings, "temperature", 2.0, 0.01, 1000)
+        self.alpha = _number(settings, "alpha", 0.5, 0, 1)
+        self.combine = settings.get("combine", "mean")
+        if self.combine not in COMBINE:
+            raise UserError(nearest(self.combine, COMBINE, "combine"))
+        if class_order is None or len(class_order) > 2:
+            raise UserError("distill needs a student with the classes real and generated")
+        self.order = class_order
+        offset, factor = _units(line)
+        self.nets = [_Teacher(path, offset, factor) for path in paths]
+
+    def __call__(self, x):
+        """Probability of each output of the student at the temperature.
+
+        Parameters
+        ----------
+        x : ndarray of float32, shape (B, 3, h, w)
+            As the student sees it.
+
+        Returns
+        -------
+        ndarray of float32, shape (B, C)
+        """
+        scores = np.stack([teacher(x) for teacher in self.nets])
+        score = scores.mean(0) if self.combine == "mean" else scores.max(0)
+        made = labels.sigmoid(score / self.temperature)
+        columns = [made if side == labels.NAMES[labels.GENERATED] else 1 - made for side in self.order]
+        return np.stack(columns, 1).astype(np.float32)
+
+
+class _Teacher:
+    """One teacher: from the student's pixels to its own units and size, to a score."""
+
+    def __init__(self, path, offset, factor):
+        import mindspore as ms
+
+        self.ms = ms
+        self.net = ckpt.load_model(path)
+        facts = self.net.sidecar
+        self.order = facts.get("class_order")
+        if not self.order:
+            raise UserError(f"teacher {str(path)!r} is no detector: its sidecar has no class_order")
+        own_offset, own_factor = _units(transforms.Pipeline(facts["input"]["transform"]))
+        # student = (p - offset) / factor of the pixel p in [0, 1]; turned back, then into the teacher's units.
+        self.scale = (factor / own_factor).reshape(1, 3, 1, 1)
+        self.shift = ((offset - own_offset) / own_factor).reshape(1, 3, 1, 1)
+        # A transformer takes one size only; convolutional teachers see the native pixels of the crop.
+        fixed = any(word in facts["architecture"] for word in ("vit", "deit", "swin"))
+        self.size = tuple(facts["input"]["size"]) if fixed else None
+
+    def __call__(self, x):
+        x = self.ms.Tensor((x * self.scale + self.shift).astype(np.float32))
+        if self.size and tuple(x.shape[2:]) != self.size:
+            x = self.ms.ops.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
+        out = self.net(x)
+        out = out[0] if isinstance(out, tuple) else out
+        return labels.score_from_logits(out.asnumpy(), self.order)
+
+
+def _units(line):
+    """(offset, factor) a channel, with value = (pixel - offset) / factor, found by looking at black and white."""
+    from PIL import Image
+
+    name, step = next(((n, s) for n, s in line.steps if n in ("normalize", "to_float")), (None, None))
+    if name is None:
+        if any(n == "high_pass" for n, _ in line.steps):
+            raise UserError("distill cannot turn a high_pass input back into pixels; use normalize or to_float")
+        return np.zeros(3), np.ones(3)
+    black, white = (step(Image.new("RGB", (1, 1), (v, v, v)), None).reshape(3).astype(np.float64) for v in (0, 255))
+    return -black / (white - black), 1 / (white - black)
+
+
+def _number(settings, name, default, low, high):
+    value = settings.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise UserError(f"distill {name} (={value!r}) must be a number between {low} and {high}")
+    return float(value)
