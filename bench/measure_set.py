@@ -1,0 +1,93 @@
+"""Measure one checkpoint on the splits of a labels.csv, by generator, into results/NAME.csv.
+
+    python bench/measure_set.py --ckpt ckpt/aigen/best.ckpt --labels PATH/labels.csv --name aigen_dev --votes 6
+
+Runs the real command lines (`infer.py`, `evaluate.py score`) on each split and keeps the balanced accuracy and AUC of
+the whole split, and for each generator the recall and the AUC against all real images, with bootstrap intervals.
+"""
+
+import argparse
+import csv
+import datetime
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from aidet import cli, files, records, runtime  # noqa: E402 - the repository's root comes first on the path
+from aidet.errors import UserError  # noqa: E402
+
+
+def run(*arguments):
+    """One command line of the project; stops with its message where it fails."""
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode not in (cli.OK, cli.PARTIAL):
+        raise UserError(f"{arguments[0]} ended with exit code {done.returncode}")
+
+
+def measure(args, split, folder):
+    """metrics.json of one split."""
+    rows, _ = records.read_table(args.labels, "labels")
+    base = Path(args.labels).resolve().parent
+    rows = [{**r, "path": str(base / r["path"])} for r in rows if r["split"] == split]
+    if not rows:
+        raise UserError(f"{args.labels} has no row of split {split!r}")
+    listing = folder / f"{split}.csv"
+    with files.atomic(listing) as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    out = folder / split
+    run("infer.py", "--ckpt", args.ckpt, "--images", listing, "--out", out, "--votes", args.votes)
+    run("evaluate.py", "score", "--scores", out / "scores.csv", "--labels", listing, "--out", out, "--by", "generator")
+    return files.read_json(out / "metrics.json")
+
+
+def table(split, metrics):
+    """Rows of the result file."""
+    n, ci = metrics["n"], metrics["ci"]
+
+    def shown(value, interval=None):
+        text = "" if value is None else f"{value:.3f}"
+        return text + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+    yield [split, "all", n, shown(metrics["balanced_accuracy"], ci["balanced_accuracy"]), shown(metrics["auc"], ci["auc"])]
+    for name, row in metrics["by"]["generator"].items():
+        yield [split, name, row["n"], shown(row["accuracy"], row.get("ci", {}).get("accuracy")), shown(row.get("auc"))]
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ckpt", required=True)
+    parser.add_argument("--labels", required=True, help="CSV with path, label, generator, split")
+    parser.add_argument("--splits", nargs="+", default=["val", "test"])
+    parser.add_argument("--name", required=True, help="results/NAME.csv")
+    parser.add_argument("--votes", type=int, default=6)
+    args = parser.parse_args(argv)
+    versions = runtime.versions()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    facts = [
+        commit.stdout.strip(),
+        f"MindSpore {versions['mindspore']}, ONNX Runtime {versions.get('onnxruntime', 'absent')}",
+        "CPU, 2 cores",
+        f"{args.votes} votes",
+        datetime.date.today().isoformat(),
+    ]
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        for split in args.splits:
+            lines += [[*row, *facts] for row in table(split, measure(args, split, Path(folder)))]
+    with files.atomic(ROOT / "results" / f"{args.name}.csv") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        header = ["split", "generator or source", "images", "balanced accuracy (whole split) or recall", "AUC"]
+        writer.writerow([*header, "commit", "versions", "device", "command", "date"])
+        writer.writerows(lines)
+    print(json.dumps([line[:5] for line in lines], indent=0))
+
+
+if __name__ == "__main__":
+    cli.main(main)
