@@ -71,7 +71,7 @@ class Network:
     def prepare(self, image, key, stability=False):
         """PIL image -> list of views; in stability mode the changed versions' views follow."""
         made = self.views(image, key)
-        return made + _vote.stability_views(image, self.views) if stability else made
+        return made + [self.views.first(i) for i in _vote.changed_images(image)] if stability else made
 
     def run(self, views, piece=backends.PIECE):
         """Views -> scores, float64 (V,). Equal shapes go together, ``piece`` at a time."""
@@ -82,9 +82,12 @@ class Network:
         for places in by_shape.values():
             for start in range(0, len(places), piece):
                 some = places[start : start + piece]
-                logits = self.backend(np.stack([views[i] for i in some]))
-                scores[some] = labels.score_from_logits(logits, self.order)
+                scores[some] = self.scores_of(np.stack([views[i] for i in some]))
         return scores
+
+    def scores_of(self, batch):
+        """float32 (N, 3, h, w) -> scores (N,)."""
+        return labels.score_from_logits(self.backend(batch), self.order)
 
 
 def order_of(facts, what):
@@ -107,13 +110,20 @@ def threshold_of(facts, path):
     return float(value)
 
 
+def open_detector(path, name, **options):
+    """A :class:`Network`, or a rule of :mod:`aidet.rules` where the path names one (``rule:size``, ``x.rule.json``)."""
+    from . import rules
+
+    return rules.open_rule(path, name, **options) if rules.is_rule(path) else Network(path, name, **options)
+
+
 class Detector:
     """One or several models, their votes and their fusion.
 
     Parameters
     ----------
     *checkpoints : str or Path
-        ``.ckpt`` files with sidecars or exported ``.onnx`` files.
+        ``.ckpt`` files with sidecars, exported ``.onnx`` files, or rules (:mod:`aidet.rules`).
     backend : {"auto", "onnxruntime", "mindspore"}
     votes : int
         Views of each image and model.
@@ -182,10 +192,8 @@ class Detector:
         self.unsure = _vote.unsure_zone(spec.get("unsure") if unsure is None else unsure)
         how = spec.get("fuse", "soft")
         _vote.Fusion(how, names, spec.get("weights"), spec.get("thresholds"))  # wrong names are said before loading
-        self.models = [
-            Network(path, name, backend=backend, device=device, say=say, **settings)
-            for path, name in zip(checkpoints, names)
-        ]
+        common = {"backend": backend, "device": device, "say": say, **settings}
+        self.models = [open_detector(path, name, **common) for path, name in zip(checkpoints, names)]
         own = {m.name: m.threshold for m in self.models}
         self.fusion = _vote.Fusion(how, names, spec.get("weights"), {**own, **(spec.get("thresholds") or {})})
         alone = len(names) == 1 and vote == "soft"
@@ -248,11 +256,11 @@ class Detector:
         """
         safe = all(m.threadsafe for m in self.models)
         if safe:
-            yield from _ordered(lambda item: self._score(self._prepare(item)), items, self.workers)
+            yield from in_order(lambda item: self._score(self._prepare(item)), items, self.workers)
             return
         group = []
         chunk = self.batch_size if any(m.device != "CPU" for m in self.models) else 1
-        for prepared in _ordered(self._prepare, items, self.workers):
+        for prepared in in_order(self._prepare, items, self.workers):
             group.append(prepared)
             if len(group) == chunk:
                 yield from self._score_group(group)
@@ -302,7 +310,7 @@ class Detector:
         return list(self.stream(items()))
 
 
-def _ordered(work, items, workers):
+def in_order(work, items, workers):
     """``map`` over threads with a window, so that neither inputs nor results pile up; results in order."""
     items = iter(items)
     with ThreadPoolExecutor(workers, thread_name_prefix="aidet") as pool:
@@ -321,7 +329,7 @@ def _ordered(work, items, workers):
 
 def model_names(paths):
     """Short distinct names: the file's stem, with its folder where stems repeat."""
-    stems = [Path(p).stem for p in paths]
+    stems = [Path(p).stem.replace(":", "-") for p in paths]
     names = [s if stems.count(s) == 1 else f"{Path(p).resolve().parent.name}/{s}" for p, s in zip(paths, stems)]
     return [n if names.count(n) == 1 else f"{n}#{names[: i + 1].count(n)}" for i, n in enumerate(names)]
 

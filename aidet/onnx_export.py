@@ -49,7 +49,8 @@ def export(net, facts, size, check=VERIFIED):
         MindSpore cannot write the network as ONNX, its batch size cannot be freed, or the result differs.
     """
     net.set_train(False)
-    channels = int((facts.get("input") or {}).get("channels") or 3)
+    stated = (facts.get("input") or {}).get("channels")
+    channels = stated if isinstance(stated, int) else 3
     with tempfile.TemporaryDirectory() as folder:
         graphs = [_trace(net, (n, channels, *size), Path(folder) / f"{n}.onnx") for n in TRACED]
     model = free_batch(*graphs, TRACED)

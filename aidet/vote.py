@@ -329,17 +329,12 @@ def _grid(image, size, most):
     return [image.crop((x, y, x + w, y + h)) for x, y in corners]
 
 
-def stability_views(image, views):
-    """The image as it comes back from everyday sharing (:data:`STABILITY`), each through the model's first view.
-
-    Returns
-    -------
-    list of numpy.ndarray, float32, each (3, h, w)
-    """
+def changed_images(image):
+    """The image as it comes back from everyday sharing: one PIL image for each line of :data:`STABILITY`."""
     result = []
     for line in STABILITY:
         changed = image
         for _, step in transforms.Pipeline(line).steps:
             changed = step(changed, transforms.generator(0, line))
-        result.append(views.first(changed))
+        result.append(changed)
     return result
