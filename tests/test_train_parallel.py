@@ -1,0 +1,125 @@
+"""Several processes, and teachers."""
+
+import csv
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aidet import ckpt, config, distill, fit, labels, transforms
+from aidet.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+PROCESSES = 2
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """48 images to train with and 22 to validate: neither divides by the batch."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for split, n in (("train", 24), ("val", 11)):
+        for i in range(n):
+            for name in ("real", "fake"):
+                place = root / split / name
+                place.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8)).save(place / f"{split}{i}.png")
+    return root
+
+
+def arguments(data, out, batch):
+    line = "resize((32,32)) | {}normalize(half)"
+    pairs = {
+        "data_dir": data, "ckpt_save_dir": out, "model": "cifake_cnn", "num_classes": 2, "transform": line.format("hflip | "),
+        "transform_eval": line.format(""), "epoch_size": 2, "opt": "momentum", "lr": 0.05, "log_interval": 1,
+        "num_parallel_workers": 0, "drop_remainder": "false", "batch_size": batch, "device_target": "CPU",
+        "class_weights": "1,2", "label_smoothing": 0.1,
+    }  # fmt: skip
+    return [str(word) for name, value in pairs.items() for word in (f"--{name}", value)]
+
+
+def numbers(path, columns):
+    with open(path, newline="") as file:
+        return np.array([[float(row[c]) for c in columns] for row in csv.DictReader(file)])
+
+
+def test_two_processes_give_the_curve_of_one_with_the_doubled_batch(data, tmp_path):
+    msrun = Path(sys.executable).parent / "msrun"
+    if not msrun.exists():
+        pytest.skip("this MindSpore brings no msrun")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "PATH": f"{msrun.parent}{os.pathsep}{os.environ['PATH']}"}
+    one = subprocess.run(
+        [sys.executable, "train.py", *arguments(data, tmp_path / "one", 20)], cwd=ROOT, capture_output=True, timeout=300
+    )
+    assert one.returncode == 0, one.stderr
+    several = subprocess.run(
+        [str(msrun), f"--worker_num={PROCESSES}", f"--local_worker_num={PROCESSES}", f"--master_port={port}",
+         f"--log_dir={tmp_path / 'log'}", "--join=True", "train.py", *arguments(data, tmp_path / "two", 10)],
+        cwd=ROOT, env=environment, capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert several.returncode == 0, several.stdout[-2000:] + several.stderr[-2000:]
+    for file, columns in (
+        ("steps.csv", ["loss", "lr"]),
+        ("log.csv", ["train_loss", "val_loss", "balanced_accuracy", "auc"]),
+    ):
+        first, second = (numbers(tmp_path / n / file, columns) for n in ("one", "two"))
+        assert first.shape == second.shape and np.abs(first - second).max() < 1e-5, file
+    a, b = (ckpt.load_arrays(tmp_path / n / "last.ckpt") for n in ("one", "two"))
+    assert max(np.abs(a[n] - b[n]).max() for n in a) < 1e-5
+
+
+def trained(data, out, **more):
+    keys = dict(zip(*[iter(arguments(data, out, 16))] * 2))
+    settings = config.load(None, {**{k[2:]: v for k, v in keys.items()}, "model": "testing", **more})
+    assert fit.train(settings, out=lambda text: None) == 0
+    return out / "last.ckpt"
+
+
+def test_teachers_give_their_own_probability_whatever_the_units(data, tmp_path):
+    """The teacher was trained on values normalised by .5; the student's pixels come in ImageNet's units."""
+    path = trained(data, tmp_path / "t", epoch_size=1)
+    line = transforms.Pipeline("resize((32,32)) | normalize(imagenet)")
+    teachers = distill.Teachers({"teachers": [str(path)], "temperature": 4}, line, ["real", "generated"])
+    image = Image.open(next((data / "val/real").iterdir()))
+    soft = teachers(line(image)[None])
+    import mindspore as ms
+
+    own = transforms.Pipeline("resize((32,32)) | normalize(half)")(image)[None]
+    score = labels.score_from_logits(ckpt.load_model(path)(ms.Tensor(own)).asnumpy(), ["real", "generated"])
+    assert np.allclose(soft[0, 1], labels.sigmoid(score[0] / 4), atol=1e-5) and np.allclose(soft.sum(), 1)
+    assert np.allclose(distill.Teachers({"teachers": [str(path)] * 2, "combine": "max", "temperature": 4}, line,
+                                        ["generated", "real"])(line(image)[None])[0, 0], soft[0, 1])  # fmt: skip
+
+
+def test_a_student_learns_from_the_teacher_alone(data, tmp_path):
+    """With alpha 1 and the teacher's own weights as a start the loss is 0; from other weights it falls."""
+    path = trained(data, tmp_path / "t", epoch_size=1, label_smoothing=0.0)
+    common = {"distill": {"teachers": [str(path)], "temperature": 2, "alpha": 1.0}, "class_weights": None}
+    common.update(lr=0.0, freeze=["norm.*"], transform="resize((32,32)) | normalize(half)")
+    trained(data, tmp_path / "same", epoch_size=1, init_from=str(path), **common)
+    # Batch statistics are kept still, so student and teacher compute the same thing.
+    assert numbers(tmp_path / "same/log.csv", ["train_loss"])[0, 0] < 1e-5
+    trained(data, tmp_path / "other", epoch_size=4, **{**common, "lr": 0.02, "opt": "adam", "freeze": []})
+    curve = numbers(tmp_path / "other/log.csv", ["train_loss"])[:, 0]
+    assert curve[-1] < curve[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"teacher": ["a"]}, "did you mean 'teachers'"),
+        ({"teachers": []}, "distill needs teachers"),
+        ({"teachers": ["no.ckpt"]}, "'no.ckpt' does not exist"),
+        ({"teachers": ["no.ckpt"], "alpha": 2}, r"distill alpha \(=2\) must be a number between 0 and 1"),
+    ],
+)
+def test_wrong_teachers_are_named(settings, message):
+    with pytest.raises(UserError, match=message):
+        distill.Teachers(settings, transforms.Pipeline("to_float"), ["real", "generated"])
