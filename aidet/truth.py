@@ -379,6 +379,42 @@ def join(truth, scores):
     raise UserError(f"{scores.source} and {truth.source} do not match: " + "; ".join(text) + hint)
 
 
+def split_source(text):
+    """``PATH@column=value`` -> (path, [conditions]); without ``@`` no condition."""
+    path, at, condition = str(text).rpartition("@")
+    return (path, [condition]) if at and "=" in condition else (str(text), [])
+
+
+def read_paths(text):
+    """Image paths of a folder or a CSV, no label needed.
+
+    Parameters
+    ----------
+    text : str
+        A folder, a CSV with a path column (relative to the CSV), either may end in ``@column=value`` where it is a CSV.
+
+    Returns
+    -------
+    (list of str, Path)
+        Paths, and the folder they are relative to.
+    """
+    text, conditions = split_source(text)
+    path = Path(text)
+    if path.is_dir():
+        keys = list(images.walk(path))
+        if not keys:
+            raise UserError(f"{text!r}: no images in this folder")
+        return keys, path
+    header, columns = _rows(path, "image list")
+    if header is None:
+        raise UserError(f"{text!r} is a bare column of labels; images are needed")
+    name = _pick(header, PATH_COLUMNS, "path", path)
+    keys = [_key(p) for p in columns.pop(name)]
+    kept = Truth(keys, np.zeros(len(keys), int), columns, path.parent, text).where(conditions)
+    _refuse_doubles(kept.paths, repr(text))
+    return kept.paths, path.parent
+
+
 def _match(left, right):
     """Row of ``left`` for each of ``right`` where the two sets are equal (None in ``left`` does not count), or None."""
     place = {key: i for i, key in enumerate(left) if key is not None}

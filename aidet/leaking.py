@@ -1,0 +1,170 @@
+"""``evaluate.py leaks``: compare the splits of a data set."""
+
+import csv
+import itertools
+import os
+import sys
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from . import files, leaks, report, truth
+from .cli import OK, PARTIAL
+from .errors import UserError
+
+SPLITS = ("train", "valid", "test")
+SHOWN = 12
+
+
+def read_prints(name, source, workers=None):
+    """Fingerprints of all images of a split, decoded once, in several processes.
+
+    Parameters
+    ----------
+    name : str
+        For the progress bar.
+    source : str
+        See :func:`aidet.truth.read_paths`.
+    workers : int, optional
+
+    Returns
+    -------
+    (Prints, Path)
+        And the folder the paths are relative to.
+    """
+    paths, root = truth.read_paths(source)
+    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(paths) // 200))
+    full = [os.path.join(root, p) for p in paths]
+    bar = {"desc": name, "unit": "image", "total": len(full), "file": sys.stderr, "disable": len(full) < 1000}
+    if workers <= 1:
+        return leaks.collect(paths, root, list(tqdm(map(leaks.fingerprint, full), **bar))), root
+    with get_context("spawn").Pool(workers) as pool:
+        return leaks.collect(paths, root, list(tqdm(pool.imap(leaks.fingerprint, full, chunksize=64), **bar))), root
+
+
+def run(options):
+    """Run ``evaluate.py leaks``.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        ``train, valid, test, out, distance, workers``.
+
+    Returns
+    -------
+    int
+        Exit code: 3 where some images could not be read. A leak is a finding, not an error.
+    """
+    given = {name: getattr(options, name) for name in SPLITS if getattr(options, name)}
+    if len(given) < 2:
+        raise UserError("leaks compares splits: give at least two of --train, --valid, --test")
+    if not 0 <= options.distance <= 12:
+        raise UserError(f"--distance (={options.distance}) must be between 0 and 12")
+    for source in given.values():
+        truth.read_paths(source)  # all sources are checked before an hour is spent on the first
+    prints, roots = {}, {}
+    for name, source in given.items():
+        prints[name], roots[name] = read_prints(name, source, options.workers)
+    pairs = {}
+    for first, second in itertools.combinations(given, 2):
+        pairs[(first, second)] = leaks.compare(prints[first], prints[second], options.distance)
+    out = Path(options.out)
+    _write_rows(out / "leaks.csv", prints, pairs)
+    result = _result(prints, pairs, options)
+    facts, where_from = report.provenance({name: truth.split_source(source)[0] for name, source in given.items()})
+    page = _page(out / "report.html", prints, roots, pairs, result, where_from)
+    files.write_json(out / "metrics.json", {**result, **facts})
+    _say(result, prints, pairs, out)
+    print(f"report: {page}")
+    return PARTIAL if any(p.lost for p in prints.values()) else OK
+
+
+def _write_rows(path, prints, pairs):
+    with files.atomic(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["level", "split", "path", "also_in", "also_path", "bits"])
+        for (first, second), found in pairs.items():
+            for level, j, i, bits in found:
+                writer.writerow([level, second, prints[second].paths[j], first, prints[first].paths[i], bits])
+
+
+def _result(prints, pairs, options):
+    counts = []
+    for (first, second), found in pairs.items():
+        by_level = {level: sum(row[0] == level for row in found) for level in leaks.LEVELS}
+        counts.append({"known": first, "split": second, "leaked": len(found), "of": len(prints[second]), **by_level})
+    return {
+        "command": "leaks",
+        "n": sum(map(len, prints.values())),
+        "splits": {
+            name: {"images": len(p), "doubles_by_bytes": leaks.doubles(p), "unreadable": len(p.lost)}
+            for name, p in prints.items()
+        },
+        "leaks": counts,
+        "distance": options.distance,
+        "errors": [{"split": n, "path": path, "status": why} for n, p in prints.items() for path, why in p.lost[:10]],
+    }
+
+
+def _page(path, prints, roots, pairs, result, where_from):
+    rows = [
+        [c["split"], c["known"], c["of"], c["leaked"], *(c[level] for level in leaks.LEVELS)] for c in result["leaks"]
+    ]
+    header = ["images of", "also in", "images", "leaked", "same path", "same bytes", "same pixels", "near-duplicates"]
+    inside = [[n, s["images"], s["doubles_by_bytes"], s["unreadable"]] for n, s in result["splits"].items()]
+    sections = [
+        report.Section(
+            "Leaks",
+            [
+                "Each image is counted once, at its strongest level. Near-duplicates differ in at most "
+                f"{result['distance']} of the 64 bits of a perceptual hash and correlate by {leaks.CORRELATION} or "
+                "more as "
+                "thumbnails; look at them before you delete one. All are listed in leaks.csv."
+            ],
+            tables=[
+                report.Table("Images that are in two splits", header, rows),
+                report.Table("Inside each split", ["split", "images", "doubles by bytes", "unreadable"], inside),
+            ],
+        )
+    ]
+    for (first, second), found in pairs.items():
+        shots = []
+        for level in leaks.LEVELS:
+            for _, j, i, bits in [row for row in found if row[0] == level][: SHOWN // 3]:
+                names = prints[second].paths[j], prints[first].paths[i]
+                small = [report.thumbnail(roots[s] / n) for s, n in zip((second, first), names)]
+                shots.append(
+                    report.Shot(
+                        [s for s in small if s], f"{level} ({bits} bits): {second} {names[0]} = {first} {names[1]}"
+                    )
+                )
+        if shots:
+            sections.append(report.Section(f"{second} in {first}", shots=shots))
+    warnings = [
+        f"{c['leaked']} of {c['of']} images of {c['split']} are in {c['known']}."
+        for c in result["leaks"]
+        if c["leaked"]
+    ]
+    cards = [(f"{c['split']} in {c['known']}", c["leaked"], f"of {c['of']} images") for c in result["leaks"]]
+    return report.write(path, "Leaks between splits", ", ".join(prints), [*sections, where_from], cards, warnings)
+
+
+def _say(result, prints, pairs, out):
+    for count, ((first, second), found) in zip(result["leaks"], pairs.items()):
+        if not found:
+            print(f"no leak: {second} ({count['of']} images) shares nothing with {first}")
+            continue
+        levels = ", ".join(f"{count[level]} by {level}" for level in leaks.LEVELS)
+        print(f"leak: {count['leaked']} of {count['of']} images of {second} are in {first} ({levels})")
+        for level, j, i, _ in found[:3]:
+            print(f"  {level}: {prints[second].paths[j]} = {prints[first].paths[i]}")
+    for name, split in result["splits"].items():
+        if split["doubles_by_bytes"]:
+            print(f"doubles: {split['doubles_by_bytes']} files of {name} repeat another file of {name} byte by byte")
+        if split["unreadable"]:
+            print(
+                f"not read: {split['unreadable']} files of {name}, first {prints[name].lost[0][0]}: "
+                f"{prints[name].lost[0][1]}"
+            )
+    print(f"all of them: {out / 'leaks.csv'}")

@@ -1,0 +1,199 @@
+"""The same image in several splits: by path, by bytes, by pixels, by look.
+
+A test set that shares images with the training set measures memory. CIFAKE, for one, has 378 generated files that are
+byte-identical in its training and test folders.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import images
+from .errors import UserError
+
+LEVELS = ("path", "bytes", "pixels", "near")
+THUMB = 16
+CORRELATION = 0.95
+CHUNK = 1 << 20
+
+
+@dataclass
+class Prints:
+    """Fingerprints of one split.
+
+    Attributes
+    ----------
+    paths : list of str
+        As given; the files that could be read.
+    files : list of str
+        Resolved.
+    digest, pixels : ndarray of bytes, shape (n,)
+        Hash of the file, and of its decoded RGB pixels with their size.
+    look : ndarray of uint64, shape (n,)
+        Perceptual hash (pHash: signs of the 64 lowest cosine frequencies against their median; Zauner 2010).
+    thumbs : ndarray of int8, shape (n, 256)
+        Grey 16 x 16 thumbnail, mean removed, for the second look at candidates.
+    lost : list of (str, str)
+        Path and reason of what could not be read.
+    """
+
+    paths: list
+    files: list
+    digest: np.ndarray
+    pixels: np.ndarray
+    look: np.ndarray
+    thumbs: np.ndarray
+    lost: list
+
+    def __len__(self):
+        return len(self.paths)
+
+
+def fingerprint(path):
+    """Fingerprints of one file.
+
+    Returns
+    -------
+    tuple
+        (file digest, pixel digest, perceptual hash as int, thumbnail (256,) int8); (reason,) where it cannot be read.
+    """
+    import imagehash
+
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.blake2b(file.read(), digest_size=16).digest()
+    except OSError as error:
+        return (error.strerror or str(error),)
+    try:
+        image = images.decode(path)
+    except images.ImageError as error:
+        return (str(error),)
+    pixels = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
+    grey = image.convert("L")
+    bits = imagehash.phash(grey).hash.reshape(-1)
+    look = int.from_bytes(np.packbits(bits).tobytes(), "big")
+    thumb = np.asarray(grey.resize((THUMB, THUMB), 2), np.float32).reshape(-1)  # 2: bilinear with antialiasing
+    return digest, pixels, look, np.clip(np.rint((thumb - thumb.mean()) / 2), -127, 127).astype(np.int8)
+
+
+def collect(paths, root, results):
+    """Put the results of :func:`fingerprint`, in the order of ``paths``, into one :class:`Prints`."""
+    good, lost = [], []
+    for path, one in zip(paths, results):
+        if len(one) == 1:
+            lost.append((path, one[0]))
+        else:
+            good.append((path, *one))
+    columns = list(zip(*good)) or [[], [], [], [], []]
+    return Prints(
+        list(columns[0]),
+        [os.path.realpath(os.path.join(root, p)) for p in columns[0]],
+        np.array(columns[1], "V16"),
+        np.array(columns[2], "V16"),
+        np.array(columns[3], np.uint64),
+        np.array(columns[4], np.int8).reshape(-1, THUMB * THUMB),
+        lost,
+    )
+
+
+def compare(known, other, distance=4):
+    """Which images of ``other`` are in ``known`` already.
+
+    Parameters
+    ----------
+    known, other : Prints
+    distance : int
+        Near-duplicates differ in at most so many of the 64 bits of their perceptual hash, and their thumbnails
+        correlate by at least 0.95.
+
+    Returns
+    -------
+    list of (str, int, int, int)
+        Level, row in ``other``, row in ``known``, differing bits; one entry an image of ``other``, at its
+        strongest level (path, bytes, pixels, near), in rising order of its row.
+
+    Raises
+    ------
+    UserError
+        For a distance outside 0..12.
+    """
+    if not 0 <= distance <= 12:
+        raise UserError(f"distance (={distance}) must be between 0 and 12")
+    found = {}
+    for level, mine, theirs in (
+        ("path", known.files, other.files),
+        ("bytes", [d.tobytes() for d in known.digest], [d.tobytes() for d in other.digest]),
+        ("pixels", [d.tobytes() for d in known.pixels], [d.tobytes() for d in other.pixels]),
+    ):
+        place = {}
+        for i, key in enumerate(mine):
+            place.setdefault(key, i)
+        for j, key in enumerate(theirs):
+            if key in place and j not in found:
+                found[j] = (level, j, place[key], 0)
+    for j, i, bits in near(known, other, distance):
+        found.setdefault(j, ("near", j, i, bits))
+    return [found[j] for j in sorted(found)]
+
+
+def near(known, other, distance):
+    """Near-duplicates: (row in other, row in known, bits), the nearest of each row of ``other``.
+
+    Hashes that differ in at most d bits agree wholly in at least one of d + 1 bands of bits (multi-index hashing,
+    Norouzi, Punjani & Fleet 2012), so only pairs that share a band are compared.
+    """
+    best = {}
+    width = -(-64 // (distance + 1))
+    for start in range(0, 64, width):
+        mask = np.uint64((1 << min(width, 64 - start)) - 1)
+        bands = [(side.look >> np.uint64(start)) & mask for side in (known, other)]
+        for mine, theirs in _pairs(*bands):
+            bits = popcount(known.look[mine] ^ other.look[theirs])
+            close = bits <= distance
+            mine, theirs, bits = mine[close], theirs[close], bits[close]
+            same = correlation(known.thumbs[mine], other.thumbs[theirs]) >= CORRELATION
+            for i, j, b in zip(mine[same].tolist(), theirs[same].tolist(), bits[same].tolist()):
+                if j not in best or (b, i) < best[j][::-1]:
+                    best[j] = (i, b)
+    return [(j, i, b) for j, (i, b) in sorted(best.items())]
+
+
+def _pairs(left, right):
+    """Yield index arrays of all pairs with equal values, about a million pairs at a time."""
+    order = np.argsort(left, kind="stable")
+    ordered = left[order]
+    low, high = np.searchsorted(ordered, right, "left"), np.searchsorted(ordered, right, "right")
+    count = high - low
+    total = np.cumsum(count)
+    first = 0
+    while first < len(right):
+        done = total[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(total, done + CHUNK, "right")))
+        part = count[first:last]
+        theirs = np.repeat(np.arange(first, last), part)
+        within = np.arange(part.sum()) - np.repeat(np.cumsum(part) - part, part)
+        yield order[np.repeat(low[first:last], part) + within], theirs
+        first = last
+
+
+def popcount(values):
+    """Set bits of uint64 values."""
+    return np.unpackbits(np.ascontiguousarray(values).view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1)
+
+
+def correlation(first, second):
+    """Row-wise correlation of thumbnails (n, 256); 0 where one of the two is flat, which says nothing."""
+    out = np.zeros(len(first))
+    for start in range(0, len(first), 1 << 16):
+        a, b = (v[start : start + (1 << 16)].astype(np.float32) for v in (first, second))
+        norm = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+        flat = norm < THUMB * THUMB
+        out[start : start + (1 << 16)] = np.where(flat, 0, (a * b).sum(axis=1) / np.maximum(norm, 1))
+    return out
+
+
+def doubles(prints):
+    """Files of one split whose bytes stand there before: the number of superfluous ones."""
+    return len(prints) - len({d.tobytes() for d in prints.digest})

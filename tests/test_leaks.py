@@ -1,0 +1,132 @@
+"""Leaks between splits: each planted kind is found at its level, a clean set is quiet."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from aidet import leaks
+from aidet.errors import UserError
+
+
+def prints_of(root):
+    paths = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+    return leaks.collect(paths, root, [leaks.fingerprint(root / p) for p in paths])
+
+
+@pytest.fixture
+def splits(tmp_path, photo):
+    for s, split in enumerate(("train", "valid", "test")):
+        (tmp_path / split).mkdir()
+        for i in range(40):
+            photo(1000 * s + i, (96, 80)).save(tmp_path / split / f"{i}.jpg", quality=90)
+    return tmp_path
+
+
+def test_clean_splits_are_quiet(run, splits):
+    done = run("evaluate.py", "leaks", "--train", splits / "train", "--valid", splits / "valid",
+               "--test", splits / "test", "--out", splits / "out")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("no leak:") == 3 and "\nleak:" not in done.stdout
+    assert (splits / "out/leaks.csv").read_text() == "level,split,path,also_in,also_path,bits\n"
+
+
+def test_each_kind_of_leak_is_found_at_its_level(run, splits):
+    source = splits / "train" / "7.jpg"
+    (splits / "test" / "bytes.jpg").write_bytes(source.read_bytes())
+    Image.open(splits / "train" / "8.jpg").save(splits / "test" / "pixels.png")
+    saved = Image.open(splits / "train" / "9.jpg")
+    saved.save(splits / "test" / "again.jpg", quality=40)
+    saved.resize((48, 40), Image.Resampling.BICUBIC).save(splits / "test" / "small.jpg")
+    ImageEnhance.Brightness(saved).enhance(1.15).save(splits / "test" / "bright.jpg")
+    (splits / "test" / "link.jpg").symlink_to(splits / "train" / "10.jpg")
+    done = run("evaluate.py", "leaks", "--train", splits / "train", "--test", splits / "test", "--out", splits / "out")
+    assert done.returncode == 0, done.stderr
+    assert "leak: 6 of 46 images of test are in train (1 by path, 1 by bytes, 1 by pixels, 3 by near)" in done.stdout
+    rows = {r["path"]: (r["level"], r["also_path"]) for r in csv.DictReader(open(splits / "out/leaks.csv"))}
+    assert rows == {
+        "link.jpg": ("path", "10.jpg"), "bytes.jpg": ("bytes", "7.jpg"), "pixels.png": ("pixels", "8.jpg"),
+        "again.jpg": ("near", "9.jpg"), "small.jpg": ("near", "9.jpg"), "bright.jpg": ("near", "9.jpg"),
+    }  # fmt: skip
+    found = json.loads((splits / "out/metrics.json").read_text())
+    assert found["leaks"][0]["leaked"] == 6 and found["splits"]["train"]["doubles_by_bytes"] == 0
+
+
+def test_flat_images_are_no_near_duplicates_of_each_other(tmp_path):
+    for split, grey in (("train", 100), ("test", 180)):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (64, 64), (grey, grey, grey)).save(tmp_path / split / "a.png")
+    assert leaks.compare(prints_of(tmp_path / "train"), prints_of(tmp_path / "test")) == []
+
+
+def test_band_search_equals_comparing_all_pairs():
+    rng = np.random.default_rng(0)
+
+    def some(n, base):
+        look = rng.choice(base, n)
+        for _ in range(5):
+            look = look ^ (np.uint64(1) << rng.integers(0, 64, n).astype(np.uint64))
+        thumbs = np.tile(rng.integers(-100, 100, 256).astype(np.int8), (n, 1))
+        empty = np.array([bytes(16)] * n, "V16")
+        return leaks.Prints([str(i) for i in range(n)], [""] * n, empty, empty, look, thumbs, [])
+
+    base = rng.integers(0, 2**63, 20).astype(np.uint64)
+    known, other = some(300, base), some(200, base)
+    other.thumbs = known.thumbs[:200]
+    for distance in (0, 3, 6, 12):
+        bits = np.array([[bin(int(a ^ b)).count("1") for a in known.look] for b in other.look])
+        want = [(j, int(bits[j].argmin()), int(bits[j].min())) for j in range(200) if bits[j].min() <= distance]
+        assert leaks.near(known, other, distance) == want
+    assert len(want) > 100
+
+
+def test_large_sets_do_not_need_all_pairs():
+    """100,000 against 20,000 hashes: two thousand million pairs would not fit in a test."""
+    rng = np.random.default_rng(1)
+    look = rng.integers(0, 2**63, 120000).astype(np.uint64)
+    look[100000:100378] = look[:378]
+    thumbs = np.tile(rng.integers(-100, 100, 256).astype(np.int8), (120000, 1))
+    digest = np.zeros(120000, "V16")
+
+    def part(rows):
+        return leaks.Prints(
+            [""] * len(look[rows]), [""] * len(look[rows]), digest[rows], digest[rows], look[rows], thumbs[rows], []
+        )
+
+    found = leaks.near(part(slice(100000)), part(slice(100000, None)), 4)
+    assert [(j, i) for j, i, _ in found][:378] == [(k, k) for k in range(378)] and len(found) < 400
+
+
+def test_unreadable_files_are_named(run, splits):
+    (splits / "test" / "x.jpg").write_bytes(b"nothing")
+    done = run("evaluate.py", "leaks", "--train", splits / "train", "--test", splits / "test", "--out", splits / "out")
+    assert done.returncode == 3 and "not read: 1 files of test, first x.jpg" in done.stdout
+
+
+def test_a_split_column_chooses_the_rows(run, splits):
+    with open(splits / "all.csv", "w") as file:
+        file.write("path,split\n" + "".join(f"{s}/{i}.jpg,{s}\n" for s in ("train", "test") for i in range(40)))
+    (splits / "test" / "3.jpg").write_bytes((splits / "train" / "4.jpg").read_bytes())
+    done = run("evaluate.py", "leaks", "--train", f"{splits}/all.csv@split=train",
+               "--test", f"{splits}/all.csv@split=test", "--out", splits / "out")  # fmt: skip
+    assert (
+        "leak: 1 of 40 images of test are in train" in done.stdout and "bytes: test/3.jpg = train/4.jpg" in done.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [(("--train", "{0}/train"), "at least two"), (("--train", "{0}/train", "--test", "{0}/none"), "does not exist"),
+     (("--train", "{0}/train", "--test", "{0}/test", "--distance", "20"), "between 0 and 12")],
+)  # fmt: skip
+def test_wrong_arguments(run, splits, more, text):
+    done = run("evaluate.py", "leaks", *(m.format(splits) for m in more), "--out", splits / "out")
+    assert done.returncode == 2 and text in done.stderr and not (splits / "out").exists()
+
+
+def test_distance_is_checked():
+    empty = leaks.collect([], ".", [])
+    with pytest.raises(UserError, match=r"distance \(=13\)"):
+        leaks.compare(empty, empty, 13)
