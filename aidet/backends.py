@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -205,15 +204,8 @@ def cached(path, size, say):
 def make(path, facts, size):
     """Load a checkpoint into MindSpore on the CPU and export it; see :func:`aidet.onnx_export.export`."""
     runtime.setup("CPU", mode="graph")
-    with tempfile.TemporaryDirectory() as folder:
-        # MindSpore writes its dumps (rank_0, kernel_meta) where it stands, when it fails.
-        before = os.getcwd()
-        net = ckpt.load_model(path)
-        try:
-            os.chdir(folder)
-            return onnx_export.export(net, facts, size)
-        finally:
-            os.chdir(before)
+    net = ckpt.load_model(path)
+    return onnx_export.export(net, facts, onnx_export.pixels(facts, size))
 
 
 def _intact(path, key):

@@ -6,7 +6,9 @@ two graphs is what the batch size went into: those constants are replaced by exp
 The result is then compared with the network at batch sizes that were not used to make it.
 """
 
+import contextlib
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -23,19 +25,21 @@ VERIFIED = (1, 5)
 TOLERANCE = 1e-5
 
 
-def export(net, facts, size, check=VERIFIED):
+def export(net, facts, sample, check=VERIFIED, output=OUTPUT):
     """Make a verified ONNX model of a network.
 
     Parameters
     ----------
     net : mindspore.nn.Cell
-        Takes float32 (N, 3, h, w), gives (N, C).
+        One input, one output, the batch first in both.
     facts : dict
         The sidecar; it goes into the model's metadata, with class order and preprocessing.
-    size : (int, int)
-        Height and width of the input.
+    sample : callable
+        Number of images -> an input array of that batch size; see :func:`pixels`.
     check : tuple of int
         Batch sizes at which ONNX Runtime is compared with MindSpore.
+    output : str
+        Name of the graph's output.
 
     Returns
     -------
@@ -49,13 +53,11 @@ def export(net, facts, size, check=VERIFIED):
         MindSpore cannot write the network as ONNX, its batch size cannot be freed, or the result differs.
     """
     net.set_train(False)
-    stated = (facts.get("input") or {}).get("channels")
-    channels = stated if isinstance(stated, int) else 3
-    with tempfile.TemporaryDirectory() as folder:
-        graphs = [_trace(net, (n, channels, *size), Path(folder) / f"{n}.onnx") for n in TRACED]
-    model = free_batch(*graphs, TRACED)
+    with tempfile.TemporaryDirectory() as folder, standing_in(folder):
+        graphs = [trace(net, sample(n), Path(folder) / f"{n}.onnx", output) for n in TRACED]
+    model = free_batch(*graphs, TRACED, output)
     describe(model, facts)
-    verdict = compare(net, model, channels, size, check)
+    verdict = compare(net, model, sample, check, output)
     stamp(model, "aidet.verified", json.dumps(verdict))
     return model, verdict
 
@@ -64,28 +66,46 @@ class ExportError(Exception):
     """A network cannot be written as ONNX, or not as the same function; the message says why in one line."""
 
 
-def _trace(net, shape, path):
+@contextlib.contextmanager
+def standing_in(folder):
+    """MindSpore writes its dumps (``rank_0``) where the process stands when something fails: let that be elsewhere."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def pixels(facts, size):
+    """A function that makes normalised input: number of images -> float32 (N, C, h, w), always the same numbers."""
+    stated = (facts.get("input") or {}).get("channels")
+    shape = (stated if isinstance(stated, int) else 3, *size)
+    return lambda n: np.random.default_rng(n).standard_normal((n, *shape)).astype(np.float32)
+
+
+def trace(net, example, path, output):
     import mindspore as ms
     import onnx
 
-    example = ms.Tensor(np.zeros(shape, np.float32))
+    example = ms.Tensor(example)
     try:
         if hasattr(ms, "onnx"):
-            ms.onnx.export(net, example, file_name=str(path), input_names=[INPUT], output_names=[OUTPUT])
+            ms.onnx.export(net, example, file_name=str(path), input_names=[INPUT], output_names=[output])
         else:  # before 2.7.2
             ms.export(net, example, file_name=str(path), file_format="ONNX")
     except Exception as error:  # noqa: BLE001 - the exporter raises RuntimeError, TypeError, ValueError alike
-        raise ExportError(f"MindSpore's ONNX exporter: {_first_line(error)}") from None
+        raise ExportError(f"MindSpore's ONNX exporter: {first_line(error)}") from None
     return onnx.load(str(path))
 
 
-def _first_line(error):
+def first_line(error):
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
 # --- freeing the batch dimension -------------------------------------------------------------------------------------
-def free_batch(first, second, batches):
+def free_batch(first, second, batches, output=OUTPUT):
     """Turn two graphs of one network, traced with two batch sizes, into one graph for any batch size.
 
     Parameters
@@ -109,7 +129,7 @@ def free_batch(first, second, batches):
         raise ExportError("the graph itself depends on the batch size")
     model = onnx.ModelProto()
     model.CopyFrom(first)
-    names = _rename(model)
+    _rename(model, output)
     if len(model.graph.initializer) != len(second.graph.initializer):
         raise ExportError("the number of constants depends on the batch size")
     maker = _Maker(model)
@@ -136,13 +156,12 @@ def free_batch(first, second, batches):
     del model.graph.value_info[:]
     for value in (model.graph.input[0], model.graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    assert names == (INPUT, OUTPUT)
     model.graph.name = "aidet"
     onnx.checker.check_model(model)
     return model
 
 
-def _rename(model):
+def _rename(model, output):
     """Give input and output their names (older MindSpore takes none); inputs that are weights are dropped."""
     weights = {t.name for t in model.graph.initializer}
     inputs = [v for v in model.graph.input if v.name not in weights]
@@ -151,7 +170,7 @@ def _rename(model):
         raise ExportError(f"the network has {found}, wanted one of each")
     del model.graph.input[1:]
     model.graph.input[0].CopyFrom(inputs[0])
-    for old, new in ((inputs[0].name, INPUT), (model.graph.output[0].name, OUTPUT)):
+    for old, new in ((inputs[0].name, INPUT), (model.graph.output[0].name, output)):
         for node in model.graph.node:
             for field in (node.input, node.output):
                 for i, name in enumerate(field):
@@ -160,7 +179,6 @@ def _rename(model):
         for value in (*model.graph.input, *model.graph.output):
             if value.name == old:
                 value.name = new
-    return model.graph.input[0].name, model.graph.output[0].name
 
 
 class _Maker:
@@ -277,14 +295,16 @@ def facts_from_file(path):
     except ImportError:
         raise UserError("onnxruntime is not installed; run: pip install 'aidet[onnx]'") from None
     except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types, one for each status code
-        raise UserError(f"{str(path)!r} cannot be read as an ONNX model: {_first_line(error)}") from None
+        raise UserError(f"{str(path)!r} cannot be read as an ONNX model: {first_line(error)}") from None
     metadata = session.get_modelmeta().custom_metadata_map
     if "aidet.sidecar" not in metadata:
         raise UserError(f"{str(path)!r} was not exported by this project: its metadata names no preprocessing")
+    if metadata.get("aidet.output", OUTPUT) != OUTPUT:
+        raise UserError(f"{str(path)!r} has its preprocessing inside; export it without --preprocess-in-graph for this")
     return json.loads(metadata["aidet.sidecar"])
 
 
-def compare(net, model, channels, size, batches):
+def compare(net, model, sample, batches, output=OUTPUT):
     """Run the network and the ONNX model on the same numbers.
 
     Returns
@@ -303,15 +323,15 @@ def compare(net, model, channels, size, batches):
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), session_options(), PROVIDERS)
     except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types, one for each status code
-        raise ExportError(f"ONNX Runtime refuses the graph: {_first_line(error)}") from None
+        raise ExportError(f"ONNX Runtime refuses the graph: {first_line(error)}") from None
     worst = relative = 0.0
     for n in batches:
-        x = np.random.default_rng(n).standard_normal((n, channels, *size)).astype(np.float32)
+        x = sample(n)
         ours = net(ms.Tensor(x)).asnumpy()
         try:
             theirs = session.run(None, {INPUT: x})[0]
         except Exception as error:  # noqa: BLE001 - as above
-            raise ExportError(f"ONNX Runtime fails at batch {n}: {_first_line(error)}") from None
+            raise ExportError(f"ONNX Runtime fails at batch {n}: {first_line(error)}") from None
         if theirs.shape != ours.shape or not np.isfinite(theirs).all():
             raise ExportError(f"ONNX Runtime gives shape {theirs.shape} at batch {n}, MindSpore {ours.shape}")
         difference = float(np.abs(ours - theirs).max())

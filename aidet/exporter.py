@@ -1,0 +1,369 @@
+"""Exports that are loaded again and compared: MindIR, ONNX, AIR, and what MindSpore Lite needs beside them."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from . import ckpt, files, labels, onnx_export, runtime
+from .engine import order_of
+from .errors import UserError, nearest
+from .transforms import Pipeline
+
+FORMATS = ("mindir", "onnx", "air")
+SCORE = "score"
+
+
+def export(path, kind, out, batch="dynamic", preprocess=False, lite=False):
+    """Export a checkpoint, load the result again, compare, and write the verdict beside it.
+
+    Parameters
+    ----------
+    path : str or Path
+        Checkpoint with its sidecar.
+    kind : {"mindir", "onnx", "air"}
+    out : str or Path
+        Folder.
+    batch : int or "dynamic"
+        Fixed batch size, or a free batch dimension.
+    preprocess : bool
+        Put cast, normalisation and the score into the graph: uint8 (N, h, w, 3) in, float32 (N,) score out.
+    lite : bool
+        Write the files for MindSpore Lite too; needs ``mindir``.
+
+    Returns
+    -------
+    dict
+        The verdict, as written to ``<name>.<kind>.json``.
+
+    Raises
+    ------
+    UserError
+        A wrong option, a model without a fixed input size, an operator that cannot be exported (its layer is named),
+        or a result that differs (nothing is left behind then).
+    """
+    if kind not in FORMATS:
+        raise UserError(nearest(kind, FORMATS, "format"))
+    if batch != "dynamic" and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise UserError(f"batch (={batch!r}) must be a whole number >= 1 or 'dynamic'")
+    if lite and kind != "mindir":
+        raise UserError(f"--emit-lite goes with --format mindir, not {kind}")
+    if kind == "air":
+        _refuse_air()
+    facts = ckpt.read_sidecar(path)
+    size, pipeline = input_of(facts, path)
+    runtime.setup("CPU" if kind != "air" else "Ascend", mode="graph")
+    net = ckpt.load_model(path)
+    sample = onnx_export.pixels(facts, size)
+    if preprocess:
+        net = with_preprocessing(net, pipeline, order_of(facts, str(path)))
+        sample = _bytes(size)
+    net.set_train(False)
+    name = Path(path).stem + ("_uint8" if preprocess else "")
+    target = Path(out) / f"{name}.{kind}"
+    write = {"mindir": _mindir, "onnx": _onnx, "air": _air}[kind]
+    verdict = {
+        "format": kind,
+        "file": target.name,
+        "checkpoint_sha256": facts["output"]["sha256"],
+        "architecture": facts["architecture"],
+        "batch": batch,
+        "input": {
+            "name": onnx_export.INPUT,
+            "shape": ["batch" if batch == "dynamic" else batch, *sample(1).shape[1:]],
+            "type": str(sample(1).dtype),
+        },
+        "output": SCORE if preprocess else onnx_export.OUTPUT,
+        "geometry": geometry_of(pipeline),
+        **write(net, facts, sample, batch, target, preprocess),
+    }
+    verdict["versions"] = runtime.versions()
+    files.write_json(target.with_name(target.name + ".json"), verdict)
+    if lite:
+        verdict["lite"] = emit_lite(net, facts, size, pipeline, sample, batch, target, preprocess)
+    return verdict
+
+
+def input_of(facts, path):
+    """((height, width), evaluation pipeline) of a sidecar; :class:`UserError` where the size is not fixed."""
+    line = (facts.get("input") or {}).get("transform")
+    if not line:
+        raise UserError(f"the sidecar of {str(path)!r} names no input.transform, so its input size is unknown")
+    pipeline = Pipeline(line)
+    if pipeline.size() is None:
+        raise UserError(f"{str(path)!r} takes images of any size ({line}); an export needs a fixed one")
+    return pipeline.size(), pipeline
+
+
+def geometry_of(pipeline):
+    """The part of a pipeline that stays outside the graph in every export: resize and crop."""
+    numeric = ("decode", "normalize", "to_float", "high_pass")
+    kept = [p for p in pipeline.text.split(" | ") if p.partition("(")[0] not in numeric]
+    return " | ".join(["decode", *kept])
+
+
+def _bytes(size):
+    return lambda n: np.random.default_rng(n).integers(0, 256, (n, *size, 3), dtype=np.uint8)
+
+
+# --- preprocessing inside the graph ----------------------------------------------------------------------------------
+def affine_of(pipeline):
+    """Scale and offset per channel that take a grey level 0..255 to the network's input.
+
+    Raises
+    ------
+    UserError
+        The pipeline ends in something else than an affine map of single pixels (``high_pass``).
+    """
+    tail = Pipeline(
+        " | ".join(p for p in pipeline.text.split(" | ") if p not in geometry_of(pipeline).split(" | ")) or "to_float"
+    )
+    ramp = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2))
+    values = tail(ramp).reshape(3, 256).astype(np.float64)
+    offset, scale = values[:, 0], (values[:, 255] - values[:, 0]) / 255
+    if np.abs(values - (np.arange(256) * scale[:, None] + offset[:, None])).max() > 1e-5:
+        raise UserError(f"--preprocess-in-graph: {tail.text!r} is no map of single pixels; export without it")
+    return scale.astype(np.float32), offset.astype(np.float32)
+
+
+def with_preprocessing(net, pipeline, order):
+    """A cell that takes uint8 (N, h, w, 3) and gives the score (N,), around a network that gives logits."""
+    import mindspore as ms
+    from mindspore import nn, ops
+
+    scale, offset = affine_of(pipeline)
+    generated = np.array([o == labels.NAMES[1] for o in order])
+
+    class Scored(nn.Cell):
+        """Cast, normalise, network, log-odds of the two sides."""
+
+        def __init__(self):
+            super().__init__()
+            self.net = net
+            self.scale = ms.Tensor(scale.reshape(1, 3, 1, 1))
+            self.offset = ms.Tensor(offset.reshape(1, 3, 1, 1))
+            self.single = len(order) == 1
+            self.sign = ms.Tensor(np.float32(1 if generated.all() else -1))
+            self.top = ops.ReduceMax(keep_dims=True)
+            self.generated = ms.Tensor(generated.astype(np.float32).reshape(-1, 1))
+            self.real = ms.Tensor((~generated).astype(np.float32).reshape(-1, 1))
+            # With two classes the log-odds is a difference; in general the sides are summed as probabilities.
+            self.difference = ms.Tensor((generated * 2.0 - 1.0).astype(np.float32).reshape(-1, 1))
+            self.two = len(order) == 2
+
+        def construct(self, x):
+            x = ops.transpose(ops.cast(x, ms.float32), (0, 3, 1, 2)) * self.scale + self.offset
+            y = self.net(x)
+            if self.single:
+                return ops.squeeze(y * self.sign, 1)
+            if self.two:
+                return ops.squeeze(ops.matmul(y, self.difference), 1)
+            e = ops.exp(y - self.top(y, 1))
+            return ops.squeeze(ops.log(ops.matmul(e, self.generated)) - ops.log(ops.matmul(e, self.real)), 1)
+
+    return Scored()
+
+
+# --- formats ---------------------------------------------------------------------------------------------------------
+def _onnx(net, facts, sample, batch, target, preprocess):
+    output = SCORE if preprocess else onnx_export.OUTPUT
+    batches = onnx_export.VERIFIED if batch == "dynamic" else (batch,)
+    try:
+        model, verdict = onnx_export.export(net, facts, sample, batches, output)
+    except onnx_export.ExportError as error:
+        raise UserError(f"{target.name}: {error}{_where(net, sample)}") from None
+    if batch != "dynamic":
+        for value in (model.graph.input[0], model.graph.output[0]):
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+    # A graph with preprocessing takes bytes and gives scores; Detector wants the plain one.
+    onnx_export.stamp(model, "aidet.output", output)
+    onnx_export.save(model, target)
+    return verdict
+
+
+def _where(net, sample):
+    layer = find_layer(net, sample(2))
+    return f" (at {layer})" if layer else ""
+
+
+def _mindir(net, facts, sample, batch, target, preprocess):
+    import mindspore as ms
+    from mindspore import nn
+
+    x = sample(2 if batch == "dynamic" else batch)
+    kind = ms.uint8 if x.dtype == np.uint8 else ms.float32
+    example = ms.Tensor(shape=(None, *x.shape[1:]), dtype=kind) if batch == "dynamic" else ms.Tensor(x)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export.") as folder:
+        made = os.path.join(folder, target.name)
+        try:
+            with onnx_export.standing_in(folder):
+                ms.export(net, example, file_name=made, file_format="MINDIR")
+                graph = nn.GraphCell(ms.load(made))
+        except Exception as error:  # noqa: BLE001 - MindSpore raises RuntimeError, TypeError, ValueError alike
+            raise UserError(f"{target.name}: MindSpore cannot export it: {onnx_export.first_line(error)}") from None
+        batches = onnx_export.VERIFIED if batch == "dynamic" else (batch,)
+        worst = 0.0
+        for n in batches:
+            x = ms.Tensor(sample(n))
+            worst = max(worst, float(np.abs(graph(x).asnumpy() - net(x).asnumpy()).max()))
+        if worst != 0:
+            raise UserError(f"{target.name}: reloaded, it differs from the network by {worst:.2g}, wanted 0")
+        os.replace(made, target)
+    return {"difference": worst, "tolerance": 0.0, "batches": list(batches)}
+
+
+def _refuse_air():
+    from . import backends
+
+    if not backends.has_ascend():
+        raise UserError(
+            "format 'air' can only be written on an Ascend device, and is deprecated: export mindir and use "
+            "converter_lite (--emit-lite writes the commands), or export onnx and use atc --framework=5"
+        )
+
+
+def _air(net, facts, sample, batch, target, preprocess):
+    import mindspore as ms
+
+    if batch == "dynamic":
+        raise UserError("format 'air' has no free batch dimension; give --batch N")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export.") as folder:
+        made = os.path.join(folder, target.name)
+        ms.export(net, ms.Tensor(sample(batch)), file_name=made, file_format="AIR")
+        os.replace(made, target)
+    return {"difference": None, "note": "AIR cannot be loaded again by MindSpore; not compared"}
+
+
+# --- which layer cannot be exported ----------------------------------------------------------------------------------
+def find_layer(net, example):
+    """Name the innermost layer that cannot be exported by itself.
+
+    Parameters
+    ----------
+    net : mindspore.nn.Cell
+    example : numpy.ndarray
+
+    Returns
+    -------
+    str or None
+        For example ``layer1.0 (BasicBlock)``; None where every layer can, so that the fault lies between them.
+    """
+    seen = _inputs_of_cells(net, example)
+    found, cell, prefix = None, net, ""
+    while True:
+        for name, child in cell.name_cells().items():
+            full = f"{prefix}{name}"
+            if full in seen and not _exports(child, seen[full]):
+                found, cell, prefix = f"{full} ({type(child).__name__})", child, f"{full}."
+                break
+        else:
+            return found
+
+
+def _inputs_of_cells(net, example):
+    """Run once without a graph and note what goes into every cell that takes one tensor."""
+    import mindspore as ms
+
+    seen, handles = {}, []
+
+    def note(name):
+        def hook(cell, inputs):
+            if len(inputs) == 1 and isinstance(inputs[0], ms.Tensor):
+                seen.setdefault(name, inputs[0].asnumpy())
+
+        return hook
+
+    for name, cell in net.cells_and_names():
+        if name:
+            handles.append(cell.register_forward_pre_hook(note(name)))
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        net(ms.Tensor(example))
+    finally:
+        for handle in handles:
+            handle.remove()
+        ms.set_context(mode=ms.GRAPH_MODE)
+    return seen
+
+
+def _exports(cell, example):
+    with tempfile.TemporaryDirectory() as folder, onnx_export.standing_in(folder):
+        try:
+            onnx_export.trace(cell, example, Path(folder) / "x.onnx", onnx_export.OUTPUT)
+        except onnx_export.ExportError:
+            return False
+    return True
+
+
+# --- MindSpore Lite --------------------------------------------------------------------------------------------------
+def emit_lite(net, facts, size, pipeline, sample, batch, target, preprocess):
+    """Write what the Ascend hand-over needs: converter INI, AIPP, commands, golden input and output.
+
+    Returns
+    -------
+    str
+        The folder. Its commands were not run by this project: MindSpore Lite and a 310-class device are needed.
+    """
+    import mindspore as ms
+
+    folder = target.with_suffix(".lite")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    n = 1 if batch == "dynamic" else batch
+    x = sample(n)
+    x.tofile(folder / "input.bin")
+    net(ms.Tensor(x)).asnumpy().astype(np.float32).tofile(folder / "output.bin")
+    shape = ",".join(map(str, ["-1" if batch == "dynamic" else n, *x.shape[1:]]))
+    ini = ["[ascend_context]", f"input_shape=image:[{shape}]"]
+    ini += ["dynamic_dims=[1],[2],[4],[8],[16],[32]"] if batch == "dynamic" else []
+    ini += ["precision_mode=enforce_origin"]
+    aipp = None if preprocess else _aipp(pipeline, size)
+    if aipp:
+        with files.atomic(folder / "aipp.cfg") as file:
+            file.write(aipp)
+        ini += [
+            "# For uint8 RGB images in place of normalised floats, take the next line in:",
+            "# insert_op_config_file_path=aipp.cfg",
+        ]
+    with files.atomic(folder / "converter.ini") as file:
+        file.write("\n".join(ini) + "\n")
+    with files.atomic(folder / "commands.sh") as file:
+        file.write(_LITE.format(model=target.name, stem=target.stem, shape=",".join(map(str, x.shape))))
+    return str(folder)
+
+
+_LITE = """#!/bin/sh
+# Run in this folder, on a machine with MindSpore Lite. Untested: the project has no such device.
+# enforce_origin keeps float32; enforce_fp16 is Lite's default and faster: compare with the golden output before use.
+set -e
+converter_lite --fmk=MINDIR --saveType=MINDIR --optimize=ascend_oriented \\
+    --modelFile=../{model} --outputFile={stem}_ascend --configFile=converter.ini
+benchmark --modelFile={stem}_ascend.mindir --device=Ascend --inDataFile=input.bin --inputShapes=image:{shape} \\
+    --benchmarkDataFile=output.bin --accuracyThreshold=1
+"""
+
+
+def _aipp(pipeline, size):
+    """AIPP of a pipeline: uint8 RGB in, (x - mean) * var_reci out; None where it is no map of single pixels."""
+    try:
+        scale, offset = affine_of(pipeline)
+    except UserError:
+        return None
+    lines = [
+        "aipp_op {",
+        "    aipp_mode: static",
+        "    input_format: RGB888_U8",
+        "    csc_switch: false",
+        "    rbuv_swap_switch: false",
+        f"    src_image_size_w: {size[1]}",
+        f"    src_image_size_h: {size[0]}",
+    ]
+    for i, (s, o) in enumerate(zip(scale, offset)):
+        lines += [f"    min_chn_{i}: {-float(o) / float(s):.6f}", f"    var_reci_chn_{i}: {float(s):.9f}"]
+    return "\n".join(lines) + "\n}\n"

@@ -1,0 +1,56 @@
+"""Export a checkpoint to MindIR, ONNX or AIR; the result is loaded again and compared.
+
+python export.py --ckpt A.ckpt --format mindir|onnx|air --out DIR [--batch N|dynamic] [--preprocess-in-graph]
+"""
+
+import argparse
+
+from aidet import cli
+from aidet.errors import UserError, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors take one line, with the nearest valid name."""
+
+    def error(self, message):
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        if unknown:
+            flags = [f for a in self._actions for f in a.option_strings]
+            message = nearest(unknown[0].partition("=")[0], flags, "argument")
+        raise UserError(message)
+
+
+def run(argv):
+    """The command line; gives the exit code."""
+    p = Parser(
+        prog="export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    p.add_argument("--ckpt", required=True, metavar="A.ckpt", help="checkpoint with its sidecar")
+    p.add_argument("--format", required=True, metavar="mindir|onnx|air")
+    p.add_argument("--out", required=True, metavar="DIR")
+    p.add_argument("--batch", default="dynamic", metavar="N|dynamic", help="batch size (default: free)")
+    p.add_argument("--preprocess-in-graph", action="store_true", help="uint8 (N, h, w, 3) in, score (N,) out")
+    p.add_argument("--emit-lite", action="store_true", help="files and commands for MindSpore Lite (with mindir)")
+    args = p.parse_args(argv)
+    batch = int(args.batch) if args.batch.isdigit() else args.batch
+    from pathlib import Path
+
+    from aidet import exporter
+
+    if Path(args.out).exists() and not Path(args.out).is_dir():
+        raise UserError(f"--out {args.out!r} is a file; give a folder")
+    verdict = exporter.export(args.ckpt, args.format, args.out, batch, args.preprocess_in_graph, args.emit_lite)
+    where = Path(args.out) / verdict["file"]
+    if verdict["difference"] is None:
+        print(f"wrote {where}; {verdict['note']}")
+        return
+    print(
+        f"wrote {where}: batch {verdict['batch']}, loaded again, largest difference {verdict['difference']:.2g} "
+        f"(limit {verdict['tolerance']:g}) at batch {', '.join(map(str, verdict['batches']))}"
+    )
+    if "lite" in verdict:
+        print(f"wrote {verdict['lite']}: converter.ini, commands.sh, golden input and output")
+
+
+if __name__ == "__main__":
+    cli.main(run)

@@ -1,0 +1,277 @@
+"""Exports: loaded again and equal, batch dimension free, served without MindSpore, refusals that name the layer."""
+
+import json
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from mindspore import nn, ops
+from onnx import TensorProto, helper, numpy_helper
+
+import export
+from aidet import Detector, ckpt, exporter, models, onnx_export, runtime
+from aidet.errors import UserError
+
+LINES = {"size": 32, "channels": 3, "transform": "decode | resize(40) | center_crop(32) | normalize(imagenet)"}
+
+
+def make_model(path, architecture="testing", order=("real", "generated"), **facts):
+    runtime.setup(seed=3)
+    arguments = {"num_classes": len(order)}
+    net = models.create(architecture, **arguments)
+    arrays = {p.name: p.asnumpy() for p in net.get_parameters()}
+    rng = np.random.default_rng(0)
+    arrays["classifier.weight"] = rng.normal(0, 3, arrays["classifier.weight"].shape).astype(np.float32)
+    sidecar = {"architecture": architecture, "arguments": arguments, "num_outputs": len(order), "classes": list(order)}
+    ckpt.save(arrays, path, {**sidecar, "class_order": list(order), "input": LINES, **facts})
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("export") / "a.ckpt")
+
+
+def call(*argv):
+    return export.run([str(a) for a in argv]) or 0
+
+
+def session(path):
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def test_onnx_takes_any_batch_and_carries_its_facts(model, tmp_path, capsys):
+    assert call("--ckpt", model, "--format", "onnx", "--out", tmp_path) == 0
+    assert "loaded again" in capsys.readouterr().out
+    net, run = ckpt.load_model(model), session(tmp_path / "a.onnx")
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7, 16):
+        x = rng.standard_normal((n, 3, 32, 32)).astype(np.float32)
+        assert np.abs(run.run(None, {"image": x})[0] - net(ms.Tensor(x)).asnumpy()).max() <= 1e-5
+    metadata = run.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["aidet.class_order"]) == ["real", "generated"]
+    assert metadata["aidet.transform"] == LINES["transform"] and metadata["aidet.opset"] == "11"
+    verdict = json.loads((tmp_path / "a.onnx.json").read_text())
+    assert verdict["difference"] <= verdict["tolerance"] == 1e-5 and verdict["batches"] == [1, 5]
+    assert verdict["checkpoint_sha256"] == ckpt.read_sidecar(model)["output"]["sha256"]
+
+
+def test_fixed_batch(model, tmp_path):
+    assert call("--ckpt", model, "--format", "onnx", "--out", tmp_path, "--batch", 3) == 0
+    run = session(tmp_path / "a.onnx")
+    assert run.get_inputs()[0].shape == [3, 3, 32, 32]
+    with pytest.raises(Exception, match="Got: 2 Expected: 3"):
+        run.run(None, {"image": np.zeros((2, 3, 32, 32), np.float32)})
+
+
+@pytest.mark.parametrize("batch", ["dynamic", 2])
+def test_mindir_reloads_without_any_difference(model, tmp_path, batch):
+    assert call("--ckpt", model, "--format", "mindir", "--out", tmp_path, "--batch", batch) == 0
+    graph, net = nn.GraphCell(ms.load(str(tmp_path / "a.mindir"))), ckpt.load_model(model)
+    x = ms.Tensor(np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float32))
+    assert np.array_equal(graph(x).asnumpy(), net(x).asnumpy())
+    assert json.loads((tmp_path / "a.mindir.json").read_text())["difference"] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mindir", "a.mindir.json"]
+
+
+ORDERS = [("real", "generated"), ("generated", "real"), ("real", "generated", "generated"), ("generated",), ("real",)]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_preprocessing_in_the_graph_gives_the_detectors_score(tmp_path, photo, order):
+    path = make_model(tmp_path / "m.ckpt", order=order)
+    assert call("--ckpt", path, "--format", "onnx", "--out", tmp_path, "--preprocess-in-graph") == 0
+    run = session(tmp_path / "m_uint8.onnx")
+    detector = Detector(path)
+    images = [photo(i, (70, 60)) for i in range(3)]
+    geometry = json.loads((tmp_path / "m_uint8.onnx.json").read_text())["geometry"]
+    assert geometry == "decode | resize(40) | center_crop(32)"
+    pipeline = exporter.Pipeline(geometry)
+    pixels = np.stack([np.rint(pipeline(i) * 255).astype(np.uint8).transpose(1, 2, 0) for i in images])
+    scores = run.run(None, {"image": pixels})[0]
+    assert scores == pytest.approx([r.score for r in detector.score(images)], abs=1e-4)
+    with pytest.raises(UserError, match="has its preprocessing inside"):
+        Detector(tmp_path / "m_uint8.onnx")
+
+
+def test_served_without_mindspore(model, tmp_path, photo, run):
+    """The ONNX file alone, in a process where importing MindSpore is an error, gives the checkpoint's result."""
+    assert call("--ckpt", model, "--format", "onnx", "--out", tmp_path) == 0
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        photo(i).save(tmp_path / "in" / f"{i}.png")
+    code = (
+        "import sys, runpy; sys.modules['mindspore'] = sys.modules['mindcv'] = None; sys.argv = sys.argv[1:]; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    script = Path(export.__file__).with_name("infer.py")
+    flags = ["--images", tmp_path / "in", "--out", tmp_path / "o", "--votes", 3]
+    done = run("-c", code, script, "--ckpt", tmp_path / "a.onnx", *flags)
+    assert done.returncode == 0, done.stderr
+    expected = Detector(model, votes=3).score([tmp_path / "in" / f"{i}.png" for i in range(3)], root=tmp_path / "in")
+    rows = (tmp_path / "o" / "scores.csv").read_text().splitlines()[1:]
+    assert [float(r.split(",")[1]) for r in rows] == pytest.approx([r.score for r in expected], abs=1e-6)
+
+
+def test_lite_files(model, tmp_path):
+    assert call("--ckpt", model, "--format", "mindir", "--out", tmp_path, "--emit-lite", "--batch", 2) == 0
+    folder = tmp_path / "a.lite"
+    x = np.fromfile(folder / "input.bin", np.float32).reshape(2, 3, 32, 32)
+    y = np.fromfile(folder / "output.bin", np.float32).reshape(2, 2)
+    assert np.array_equal(ckpt.load_model(model)(ms.Tensor(x)).asnumpy(), y)
+    assert "input_shape=image:[2,3,32,32]" in (folder / "converter.ini").read_text()
+    # AIPP computes (x - min) * var_reci; at grey 0 and 255 that is what normalize gives.
+    values = dict(line.strip().split(": ") for line in (folder / "aipp.cfg").read_text().splitlines() if ": " in line)
+    for i, (mean, std) in enumerate(zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))):
+        low, factor = float(values[f"min_chn_{i}"]), float(values[f"var_reci_chn_{i}"])
+        assert (0 - low) * factor == pytest.approx(-mean / std, abs=1e-5)
+        assert (255 - low) * factor == pytest.approx((1 - mean) / std, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "flags, text",
+    [
+        (["--format", "onx"], "did you mean 'onnx'"),
+        (["--format", "air"], "use converter_lite"),
+        (["--format", "onnx", "--batch", "0"], r"batch \(=0\)"),
+        (["--format", "onnx", "--batch", "some"], r"batch \(='some'\)"),
+        (["--format", "onnx", "--emit-lite"], "goes with --format mindir"),
+        (["--format", "onnx", "--bacth", "3"], "did you mean '--batch'"),
+    ],
+)
+def test_wrong_options(model, tmp_path, flags, text):
+    with pytest.raises(UserError, match=text):
+        call("--ckpt", model, "--out", tmp_path / "o", *flags)
+    assert not (tmp_path / "o").exists()
+
+
+def test_refusals(model, tmp_path):
+    path = make_model(tmp_path / "hp.ckpt", input={**LINES, "transform": "center_crop(32) | high_pass(3)"})
+    with pytest.raises(UserError, match="no map of single pixels"):
+        call("--ckpt", path, "--format", "onnx", "--out", tmp_path / "o", "--preprocess-in-graph")
+    path = make_model(tmp_path / "free.ckpt", input={**LINES, "transform": "normalize(half)"})
+    with pytest.raises(UserError, match="images of any size"):
+        call("--ckpt", path, "--format", "onnx", "--out", tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+class Inner(nn.Cell):
+    """A layer with an operator that MindSpore's ONNX exporter does not know."""
+
+    def construct(self, x):
+        return ops.erfinv(ops.tanh(x)) if x.ndim == 4 else x
+
+
+class Outer(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.block = nn.SequentialCell(nn.ReLU(), Inner())
+
+    def construct(self, x):
+        return self.block(self.first(x)).mean((2, 3))
+
+
+def test_an_operator_that_cannot_be_exported_is_named_with_its_layer():
+    runtime.setup()
+    net = Outer()
+    sample = onnx_export.pixels({}, (8, 8))
+    with pytest.raises(onnx_export.ExportError, match="Erfinv"):
+        onnx_export.export(net, {"architecture": "x"}, sample)
+    assert exporter.find_layer(net, sample(2)) == "block.1 (Inner)"
+
+
+# --- freeing the batch dimension, on graphs made by hand -------------------------------------------------------------
+def graph(nodes, constants, n, out):
+    value = helper.make_tensor_value_info
+    return helper.make_model(
+        helper.make_graph(
+            nodes,
+            "g",
+            [value("x", TensorProto.FLOAT, [n, 4])],
+            [value("y", TensorProto.FLOAT, out)],
+            [numpy_helper.from_array(a, name) for name, a in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 11)],
+        ir_version=6,
+    )
+
+
+def freed(build):
+    free = onnx_export.free_batch(build(2), build(3), (2, 3))
+    run = onnxruntime.InferenceSession(free.SerializeToString(), providers=["CPUExecutionProvider"])
+    return lambda x: run.run(None, {"image": x})[0]
+
+
+def test_a_shape_with_the_batch_in_it():
+    """(N, 4) -> (2N, 2): a window partition bakes a multiple of the batch size into a Reshape."""
+
+    def build(n):
+        node = helper.make_node("Reshape", ["x", "s"], ["y"])
+        return graph([node], {"s": np.array([2 * n, 2], np.int64)}, n, [2 * n, 2])
+
+    run = freed(build)
+    for n in (1, 5):
+        x = np.arange(4 * n, dtype=np.float32).reshape(n, 4)
+        assert np.array_equal(run(x), x.reshape(2 * n, 2))
+
+
+def test_a_shape_for_expand_and_a_repeated_tensor():
+    def build(n):
+        nodes = [
+            helper.make_node("Expand", ["row", "s"], ["e"]),
+            helper.make_node("Add", ["x", "e"], ["a"]),
+            helper.make_node("Concat", ["a", "token"], ["y"], axis=1),
+        ]
+        token = np.tile(np.array([[7.0]], np.float32), (n, 1))
+        constants = {"row": np.ones((1, 4), np.float32), "s": np.array([n, 4], np.int64), "token": token}
+        return graph(nodes, constants, n, [n, 5])
+
+    run = freed(build)
+    for n in (1, 4):
+        out = run(np.zeros((n, 4), np.float32))
+        assert out.tolist() == [[1, 1, 1, 1, 7]] * n
+
+
+def test_what_cannot_be_freed_is_refused():
+    def build(n):
+        node = helper.make_node("MatMul", ["x", "w"], ["y"])
+        return graph([node], {"w": np.full((4, 2), n, np.float32)}, n, [n, 2])
+
+    with pytest.raises(onnx_export.ExportError, match="constant w of shape"):
+        freed(build)
+
+    def grows(n):
+        nodes = [helper.make_node("Relu", ["x" if i == 0 else f"r{i}"], [f"r{i + 1}"]) for i in range(n)]
+        return graph([*nodes, helper.make_node("Relu", [f"r{n}"], ["y"])], {}, n, [n, 4])
+
+    with pytest.raises(onnx_export.ExportError, match="graph itself depends"):
+        freed(grows)
+
+
+def test_a_wrong_graph_is_not_called_verified(model):
+    net = ckpt.load_model(model)
+    sample = onnx_export.pixels({}, (32, 32))
+    good, verdict = onnx_export.export(net, {"architecture": "testing"}, sample)
+    assert 0 <= verdict["difference"] <= 1e-5
+    for tensor in good.graph.initializer:
+        if tensor.name == "classifier.bias":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(1e-3), tensor.name))
+    with pytest.raises(onnx_export.ExportError, match="differs from MindSpore by 0.001"):
+        onnx_export.compare(net, good, sample, (2,))
+    onnx.checker.check_model(good)
+
+
+COMMON = "resnet18 resnext50_32x4d efficientnet_b0 mobilenet_v2_100 densenet121 swin_tiny convnext_tiny vit_b_16_224"
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", COMMON.split())
+def test_common_architectures_export(name):
+    runtime.setup()
+    net = models.create(name, num_classes=2)
+    _, verdict = onnx_export.export(net, {"architecture": name}, onnx_export.pixels({}, (224, 224)))
+    assert verdict["relative"] <= 1e-5
