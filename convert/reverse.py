@@ -1,4 +1,5 @@
 """The way back: a checkpoint under the names of a PyTorch library, as safetensors."""
+
 import json
 import re
 import struct
@@ -13,7 +14,15 @@ from aidet.files import atomic
 from . import rules
 from .families import family_of
 
-_TYPES = {"float32": "F32", "float16": "F16", "float64": "F64", "int32": "I32", "int64": "I64", "uint8": "U8", "bool": "BOOL"}
+_TYPES = {
+    "float32": "F32",
+    "float16": "F16",
+    "float64": "F64",
+    "int32": "I32",
+    "int64": "I64",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 
 
 def reverse(src, dst, layout, say=print):
@@ -34,7 +43,9 @@ def reverse(src, dst, layout, say=print):
     wrong = {k: (arguments[k], v) for k, v in chosen.arguments.items() if k in arguments and arguments[k] != v}
     if wrong:
         shown = ", ".join(f"{k} {ours!r} (there {theirs!r})" for k, (ours, theirs) in wrong.items())
-        raise UserError(f"--layout {layout}: that library's {sidecar['architecture']} differs in {shown}; it would compute something else")
+        raise UserError(
+            f"--layout {layout}: that library's {sidecar['architecture']} differs in {shown}; it would compute something else"
+        )
     tensors = to_layout(ckpt.load_arrays(src), family, chosen, sidecar["architecture"], arguments)
     write_safetensors(dst, tensors, {"format": "pt", "architecture": sidecar["architecture"], "layout": chosen.name})
     say(f"wrote   {dst}: {len(tensors)} tensors in layout {chosen.name}")
@@ -66,8 +77,11 @@ def write_safetensors(path, tensors, metadata):
     header, start = {"__metadata__": metadata}, 0
     arrays = {name: np.ascontiguousarray(a) for name, a in tensors.items()}
     for name, array in arrays.items():
-        header[name] = {"dtype": _TYPES[str(array.dtype)], "shape": list(tensors[name].shape),
-                        "data_offsets": [start, start + array.nbytes]}
+        header[name] = {
+            "dtype": _TYPES[str(array.dtype)],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [start, start + array.nbytes],
+        }
         start += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

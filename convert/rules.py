@@ -20,6 +20,7 @@ Kinds
 ``one``    a parameter of that very name
 ``reshape``  the same, with dimensions of one more or less
 """
+
 import re
 
 import numpy as np
@@ -53,8 +54,11 @@ class Entry:
     def __init__(self, target, source, op):
         self.target, self.op = target, op
         choice = re.search(r"\[([^]]+)\]", source)
-        self.sources = tuple(source[:choice.start()] + name + source[choice.end():] for name in choice.group(1).split("|")) \
-            if choice else (source,)
+        self.sources = (
+            tuple(source[: choice.start()] + name + source[choice.end() :] for name in choice.group(1).split("|"))
+            if choice
+            else (source,)
+        )
 
     @property
     def source(self):
@@ -205,7 +209,7 @@ def apply(entry, array, shape):
     if entry.op.startswith("part"):
         step = array.shape[0] // 3
         start = int(entry.op[4:]) * step
-        array = array[start:start + step]
+        array = array[start : start + step]
     return np.ascontiguousarray(array).reshape(shape)
 
 
@@ -230,7 +234,9 @@ def gather(entries, tensors, shapes, dtype=None):
             array = _cast(array, dtype or np.float32, entry.source)
         yield entry.target, array
     if bad:
-        raise UserError(f"{len(bad)} tensors hold NaN or infinity, for example {', '.join(bad[:4])}; the file is damaged")
+        raise UserError(
+            f"{len(bad)} tensors hold NaN or infinity, for example {', '.join(bad[:4])}; the file is damaged"
+        )
 
 
 def _cast(array, dtype, name):

@@ -1,4 +1,5 @@
 """Preprocessing of a converted model, from the files that came with it."""
+
 from aidet.errors import UserError
 from aidet.transforms import STATISTICS
 

@@ -1,4 +1,5 @@
 """PyTorch builders of the original models, one function a family: ``f(plan, source) -> module or None``."""
+
 from .live import without_broken_ops
 
 
@@ -112,9 +113,13 @@ def swin(plan, source):
         return _huggingface(source)
     if plan.layout.name == "torchvision":
         names = {"swin_tiny": "swin_t", "swin_small": "swin_s", "swin_base": "swin_b"}
-        return _torchvision(names[plan.architecture], num_classes=plan.num_classes) if plan.architecture in names else None
+        return (
+            _torchvision(names[plan.architecture], num_classes=plan.num_classes) if plan.architecture in names else None
+        )
     size, window = plan.arguments["image_size"], plan.arguments["window_size"]
-    model = _timm(f"{plan.architecture}_patch4_window7_224", num_classes=plan.num_classes, img_size=size, window_size=window)
+    model = _timm(
+        f"{plan.architecture}_patch4_window7_224", num_classes=plan.num_classes, img_size=size, window_size=window
+    )
     model.aidet_taps = "timm"
     if plan.layout.name == "timm-old":
         from timm.models.swin_transformer import checkpoint_filter_fn
@@ -157,9 +162,15 @@ def autoencoder_kl(plan, source):
 
     a = plan.arguments
     stages = len(a["widths"])
-    vae = AutoencoderKL(block_out_channels=tuple(a["widths"]), layers_per_block=a["depth"], latent_channels=a["latent_channels"],
-                        down_block_types=("DownEncoderBlock2D",) * stages, up_block_types=("UpDecoderBlock2D",) * stages,
-                        use_quant_conv=a.get("quant", True), use_post_quant_conv=a.get("quant", True))
+    vae = AutoencoderKL(
+        block_out_channels=tuple(a["widths"]),
+        layers_per_block=a["depth"],
+        latent_channels=a["latent_channels"],
+        down_block_types=("DownEncoderBlock2D",) * stages,
+        up_block_types=("UpDecoderBlock2D",) * stages,
+        use_quant_conv=a.get("quant", True),
+        use_post_quant_conv=a.get("quant", True),
+    )
 
     class Reconstruct(nn.Module):
         def __init__(self):
@@ -286,8 +297,12 @@ def taesd(plan, source):
             convs = [nn.Conv2d(width, width, 3, padding=1) for _ in range(3)]
             self.conv = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
             if pool:
-                self.pool = nn.Sequential(nn.Conv2d(width, 4 * width, 1, bias=False), nn.GroupNorm(4, 4 * width), nn.ReLU(),
-                                          nn.Conv2d(4 * width, width, 1, bias=False))
+                self.pool = nn.Sequential(
+                    nn.Conv2d(width, 4 * width, 1, bias=False),
+                    nn.GroupNorm(4, 4 * width),
+                    nn.ReLU(),
+                    nn.Conv2d(4 * width, width, 1, bias=False),
+                )
 
         def forward(self, x):
             x = x + self.pool(x) if hasattr(self, "pool") else x
@@ -304,7 +319,9 @@ def taesd(plan, source):
         weight = tensors.get(f"{i}.weight")
         if weight is not None:
             halve = not decoder and i > 0 and i != numbers[-1] or "sana" in plan.architecture and not decoder and i == 0
-            layers.append(nn.Conv2d(weight.shape[1], weight.shape[0], 3, 2 if halve else 1, 1, bias=f"{i}.bias" in tensors))
+            layers.append(
+                nn.Conv2d(weight.shape[1], weight.shape[0], 3, 2 if halve else 1, 1, bias=f"{i}.bias" in tensors)
+            )
         elif f"{i}.conv.0.weight" in tensors:
             layers.append(Block(tensors[f"{i}.conv.0.weight"].shape[0], f"{i}.pool.0.weight" in tensors))
         elif decoder and i == 0:

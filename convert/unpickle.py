@@ -4,6 +4,7 @@ A pickle is a program. This one runs on a small machine of our own that knows th
 names; whatever else the program wants to import is refused with its name, and nothing is executed. No part of
 Python's own unpickler takes part. Sizes and depths are bounded by what the file itself holds.
 """
+
 import pickletools
 from collections import OrderedDict
 
@@ -13,20 +14,51 @@ from aidet.errors import UserError
 
 # torch storage class -> (NumPy type of the stored bytes, name of the type)
 STORAGES = {
-    "DoubleStorage": ("<f8", "float64"), "FloatStorage": ("<f4", "float32"), "HalfStorage": ("<f2", "float16"),
-    "BFloat16Storage": ("<u2", "bfloat16"), "LongStorage": ("<i8", "int64"), "IntStorage": ("<i4", "int32"),
-    "ShortStorage": ("<i2", "int16"), "CharStorage": ("<i1", "int8"), "ByteStorage": ("<u1", "uint8"),
-    "BoolStorage": ("?", "bool"), "ComplexFloatStorage": ("<c8", "complex64"),
-    "ComplexDoubleStorage": ("<c16", "complex128"), "UntypedStorage": ("<u1", "uint8"),
+    "DoubleStorage": ("<f8", "float64"),
+    "FloatStorage": ("<f4", "float32"),
+    "HalfStorage": ("<f2", "float16"),
+    "BFloat16Storage": ("<u2", "bfloat16"),
+    "LongStorage": ("<i8", "int64"),
+    "IntStorage": ("<i4", "int32"),
+    "ShortStorage": ("<i2", "int16"),
+    "CharStorage": ("<i1", "int8"),
+    "ByteStorage": ("<u1", "uint8"),
+    "BoolStorage": ("?", "bool"),
+    "ComplexFloatStorage": ("<c8", "complex64"),
+    "ComplexDoubleStorage": ("<c16", "complex128"),
+    "UntypedStorage": ("<u1", "uint8"),
 }
 DTYPES = {
-    "float64": "<f8", "double": "<f8", "float32": "<f4", "float": "<f4", "float16": "<f2", "half": "<f2",
-    "bfloat16": "<u2", "int64": "<i8", "long": "<i8", "int32": "<i4", "int": "<i4", "int16": "<i2", "short": "<i2",
-    "int8": "<i1", "uint8": "<u1", "uint16": "<u2", "uint32": "<u4", "uint64": "<u8", "bool": "?",
-    "complex64": "<c8", "complex128": "<c16",
+    "float64": "<f8",
+    "double": "<f8",
+    "float32": "<f4",
+    "float": "<f4",
+    "float16": "<f2",
+    "half": "<f2",
+    "bfloat16": "<u2",
+    "int64": "<i8",
+    "long": "<i8",
+    "int32": "<i4",
+    "int": "<i4",
+    "int16": "<i2",
+    "short": "<i2",
+    "int8": "<i1",
+    "uint8": "<u1",
+    "uint16": "<u2",
+    "uint32": "<u4",
+    "uint64": "<u8",
+    "bool": "?",
+    "complex64": "<c8",
+    "complex128": "<c16",
 }
-_ALIASES = {"double": "float64", "float": "float32", "half": "float16", "long": "int64", "int": "int32",
-            "short": "int16"}
+_ALIASES = {
+    "double": "float64",
+    "float": "float32",
+    "half": "float16",
+    "long": "int64",
+    "int": "int32",
+    "short": "int16",
+}
 
 MAX_OPCODES = 20_000_000
 MAX_STRING = 1 << 26
@@ -64,7 +96,9 @@ class TensorRef:
         room = storage.numel * storage.stored.itemsize // self.stored.itemsize
         last = offset + sum((n - 1) * s for n, s in zip(shape, stride)) if 0 not in shape else offset - 1
         if last >= room:
-            raise UserError(f"tensor of shape {self.shape} reaches past its storage ({last + 1} > {room}): damaged file")
+            raise UserError(
+                f"tensor of shape {self.shape} reaches past its storage ({last + 1} > {room}): damaged file"
+            )
 
     def array(self):
         """The values as a NumPy array in C order; bfloat16 comes as float32 (exact)."""
@@ -74,7 +108,7 @@ class TensorRef:
         if flat.dtype != self.stored:
             flat = flat.view(self.stored)
         steps = [s * flat.dtype.itemsize for s in self.stride]
-        view = np.lib.stride_tricks.as_strided(flat[self.offset:], self.shape, steps, writeable=False)
+        view = np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, steps, writeable=False)
         if self.dtype == "bfloat16":
             return widen(view)
         kind = view.dtype.newbyteorder("=")
@@ -98,8 +132,13 @@ class _Name:
         return f"{self.module}.{self.name}"
 
 
-_CALLS = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter",
-          "_rebuild_parameter_with_state"}
+_CALLS = {
+    "_rebuild_tensor",
+    "_rebuild_tensor_v2",
+    "_rebuild_tensor_v3",
+    "_rebuild_parameter",
+    "_rebuild_parameter_with_state",
+}
 
 
 def _allowed(module, name):
@@ -118,7 +157,17 @@ def _allowed(module, name):
 
 def _refuse(module, name, where):
     text = f"{where}: refused, its pickle asks for {module}.{name}, which is not on the list of data types"
-    if module.split(".")[0] in ("os", "posix", "nt", "subprocess", "builtins", "__builtin__", "sys", "shutil", "socket"):
+    if module.split(".")[0] in (
+        "os",
+        "posix",
+        "nt",
+        "subprocess",
+        "builtins",
+        "__builtin__",
+        "sys",
+        "shutil",
+        "socket",
+    ):
         raise Blocked(text + " and could run code; nothing was executed. Do not load this file")
     raise Blocked(
         text + "; nothing was executed. A file that holds a whole model or training state has to be saved again "
@@ -152,9 +201,27 @@ def _call(function, args, where):
 
 
 _MARK = object()
-_PLAIN = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
-          "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
-          "BINUNICODE8"}
+_PLAIN = {
+    "INT",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG",
+    "LONG1",
+    "LONG4",
+    "FLOAT",
+    "BINFLOAT",
+    "STRING",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+    "UNICODE",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _SMALL_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -171,7 +238,7 @@ class Cursor:
     def read(self, size):
         if size > MAX_STRING:
             raise UserError(f"a string of {size} bytes inside a pickle: damaged or hostile file")
-        piece = self.buffer[self.position:self.position + size]
+        piece = self.buffer[self.position : self.position + size]
         self.position += len(piece)
         return piece
 
@@ -209,8 +276,16 @@ class Machine:
                 self._step(opcode.name, arg)
         except UserError:
             raise
-        except (IndexError, KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError,
-                MemoryError) as error:
+        except (
+            IndexError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+            MemoryError,
+        ) as error:
             raise UserError(f"{self.where}: cannot be read as a PyTorch checkpoint ({error}): damaged file") from None
         raise UserError(f"{self.where}: its pickle has no end: truncated file")
 

@@ -3,6 +3,7 @@
 The reference is PyTorch itself where it is installed, or a small file of stored activations that
 ``convert/make_reference.py`` wrote with PyTorch, so that a machine without torch (an Ascend image) can verify too.
 """
+
 import json
 from pathlib import Path
 
@@ -101,16 +102,29 @@ def compare(ours, theirs, tolerance=TOLERANCE):
     """
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if ours.shape != theirs.shape:
-        return {"shape": [list(ours.shape), list(theirs.shape)], "largest": None, "mean": None, "scale": None,
-                "relative": None, "cosine": None, "ok": False}
+        return {
+            "shape": [list(ours.shape), list(theirs.shape)],
+            "largest": None,
+            "mean": None,
+            "scale": None,
+            "relative": None,
+            "cosine": None,
+            "ok": False,
+        }
     difference = np.abs(ours - theirs)
     scale = float(np.abs(theirs).max()) if theirs.size else 0.0
     norm = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
     largest = float(difference.max()) if difference.size else 0.0
     relative = largest / scale if scale else (0.0 if largest == 0 else float("inf"))
-    return {"shape": list(ours.shape), "largest": largest, "mean": float(difference.mean()) if difference.size else 0.0,
-            "scale": scale, "relative": relative, "cosine": float((ours * theirs).sum() / norm) if norm else 1.0,
-            "ok": bool(np.isfinite(ours).all() and relative <= tolerance)}
+    return {
+        "shape": list(ours.shape),
+        "largest": largest,
+        "mean": float(difference.mean()) if difference.size else 0.0,
+        "scale": scale,
+        "relative": relative,
+        "cosine": float((ours * theirs).sum() / norm) if norm else 1.0,
+        "ok": bool(np.isfinite(ours).all() and relative <= tolerance),
+    }
 
 
 def tensors(plan, path, dtype):
@@ -124,11 +138,16 @@ def tensors(plan, path, dtype):
     from aidet import ckpt
 
     arrays = ckpt.load_arrays(path)
-    wrong = [name for name, array in rules.gather(plan.entries, plan.tensors, plan.shapes, dtype)
-             if name not in arrays or not np.array_equal(np.asarray(arrays[name]), array)]
+    wrong = [
+        name
+        for name, array in rules.gather(plan.entries, plan.tensors, plan.shapes, dtype)
+        if name not in arrays or not np.array_equal(np.asarray(arrays[name]), array)
+    ]
     extra = sorted(set(arrays) - set(plan.shapes))
     if wrong or extra:
-        raise UserError(f"the written file differs from its source in {len(wrong)} tensors: {', '.join((wrong + extra)[:6])}")
+        raise UserError(
+            f"the written file differs from its source in {len(wrong)} tensors: {', '.join((wrong + extra)[:6])}"
+        )
     return {"checked": len(plan.entries), "equal": True}
 
 
@@ -149,13 +168,15 @@ def run(net, x, taps=(), batch=4):
         raise UserError(f"the reference names a cell the net does not have: {missing[0]!r}")
     handles = []
     for name in taps:
+
         def record(cell, inputs, output, name=name):
             seen[name].append(sample(output.asnumpy()))
+
         handles.append(cells[name].register_forward_hook(record))
     outputs = []
     try:
         for i in range(0, len(x), batch):
-            outputs.append(net(ms.Tensor(x[i:i + batch])).asnumpy())
+            outputs.append(net(ms.Tensor(x[i : i + batch])).asnumpy())
     finally:
         for handle in handles:
             handle.remove()
@@ -217,8 +238,12 @@ def preprocessing(transform, reference):
     if ours.shape != reference.pixels.shape:
         return {"ok": False, "largest": None, "mean": None, "shape": [list(ours.shape), list(reference.pixels.shape)]}
     difference = np.abs(ours - reference.pixels)
-    return {"ok": bool(difference.max() <= 1.01), "largest": float(difference.max()), "mean": float(difference.mean()),
-            "by": reference.meta["pixels_by"]}
+    return {
+        "ok": bool(difference.max() <= 1.01),
+        "largest": float(difference.max()),
+        "mean": float(difference.mean()),
+        "by": reference.meta["pixels_by"],
+    }
 
 
 def photo_path(name):
@@ -245,13 +270,17 @@ def lines(result):
         text.append(f"first layer over tolerance: {result['first_over'] or 'none'}")
     if result.get("preprocessing"):
         row = result["preprocessing"]
-        text.append(f"preprocessing  largest difference {row['largest']} grey levels, mean {row['mean']}: "
-                    f"{'ok' if row['ok'] else 'DIFFERENT'}")
+        text.append(
+            f"preprocessing  largest difference {row['largest']} grey levels, mean {row['mean']}: "
+            f"{'ok' if row['ok'] else 'DIFFERENT'}"
+        )
     return text
 
 
 def _numbers(row):
     if row["largest"] is None:
         return f"shapes differ: {row['shape'][0]} against {row['shape'][1]}"
-    return (f"largest difference {row['largest']:.2e}, mean {row['mean']:.2e}, scale {row['scale']:.3g}, "
-            f"cosine {row['cosine']:.7f}")
+    return (
+        f"largest difference {row['largest']:.2e}, mean {row['mean']:.2e}, scale {row['scale']:.3g}, "
+        f"cosine {row['cosine']:.7f}"
+    )

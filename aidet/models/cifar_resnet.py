@@ -3,6 +3,7 @@
 The shapes are those of akamaster/pytorch_resnet_cifar10, whose trained weights convert: where a stage begins, the
 shortcut takes every second pixel and pads the new channels with zeros on both sides.
 """
+
 from mindspore import nn
 
 from . import register

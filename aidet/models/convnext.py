@@ -1,7 +1,7 @@
 """ConvNeXt (arXiv:2201.03545) tiny, small, base, with MindCV's parameter names and exact GELU."""
-import numpy as np
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
@@ -9,7 +9,8 @@ from . import register
 from .layers import DropPath
 
 SIZES = {
-    "convnext_tiny": ((3, 3, 9, 3), (96, 192, 384, 768)), "convnext_small": ((3, 3, 27, 3), (96, 192, 384, 768)),
+    "convnext_tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
+    "convnext_small": ((3, 3, 27, 3), (96, 192, 384, 768)),
     "convnext_base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
 }
 EPS = 1e-6
@@ -32,7 +33,11 @@ class Block(nn.Cell):
         super().__init__()
         self.dwconv = nn.Conv2d(width, width, 7, pad_mode="pad", padding=3, group=width, has_bias=True)
         self.norm = nn.LayerNorm((width,), epsilon=EPS)
-        self.pwconv1, self.act, self.pwconv2 = nn.Dense(width, 4 * width), nn.GELU(approximate=False), nn.Dense(4 * width, width)
+        self.pwconv1, self.act, self.pwconv2 = (
+            nn.Dense(width, 4 * width),
+            nn.GELU(approximate=False),
+            nn.Dense(4 * width, width),
+        )
         self.gamma_ = Parameter(ms.Tensor(np.full((width,), scale, np.float32)))
         self.drop_path = DropPath(drop_path)
 
@@ -62,9 +67,15 @@ class ConvNeXt(nn.Cell):
             if i == 0:
                 down = [nn.Conv2d(in_channels, width, 4, 4, pad_mode="valid", has_bias=True), ChannelNorm(width)]
             else:
-                down = [ChannelNorm(widths[i - 1]), nn.Conv2d(widths[i - 1], width, 2, 2, pad_mode="valid", has_bias=True)]
+                down = [
+                    ChannelNorm(widths[i - 1]),
+                    nn.Conv2d(widths[i - 1], width, 2, 2, pad_mode="valid", has_bias=True),
+                ]
             done = sum(depths[:i])
-            cells += [nn.SequentialCell(down), nn.SequentialCell([Block(width, paths[done + j], layer_scale) for j in range(depth)])]
+            cells += [
+                nn.SequentialCell(down),
+                nn.SequentialCell([Block(width, paths[done + j], layer_scale) for j in range(depth)]),
+            ]
         self.feature = nn.SequentialCell(cells)
         self.norm = nn.LayerNorm((widths[-1],), epsilon=EPS)
         self.classifier = nn.Dense(widths[-1], num_classes)

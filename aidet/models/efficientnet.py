@@ -5,6 +5,7 @@ do not share are arguments here: TensorFlow ports (timm ``tf_*``, lukemelas, Hug
 ``bn_eps=1e-3``; torchvision and plain timm use ``padding="symmetric"``, and 1e-5 up to B4. The Lite variants follow
 the TPU repository's ``lite`` settings: no squeeze-excite, ReLU6, stem and head not scaled.
 """
+
 import math
 
 from mindspore import nn
@@ -14,14 +15,27 @@ from .layers import DropPath, GlobalPool, SqueezeExcite, Swish, conv, dropout, i
 
 # expand ratio, kernel, stride, output width, repeats
 STAGES = (
-    (1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4),
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
 )
 # width, depth, dropout, published input size
 SIZES = {
-    "b0": (1.0, 1.0, 0.2, 224), "b1": (1.0, 1.1, 0.2, 240), "b2": (1.1, 1.2, 0.3, 260), "b3": (1.2, 1.4, 0.3, 300),
-    "b4": (1.4, 1.8, 0.4, 380), "b5": (1.6, 2.2, 0.4, 456), "b6": (1.8, 2.6, 0.5, 528), "b7": (2.0, 3.1, 0.5, 600),
-    "lite0": (1.0, 1.0, 0.2, 224), "lite1": (1.0, 1.1, 0.2, 240), "lite2": (1.1, 1.2, 0.3, 260),
+    "b0": (1.0, 1.0, 0.2, 224),
+    "b1": (1.0, 1.1, 0.2, 240),
+    "b2": (1.1, 1.2, 0.3, 260),
+    "b3": (1.2, 1.4, 0.3, 300),
+    "b4": (1.4, 1.8, 0.4, 380),
+    "b5": (1.6, 2.2, 0.4, 456),
+    "b6": (1.8, 2.6, 0.5, 528),
+    "b7": (2.0, 3.1, 0.5, 600),
+    "lite0": (1.0, 1.0, 0.2, 224),
+    "lite1": (1.0, 1.1, 0.2, 240),
+    "lite2": (1.1, 1.2, 0.3, 260),
 }
 
 
@@ -76,8 +90,18 @@ class EfficientNet(nn.Cell):
     Input (N, in_channels, H, W) float32, normalised; output (N, num_classes) raw logits.
     """
 
-    def __init__(self, size, num_classes=1000, in_channels=3, padding="same", bn_eps=1e-5, bn_momentum=0.9,
-                 drop_rate=0.0, drop_path_rate=0.2, head="plain"):
+    def __init__(
+        self,
+        size,
+        num_classes=1000,
+        in_channels=3,
+        padding="same",
+        bn_eps=1e-5,
+        bn_momentum=0.9,
+        drop_rate=0.0,
+        drop_path_rate=0.2,
+        head="plain",
+    ):
         super().__init__()
         width = SIZES[size][0]
         lite = size.startswith("lite")
@@ -95,8 +119,19 @@ class EfficientNet(nn.Cell):
         for (expand, kernel, stride, cout, _), repeats in zip(STAGES, depths(size)):
             stage = []
             for i in range(repeats):
-                stage.append(MBConv(channels, scaled(cout), expand, kernel, stride if i == 0 else 1,
-                                    drop_path_rate * done / total, lite, padding, norm))
+                stage.append(
+                    MBConv(
+                        channels,
+                        scaled(cout),
+                        expand,
+                        kernel,
+                        stride if i == 0 else 1,
+                        drop_path_rate * done / total,
+                        lite,
+                        padding,
+                        norm,
+                    )
+                )
                 channels, done = scaled(cout), done + 1
             cells.append(nn.SequentialCell(stage))
         last = 1280 if lite else 4 * channels
@@ -120,8 +155,13 @@ def _build(size, num_classes, in_channels, kwargs):
     wide = SIZES[size][0] >= 1.6
     lite = size.startswith("lite")
     # MindCV's own defaults for B0-B7, so that its checkpoints mean the same here; TensorFlow's for Lite.
-    defaults = {"padding": "same", "bn_eps": 1e-3 if lite or wide else 1e-5, "bn_momentum": 0.99 if wide else 0.9,
-                "drop_rate": SIZES[size][2], "drop_path_rate": 0.2}
+    defaults = {
+        "padding": "same",
+        "bn_eps": 1e-3 if lite or wide else 1e-5,
+        "bn_momentum": 0.99 if wide else 0.9,
+        "drop_rate": SIZES[size][2],
+        "drop_path_rate": 0.2,
+    }
     return EfficientNet(size, num_classes, in_channels, **{**defaults, **kwargs})
 
 

@@ -1,4 +1,5 @@
 """Cells that several families share, written so that they export to ONNX and keep the batch dimension free."""
+
 import math
 
 import mindspore as ms

@@ -3,6 +3,7 @@
 torchvision trains with a BatchNorm epsilon of 1e-3 and pads depthwise convolutions on both sides; MindCV uses 1e-5 and
 TensorFlow's padding. Both are arguments.
 """
+
 from mindspore import nn
 
 from . import register
@@ -11,15 +12,34 @@ from .layers import GlobalPool, SqueezeExcite, conv, dropout, initialise, make_d
 # kernel, expanded width, output width, squeeze-excite, hard-swish, stride
 BLOCKS = {
     "large": (
-        (3, 16, 16, 0, 0, 1), (3, 64, 24, 0, 0, 2), (3, 72, 24, 0, 0, 1), (5, 72, 40, 1, 0, 2), (5, 120, 40, 1, 0, 1),
-        (5, 120, 40, 1, 0, 1), (3, 240, 80, 0, 1, 2), (3, 200, 80, 0, 1, 1), (3, 184, 80, 0, 1, 1),
-        (3, 184, 80, 0, 1, 1), (3, 480, 112, 1, 1, 1), (3, 672, 112, 1, 1, 1), (5, 672, 160, 1, 1, 2),
-        (5, 960, 160, 1, 1, 1), (5, 960, 160, 1, 1, 1),
+        (3, 16, 16, 0, 0, 1),
+        (3, 64, 24, 0, 0, 2),
+        (3, 72, 24, 0, 0, 1),
+        (5, 72, 40, 1, 0, 2),
+        (5, 120, 40, 1, 0, 1),
+        (5, 120, 40, 1, 0, 1),
+        (3, 240, 80, 0, 1, 2),
+        (3, 200, 80, 0, 1, 1),
+        (3, 184, 80, 0, 1, 1),
+        (3, 184, 80, 0, 1, 1),
+        (3, 480, 112, 1, 1, 1),
+        (3, 672, 112, 1, 1, 1),
+        (5, 672, 160, 1, 1, 2),
+        (5, 960, 160, 1, 1, 1),
+        (5, 960, 160, 1, 1, 1),
     ),
     "small": (
-        (3, 16, 16, 1, 0, 2), (3, 72, 24, 0, 0, 2), (3, 88, 24, 0, 0, 1), (5, 96, 40, 1, 1, 2), (5, 240, 40, 1, 1, 1),
-        (5, 240, 40, 1, 1, 1), (5, 120, 48, 1, 1, 1), (5, 144, 48, 1, 1, 1), (5, 288, 96, 1, 1, 2),
-        (5, 576, 96, 1, 1, 1), (5, 576, 96, 1, 1, 1),
+        (3, 16, 16, 1, 0, 2),
+        (3, 72, 24, 0, 0, 2),
+        (3, 88, 24, 0, 0, 1),
+        (5, 96, 40, 1, 1, 2),
+        (5, 240, 40, 1, 1, 1),
+        (5, 240, 40, 1, 1, 1),
+        (5, 120, 48, 1, 1, 1),
+        (5, 144, 48, 1, 1, 1),
+        (5, 288, 96, 1, 1, 2),
+        (5, 576, 96, 1, 1, 1),
+        (5, 576, 96, 1, 1, 1),
     ),
 }
 HIDDEN = {"large": 1280, "small": 1024}
@@ -69,8 +89,9 @@ class MobileNetV3(nn.Cell):
         cells += [conv(channels, last, 1), nn.BatchNorm2d(last, eps=bn_eps), nn.HSwish()]
         self.features = nn.SequentialCell(cells)
         self.pool = GlobalPool()
-        self.classifier = nn.SequentialCell([nn.Dense(last, HIDDEN[size]), nn.HSwish(), dropout(drop_rate),
-                                             nn.Dense(HIDDEN[size], num_classes)])
+        self.classifier = nn.SequentialCell(
+            [nn.Dense(last, HIDDEN[size]), nn.HSwish(), dropout(drop_rate), nn.Dense(HIDDEN[size], num_classes)]
+        )
         initialise(self)
 
     def construct(self, x):

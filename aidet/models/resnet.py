@@ -3,6 +3,7 @@
 Stride sits in the 3x3 convolution of the bottleneck, as in torchvision ("ResNet v1.5"). MindCV's max-pool pads at the
 right and bottom only; PyTorch's pads on both sides. ``padding`` says which one the weights were trained with.
 """
+
 from mindspore import nn
 
 from . import register
@@ -10,8 +11,11 @@ from .layers import GlobalPool, initialise
 
 # block, blocks in each stage
 SIZES = {
-    "resnet18": ("basic", (2, 2, 2, 2)), "resnet34": ("basic", (3, 4, 6, 3)), "resnet50": ("bottleneck", (3, 4, 6, 3)),
-    "resnet101": ("bottleneck", (3, 4, 23, 3)), "resnet152": ("bottleneck", (3, 8, 36, 3)),
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+    "resnet152": ("bottleneck", (3, 8, 36, 3)),
 }
 
 

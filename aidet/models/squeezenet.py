@@ -2,6 +2,7 @@
 
 torchvision's max-pools keep a partial window at the right and bottom (``ceil_mode``), MindCV's drop it.
 """
+
 from mindspore import nn, ops
 
 from . import register
@@ -9,8 +10,32 @@ from .layers import GlobalPool, dropout, initialise
 
 # squeeze width and width of each expansion; "pool" is a 3x3 max-pool of stride 2
 FIRES = {
-    "1_0": ("pool", (16, 64), (16, 64), (32, 128), "pool", (32, 128), (48, 192), (48, 192), (64, 256), "pool", (64, 256)),
-    "1_1": ("pool", (16, 64), (16, 64), "pool", (32, 128), (32, 128), "pool", (48, 192), (48, 192), (64, 256), (64, 256)),
+    "1_0": (
+        "pool",
+        (16, 64),
+        (16, 64),
+        (32, 128),
+        "pool",
+        (32, 128),
+        (48, 192),
+        (48, 192),
+        (64, 256),
+        "pool",
+        (64, 256),
+    ),
+    "1_1": (
+        "pool",
+        (16, 64),
+        (16, 64),
+        "pool",
+        (32, 128),
+        (32, 128),
+        "pool",
+        (48, 192),
+        (48, 192),
+        (64, 256),
+        (64, 256),
+    ),
 }
 
 
@@ -74,7 +99,8 @@ class SqueezeNet(nn.Cell):
                 channels = 2 * fire[1]
         self.features = nn.SequentialCell(cells)
         self.classifier = nn.SequentialCell(
-            [dropout(drop_rate), nn.Conv2d(512, num_classes, 1, has_bias=True), nn.ReLU(), GlobalPool()])
+            [dropout(drop_rate), nn.Conv2d(512, num_classes, 1, has_bias=True), nn.ReLU(), GlobalPool()]
+        )
         initialise(self)
 
     def construct(self, x):

@@ -5,9 +5,9 @@ Parameter names are those of MindCV's ``swin_tiny``, whose cell lists give the s
 (``relative_bias.index``, ``attn_mask``), so that a checkpoint loads strictly there; elsewhere they would be most of the
 file and are plain constants. Unlike MindCV every LayerNorm has PyTorch's epsilon and GELU is exact.
 """
-import numpy as np
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
@@ -17,8 +17,10 @@ from .layers import DropPath, Mlp, dropout
 
 # width, blocks in each stage, heads in each stage
 SIZES = {
-    "swin_tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)), "swin_small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
-    "swin_base": (128, (2, 2, 18, 2), (4, 8, 16, 32)), "swin_large": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
+    "swin_tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "swin_small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "swin_base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "swin_large": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
 }
 EPS = 1e-5
 
@@ -148,7 +150,11 @@ class Stage(nn.Cell):
     def __init__(self, width, size, depth, heads, window, drop_paths, drop, last, stored):
         super().__init__()
         self.blocks = nn.SequentialCell(
-            [Block(width, size, heads, window, window // 2 if i % 2 else 0, drop_paths[i], drop, stored) for i in range(depth)])
+            [
+                Block(width, size, heads, window, window // 2 if i % 2 else 0, drop_paths[i], drop, stored)
+                for i in range(depth)
+            ]
+        )
         self.downsample = nn.Identity() if last else Merge(width, size)
 
     def construct(self, x):
@@ -180,20 +186,36 @@ class Swin(nn.Cell):
     drop_rate, drop_path_rate : float
     """
 
-    def __init__(self, name, num_classes=1000, in_channels=3, image_size=224, window_size=7, drop_rate=0.0,
-                 drop_path_rate=0.1):
+    def __init__(
+        self, name, num_classes=1000, in_channels=3, image_size=224, window_size=7, drop_rate=0.0, drop_path_rate=0.1
+    ):
         super().__init__()
         width, depths, heads = SIZES[name]
-        if image_size % 32 or any((image_size // 4 // 2**s) % min(window_size, image_size // 4 // 2**s) for s in range(4)):
-            raise UserError(f"image_size (={image_size}) does not divide into windows of {window_size}; use 224 with 7 or 384 with 12")
+        if image_size % 32 or any(
+            (image_size // 4 // 2**s) % min(window_size, image_size // 4 // 2**s) for s in range(4)
+        ):
+            raise UserError(
+                f"image_size (={image_size}) does not divide into windows of {window_size}; use 224 with 7 or 384 with 12"
+            )
         stored = name == "swin_tiny" and (image_size, window_size) == (224, 7)
         self.patch_embed, self.pos_drop = Embed(in_channels, width), dropout(drop_rate)
         paths = np.linspace(0, drop_path_rate, sum(depths)).tolist()
         stages = []
         for s, depth in enumerate(depths):
             done = sum(depths[:s])
-            stages.append(Stage(width * 2**s, image_size // 4 // 2**s, depth, heads[s], window_size,
-                                paths[done:done + depth], drop_rate, s == 3, stored))
+            stages.append(
+                Stage(
+                    width * 2**s,
+                    image_size // 4 // 2**s,
+                    depth,
+                    heads[s],
+                    window_size,
+                    paths[done : done + depth],
+                    drop_rate,
+                    s == 3,
+                    stored,
+                )
+            )
         self.stages = nn.SequentialCell(stages)
         self.norm = nn.LayerNorm((8 * width,), epsilon=EPS)
         self.classifier = nn.Dense(8 * width, num_classes, weight_init=TruncatedNormal(0.02))

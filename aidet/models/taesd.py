@@ -2,6 +2,7 @@
 
 Images are in [0, 1]. The numbered names are those of the published files, so each half is one sequence here as well.
 """
+
 from mindspore import nn, ops
 
 from . import register
@@ -29,8 +30,14 @@ class Block(nn.Cell):
         self.relu = nn.ReLU()
         self.pooled = pool
         if pool:
-            self.pool = nn.SequentialCell([nn.Conv2d(cin, 4 * cin, 1, has_bias=False), GroupNorm(4, 4 * cin, 1e-5),
-                                           nn.ReLU(), nn.Conv2d(4 * cin, cin, 1, has_bias=False)])
+            self.pool = nn.SequentialCell(
+                [
+                    nn.Conv2d(cin, 4 * cin, 1, has_bias=False),
+                    GroupNorm(4, 4 * cin, 1e-5),
+                    nn.ReLU(),
+                    nn.Conv2d(4 * cin, cin, 1, has_bias=False),
+                ]
+            )
 
     def construct(self, x):
         if self.pooled:
@@ -69,7 +76,9 @@ class Half(nn.Cell):
         self.layers = layers
         for parameter in self.get_parameters():
             # The files number the layers from the root.
-            parameter.name = parameter.name[len("layers."):] if parameter.name.startswith("layers.") else parameter.name
+            parameter.name = (
+                parameter.name[len("layers.") :] if parameter.name.startswith("layers.") else parameter.name
+            )
 
     def construct(self, x):
         return self.layers(x)

@@ -3,6 +3,7 @@
 Parameter names are MindCV's (and timm's). LayerNorm's epsilon is an argument because the published ones differ: timm
 1e-6, Hugging Face 1e-12. A DeiT without distillation token is a ViT.
 """
+
 import mindspore as ms
 from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
@@ -28,7 +29,7 @@ class Attention(nn.Cell):
     def construct(self, x):
         tokens, c = x.shape[1], self.width
         qkv = self.qkv(x)
-        q, k, v = self.split(qkv[:, :, :c]), self.split(qkv[:, :, c:2 * c]), self.split(qkv[:, :, 2 * c:])
+        q, k, v = self.split(qkv[:, :, :c]), self.split(qkv[:, :, c : 2 * c]), self.split(qkv[:, :, 2 * c :])
         weights = self.softmax(ops.matmul(q * self.scale, ops.transpose(k, (0, 1, 3, 2))))
         return self.proj(ops.reshape(ops.transpose(ops.matmul(weights, v), (0, 2, 1, 3)), (-1, tokens, c)))
 
@@ -74,8 +75,18 @@ class ViT(nn.Cell):
     drop_rate, drop_path_rate : float
     """
 
-    def __init__(self, size, image_size=224, num_classes=1000, in_channels=3, patch_size=16, ln_eps=1e-6, distilled=None,
-                 drop_rate=0.0, drop_path_rate=0.0):
+    def __init__(
+        self,
+        size,
+        image_size=224,
+        num_classes=1000,
+        in_channels=3,
+        patch_size=16,
+        ln_eps=1e-6,
+        distilled=None,
+        drop_rate=0.0,
+        drop_path_rate=0.0,
+    ):
         super().__init__()
         width, heads = SIZES[size]
         extra = 2 if distilled else 1
@@ -86,7 +97,9 @@ class ViT(nn.Cell):
         if self.has_token:
             self.dist_token = Parameter(initializer(small, (1, 1, width), ms.float32))
         self.patch_embed, self.pos_drop = Embed(in_channels, width, patch_size), dropout(drop_rate)
-        self.blocks = nn.SequentialCell([Block(width, heads, ln_eps, drop_path_rate * i / 11, drop_rate) for i in range(12)])
+        self.blocks = nn.SequentialCell(
+            [Block(width, heads, ln_eps, drop_path_rate * i / 11, drop_rate) for i in range(12)]
+        )
         self.norm = nn.LayerNorm((width,), epsilon=ln_eps)
         self.head = nn.Dense(width, num_classes, weight_init=small)
         if self.has_heads:

@@ -1,11 +1,23 @@
 """The families the converters know: for each, its layouts as tables and how a file says which size it is."""
+
 import importlib
 import re
 
 from aidet.errors import UserError, nearest
 
-MODULES = ("efficientnet", "resnet", "cifar_resnet", "squeezenet", "mobilenet_v3", "cifake", "taesd", "swin",
-           "vit", "convnext", "autoencoder_kl")
+MODULES = (
+    "efficientnet",
+    "resnet",
+    "cifar_resnet",
+    "squeezenet",
+    "mobilenet_v3",
+    "cifake",
+    "taesd",
+    "swin",
+    "vit",
+    "convnext",
+    "autoencoder_kl",
+)
 
 
 class Layout:
@@ -44,8 +56,23 @@ class Layout:
         The file already carries the target's names (MindCV's own checkpoints and ours).
     """
 
-    def __init__(self, name, marks, rules, without=(), drop=(), computed=(), arguments=None, prefix="",
-                 configured="", transform=None, reshaped=(), aliases=(), classes=None, identity=False):
+    def __init__(
+        self,
+        name,
+        marks,
+        rules,
+        without=(),
+        drop=(),
+        computed=(),
+        arguments=None,
+        prefix="",
+        configured="",
+        transform=None,
+        reshaped=(),
+        aliases=(),
+        classes=None,
+        identity=False,
+    ):
         self.name, self.marks, self.rules, self.without = name, marks, rules, without
         self.drop, self.computed, self.arguments, self.prefix = drop, computed, dict(arguments or {}), prefix
         self.configured, self.transform, self.reshaped = configured, transform, tuple(reshaped)
@@ -57,8 +84,9 @@ class Layout:
 
     def fits(self, keys):
         """Whether the marks are there and the excluded keys are not."""
-        return (all(any(re.fullmatch(m, k) for k in keys) for m in self.marks)
-                and not any(re.fullmatch(w, k) for w in self.without for k in keys))
+        return all(any(re.fullmatch(m, k) for k in keys) for m in self.marks) and not any(
+            re.fullmatch(w, k) for w in self.without for k in keys
+        )
 
 
 class Family:

@@ -1,4 +1,5 @@
 """AutoencoderKL: diffusers with new and old attention names, the original LDM naming, and AIGC-clf's classifier."""
+
 import re
 
 from aidet.errors import UserError
@@ -14,9 +15,12 @@ def _diffusers(half, attention):
     """One half in diffusers' names."""
     blocks = "down_blocks" if half == "encoder" else "up_blocks"
     sample = "downsamplers" if half == "encoder" else "upsamplers"
-    lines = [("wb", f"{half}.conv_in", f"{half}.conv_in"), ("wb", f"{half}.conv_out", f"{half}.conv_out"),
-             ("ln", f"{half}.conv_norm_out", f"{half}.conv_norm_out"),
-             ("wb", f"{half}.{blocks}.{{i}}.{sample}.0.conv", f"{half}.{blocks}.{{i}}.{sample}.0.conv")]
+    lines = [
+        ("wb", f"{half}.conv_in", f"{half}.conv_in"),
+        ("wb", f"{half}.conv_out", f"{half}.conv_out"),
+        ("ln", f"{half}.conv_norm_out", f"{half}.conv_norm_out"),
+        ("wb", f"{half}.{blocks}.{{i}}.{sample}.0.conv", f"{half}.{blocks}.{{i}}.{sample}.0.conv"),
+    ]
     for block in (f"{half}.{blocks}.{{i}}.resnets.{{j}}.", f"{half}.mid_block.resnets.{{j}}."):
         lines += [(kind, block + name, block + name) for kind, name in _RESNET]
     mid = f"{half}.mid_block.attentions.0."
@@ -25,8 +29,13 @@ def _diffusers(half, attention):
 
 
 _RESNET = (("ln", "norm1"), ("wb", "conv1"), ("ln", "norm2"), ("wb", "conv2"), ("wb", "conv_shortcut"))
-_LDM_RESNET = (("ln", "norm1", "norm1"), ("wb", "conv1", "conv1"), ("ln", "norm2", "norm2"), ("wb", "conv2", "conv2"),
-               ("wb", "conv_shortcut", "nin_shortcut"))
+_LDM_RESNET = (
+    ("ln", "norm1", "norm1"),
+    ("wb", "conv1", "conv1"),
+    ("ln", "norm2", "norm2"),
+    ("wb", "conv2", "conv2"),
+    ("wb", "conv_shortcut", "nin_shortcut"),
+)
 
 
 def _ldm(half):
@@ -35,9 +44,12 @@ def _ldm(half):
         blocks, block, sample = "down_blocks", "encoder.down.{i}.", ("downsamplers", "downsample")
     else:
         blocks, block, sample = "up_blocks", "decoder.up.{rev(i)}.", ("upsamplers", "upsample")
-    lines = [("wb", f"{half}.conv_in", f"{half}.conv_in"), ("wb", f"{half}.conv_out", f"{half}.conv_out"),
-             ("ln", f"{half}.conv_norm_out", f"{half}.norm_out"),
-             ("wb", f"{half}.{blocks}.{{i}}.{sample[0]}.0.conv", f"{block}{sample[1]}.conv")]
+    lines = [
+        ("wb", f"{half}.conv_in", f"{half}.conv_in"),
+        ("wb", f"{half}.conv_out", f"{half}.conv_out"),
+        ("ln", f"{half}.conv_norm_out", f"{half}.norm_out"),
+        ("wb", f"{half}.{blocks}.{{i}}.{sample[0]}.0.conv", f"{block}{sample[1]}.conv"),
+    ]
     for kind, ours, theirs in _LDM_RESNET:
         lines.append((kind, f"{half}.{blocks}.{{i}}.resnets.{{j}}.{ours}", f"{block}block.{{j}}.{theirs}"))
         lines.append((kind, f"{half}.mid_block.resnets.{{j}}.{ours}", f"{half}.mid.block_{{j+1}}.{theirs}"))
@@ -64,11 +76,28 @@ _LDM = tuple(_ldm("encoder") + _ldm("decoder") + _QUANT)
 LAYOUTS = (
     Layout("diffusers", (_NEW_MARK, r"decoder\.conv_in\.weight"), _whole(_NEW), without=(_HEAD,)),
     Layout("diffusers-old", (_OLD_MARK, r"decoder\.conv_in\.weight"), _whole(_OLD), without=(_HEAD,)),
-    Layout("ldm", (r"encoder\.down\.0\.block\.0\.norm1\.weight", r"decoder\.mid\.attn_1\.q\.weight"), _LDM, drop=_LDM_DROP,
-           reshaped=_CONV_ATTENTION),
-    Layout("ldm-pipeline", (r"encoder\.down\.0\.block\.0\.norm1\.weight",), _LDM, drop=_LDM_DROP, prefix="first_stage_model.",
-           reshaped=_CONV_ATTENTION),
-    Layout("aekl", (_NEW_MARK, _HEAD), tuple(_diffusers("encoder", _NEW) + _CLF), drop=(_DECODER_PARTS,), aliases=("aigc-clf",)),
+    Layout(
+        "ldm",
+        (r"encoder\.down\.0\.block\.0\.norm1\.weight", r"decoder\.mid\.attn_1\.q\.weight"),
+        _LDM,
+        drop=_LDM_DROP,
+        reshaped=_CONV_ATTENTION,
+    ),
+    Layout(
+        "ldm-pipeline",
+        (r"encoder\.down\.0\.block\.0\.norm1\.weight",),
+        _LDM,
+        drop=_LDM_DROP,
+        prefix="first_stage_model.",
+        reshaped=_CONV_ATTENTION,
+    ),
+    Layout(
+        "aekl",
+        (_NEW_MARK, _HEAD),
+        tuple(_diffusers("encoder", _NEW) + _CLF),
+        drop=(_DECODER_PARTS,),
+        aliases=("aigc-clf",),
+    ),
     Layout("aekl-old", (_OLD_MARK, _HEAD), tuple(_diffusers("encoder", _OLD) + _CLF), drop=(_DECODER_PARTS,)),
     Layout("aidet", (r"encoder\.conv_in\.weight", r"encoder\.conv_norm_out\.gamma"), (), identity=True),
 )
@@ -80,7 +109,10 @@ def infer(layout, tensors, config):
     if layout.name.startswith("ldm"):
         block, first = r"encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.weight", "encoder.down.{}.block.0.conv1.weight"
     else:
-        block, first = r"encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv1\.weight", "encoder.down_blocks.{}.resnets.0.conv1.weight"
+        block, first = (
+            r"encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv1\.weight",
+            "encoder.down_blocks.{}.resnets.0.conv1.weight",
+        )
     found = [tuple(map(int, m.groups())) for m in (re.fullmatch(block, k) for k in tensors) if m]
     stages, depth = 1 + max(i for i, _ in found), 1 + max(j for _, j in found)
     widths = [shape(tensors, first.format(i))[0] for i in range(stages)]
@@ -89,7 +121,9 @@ def infer(layout, tensors, config):
     arguments = {"latent_channels": latent, "widths": widths, "depth": depth}
     head = shape(tensors, "clf.0.weight")
     if head:
-        arguments.update(latent_size=int(round((head[1] / latent) ** 0.5)), hidden=[head[0], shape(tensors, "clf.2.weight")[0]])
+        arguments.update(
+            latent_size=int(round((head[1] / latent) ** 0.5)), hidden=[head[0], shape(tensors, "clf.2.weight")[0]]
+        )
         return "aekl_clf", arguments
     arguments["quant"] = "quant_conv.weight" in tensors
     arguments["scaling_factor"] = float((config or {}).get("scaling_factor", 0.18215))
@@ -115,10 +149,20 @@ def taps(architecture):
     for half, blocks in (("encoder", "down_blocks"), ("decoder", "up_blocks")):
         if half == "decoder" and architecture == "aekl_clf":
             break
-        names = [f"{half}.conv_in", f"{half}.mid_block"] + [f"{half}.{blocks}.{i}" for i in range(4)] + [f"{half}.conv_out"]
-        rows += [(n, {k: n for k in ("diffusers", "diffusers-old", "aekl", "aekl-old")}) for n in names]
+        names = (
+            [f"{half}.conv_in", f"{half}.mid_block"] + [f"{half}.{blocks}.{i}" for i in range(4)] + [f"{half}.conv_out"]
+        )
+        rows += [(n, dict.fromkeys(("diffusers", "diffusers-old", "aekl", "aekl-old"), n)) for n in names]
     return rows
 
 
-FAMILY = Family("autoencoder_kl", ("autoencoder_kl", "aekl_clf"), LAYOUTS, infer, transform, lookups,
-                {"aekl_clf": ("clf.4.weight", "clf.4.bias")}, taps)
+FAMILY = Family(
+    "autoencoder_kl",
+    ("autoencoder_kl", "aekl_clf"),
+    LAYOUTS,
+    infer,
+    transform,
+    lookups,
+    {"aekl_clf": ("clf.4.weight", "clf.4.bias")},
+    taps,
+)

@@ -3,15 +3,24 @@
 Its class always owns the attention's parameters, so both variants save the same keys. Which one a file is shows in the
 counter of the attention's BatchNorm: where it never ran it is zero.
 """
+
 from . import Family, Layout
 
 AICS = (
-    ("wb", "conv{i}", "conv{i}"), ("wb", "fc{i}", "fc{i}"), ("w", "attend.cfc", "attend.cfc"), ("bn", "attend.bn", "attend.bn"),
+    ("wb", "conv{i}", "conv{i}"),
+    ("wb", "fc{i}", "fc{i}"),
+    ("w", "attend.cfc", "attend.cfc"),
+    ("bn", "attend.bn", "attend.bn"),
 )
 LAYOUTS = (
-    Layout("aics", (r"conv1\.weight", r"conv2\.weight", r"fc1\.weight", r"fc3\.weight"), AICS,
-           without=(r"layer\d.*", r"features.*"), classes=("REAL",),
-           drop=((r"attend\..*", "attention that never ran in this model (0 batches seen)"),)),
+    Layout(
+        "aics",
+        (r"conv1\.weight", r"conv2\.weight", r"fc1\.weight", r"fc3\.weight"),
+        AICS,
+        without=(r"layer\d.*", r"features.*"),
+        classes=("REAL",),
+        drop=((r"attend\..*", "attention that never ran in this model (0 batches seen)"),),
+    ),
 )
 
 
@@ -33,5 +42,6 @@ def taps(architecture):
     return [(name, {"aics": name}) for name in names]
 
 
-FAMILY = Family("cifake", ("cifake_cnn", "cifake_cnn_srm"), LAYOUTS, infer, transform, head=("fc3.weight", "fc3.bias"),
-                taps=taps)
+FAMILY = Family(
+    "cifake", ("cifake_cnn", "cifake_cnn_srm"), LAYOUTS, infer, transform, head=("fc3.weight", "fc3.bias"), taps=taps
+)

@@ -1,17 +1,24 @@
 """CIFAR ResNets: akamaster/pytorch_resnet_cifar10."""
+
 from aidet.errors import UserError
 from aidet.models.cifar_resnet import DEPTHS
 
 from . import Family, Layout, count
 
 AKAMASTER = (
-    ("w", "conv1", "conv1"), ("bn", "bn1", "bn1"),
-    ("w", "layer{s}.{b}.conv{c}", "layer{s}.{b}.conv{c}"), ("bn", "layer{s}.{b}.bn{c}", "layer{s}.{b}.bn{c}"),
+    ("w", "conv1", "conv1"),
+    ("bn", "bn1", "bn1"),
+    ("w", "layer{s}.{b}.conv{c}", "layer{s}.{b}.conv{c}"),
+    ("bn", "layer{s}.{b}.bn{c}", "layer{s}.{b}.bn{c}"),
     ("wb", "classifier", "linear"),
 )
 LAYOUTS = (
-    Layout("akamaster", (r"conv1\.weight", r"layer3\.0\.conv1\.weight", r"linear\.weight"), AKAMASTER,
-           without=(r"layer4\..*", r".*shortcut.*")),
+    Layout(
+        "akamaster",
+        (r"conv1\.weight", r"layer3\.0\.conv1\.weight", r"linear\.weight"),
+        AKAMASTER,
+        without=(r"layer4\..*", r".*shortcut.*"),
+    ),
 )
 
 
@@ -33,5 +40,12 @@ def taps(architecture):
     return [(name, {"akamaster": name}) for name in ("bn1", "layer1", "layer2", "layer3")]
 
 
-FAMILY = Family("cifar_resnet", [f"cifar_resnet{d}" for d in DEPTHS], LAYOUTS, infer, transform,
-                head=("classifier.weight", "classifier.bias"), taps=taps)
+FAMILY = Family(
+    "cifar_resnet",
+    [f"cifar_resnet{d}" for d in DEPTHS],
+    LAYOUTS,
+    infer,
+    transform,
+    head=("classifier.weight", "classifier.bias"),
+    taps=taps,
+)

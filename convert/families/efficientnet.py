@@ -1,4 +1,5 @@
 """EfficientNet B0-B7 and Lite0-Lite2: torchvision, timm, lukemelas and Hugging Face names."""
+
 from aidet.errors import UserError
 from aidet.models.efficientnet import SIZES, depths
 
@@ -9,11 +10,14 @@ TORCH = {"padding": "symmetric"}
 
 # Target names: features.0/1 stem, features.3 the stage without expansion, features.4-9, features.10/11 head.
 TORCHVISION = (
-    ("w", "features.0", "features.0.0"), ("bn", "features.1", "features.0.1"),
-    ("w", "features.3.{j}.block.0", "features.1.{j}.block.0.0"), ("bn", "features.3.{j}.block.1", "features.1.{j}.block.0.1"),
+    ("w", "features.0", "features.0.0"),
+    ("bn", "features.1", "features.0.1"),
+    ("w", "features.3.{j}.block.0", "features.1.{j}.block.0.0"),
+    ("bn", "features.3.{j}.block.1", "features.1.{j}.block.0.1"),
     ("wb", "features.3.{j}.block.3.conv_reduce", "features.1.{j}.block.1.fc1"),
     ("wb", "features.3.{j}.block.3.conv_expand", "features.1.{j}.block.1.fc2"),
-    ("w", "features.3.{j}.block.4", "features.1.{j}.block.2.0"), ("bn", "features.3.{j}.block.5", "features.1.{j}.block.2.1"),
+    ("w", "features.3.{j}.block.4", "features.1.{j}.block.2.0"),
+    ("bn", "features.3.{j}.block.5", "features.1.{j}.block.2.1"),
     ("w", "features.{f}.{j}.block.0", "features.{f-2}.{j}.block.0.0"),
     ("bn", "features.{f}.{j}.block.1", "features.{f-2}.{j}.block.0.1"),
     ("w", "features.{f}.{j}.block.3", "features.{f-2}.{j}.block.1.0"),
@@ -22,27 +26,39 @@ TORCHVISION = (
     ("wb", "features.{f}.{j}.block.6.conv_expand", "features.{f-2}.{j}.block.2.fc2"),
     ("w", "features.{f}.{j}.block.7", "features.{f-2}.{j}.block.3.0"),
     ("bn", "features.{f}.{j}.block.8", "features.{f-2}.{j}.block.3.1"),
-    ("w", "features.10", "features.8.0"), ("bn", "features.11", "features.8.1"),
+    ("w", "features.10", "features.8.0"),
+    ("bn", "features.11", "features.8.1"),
 )
 TIMM = (
-    ("w", "features.0", "conv_stem"), ("bn", "features.1", "bn1"),
-    ("w", "features.3.{j}.block.0", "blocks.0.{j}.conv_dw"), ("bn", "features.3.{j}.block.1", "blocks.0.{j}.bn1"),
+    ("w", "features.0", "conv_stem"),
+    ("bn", "features.1", "bn1"),
+    ("w", "features.3.{j}.block.0", "blocks.0.{j}.conv_dw"),
+    ("bn", "features.3.{j}.block.1", "blocks.0.{j}.bn1"),
     ("wb", "features.3.{j}.block.3.conv_reduce", "blocks.0.{j}.se.conv_reduce"),
     ("wb", "features.3.{j}.block.3.conv_expand", "blocks.0.{j}.se.conv_expand"),
-    ("w", "features.3.{j}.block.4", "blocks.0.{j}.conv_pw"), ("bn", "features.3.{j}.block.5", "blocks.0.{j}.bn2"),
-    ("w", "features.{f}.{j}.block.0", "blocks.{f-3}.{j}.conv_pw"), ("bn", "features.{f}.{j}.block.1", "blocks.{f-3}.{j}.bn1"),
-    ("w", "features.{f}.{j}.block.3", "blocks.{f-3}.{j}.conv_dw"), ("bn", "features.{f}.{j}.block.4", "blocks.{f-3}.{j}.bn2"),
+    ("w", "features.3.{j}.block.4", "blocks.0.{j}.conv_pw"),
+    ("bn", "features.3.{j}.block.5", "blocks.0.{j}.bn2"),
+    ("w", "features.{f}.{j}.block.0", "blocks.{f-3}.{j}.conv_pw"),
+    ("bn", "features.{f}.{j}.block.1", "blocks.{f-3}.{j}.bn1"),
+    ("w", "features.{f}.{j}.block.3", "blocks.{f-3}.{j}.conv_dw"),
+    ("bn", "features.{f}.{j}.block.4", "blocks.{f-3}.{j}.bn2"),
     ("wb", "features.{f}.{j}.block.6.conv_reduce", "blocks.{f-3}.{j}.se.conv_reduce"),
     ("wb", "features.{f}.{j}.block.6.conv_expand", "blocks.{f-3}.{j}.se.conv_expand"),
-    ("w", "features.{f}.{j}.block.7", "blocks.{f-3}.{j}.conv_pwl"), ("bn", "features.{f}.{j}.block.8", "blocks.{f-3}.{j}.bn3"),
-    ("w", "features.10", "conv_head"), ("bn", "features.11", "bn2"), ("wb", "mlp_head", "classifier"),
+    ("w", "features.{f}.{j}.block.7", "blocks.{f-3}.{j}.conv_pwl"),
+    ("bn", "features.{f}.{j}.block.8", "blocks.{f-3}.{j}.bn3"),
+    ("w", "features.10", "conv_head"),
+    ("bn", "features.11", "bn2"),
+    ("wb", "mlp_head", "classifier"),
 )
 LUKEMELAS = (
-    ("w", "features.0", "_conv_stem"), ("bn", "features.1", "_bn0"),
-    ("w", "features.3.{j}.block.0", "_blocks.{j}._depthwise_conv"), ("bn", "features.3.{j}.block.1", "_blocks.{j}._bn1"),
+    ("w", "features.0", "_conv_stem"),
+    ("bn", "features.1", "_bn0"),
+    ("w", "features.3.{j}.block.0", "_blocks.{j}._depthwise_conv"),
+    ("bn", "features.3.{j}.block.1", "_blocks.{j}._bn1"),
     ("wb", "features.3.{j}.block.3.conv_reduce", "_blocks.{j}._se_reduce"),
     ("wb", "features.3.{j}.block.3.conv_expand", "_blocks.{j}._se_expand"),
-    ("w", "features.3.{j}.block.4", "_blocks.{j}._project_conv"), ("bn", "features.3.{j}.block.5", "_blocks.{j}._bn2"),
+    ("w", "features.3.{j}.block.4", "_blocks.{j}._project_conv"),
+    ("bn", "features.3.{j}.block.5", "_blocks.{j}._bn2"),
     ("w", "features.{f}.{j}.block.0", "_blocks.{flat(f,j)}._expand_conv"),
     ("bn", "features.{f}.{j}.block.1", "_blocks.{flat(f,j)}._bn0"),
     ("w", "features.{f}.{j}.block.3", "_blocks.{flat(f,j)}._depthwise_conv"),
@@ -51,11 +67,14 @@ LUKEMELAS = (
     ("wb", "features.{f}.{j}.block.6.conv_expand", "_blocks.{flat(f,j)}._se_expand"),
     ("w", "features.{f}.{j}.block.7", "_blocks.{flat(f,j)}._project_conv"),
     ("bn", "features.{f}.{j}.block.8", "_blocks.{flat(f,j)}._bn2"),
-    ("w", "features.10", "_conv_head"), ("bn", "features.11", "_bn1"), ("wb", "mlp_head", "_fc"),
+    ("w", "features.10", "_conv_head"),
+    ("bn", "features.11", "_bn1"),
+    ("wb", "mlp_head", "_fc"),
 )
 _HF = "efficientnet.encoder.blocks."
 HF = (
-    ("w", "features.0", "efficientnet.embeddings.convolution"), ("bn", "features.1", "efficientnet.embeddings.batchnorm"),
+    ("w", "features.0", "efficientnet.embeddings.convolution"),
+    ("bn", "features.1", "efficientnet.embeddings.batchnorm"),
     ("w", "features.3.{j}.block.0", _HF + "{j}.depthwise_conv.depthwise_conv"),
     ("bn", "features.3.{j}.block.1", _HF + "{j}.depthwise_conv.depthwise_norm"),
     ("wb", "features.3.{j}.block.3.conv_reduce", _HF + "{j}.squeeze_excite.reduce"),
@@ -70,25 +89,47 @@ HF = (
     ("wb", "features.{f}.{j}.block.6.conv_expand", _HF + "{flat(f,j)}.squeeze_excite.expand"),
     ("w", "features.{f}.{j}.block.7", _HF + "{flat(f,j)}.projection.project_conv"),
     ("bn", "features.{f}.{j}.block.8", _HF + "{flat(f,j)}.projection.project_bn"),
-    ("w", "features.10", "efficientnet.encoder.top_conv"), ("bn", "features.11", "efficientnet.encoder.top_bn"),
+    ("w", "features.10", "efficientnet.encoder.top_conv"),
+    ("bn", "features.11", "efficientnet.encoder.top_bn"),
     ("wb", "mlp_head", "classifier"),
 )
 STACKED = tuple((kind, target, "0." + source) for kind, target, source in TORCHVISION) + (
-    ("wb", "mlp_head", "0.classifier.1"), ("wb", "classifier", "2"),
+    ("wb", "mlp_head", "0.classifier.1"),
+    ("wb", "classifier", "2"),
 )
 
 LAYOUTS = (
-    Layout("torchvision", (r"features\.0\.0\.weight", r"features\.8\.0\.weight", r"features\.2\.0\.block\.2\.fc1\.weight"),
-           TORCHVISION + (("wb", "mlp_head", "classifier.1"),), arguments=TORCH),
-    Layout("timm", (r"conv_stem\.weight", r"blocks\.1\.0\.conv_pwl\.weight", r"blocks\.0\.0\.se\.conv_reduce\.weight"), TIMM,
-           without=(r"blocks\.\d+\.\d+\.conv\.weight",), arguments=TORCH, configured=r"efficientnet_b\d.*"),
-    Layout("timm-tf", (r"conv_stem\.weight", r"blocks\.1\.0\.conv_pwl\.weight", r"bn2\.weight"), TIMM,
-           without=(r"blocks\.\d+\.\d+\.conv\.weight",), arguments=TF, configured=r"tf_efficientnet_.*"),
+    Layout(
+        "torchvision",
+        (r"features\.0\.0\.weight", r"features\.8\.0\.weight", r"features\.2\.0\.block\.2\.fc1\.weight"),
+        TORCHVISION + (("wb", "mlp_head", "classifier.1"),),
+        arguments=TORCH,
+    ),
+    Layout(
+        "timm",
+        (r"conv_stem\.weight", r"blocks\.1\.0\.conv_pwl\.weight", r"blocks\.0\.0\.se\.conv_reduce\.weight"),
+        TIMM,
+        without=(r"blocks\.\d+\.\d+\.conv\.weight",),
+        arguments=TORCH,
+        configured=r"efficientnet_b\d.*",
+    ),
+    Layout(
+        "timm-tf",
+        (r"conv_stem\.weight", r"blocks\.1\.0\.conv_pwl\.weight", r"bn2\.weight"),
+        TIMM,
+        without=(r"blocks\.\d+\.\d+\.conv\.weight",),
+        arguments=TF,
+        configured=r"tf_efficientnet_.*",
+    ),
     Layout("lukemelas", (r"_conv_stem\.weight", r"_blocks\.1\._expand_conv\.weight"), LUKEMELAS, arguments=TF),
     Layout("hf", (r"efficientnet\.encoder\.top_conv\.weight",), HF, arguments=TF, configured="efficientnet"),
     mindcv(r"features\.0\.weight", r"mlp_head\.weight", r"features\.4\.0\.block\.8\.gamma"),
-    Layout("stacked", (r"0\.features\.0\.0\.weight", r"0\.features\.8\.0\.weight", r"2\.weight"), STACKED,
-           arguments={**TORCH, "head": "stacked"}),
+    Layout(
+        "stacked",
+        (r"0\.features\.0\.0\.weight", r"0\.features\.8\.0\.weight", r"2\.weight"),
+        STACKED,
+        arguments={**TORCH, "head": "stacked"},
+    ),
 )
 
 # (head outputs, head inputs, blocks, with squeeze-excite) -> size
@@ -103,11 +144,23 @@ for _size, (_width, _, _, _) in SIZES.items():
 
 def infer(layout, tensors, config):
     """Size from the head's shape, the number of blocks and whether there is a squeeze-excite."""
-    head = shape(tensors, "features.8.0.weight", "conv_head.weight", "_conv_head.weight",
-                 "efficientnet.encoder.top_conv.weight", "0.features.8.0.weight", "features.10.weight")
-    blocks = max(count(tensors, r"(?:0\.)?features\.([1-9]\.\d+)\.block\..*"), count(tensors, r"blocks\.(\d+\.\d+)\..*"),
-                 count(tensors, r"(?:efficientnet\.encoder\.|_)blocks\.(\d+)\..*"))
-    gated = any("squeeze_excite" in k or ".se." in k or "_se_" in k or ".fc1." in k or "conv_reduce" in k for k in tensors)
+    head = shape(
+        tensors,
+        "features.8.0.weight",
+        "conv_head.weight",
+        "_conv_head.weight",
+        "efficientnet.encoder.top_conv.weight",
+        "0.features.8.0.weight",
+        "features.10.weight",
+    )
+    blocks = max(
+        count(tensors, r"(?:0\.)?features\.([1-9]\.\d+)\.block\..*"),
+        count(tensors, r"blocks\.(\d+\.\d+)\..*"),
+        count(tensors, r"(?:efficientnet\.encoder\.|_)blocks\.(\d+)\..*"),
+    )
+    gated = any(
+        "squeeze_excite" in k or ".se." in k or "_se_" in k or ".fc1." in k or "conv_reduce" in k for k in tensors
+    )
     size = _KNOWN.get((head[0], head[1], blocks, gated)) if head else None
     if size is None:
         raise UserError(f"an EfficientNet with head {head} and {blocks} blocks is none of {', '.join(SIZES)}")
@@ -136,12 +189,23 @@ def transform(architecture, layout):
 
 def taps(architecture):
     """Stem, seven stages, head convolution, logits."""
-    result = [("features.1", {"torchvision": "features.0.1", "timm": "bn1.drop", "hf": "efficientnet.embeddings.batchnorm"})]
+    result = [
+        ("features.1", {"torchvision": "features.0.1", "timm": "bn1.drop", "hf": "efficientnet.embeddings.batchnorm"})
+    ]
     for i in range(7):
         result.append((f"features.{i + 3}", {"torchvision": f"features.{i + 1}", "timm": f"blocks.{i}"}))
-    return result + [("features.10", {"torchvision": "features.8.0", "timm": "conv_head",
-                                      "hf": "efficientnet.encoder.top_conv"})]
+    return result + [
+        ("features.10", {"torchvision": "features.8.0", "timm": "conv_head", "hf": "efficientnet.encoder.top_conv"})
+    ]
 
 
-FAMILY = Family("efficientnet", ["efficientnet_" + s for s in SIZES], LAYOUTS, infer, transform, lookups,
-                ("mlp_head.weight", "mlp_head.bias"), taps)
+FAMILY = Family(
+    "efficientnet",
+    ["efficientnet_" + s for s in SIZES],
+    LAYOUTS,
+    infer,
+    transform,
+    lookups,
+    ("mlp_head.weight", "mlp_head.bias"),
+    taps,
+)

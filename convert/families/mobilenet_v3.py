@@ -3,23 +3,31 @@
 torchvision numbers what is there (expansion, depthwise, squeeze-excite, projection), so a block's places depend on what
 it has; the lookups ``dw``, ``se`` and ``pw`` give them.
 """
+
 from aidet.models.mobilenet_v3 import BLOCKS
 
 from . import Family, Layout, mindcv, shape
 
 # Our block numbers: with expansion 0 1 | 3 4 | [6 gate] | last two; without: 0 1 | [3 gate] | last two.
 TORCHVISION = (
-    ("w", "features.0", "features.0.0"), ("bn", "features.1", "features.0.1"),
+    ("w", "features.0", "features.0.0"),
+    ("bn", "features.1", "features.0.1"),
     ("wb", "features.{f}.layers.{n}.conv_reduce", "features.{f-2}.block.{se(f,n)}.fc1"),
     ("wb", "features.{f}.layers.{n}.conv_expand", "features.{f-2}.block.{se(f,n)}.fc2"),
     ("w", "features.{f}.layers.{n}", "features.{f-2}.block.{conv(f,n)}"),
     ("bn", "features.{f}.layers.{n}", "features.{f-2}.block.{norm(f,n)}"),
-    ("w", "features.{f}", "features.{last(f)}.0"), ("bn", "features.{f}", "features.{lastnorm(f)}.1"),
+    ("w", "features.{f}", "features.{last(f)}.0"),
+    ("bn", "features.{f}", "features.{lastnorm(f)}.1"),
     ("wb", "classifier.{n}", "classifier.{n}"),
 )
 LAYOUTS = (
-    Layout("torchvision", (r"features\.0\.0\.weight", r"features\.1\.block\.0\.0\.weight", r"classifier\.3\.weight"),
-           TORCHVISION, without=(r"features\.1\.0\..*",), arguments={"padding": "symmetric", "bn_eps": 1e-3}),
+    Layout(
+        "torchvision",
+        (r"features\.0\.0\.weight", r"features\.1\.block\.0\.0\.weight", r"classifier\.3\.weight"),
+        TORCHVISION,
+        without=(r"features\.1\.0\..*",),
+        arguments={"padding": "symmetric", "bn_eps": 1e-3},
+    ),
     mindcv(r"features\.0\.weight", r"features\.3\.layers\.0\.weight"),
 )
 
@@ -61,8 +69,17 @@ def transform(architecture, layout):
 def taps(architecture):
     """Stem, every block."""
     return [("features.1", {"torchvision": "features.0.1"})] + [
-        (f"features.{i + 3}", {"torchvision": f"features.{i + 1}"}) for i in range(len(BLOCKS[_size(architecture)]))]
+        (f"features.{i + 3}", {"torchvision": f"features.{i + 1}"}) for i in range(len(BLOCKS[_size(architecture)]))
+    ]
 
 
-FAMILY = Family("mobilenet_v3", ("mobilenet_v3_small_100", "mobilenet_v3_large_100"), LAYOUTS, infer, transform, lookups,
-                ("classifier.3.weight", "classifier.3.bias"), taps)
+FAMILY = Family(
+    "mobilenet_v3",
+    ("mobilenet_v3_small_100", "mobilenet_v3_large_100"),
+    LAYOUTS,
+    infer,
+    transform,
+    lookups,
+    ("classifier.3.weight", "classifier.3.bias"),
+    taps,
+)

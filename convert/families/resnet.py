@@ -1,4 +1,5 @@
 """ResNet 18 to 152: torchvision and timm (one naming), Hugging Face (also as AIGC-clf's npz), MindCV."""
+
 from aidet.errors import UserError
 from aidet.models.resnet import SIZES
 
@@ -6,15 +7,18 @@ from . import Family, Layout, count, mindcv
 
 TORCH = {"padding": "symmetric"}
 TORCHVISION = (
-    ("w", "conv1", "conv1"), ("bn", "bn1", "bn1"),
-    ("w", "layer{s}.{b}.conv{c}", "layer{s}.{b}.conv{c}"), ("bn", "layer{s}.{b}.bn{c}", "layer{s}.{b}.bn{c}"),
+    ("w", "conv1", "conv1"),
+    ("bn", "bn1", "bn1"),
+    ("w", "layer{s}.{b}.conv{c}", "layer{s}.{b}.conv{c}"),
+    ("bn", "layer{s}.{b}.bn{c}", "layer{s}.{b}.bn{c}"),
     ("w", "layer{s}.{b}.down_sample.0", "layer{s}.{b}.downsample.0"),
     ("bn", "layer{s}.{b}.down_sample.1", "layer{s}.{b}.downsample.1"),
     ("wb", "classifier", "fc"),
 )
 _STAGE = "resnet.encoder.stages.{s-1}.layers.{b}."
 HF = (
-    ("w", "conv1", "resnet.embedder.embedder.convolution"), ("bn", "bn1", "resnet.embedder.embedder.normalization"),
+    ("w", "conv1", "resnet.embedder.embedder.convolution"),
+    ("bn", "bn1", "resnet.embedder.embedder.normalization"),
     ("w", "layer{s}.{b}.conv{c}", _STAGE + "layer.{c-1}.convolution"),
     ("bn", "layer{s}.{b}.bn{c}", _STAGE + "layer.{c-1}.normalization"),
     ("w", "layer{s}.{b}.down_sample.0", _STAGE + "shortcut.convolution"),
@@ -22,8 +26,13 @@ HF = (
     ("wb", "classifier", "classifier.1"),
 )
 LAYOUTS = (
-    Layout("torchvision", (r"conv1\.weight", r"layer1\.0\.conv1\.weight", r"layer4\.0\.conv1\.weight", r"bn1\.running_mean"),
-           TORCHVISION, arguments=TORCH, aliases=("timm",)),
+    Layout(
+        "torchvision",
+        (r"conv1\.weight", r"layer1\.0\.conv1\.weight", r"layer4\.0\.conv1\.weight", r"bn1\.running_mean"),
+        TORCHVISION,
+        arguments=TORCH,
+        aliases=("timm",),
+    ),
     Layout("hf", (r"resnet\.embedder\.embedder\.convolution\.weight",), HF, arguments=TORCH, aliases=("aigc-clf",)),
     mindcv(r"conv1\.weight", r"layer4\.0\.conv1\.weight", r"bn1\.moving_mean"),
 )

@@ -1,22 +1,35 @@
 """TAESD family: numbered keys of one sequence, and diffusers' AutoencoderTiny."""
+
 from aidet.errors import UserError
 
 from . import Family, Layout, shape
 
 SEQUENTIAL = (
-    ("one", "{i}.weight", "{i}.weight"), ("one", "{i}.bias", "{i}.bias"),
-    ("wb", "{i}.conv.{j}", "{i}.conv.{j}"), ("w", "{i}.skip", "{i}.skip"),
-    ("w", "{i}.pool.0", "{i}.pool.0"), ("ln", "{i}.pool.1", "{i}.pool.1"), ("w", "{i}.pool.3", "{i}.pool.3"),
+    ("one", "{i}.weight", "{i}.weight"),
+    ("one", "{i}.bias", "{i}.bias"),
+    ("wb", "{i}.conv.{j}", "{i}.conv.{j}"),
+    ("w", "{i}.skip", "{i}.skip"),
+    ("w", "{i}.pool.0", "{i}.pool.0"),
+    ("ln", "{i}.pool.1", "{i}.pool.1"),
+    ("w", "{i}.pool.3", "{i}.pool.3"),
 )
 # diffusers' DecoderTiny leaves the clamp out of its numbering.
 DIFFUSERS_ENCODER = tuple((k, t, "encoder.layers." + s) for k, t, s in SEQUENTIAL)
 DIFFUSERS_DECODER = tuple((k, t, "decoder.layers." + s.replace("{i}", "{i-1}")) for k, t, s in SEQUENTIAL)
 LAYOUTS = (
     Layout("sequential", (r"\d+\.conv\.0\.weight", r"\d+\.conv\.4\.weight"), SEQUENTIAL),
-    Layout("diffusers-encoder", (r"encoder\.layers\.1\.conv\.0\.weight",), DIFFUSERS_ENCODER,
-           drop=((r"decoder\..*", "the other half; convert it with --layout diffusers-decoder"),)),
-    Layout("diffusers-decoder", (r"decoder\.layers\.2\.conv\.0\.weight",), DIFFUSERS_DECODER,
-           drop=((r"encoder\..*", "the other half; convert it with --layout diffusers-encoder"),)),
+    Layout(
+        "diffusers-encoder",
+        (r"encoder\.layers\.1\.conv\.0\.weight",),
+        DIFFUSERS_ENCODER,
+        drop=((r"decoder\..*", "the other half; convert it with --layout diffusers-decoder"),),
+    ),
+    Layout(
+        "diffusers-decoder",
+        (r"decoder\.layers\.2\.conv\.0\.weight",),
+        DIFFUSERS_DECODER,
+        drop=((r"encoder\..*", "the other half; convert it with --layout diffusers-encoder"),),
+    ),
 )
 
 
@@ -52,9 +65,19 @@ def transform(architecture, layout):
 
 def taps(architecture):
     """Every convolution and block of the first half."""
-    names = ["1", "3", "5", "7", "9", "11", "13"] if "decoder" not in architecture else ["1", "3", "5", "7", "9", "12", "15"]
+    names = (
+        ["1", "3", "5", "7", "9", "11", "13"]
+        if "decoder" not in architecture
+        else ["1", "3", "5", "7", "9", "12", "15"]
+    )
     return [(f"layers.{n}", {"sequential": n}) for n in names]
 
 
-FAMILY = Family("taesd", ("taesd_encoder", "taesd_decoder", "taesana_encoder", "taesana_decoder"), LAYOUTS, infer, transform,
-                taps=taps)
+FAMILY = Family(
+    "taesd",
+    ("taesd_encoder", "taesd_decoder", "taesana_encoder", "taesana_decoder"),
+    LAYOUTS,
+    infer,
+    transform,
+    taps=taps,
+)

@@ -2,6 +2,7 @@
 
 Shared by the parity tests and by ``bench/convert_table.py``. Builds with torch, so only imported where that is there.
 """
+
 import json
 import sys
 import types
@@ -16,8 +17,14 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 HF_PROCESSOR = {
-    "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 224, "width": 224}, "resample": 3,
-    "do_normalize": True, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "do_rescale": True,
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "size": {"height": 224, "width": 224},
+    "resample": 3,
+    "do_normalize": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+    "do_rescale": True,
     "rescale_factor": 1 / 255,
 }
 
@@ -78,6 +85,7 @@ def shake(model, seed=0, side=128):
             elif float(p.std()) < 1e-3 or name.endswith(("head.weight", "head.fc.weight", "classifier.weight")):
                 normal(p, 0.05)
         if norms:
+
             def settle(module, args):
                 dims = [d for d in range(args[0].ndim) if d != 1]
                 var, mean = torch.var_mean(args[0], dims)
@@ -125,6 +133,7 @@ def state(model):
 
 # ---- ways to save ------------------------------------------------------------------------------------------------
 
+
 def as_pth(folder, tensors, **kwargs):
     path = folder / "weights.pth"
     torch.save(tensors, path, **kwargs)
@@ -144,6 +153,7 @@ def as_npz(folder, tensors):
 
 
 # ---- builders ----------------------------------------------------------------------------------------------------
+
 
 def torchvision_model(name, **kwargs):
     import torchvision
@@ -186,7 +196,9 @@ def huggingface(model_class, config_class, save="folder", **kwargs):
         import transformers
 
         labels = {0: "artificial", 1: "human"}
-        config = getattr(transformers, config_class)(id2label=labels, label2id={v: k for k, v in labels.items()}, **kwargs)
+        config = getattr(transformers, config_class)(
+            id2label=labels, label2id={v: k for k, v in labels.items()}, **kwargs
+        )
         model = shake(getattr(transformers, model_class)(config))
         model.save_pretrained(folder)
         (folder / "preprocessor_config.json").write_text(json.dumps(HF_PROCESSOR))
@@ -210,8 +222,14 @@ def lukemelas(size):
         model = timm_model(f"tf_efficientnet_{size}")
         flat, names = {}, OrderedDict()
         first = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
-        other = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1", "conv_pwl": "_project_conv",
-                 "bn3": "_bn2"}
+        other = {
+            "conv_pw": "_expand_conv",
+            "bn1": "_bn0",
+            "conv_dw": "_depthwise_conv",
+            "bn2": "_bn1",
+            "conv_pwl": "_project_conv",
+            "bn3": "_bn2",
+        }
         top = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
         for key, value in state(model).items():
             parts = key.split(".")
@@ -250,7 +268,9 @@ def timm_old_swin(name, **kwargs):
         for s, depth in enumerate(len(layer.blocks) for layer in model.layers):
             side = size // 4 // 2**s
             for b in range(depth):
-                old[f"layers.{s}.blocks.{b}.attn.relative_position_index"] = torch.zeros(window**2, window**2, dtype=torch.long)
+                old[f"layers.{s}.blocks.{b}.attn.relative_position_index"] = torch.zeros(
+                    window**2, window**2, dtype=torch.long
+                )
                 if b % 2 and side > window:
                     old[f"layers.{s}.blocks.{b}.attn_mask"] = torch.zeros((side // window) ** 2, window**2, window**2)
         return model, as_pth(folder, {"model": old})
@@ -289,8 +309,16 @@ def _vae(widths, scaling=0.18215):
     from diffusers import AutoencoderKL
 
     n = len(widths)
-    return shake(AutoencoderKL(block_out_channels=widths, layers_per_block=2, latent_channels=4, scaling_factor=scaling,
-                               down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n))
+    return shake(
+        AutoencoderKL(
+            block_out_channels=widths,
+            layers_per_block=2,
+            latent_channels=4,
+            scaling_factor=scaling,
+            down_block_types=("DownEncoderBlock2D",) * n,
+            up_block_types=("UpDecoderBlock2D",) * n,
+        )
+    )
 
 
 _OLD = (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn"))
@@ -307,7 +335,9 @@ def vae(layout, widths=(32, 64, 128, 128), scaling=0.18215):
         tensors = state(net)
         if layout == "diffusers-old":
             for new, old in _OLD:
-                tensors = OrderedDict((k.replace(f"attentions.0.{new}.", f"attentions.0.{old}."), v) for k, v in tensors.items())
+                tensors = OrderedDict(
+                    (k.replace(f"attentions.0.{new}.", f"attentions.0.{old}."), v) for k, v in tensors.items()
+                )
             return Reconstruct(net), as_pth(folder, tensors)
         tensors = OrderedDict((ldm_name(k, len(widths)), ldm_value(k, v)) for k, v in tensors.items())
         if layout == "ldm":
@@ -330,7 +360,11 @@ def ldm_name(key, stages):
     key = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", key)
     key = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{stages - 1 - int(m[1])}.upsample", key)
     key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
-    key = key.replace("mid_block.attentions.0.", "mid.attn_1.").replace("group_norm", "norm").replace("conv_norm_out", "norm_out")
+    key = (
+        key.replace("mid_block.attentions.0.", "mid.attn_1.")
+        .replace("group_norm", "norm")
+        .replace("conv_norm_out", "norm_out")
+    )
     for new, old in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")):
         key = key.replace(f"attn_1.{new}.", f"attn_1.{old}.")
     return key.replace("conv_shortcut", "nin_shortcut")
@@ -351,7 +385,9 @@ def aekl(old):
             def __init__(self):
                 super().__init__()
                 self.encoder, self.quant_conv = net.encoder, net.quant_conv
-                self.clf = nn.Sequential(nn.Linear(1024, 256), nn.SiLU(), nn.Linear(256, 128), nn.SiLU(), nn.Linear(128, 2))
+                self.clf = nn.Sequential(
+                    nn.Linear(1024, 256), nn.SiLU(), nn.Linear(256, 128), nn.SiLU(), nn.Linear(128, 2)
+                )
 
             def forward(self, x):
                 return self.clf(net.encode(x).latent_dist.mode().flatten(1))
@@ -359,7 +395,9 @@ def aekl(old):
         model = Classifier().eval()
         tensors = state(model)
         for new, name in _OLD if old else ():
-            tensors = OrderedDict((k.replace(f"attentions.0.{new}.", f"attentions.0.{name}."), v) for k, v in tensors.items())
+            tensors = OrderedDict(
+                (k.replace(f"attentions.0.{new}.", f"attentions.0.{name}."), v) for k, v in tensors.items()
+            )
         return model, as_npz(folder, tensors)
 
     return make
@@ -435,11 +473,15 @@ def aics(attention):
 
 # ---- the table ---------------------------------------------------------------------------------------------------
 
+
 def _cells():
-    resnet = {"resnet18": ("basic", [64, 128, 256, 512], [2, 2, 2, 2]), "resnet34": ("basic", [64, 128, 256, 512], [3, 4, 6, 3]),
-              "resnet50": ("bottleneck", [256, 512, 1024, 2048], [3, 4, 6, 3]),
-              "resnet101": ("bottleneck", [256, 512, 1024, 2048], [3, 4, 23, 3]),
-              "resnet152": ("bottleneck", [256, 512, 1024, 2048], [3, 8, 36, 3])}
+    resnet = {
+        "resnet18": ("basic", [64, 128, 256, 512], [2, 2, 2, 2]),
+        "resnet34": ("basic", [64, 128, 256, 512], [3, 4, 6, 3]),
+        "resnet50": ("bottleneck", [256, 512, 1024, 2048], [3, 4, 6, 3]),
+        "resnet101": ("bottleneck", [256, 512, 1024, 2048], [3, 4, 23, 3]),
+        "resnet152": ("bottleneck", [256, 512, 1024, 2048], [3, 8, 36, 3]),
+    }
     for name, (kind, widths, depths) in resnet.items():
         hf = {"layer_type": kind, "hidden_sizes": widths, "depths": depths}
         args = ("ResNetForImageClassification", "ResNetConfig")
@@ -455,17 +497,26 @@ def _cells():
     for name in ("squeezenet1_0", "squeezenet1_1"):
         yield Cell(name, "torchvision", torchvision(name), 160, small=name == "squeezenet1_1")
     for size in ("small", "large"):
-        yield Cell(f"mobilenet_v3_{size}_100", "torchvision", torchvision(f"mobilenet_v3_{size}"), 160, small=size == "small")
+        yield Cell(
+            f"mobilenet_v3_{size}_100", "torchvision", torchvision(f"mobilenet_v3_{size}"), 160, small=size == "small"
+        )
     yield from _efficientnet_cells()
     yield from _transformer_cells()
     for size in ("tiny", "small", "base"):
-        dims = {"tiny": ([96, 192, 384, 768], [3, 3, 9, 3]), "small": ([96, 192, 384, 768], [3, 3, 27, 3]),
-                "base": ([128, 256, 512, 1024], [3, 3, 27, 3])}[size]
+        dims = {
+            "tiny": ([96, 192, 384, 768], [3, 3, 9, 3]),
+            "small": ([96, 192, 384, 768], [3, 3, 27, 3]),
+            "base": ([128, 256, 512, 1024], [3, 3, 27, 3]),
+        }[size]
         name = f"convnext_{size}"
         yield Cell(name, "torchvision", torchvision(name), 128, small=size == "tiny")
         yield Cell(name, "timm", timm(name), 128)
-        yield Cell(name, "hf", huggingface("ConvNextForImageClassification", "ConvNextConfig", hidden_sizes=dims[0], depths=dims[1]),
-                   128)
+        yield Cell(
+            name,
+            "hf",
+            huggingface("ConvNextForImageClassification", "ConvNextConfig", hidden_sizes=dims[0], depths=dims[1]),
+            128,
+        )
     yield Cell("convnext_tiny", "meta", meta_convnext, 128)
     full = (128, 256, 512, 512)
     for layout in ("diffusers", "diffusers-old", "ldm", "ldm-pipeline"):
@@ -484,9 +535,14 @@ def _cells():
 def _efficientnet_cells():
     sides = {"b0": 224, "b1": 240, "b2": 260, "b3": 300, "b4": 380, "b5": 456, "b6": 528, "b7": 600}
     hf = {  # width, depth, head, the blocks whose input is odd (google/efficientnet-b*)
-        "b0": (1.0, 1.0, 1280, []), "b1": (1.0, 1.1, 1280, [16]), "b2": (1.1, 1.2, 1408, [5, 8, 16]),
-        "b3": (1.2, 1.4, 1536, [5, 18]), "b4": (1.4, 1.8, 1792, [6]), "b5": (1.6, 2.2, 2048, [13, 27]),
-        "b6": (1.8, 2.6, 2304, [31]), "b7": (2.0, 3.1, 2560, [18]),
+        "b0": (1.0, 1.0, 1280, []),
+        "b1": (1.0, 1.1, 1280, [16]),
+        "b2": (1.1, 1.2, 1408, [5, 8, 16]),
+        "b3": (1.2, 1.4, 1536, [5, 18]),
+        "b4": (1.4, 1.8, 1792, [6]),
+        "b5": (1.6, 2.2, 2048, [13, 27]),
+        "b6": (1.8, 2.6, 2304, [31]),
+        "b7": (2.0, 3.1, 2560, [18]),
     }
     for size, side in sides.items():
         name = f"efficientnet_{size}"
@@ -497,9 +553,22 @@ def _efficientnet_cells():
         yield Cell(name, "timm-tf", timm(f"tf_{name}", config=True), 128, small=size == "b0")
         yield Cell(name, "lukemelas", lukemelas(size), 128)
         width, depth, head, odd = hf[size]
-        yield Cell(name, "hf", huggingface(
-            "EfficientNetForImageClassification", "EfficientNetConfig", width_coefficient=width, depth_coefficient=depth,
-            hidden_dim=head, image_size=side, depthwise_padding=odd), side, batch=batch, small=size == "b0")
+        yield Cell(
+            name,
+            "hf",
+            huggingface(
+                "EfficientNetForImageClassification",
+                "EfficientNetConfig",
+                width_coefficient=width,
+                depth_coefficient=depth,
+                hidden_dim=head,
+                image_size=side,
+                depthwise_padding=odd,
+            ),
+            side,
+            batch=batch,
+            small=size == "b0",
+        )
     for size in ("lite0", "lite1", "lite2"):
         yield Cell(f"efficientnet_{size}", "timm-tf", timm(f"tf_efficientnet_{size}"), 128)
         yield Cell(f"efficientnet_{size}", "lukemelas", lukemelas(size), 128, small=size == "lite0")
@@ -507,8 +576,12 @@ def _efficientnet_cells():
 
 
 def _transformer_cells():
-    swin = {"tiny": (96, [2, 2, 6, 2], [3, 6, 12, 24]), "small": (96, [2, 2, 18, 2], [3, 6, 12, 24]),
-            "base": (128, [2, 2, 18, 2], [4, 8, 16, 32]), "large": (192, [2, 2, 18, 2], [6, 12, 24, 48])}
+    swin = {
+        "tiny": (96, [2, 2, 6, 2], [3, 6, 12, 24]),
+        "small": (96, [2, 2, 18, 2], [3, 6, 12, 24]),
+        "base": (128, [2, 2, 18, 2], [4, 8, 16, 32]),
+        "large": (192, [2, 2, 18, 2], [6, 12, 24, 48]),
+    }
     args = ("SwinForImageClassification", "SwinConfig")
     for size, (width, depths, heads) in swin.items():
         name = f"swin_{size}"
@@ -517,31 +590,73 @@ def _transformer_cells():
         yield Cell(name, "timm", timm(f"{name}_patch4_window7_224"))
         yield Cell(name, "timm-old", timm_old_swin(f"{name}_patch4_window7_224"), small=size == "tiny")
         if size != "large":
-            yield Cell(name, "torchvision", torchvision({"tiny": "swin_t", "small": "swin_s", "base": "swin_b"}[size]),
-                       small=size == "tiny")
+            yield Cell(
+                name,
+                "torchvision",
+                torchvision({"tiny": "swin_t", "small": "swin_s", "base": "swin_b"}[size]),
+                small=size == "tiny",
+            )
         if size in ("base", "large"):
-            for layout, make in (("hf", huggingface(*args, image_size=384, window_size=12, **hf)),
-                                 ("timm", timm(f"{name}_patch4_window12_384")),
-                                 ("timm-old", timm_old_swin(f"{name}_patch4_window12_384", img_size=384, window_size=12))):
+            for layout, make in (
+                ("hf", huggingface(*args, image_size=384, window_size=12, **hf)),
+                ("timm", timm(f"{name}_patch4_window12_384")),
+                ("timm-old", timm_old_swin(f"{name}_patch4_window12_384", img_size=384, window_size=12)),
+            ):
                 cell = Cell(name, layout, make, 384, batch=1)
                 cell.name = f"{name}_384-{layout}"
                 yield cell
-    yield Cell("swin_tiny", "npz", huggingface(*args, save="npz", embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24]))
-    yield Cell("swin_tiny", "hf5", huggingface(*args, save="running", embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24]))
+    yield Cell(
+        "swin_tiny", "npz", huggingface(*args, save="npz", embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24])
+    )
+    yield Cell(
+        "swin_tiny",
+        "hf5",
+        huggingface(*args, save="running", embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24]),
+    )
     for key, (label, width, heads) in {"t": ("tiny", 192, 3), "s": ("small", 384, 6), "b": ("base", 768, 12)}.items():
         for side in (224, 384):
-            hf = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width, "image_size": side}
+            hf = {
+                "hidden_size": width,
+                "num_attention_heads": heads,
+                "intermediate_size": 4 * width,
+                "image_size": side,
+            }
             batch = 2 if side == 224 else 1
-            yield Cell(f"vit_{key}_16_{side}", "timm", timm(f"vit_{label}_patch16_224", img_size=side), side, batch=batch,
-                       small=key == "t" and side == 224)
-            yield Cell(f"vit_{key}_16_{side}", "hf", huggingface("ViTForImageClassification", "ViTConfig", **hf), side, batch=batch,
-                       small=key == "t" and side == 224)
-            yield Cell(f"deit_{key}_16_{side}", "timm", timm(f"deit_{label}_distilled_patch16_224", img_size=side), side, batch=batch)
-            yield Cell(f"deit_{key}_16_{side}", "hf-deit", huggingface("DeiTForImageClassification", "DeiTConfig", **hf), side,
-                       batch=batch)
+            yield Cell(
+                f"vit_{key}_16_{side}",
+                "timm",
+                timm(f"vit_{label}_patch16_224", img_size=side),
+                side,
+                batch=batch,
+                small=key == "t" and side == 224,
+            )
+            yield Cell(
+                f"vit_{key}_16_{side}",
+                "hf",
+                huggingface("ViTForImageClassification", "ViTConfig", **hf),
+                side,
+                batch=batch,
+                small=key == "t" and side == 224,
+            )
+            yield Cell(
+                f"deit_{key}_16_{side}",
+                "timm",
+                timm(f"deit_{label}_distilled_patch16_224", img_size=side),
+                side,
+                batch=batch,
+            )
+            yield Cell(
+                f"deit_{key}_16_{side}",
+                "hf-deit",
+                huggingface("DeiTForImageClassification", "DeiTConfig", **hf),
+                side,
+                batch=batch,
+            )
     hf = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
     yield Cell("vit_t_16_224", "hf5", huggingface("ViTForImageClassification", "ViTConfig", save="running", **hf))
-    yield Cell("deit_t_16_224", "hf-deit-teacher", huggingface("DeiTForImageClassificationWithTeacher", "DeiTConfig", **hf))
+    yield Cell(
+        "deit_t_16_224", "hf-deit-teacher", huggingface("DeiTForImageClassificationWithTeacher", "DeiTConfig", **hf)
+    )
 
 
 CELLS = list(_cells())

@@ -1,4 +1,5 @@
 """The parity tests need torch and the libraries; where they are missing every test here is skipped with the reason."""
+
 import sys
 from pathlib import Path
 

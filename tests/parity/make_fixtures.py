@@ -1,4 +1,5 @@
 """Write the small PyTorch files that the torch-free tests read: ``python tests/parity/make_fixtures.py``."""
+
 from collections import OrderedDict
 from pathlib import Path
 
@@ -30,11 +31,20 @@ def tensors():
 def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
     state = tensors()
-    wrapped = {"state_dict": state, "epoch": 3, "lr": 1e-3, "best": (0.5, None), "names": ["a", "b"], "flags": {True, False}}
+    wrapped = {
+        "state_dict": state,
+        "epoch": 3,
+        "lr": 1e-3,
+        "best": (0.5, None),
+        "names": ["a", "b"],
+        "flags": {True, False},
+    }
     torch.save(wrapped, FOLDER / "zip.pth")
     torch.save(wrapped, FOLDER / "legacy.pth", _use_new_zipfile_serialization=False)
     torch.save(state, FOLDER / "protocol4.pth", pickle_protocol=4)
-    expected = {k: (v.float() if v.dtype == torch.bfloat16 else v).detach().contiguous().numpy() for k, v in state.items()}
+    expected = {
+        k: (v.float() if v.dtype == torch.bfloat16 else v).detach().contiguous().numpy() for k, v in state.items()
+    }
     np.savez_compressed(FOLDER / "expected.npz", **expected)
     torch.save(torch.nn.Linear(2, 2), FOLDER / "whole_model.pth")
 

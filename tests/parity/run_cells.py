@@ -1,4 +1,7 @@
 """Measure one cell: build the original, run the real command line, compare the loaded checkpoint with the original."""
+
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -12,12 +15,26 @@ ROOT = Path(__file__).resolve().parents[2]
 def command(*arguments):
     """Run ``python -m convert`` as a user would."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-m", "convert", *map(str, arguments)], cwd=ROOT, env=environment,
-                          capture_output=True, text=True, timeout=900)
+    return subprocess.run(
+        [sys.executable, "-m", "convert", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
 
 
-def measure(cell, folder):
+def measure(cell, folder, apart=True):
     """Convert and compare.
+
+    Parameters
+    ----------
+    cell : cells.Cell
+    folder : Path
+        Empty.
+    apart : bool
+        Run the command in a process of its own, as a user does; else the same entry point in this one.
 
     Returns
     -------
@@ -32,8 +49,15 @@ def measure(cell, folder):
     (folder / "source").mkdir()
     model, path = cell.make(folder / "source")
     destination = folder / "out.ckpt"
-    done = command(path, destination, "--verify", "tensors", *cell.flags)
-    assert done.returncode == 0, done.stderr[-1500:]
+    arguments = [str(path), str(destination), "--verify", "tensors", *cell.flags]
+    if apart:
+        done = command(*arguments)
+        assert done.returncode == 0, done.stderr[-1500:]
+    else:
+        from convert.__main__ import run
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            run(arguments)
     x = inputs(cell)
     theirs = output(model, x)
     runtime.setup(device="CPU", mode="pynative")
@@ -41,5 +65,12 @@ def measure(cell, folder):
     ours, _ = verify.run(net, x)
     sidecar = ckpt.read_sidecar(destination)
     spread = float(np.abs(theirs - theirs.mean(axis=0, keepdims=True)).max()) if len(theirs) > 1 else None
-    return {**verify.compare(ours, theirs), "architecture": sidecar["architecture"], "layout": sidecar["source"]["layout"],
-            "classes": sidecar["class_order"], "path": destination, "source": path, "spread": spread}
+    return {
+        **verify.compare(ours, theirs),
+        "architecture": sidecar["architecture"],
+        "layout": sidecar["source"]["layout"],
+        "classes": sidecar["class_order"],
+        "path": destination,
+        "source": path,
+        "spread": spread,
+    }

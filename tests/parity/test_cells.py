@@ -1,9 +1,12 @@
 """Every family and layout: the original library's own net with random weights, its real file, the real command line."""
+
 import pytest
 from cells import CELLS
 from run_cells import measure
 
-PARAMETERS = [pytest.param(c, id=c.name, marks=[pytest.mark.matrix] + ([pytest.mark.parity] if c.small else [])) for c in CELLS]
+PARAMETERS = [
+    pytest.param(c, id=c.name, marks=[pytest.mark.matrix] + ([pytest.mark.parity] if c.small else [])) for c in CELLS
+]
 # What a cell calls its layout -> what the converter detects (names for one and the same table of rules).
 SAME = {("timm", "resnet"): "torchvision", ("npz", "resnet"): "hf", ("npz", "swin"): "hf"}
 
@@ -13,7 +16,9 @@ SAME = {("timm", "resnet"): "torchvision", ("npz", "resnet"): "hf", ("npz", "swi
 def test_cell(cell, tmp_path):
     result = measure(cell, tmp_path)
     assert result["architecture"] == cell.architecture
-    assert result["layout"] == SAME.get((cell.layout, cell.architecture[:6].rstrip("_t")), SAME.get((cell.layout, cell.architecture[:4]), cell.layout))
+    assert result["layout"] == SAME.get(
+        (cell.layout, cell.architecture[:6].rstrip("_t")), SAME.get((cell.layout, cell.architecture[:4]), cell.layout)
+    )
     # Logits that do not move with the image would make the comparison empty.
     assert result["spread"] is None or result["spread"] > 1e-3 * result["scale"]
     assert result["relative"] <= 1e-4, result

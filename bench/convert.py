@@ -1,0 +1,107 @@
+"""Time and memory of a conversion (imports aside): ResNet-50 and the Stable Diffusion autoencoder.
+
+    python bench/convert.py
+
+Each in a fresh process; memory is the peak above what the interpreter and MindSpore take before the first file is opened.
+Writes ``results/convert_bench.csv``. The source files are written by this script from random arrays, without torch.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CASES = {
+    "resnet50": ("torchvision", {"padding": "symmetric"}, 5.0),
+    "autoencoder_kl": ("diffusers", {"widths": [128, 256, 512, 512], "depth": 2, "latent_channels": 4}, 15.0),
+}
+
+
+def source(folder, architecture):
+    """A safetensors file of random weights in the original layout."""
+    import numpy as np
+
+    from aidet import runtime
+
+    runtime.setup(device="CPU", mode="pynative")
+    from convert import detect, reverse
+    from convert.families import family_of
+
+    layout, arguments, _ = CASES[architecture]
+    rng, family = np.random.default_rng(0), family_of(architecture)
+    net = detect.build(architecture, arguments, 1000 if family.head(architecture) else None)
+    arrays = {p.name: rng.standard_normal(p.shape, np.float32) for p in net.get_parameters()}
+    path = Path(folder) / "model.safetensors"
+    reverse.write_safetensors(
+        path, reverse.to_layout(arrays, family, family.layout(layout), architecture, arguments), {}
+    )
+    return path
+
+
+def one(path, destination):
+    """Convert in this process; print seconds and peak bytes above the start."""
+    import resource
+    import time
+
+    from aidet import runtime
+
+    runtime.setup(device="CPU", mode="pynative")
+    from aidet import models
+    from convert import core
+    from convert.families import families
+
+    models.names()
+    families()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    start = time.perf_counter()
+    core.convert(path, destination, level="tensors", say=lambda text: None)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "peak": peak - before}))
+
+
+def main():
+    sys.path.insert(0, str(ROOT))
+    if len(sys.argv) == 3:
+        return one(*sys.argv[1:])
+    from aidet.files import atomic
+    from aidet.runtime import version_of
+
+    table = []
+    for architecture, (layout, _, limit) in CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = source(folder, architecture)
+            done = subprocess.run(
+                [sys.executable, __file__, str(path), str(Path(folder) / "out.ckpt")],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            result, size = json.loads(done.stdout.strip().splitlines()[-1]), path.stat().st_size
+        table.append(
+            {
+                "architecture": architecture,
+                "layout": layout,
+                "megabytes": round(size / 1e6, 1),
+                "seconds": round(result["seconds"], 2),
+                "limit_seconds": limit,
+                "peak_over_weights": round(result["peak"] / size, 2),
+                "limit_peak": 2.5,
+                "mindspore": version_of("mindspore"),
+                "device": "CPU",
+            }
+        )
+        print(table[-1])
+    with atomic(ROOT / "results" / "convert_bench.csv") as file:
+        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Measure the cells of the converter's table and write ``results/convert.csv`` and the table of ``docs/convert.md``.
+
+    python bench/convert_table.py [--only TEXT ...] [--small] [--table]
+
+Each row: the original library's own net with random weights, saved in its real layout, converted by the command line, and
+its output compared on real photos. Rows that were measured before stay; ``--table`` only rewrites the page.
+"""
+
+import argparse
+import csv
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CSV = ROOT / "results" / "convert.csv"
+PAGE = ROOT / "docs" / "convert.md"
+FIELDS = (
+    "cell",
+    "architecture",
+    "layout",
+    "input",
+    "largest",
+    "scale",
+    "relative",
+    "commit",
+    "mindspore",
+    "torch",
+    "library",
+    "device",
+)
+BEGIN, END = "<!-- table: begin (bench/convert_table.py) -->", "<!-- table: end -->"
+
+
+def rows():
+    """What was measured so far, by cell."""
+    if not CSV.is_file():
+        return {}
+    with open(CSV, newline="", encoding="utf-8") as file:
+        return {row["cell"]: row for row in csv.DictReader(file)}
+
+
+def write(table):
+    """The CSV, in the order of the cells' names."""
+    from aidet.files import atomic
+
+    with atomic(CSV) as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table[k] for k in sorted(table))
+
+
+def measure_cells(cells, say=print):
+    """Measure each, keep what was there, write after every one."""
+    import subprocess
+
+    from run_cells import measure
+
+    from aidet.runtime import version_of
+
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    for cell in cells:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                result = measure(cell, Path(folder), apart=False)
+            except Exception as error:  # noqa: BLE001 - a failing cell must show in the table, not end it
+                say(f"{cell.name}: FAILED {error}")
+                continue
+        libraries = {
+            "timm": "timm",
+            "hf": "transformers",
+            "torchvision": "torchvision",
+            "diffusers": "diffusers",
+            "ldm": "diffusers",
+        }
+        library = next((v for k, v in libraries.items() if cell.layout.startswith(k)), "")
+        table = rows()
+        table[cell.name] = {
+            "cell": cell.name,
+            "architecture": result["architecture"],
+            "layout": cell.layout,
+            "input": cell.size or "latents",
+            "largest": f"{result['largest']:.2e}",
+            "scale": f"{result['scale']:.3g}",
+            "relative": f"{result['relative']:.2e}",
+            "commit": commit,
+            "mindspore": version_of("mindspore"),
+            "torch": version_of("torch"),
+            "library": f"{library} {version_of(library)}" if library else "",
+            "device": "CPU",
+        }
+        write(table)
+        say(
+            f"{cell.name}: largest {result['largest']:.2e}, scale {result['scale']:.3g}, relative {result['relative']:.2e}"
+        )
+
+
+def page(cells):
+    """The table between the marks of docs/convert.md: measured rows, and which cells are not measured."""
+    from aidet.files import atomic
+
+    table = rows()
+    lines = ["| cell | input | largest difference | scale of the output | relative |", "|---|---|---|---|---|"]
+    for key in sorted(table):
+        row = table[key]
+        lines.append(f"| {key} | {row['input']} | {row['largest']} | {row['scale']} | {row['relative']} |")
+    missing = [c.name for c in cells if c.name not in table]
+    if missing:
+        lines += ["", f"Not measured yet ({len(missing)} of {len(cells)}): {', '.join(missing)}."]
+    text = PAGE.read_text(encoding="utf-8")
+    head, rest = text.split(BEGIN)
+    with atomic(PAGE) as file:
+        file.write(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="*", default=[], metavar="TEXT", help="cells whose name holds one of these")
+    parser.add_argument("--small", action="store_true", help="the cells of `make parity`")
+    parser.add_argument("--missing", action="store_true", help="only cells that have no row yet")
+    parser.add_argument("--table", action="store_true", help="only rewrite docs/convert.md")
+    args = parser.parse_args()
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "parity")]
+    from cells import CELLS
+
+    chosen = [
+        c for c in CELLS if (not args.only or any(t in c.name for t in args.only)) and (not args.small or c.small)
+    ]
+    if args.missing:
+        done = rows()
+        chosen = [c for c in chosen if c.name not in done]
+    if not args.table:
+        measure_cells(chosen)
+    page(CELLS)
+
+
+if __name__ == "__main__":
+    main()
