@@ -44,7 +44,7 @@ def random_erasing(p=0.5, scale=(0.02, 0.33), ratio=(0.3, 3.3), value=0, max_att
     return run
 
 
-# --- the automatic policies of MindCV's `auto_augment` -----------------------------------------------------------------
+# --- the automatic policies of MindCV's `auto_augment` ----------------------------------------------------------
 def _affine(image, matrix):
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=GREY)
 

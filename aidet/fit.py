@@ -530,7 +530,8 @@ class Run:
         last = epoch + 1 == config.epoch_size
         row = {
             "epoch": epoch + 1, "updates": self.updates,
-            "lr": self.rates[max(0, min(self.updates, len(self.rates)) - 1)], "train_loss": self.running[0] / max(1, self.running[1]),
+            "lr": self.rates[max(0, min(self.updates, len(self.rates)) - 1)],
+            "train_loss": self.running[0] / max(1, self.running[1]),
         }  # fmt: skip
         self.running = [0.0, 0]
         if self.world > 1:

@@ -11,7 +11,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from .errors import UserError
 
 
-# --- losses ------------------------------------------------------------------------------------------------------------
+# --- losses -----------------------------------------------------------------------------------------------------
 class Loss(nn.Cell):
     """Weighted loss with soft targets.
 
@@ -116,7 +116,7 @@ class Distilled(nn.Cell):
         return (1.0 - self.alpha) * self.loss(outputs, targets, weights) + self.alpha * divergence
 
 
-# --- dropout -------------------------------------------------------------------------------------------------------------
+# --- dropout ----------------------------------------------------------------------------------------------------
 class SeededDropout(nn.Cell):
     """Dropout whose mask is a hash of (seed of the step, number of the layer, position).
 
@@ -173,7 +173,7 @@ def _replace(cell, name, new):
         setattr(cell, name, new)
 
 
-# --- steps ---------------------------------------------------------------------------------------------------------------
+# --- steps ------------------------------------------------------------------------------------------------------
 class Forward(nn.Cell):
     """The first output of a network."""
 
