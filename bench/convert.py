@@ -2,8 +2,9 @@
 
     python bench/convert.py
 
-Each in a fresh process; memory is the peak above what the interpreter and MindSpore take before the first file is opened.
-Writes ``results/convert_bench.csv``. The source files are written by this script from random arrays, without torch.
+Each in a fresh process; memory is the peak above what the interpreter and MindSpore take before the first file is
+opened. Writes ``results/convert_bench.csv``. The source files are written by this script from random arrays, without
+torch.
 """
 
 import csv

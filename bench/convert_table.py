@@ -2,8 +2,8 @@
 
     python bench/convert_table.py [--only TEXT ...] [--small] [--table]
 
-Each row: the original library's own net with random weights, saved in its real layout, converted by the command line, and
-its output compared on real photos. Rows that were measured before stay; ``--table`` only rewrites the page.
+Each row: the original library's own net with random weights, saved in its real layout, converted by the command line,
+and its output compared on real photos. Rows that were measured before stay; ``--table`` only rewrites the page.
 """
 
 import argparse
@@ -95,7 +95,8 @@ def measure_cells(cells, say=print):
         }
         write(table)
         say(
-            f"{cell.name}: largest {result['largest']:.2e}, scale {result['scale']:.3g}, relative {result['relative']:.2e}"
+            f"{cell.name}: largest {result['largest']:.2e}, scale {result['scale']:.3g}, "
+            f"relative {result['relative']:.2e}"
         )
 
 

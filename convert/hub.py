@@ -125,12 +125,13 @@ def _download(repository):
         from huggingface_hub import snapshot_download
     except ImportError:
         raise UserError(
-            f"{repository!r} looks like a hub id; to download it: pip install huggingface_hub. Without a network, fetch "
+            f"{repository!r} looks like a hub id; to download it: pip install huggingface_hub. Without a network, "
+            "fetch "
             "its files elsewhere and name the folder"
         ) from None
     try:
         return snapshot_download(repository, allow_patterns=list(_PATTERNS))
-    except Exception as error:  # the hub's client raises many kinds, all of them about reaching or finding it
+    except Exception as error:  # noqa: BLE001 - the hub's client raises many kinds, all of them about reaching or finding it
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
             f"{repository!r} could not be downloaded ({reason[:160]}); check the name and the network, or fetch its "

@@ -40,7 +40,8 @@ def torch_model(plan, source):
     model = builder(plan, source) if builder else None
     if model is None:
         raise UserError(
-            f"there is no PyTorch reference for {plan.family.name} in layout {plan.layout.name}: use --verify tensors, or "
+            f"there is no PyTorch reference for {plan.family.name} in layout {plan.layout.name}: use --verify "
+            "tensors, or "
             "--reference REF.npz"
         )
     if getattr(model, "aidet_loaded", False):

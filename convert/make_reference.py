@@ -2,8 +2,8 @@
 
     python -m convert.make_reference SRC REF.npz [--layout L] [--photos N]
 
-The file keeps the pixels of the photos after the source's own resize and crop (bytes), the logits, and some 256 values of
-every compared layer: what a verification needs, and no more.
+The file keeps the pixels of the photos after the source's own resize and crop (bytes), the logits, and some 256 values
+of every compared layer: what a verification needs, and no more.
 """
 
 import argparse

@@ -44,7 +44,8 @@ def reverse(src, dst, layout, say=print):
     if wrong:
         shown = ", ".join(f"{k} {ours!r} (there {theirs!r})" for k, (ours, theirs) in wrong.items())
         raise UserError(
-            f"--layout {layout}: that library's {sidecar['architecture']} differs in {shown}; it would compute something else"
+            f"--layout {layout}: that library's {sidecar['architecture']} differs in {shown}; "
+            "it would compute something else"
         )
     tensors = to_layout(ckpt.load_arrays(src), family, chosen, sidecar["architecture"], arguments)
     write_safetensors(dst, tensors, {"format": "pt", "architecture": sidecar["architecture"], "layout": chosen.name})

@@ -13,8 +13,8 @@ def evaluation_line(plan, source):
     Returns
     -------
     (str or None, str or None)
-        None for a net that takes no image (a decoder). From ``preprocessor_config.json`` (Hugging Face), ``pretrained_cfg`` (timm) or the family's published recipe,
-        in that order.
+        None for a net that takes no image (a decoder). From ``preprocessor_config.json`` (Hugging Face),
+        ``pretrained_cfg`` (timm) or the family's published recipe, in that order.
     """
     if source.preprocessor:
         line = from_huggingface(source.preprocessor)

@@ -1,6 +1,6 @@
 """The reader: equal to torch on every kind of tensor, and safe. No torch here; the files were written by it once.
 
-``tests/parity/make_fixtures.py`` wrote the files, ``tests/parity/test_reading.py`` holds the reader against torch itself.
+``tests/parity/make_fixtures.py`` wrote the files, ``tests/parity/test_reading.py`` compares live.
 """
 
 import builtins

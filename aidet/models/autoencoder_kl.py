@@ -160,8 +160,8 @@ class AutoencoderKL(nn.Cell):
 
     Notes
     -----
-    ``construct`` takes images (N, 3, H, W) in [-1, 1], sides a multiple of 8, and gives the reconstruction from the mean
-    of the posterior. ``encode`` gives that mean, ``decode`` takes latents.
+    ``construct`` takes images (N, 3, H, W) in [-1, 1], sides a multiple of 8, and gives the reconstruction from the
+    mean of the posterior. ``encode`` gives that mean, ``decode`` takes latents.
     """
 
     def __init__(self, latent_channels=4, widths=(128, 256, 512, 512), depth=2, quant=True, scaling_factor=0.18215):

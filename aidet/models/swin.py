@@ -34,7 +34,7 @@ def relative_index(window):
 
 
 def shift_mask(size, window, shift):
-    """0 where two places of a shifted window were neighbours before, -100 elsewhere: (windows, window**2, window**2)."""
+    """0 where two places of a window were neighbours before the shift, else -100: (windows, window**2, window**2)."""
     region = np.zeros((size, size))
     cuts = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
     for i, rows in enumerate(cuts):
@@ -195,7 +195,8 @@ class Swin(nn.Cell):
             (image_size // 4 // 2**s) % min(window_size, image_size // 4 // 2**s) for s in range(4)
         ):
             raise UserError(
-                f"image_size (={image_size}) does not divide into windows of {window_size}; use 224 with 7 or 384 with 12"
+                f"image_size (={image_size}) does not divide into windows of {window_size}; "
+                "use 224 with 7 or 384 with 12"
             )
         stored = name == "swin_tiny" and (image_size, window_size) == (224, 7)
         self.patch_embed, self.pos_drop = Embed(in_channels, width), dropout(drop_rate)

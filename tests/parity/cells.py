@@ -59,8 +59,9 @@ def shake(model, seed=0, side=128):
     """Random values for everything that starts constant, BatchNorm statistics among them.
 
     The statistics are random around what photos give: freely drawn ones would let the signal of a deep net die out, and
-    then the logits would be the same for every image and the comparison empty. All channels of a layer share the layer's
-    mean variance: two photos leave some channels nearly constant, and dividing by their own deviation would blow
+    then the logits would be the same for every image and the comparison empty. All channels of a layer share the
+    layer's mean variance: two photos leave some channels nearly constant, and dividing by their own deviation would
+    blow
     rounding errors up from layer to layer, far beyond what any trained net does.
     """
     generator = torch.Generator().manual_seed(seed)
