@@ -1,0 +1,314 @@
+"""Aligned fakes: from real images, their reconstructions through an autoencoder, alike in all but the decoder's traces.
+
+    python -m aidet.align --images photos --ckpt ckpt/aidet_tae.ckpt --out data/pairs
+
+Each fake has the content, size, format, JPEG quantisation tables, chroma subsampling and metadata of its own original,
+so that a detector cannot learn any of those (Rajan et al., "Aligned Datasets Improve Detection of Latent
+Diffusion-Generated Images", ICLR 2025; Chen et al., "Dual Data Alignment", 2025). Writes ``real/<name>``,
+``generated/<name>`` and ``labels.csv`` (path, label, generator, group: the pair) and ``align.json``. Exit code 3 where
+some images could not be used; each is listed with its reason.
+"""
+
+import argparse
+import csv
+import io
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, JpegImagePlugin
+
+from . import cli, files, images
+from .errors import UserError
+from .labels import GENERATED, NAMES, REAL
+
+TILE, OVERLAP = 512, 64
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+FAINT = 15.0  # dB: below it the reconstruction is no likeness, mostly because of a wrong input range
+UNDO = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}  # fmt: skip
+
+
+class Reconstructor:
+    """An autoencoder as a function from pixels to pixels, of any size.
+
+    Parameters
+    ----------
+    path : str or Path
+        Checkpoint whose sidecar says ``role: autoencoder``, with ``input.range`` and ``input.multiple``.
+    tile : int
+        Largest side that goes through the network in one piece; larger images are tiled with 64 pixels of overlap,
+        blended linearly.
+    device : str
+
+    Raises
+    ------
+    UserError
+        The model is no autoencoder, or the tile is no multiple of its factor.
+    """
+
+    def __init__(self, path, tile=TILE, device="auto"):
+        from . import ckpt, runtime
+
+        facts = ckpt.read_sidecar(path)
+        if facts.get("role") != "autoencoder":
+            raise UserError(f"--ckpt {str(path)!r} is {facts.get('architecture')!r}, not an autoencoder")
+        about = facts.get("input") or {}
+        self.low, self.high = about.get("range") or (0, 1)
+        self.multiple = int(about.get("multiple") or 8)
+        if tile < 4 * OVERLAP or tile % self.multiple:
+            raise UserError(f"--tile (={tile}) must be a multiple of {self.multiple} and at least {4 * OVERLAP}")
+        self.name, self.tile = facts["architecture"], tile
+        self.sha256 = (facts.get("output") or {}).get("sha256")
+        runtime.setup(device=device, mode="pynative")
+        self.net = ckpt.load_model(path)
+
+    def __call__(self, pixels):
+        """uint8 (H, W, 3) -> uint8 (H, W, 3). Sides are mirrored up to a multiple of the network's factor, then cut."""
+        height, width = pixels.shape[:2]
+        pad = [(0, -height % self.multiple), (0, -width % self.multiple), (0, 0)]
+        x = np.pad(pixels, pad, mode="symmetric").transpose(2, 0, 1).astype(np.float32)
+        y = tiled(self._run, x / 255 * (self.high - self.low) + self.low, self.tile, OVERLAP)
+        y = (y[:, :height, :width] - self.low) / (self.high - self.low) * 255
+        return np.clip(np.rint(y), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+    def _run(self, x):
+        import mindspore as ms
+
+        return self.net(ms.Tensor(np.ascontiguousarray(x[None]))).asnumpy()[0]
+
+
+def tiled(function, x, tile, overlap):
+    """Apply a function from (C, H, W) to the same shape piece by piece, overlapping edges blended linearly.
+
+    Parameters
+    ----------
+    function : callable
+    x : ndarray (C, H, W)
+    tile, overlap : int
+        Pixels. An image that fits into a tile goes through whole.
+
+    Returns
+    -------
+    ndarray (C, H, W), float32
+    """
+    height, width = x.shape[1:]
+    if height <= tile and width <= tile:
+        return function(x)
+    total, weight = np.zeros_like(x, np.float32), np.zeros((height, width), np.float32)
+    for top in _starts(height, tile, overlap):
+        for left in _starts(width, tile, overlap):
+            part = x[:, top : top + tile, left : left + tile]
+            ramp = _ramp(part.shape[1], overlap)[:, None] * _ramp(part.shape[2], overlap)[None]
+            total[:, top : top + tile, left : left + tile] += function(part) * ramp
+            weight[top : top + tile, left : left + tile] += ramp
+    return total / weight
+
+
+def _starts(length, tile, overlap):
+    if length <= tile:
+        return [0]
+    return [*range(0, length - tile, tile - overlap), length - tile]
+
+
+def _ramp(length, overlap):
+    """Weight 1 in the middle, falling linearly to both ends over the overlap."""
+    away = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1
+    return np.minimum(away / (overlap + 1), 1).astype(np.float32)
+
+
+def twin(source, reconstruct, metadata="copy"):
+    """The fake of one file, encoded as the file is.
+
+    Parameters
+    ----------
+    source : str or Path
+    reconstruct : callable
+        uint8 (H, W, 3) -> uint8 (H, W, 3).
+    metadata : {"copy", "drop"}
+        Whether the fake carries the EXIF block and colour profile of its original.
+
+    Returns
+    -------
+    (bytes, float)
+        The encoded file, and the reconstruction's PSNR in dB (infinite where nothing changed).
+
+    Raises
+    ------
+    ImageError
+        With the reason: unreadable, or of a format or mode that cannot be written alike.
+    """
+    pixels = np.asarray(images.decode(source))
+    with Image.open(source) as original:
+        if original.format not in FORMATS:
+            raise images.ImageError(f"format {original.format} cannot be written alike; only {', '.join(FORMATS)}")
+        if original.mode not in ("RGB", "L") or "transparency" in original.info:
+            raise images.ImageError(f"mode {original.mode} or transparency cannot be kept; only RGB and L")
+        fake = reconstruct(pixels)
+        error = np.mean((fake.astype(np.float64) - pixels) ** 2)
+        fake = Image.fromarray(fake)
+        if (pixels == pixels[..., :1]).all():
+            # A tint on a grey photograph would tell the twins apart by itself.
+            fake = fake.convert("L").convert("RGB")
+        orientation = original.getexif().get(0x0112, 1)
+        if orientation in UNDO:
+            fake = fake.transpose(UNDO[orientation])
+        data = encode_like(fake.convert(original.mode), original, source, metadata)
+    return data, float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+def encode_like(image, original, source, metadata="copy"):
+    """Encode an image as another file is encoded: format, JPEG tables, subsampling, progressive, EXIF, profile.
+
+    A WebP file does not tell its quality; the one whose file is nearest in size to the original's is searched for.
+    """
+    kept = {}
+    if metadata == "copy":
+        kept = {k: original.info[k] for k in ("exif", "icc_profile") if original.info.get(k)}
+    if original.format == "JPEG":
+        sampling = JpegImagePlugin.get_sampling(original)
+        if sampling >= 0 and image.mode == "RGB":
+            kept["subsampling"] = sampling
+        kept["progressive"] = bool(original.info.get("progressive"))
+        return _save(image, "JPEG", qtables=original.quantization, **kept)
+    if original.format != "WEBP":
+        return _save(image, original.format, **(kept if original.format == "PNG" else {}))
+    with open(source, "rb") as file:
+        head = file.read(4096)
+    if b"VP8L" in head:
+        return _save(image, "WEBP", lossless=True, **kept)
+    return _nearest_size(lambda q: _save(image, "WEBP", quality=q, **kept), os.path.getsize(source))
+
+
+def _save(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _nearest_size(encode, size):
+    """Encoded bytes of the quality (1..100) whose length is nearest to ``size``, by bisection."""
+    low, high, best = 1, 100, None
+    while low <= high:
+        middle = (low + high) // 2
+        data = encode(middle)
+        if best is None or abs(len(data) - size) < abs(len(best) - size):
+            best = data
+        low, high = (middle + 1, high) if len(data) < size else (low, middle - 1)
+    return best
+
+
+def build(folder, out, reconstruct, keep="copy", metadata="copy", resume=False, generator="autoencoder"):
+    """Make the pairs of a folder.
+
+    Parameters
+    ----------
+    folder, out : str or Path
+    reconstruct : callable
+    keep : {"copy", "reference"}
+        Copy the originals beside the fakes byte by byte, or name them where they are.
+    metadata : {"copy", "drop"}
+    resume : bool
+        Leave fakes alone that an earlier, interrupted run has written.
+    generator : str
+        What the labels call the fakes' generator.
+
+    Returns
+    -------
+    (list of list, list of (str, str), list of float)
+        Rows of labels.csv, (path, reason) of what could not be used, and the PSNR of the new fakes.
+    """
+    from tqdm import tqdm
+
+    out, rows, lost, likeness = Path(out), [], [], []
+    names = list(images.walk(images.require_folder(folder)))
+    if not names:
+        raise UserError(f"--images {str(folder)!r}: no images in this folder")
+    for name in tqdm(names, desc="pairs", unit="image", file=sys.stderr):
+        source, fake = Path(folder) / name, out / NAMES[GENERATED] / name
+        if not (resume and fake.is_file()):
+            try:
+                data, psnr = twin(source, reconstruct, metadata)
+            except images.ImageError as error:
+                lost.append((name, str(error)))
+                continue
+            likeness.append(psnr)
+            with files.atomic(fake, "wb") as file:
+                file.write(data)
+        real = os.path.relpath(source, out).replace(os.sep, "/")
+        if keep == "copy":
+            real = f"{NAMES[REAL]}/{name}"
+            with files.atomic(out / real, "wb") as file, open(source, "rb") as original:
+                shutil.copyfileobj(original, file)
+        rows.append([real, REAL, "original", name])
+        rows.append([f"{NAMES[GENERATED]}/{name}", GENERATED, generator, name])
+    return rows, lost, likeness
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors take one line."""
+
+    def error(self, message):
+        raise UserError(message)
+
+
+def parser():
+    """The options."""
+    p = Parser(prog="python -m aidet.align", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--images", required=True, metavar="DIR", help="real images")
+    p.add_argument("--ckpt", required=True, metavar="AE.ckpt", help="any converted autoencoder")
+    p.add_argument("--out", required=True, metavar="DIR")
+    p.add_argument("--tile", type=int, default=TILE, metavar="PIXELS", help=f"larger images go tile by tile ({TILE})")
+    p.add_argument(
+        "--originals", choices=("copy", "reference"), default="copy", help="copy them to OUT/real, or only name them"
+    )
+    p.add_argument("--metadata", choices=("copy", "drop"), default="copy", help="EXIF and colour profile of the fakes")
+    p.add_argument("--device", default="auto", metavar="auto|Ascend|GPU|CPU")
+    p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    return p
+
+
+def main(argv):
+    """Parse the command line and build the pairs."""
+    options = parser().parse_args(argv)
+    folder, out = images.require_folder(options.images, "--images"), Path(options.out)
+    if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
+        raise UserError(f"--out {options.out!r} lies inside --images; the fakes would be taken for originals next time")
+    if out.exists() and any(out.iterdir()) and not options.resume:
+        raise UserError(f"--out {options.out!r} is not empty; name a new folder, or add --resume")
+    reconstruct = Reconstructor(options.ckpt, options.tile, options.device)
+    rows, lost, likeness = build(
+        folder, out, reconstruct, options.originals, options.metadata, options.resume, reconstruct.name
+    )
+    for name, why in lost:
+        print(f"left out {name}: {why}", file=sys.stderr)
+    if not rows:
+        raise UserError(f"none of the {len(lost)} images of {options.images} could be used")
+    with files.atomic(out / "labels.csv") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([["path", "label", "generator", "group"], *rows])
+    finite = [p for p in likeness if np.isfinite(p)]
+    psnr = float(np.mean(finite)) if finite else None
+    facts = {
+        "autoencoder": reconstruct.name, "sha256": reconstruct.sha256, "pairs": len(rows) // 2, "psnr": psnr,
+        "tile": options.tile, "metadata": options.metadata,
+        "left_out": [{"path": name, "reason": why} for name, why in lost],
+    }  # fmt: skip
+    files.write_json(out / "align.json", facts)
+    shown = f", mean PSNR {psnr:.1f} dB" if psnr is not None else ""
+    print(f"{len(rows) // 2} pairs in {out}{shown}; labels in {out / 'labels.csv'}")
+    if psnr is not None and psnr < FAINT:
+        print(
+            f"warning: below {FAINT:g} dB the fakes are no likeness; does input.range of the sidecar fit?",
+            file=sys.stderr,
+        )
+    return cli.PARTIAL if lost else cli.OK
+
+
+if __name__ == "__main__":
+    cli.main(main)

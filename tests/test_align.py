@@ -1,0 +1,175 @@
+"""Aligned fakes: same size, format, tables and metadata as the original; the file says nothing about the class."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, JpegImagePlugin
+
+from aidet import align, audit, images
+
+ROOT = Path(__file__).resolve().parents[1]
+OWN = ROOT / "ckpt" / "aidet_tae.ckpt"
+
+
+def dull(pixels):
+    """Stands for an autoencoder: loses the last two bits."""
+    return (pixels & 0xFC).astype(np.uint8)
+
+
+def tables(path):
+    with Image.open(path) as image:
+        return image.quantization, JpegImagePlugin.get_sampling(image), bool(image.info.get("progressive")), image.mode
+
+
+@pytest.mark.parametrize("quality", [30, 75, 92, 100])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_jpeg_tables_and_subsampling_are_the_originals(tmp_path, photo, quality, subsampling):
+    photo(1, (61, 47)).save(tmp_path / "a.jpg", quality=quality, subsampling=subsampling, progressive=quality == 75)
+    data, _ = align.twin(tmp_path / "a.jpg", dull)
+    (tmp_path / "b.jpg").write_bytes(data)
+    assert tables(tmp_path / "a.jpg") == tables(tmp_path / "b.jpg")
+    assert Image.open(tmp_path / "b.jpg").size == (61, 47)
+
+
+def test_tables_no_quality_setting_makes_are_kept(tmp_path, photo):
+    odd = [[min(255, 3 + i) for i in range(64)], [min(255, 9 + i // 2) for i in range(64)]]
+    photo().save(tmp_path / "a.jpg", qtables=odd)
+    (tmp_path / "b.jpg").write_bytes(align.twin(tmp_path / "a.jpg", dull)[0])
+    assert tables(tmp_path / "a.jpg") == tables(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.png", {}), ("a.webp", {"quality": 60}), ("a.webp", {"lossless": True}), ("a.bmp", {})]
+)
+def test_other_formats(tmp_path, photo, name, options):
+    photo(2).save(tmp_path / name, **options)
+    data, psnr = align.twin(tmp_path / name, dull)
+    (tmp_path / f"b{name}").write_bytes(data)
+    a, b = (Image.open(tmp_path / n) for n in (name, f"b{name}"))
+    assert (a.format, a.mode, a.size) == (b.format, b.mode, b.size) and 35 < psnr < 50
+    ratio = (tmp_path / name).stat().st_size / len(data)
+    assert 0.8 < ratio < (1.25 if options.get("quality") else 4)
+
+
+def test_grey_stays_grey(tmp_path, photo):
+    photo().convert("L").save(tmp_path / "l.jpg")
+    photo().convert("L").convert("RGB").save(tmp_path / "rgb.png")
+
+    def tint(pixels):
+        return np.clip(pixels.astype(int) + [9, 0, 0], 0, 255).astype(np.uint8)
+
+    for name, mode in (("l.jpg", "L"), ("rgb.png", "RGB")):
+        (tmp_path / f"b{name}").write_bytes(align.twin(tmp_path / name, tint)[0])
+        got = Image.open(tmp_path / f"b{name}")
+        pixels = np.asarray(got.convert("RGB"))
+        assert got.mode == mode and (pixels == pixels[..., :1]).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_kept_and_not_applied_twice(tmp_path, photo, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo(3, (60, 40)).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    (tmp_path / "b.jpg").write_bytes(align.twin(tmp_path / "a.jpg", dull)[0])
+    a, b = (np.asarray(images.decode(tmp_path / n), int) for n in ("a.jpg", "b.jpg"))
+    assert a.shape == b.shape and np.abs(a - b).mean() < 4
+    assert Image.open(tmp_path / "b.jpg").size == (60, 40)
+    (tmp_path / "c.jpg").write_bytes(align.twin(tmp_path / "a.jpg", dull, metadata="drop")[0])
+    assert not Image.open(tmp_path / "c.jpg").info.get("exif")
+
+
+def test_what_cannot_be_written_alike_is_refused(tmp_path, photo):
+    photo().convert("P").save(tmp_path / "p.gif")
+    with pytest.raises(images.ImageError, match="format GIF"):
+        align.twin(tmp_path / "p.gif", dull)
+    photo().convert("RGBA").save(tmp_path / "a.png")
+    with pytest.raises(images.ImageError, match="mode RGBA"):
+        align.twin(tmp_path / "a.png", dull)
+
+
+@pytest.mark.parametrize("size", [(3, 300, 130), (3, 128, 128), (3, 129, 500), (1, 131, 300)])
+def test_tiles_meet_without_a_seam(size):
+    x = np.random.default_rng(0).random(size).astype(np.float32)
+    seen = []
+
+    def scale(part):
+        seen.append(part.shape[1:])
+        return part * 2 + 1
+
+    np.testing.assert_allclose(align.tiled(scale, x, 128, 32), x * 2 + 1, rtol=1e-5)
+    assert max(max(s) for s in seen) <= 128
+    assert (len(seen) == 1) == (max(size[1:]) <= 128)
+
+
+def test_tiles_that_disagree_are_blended():
+    calls = iter(range(10))
+    y = align.tiled(lambda part: np.full_like(part, next(calls)), np.zeros((1, 128, 224), np.float32), 128, 32)
+    steps = np.diff(y[0, 0])
+    assert y[0, 0, 0] == 0 and y[0, 0, -1] == 1 and (steps >= 0).all() and steps.max() < 0.05
+
+
+# --- the command, through the project's own autoencoder ---------------------------------------------------------------
+@pytest.fixture
+def photos(tmp_path, photo):
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    for i in range(8):
+        size = (int(rng.integers(50, 90)), int(rng.integers(50, 90)))
+        name = f"sub/{i}.jpg" if i % 2 else f"{i}.jpg"
+        photo(i, size).save(tmp_path / "photos" / name, quality=int(rng.integers(70, 96)))
+    return tmp_path / "photos"
+
+
+@pytest.mark.skipif(not OWN.exists(), reason="the project's own autoencoder is not in ckpt/")
+def test_command_makes_pairs_whose_files_say_nothing(run, photos):
+    out = photos.parent / "pairs"
+    (photos / "broken.jpg").write_bytes(b"no image")
+    done = run("-m", "aidet.align", "--images", photos, "--ckpt", OWN, "--out", out)
+    assert done.returncode == 3 and "8 pairs" in done.stdout, done.stderr
+    assert "left out broken.jpg: not an image" in done.stderr
+    rows = list(csv.DictReader(open(out / "labels.csv")))
+    assert len(rows) == 16 and list(rows[0]) == ["path", "label", "generator", "group"]
+    for real, fake in zip(rows[::2], rows[1::2]):
+        assert real["group"] == fake["group"] and (real["label"], fake["label"]) == ("0", "1")
+        assert fake["path"] == real["path"].replace("real/", "generated/", 1) and fake["generator"] == "aidet_tae"
+        assert (out / real["path"]).read_bytes() == (photos / real["group"]).read_bytes()
+        a, b = (audit.file_features(out / r["path"]) for r in (real, fake))
+        different = {k for k in a if a[k] != b[k]}
+        assert different <= {"bytes_per_pixel"}
+        assert (out / real["path"]).read_bytes() != (out / fake["path"]).read_bytes()
+    facts = json.loads((out / "align.json").read_text())
+    assert facts["pairs"] == 8 and facts["psnr"] > 15 and len(facts["sha256"]) == 64
+    before = (out / "generated" / "0.jpg").stat().st_mtime_ns
+    (out / "generated" / "2.jpg").unlink()
+    again = run(
+        "-m", "aidet.align", "--images", photos, "--ckpt", OWN, "--out", out, "--resume", "--originals", "reference"
+    )
+    assert again.returncode == 3 and (out / "generated" / "2.jpg").is_file()
+    assert (out / "generated" / "0.jpg").stat().st_mtime_ns == before
+    assert list(csv.DictReader(open(out / "labels.csv")))[0]["path"] == "../photos/0.jpg"
+
+
+@pytest.mark.skipif(not OWN.exists(), reason="the project's own autoencoder is not in ckpt/")
+def test_a_large_image_goes_tile_by_tile_and_shows_no_seam(photo):
+    reconstruct = align.Reconstructor(OWN, tile=256)
+    pixels = np.asarray(photo(5, (403, 301)))
+    whole = align.Reconstructor(OWN, tile=512)(pixels)
+    pieces = reconstruct(pixels)
+    assert pieces.shape == whole.shape == pixels.shape
+    assert np.abs(pieces.astype(int) - whole).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--images", "{0}/none", "--ckpt", "x", "--out", "{0}/o"), "does not exist"),
+        (("--images", "{0}/photos", "--ckpt", "x", "--out", "{0}/photos/o"), "lies inside --images"),
+        (("--images", "{0}/photos", "--ckpt", "{0}/none.ckpt", "--out", "{0}/o"), "none.ckpt"),
+    ],
+)
+def test_wrong_arguments(run, photos, arguments, text):
+    done = run("-m", "aidet.align", *(a.format(photos.parent) for a in arguments))
+    assert done.returncode == 2 and text in done.stderr and not (photos.parent / "o").exists()
