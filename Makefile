@@ -3,7 +3,8 @@
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3.9 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
 PY := .venv/bin/python
-SAMPLE_CKPT := ckpt/demo/best.ckpt
+# The last epoch: three validation photographs are too few to choose one by.
+SAMPLE_CKPT := ckpt/demo/last.ckpt
 
 .PHONY: demo test parity lint bench torture matrix lock tables clean
 .DELETE_ON_ERROR:

@@ -53,7 +53,7 @@ MOST = 24  # tiles a picture and scale, spread evenly: no photograph outweighs t
 FLAT = 2.0  # grey levels of standard deviation after a high-pass; a tile without fine detail holds no evidence
 # Training photographs are also taken smaller and larger before the decoder sees them: real photographs come sharp and
 # soft, and a detector must not take softness itself for generation. Validation and test stay at native pixels.
-SCALES = {"train": (1.0, 0.5, 1.7)}
+SCALES = {"train": (1.0, 0.5, 1.3, 1.7)}
 
 
 def packaged():
