@@ -1,6 +1,6 @@
 """Optimizers written as functions of explicit state, so that a run can be saved and resumed bit for bit.
 
-MindSpore's own optimizers carry their learning-rate table and step counter inside the compiled graph; extending a run or
+MindSpore's own optimizers carry their learning-rate table and step counter inside the graph; extending a run or
 resuming it from any step then fails or shifts the schedule. Here the learning rate is an input of every step. Fused
 kernels (``ApplyMomentum``, ``Adam``) are used where they compute the same thing.
 """

@@ -16,8 +16,8 @@ def learning_rates(config, steps_per_epoch):
     Parameters
     ----------
     config : aidet.config.Config
-        Uses ``scheduler``, ``lr``, ``min_lr``, ``epoch_size``, ``warmup_*``, ``decay_*``, ``num_cycles``, ``cycle_decay``,
-        ``multi_step_decay_milestones``, ``lr_epoch_stair``.
+        Uses ``scheduler``, ``lr``, ``min_lr``, ``epoch_size``, ``warmup_*``, ``decay_*``, ``num_cycles``,
+        ``cycle_decay``, ``multi_step_decay_milestones``, ``lr_epoch_stair``.
     steps_per_epoch : int
 
     Returns

@@ -1,6 +1,7 @@
 """Training speed and memory: this project's engine, MindCV's own trainer, a PyTorch loop; same model, data, batch.
 
-    python bench/train.py [--model resnet18] [--batch 16] [--size 224] [--images 96] [--epochs 3] [--out results/train_speed.csv]
+    python bench/train.py [--model resnet18] [--batch 16] [--size 224] [--images 96] [--epochs 3]
+                          [--out results/train_speed.csv]
 
 Each engine runs in a process of its own, one after the other. The first epoch (compiling, starting workers) is not
 counted. `images_per_second` is wall time and means something on a quiet machine only; `cpu_ms_per_image` is processor
@@ -67,7 +68,8 @@ def run_aidet(o):
     with tempfile.TemporaryDirectory() as out:
         settings = config.load(None, {
             "model": o.model, "data_dir": o.data, "num_classes": 2, "image_resize": o.size, "batch_size": o.batch,
-            "epoch_size": o.epochs, "color_jitter": 0, "opt": "momentum", "lr": 0.001, "val_while_train": False, "val_split": "",
+            "epoch_size": o.epochs, "color_jitter": 0, "opt": "momentum", "lr": 0.001,
+            "val_while_train": False, "val_split": "",
             "ckpt_save_dir": out, "num_parallel_workers": o.workers, "ckpt_save_interval": 1000, "device_target": "CPU",
         })  # fmt: skip
         fit.train(settings, out=lambda text: clock.mark() if text.startswith("epoch ") else None)
@@ -83,7 +85,8 @@ def run_mindcv(o):
 
     transform = mindcv.create_transforms("imagenet", is_training=True, image_resize=o.size, color_jitter=None)
     data = mindcv.create_dataset(root=o.data, split="train", shuffle=True, num_parallel_workers=o.workers)
-    loader = mindcv.create_loader(data, o.batch, drop_remainder=True, is_training=True, num_classes=2, transform=transform,
+    loader = mindcv.create_loader(data, o.batch, drop_remainder=True, is_training=True, num_classes=2,
+                                  transform=transform,
                                   num_parallel_workers=o.workers)  # fmt: skip
     net = mindcv.create_model(o.model, num_classes=2)
     optimizer = mindcv.create_optimizer(net.trainable_params(), "momentum", lr=0.001, momentum=0.9)
@@ -166,7 +169,8 @@ def report(rows, out):
     ours = next((r for r in rows if r["engine"] == "aidet"), None)
     for r in rows:
         if ours is not None and r is not ours:
-            print(f"aidet / {r['engine']}: {ours['images_per_second'] / r['images_per_second']:.2f} times the images a second, "
+            wall = ours["images_per_second"] / r["images_per_second"]
+            print(f"aidet / {r['engine']}: {wall:.2f} times the images a second, "
                   f"{r['cpu_ms_per_image'] / ours['cpu_ms_per_image']:.2f} by processor time")  # fmt: skip
     if out and rows:
         commit = subprocess.run(
