@@ -103,7 +103,8 @@ def test_the_same_seed_gives_the_same_run_and_workers_change_nothing(data, tmp_p
 RESUMES = {
     "plain": {},
     "everything": {
-        "ema": True, "ema_decay": 0.9, "clip_grad": True, "clip_value": 1.0, "gradient_accumulation_steps": 2, "mixup": 0.3,
+        "ema": True, "ema_decay": 0.9, "clip_grad": True, "clip_value": 1.0, "gradient_accumulation_steps": 2,
+        "mixup": 0.3,
         "label_smoothing": 0.1, "opt": "lamb", "scheduler": "one_cycle", "warmup_epochs": 0, "drop_remainder": False,
     },
 }  # fmt: skip
