@@ -34,7 +34,7 @@ def data(tmp_path_factory):
 def arguments(data, out, batch):
     line = "resize((32,32)) | {}normalize(half)"
     pairs = {
-        "data_dir": data, "ckpt_save_dir": out, "model": "cifake_cnn", "num_classes": 2, 
+        "data_dir": data, "ckpt_save_dir": out, "model": "cifake_cnn", "num_classes": 2,
         "transform": line.format("hflip | "),
         "transform_eval": line.format(""), "epoch_size": 2, "opt": "momentum", "lr": 0.05, "log_interval": 1,
         "num_parallel_workers": 0, "drop_remainder": "false", "batch_size": batch, "device_target": "CPU",
