@@ -1,0 +1,129 @@
+"""What MindSpore's ONNX exporter does not know, said in operators that it knows.
+
+From 2.8 on, ``out += identity`` in ``construct`` is an in-place operator that cannot be exported; no version exports
+``Erf`` (exact GELU), ``HSwish`` and ``HSigmoid``, although ONNX can express all of them. While a network is written,
+its cells are exchanged for equivalents; the comparison afterwards is with the network as it was.
+"""
+
+import ast
+import contextlib
+import importlib.util
+import inspect
+import math
+import sys
+import textwrap
+from pathlib import Path
+
+# Exact GELU needs Erf. It is written as Acos, which the exporter knows and no network here uses, and renamed in the
+# graph; a network with an Acos of its own would fail the comparison, not pass as something else.
+MARKER, MEANING = "Acos", "Erf"
+
+
+@contextlib.contextmanager
+def exportable(net, folder):
+    """Exchange cells of ``net`` and in-place statements of its classes inside the block.
+
+    Parameters
+    ----------
+    net : mindspore.nn.Cell
+    folder : str or Path
+        For rewritten sources: MindSpore reads the source of ``construct`` from a file.
+    """
+    restore = []
+    try:
+        for cell in [c for _, c in net.cells_and_names()]:
+            for name, child in list(cell.name_cells().items()):
+                other = _substitute(child)
+                if other is not None:
+                    _put(cell, name, other)
+                    restore.append((_put, cell, name, child))
+        for cls in {type(c) for _, c in net.cells_and_names()}:
+            construct = _without_in_place(cls, Path(folder))
+            if construct is not None:
+                restore.append((setattr, cls, "construct", cls.construct))
+                cls.construct = construct
+        yield
+    finally:
+        for action, *arguments in reversed(restore):
+            action(*arguments)
+
+
+def rename_markers(model):
+    """Turn the markers in a written graph into what they stand for."""
+    for node in model.graph.node:
+        if node.op_type == MARKER:
+            node.op_type = MEANING
+
+
+def _put(cell, name, child):
+    if name in getattr(cell, "_cells", {}):
+        cell._cells[name] = child
+    if hasattr(cell, "cell_list"):  # SequentialCell iterates over its own tuple
+        cell.cell_list = list(cell._cells.values())
+
+
+def _substitute(child):
+    """An equivalent of a cell that cannot be exported, else None."""
+    from mindspore import nn, ops
+
+    class Gelu(nn.Cell):
+        """``x / 2 * (1 + erf(x / sqrt(2)))`` with the marker for erf."""
+
+        def construct(self, x):
+            return x * 0.5 * (1.0 + ops.acos(x * math.sqrt(0.5)))
+
+    class HardSigmoid(nn.Cell):
+        """``relu6(x + 3) / 6``."""
+
+        def construct(self, x):
+            return ops.relu6(x + 3.0) / 6.0
+
+    class HardSwish(nn.Cell):
+        """``x * relu6(x + 3) / 6``."""
+
+        def construct(self, x):
+            return x * (ops.relu6(x + 3.0) / 6.0)
+
+    # "none" in 2.x's later versions, False in its earlier ones.
+    if isinstance(child, nn.GELU) and getattr(child, "approximate", True) in ("none", False):
+        return Gelu()
+    return {"HSigmoid": HardSigmoid, "HSwish": HardSwish}.get(type(child).__name__, lambda: None)()
+
+
+class _PlainAssign(ast.NodeTransformer):
+    """``a += b`` to ``a = a + b``, for plain names."""
+
+    def __init__(self):
+        self.changed = False
+
+    def visit_AugAssign(self, node):
+        if not isinstance(node.target, ast.Name):
+            return node
+        self.changed = True
+        value = ast.BinOp(ast.Name(node.target.id, ast.Load()), node.op, node.value)
+        return ast.copy_location(ast.Assign([node.target], value), node)
+
+
+def _without_in_place(cls, folder):
+    """``construct`` of a class without ``+=`` and its like, or None where it has none."""
+    if cls.__module__.startswith("mindspore."):
+        return None
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls.construct)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    plain = _PlainAssign()
+    tree = ast.fix_missing_locations(plain.visit(tree))
+    if not plain.changed or cls.construct.__closure__:
+        return None
+    tree.body[0].decorator_list = []
+    name = f"aidet_exportable_{cls.__name__}_{abs(hash(cls))}"
+    path = folder / f"{name}.py"
+    path.write_text(ast.unparse(tree) + "\n", encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    # The function keeps seeing the names of the module it was written in.
+    vars(module).update({k: v for k, v in vars(sys.modules[cls.__module__]).items() if not k.startswith("__")})
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module.construct
