@@ -8,7 +8,7 @@ import torch
 
 from convert import reading
 
-pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:Detected pickle protocol")]
+pytestmark = pytest.mark.parity
 DATA = Path(__file__).resolve().parents[1] / "data" / "convert"
 
 
@@ -25,7 +25,8 @@ def equal(path):
         assert array.tobytes() == expected.tobytes(), key
 
 
-@pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "protocol4.pth"])
+# torch 2.13 itself refuses protocol 4 here; tests/test_convert_reading.py reads that file.
+@pytest.mark.parametrize("name", ["zip.pth", "legacy.pth"])
 def test_fixtures(name):
     equal(DATA / name)
 
