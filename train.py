@@ -11,7 +11,11 @@ from aidet import cli, config
 def main(argv):
     """Parse the command line and train."""
     if any(word in ("-h", "--help") for word in argv):
-        print("usage: python train.py [-c FILE] [--dry_run] [--key value ...]\n\n" + __doc__.strip() + "\n\n  -c FILE   a YAML of the keys below\n  --dry_run print what would be done\n")
+        print(
+            "usage: python train.py [-c FILE] [--dry_run] [--key value ...]\n\n"
+            + __doc__.strip()
+            + "\n\n  -c FILE   a YAML of the keys below\n  --dry_run print what would be done\n"
+        )
         print(config.help_text())
         return 0
     path, overrides, flags = config.parse_args(argv, flags=("dry_run",))
