@@ -434,31 +434,23 @@ def _by_section(column, table):
     )
 
 
-def _thresholds(result):
+def threshold_section(rows):
+    """Table and plot of :func:`aidet.metrics.threshold_table`."""
     number = report.number
     names = ("threshold", *metrics.DECISIONS)
-    section = report.Section(
+    lines = {n.replace("_", " "): [(r["threshold"], r[n], None, None) for r in rows] for n in names[2:]}
+    chart = plots.curves(lines, "threshold of the probability", "value", (0, 1.02))
+    header = ["threshold", "accuracy", "balanced accuracy", "macro-F1", "recall of real", "recall of generated"]
+    cells = [[number(row[n], 1 if n == "threshold" else 4) for n in names] for row in rows]
+    return report.Section(
         "Thresholds",
-        tables=[
-            report.Table(
-                "Decisions at fixed thresholds of the probability",
-                ["threshold", "accuracy", "balanced accuracy", "macro-F1", "recall of real", "recall of generated"],
-                [[number(row[n], 1 if n == "threshold" else 4) for n in names] for row in result["thresholds"]],
-            )
-        ],
-        charts=[
-            report.Chart(
-                plots.curves(
-                    {
-                        n.replace("_", " "): [(r["threshold"], r[n], None, None) for r in result["thresholds"]]
-                        for n in names[2:]
-                    },
-                    "threshold of the probability", "value", (0, 1.02),
-                ),
-                "How decisions change with the threshold.",
-            )
-        ],
-    )  # fmt: skip
+        charts=[report.Chart(chart, "How decisions change with the threshold.")],
+        tables=[report.Table("Decisions at fixed thresholds of the probability", header, cells)],
+    )
+
+
+def _thresholds(result):
+    section = threshold_section(result["thresholds"])
     chosen = result.get("from_validation")
     if chosen:
         section.texts.append(

@@ -1,0 +1,230 @@
+"""Robustness sweep and transfer matrix: what each point does, one decode an image, resuming, and the real commands."""
+
+import csv
+import json
+from argparse import Namespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aidet import degrade, engine, files, images, sweep, transfer, truth, vote
+from aidet.errors import UserError
+
+
+@pytest.fixture
+def pictures(tmp_path, photo):
+    """Twelve bright (generated) and twelve dark (real) images, and their labels."""
+    rows = []
+    for i in range(24):
+        y = i % 2
+        pixels = np.asarray(photo(i, (64, 48)), int) // 3 + 90 * y
+        (tmp_path / "set").mkdir(exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "set" / f"{i}.png")
+        rows.append([f"{i}.png", y])
+    with open(tmp_path / "set" / "labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["path", "label"], *rows])
+    return tmp_path / "set"
+
+
+class Bright:
+    """Stands for a detector: the brighter an image, the more generated; view k adds k / 10."""
+
+    calls = []
+
+    def __init__(self, *checkpoints, votes=1, **_):
+        self.threshold, self.vote, self.votes, self.names = 0.5, "soft", votes, ["m"]
+        self.fusion = vote.Fusion("soft", self.names)
+
+    def stream(self, items):
+        for key, image in items:
+            Bright.calls.append(key)
+            views = [float(np.asarray(image).mean() - 85) / 10 + k / 10 for k in range(self.votes)]
+            yield engine.Verdict(key, vote.combine_views(views), None, None, "", "ok", {}, {"m": views})
+
+
+@pytest.fixture
+def stub(monkeypatch, tmp_path):
+    monkeypatch.setattr(engine, "Detector", Bright)
+    Bright.calls = []
+    (tmp_path / "m.ckpt").write_bytes(b"weights")
+    return tmp_path / "m.ckpt"
+
+
+def options(stub, pictures, **given):
+    base = {
+        "ckpt": [stub], "labels": pictures / "labels.csv", "where": None, "out": stub.parent / "out", "points": None,
+        "votes": 1, "limit": 0, "backend": "auto", "workers": 1, "bootstrap": 20, "seed": 42,
+    }  # fmt: skip
+    return Namespace(**{**base, **given})
+
+
+def result(stub):
+    return json.loads((stub.parent / "out" / "metrics.json").read_text())
+
+
+def test_all_points_are_measured_and_each_image_is_decoded_once(stub, pictures, monkeypatch):
+    decoded, decode = [], images.decode
+    monkeypatch.setattr(images, "decode", lambda source, **k: decoded.append(source) or decode(source, **k))
+    assert sweep.run(options(stub, pictures)) == 0
+    found = result(stub)
+    assert {r["family"] for r in found["points"]} == {"clean", *degrade.FAMILIES}
+    assert [r["x"] for r in found["points"] if r["family"] == "votes"] == list(range(1, 16))
+    assert all(r["auc"] == 1.0 for r in found["points"] if r["family"] in ("jpeg", "resize", "votes"))
+    assert len(decoded) == 48  # once for all degradations, once for the votes
+    assert len(found["thresholds"]) == 9 and found["auc"] == 1.0 and found["confusion"] == [[12, 0], [0, 12]]
+    page = (stub.parent / "out/report.html").read_text(encoding="utf-8")
+    assert "5,000 in an hour" in page and "JPEG" not in page.split("<section>")[0]
+
+
+def test_a_killed_run_goes_on_and_new_points_are_added(stub, pictures):
+    sweep.run(options(stub, pictures, points=["jpeg"]))
+    log = stub.parent / "out" / "sweep.jsonl"
+    whole, first = log.read_bytes(), result(stub)
+    log.write_bytes(whole[: len(whole) // 2])  # ends inside a line
+    Bright.calls = []
+    sweep.run(options(stub, pictures, points=["jpeg"]))
+    assert 0 < len(Bright.calls) < 24 * 8
+    second = result(stub)
+    assert first["points"] == second["points"]
+    Bright.calls = []
+    sweep.run(options(stub, pictures, points=["jpeg", "crop"]))
+    assert len(Bright.calls) == 24 * 4
+
+
+def test_a_log_of_something_else_is_refused(stub, pictures):
+    sweep.run(options(stub, pictures, points=["crop"]))
+    stub.write_bytes(b"other weights")
+    with pytest.raises(UserError, match="other checkpoints, labels or options; name a new --out"):
+        sweep.run(options(stub, pictures, points=["crop"]))
+
+
+def test_votes_are_those_of_a_detector_with_that_many(stub, pictures):
+    sweep.run(options(stub, pictures, points=["votes"]))
+    lines = [json.loads(line) for line in open(stub.parent / "out/sweep.jsonl").read().splitlines()[1:]]
+    got = {path: value for path, point, value in lines if point == "votes"}
+    for k in (1, 4, 15):
+        verdicts = Bright("m", votes=k).stream((p, images.decode(pictures / p)) for p in got)
+        assert [v.score for v in verdicts] == [got[p][k - 1] for p in got]
+
+
+def test_unreadable_images_are_counted_and_left_out(stub, pictures):
+    (pictures / "3.png").write_bytes(b"no image")
+    assert sweep.run(options(stub, pictures, points=["jpeg"])) == 3
+    found = result(stub)
+    assert found["errors"] == 1 and found["n"] == 23
+    assert "1 images could not be scored" in (stub.parent / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_limit_takes_as_many_of_each_class():
+    y = np.array([0] * 90 + [1] * 10)
+    rows = degrade.even_sample(y, 40)
+    assert len(rows) == 40 and y[rows].sum() == 10 and (np.diff(rows) > 0).all()
+    assert y[degrade.even_sample(y, 10)].sum() == 5
+    assert len(degrade.even_sample(y, 0)) == len(degrade.even_sample(y, 500)) == 100
+
+
+def test_unknown_family_names_the_nearest(stub, pictures):
+    with pytest.raises(UserError, match="did you mean 'jpeg'"):
+        sweep.run(options(stub, pictures, points=["jpg"]))
+    assert not (stub.parent / "out").exists()
+
+
+# --- the points ------------------------------------------------------------------------------------------------------
+def named(name):
+    return next(p for p in degrade.points() if p[0] == name)
+
+
+def test_points_do_what_they_say(photo):
+    image = photo(0, (400, 300))
+    pixels = np.asarray(image, int)
+
+    def at(name):
+        return degrade.apply(named(name), image, 1, "a.png")
+
+    assert at("clean") is image
+    assert at("resize 0.5").size == (200, 150) and at("crop 0.5").size == (200, 150)
+    assert (np.asarray(at("crop 0.5"), int) == pixels[75:225, 100:300]).all()
+    families = {"jpeg": (95, 70, 30), "webp": (90, 70, 30), "blur": (0.5, 1, 3), "noise": (2, 8, 16)}
+    strengths = [[np.abs(np.asarray(at(f"{f} {x}"), int) - pixels).mean() for x in xs] for f, xs in families.items()]
+    for one in strengths:
+        assert 0 < one[0] < one[1] < one[2]
+    assert at("noise 8").tobytes() == at("noise 8").tobytes()
+    assert degrade.apply(named("noise 8"), image, 1, "b.png").tobytes() != at("noise 8").tobytes()
+
+
+def test_tiers(photo):
+    big = photo(1, (1600, 1200))
+    assert degrade.apply(named("tier web"), big, 1, "a").size == (768, 576)
+    assert degrade.apply(named("tier hard"), big, 1, "a").size == (512, 384)
+    assert degrade.apply(named("tier web"), photo(1, (300, 200)), 1, "a").size == (300, 200)  # never enlarged
+    for size in ((1600, 1200), (210, 165), (40, 30)):
+        assert degrade.apply(named("tier vip"), photo(2, size), 1, "a").size == (200, 200)
+
+
+# --- transfer --------------------------------------------------------------------------------------------------------
+def transfer_options(stub, sets, **given):
+    base = {"ckpt": [f"bright={stub}"], "sets": sets, "out": stub.parent / "out", "votes": 1, "backend": "auto",
+            "workers": 1, "bootstrap": 20, "seed": 42}  # fmt: skip
+    return Namespace(**{**base, **given})
+
+
+def test_matrix_with_average_and_minimum(stub, pictures):
+    lines = (pictures / "labels.csv").read_text().splitlines()
+    turned = [lines[0]] + [f"{p},{1 - int(y)}" for p, y in (line.split(",") for line in lines[1:])]
+    (pictures / "turned.csv").write_text("\n".join(turned) + "\n")
+    (pictures / "reals.csv").write_text("\n".join(line for line in lines if not line.endswith(",1")) + "\n")
+    sets = [f"good={pictures}/labels.csv", f"turned={pictures}/turned.csv", f"reals={pictures}/reals.csv"]
+    assert transfer.run(transfer_options(stub, sets)) == 0
+    found = result(stub)
+    cells = {c["set"]: c for c in found["cells"]}
+    assert (cells["good"]["auc"], cells["turned"]["auc"], cells["reals"]["auc"]) == (1.0, 0.0, None)
+    assert cells["reals"]["accuracy"] == 1.0 and cells["reals"]["one_class"] == "real"
+    assert found["models"]["bright"] == {"average": pytest.approx(2 / 3), "minimum": 0.0, "worst": "turned"}
+    Bright.calls = []
+    transfer.run(transfer_options(stub, sets))
+    assert Bright.calls == []  # nothing is scored twice
+    assert "One class only in reals" in (stub.parent / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_sets_may_be_parts_of_a_csv(stub, pictures):
+    lines = (pictures / "labels.csv").read_text().splitlines()
+    with_split = ["path,label,split"] + [f"{line},{'a' if i < 12 else 'b'}" for i, line in enumerate(lines[1:])]
+    (pictures / "l.csv").write_text("\n".join(with_split) + "\n")
+    transfer.run(transfer_options(stub, [f"A={pictures}/l.csv@split=a", f"B={pictures}/l.csv@split=b"]))
+    assert [c["n"] for c in result(stub)["cells"]] == [12, 12]
+
+
+@pytest.mark.parametrize(("texts", "text"), [(["a=x", "a=y"], "stands twice"), (["=x"], "must be NAME=PATH")])
+def test_names_of_models_and_sets(texts, text):
+    with pytest.raises(UserError, match=text):
+        transfer.named(texts, "--sets")
+
+
+def test_names_default_to_the_stem():
+    assert transfer.named(["x/best.ckpt", "y/best.ckpt"], "--ckpt") == {"best": "x/best.ckpt", "y/best": "y/best.ckpt"}
+    assert list(transfer.named(["d/l.csv@split=a"], "--sets")) == ["l"]
+
+
+# --- the commands with a real network --------------------------------------------------------------------------------
+def test_commands_with_a_checkpoint(run, pictures, tmp_path):
+    from aidet import ckpt, models
+
+    sidecar = {
+        "architecture": "testing", "arguments": {"num_classes": 2}, "num_outputs": 2, "classes": ["real", "fake"],
+        "class_order": ["real", "generated"],
+        "input": {"size": 32, "transform": "decode | resize(40) | center_crop(32) | normalize(imagenet)"},
+    }  # fmt: skip
+    ckpt.save(models.create("testing", num_classes=2), tmp_path / "t.ckpt", sidecar)
+    done = run("evaluate.py", "sweep", "--ckpt", tmp_path / "t.ckpt", "--labels", pictures / "labels.csv", "--out",
+               tmp_path / "s", "--points", "crop", "votes", "--bootstrap", 10)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = {r["point"]: r for r in json.loads((tmp_path / "s/metrics.json").read_text())["points"]}
+    assert found["clean"]["auc"] == pytest.approx(found["votes 1"]["auc"])
+    done = run("evaluate.py", "transfer", "--ckpt", tmp_path / "t.ckpt", "--sets", f"P={pictures}/labels.csv", "--out",
+               tmp_path / "t", "--bootstrap", 10)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    cell = json.loads((tmp_path / "t/metrics.json").read_text())["cells"][0]
+    assert cell["auc"] == pytest.approx(found["clean"]["auc"])
+    assert files.sha256(tmp_path / "t.ckpt") in (tmp_path / "t/report.html").read_text(encoding="utf-8")
+    assert truth.read_labels(pictures / "labels.csv").labels.sum() == 12

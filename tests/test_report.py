@@ -1,0 +1,98 @@
+"""The report in a real browser, at desktop and phone width; screenshots stay in build/screenshots."""
+
+import csv
+import re
+import shutil
+import subprocess
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aidet import scoring
+
+KEPT = Path(__file__).resolve().parents[1] / "build" / "screenshots"
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+QUIET = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --hide-scrollbars --enable-logging=stderr"
+).split()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    rng = np.random.default_rng(0)
+    with open(folder / "labels.csv", "w", newline="") as labels, open(folder / "scores.csv", "w", newline="") as scores:
+        labels, scores = csv.writer(labels), csv.writer(scores)
+        labels.writerow(["path", "label", "generator", "group"])
+        scores.writerow(["path", "score", "score:first_model", "score:second_model", "status"])
+        for i in range(120):
+            y, name = i % 2, f"a_folder_with_a_rather_long_name/image_{i:05d}.png"
+            (folder / name).parent.mkdir(exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(folder / name)
+            labels.writerow([name, y, ["camera", "stable_diffusion_xl", "phone", "flux"][i % 4], i // 3])
+            a, b = rng.normal(size=2) + 2 * y - 1
+            bad = i in (5, 6)
+            scores.writerow(
+                [name, *([""] * 3 if bad else [(a + b) / 2, a, b]), "error: truncated file" if bad else "ok"]
+            )
+    options = Namespace(
+        scores=folder / "scores.csv", labels=[folder / "labels.csv"], out=folder / "out", by=["generator", "size"],
+        where=None, bootstrap=100, seed=42, threshold=None, target_fpr=0.1, valid_scores=folder / "scores.csv",
+        valid_labels=folder / "labels.csv", valid_where=None, against=folder / "scores.csv", vip=None, thumbnails=6,
+    )  # fmt: skip
+    scoring.run(options)
+    return folder / "out" / "report.html"
+
+
+def browse(profile, *arguments):
+    command = [BROWSER, *QUIET, f"--user-data-dir={profile}", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    assert not console, console
+    return done.stdout
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_renders_and_fits_the_width(page, width, tmp_path):
+    KEPT.mkdir(parents=True, exist_ok=True)
+    shot = KEPT / f"report_{width}.png"
+    shot.unlink(missing_ok=True)
+    browse(tmp_path / "p", f"--window-size={width},2400", f"--screenshot={shot}", page.as_uri())
+    with Image.open(shot) as image:
+        assert image.width == width
+        grey = np.asarray(image.convert("L"), int)
+    assert (grey < 128).mean() > 0.01 and (grey > 200).mean() > 0.5  # ink on paper, not an empty page
+    # The page has no script of its own; this copy measures it.
+    measure = "<script>document.title = [document.documentElement.scrollWidth, innerWidth, [...document.images]"
+    measure += ".filter(i => i.loading != 'lazy' && !i.naturalWidth).length].join(' ')</script></body>"
+    copy = tmp_path / "copy.html"
+    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", measure), encoding="utf-8")
+    dom = browse(
+        tmp_path / "q", f"--window-size={width},2400", "--virtual-time-budget=5000", "--dump-dom", copy.as_uri()
+    )
+    wide, inner, broken = map(int, re.search(r"<title>(\d+) (\d+) (\d+)</title>", dom).groups())
+    assert wide <= inner and broken == 0
+
+
+def test_it_says_everything(page):
+    text = page.read_text(encoding="utf-8")
+    sections = (
+        "All numbers", "Curves", "By generator", "By size", "Thresholds", "Paired comparison", "Single models",
+        "Worst errors", "Where the numbers come from",
+    )  # fmt: skip
+    for title in sections:
+        assert f"<h2>{title}</h2>" in text, title
+    for words in (
+        "2 images could not be scored",
+        "Chosen on validation",
+        "Oracle, not a result",
+        "sha256",
+        "Per class",
+    ):
+        assert words in text, words
+    assert text.count('alt="') == text.count("<img ")
