@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {
     0: {"errors", "labels", "records", "config", "files", "cli"},
     1: {"images", "transforms", "vote", "metrics", "audit", "leaks", "truth", "output", "augment"},
-    2: {"runtime", "dataset", "models", "ckpt", "losses", "optim", "schedule", "onnx_export"},
+    2: {"runtime", "dataset", "models", "ckpt", "losses", "optim", "onnx_export", "exportable"},
     3: {"fit", "engine", "report"},
 }
 ROOT_SCRIPTS = ("train", "infer", "evaluate", "export", "app")
