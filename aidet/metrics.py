@@ -282,15 +282,22 @@ def intervals(y, label, score, prob=None, groups=None, times=1000, level=0.95, s
     Notes
     -----
     A resampled set is always worse calibrated than the set it was drawn from, because bins lose images by chance; the
-    intervals of both ECEs are therefore shifted so that their median is the measured value.
+    intervals of both ECEs are therefore shifted so that their median is the measured value. A share of exactly 0 or 1
+    never changes under resampling; accuracy and recalls then get Wilson's interval with one trial a source image.
     """
     if times < 1:
         return {}
     y, label, score = np.asarray(y), np.asarray(label), np.asarray(score, np.float64)
     prob = sigmoid(score) if prob is None else np.asarray(prob, np.float64)
     measure = Weighted(y, label, score, prob)
-    draws = [measure(w) for w in Resampler(y, groups, seed).weights(times)]
-    return _percentiles(draws, level, measure(np.ones(len(y))))
+    resampler = Resampler(y, groups, seed)
+    point = measure(np.ones(len(y)))
+    out = _percentiles([measure(w) for w in resampler.weights(times)], level, point)
+    for name, rows in (("accuracy", y >= 0), ("real_recall", y == REAL), ("generated_recall", y == GENERATED)):
+        if point.get(name) in (0.0, 1.0):
+            trials = len(set(resampler.of_row[rows & (label >= 0)].tolist()))
+            out[name] = list(wilson(point[name] * trials, trials, level))
+    return out
 
 
 def _percentiles(draws, level, point):

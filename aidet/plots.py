@@ -118,6 +118,7 @@ def histogram(y, score, threshold):
             own = np.clip(score[y == side], low, high)
             fill = matplotlib.colors.to_rgba(colour, 0.3)
             style = {"histtype": "stepfilled", "facecolor": fill, "edgecolor": colour, "linewidth": 1.5, "hatch": hatch}
+            style["linestyle"] = "-" if side == 0 else "--"
             axes.hist(own, edges, label=f"{name} ({len(own)})", **style)
         if threshold is not None and low <= threshold <= high:
             axes.axvline(threshold, color="black", linestyle="--", linewidth=1.5, label="threshold")

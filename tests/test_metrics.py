@@ -189,6 +189,16 @@ def test_a_handful_of_images_gets_no_interval_of_width_zero():
     assert low < 0.5 and high == 1.0
 
 
+def test_a_perfect_share_is_not_certain():
+    y = np.repeat([0, 1], 40)
+    score = np.where(y == 1, 2.0, -2.0)
+    score[0] = 3.0
+    ci = metrics.intervals(y, (score > 0).astype(int), score, groups=np.arange(80) // 4, times=100)
+    low, high = ci["generated_recall"]
+    assert 0.65 < low < 0.75 and high == 1.0  # ten photographs, none wrong: Wilson says 0.722
+    assert ci["real_recall"][1] <= 1.0 and ci["real_recall"][0] > 0.8
+
+
 def test_vip_score():
     assert metrics.vip(0.9, 0.5) == pytest.approx(0.78)
 
