@@ -112,6 +112,9 @@ def _score(commands):
     p.add_argument("--valid-labels", metavar="CSV|DIR")
     p.add_argument("--valid-where", action="append", metavar="COLUMN=VALUE")
     p.add_argument("--against", metavar="CSV", help="a second scores file over the same images: paired test")
+    p.add_argument(
+        "--explain", action="append", metavar="A.ckpt", help="occlusion maps of the worst errors through this model"
+    )
     p.add_argument("--vip", nargs=2, metavar=("P1", "P2"), help="VIP Cup score of two filename,logit files")
     p.add_argument("--thumbnails", type=_count, default=12, metavar="N", help="worst errors shown per class (12)")
 

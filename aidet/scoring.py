@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import files, metrics, plots, report, truth
+from . import explain as explaining
+from . import files, images, metrics, plots, report, truth
 from .cli import OK, PARTIAL
 from .errors import UserError
 from .labels import GENERATED, NAMES, REAL, logit, sigmoid
@@ -315,7 +316,7 @@ def pages(evaluation, result, options):
                 tables=[report.Table("At threshold 0.5", ["model", "AUC", "balanced accuracy", "macro-F1"], rows)],
             )
         )
-    sections.append(_worst(evaluation, options.thumbnails))
+    sections.append(_worst(evaluation, options.thumbnails, options.explain))
     sections = [s for s in sections if s]
     return sections, cards, _warnings(evaluation, result)
 
@@ -500,12 +501,22 @@ def _paired_section(found, options):
     )
 
 
-def _worst(evaluation, most):
+def _worst(evaluation, most, explain=None):
     """The most confident errors of both kinds, with thumbnails where the images can be reached."""
     if most < 1:
         return None
     paths = evaluation.image_files() if evaluation.true.paths else []
     section = report.Section("Worst errors", ["The wrong decisions that were most sure of themselves."])
+    detector = None
+    if explain:
+        from . import engine
+
+        detector = engine.Detector(*explain)
+        section.texts.append(
+            "Beside each image its occlusion map: covering a white place lowers the score, so it speaks for "
+            "generated; a "
+            "black place speaks for real; middle grey does not matter to the model. Each map has its own scale."
+        )
     margin = np.where(evaluation.y == GENERATED, -evaluation.scores.score, evaluation.scores.score)
     wrong = evaluation.scored & (evaluation.label != evaluation.y) & (evaluation.label >= 0)
     listed = []
@@ -516,7 +527,7 @@ def _worst(evaluation, most):
             said = f"{NAMES[side]}, called {NAMES[1 - side]} with p {prob:.3f}: {name}"
             small = report.thumbnail(paths[i]) if paths else None
             if small:
-                section.shots.append(report.Shot([small], said))
+                section.shots.append(report.Shot([small, *_map(detector, paths[i], name)], said))
             listed.append([name, NAMES[side], f"{prob:.4f}"])
     if not listed:
         section.texts = ["No wrong decision."]
@@ -524,6 +535,16 @@ def _worst(evaluation, most):
         section.texts.append("The images are not where the labels say, so there are no thumbnails.")
         section.tables.append(report.Table("Most confident errors", ["path", "truth", "p(generated)"], listed))
     return section
+
+
+def _map(detector, path, key):
+    """The occlusion map of one image as a list of one data URI; empty without a detector."""
+    if detector is None:
+        return []
+    image = images.decode(path)
+    heat = explaining.occlusion(detector, image, key)  # at its own size: a resize would change the verdict
+    image.thumbnail((report.THUMBNAIL, report.THUMBNAIL))
+    return [report.thumbnail(explaining.picture(heat, image.size))]
 
 
 def _say(result, page):

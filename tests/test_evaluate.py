@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from aidet import metrics, scoring, truth
+from aidet import engine, explain, metrics, scoring, truth
 from aidet.errors import UserError
 
 HEADER = "path,score,prob,label,decision,status\n"
@@ -29,7 +29,7 @@ def options(tmp_path, **given):
     base = {
         "scores": None, "labels": None, "out": tmp_path / "out", "by": None, "where": None, "bootstrap": 50, "seed": 42,
         "threshold": None, "target_fpr": 0.05, "valid_scores": None, "valid_labels": None, "valid_where": None,
-        "against": None, "vip": None, "thumbnails": 2,
+        "against": None, "vip": None, "thumbnails": 2, "explain": None,
     }  # fmt: skip
     return Namespace(**{**base, **given})
 
@@ -350,3 +350,42 @@ def test_scores_turned_round_are_pointed_out(small):
     )
     scoring.run(options(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"]))
     assert "may be turned round" in (small / "out/report.html").read_text(encoding="utf-8")
+
+
+# --- occlusion maps --------------------------------------------------------------------------------------------------
+class Corner:
+    """Stands for a detector that looks at the red in the top left quarter and, the other way, at the bottom right."""
+
+    def __init__(self, *checkpoints, **_):
+        pass
+
+    def stream(self, items):
+        for key, image in items:
+            pixels = np.asarray(image, float)[..., 0]
+            h, w = pixels.shape
+            score = pixels[: h // 2, : w // 2].mean() - pixels[h // 2 :, w // 2 :].mean()
+            yield engine.Verdict(key, float(score))
+
+
+def test_occlusion_finds_where_a_model_looks():
+    pixels = np.zeros((64, 80, 3), np.uint8)
+    pixels[:32, :40] = 200
+    pixels[32:, 40:] = 150
+    heat = explain.occlusion(Corner(), Image.fromarray(pixels), grid=4)
+    assert heat.shape == (4, 4)
+    assert (heat[:2, :2] > 0).all() and (heat[2:, 2:] < 0).all()
+    assert (heat[:2, 2:] == 0).all() and (heat[2:, :2] == 0).all()
+    grey = np.asarray(explain.picture(heat, (80, 64)))[..., 0]
+    assert grey.shape == (64, 80) and grey[8, 8] > 200 and grey[56, 72] < 80 and abs(int(grey[8, 70]) - 128) < 12
+    assert (np.asarray(explain.picture(np.zeros((4, 4)), (8, 8))) == 128).all()
+
+
+def test_worst_errors_come_with_their_maps(small, monkeypatch):
+    monkeypatch.setattr(engine, "Detector", Corner)
+    given = {"scores": small / "run/scores.csv", "labels": [small / "labels.csv"]}
+    scoring.run(options(small, **given))
+    plain = (small / "out/report.html").read_text(encoding="utf-8").count("data:image/png")
+    scoring.run(options(small, **given, explain=["m.ckpt"]))
+    page = (small / "out/report.html").read_text(encoding="utf-8")
+    assert plain > 0 and page.count("data:image/png") + page.count("data:image/jpeg") == 2 * plain
+    assert "occlusion map" in page

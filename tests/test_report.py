@@ -43,6 +43,7 @@ def page(tmp_path_factory):
         scores=folder / "scores.csv", labels=[folder / "labels.csv"], out=folder / "out", by=["generator", "size"],
         where=None, bootstrap=100, seed=42, threshold=None, target_fpr=0.1, valid_scores=folder / "scores.csv",
         valid_labels=folder / "labels.csv", valid_where=None, against=folder / "scores.csv", vip=None, thumbnails=6,
+        explain=None,
     )  # fmt: skip
     scoring.run(options)
     return folder / "out" / "report.html"
