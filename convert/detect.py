@@ -143,7 +143,11 @@ def make(source, layout=None, architecture=None, num_classes=None, head="keep"):
     plan.num_classes = _outputs(plan, lookups, num_classes, head)
     plan.shapes = shapes_of(plan.architecture, plan.arguments, plan.num_classes)
     plan.entries, plan.computed = rules.plan(plan.layout, plan.shapes, lookups)
-    plan.fresh = [n for n in plan.family.head(plan.architecture) if n in plan.shapes] if head == "init" else []
+    plan.fresh = (
+        [n for n in (plan.layout.head or plan.family.head(plan.architecture)) if n in plan.shapes]
+        if head == "init"
+        else []
+    )
     if plan.fresh:
         dropped = [s for e in plan.entries if e.target in plan.fresh for s in e.sources]
         plan.entries = [e for e in plan.entries if e.target not in plan.fresh]
@@ -154,7 +158,7 @@ def make(source, layout=None, architecture=None, num_classes=None, head="keep"):
 
 
 def _outputs(plan, lookups, wanted, head):
-    names = plan.family.head(plan.architecture)
+    names = plan.layout.head or plan.family.head(plan.architecture)
     if not names:
         if wanted is not None or head == "init":
             raise UserError(f"{plan.architecture} has no classifier: --num-classes and --head do not apply")

@@ -196,6 +196,16 @@ def test_positive_names_the_generated_class(cifar, tmp_path):
     assert convert(cifar[0], tmp_path / "c.ckpt", positive="human").sidecar["class_order"] == ["real", "generated"]
 
 
+def test_the_seeds_b6_head_has_two_outputs_behind_its_thousand(tmp_path):
+    """fake_or_real: the 1000-way layer stays, its own classifier is the layer behind it."""
+    path, _ = source_file(
+        tmp_path, "efficientnet_b0", "stacked", {"padding": "symmetric", "head": "stacked", "num_classes": 2}
+    )
+    result = convert(path, tmp_path / "x.ckpt", positive="1")
+    assert result.sidecar["num_outputs"] == 2 and result.sidecar["class_order"] == ["real", "generated"]
+    assert ckpt.load_arrays(tmp_path / "x.ckpt")["mlp_head.weight"].shape == (1000, 1280)
+
+
 def test_dry_run_writes_nothing(cifar, tmp_path):
     assert convert(cifar[0], tmp_path / "x.ckpt", dry_run=True).plan.architecture == "cifar_resnet20"
     assert list(tmp_path.iterdir()) == []

@@ -52,6 +52,8 @@ class Layout:
         Other names of the same layout.
     classes : tuple of str or None
         The classes of every model in this layout.
+    head : tuple of str
+        Target parameter names of the classifier, weight first, where they are not the family's.
     identity : bool
         The file already carries the target's names (MindCV's own checkpoints and ours).
     """
@@ -72,11 +74,13 @@ class Layout:
         aliases=(),
         classes=None,
         identity=False,
+        head=(),
     ):
         self.name, self.marks, self.rules, self.without = name, marks, rules, without
         self.drop, self.computed, self.arguments, self.prefix = drop, computed, dict(arguments or {}), prefix
         self.configured, self.transform, self.reshaped = configured, transform, tuple(reshaped)
         self.aliases, self.classes, self.identity = tuple(aliases), classes, identity
+        self.head = tuple(head)
 
     def called(self, name):
         """Whether ``name`` is the layout's name or one of its aliases."""

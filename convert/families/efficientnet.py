@@ -129,6 +129,7 @@ LAYOUTS = (
         (r"0\.features\.0\.0\.weight", r"0\.features\.8\.0\.weight", r"2\.weight"),
         STACKED,
         arguments={**TORCH, "head": "stacked"},
+        head=("classifier.weight", "classifier.bias"),
     ),
 )
 

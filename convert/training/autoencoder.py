@@ -128,7 +128,8 @@ def main(argv):
         "source": {"repository": "trained for this project", "licence": "Apache-2.0"},
         "training": {
             "script": "python -m convert.training.autoencoder", "photographs": len(pool), "crop": CROP,
-            "steps": args.steps, "batch_size": args.batch_size, "lr": args.lr, "seed": args.seed, "loss": round(loss, 6),
+            "steps": args.steps, "batch_size": args.batch_size, "lr": args.lr, "seed": args.seed,
+            "loss": round(loss, 6),
         },
         "versions": runtime.versions(),
     }  # fmt: skip
