@@ -55,7 +55,8 @@ def table(split, metrics):
         text = "" if value is None else f"{value:.3f}"
         return text + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
-    yield [split, "all", n, shown(metrics["balanced_accuracy"], ci["balanced_accuracy"]), shown(metrics["auc"], ci["auc"])]
+    whole = [shown(metrics[name], ci[name]) for name in ("balanced_accuracy", "auc")]
+    yield [split, "all", n, *whole]
     for name, row in metrics["by"]["generator"].items():
         yield [split, name, row["n"], shown(row["accuracy"], row.get("ci", {}).get("accuracy")), shown(row.get("auc"))]
 
@@ -69,7 +70,8 @@ def main(argv):
     parser.add_argument("--votes", type=int, default=6)
     args = parser.parse_args(argv)
     versions = runtime.versions()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True)
     facts = [
         commit.stdout.strip(),
         f"MindSpore {versions['mindspore']}, ONNX Runtime {versions.get('onnxruntime', 'absent')}",
