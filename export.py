@@ -31,6 +31,8 @@ def run(argv):
     p.add_argument("--batch", default="dynamic", metavar="N|dynamic", help="batch size (default: free)")
     p.add_argument("--preprocess-in-graph", action="store_true", help="uint8 (N, h, w, 3) in, score (N,) out")
     p.add_argument("--emit-lite", action="store_true", help="files and commands for MindSpore Lite (with mindir)")
+    p.add_argument("--int8", metavar="DIR", help="with onnx: an eight-bit model too, calibrated on these images")
+    p.add_argument("--labels", metavar="DIR|CSV", help="true labels of the --int8 images: accuracy before and after")
     args = p.parse_args(argv)
     batch = int(args.batch) if args.batch.isdigit() else args.batch
     from pathlib import Path
@@ -39,6 +41,8 @@ def run(argv):
 
     if Path(args.out).exists() and not Path(args.out).is_dir():
         raise UserError(f"--out {args.out!r} is a file; give a folder")
+    if args.int8 and (args.format != "onnx" or batch != "dynamic" or args.preprocess_in_graph):
+        raise UserError("--int8 goes with --format onnx, a dynamic batch and preprocessing outside the graph")
     verdict = exporter.export(args.ckpt, args.format, args.out, batch, args.preprocess_in_graph, args.emit_lite)
     where = Path(args.out) / verdict["file"]
     if verdict["difference"] is None:
@@ -48,8 +52,24 @@ def run(argv):
         f"wrote {where}: batch {verdict['batch']}, loaded again, largest difference {verdict['difference']:.2g} "
         f"(limit {verdict['tolerance']:g}) at batch {', '.join(map(str, verdict['batches']))}"
     )
+    if args.int8:
+        report_int8(where, args)
     if "lite" in verdict:
         print(f"wrote {verdict['lite']}: converter.ini, commands.sh, golden input and output")
+
+
+def report_int8(path, args):
+    """Quantise the exported model and say what it costs."""
+    from aidet import quantize
+
+    found = quantize.quantize(path, args.int8, args.labels)
+    print(
+        f"wrote {path.with_name(found['file'])}: on {found['images']} images kept out of calibration, "
+        f"mean change of score {found['score_change']:.3g}, decisions changed {found['decisions_changed']:.2%}, "
+        f"{found['speedup']:.2f} times as fast"
+    )
+    if "balanced_accuracy" in found:
+        print(f"balanced accuracy {found['balanced_accuracy']:.4f}, int8 {found['balanced_accuracy_int8']:.4f}")
 
 
 if __name__ == "__main__":

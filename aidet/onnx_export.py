@@ -45,7 +45,7 @@ def export(net, facts, sample, check=VERIFIED, output=OUTPUT):
     -------
     (onnx.ModelProto, dict)
         The model and the verdict: ``difference`` (largest, of logits), ``relative`` (over the largest logit, at least
-        1), ``tolerance``, ``batches``, ``opset``.
+        1), ``largest`` (logit), ``tolerance``, ``batches``, ``opset``.
 
     Raises
     ------
@@ -335,6 +335,7 @@ def compare(expected, model, sample, output=OUTPUT):
     except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types, one for each status code
         raise ExportError(f"ONNX Runtime refuses the graph: {first_line(error)}") from None
     worst = relative = 0.0
+    largest = max(float(np.abs(ours).max()) for ours in expected.values())
     for n, ours in expected.items():
         x = sample(n)
         try:
@@ -351,6 +352,7 @@ def compare(expected, model, sample, output=OUTPUT):
     return {
         "difference": worst,
         "relative": relative,
+        "largest": largest,
         "tolerance": TOLERANCE,
         "batches": list(expected),
         "opset": model.opset_import[0].version,

@@ -211,6 +211,27 @@ def test_gelu_h_swish_and_in_place_sums_are_exported_and_the_network_stays_as_it
     assert isinstance(net.acts[0], nn.GELU) and isinstance(net.gate, nn.HSigmoid)
 
 
+def test_int8_is_calibrated_compared_and_served(model, tmp_path, photo, capsys):
+    for side in ("real", "fake"):
+        (tmp_path / "set" / side).mkdir(parents=True)
+        for i in range(12):
+            photo(i + 50 * (side == "fake"), (60, 50)).save(tmp_path / "set" / side / f"{side}{i}.png")
+    flags = ["--ckpt", model, "--format", "onnx", "--out", tmp_path]
+    assert call(*flags, "--int8", tmp_path / "set", "--labels", tmp_path / "set") == 0
+    said = capsys.readouterr().out
+    assert "on 12 images kept out of calibration" in said and "balanced accuracy" in said
+    files = sorted((tmp_path / "set").glob("*/*.png"))
+    exact, small = (Detector(tmp_path / f"a{end}.onnx").score(files) for end in ("", "_int8"))
+    change = np.array([a.score - b.score for a, b in zip(exact, small)])
+    assert 0 < np.abs(change).max() < 0.2 * np.ptp([r.score for r in exact]) + 0.2
+    kinds = {n.op_type for n in onnx.load(tmp_path / "a_int8.onnx").graph.node}
+    assert "QuantizeLinear" in kinds
+    with pytest.raises(UserError, match="--int8 goes with --format onnx"):
+        call(*flags, "--int8", tmp_path / "set", "--batch", "2")
+    with pytest.raises(UserError, match="at least 16"):
+        call(*flags, "--int8", files[0])
+
+
 # --- freeing the batch dimension, on graphs made by hand -------------------------------------------------------------
 def graph(nodes, constants, n, out):
     value = helper.make_tensor_value_info
