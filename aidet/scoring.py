@@ -178,6 +178,7 @@ def run(options):
     if options.against:
         result["paired"] = _against(options, evaluation)
         inputs["against"] = options.against
+    inputs.update({f"explained with {i + 1}": path for i, path in enumerate(options.explain or ())})
     facts, where_from = report.provenance(inputs)
     result.update(facts)
     out = Path(options.out)
