@@ -178,8 +178,12 @@ class Run:
         given = self._initial()
         self.arguments = {**(given[1].get("arguments", {}) if given else {}), **config.model_args}
         self.num_classes = config.num_classes or len(self.classes)
-        if self.num_classes < len(self.classes) and not (self.num_classes == 1 and len(self.classes) == 2):
-            raise UserError(f"num_classes (={self.num_classes}) is less than the data's classes {self.classes}")
+        if self.num_classes != len(self.classes) and not (self.num_classes == 1 and len(self.classes) == 2):
+            shown = ", ".join(self.classes[:8]) + (", ..." if len(self.classes) > 8 else "")
+            raise UserError(
+                f"num_classes (={self.num_classes}) is not the number of classes in the data, "
+                f"{len(self.classes)} ({shown}); leave it out or set it to that"
+            )
         for name in ("drop_rate", "drop_path_rate"):
             if getattr(config, name) is not None:
                 self.arguments[name] = getattr(config, name)

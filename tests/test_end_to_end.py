@@ -129,30 +129,36 @@ def test_a_truncated_image_is_a_row_and_exit_3(demo, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("line", "words"),
     [
-        (["train.py", "-c", "absent.yaml"], ["absent.yaml"]),
-        (["train.py", "-c", "mindcv_cfg/demo.yaml", "--epoch_sze", "3"], ["epoch_sze", "epoch_size"]),
-        (
-            ["train.py", "-c", "mindcv_cfg/demo.yaml", "--model", "efficientnet_lite00"],
-            ["efficientnet_lite00", "efficientnet_lite0"],
-        ),
-        (["train.py", "-c", "mindcv_cfg/demo.yaml", "--data_dir", "no/such/folder"], ["no/such/folder"]),
-        (["train.py", "-c", "mindcv_cfg/demo.yaml", "--init_from", "no/such.ckpt"], ["no/such.ckpt"]),
-        (["train.py", "-c", "mindcv_cfg/demo.yaml", "--num_classes", "0"], ["num_classes", "0"]),
-        (["infer.py", "--ckpt", "no/such.ckpt", "--images", "data", "--out", "OUT"], ["no/such.ckpt"]),
-        (["evaluate.py", "score", "--scores", "no/such.csv", "--labels", "data", "--out", "OUT"], ["no/such.csv"]),
-        (["-m", "convert", "no/such.pth", "OUT/x.ckpt"], ["no/such.pth"]),
+        ("train.py -c absent.yaml", ["absent.yaml"]),
+        ("train.py -c TINY --epoch_sze 3", ["epoch_sze", "epoch_size"]),
+        ("train.py -c TINY --model efficientnet_lite00", ["efficientnet_lite00", "efficientnet_lite0"]),
+        ("train.py -c TINY --data_dir no/such/folder", ["no/such/folder"]),
+        ("train.py -c TINY --init_from no/such.ckpt", ["no/such.ckpt"]),
+        ("train.py -c TINY --num_classes 0", ["num_classes", "0"]),
+        ("train.py -c TINY --num_classes 7", ["num_classes", "7"]),
+        ("infer.py --ckpt no/such.ckpt --images SAMPLE/test --out OUT", ["no/such.ckpt"]),
+        ("infer.py --ckpt RUN/best.ckpt --images no/such/folder --out OUT", ["no/such/folder"]),
+        ("evaluate.py score --scores no/such.csv --labels SAMPLE/test --out OUT", ["no/such.csv"]),
+        ("-m convert no/such.pth OUT/x.ckpt", ["no/such.pth"]),
     ],
-    ids=lambda v: " ".join(v[:2]) if isinstance(v, list) and v and v[0].endswith(".py") else None,
 )
-def test_wrong_arguments_exit_2_with_one_line_and_write_nothing(run, tmp_path, arguments, words):
-    arguments = [a.replace("OUT", str(tmp_path / "out")) for a in arguments]
+def test_wrong_arguments_exit_2_with_one_line_and_write_nothing(demo, run, tmp_path, line, words):
+    places = {
+        "TINY": demo[0] / "tiny.yaml",
+        "SAMPLE": demo[0] / "sample",
+        "RUN": demo[0] / "run",
+        "OUT": tmp_path / "out",
+    }
+    arguments = line.split()
     if arguments[0] == "train.py":
-        arguments += ["--ckpt_save_dir", str(tmp_path / "out")]
+        arguments += ["--ckpt_save_dir", "OUT"] + ([] if "--data_dir" in arguments else ["--data_dir", "SAMPLE"])
+    for name, place in places.items():
+        arguments = [a.replace(name, str(place)) for a in arguments]
     done = run(*arguments)
     assert done.returncode == 2, done.stdout + done.stderr
-    last = [line for line in done.stderr.splitlines() if line.strip()]
+    last = [text for text in done.stderr.splitlines() if text.strip()]
     assert len(last) == 1, done.stderr
     assert all(w in last[0] for w in words), last[0]
     assert not (tmp_path / "out").exists()
