@@ -1,8 +1,8 @@
 """A tiny convolutional autoencoder: the neural decoder behind the sample set's "generated" twins.
 
 Its shape follows the autoencoders of latent diffusion (Rombach et al. 2022, their f = 4): latents of a quarter of the
-size, and a decoder of nearest-neighbour upsampling and 3x3 convolutions, whose traces in the high frequencies are what a
-detector looks for. It is small enough to pass a photograph through it on a CPU in a fraction of a second. Weights:
+size, and a decoder of nearest-neighbour upsampling and 3x3 convolutions, whose traces in the high frequencies are what
+a detector looks for. It is small enough to pass a photograph through it on a CPU in a fraction of a second. Weights:
 ``ckpt/aidet_tae.ckpt``, made by ``convert/training/autoencoder.py``.
 """
 
