@@ -28,8 +28,13 @@ def exportable(net, folder):
     net : mindspore.nn.Cell
     folder : str or Path
         For rewritten sources: MindSpore reads the source of ``construct`` from a file.
+
+    Yields
+    ------
+    callable
+        Finishes a written ``onnx.ModelProto`` in place: markers become what they stand for.
     """
-    restore = []
+    restore, padded = [], []
     try:
         for cell in [c for _, c in net.cells_and_names()]:
             for name, child in list(cell.name_cells().items()):
@@ -37,22 +42,30 @@ def exportable(net, folder):
                 if other is not None:
                     _put(cell, name, other)
                     restore.append((_put, cell, name, child))
+                    padded += [child] if type(child).__name__ == "MaxPool2d" else []
         for cls in {type(c) for _, c in net.cells_and_names()}:
             construct = _without_in_place(cls, Path(folder))
             if construct is not None:
                 restore.append((setattr, cls, "construct", cls.construct))
                 cls.construct = construct
-        yield
+        yield lambda model: _finish(model, bool(padded))
     finally:
         for action, *arguments in reversed(restore):
             action(*arguments)
 
 
-def rename_markers(model):
-    """Turn the markers in a written graph into what they stand for."""
+def _finish(model, padded):
+    from onnx import helper
+
     for node in model.graph.node:
         if node.op_type == MARKER:
             node.op_type = MEANING
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if padded and node.op_type == "MaxPool" and attributes.get("auto_pad") == b"SAME_UPPER":
+            del node.attribute[:]
+            attributes.pop("auto_pad")
+            attributes["pads"] = [(k - 1) // 2 for k in attributes["kernel_shape"]] * 2
+            node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
 
 
 def _put(cell, name, child):
@@ -84,10 +97,25 @@ def _substitute(child):
         def construct(self, x):
             return x * (ops.relu6(x + 3.0) / 6.0)
 
+    if isinstance(child, nn.MaxPool2d):
+        return _padded_pool(child)
     # "none" in 2.x's later versions, False in its earlier ones.
     if isinstance(child, nn.GELU) and getattr(child, "approximate", True) in ("none", False):
         return Gelu()
     return {"HSigmoid": HardSigmoid, "HSwish": HardSwish}.get(type(child).__name__, lambda: None)()
+
+
+def _padded_pool(child):
+    """A symmetrically padded pool as one with "same" padding, which has the same output size; :func:`_finish` puts the
+    symmetric padding into the graph. Were a network to hold pools of both kinds, the comparison would fail."""
+    from mindspore import nn
+
+    kernel, pads = child.kernel_size, tuple(getattr(child, "padding", ()) or ())[-2:]
+    if not getattr(child, "use_pad", False) or not isinstance(kernel, int) or kernel % 2 == 0:
+        return None
+    if pads != (kernel // 2, kernel // 2) or getattr(child, "return_indices", False):
+        return None
+    return nn.MaxPool2d(kernel, child.stride, pad_mode="same")
 
 
 class _PlainAssign(ast.NodeTransformer):

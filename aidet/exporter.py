@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from . import ckpt, files, labels, onnx_export, runtime
+from . import ckpt, exportable, files, labels, onnx_export, runtime
 from .engine import order_of
 from .errors import UserError, nearest
 from .transforms import Pipeline
@@ -255,14 +255,15 @@ def find_layer(net, example):
     """
     seen = _inputs_of_cells(net, example)
     found, cell, prefix = None, net, ""
-    while True:
-        for name, child in cell.name_cells().items():
-            full = f"{prefix}{name}"
-            if full in seen and not _exports(child, seen[full]):
-                found, cell, prefix = f"{full} ({type(child).__name__})", child, f"{full}."
-                break
-        else:
-            return found
+    with tempfile.TemporaryDirectory() as folder, exportable.exportable(net, folder):
+        while True:
+            for name, child in cell.name_cells().items():
+                full = f"{prefix}{name}"
+                if full in seen and not _exports(child, seen[full]):
+                    found, cell, prefix = f"{full} ({type(child).__name__})", child, f"{full}."
+                    break
+            else:
+                return found
 
 
 def _inputs_of_cells(net, example):

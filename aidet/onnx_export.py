@@ -54,8 +54,10 @@ def export(net, facts, sample, check=VERIFIED, output=OUTPUT):
     """
     net.set_train(False)
     expected = reference(net, sample, check)
-    with tempfile.TemporaryDirectory() as folder, standing_in(folder), exportable.exportable(net, folder):
+    with tempfile.TemporaryDirectory() as folder, standing_in(folder), exportable.exportable(net, folder) as finish:
         graphs = [trace(net, sample(n), Path(folder) / f"{n}.onnx", output) for n in TRACED]
+        for graph in graphs:
+            finish(graph)
     model = free_batch(*graphs, TRACED, output)
     describe(model, facts)
     verdict = compare(expected, model, sample, output)
@@ -97,9 +99,7 @@ def trace(net, example, path, output):
             ms.export(net, example, file_name=str(path), file_format="ONNX")
     except Exception as error:  # noqa: BLE001 - the exporter raises RuntimeError, TypeError, ValueError alike
         raise ExportError(f"MindSpore's ONNX exporter: {first_line(error)}") from None
-    model = onnx.load(str(path))
-    exportable.rename_markers(model)
-    return model
+    return onnx.load(str(path))
 
 
 def first_line(error):

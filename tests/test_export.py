@@ -185,25 +185,27 @@ def test_an_operator_that_cannot_be_exported_is_named_with_its_layer():
 
 
 class Residual(nn.Cell):
-    """What published networks are full of, and the exporter does not know: exact GELU, h-swish, ``+=``."""
+    """What published networks hold and the exporter does not know: exact GELU, h-swish, ``+=``, a padded pool."""
 
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 3)
         self.acts = nn.SequentialCell(nn.GELU(approximate=False), nn.HSwish())
         self.gate = nn.HSigmoid()
+        self.pool = nn.MaxPool2d(3, 2, pad_mode="pad", padding=1)
 
     def construct(self, x):
         out = self.acts(self.conv(x))
         out += x
-        return (out * self.gate(out)).mean((2, 3))
+        return self.pool(out * self.gate(out)).mean((2, 3))
 
 
-def test_gelu_h_swish_and_in_place_sums_are_exported_and_the_network_stays_as_it_was():
+@pytest.mark.parametrize("size", [(8, 8), (9, 12)], ids=str)
+def test_gelu_h_swish_in_place_sums_and_padded_pools_are_exported_and_the_network_stays_as_it_was(size):
     runtime.setup(seed=1)
     net = Residual()
     construct, cells = Residual.construct, list(net.acts.cell_list)
-    model, verdict = onnx_export.export(net, {"architecture": "x"}, onnx_export.pixels({}, (8, 8)))
+    model, verdict = onnx_export.export(net, {"architecture": "x"}, onnx_export.pixels({}, size))
     assert verdict["difference"] <= 1e-5
     kinds = [n.op_type for n in model.graph.node]
     assert "Erf" in kinds and "Acos" not in kinds
