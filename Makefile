@@ -33,7 +33,7 @@ demo: .venv/.installed
 	$(call step, $(PY) data/make_sample.py --out data/sample)
 	$(call step, $(PY) train.py -c mindcv_cfg/demo.yaml)
 	$(call step, $(PY) infer.py --ckpt $(SAMPLE_CKPT) --images data/sample/test --out out/demo --votes 5)
-	$(call step, $(PY) evaluate.py score --scores out/demo/scores.csv --labels data/sample/test --out out/demo)
+	$(call step, $(PY) evaluate.py score --scores out/demo/scores.csv --labels data/sample/labels.csv --where split=test --out out/demo)
 
 test: .venv/.installed
 	$(PY) -m pytest
