@@ -5,6 +5,9 @@ the sidecar: architecture and arguments, class order, preprocessing, source, par
 takes these facts from there, never from flags alone.
 """
 
+import binascii
+import math
+import mmap
 import os
 import tempfile
 from pathlib import Path
@@ -76,23 +79,123 @@ def load_arrays(path):
     """
     if not Path(path).is_file():
         raise UserError(f"checkpoint {str(path)!r} does not exist")
-    runtime.prepare()
-    import mindspore as ms
-
     try:
-        parameters = ms.load_checkpoint(str(path))
-    except Exception as error:  # noqa: BLE001 - protobuf and MindSpore raise several types on damaged files
-        raise UserError(
-            f"{str(path)!r} cannot be read as a MindSpore checkpoint: {str(error).strip().splitlines()[0][:200]}"
-        ) from None
-    result = {}
-    for name, parameter in parameters.items():
-        if not hasattr(parameter, "asnumpy"):
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+            return _arrays(buffer)
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{str(path)!r} cannot be read as a MindSpore checkpoint: {error}") from None
+
+
+# --- the file format -------------------------------------------------------------------------------------------------
+# mindspore.load_checkpoint copies as many bytes as a tensor's shape asks for out of what the file holds, without
+# comparing the two: a damaged file writes over the heap (seen in 2.8.0: "free(): invalid next size"). So the file is
+# read here: protobuf's wire format of mindspore/train/checkpoint.proto (Apache-2.0), a few fields deep.
+_TYPES = {
+    "Int8": "<i1", "UInt8": "<u1", "Int16": "<i2", "UInt16": "<u2", "Int32": "<i4", "UInt32": "<u4", "Int64": "<i8",
+    "UInt64": "<u8", "Float16": "<f2", "Float32": "<f4", "Float64": "<f8", "Bool": "?", "BFloat16": "<u2",
+}  # fmt: skip
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+def _varint(buffer, at, end):
+    value = shift = 0
+    while at < end and shift < 70:
+        byte = buffer[at]
+        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
+        if byte < 128:
+            return value & (1 << 64) - 1, at
+    raise ValueError("a number runs past its end: truncated or damaged file")
+
+
+def _fields(buffer, at, end):
+    """Yield (field number, value) of one message; a value of bytes comes as (start, end) in the buffer."""
+    while at < end:
+        key, at = _varint(buffer, at, end)
+        kind = key & 7
+        if kind == _VARINT:
+            value, at = _varint(buffer, at, end)
+        elif kind in (_BYTES, _FIXED64, _FIXED32):
+            size = {_FIXED64: 8, _FIXED32: 4}.get(kind)
+            if size is None:
+                size, at = _varint(buffer, at, end)
+            value, at = (at, at + size), at + size
+            if at > end:
+                raise ValueError("a field runs past its end: truncated or damaged file")
+        else:
+            raise ValueError(f"a field of the unknown kind {kind}: damaged file, or no checkpoint")
+        yield key >> 3, value
+
+
+def _text(buffer, place):
+    if not isinstance(place, tuple) or place[1] - place[0] > 4096:
+        raise ValueError("a name of a tensor is no text: damaged file")
+    return buffer[place[0] : place[1]].decode("utf-8")
+
+
+def _tensor(buffer, at, end):
+    """(shape, type, (start, end) of the values) of one TensorProto."""
+    shape, kind, content = [], None, None
+    for number, value in _fields(buffer, at, end):
+        if number == 1 and isinstance(value, tuple):  # packed
+            inside = value[0]
+            while inside < value[1]:
+                n, inside = _varint(buffer, inside, value[1])
+                shape.append(n)
+        elif number == 1:
+            shape.append(value)
+        elif number == 2:
+            kind = _text(buffer, value)
+        elif number == 3 and isinstance(value, tuple):
+            content = value
+    if kind is None or content is None or len(shape) > 32:
+        raise ValueError("a tensor lacks its type, its shape or its values: damaged file")
+    return tuple(shape), kind, content
+
+
+def _arrays(buffer):
+    """All tensors of a file that is in memory; pieces of a large one follow one another under the same name."""
+    end = len(buffer)
+    if buffer[-17:-10] == b"crc_num":
+        end -= 17
+        if binascii.crc32(buffer[:end]) != int.from_bytes(buffer[-10:], "big"):
+            raise ValueError("its checksum differs: damaged file")
+    found, complete = {}, {}
+    for number, place in _fields(buffer, 0, end):
+        if number != 1 or not isinstance(place, tuple):
+            raise ValueError("no list of tensors: damaged file, or no checkpoint")
+        fields = dict(_fields(buffer, *place))
+        name = _text(buffer, fields.get(1))
+        if not isinstance(fields.get(2), tuple):
+            continue  # a hash table of parameters, which no network here has
+        shape, kind, content = _tensor(buffer, *fields[2])
+        if kind == "str":
             continue
-        if parameter.dtype == ms.bfloat16:
-            parameter = parameter.float()
-        result[name] = parameter.asnumpy()
-    return result
+        if kind not in _TYPES:
+            raise ValueError(f"{name!r} is of the type {kind!r}, which is not known here")
+        if complete.get(name, False):
+            raise ValueError(f"{name!r} stands there twice: damaged file")
+        pieces = found.setdefault(name, (shape, kind, []))[2]
+        if found[name][:2] != (shape, kind):
+            raise ValueError(f"the pieces of {name!r} do not fit together: damaged file")
+        pieces.append(buffer[content[0] : content[1]])
+        # MindSpore writes the shape () as (0,).
+        wanted = math.prod(shape if shape != (0,) else ()) * np.dtype(_TYPES[kind]).itemsize
+        complete[name] = sum(map(len, pieces)) >= wanted
+    if not found:
+        raise ValueError("it holds no tensor")
+    return {name: _joined(name, *parts) for name, parts in found.items()}
+
+
+def _joined(name, shape, kind, pieces):
+    values = np.frombuffer(b"".join(pieces), _TYPES[kind])
+    shape = () if shape == (0,) and values.size == 1 else shape
+    if values.size != math.prod(shape):
+        raise ValueError(f"{name!r} of shape {shape} has {values.size} values: truncated or damaged file")
+    if kind == "BFloat16":
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    return values.reshape(shape).copy()
 
 
 def compare_names(wanted, given, what="file"):
