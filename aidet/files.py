@@ -1,5 +1,6 @@
 """Files that are either whole or absent: atomic writing, hashes, JSON."""
 
+import collections
 import hashlib
 import json
 import os
@@ -60,10 +61,19 @@ def write_json(path, value):
         file.write(text)
 
 
+def unique(pairs):
+    """``object_pairs_hook`` of :func:`json.loads` that refuses a key that stands twice, instead of taking the last."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        name = collections.Counter(k for k, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {name[:200]!r} stands twice")
+    return result
+
+
 def read_json(path, what="file"):
     """Read a JSON file; a missing or broken one is a :class:`UserError` that names it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=unique)
     except FileNotFoundError:
         raise UserError(f"{what} {str(path)!r} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -12,6 +12,9 @@ from aidet.errors import UserError
 from . import detect, hub, reading, rules, verify
 from .sidecar import evaluation_line
 
+# What a shape or a value of config.json that nobody writes by accident leads to, in the families' own arithmetic.
+_NONSENSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+
 
 class Result:
     """What a conversion gives: the plan, the sidecar (a dict) and the report (a dict)."""
@@ -63,13 +66,21 @@ def convert(
     """
     if not dry_run and Path(dst).suffix != ".ckpt":
         raise UserError(f"the output {str(dst)!r} must end in .ckpt")
+    if not dry_run and (Path(dst).is_dir() or Path(dst).with_suffix(".json").is_dir()):
+        raise UserError(f"the output {str(dst)!r} or its .json is a folder; choose another name")
     path, entry = hub.locate(src)
     source = reading.read(path)
-    plan = detect.make(source, layout, architecture, num_classes, head)
     digest = source.sha256()
     numpy_type = np.float16 if dtype == "fp16" else np.float32
-    classes, order = class_names(plan, source, entry, positive)
-    sidecar = describe(plan, source, entry, src, digest, classes, order)
+    try:
+        plan = detect.make(source, layout, architecture, num_classes, head)
+        classes, order = class_names(plan, source, entry, positive)
+        sidecar = describe(plan, source, entry, src, digest, classes, order)
+    except _NONSENSE as error:
+        raise UserError(
+            f"{path}: its tensors, or the config.json beside them, are of no model known here "
+            f"({type(error).__name__}: {str(error)[:200]}): damaged file"
+        ) from error
     report = {
         "source": [str(p) for p in source.files],
         "kind": source.kind,

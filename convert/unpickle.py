@@ -5,6 +5,7 @@ names; whatever else the program wants to import is refused with its name, and n
 Python's own unpickler takes part. Sizes and depths are bounded by what the file itself holds.
 """
 
+import math
 import pickletools
 from collections import OrderedDict
 
@@ -60,8 +61,14 @@ _ALIASES = {
     "short": "int16",
 }
 
-MAX_OPCODES = 20_000_000
+# A checkpoint of a thousand tensors takes some 30,000 steps.
+MAX_OPCODES = 1_000_000
 MAX_STRING = 1 << 26
+MAX_NAME = 1 << 12  # of a key or a class, characters
+MAX_BITS = 128  # of a whole number; PyTorch's own largest has 77
+MAX_DIMS = 32  # NumPy's
+# Numbers that a tensor may repeat (stride 0) beyond those the file holds: 1 GiB of float32.
+MAX_REPEATED = 1 << 28
 
 
 class Blocked(UserError):
@@ -88,8 +95,13 @@ class TensorRef:
 
     def __init__(self, storage, offset, shape, stride, dtype=None):
         numbers = (offset, *shape, *stride)
-        if len(shape) != len(stride) or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
-            raise UserError(f"tensor with shape {shape}, stride {stride}, offset {offset} makes no sense: damaged file")
+        if (
+            not isinstance(storage, Storage)
+            or len(shape) != len(stride)
+            or len(shape) > MAX_DIMS
+            or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 or n >> 62 for n in numbers)
+        ):
+            raise UserError(f"tensor of {len(shape)} dimensions, its sizes or strides make no sense: damaged file")
         self.storage, self.offset, self.shape, self.stride = storage, offset, tuple(shape), tuple(stride)
         self.dtype = dtype or storage.dtype
         self.stored = np.dtype(DTYPES[dtype]) if dtype else storage.stored
@@ -99,6 +111,9 @@ class TensorRef:
             raise UserError(
                 f"tensor of shape {self.shape} reaches past its storage ({last + 1} > {room}): damaged file"
             )
+        numel = math.prod(self.shape)
+        if numel > room + MAX_REPEATED:
+            raise UserError(f"tensor of shape {self.shape} repeats {room} numbers {numel} times over: damaged file")
 
     def array(self):
         """The values as a NumPy array in C order; bfloat16 comes as float32 (exact)."""
@@ -155,7 +170,15 @@ def _allowed(module, name):
     return module in ("torch.serialization",) and name == "_get_layout"
 
 
+def _shown(value):
+    """A value of the file in a message: short, whatever it is. A nest that repeats itself can be endless as text."""
+    if isinstance(value, str):
+        return value[:200]
+    return repr(value)[:200] if isinstance(value, (int, float, bytes, _Name)) else f"a {type(value).__name__}"
+
+
 def _refuse(module, name, where):
+    module, name = _shown(module), _shown(name)
     text = f"{where}: refused, its pickle asks for {module}.{name}, which is not on the list of data types"
     if module.split(".")[0] in (
         "os",
@@ -177,13 +200,14 @@ def _refuse(module, name, where):
 
 def _call(function, args, where):
     if not isinstance(function, _Name) or not isinstance(args, tuple):
-        raise Blocked(f"{where}: refused, its pickle calls {function!r}; nothing was executed")
+        raise Blocked(f"{where}: refused, its pickle calls {_shown(function)}; nothing was executed")
     name = function.name
     try:
         if name == "OrderedDict":
-            return OrderedDict(*args)
+            pairs = args[0] if args else ()
+            return _fill(OrderedDict(), [k for k, _ in pairs], [v for _, v in pairs], where)
         if name == "set":
-            return set(*args)
+            return {_key(v, where) for v in args[0]} if args else set()
         if name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
             return TensorRef(args[0], args[1], tuple(args[2]), tuple(args[3]))
         if name == "_rebuild_tensor_v3":
@@ -191,13 +215,33 @@ def _call(function, args, where):
             return TensorRef(args[0], args[1], tuple(args[2]), tuple(args[3]), _ALIASES.get(dtype, dtype))
         if name in ("_rebuild_parameter", "_rebuild_parameter_with_state") and isinstance(args[0], TensorRef):
             return args[0]
-        if name == "Size":
+        if name == "Size" and len(args[0]) <= MAX_DIMS:
             return tuple(args[0])
         if name == "device":
-            return str(args[0])
+            return _shown(args[0])
     except (AttributeError, IndexError, TypeError, ValueError, KeyError):
         pass
     raise Blocked(f"{where}: refused, its pickle calls {function!r} with arguments that make no tensor: damaged file")
+
+
+def _key(value, where):
+    """A key of a dictionary or a set: text or a number. Hashing a nest of tuples can take for ever, or the stack."""
+    parts = value if isinstance(value, tuple) and len(value) <= 8 else (value,)
+    for part in parts:
+        if isinstance(part, (str, bytes)) and len(part) > MAX_NAME:
+            raise Blocked(f"{where}: refused, a key of {len(part)} characters: damaged file")
+        if part is not None and not isinstance(part, (str, bytes, int)):
+            raise Blocked(f"{where}: refused, a {type(part).__name__} as a key: damaged file")
+    return value
+
+
+def _fill(target, keys, values, where):
+    """Put items into a dictionary; a name that stands twice would let two readers see different weights."""
+    for key, value in zip(keys, values):
+        if _key(key, where) in target and isinstance(key, str):
+            raise Blocked(f"{where}: refused, its key {_shown(key)!r} stands twice: damaged file")
+        target[key] = value
+    return target
 
 
 _MARK = object()
@@ -263,7 +307,7 @@ class Machine:
 
     def __init__(self, persistent, where):
         self.persistent, self.where = persistent, where
-        self.stack, self.memo = [], {}
+        self.stack, self.memo, self.copied = [], {}, 0
 
     def load(self, cursor):
         """Run the pickle that starts at the cursor; leaves the cursor behind it."""
@@ -299,6 +343,8 @@ class Machine:
     def _step(self, name, arg):
         stack = self.stack
         if name in _PLAIN:
+            if isinstance(arg, int) and arg.bit_length() > MAX_BITS:
+                raise Blocked(f"{self.where}: refused, a number of {arg.bit_length()} bits: damaged file")
             stack.append(arg)
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name])
@@ -334,8 +380,7 @@ class Machine:
                 items = self._marked()
             if name == "DICT":
                 stack.append({})
-            self._expect(stack[-1], dict)
-            stack[-1].update(zip(items[::2], items[1::2]))
+            _fill(self._expect(stack[-1], dict), items[::2], items[1::2], self.where)
         elif name == "APPEND":
             value = stack.pop()
             self._expect(stack[-1], list).append(value)
@@ -344,12 +389,10 @@ class Machine:
             self._expect(stack[-1], list).extend(items)
         elif name == "ADDITEMS":
             items = self._marked()
-            self._expect(stack[-1], set).update(items)
-        elif name == "REDUCE":
+            self._expect(stack[-1], set).update(_key(v, self.where) for v in items)
+        elif name in ("REDUCE", "NEWOBJ"):
             args, function = stack.pop(), stack.pop()
-            stack.append(_call(function, args, self.where))
-        elif name == "NEWOBJ":
-            args, function = stack.pop(), stack.pop()
+            self._charge(args)
             stack.append(_call(function, args, self.where))
         elif name == "BUILD":
             # Only an OrderedDict's attributes (state_dict's `_metadata`) come this way; they are of no use here.
@@ -372,6 +415,13 @@ class Machine:
         if not _allowed(module, name):
             _refuse(module, name, self.where)
         self.stack.append(_Name(module, name))
+
+    def _charge(self, args):
+        """A call that copies costs as much as it copies: one list may be the argument of many calls."""
+        if isinstance(args, tuple):
+            self.copied += sum(len(a) for a in args if isinstance(a, (tuple, list, set, dict)))
+        if self.copied > MAX_OPCODES:
+            raise Blocked(f"{self.where}: refused, a pickle of over {MAX_OPCODES} steps")
 
     def _expect(self, value, kind):
         if not isinstance(value, kind):

@@ -11,7 +11,7 @@ import numpy as np
 
 from aidet.errors import UserError
 
-from . import rules
+from . import reading, rules
 
 TOLERANCE = 1e-4  # of the largest reference value
 LEVELS = ("none", "tensors", "logits", "layers")
@@ -42,8 +42,7 @@ class Reference:
     def load(cls, path):
         """Read an ``.npz`` written by :meth:`save`."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                data = {k: file[k] for k in file.files}
+            data = reading.arrays_of_npz(path)
             meta = json.loads(str(data["meta"]))
             if "pixels" in data:
                 x = normalised(data["pixels"], meta["mean"], meta["std"])
@@ -51,9 +50,9 @@ class Reference:
                 x = data["x"].astype(np.float32)
             taps = {k[4:]: v for k, v in data.items() if k.startswith("tap:")}
             return cls(meta, x, data["logits"], taps, data.get("pixels"))
-        except FileNotFoundError:
-            raise UserError(f"reference {str(path)!r} does not exist") from None
-        except (OSError, KeyError, ValueError) as error:
+        except UserError as error:
+            raise UserError(f"reference: {error}") from None
+        except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
             raise UserError(f"reference {str(path)!r} cannot be read: {error}") from None
 
     def save(self, path):
