@@ -12,34 +12,11 @@ Exit codes: 0 done; 2 wrong argument or file; 3 done, but some images could not 
 import argparse
 
 from aidet import cli
-from aidet.errors import UserError, nearest
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors take one line, with the nearest valid name."""
-
-    def error(self, message):
-        unknown = message.partition("unrecognized arguments: ")[2].split()
-        if unknown:
-            message = nearest(unknown[0].partition("=")[0], self.flags(), "argument")
-        raise UserError(message)
-
-    def flags(self):
-        """All option names, those of the commands too."""
-        found = [f for a in self._actions for f in a.option_strings]
-        for action in self._actions:
-            if isinstance(action.choices, dict):
-                found += [f for command in action.choices.values() for f in command.flags()]
-        return found
+from aidet.errors import UserError
 
 
 def _parser():
-    parser = Parser(
-        prog="evaluate.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.Parser(prog="evaluate.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_score, _sweep, _transfer, _audit, _leaks):
         add(commands)
@@ -47,7 +24,7 @@ def _parser():
 
 
 def _command(commands, name, text):
-    return commands.add_parser(name, description=text, help=text, allow_abbrev=False)
+    return commands.add_parser(name, description=text, help=text)
 
 
 def _common(parser, bootstrap=1000):
@@ -91,14 +68,16 @@ def _share(text):
 
 def _score(commands):
     p = _command(commands, "score", "a scores.csv against labels")
-    p.add_argument("--scores", metavar="CSV", help="scores.csv of infer.py, or filename,logit")
+    p.add_argument(
+        "--scores", metavar="CSV", help="scores.csv, filename,logit, or decisions alone: result.txt, submission.csv"
+    )
     _labels(p, nargs="+")
     _common(p)
     p.add_argument(
         "--by",
         nargs="+",
         metavar="COLUMN",
-        help="tables by these columns of the labels; also size, format (of the files)",
+        help="tables by these columns of the labels; also size, format (of the files), fine, superclass (CIFAR-100)",
     )
     p.add_argument(
         "--threshold", type=_share, help="on the probability (default: the labels in the scores file, else 0.5)"
@@ -111,6 +90,8 @@ def _score(commands):
     )
     p.add_argument("--valid-labels", metavar="CSV|DIR")
     p.add_argument("--valid-where", action="append", metavar="COLUMN=VALUE")
+    p.add_argument("--one-class", action="store_true", help="the set holds one class only (CIFAR-100: all real)")
+    p.add_argument("--leaks", metavar="leaks.csv", help="also measure without the images that another split has")
     p.add_argument("--against", metavar="CSV", help="a second scores file over the same images: paired test")
     p.add_argument(
         "--explain", action="append", metavar="A.ckpt", help="occlusion maps of the worst errors through this model"
@@ -140,6 +121,7 @@ def _transfer(commands):
         "--sets", nargs="+", required=True, metavar="NAME=CSV|DIR", help="a CSV may be followed by @column=value"
     )
     _common(p)
+    p.add_argument("--by", nargs="+", metavar="COLUMN", help="tables by these columns of each set's labels")
     p.add_argument("--votes", type=int, default=1)
     p.add_argument("--backend", choices=("auto", "onnxruntime", "mindspore"), default="auto")
     p.add_argument("--workers", type=int, help="threads that decode (default: CPUs)")

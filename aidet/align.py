@@ -9,7 +9,6 @@ Diffusion-Generated Images", ICLR 2025; Chen et al., "Dual Data Alignment", 2025
 some images could not be used; each is listed with its reason.
 """
 
-import argparse
 import csv
 import io
 import os
@@ -26,6 +25,7 @@ from .labels import GENERATED, NAMES, REAL
 
 TILE, OVERLAP = 512, 64
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+PROBE = 64  # pixels a side of the image that tries an autoencoder out
 FAINT = 15.0  # dB: below it the reconstruction is no likeness, mostly because of a wrong input range
 UNDO = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -40,33 +40,58 @@ class Reconstructor:
     Parameters
     ----------
     path : str or Path
-        Checkpoint whose sidecar says ``role: autoencoder``, with ``input.range`` and ``input.multiple``.
+        Checkpoint of a whole autoencoder (AutoencoderKL, the project's own), or of an encoder (TAESD).
     tile : int
         Largest side that goes through the network in one piece; larger images are tiled with 64 pixels of overlap,
         blended linearly.
     device : str
+    decoder : str or Path, optional
+        Checkpoint of the decoder that belongs to an encoder.
+
+    Attributes
+    ----------
+    multiple : int
+        What both sides are mirrored up to: the sidecar's ``input.multiple``, else the network's own reduction.
 
     Raises
     ------
     UserError
-        The model is no autoencoder, or the tile is no multiple of its factor.
+        The model is no autoencoder, the two halves do not fit, or the tile is no multiple of the factor.
     """
 
-    def __init__(self, path, tile=TILE, device="auto"):
+    def __init__(self, path, tile=TILE, device="auto", decoder=None):
         from . import ckpt, runtime
 
         facts = ckpt.read_sidecar(path)
-        if facts.get("role") != "autoencoder":
-            raise UserError(f"--ckpt {str(path)!r} is {facts.get('architecture')!r}, not an autoencoder")
+        halves = [facts] if decoder is None else [facts, ckpt.read_sidecar(decoder)]
+        runtime.setup(device=device, mode="pynative")
+        nets = [ckpt.load_model(p) for p in (path, decoder) if p is not None]
+        self.encode, self.decode = _coder(nets, halves, path, decoder)
         about = facts.get("input") or {}
         self.low, self.high = about.get("range") or (0, 1)
-        self.multiple = int(about.get("multiple") or 8)
+        self.multiple = int(about.get("multiple") or self._reduction())
         if tile < 4 * OVERLAP or tile % self.multiple:
             raise UserError(f"--tile (={tile}) must be a multiple of {self.multiple} and at least {4 * OVERLAP}")
         self.name, self.tile = facts["architecture"], tile
-        self.sha256 = (facts.get("output") or {}).get("sha256")
-        runtime.setup(device=device, mode="pynative")
-        self.net = ckpt.load_model(path)
+        self.sha256, self.decoder_sha256 = ((h.get("output") or {}).get("sha256") for h in (*halves, {})[:2])
+        self._check(path, decoder)
+
+    def _reduction(self):
+        """Pixels a side of one latent place."""
+        import mindspore as ms
+
+        return PROBE // self.encode(ms.Tensor(np.zeros((1, 3, PROBE, PROBE), np.float32))).shape[2]
+
+    def _check(self, path, decoder):
+        """Whether an image comes back in its own shape, before hours are spent on it."""
+        x = np.zeros((3, PROBE, PROBE), np.float32)
+        try:
+            shape = self._run(x).shape
+        except Exception as error:  # noqa: BLE001 - MindSpore raises several types for shapes that do not fit
+            shape = str(error).strip().splitlines()[0][:160]
+        if shape != x.shape:
+            what = f"--ckpt {str(path)!r}" + (f" with --decoder {str(decoder)!r}" if decoder else "")
+            raise UserError(f"{what} does not give an image of {PROBE} pixels back in its shape: {shape}")
 
     def __call__(self, pixels):
         """uint8 (H, W, 3) -> uint8 (H, W, 3). Sides are mirrored up to a multiple of the network's factor, then cut."""
@@ -80,7 +105,23 @@ class Reconstructor:
     def _run(self, x):
         import mindspore as ms
 
-        return self.net(ms.Tensor(np.ascontiguousarray(x[None]))).asnumpy()[0]
+        return self.decode(self.encode(ms.Tensor(np.ascontiguousarray(x[None])))).asnumpy()[0]
+
+
+def _coder(nets, halves, path, decoder):
+    """The two functions of an autoencoder that comes in one piece or in two."""
+    first = halves[0]["architecture"]
+    whole = hasattr(nets[0], "encode") and hasattr(nets[0], "decode")
+    if decoder is not None:
+        second = halves[1]["architecture"]
+        if whole or "encoder" not in first or "decoder" not in second:
+            raise UserError(f"--ckpt is {first!r} and --decoder {second!r}; wanted an encoder and its decoder")
+        return nets
+    if whole:
+        return nets[0].encode, nets[0].decode
+    if "encoder" in first:
+        raise UserError(f"--ckpt {str(path)!r} is {first!r}, half an autoencoder; name the other with --decoder B.ckpt")
+    raise UserError(f"--ckpt {str(path)!r} is {first!r}, not an autoencoder")
 
 
 def tiled(function, x, tile, overlap):
@@ -250,18 +291,12 @@ def build(folder, out, reconstruct, keep="copy", metadata="copy", resume=False, 
     return rows, lost, likeness
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors take one line."""
-
-    def error(self, message):
-        raise UserError(message)
-
-
 def parser():
     """The options."""
-    p = Parser(prog="python -m aidet.align", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = cli.Parser(prog="python -m aidet.align", description=__doc__)
     p.add_argument("--images", required=True, metavar="DIR", help="real images")
-    p.add_argument("--ckpt", required=True, metavar="AE.ckpt", help="any converted autoencoder")
+    p.add_argument("--ckpt", required=True, metavar="AE.ckpt", help="any converted autoencoder, or its encoder")
+    p.add_argument("--decoder", metavar="DEC.ckpt", help="the decoder, where --ckpt is an encoder alone (TAESD)")
     p.add_argument("--out", required=True, metavar="DIR")
     p.add_argument("--tile", type=int, default=TILE, metavar="PIXELS", help=f"larger images go tile by tile ({TILE})")
     p.add_argument(
@@ -281,7 +316,7 @@ def main(argv):
         raise UserError(f"--out {options.out!r} lies inside --images; the fakes would be taken for originals next time")
     if out.exists() and any(out.iterdir()) and not options.resume:
         raise UserError(f"--out {options.out!r} is not empty; name a new folder, or add --resume")
-    reconstruct = Reconstructor(options.ckpt, options.tile, options.device)
+    reconstruct = Reconstructor(options.ckpt, options.tile, options.device, options.decoder)
     rows, lost, likeness = build(
         folder, out, reconstruct, options.originals, options.metadata, options.resume, reconstruct.name
     )
@@ -295,7 +330,8 @@ def main(argv):
     finite = [p for p in likeness if np.isfinite(p)]
     psnr = float(np.mean(finite)) if finite else None
     facts = {
-        "autoencoder": reconstruct.name, "sha256": reconstruct.sha256, "pairs": len(rows) // 2, "psnr": psnr,
+        "autoencoder": reconstruct.name, "sha256": reconstruct.sha256, "decoder_sha256": reconstruct.decoder_sha256,
+        "pairs": len(rows) // 2, "psnr": psnr,
         "tile": options.tile, "metadata": options.metadata,
         "left_out": [{"path": name, "reason": why} for name, why in lost],
     }  # fmt: skip

@@ -1,11 +1,39 @@
-"""What the root scripts share: exit codes and one-line errors."""
+"""What the command lines share: exit codes, one-line errors, the argument parser."""
 
+import argparse
 import os
 import sys
 
-from .errors import UserError
+from .errors import UserError, nearest
 
 OK, WRONG, PARTIAL = 0, 2, 3
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are a :class:`UserError` of one line, with the nearest valid name; no abbreviations.
+
+    A docstring given as ``description`` keeps its lines.
+    """
+
+    def __init__(self, *args, **options):
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **options)
+
+    def error(self, message):
+        """Raise instead of printing the usage and leaving."""
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        if unknown:
+            message = nearest(unknown[0].partition("=")[0], self.flags(), "argument")
+        raise UserError(message)
+
+    def flags(self):
+        """All option names, those of the sub-commands too."""
+        found = [f for a in self._actions for f in a.option_strings]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += [f for command in action.choices.values() for f in command.flags()]
+        return found
 
 
 def main(run, argv=None):

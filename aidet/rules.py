@@ -11,14 +11,13 @@ a latent-diffusion decoder are reconstructed better than photographs. It is fitt
 Source: Kahsolt/AIGC-clf (MIT), ``run_cheaty`` and the reconstruction-loss classifier.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from . import backends, ckpt, cli, files, images, truth, vote
-from .engine import Network, cpus, in_order
+from .engine import Network, cpus, in_order, voting
 from .errors import UserError, nearest
 
 FORMAT = 1
@@ -62,7 +61,7 @@ class SizeRule:
 
     def prepare(self, image, key, stability=False):
         """The sizes take the place of views."""
-        return [i.size for i in [image, *(vote.changed_images(image) if stability else [])]]
+        return [[i.size] for i in [image, *(vote.changed_images(image) if stability else [])]]
 
     def run(self, views, piece=None):
         """Sizes -> scores, all of one magnitude."""
@@ -121,7 +120,7 @@ class Reconstruction(Network):
 
     def __init__(self, path, name, backend="auto", device="auto", say=None, **views):
         self.path, self.name, self.facts = Path(path), name, read(path)
-        self.views = vote.Views(self.facts["transform"], line=self.facts.get("views"), **views)
+        self.views = vote.Views(self.facts["transform"], line=self.facts.get("views"), **voting({}, path, **views))
         where = self.path.parent / self.facts["autoencoder"]
         self.autoencoder = Autoencoder(where, self.views.size, backend, device, say)
         if self.autoencoder.sha256 != self.facts["autoencoder_sha256"]:
@@ -258,9 +257,7 @@ def _measure(autoencoder, known, transform, backend):
 
 def run(argv):
     """``python -m aidet.rules fit``."""
-    p = argparse.ArgumentParser(
-        prog="python -m aidet.rules", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = cli.Parser(prog="python -m aidet.rules", description=__doc__)
     f = p.add_subparsers(dest="command", required=True).add_parser("fit", help="fit the reconstruction rule")
     f.add_argument("--autoencoder", required=True, metavar="A.ckpt")
     f.add_argument("--labels", required=True, metavar="DIR|CSV")

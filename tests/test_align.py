@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
-from aidet import align, audit, images
+from aidet import align, audit, ckpt, files, images, models, runtime
+from aidet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ROOT / "ckpt" / "aidet_tae.ckpt"
@@ -160,6 +161,61 @@ def test_a_large_image_goes_tile_by_tile_and_shows_no_seam(photo):
     pieces = reconstruct(pixels)
     assert pieces.shape == whole.shape == pixels.shape
     assert np.abs(pieces.astype(int) - whole).mean() < 1
+
+
+# --- autoencoders of other makers, whole or in halves ----------------------------------------------------------------
+def save_net(path, architecture, low=0.0, **arguments):
+    """A converted autoencoder, or half of one, with random weights; no ``role`` and no ``multiple``, as converted."""
+    runtime.setup(seed=0)
+    about = {"size": None, "channels": 3, "range": [low, 1.0]}
+    facts = {"architecture": architecture, "arguments": arguments, "class_order": None, "input": about}
+    ckpt.save(models.create(architecture, **arguments), path, facts)
+    return path
+
+
+def test_encoder_and_decoder_in_two_files(run, photos, tmp_path):
+    encoder = save_net(tmp_path / "e.ckpt", "taesd_encoder")
+    decoder = save_net(tmp_path / "d.ckpt", "taesd_decoder")
+    for path in sorted(photos.rglob("*.jpg"))[2:]:
+        path.unlink()
+    done = run(
+        "-m", "aidet.align", "--images", photos, "--ckpt", encoder, "--decoder", decoder, "--out", tmp_path / "o"
+    )
+    assert done.returncode == 0 and "2 pairs" in done.stdout, done.stderr
+    facts = json.loads((tmp_path / "o/align.json").read_text())
+    assert facts["sha256"] == files.sha256(encoder) and facts["decoder_sha256"] == files.sha256(decoder)
+    found = align.Reconstructor(encoder, decoder=decoder)
+    assert found.multiple == 8 and found(np.zeros((33, 50, 3), np.uint8)).shape == (33, 50, 3)
+    with pytest.raises(UserError, match="name the other with --decoder"):
+        align.Reconstructor(encoder)
+    with pytest.raises(UserError, match="wanted an encoder and its decoder"):
+        align.Reconstructor(decoder, decoder=encoder)
+    other = save_net(tmp_path / "x.ckpt", "taesd_decoder", latent_channels=8)
+    with pytest.raises(UserError, match="does not give an image of 64 pixels back"):
+        align.Reconstructor(encoder, decoder=other)
+
+
+def test_an_autoencoder_kl_works_in_its_own_range(tmp_path):
+    path = save_net(tmp_path / "kl.ckpt", "autoencoder_kl", low=-1.0, widths=(32, 32), depth=1)
+    reconstruct = align.Reconstructor(path)
+    assert (reconstruct.low, reconstruct.high, reconstruct.multiple) == (-1.0, 1.0, 2)
+    assert reconstruct(np.full((30, 41, 3), 90, np.uint8)).shape == (30, 41, 3)
+    reconstruct.encode = reconstruct.decode = lambda x: x  # what goes in comes out: the range is undone exactly
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    assert (reconstruct(pixels) == pixels).all()
+    with pytest.raises(UserError, match="not an autoencoder"):
+        align.Reconstructor(save_net(tmp_path / "t.ckpt", "testing"))
+
+
+def test_the_published_tiny_autoencoder_makes_a_likeness(shared, run, tmp_path):
+    for half in ("encoder", "decoder"):
+        source = shared / "weights" / "taesd" / f"taef2_{half}.pth"
+        assert run("-m", "convert", source, tmp_path / f"{half}.ckpt", "--verify", "none").returncode == 0
+    reconstruct = align.Reconstructor(tmp_path / "encoder.ckpt", decoder=tmp_path / "decoder.ckpt")
+    photo = sorted((shared / "data/aigen_dev/val").glob("*.jpg"))[0]
+    pixels = np.asarray(images.decode(photo))[:96, :96]
+    error = np.mean((reconstruct(pixels).astype(float) - pixels) ** 2)
+    assert 10 * np.log10(255**2 / error) > 25
 
 
 @pytest.mark.parametrize(
