@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from . import cifar100, files, images, metrics, plots, report, runinfo, truth
 from . import explain as explaining
-from . import files, images, metrics, plots, report, truth
 from .cli import OK, PARTIAL
 from .errors import UserError
 from .labels import GENERATED, NAMES, REAL, logit, sigmoid
@@ -18,7 +18,9 @@ HEADLINE = (
     ("generated_recall", "recall of generated"),
 )  # fmt: skip
 DERIVED = ("size", "format")
-WORST = 12
+# What needs scores of both classes; None in a file of decisions and in a set of one class.
+RANKED = ("auc", "ap", "eer", "ece", "balanced_ece", "nll", "brier")
+EXACT = ("path", "bytes", "pixels")  # levels of `evaluate.py leaks` that are beyond doubt
 
 
 class Evaluation:
@@ -51,6 +53,10 @@ class Evaluation:
         self.threshold, self.threshold_source = self._threshold(threshold)
 
     def _threshold(self, given):
+        if self.scores.decisions_only:
+            if given is not None:
+                raise UserError(f"{self.scores.source} holds decisions and no scores; leave --threshold out")
+            return None, "the decisions of the file itself, which holds no scores"
         if given is not None:
             return float(given), "--threshold"
         if not ((self.scores.label >= 0) & self.scored).any():
@@ -76,18 +82,44 @@ class Evaluation:
             "first": [{"path": self.scores.paths[i], "status": self.scores.status[i]} for i in bad[:10]],
         }
 
-    def measure(self, times=0, seed=42):
-        """The metrics of contract and report as one dict; ``times`` draws for intervals."""
+    @property
+    def ranked(self):
+        """Whether there are scores of both classes, which AUC, AP, EER, ECE, NLL and TPR at FPR need."""
+        return len(set(self.y[self.scored].tolist())) == 2
+
+    def measure(self, times=0, seed=42, one_class=False):
+        """The metrics of contract and report as one dict; ``times`` draws for intervals.
+
+        What needs scores of both classes is None where there are none. A set of one class is refused unless
+        ``one_class`` allows it; macro-F1 and the other class's recall are None then.
+        """
         y, label, score, prob = self.y, self.label, self.scores.score, self.scores.prob
         decided = label >= 0
         if not decided.any() and not self.scored.any():
             raise UserError(f"{self.scores.source}: no row has a score")
-        metrics.check(y[decided], what=f"{self.scores.source} with {self.true.source}")
+        sides = set(y[decided].tolist())
+        if not (one_class and len(sides) == 1):
+            self._check_both(y[decided])
         out = metrics.decision_metrics(y[decided], label[decided])
-        out.update(metrics.ranking_metrics(y[self.scored], score[self.scored], prob[self.scored]))
+        if self.ranked:
+            out.update(metrics.ranking_metrics(y[self.scored], score[self.scored], prob[self.scored]))
+        else:
+            out.update(dict.fromkeys(RANKED), tpr_at_fpr={f"{f:g}": None for f in metrics.FPRS})
         out["threshold"], out["threshold_source"] = self.threshold, self.threshold_source
         out["ci"] = metrics.intervals(y, label, score, prob, self.true.groups(), times, seed=seed)
+        if len(sides) == 1:
+            absent = f"{NAMES[1 - sides.pop()]}_recall"
+            out.update(dict.fromkeys(("macro_f1", absent)))
+            out["ci"] = {k: v for k, v in out["ci"].items() if k not in ("macro_f1", absent)}
         return out
+
+    def _check_both(self, y):
+        what = f"{self.scores.source} with {self.true.source}"
+        try:
+            metrics.check(y, what=what)
+        except UserError as error:
+            hint = "; for a set of one class add --one-class" if len(set(y.tolist())) == 1 else ""
+            raise UserError(f"{error}{hint}") from None
 
     def tables(self, columns, times, seed):
         """By-value tables (dict of dict) of the named columns."""
@@ -97,15 +129,22 @@ class Evaluation:
         }
 
     def column(self, name):
-        """A column of the labels, or ``size`` and ``format`` read from the images themselves."""
+        """A column of the labels; ``size`` and ``format`` read from the images; CIFAR-100's two levels of classes."""
         if name in DERIVED and name not in self.true.columns:
             return [_header(path)[name] for path in self.image_files()]
-        return self.true.column(name)
+        return label_column(self.true, name)
 
     def image_files(self):
         """Where the images lie: beside the labels, else beside the scores."""
         here = self.true.root
         return [here / p for p in self.true.paths]
+
+
+def label_column(true, name):
+    """A column of the labels, or ``fine`` or ``superclass`` of CIFAR-100 derived from one."""
+    if name in cifar100.COLUMNS and name not in true.columns:
+        return cifar100.column(true.columns, name, true.source)
+    return true.column(name)
 
 
 def _header(path):
@@ -134,7 +173,7 @@ def columns_to_show(true, asked):
     if asked:
         for name in asked:
             if name not in DERIVED:
-                true.column(name)
+                label_column(true, name)
         return list(dict.fromkeys(asked))
     return [c for c in ("generator", "source") if len(set(true.columns.get(c, ()))) > 1]
 
@@ -145,8 +184,8 @@ def run(options):
     Parameters
     ----------
     options : argparse.Namespace
-        ``scores, labels, out, by, where, bootstrap, seed, threshold, target_fpr, valid_scores, valid_labels, against,
-        vip, thumbnails``.
+        ``scores, labels, out, by, where, bootstrap, seed, threshold, one_class, target_fpr, valid_scores,
+        valid_labels, valid_where, against, leaks, explain, vip, thumbnails``.
 
     Returns
     -------
@@ -157,38 +196,67 @@ def run(options):
         return _run_vip(options)
     evaluation = load(options.scores, options.labels[0], options.where, options.threshold)
     columns = columns_to_show(evaluation.true, options.by)
-    result = evaluation.measure(options.bootstrap, options.seed)
     result = {
         "command": "score",
-        **result,
+        **evaluation.measure(options.bootstrap, options.seed, options.one_class),
         "n_groups": len(set(evaluation.true.groups() or range(len(evaluation.y)))),
         "errors": evaluation.errors,
         "by": evaluation.tables(columns, options.bootstrap, options.seed),
-        "contest": {"pacc": result["accuracy"], "fake_or_real_macro_f1": result["macro_f1"]},
-        "thresholds": metrics.threshold_table(
-            evaluation.y[evaluation.scored], evaluation.scores.score[evaluation.scored]
-        ),
-        "oracle": _oracle(evaluation),
-        "models": _models(evaluation),
+        "thresholds": [],
+        "oracle": None,
+        "models": {},
     }
-    inputs = {"scores": options.scores, "labels": options.labels[0]}
-    if options.valid_scores:
-        result["from_validation"] = _from_validation(options, evaluation)
-        inputs.update(valid_scores=options.valid_scores, valid_labels=options.valid_labels)
-    if options.against:
-        result["paired"] = _against(options, evaluation)
-        inputs["against"] = options.against
-    inputs.update({f"explained with {i + 1}": path for i, path in enumerate(options.explain or ())})
+    result["contest"] = {"pacc": result["accuracy"], "fake_or_real_macro_f1": result["macro_f1"]}
+    if evaluation.ranked:
+        kept = evaluation.scored
+        result["thresholds"] = metrics.threshold_table(evaluation.y[kept], evaluation.scores.score[kept])
+        result["oracle"], result["models"] = _oracle(evaluation), _models(evaluation)
+    inputs = {"scores": options.scores, "labels": options.labels[0], **_extras(options, evaluation, result)}
+    result["run"], doubt = runinfo.read(options.scores)
     facts, where_from = report.provenance(inputs)
     result.update(facts)
     out = Path(options.out)
     sections, cards, warnings = pages(evaluation, result, options)
     page = out / "report.html"
     lead = f"{options.scores} against {options.labels[0]}: {_counts(evaluation)}"
+    warnings += [doubt] if doubt else []
     report.write(page, "Detector evaluation", lead, [*sections, where_from], cards, warnings)
     files.write_json(out / "metrics.json", result)
     _say(result, page)
     return PARTIAL if evaluation.errors["n"] else OK
+
+
+def _extras(options, evaluation, result):
+    """What was asked for beyond the plain numbers, put into ``result``; gives the further input files."""
+    inputs = {}
+    if options.valid_scores:
+        result["from_validation"] = _from_validation(options, evaluation)
+        inputs.update(valid_scores=options.valid_scores, valid_labels=options.valid_labels)
+    if options.against:
+        result["paired"] = _against(options, evaluation)
+        inputs["against"] = options.against
+    if options.leaks:
+        result["deduplicated"] = _deduplicated(options, evaluation)
+        inputs["leaks"] = truth.split_source(options.leaks)[0]
+    inputs.update({f"explained with {i + 1}": path for i, path in enumerate(options.explain or ())})
+    return inputs
+
+
+def _deduplicated(options, evaluation):
+    """The same numbers without the images that the leaks table says another split has, too."""
+    levels = truth.read_leaks(options.leaks, evaluation.true)
+    exact = np.array([level in EXACT for level in levels], bool)
+    kept = np.flatnonzero(~exact)
+    rest = Evaluation(evaluation.true.take(kept), evaluation.scores.take(kept), options.threshold)
+    got = rest.measure(options.bootstrap, options.seed, options.one_class)
+    names = [name for name, _ in HEADLINE if name in got]
+    return {
+        "n": int(len(kept)),
+        "left_out": {level: int(sum(v == level for v in levels)) for level in EXACT},
+        "kept_though_alike": int(sum(bool(v) for v in levels) - exact.sum()),
+        **{name: got[name] for name in names},
+        "ci": {name: v for name, v in got["ci"].items() if name in names},
+    }
 
 
 def _oracle(evaluation):
@@ -221,6 +289,8 @@ def _from_validation(options, evaluation):
     """The threshold that holds the target FPR on the validation set's real images, applied to this set."""
     if not options.valid_labels:
         raise UserError("--valid-scores needs --valid-labels")
+    if not evaluation.ranked:
+        raise UserError(f"a threshold needs scores of both classes; {options.scores} has none")
     valid = load(options.valid_scores, options.valid_labels, options.valid_where)
     real = valid.scored & (valid.y == REAL)
     target = options.target_fpr
@@ -254,9 +324,14 @@ def _against(options, evaluation):
     """Paired comparison with a second scores file over the same labels."""
     other = load(options.against, options.labels[0], options.where, options.threshold)
     place = {p: i for i, p in enumerate(other.true.paths)}
+    lone = [p for p in evaluation.true.paths if p not in place]
+    if lone:
+        raise UserError(f"{options.against} has no row for {', '.join(lone[:5])}; both must score the same images")
     order = [place[p] for p in evaluation.true.paths]
     other = Evaluation(other.true.take(order), other.scores.take(order), options.threshold)
-    both = (evaluation.label >= 0) & (other.label >= 0) & evaluation.scored & other.scored
+    both = (evaluation.label >= 0) & (other.label >= 0)
+    for one in (evaluation, other):
+        both &= one.scored | one.scores.decisions_only
     groups = evaluation.true.groups()
     one, two = ((e.label[both], e.scores.score[both], e.scores.prob[both]) for e in (evaluation, other))
     rows = None if groups is None else np.array(groups, object)[both]
@@ -274,7 +349,12 @@ def pages(evaluation, result, options):
     """Sections, headline cards and warnings of the report of one evaluation."""
     number, interval = report.number, report.interval
     flat = {**result, **{f"tpr_at_fpr_{k}": v for k, v in result["tpr_at_fpr"].items()}}
-    cards = [(label, number(flat[key]), interval(result["ci"].get(key), 3)) for key, label in HEADLINE[:4]]
+    cards = [
+        (label, number(flat[key]), interval(result["ci"].get(key), 3))
+        for key, label in HEADLINE[:4]
+        if flat[key] is not None
+    ]
+    cards += _run_cards(result["run"])
     sections = [
         report.Section(
             "All numbers",
@@ -300,10 +380,14 @@ def pages(evaluation, result, options):
                 ),
             ],
         ),
-        _curves(evaluation, result),
     ]
-    sections += [_by_section(column, table) for column, table in result["by"].items()]
-    sections.append(_thresholds(result))
+    if evaluation.ranked:
+        sections.append(_curves(evaluation, result))
+    if result.get("deduplicated"):
+        sections.append(_deduplicated_section(result))
+    sections += [by_section(column, table) for column, table in result["by"].items()]
+    if evaluation.ranked:
+        sections.append(_thresholds(result))
     if result.get("paired"):
         sections.append(_paired_section(result["paired"], options))
     if result["models"]:
@@ -318,6 +402,7 @@ def pages(evaluation, result, options):
             )
         )
     sections.append(_worst(evaluation, options.thumbnails, options.explain))
+    sections.append(_run_section(result["run"]))
     sections = [s for s in sections if s]
     return sections, cards, _warnings(evaluation, result)
 
@@ -345,7 +430,10 @@ def _warnings(evaluation, result):
             f"accuracy, recall and F1; {errors['left_out']} count nowhere. No score, no place in AUC, AP, EER, ECE "
             "or NLL. First: " + "; ".join(f"{e['path']} ({e['status']})" for e in errors["first"][:3])
         )
-    smallest = min(row["n"] for row in result["classes"].values())
+    smallest = min(row["n"] for row in result["classes"].values() if row["n"])
+    if not evaluation.ranked:
+        why = "decisions and no scores" if evaluation.scores.decisions_only else "images of one class only"
+        out.append(f"The set holds {why}: there is no AUC, AP, EER, ECE, NLL or TPR at FPR.")
     if smallest < 100:
         out.append(f"Only {smallest} images of the smaller class: read the intervals, not the numbers.")
     flat = [name for name, (low, high) in result["ci"].items() if high == low]
@@ -356,13 +444,63 @@ def _warnings(evaluation, result):
             f"kind, not that there is none. With {result['n_groups']} independent source images an error rate below "
             f"{3 / result['n_groups']:.1%} can go unseen (rule of three)."
         )
-    if result["auc"] < 0.4:
+    if result["auc"] is not None and result["auc"] < 0.4:
         out.append(
             f"AUC {result['auc']:.3f} is below chance: the scores may be turned round (a score above 0 must mean "
             "generated), "
             "or the labels are."
         )
     return out
+
+
+def _run_cards(run):
+    """Speed as a headline, where infer.py left its run.json."""
+    if not run or not run["images_per_second"]:
+        return []
+    rate = run["images_per_second"]
+    load = max(p.get("load_seconds") or 0 for p in run["processes"])
+    return [("images a second", f"{rate:.1f}", f"5,000 in an hour: {runinfo.hour(rate, load)}")]
+
+
+def _run_section(run):
+    """Weights, back end, options and speed of the run that made the scores; None without a run.json."""
+    if not run:
+        return None
+    models = [[m["name"], m["sha256"], m["backend"]] for m in run["models"]]
+    options = [[k, "–" if v is None else str(v)] for k, v in run["options"].items()]
+    speed = [
+        [p.get("device", "–"), p["rows"], p.get("scored", "–"), report.number(p.get("seconds"), 1),
+         report.number(p["scored"] / p["seconds"] if p.get("scored") and p.get("seconds") else None, 1),
+         report.number(p.get("load_seconds"), 1)]
+        for p in run["processes"]
+    ]  # fmt: skip
+    header = ["device", "images", "scored by it", "seconds", "images a second", "seconds before the first"]
+    rows = [[k, v] for k, v in run["versions"].items()]
+    return report.Section(
+        "How the scores were made",
+        ["From run.json beside the scores. A resumed run has scored fewer images in its last process than it has."],
+        tables=[
+            report.Table("Weights", ["model", "sha256", "back end"], models),
+            report.Table("Speed", header, speed),
+            report.Table("Options", ["option", "value"], options),
+            report.Table("Versions at that time", ["package", "version"], rows),
+        ],
+    )
+
+
+def _deduplicated_section(result):
+    found = result["deduplicated"]
+    gone = ", ".join(f"{n} by {level}" for level, n in found["left_out"].items())
+    rows = [
+        [label, report.number(result[key]), report.interval(result["ci"].get(key)), report.number(found[key]),
+         report.interval(found["ci"].get(key))]
+        for key, label in HEADLINE if key in found
+    ]  # fmt: skip
+    header = ["metric", f"all {result['n']}", "95% interval", f"without leaks {found['n']}", "95% interval"]
+    text = f"Left out, because another split has the same image: {gone}."
+    if found["kept_though_alike"]:
+        text += f" {found['kept_though_alike']} that are only alike (near-duplicates) were kept."
+    return report.Section("Without leaked images", [text], tables=[report.Table("Raw and deduplicated", header, rows)])
 
 
 def _curves(evaluation, result):
@@ -391,7 +529,8 @@ def _curves(evaluation, result):
     )
 
 
-def _by_section(column, table):
+def by_section(column, table):
+    """Chart and table of :func:`aidet.metrics.by_value`."""
     number, interval = report.number, report.interval
     rows = [
         [
@@ -507,7 +646,9 @@ def _worst(evaluation, most, explain=None):
     if most < 1:
         return None
     paths = evaluation.image_files() if evaluation.true.paths else []
-    section = report.Section("Worst errors", ["The wrong decisions that were most sure of themselves."])
+    scored = not evaluation.scores.decisions_only
+    text = "The wrong decisions that were most sure of themselves." if scored else "The first wrong decisions."
+    section = report.Section("Worst errors", [text])
     detector = None
     if explain:
         from . import engine
@@ -519,17 +660,18 @@ def _worst(evaluation, most, explain=None):
             "black place speaks for real; middle grey does not matter to the model. Each map has its own scale."
         )
     margin = np.where(evaluation.y == GENERATED, -evaluation.scores.score, evaluation.scores.score)
-    wrong = evaluation.scored & (evaluation.label != evaluation.y) & (evaluation.label >= 0)
+    wrong = (evaluation.label != evaluation.y) & (evaluation.label >= 0)
+    wrong &= evaluation.scored | evaluation.scores.decisions_only
     listed = []
     for side in (REAL, GENERATED):
         own = np.flatnonzero(wrong & (evaluation.y == side))
         for i in own[np.argsort(-margin[own], kind="stable")][:most]:
             name, prob = evaluation.scores.paths[i], evaluation.scores.prob[i]
-            said = f"{NAMES[side]}, called {NAMES[1 - side]} with p {prob:.3f}: {name}"
+            said = f"{NAMES[side]}, called {NAMES[1 - side]}{f' with p {prob:.3f}' if scored else ''}: {name}"
             small = report.thumbnail(paths[i]) if paths else None
             if small:
                 section.shots.append(report.Shot([small, *_map(detector, paths[i], name)], said))
-            listed.append([name, NAMES[side], f"{prob:.4f}"])
+            listed.append([name, NAMES[side], report.number(prob if scored else None)])
     if not listed:
         section.texts = ["No wrong decision."]
     elif not section.shots:
@@ -550,7 +692,9 @@ def _map(detector, path, key):
 
 def _say(result, page):
     """The lines a user sees in the terminal."""
-    for key, label in HEADLINE[:3]:
+    for key, label in HEADLINE[:3] if result["macro_f1"] is not None else HEADLINE[3:4]:
+        if result[key] is None:
+            continue
         print(f"{label:<18} {result[key]:.4f} {report.interval(result['ci'].get(key))}".rstrip())
     if result.get("from_validation"):
         chosen = result["from_validation"]
@@ -558,9 +702,16 @@ def _say(result, page):
             f"threshold {chosen['threshold']:.4f} from validation reals: FPR {chosen['fpr']:.4f}, TPR "
             f"{chosen['tpr']:.4f}"
         )
+    if result.get("deduplicated"):
+        row = result["deduplicated"]
+        print(
+            f"without leaks      {row['n']} images: accuracy {row['accuracy']:.4f} "
+            f"{report.interval(row['ci'].get('accuracy'))}, all {result['n']}: {result['accuracy']:.4f}"
+        )
     if result.get("paired"):
-        row = result["paired"]["differences"]["auc"]
-        print(f"AUC difference     {row['difference']:+.4f} {report.interval(row.get('ci'))} p={row['p']:.4g}")
+        name = "auc" if "auc" in result["paired"]["differences"] else "accuracy"
+        row, label = result["paired"]["differences"][name], {"auc": "AUC"}.get(name, name) + " difference"
+        print(f"{label:<18} {row['difference']:+.4f} {report.interval(row.get('ci'))} p={row['p']:.4g}")
     if result["errors"]["n"]:
         errors = result["errors"]
         print(

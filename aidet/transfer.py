@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import degrade, engine, files, metrics, plots, report, sweep, truth
+from . import degrade, engine, files, metrics, plots, report, scoring, sweep, truth
 from .cli import OK, PARTIAL
 from .errors import UserError
 from .labels import sigmoid
@@ -32,7 +32,7 @@ def run(options):
     Parameters
     ----------
     options : argparse.Namespace
-        ``ckpt, sets, out, votes, backend, workers, bootstrap, seed``.
+        ``ckpt, sets, out, by, votes, backend, workers, bootstrap, seed``.
 
     Returns
     -------
@@ -46,6 +46,10 @@ def run(options):
         truths[name] = truth.read_labels(path, conditions)
         if truths[name].paths is None:
             raise UserError(f"set {name}: {path} is a bare column of labels; images are needed")
+    columns = {name: _columns(true, options.by) for name, true in truths.items()}
+    lone = [c for c in options.by or () if not any(c in found for found in columns.values())]
+    if lone:
+        raise UserError(f"--by {lone[0]!r}: no set has such a column")
     settings = {"votes": options.votes, "backend": options.backend, "workers": options.workers, "seed": options.seed}
     detectors = {name: engine.Detector(path, **settings) for name, path in models.items()}
     hashes = {name: files.sha256(path) for name, path in models.items()}
@@ -60,6 +64,7 @@ def run(options):
                 sweep.measure(detector, true, [point], log, options.seed, point[0])
                 values = [log.scores[p, point[0]] for p in true.paths]
                 got = judge(true, values, detector.threshold, options.bootstrap, options.seed)
+                got["by"] = _by(true, values, detector.threshold, columns[name], options)
                 cells.append({"model": model, "set": name, **got})
     finally:
         log.close()
@@ -104,6 +109,26 @@ def judge(true, values, threshold, times, seed):
     }  # fmt: skip
 
 
+def _columns(true, names):
+    """Those of the named columns that a set has, with their values."""
+    found = {}
+    for name in names or ():
+        try:
+            found[name] = scoring.label_column(true, name)
+        except UserError:
+            continue
+    return found
+
+
+def _by(true, values, threshold, columns, options):
+    score = np.array([v if isinstance(v, float) else np.nan for v in values])
+    label = np.where(np.isfinite(score), sigmoid(score) > threshold, -1).astype(int)
+    return {
+        name: metrics.by_value(true.labels, label, score, cells, true.groups(), options.bootstrap, options.seed)
+        for name, cells in columns.items()
+    }
+
+
 def _summary(cells):
     """Average and minimum of each model's balanced accuracy over the sets."""
     out = {}
@@ -145,6 +170,11 @@ def _page(result, models, sets, options, where_from):
         ]
         header = ["model", "set", "images", label, "95% interval", "classes"]
         sections.append(report.Section(label, charts=[chart], tables=[report.Table(label, header, rows)]))
+    for cell in result["cells"]:
+        for column, table in cell["by"].items():
+            section = scoring.by_section(column, table)
+            section.title = f"{cell['model']} on {cell['set']}: by {column}"
+            sections.append(section)
     lost = sum(c["errors"] for c in result["cells"])
     warnings = [f"{lost} images could not be scored and are left out."] if lost else []
     single = sorted({c["set"] for c in result["cells"] if c.get("one_class")})

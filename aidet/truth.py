@@ -3,11 +3,12 @@
 Label sources: a CSV ``path,label[,generator,group,...]``, an ArtiFact ``metadata.csv``
 (``image_path,target,category``; Rahman et al., ICIP 2023), an ImageFolder whose folder names say the class, or a bare
 column of 0 and 1 in file order. Scores: ``scores.csv`` of ``infer.py`` or the VIP Cup form ``filename,logit``.
+Decisions without scores: a contest's ``result.txt`` (a bare column) or ``submission.csv`` (identifier and answer).
 """
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -102,9 +103,10 @@ class Scores:
 
     Attributes
     ----------
-    paths : list of str
+    paths : list of str or None
+        None for a bare column of decisions.
     score, prob : ndarray of float, shape (n,)
-        NaN where the row is an error without a score.
+        NaN where the row is an error without a score, and in a file of decisions.
     label : ndarray of int, shape (n,)
         The row's own decision, -1 where it carries none.
     status : list of str
@@ -123,13 +125,13 @@ class Scores:
     source: str
 
     def __len__(self):
-        return len(self.paths)
+        return len(self.label)
 
     def take(self, index):
         """The rows of ``index`` (integers), in that order."""
         index = np.asarray(index, np.intp)
         return Scores(
-            [self.paths[i] for i in index],
+            None if self.paths is None else [self.paths[i] for i in index],
             self.score[index],
             self.prob[index],
             self.label[index],
@@ -142,6 +144,11 @@ class Scores:
     def errors(self):
         """Mask of the rows whose image could not be scored."""
         return np.array([s != "ok" for s in self.status], bool)
+
+    @property
+    def decisions_only(self):
+        """Whether the file holds labels and no score at all, as a contest's does."""
+        return not np.isfinite(self.score).any() and (self.label >= 0).all()
 
 
 def _first(items):
@@ -279,7 +286,7 @@ def _class_depth(parts):
 
 
 def read_scores(path):
-    """Read a scores file: ``path,score,prob,label,decision,status,score:<model>`` or ``filename,logit``.
+    """Read a scores file: ``path,score,prob,label,decision,status,score:<model>`` or ``filename,logit``; or decisions.
 
     Parameters
     ----------
@@ -296,17 +303,20 @@ def read_scores(path):
     """
     header, columns = _rows(path, "scores")
     if header is None:
-        raise UserError(f"scores {str(path)!r} is a bare column of 0 and 1; give the scores.csv that lies beside it")
+        return _decisions(None, columns, path)
     name = _pick(header, PATH_COLUMNS, "path", path)
     keys = [_key(p) for p in columns[name]]
     _refuse_doubles(keys, f"scores {str(path)!r}")
+    value = {h: _floats(columns[h]) for h in ("score", "logit", "prob") if h in columns}
+    if not value:
+        answer = next((c for c in LABEL_COLUMNS if c in header), None)
+        if answer is None:
+            raise UserError(f"scores {str(path)!r} has neither score, logit nor prob; it has {', '.join(header)}")
+        return _decisions(keys, columns[answer], path)
     status = columns.get("status") or ["ok"] * len(keys)
     status = [s or "ok" for s in status]
-    value = {h: _floats(columns[h]) for h in ("score", "logit", "prob") if h in columns}
     score = value.get("score", value.get("logit"))
     if score is None:
-        if "prob" not in value:
-            raise UserError(f"scores {str(path)!r} has neither score, logit nor prob; it has {', '.join(header)}")
         outside = [f"{k} ({p:g})" for k, p in zip(keys, value["prob"]) if not 0 <= p <= 1 and p == p]
         if outside:
             raise UserError(f"scores {str(path)!r}: prob outside 0..1: {_first(outside)}")
@@ -320,6 +330,15 @@ def read_scores(path):
     label = np.array([int(v) if v in ("0", "1") else -1 for v in own])
     models = {h[6:]: _floats(columns[h]) for h in header if h.startswith("score:")}
     return Scores(keys, score, np.where(np.isnan(score), np.nan, prob), label, status, models, str(path))
+
+
+def _decisions(keys, cells, path):
+    """Labels without scores: a result.txt (``keys`` None) or a submission."""
+    wrong = [f"{keys[i] if keys else f'line {i + 1}'} ({c!r})" for i, c in enumerate(cells) if c not in ("0", "1")]
+    if wrong:
+        raise UserError(f"scores {str(path)!r}: decisions must be 0 or 1: {_first(wrong)}")
+    none = np.full(len(cells), np.nan)
+    return Scores(keys, none, none, np.array([int(c) for c in cells]), ["ok"] * len(cells), {}, str(path))
 
 
 def _floats(cells):
@@ -336,7 +355,10 @@ def join(truth, scores):
     """Match scores to labels by path, strictly: every row of one has exactly one row of the other.
 
     Paths are compared as written; where that fails, as files on disk; and where ``infer.py`` was run on a subfolder of
-    the labels (or on a folder above them), after one common leading folder that makes the two sets equal.
+    the labels (or on a folder above them), after one common leading folder that makes the two sets equal. The
+    identifiers of a submission may also be file names or stems. A file without paths is matched by its rows: labels
+    follow the rows of the scores; a ``result.txt`` follows the images by the number in their stems, or, without
+    numbers, in natural order (:func:`aidet.records.stem_order`).
 
     Parameters
     ----------
@@ -353,10 +375,8 @@ def join(truth, scores):
     UserError
         Lists the first rows that have no partner, in both directions.
     """
-    if truth.paths is None:
-        if len(truth) != len(scores):
-            raise UserError(f"{truth.source} has {len(truth)} labels, {scores.source} has {len(scores)} rows")
-        return Truth(list(scores.paths), truth.labels, truth.columns, truth.root, truth.source), scores
+    if truth.paths is None or scores.paths is None:
+        return _join_by_row(truth, scores)
     found = [order for order in (_match(left, right) for left, right in _plain(truth, scores)) if order is not None][:1]
     if not found:
         found = _below_a_folder(truth.paths, scores.paths)
@@ -379,10 +399,67 @@ def join(truth, scores):
     raise UserError(f"{scores.source} and {truth.source} do not match: " + "; ".join(text) + hint)
 
 
+def _join_by_row(truth, scores):
+    """The join of a file that names no images."""
+    if len(truth) != len(scores):
+        raise UserError(f"{truth.source} has {len(truth)} labels, {scores.source} has {len(scores)} rows")
+    if truth.paths is not None:
+        truth = truth.take(records.stem_order(truth.paths))
+    paths = truth.paths or scores.paths or [f"line {i + 1}" for i in range(len(truth))]
+    truth = Truth(list(paths), truth.labels, truth.columns, truth.root, truth.source)
+    return truth, scores if scores.paths else replace(scores, paths=list(paths))
+
+
 def split_source(text):
     """``PATH@column=value`` -> (path, [conditions]); without ``@`` no condition."""
     path, at, condition = str(text).rpartition("@")
     return (path, [condition]) if at and "=" in condition else (str(text), [])
+
+
+def read_leaks(text, truth):
+    """The table that ``evaluate.py leaks`` wrote, for the rows of some labels.
+
+    Parameters
+    ----------
+    text : str
+        ``leaks.csv``, or ``leaks.csv@split=test`` where it speaks of several splits.
+    truth : Truth
+
+    Returns
+    -------
+    list of str
+        For every row of ``truth`` the level at which another split has the image, ``""`` where none has.
+
+    Raises
+    ------
+    UserError
+        Several splits to choose from, or paths that the labels do not have.
+    """
+    path, conditions = split_source(text)
+    rows, header = records.read_table(path, "leaks")
+    if truth.paths is None or {"level", "split", "path"} - set(header):
+        raise UserError(f"leaks {str(path)!r}: wanted the leaks.csv of evaluate.py leaks, and labels that name images")
+    for name, _, value in (c.partition("=") for c in conditions):
+        if name not in header:
+            raise UserError(f"leaks {str(path)!r}: {nearest(name, header, 'column')}")
+        rows = [r for r in rows if r[name] == value]
+    splits = sorted({r["split"] for r in rows})
+    if len(splits) > 1:
+        raise UserError(f"leaks {str(path)!r} speaks of {', '.join(splits)}; choose one: {path}@split={splits[0]}")
+    found = {}
+    for row in rows:
+        found.setdefault(_key(row["path"]), row["level"])
+    known = set(truth.paths)
+    first = next(iter(found), "")
+    moves = [lambda k: k]
+    moves += [lambda k, p=p: p + k for p in _prefixes(truth.paths, first)]
+    moves += [lambda k, p=p: k[len(p) :] for p in {first[: -len(t)] for t in known if first.endswith("/" + t)}]
+    for move in moves:
+        if all(move(key) in known for key in found):
+            moved = {move(key): level for key, level in found.items()}
+            return [moved.get(p, "") for p in truth.paths]
+    lone = [key for key in found if key not in known]
+    raise UserError(f"leaks {str(path)!r}: {len(lone)} images are not in {truth.source}: {_first(lone)}")
 
 
 def read_paths(text):
@@ -428,6 +505,10 @@ def _plain(truth, scores):
     yield truth.paths, scores.paths
     here = Path(scores.source).parent
     yield [os.path.realpath(f) for f in truth.files()], [os.path.realpath(here / p) for p in scores.paths]
+    if scores.decisions_only:
+        names = [p.rsplit("/", 1)[-1] for p in truth.paths]
+        yield names, scores.paths
+        yield [os.path.splitext(n)[0] for n in names], scores.paths
 
 
 def _below_a_folder(labelled, scored):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from aidet import engine, explain, metrics, scoring, truth
+from aidet import cifar100, engine, explain, metrics, runinfo, scoring, truth
 from aidet.errors import UserError
 
 HEADER = "path,score,prob,label,decision,status\n"
@@ -29,7 +29,7 @@ def options(tmp_path, **given):
     base = {
         "scores": None, "labels": None, "out": tmp_path / "out", "by": None, "where": None, "bootstrap": 50, "seed": 42,
         "threshold": None, "target_fpr": 0.05, "valid_scores": None, "valid_labels": None, "valid_where": None,
-        "against": None, "vip": None, "thumbnails": 2, "explain": None,
+        "against": None, "vip": None, "thumbnails": 2, "explain": None, "one_class": False, "leaks": None,
     }  # fmt: skip
     return Namespace(**{**base, **given})
 
@@ -243,11 +243,15 @@ def bad(tmp_path, labels="path,label\n1.png,0\n2.png,1\n", scores="path,score\n1
         ({"scores": "path,score\n1.png,\n2.png,inf\n"}, "2 rows are ok but have no finite score: 1.png, 2.png"),
         ({"scores": "path,score\n1.png,0\n1.png,1\n"}, "more than once: 1.png"),
         ({"scores": "path,verdict\n1.png,0\n"}, "neither score, logit nor prob"),
+        ({"scores": "0\n1\n0\n"}, "has 2 labels, .* has 3 rows"),
+        ({"scores": "0\nreal\n"}, r"decisions must be 0 or 1: line 2 \('real'\)"),
+        ({"scores": "ImageId,answer\n1,0\n2,R\n"}, r"decisions must be 0 or 1: 2 \('R'\)"),
+        ({"scores": "ImageId,answer\n1,0\n3,1\n"}, "2 scored paths have no label: 1, 3; 2 labels have no"),
         ({"scores": "path,prob\n1.png,1.5\n2.png,0\n"}, "prob outside 0..1: 1.png"),
         ({"scores": ""}, "is empty"),
         ({"scores": "path,score\n"}, "header and no rows"),
         ({"scores": "path,score\n1.png,1,2\n"}, "line 2"),
-        ({"labels": "path,label\n1.png,0\n2.png,0\n"}, "all 2 labels are real"),
+        ({"labels": "path,label\n1.png,0\n2.png,0\n"}, "all 2 labels are real.* add --one-class"),
         ({"labels": "path,label\n1.png,0\n2.png,maybe\n"}, r"neither 0/1 nor real/generated: 2.png \('maybe'\)"),
         ({"labels": "path,label\n1.png,0\n2.png,\n"}, "neither 0/1"),
         ({"labels": "path,side\n1.png,0\n2.png,1\n"}, "has no label column; it has path, side"),
@@ -350,6 +354,129 @@ def test_scores_turned_round_are_pointed_out(small):
     )
     scoring.run(options(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"]))
     assert "may be turned round" in (small / "out/report.html").read_text(encoding="utf-8")
+
+
+# --- decisions without scores ----------------------------------------------------------------------------------------
+def measured(small, **given):
+    scoring.run(options(small, labels=[small / "labels.csv"], **given))
+    return json.loads((small / "out/metrics.json").read_text())
+
+
+def test_a_contests_files_alone_give_the_same_decisions(small):
+    full = measured(small, scores=small / "run/scores.csv")
+    rows = list(csv.DictReader(open(small / "run/scores.csv")))
+    (small / "result.txt").write_text("".join(r["label"] + "\n" for r in rows))  # 0.png to 39.png: numeric order
+    upload = [[r["path"].split(".")[0], r["label"]] for r in rows[::-1]]
+    write_csv(small / "submission.csv", ["ImageId", "answer"], upload)
+    for name in ("result.txt", "submission.csv"):
+        bare = measured(small, scores=small / name)
+        for key in ("n", "accuracy", "balanced_accuracy", "macro_f1", "confusion"):
+            assert bare[key] == full[key], (name, key)
+        assert bare["auc"] is bare["nll"] is bare["threshold"] is bare["oracle"] is None
+        assert bare["tpr_at_fpr"] == {"0.01": None, "0.05": None, "0.1": None}
+        assert bare["ci"]["accuracy"] == full["ci"]["accuracy"] and bare["by"]["generator"]["flux"]["auc"] is None
+        page = (small / "out/report.html").read_text(encoding="utf-8")
+        assert "decisions and no scores" in page and "ROC" not in page and "The first wrong decisions" in page
+    both = measured(small, scores=small / "result.txt", against=small / "run/scores.csv")["paired"]
+    assert both["n"] == 40 and "auc" not in both["differences"] and both["mcnemar"]["p"] == 1
+    with pytest.raises(UserError, match="leave --threshold out"):
+        measured(small, scores=small / "result.txt", threshold=0.4)
+
+
+def test_a_result_follows_the_numbers_in_the_stems(tmp_path):
+    write_csv(tmp_path / "l.csv", ["path", "label"], [["10.jpg", 1], ["2.jpg", 0], ["1.jpg", 1]])
+    (tmp_path / "r.txt").write_text("1\n0\n1\n")  # images 1, 2, 10
+    scoring.run(options(tmp_path, scores=tmp_path / "r.txt", labels=[tmp_path / "l.csv"]))
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["accuracy"] == 1
+
+
+# --- one class, CIFAR-100 --------------------------------------------------------------------------------------------
+def test_cifar100_has_twenty_superclasses_of_five():
+    assert len(cifar100.FINE) == 100 and len(cifar100.SUPERCLASSES) == 20
+    assert {len(words.split()) for words in cifar100.SUPERCLASSES.values()} == {5}
+    assert (cifar100.fine("0"), cifar100.fine("99"), cifar100.fine("Pickup truck")) == ("apple", "worm", "pickup_truck")
+    assert cifar100.fine("100") is None and cifar100.fine("cat") is None
+    assert cifar100.column({"class": ["19", "wolf"]}, "superclass") == [
+        "large_omnivores_and_herbivores",
+        "large_carnivores",
+    ]
+    with pytest.raises(UserError, match="2 rows of column 'class' name no class of CIFAR-100: 'cat', 'dog'"):
+        cifar100.column({"class": ["cat", "dog", "wolf"]}, "fine")
+    with pytest.raises(UserError, match="needs CIFAR-100's classes in one of"):
+        cifar100.column({"split": ["test"]}, "superclass")
+
+
+def test_recall_of_a_real_set_by_its_classes(tmp_path):
+    fine = ["apple", "pear", "wolf", "tiger"] * 3
+    write_csv(tmp_path / "l.csv", ["path", "label", "fine_label"], [[f"{i}.png", 0, f] for i, f in enumerate(fine)])
+    write_csv(
+        tmp_path / "s.csv", ["path", "score"], [[f"{i}.png", 1 if f == "wolf" else -1] for i, f in enumerate(fine)]
+    )
+    given = {"scores": tmp_path / "s.csv", "labels": [tmp_path / "l.csv"], "by": ["fine", "superclass"]}
+    assert scoring.run(options(tmp_path, one_class=True, **given)) == 0
+    found = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert found["accuracy"] == found["real_recall"] == 0.75 and found["auc"] is found["macro_f1"] is None
+    assert "macro_f1" not in found["ci"] and found["generated_recall"] is None
+    assert {k: v["accuracy"] for k, v in found["by"]["fine"].items()} == {"apple": 1, "pear": 1, "tiger": 1, "wolf": 0}
+    supers = {k: v["accuracy"] for k, v in found["by"]["superclass"].items()}
+    assert supers == {"fruit_and_vegetables": 1, "large_carnivores": 0.5}
+    assert "images of one class only" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+
+
+# --- leaks -----------------------------------------------------------------------------------------------------------
+def leak_rows(small, *rows):
+    return write_csv(small / "leaks.csv", ["level", "split", "path", "also_in", "also_path", "bits"], rows)
+
+
+def test_accuracy_without_the_leaked_images(small):
+    rows = list(csv.DictReader(open(small / "run/scores.csv")))
+    y = [i // 4 % 2 for i in range(40)]
+    right = [i for i in range(40) if int(rows[i]["label"]) == y[i]]
+    leaked = right[:6]
+    made = [["bytes", "test", f"{i}.png", "train", "x.png", 0] for i in leaked]
+    made.append(["near", "test", f"{right[6]}.png", "train", "x.png", 2])
+    full = measured(small, scores=small / "run/scores.csv", leaks=str(leak_rows(small, *made)))
+    found = full["deduplicated"]
+    assert found["n"] == 34 and found["left_out"] == {"path": 0, "bytes": 6, "pixels": 0}
+    assert found["kept_though_alike"] == 1
+    assert full["accuracy"] == pytest.approx(len(right) / 40)
+    assert found["accuracy"] == pytest.approx((len(right) - 6) / 34) and found["ci"]["accuracy"]
+    assert "without leaks 34" in (small / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_leaks_of_other_splits_or_images_are_refused(small):
+    leak_rows(small, ["bytes", "test", "1.png", "train", "x", 0], ["bytes", "valid", "a.png", "train", "x", 0])
+    given = {"scores": small / "run/scores.csv"}
+    with pytest.raises(UserError, match="speaks of test, valid; choose one"):
+        measured(small, leaks=str(small / "leaks.csv"), **given)
+    assert measured(small, leaks=f"{small}/leaks.csv@split=test", **given)["deduplicated"]["n"] == 39
+    with pytest.raises(UserError, match="1 images are not in .*: a.png"):
+        measured(small, leaks=f"{small}/leaks.csv@split=valid", **given)
+    leak_rows(small)
+    assert measured(small, leaks=str(small / "leaks.csv"), **given)["deduplicated"]["n"] == 40
+
+
+# --- run.json --------------------------------------------------------------------------------------------------------
+def test_the_report_shows_weights_and_speed_of_the_run_that_made_the_scores(small):
+    header = {"models": {"m": "c0ffee" * 10}, "backends": ["onnxruntime"], "votes": 3}
+    part = {"rows": 40, "scored": 40, "seconds": 8.0, "load_seconds": 2.0, "device": "CPU"}
+    runinfo.write(small / "run", header, [part], {"real": 40}, [small / "run/scores.csv"])
+    found = measured(small, scores=small / "run/scores.csv")["run"]
+    assert found["images_per_second"] == 5 and found["models"][0]["sha256"] == "c0ffee" * 10
+    page = (small / "out/report.html").read_text(encoding="utf-8")
+    for text in ("c0ffee" * 10, "How the scores were made", "5,000 in an hour: yes", "images a second"):
+        assert text in page, text
+    with open(small / "run/scores.csv", "a") as file:
+        file.write("\n")
+    assert measured(small, scores=small / "run/scores.csv")["run"] is None
+    assert "belongs to another run" in (small / "out/report.html").read_text(encoding="utf-8")
+    (small / "run/run.json").write_text("[]")
+    assert measured(small, scores=small / "run/scores.csv")["run"] is None
+
+
+def test_five_thousand_in_an_hour():
+    assert [runinfo.hour(r) for r in (None, 1.38, 1.39)] == ["no", "no", "yes"]
+    assert runinfo.hour(1.39, load=60) == "no"
 
 
 # --- occlusion maps --------------------------------------------------------------------------------------------------

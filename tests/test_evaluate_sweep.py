@@ -165,7 +165,7 @@ def test_tiers(photo):
 # --- transfer --------------------------------------------------------------------------------------------------------
 def transfer_options(stub, sets, **given):
     base = {"ckpt": [f"bright={stub}"], "sets": sets, "out": stub.parent / "out", "votes": 1, "backend": "auto",
-            "workers": 1, "bootstrap": 20, "seed": 42}  # fmt: skip
+            "workers": 1, "bootstrap": 20, "seed": 42, "by": None}  # fmt: skip
     return Namespace(**{**base, **given})
 
 
@@ -193,6 +193,22 @@ def test_sets_may_be_parts_of_a_csv(stub, pictures):
     (pictures / "l.csv").write_text("\n".join(with_split) + "\n")
     transfer.run(transfer_options(stub, [f"A={pictures}/l.csv@split=a", f"B={pictures}/l.csv@split=b"]))
     assert [c["n"] for c in result(stub)["cells"]] == [12, 12]
+
+
+def test_cells_have_tables_of_columns(stub, pictures):
+    lines = (pictures / "labels.csv").read_text().splitlines()
+    some = [
+        f"{line},{('apple', 'wolf')[i % 2]}" for i, line in enumerate(line for line in lines[1:] if line[-1] == "0")
+    ]
+    (pictures / "reals.csv").write_text("\n".join(["path,label,fine", *some]) + "\n")
+    sets = [f"all={pictures}/labels.csv", f"cifar={pictures}/reals.csv"]
+    transfer.run(transfer_options(stub, sets, by=["superclass"]))
+    cells = {c["set"]: c["by"] for c in result(stub)["cells"]}
+    assert cells["all"] == {} and set(cells["cifar"]["superclass"]) == {"fruit_and_vegetables", "large_carnivores"}
+    assert cells["cifar"]["superclass"]["large_carnivores"]["accuracy"] == 1
+    assert "bright on cifar: by superclass" in (stub.parent / "out/report.html").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="no set has such a column"):
+        transfer.run(transfer_options(stub, sets, by=["colour"]))
 
 
 @pytest.mark.parametrize(("texts", "text"), [(["a=x", "a=y"], "stands twice"), (["=x"], "must be NAME=PATH")])

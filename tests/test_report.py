@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import scoring
+from aidet import runinfo, scoring
 
 KEPT = Path(__file__).resolve().parents[1] / "build" / "screenshots"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -43,8 +43,11 @@ def page(tmp_path_factory):
         scores=folder / "scores.csv", labels=[folder / "labels.csv"], out=folder / "out", by=["generator", "size"],
         where=None, bootstrap=100, seed=42, threshold=None, target_fpr=0.1, valid_scores=folder / "scores.csv",
         valid_labels=folder / "labels.csv", valid_where=None, against=folder / "scores.csv", vip=None, thumbnails=6,
-        explain=None,
+        explain=None, one_class=False, leaks=None,
     )  # fmt: skip
+    header = {"models": {"first_model": "a" * 64, "second_model": "b" * 64}, "backends": ["onnxruntime", "mindspore"]}
+    part = {"rows": 120, "scored": 120, "seconds": 10.0, "load_seconds": 2.0, "device": "CPU, x86_64, 2 CPUs"}
+    runinfo.write(folder, header, [part], {"real": 60, "generated": 58, "error": 2}, [folder / "scores.csv"])
     scoring.run(options)
     return folder / "out" / "report.html"
 
@@ -84,7 +87,7 @@ def test_it_says_everything(page):
     text = page.read_text(encoding="utf-8")
     sections = (
         "All numbers", "Curves", "By generator", "By size", "Thresholds", "Paired comparison", "Single models",
-        "Worst errors", "Where the numbers come from",
+        "Worst errors", "How the scores were made", "Where the numbers come from",
     )  # fmt: skip
     for title in sections:
         assert f"<h2>{title}</h2>" in text, title
@@ -94,6 +97,8 @@ def test_it_says_everything(page):
         "Oracle, not a result",
         "sha256",
         "Per class",
+        "b" * 64,
+        "5,000 in an hour: yes",
     ):
         assert words in text, words
     assert text.count('alt="') == text.count("<img ")
