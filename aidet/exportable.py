@@ -34,6 +34,8 @@ def exportable(net, folder):
     callable
         Finishes a written ``onnx.ModelProto`` in place: markers become what they stand for.
     """
+    from .models.layers import native_sigmoid
+
     restore, padded = [], []
     try:
         for cell in [c for _, c in net.cells_and_names()]:
@@ -48,7 +50,8 @@ def exportable(net, folder):
             if construct is not None:
                 restore.append((setattr, cls, "construct", cls.construct))
                 cls.construct = construct
-        yield lambda model: _finish(model, bool(padded))
+        with native_sigmoid(net):
+            yield lambda model: _finish(model, bool(padded))
     finally:
         for action, *arguments in reversed(restore):
             action(*arguments)

@@ -193,11 +193,13 @@ def _mindir(net, facts, sample, batch, target, preprocess):
     import mindspore as ms
     from mindspore import nn
 
+    from .models.layers import native_sigmoid
+
     x = sample(2 if batch == "dynamic" else batch)
     kind = ms.uint8 if x.dtype == np.uint8 else ms.float32
     example = ms.Tensor(shape=(None, *x.shape[1:]), dtype=kind) if batch == "dynamic" else ms.Tensor(x)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export.") as folder:
+    with native_sigmoid(net), tempfile.TemporaryDirectory(dir=target.parent, prefix=".export.") as folder:
         made = os.path.join(folder, target.name)
         try:
             with onnx_export.standing_in(folder):
