@@ -58,11 +58,12 @@ class Cell:
 def shake(model, seed=0, side=128):
     """Random values for everything that starts constant, BatchNorm statistics among them.
 
-    The statistics are random around what photos give: freely drawn ones would let the signal of a deep net die out, and
-    then the logits would be the same for every image and the comparison empty. All channels of a layer share the
-    layer's mean variance: two photos leave some channels nearly constant, and dividing by their own deviation would
-    blow
-    rounding errors up from layer to layer, far beyond what any trained net does.
+    Norm weights are uniform in 0.6 to 1.4, biases normal. A running mean is the mean of what the layer gets from two
+    photos plus 0.2 deviations of noise, a running variance is the layer's mean variance times 0.5 to 1.5. Statistics
+    drawn without looking at any signal would let it die out or explode within a few layers of a deep net, and then the
+    logits would be the same for every image and the comparison empty. All channels of a layer share its mean variance:
+    two photos leave some channels nearly constant, and dividing by their own deviation would blow rounding errors up
+    from layer to layer, far beyond what any trained net does.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -80,7 +81,7 @@ def shake(model, seed=0, side=128):
             elif "layer_scale" in name or name.endswith(".gamma"):
                 uniform(p, 0.2, 0.8)
             elif p.ndim == 1 and name.endswith("weight"):
-                uniform(p, 0.3, 0.9)
+                uniform(p, 0.6, 1.4)
             elif p.ndim == 1:
                 normal(p, 0.1)
             elif float(p.std()) < 1e-3 or name.endswith(("head.weight", "head.fc.weight", "classifier.weight")):
@@ -664,8 +665,8 @@ CELLS = list(_cells())
 
 
 def output(model, x):
-    """The original's logits (or reconstruction) as float32."""
+    """The original's logits (or reconstruction), in the type of ``x``."""
     from convert.live import plain
 
     with torch.no_grad():
-        return plain(model(torch.from_numpy(x))).float().numpy()
+        return plain(model(torch.from_numpy(x))).numpy()
