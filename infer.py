@@ -6,7 +6,6 @@ python infer.py merge DIR                           join what --shard 1/N ... N/
 python infer.py check result.txt --images DIR       before the day's only upload
 """
 
-import argparse
 import os
 import sys
 import time
@@ -19,22 +18,9 @@ DEFAULT_CKPT = Path(__file__).resolve().parent / "ckpt" / "aidet_default.ckpt"
 CONTEST = ("--model_path", "--test_data_path", "--output_path")
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors take one line, with the nearest valid name."""
-
-    def error(self, message):
-        unknown = message.partition("unrecognized arguments: ")[2].split()
-        if unknown:
-            flags = [f for a in self._actions for f in a.option_strings]
-            message = nearest(unknown[0].partition("=")[0], flags, "argument")
-        raise UserError(message)
-
-
 def parser():
     """The options; later in the file than their meaning, which is in docs/infer.md."""
-    p = Parser(
-        prog="infer.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    p = cli.Parser(prog="infer.py", description=__doc__)
     p.add_argument("vip", nargs="*", metavar="IN.csv OUT.csv", help="the VIP Cup's form instead of --images, --out")
     p.add_argument(
         "--ckpt",
@@ -47,11 +33,10 @@ def parser():
     p.add_argument("--images", "--test_data_path", metavar="DIR|FILE|LIST.csv")
     p.add_argument("--out", "--output_path", metavar="DIR")
     g = p.add_argument_group("votes and decision")
-    g.add_argument("--votes", type=int, default=1, metavar="N", help="views of each image (default 1)")
+    g.add_argument("--votes", type=int, metavar="N", help="views of each image (default: the sidecar's, else 1)")
     g.add_argument("--vote", default="soft", metavar="soft|hard", help="mean of probabilities, or share of votes")
     g.add_argument(
         "--views",
-        default="random",
         metavar="random|native|grid|LINE",
         help="the views: the sidecar's random line, random native crops, a grid of them",
     )
@@ -125,8 +110,9 @@ def run(argv):
         return run_check(argv[1:])
     if argv[:1] == ["merge"]:
         return run_merge(argv[1:])
+    begin = time.monotonic()
     args = parse(argv)
-    from aidet import output
+    from aidet import output, runinfo
 
     source, out, kind, name = targets(args)
     shard = None if args.shard is None else output.shard_of(args.shard)
@@ -141,10 +127,17 @@ def run(argv):
     facts = header_of(args, detector, inputs, total, shard, kind, name)
     journal = output.Journal(output.journal_path(out, shard), facts, args.resume)
     part = range(*(shard or (0, 1))[:1], total, (shard or (0, 1))[1])
+    before, start, done = journal.done, time.monotonic(), None
     try:
         score_all(detector, inputs, journal, part)
+        done = {
+            "scored": len(part) - before,
+            "seconds": round(time.monotonic() - start, 3),
+            "load_seconds": round(start - begin, 3),
+            "device": runinfo.machine("/".join(sorted({m.device for m in detector.models}))),
+        }
     finally:
-        journal.close(None if sys.exc_info()[0] else len(part))
+        journal.close(len(part) if done else None, done)
     if shard is not None:
         print(f"shard {shard[0]}/{shard[1]}: {len(part)} images; when all are done: python infer.py merge {out}")
         return cli.PARTIAL if journal.bad else cli.OK
@@ -183,9 +176,11 @@ def make_detector(args):
 
 def header_of(args, detector, inputs, total, shard, kind, name):
     """What a journal's rows depend on, and how its results are to be written."""
-    names = ("votes", "vote", "fuse", "views", "flips", "stability", "seed", "unsure", "on_error")
+    names = ("vote", "fuse", "flips", "stability", "seed", "unsure", "on_error")
     return {
         **{n: getattr(args, n) for n in names},
+        "votes": detector.votes,
+        "views": detector.views,
         "threshold": detector.threshold,
         "models": {m.name: m.identity for m in detector.models},
         "backends": [m.backend_name for m in detector.models],
@@ -232,7 +227,7 @@ def score_all(detector, inputs, journal, part):
 
 def finish(out, journals, facts):
     """Journals to result files, and the summary; gives the exit code."""
-    from aidet import output
+    from aidet import output, runinfo
 
     def rows():
         return output.read_journal(journals)
@@ -259,18 +254,20 @@ def finish(out, journals, facts):
         print(f"  {shown}: {record.status[len('error: ') :]}", file=sys.stderr)
     said = ", ".join(f"{counts[k]} {k}" for k in ("real", "generated", "unsure") if k in counts)
     unusable = f", {bad} could not be used" if bad else ""
+    parts = [output.read_end(j) for j in journals]
+    facts_at = runinfo.write(out, facts, parts, {**counts, **({"error": bad} if bad else {})}, written)
     print(f"{sum(counts.values()) + bad} images: {said or 'none usable'}{unusable}")
     if bad and facts["format"] != "csv":
         line = {"fail": "stand as real (0)", "skip": "are left out, so later lines move up"}
         what = line.get(facts["on_error"], f"stand as {facts['on_error']}")
         print(f"warning: {bad} unusable images {what} in {written[0].name}", file=sys.stderr)
-    print("wrote " + ", ".join(str(p) for p in written))
+    print("wrote " + ", ".join(str(p) for p in (*written, facts_at)))
     return cli.PARTIAL if bad else cli.OK
 
 
 def run_merge(argv):
     """``infer.py merge DIR``: verify that all shards are there and whole, and write the results."""
-    p = Parser(prog="infer.py merge", description=run_merge.__doc__)
+    p = cli.Parser(prog="infer.py merge", description=run_merge.__doc__)
     p.add_argument("out", nargs="?", metavar="DIR")
     p.add_argument("--out", dest="out_flag", metavar="DIR")
     args = p.parse_args(argv)
@@ -285,7 +282,7 @@ def run_merge(argv):
 
 def run_check(argv):
     """``infer.py check result.txt --images DIR [--count N]``: exit 2 at the first fault."""
-    p = Parser(prog="infer.py check", description=run_check.__doc__)
+    p = cli.Parser(prog="infer.py check", description=run_check.__doc__)
     p.add_argument("result")
     p.add_argument("--images", metavar="DIR")
     p.add_argument("--count", type=int, metavar="N")

@@ -192,10 +192,10 @@ class Journal:
         """Hand the rows to the operating system, so that killing this process does not lose them."""
         self.file.flush()
 
-    def close(self, rows=None):
-        """Close; with ``rows``, mark the journal as complete."""
+    def close(self, rows=None, facts=None):
+        """Close; with ``rows``, mark the journal as complete, with what is to be remembered of the run."""
         if rows is not None:
-            self._line({"done": rows})
+            self._line({"done": rows, **(facts or {})})
         self.file.close()
 
 
@@ -206,6 +206,25 @@ def read_header(path):
             return json.loads(file.readline())
     except (OSError, ValueError):
         raise UserError(f"{str(path)!r} is no journal of infer.py") from None
+
+
+def read_end(path):
+    """What the last line of a complete journal says: ``rows`` and the facts given to :meth:`Journal.close`.
+
+    Raises
+    ------
+    UserError
+        The journal is not complete.
+    """
+    path = Path(path)
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        tail = file.read().rstrip(b"\n").split(b"\n")[-1]
+    try:
+        value = json.loads(tail)
+        return {"rows": value.pop("done"), **value}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path.name} is not complete; run that shard again with --resume") from None
 
 
 def read_journal(paths):
@@ -272,17 +291,9 @@ def find_shards(out):
 
 
 def _check_complete(paths, total):
-    counts = []
-    for path in paths:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - 100))
-            tail = file.read().rstrip(b"\n").split(b"\n")[-1]
-        try:
-            counts.append(json.loads(tail)["done"])
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path.name} is not complete; run that shard again with --resume") from None
-    if sum(counts) != total:
-        raise UserError(f"the shards hold {sum(counts)} rows, the input had {total}; run them again")
+    rows = sum(read_end(path)["rows"] for path in paths)
+    if rows != total:
+        raise UserError(f"the shards hold {rows} rows, the input had {total}; run them again")
 
 
 # --- results ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import infer
-from aidet import Detector, backends, ckpt, models, runtime
+from aidet import Detector, backends, ckpt, files, models, runtime
 from aidet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -448,3 +448,21 @@ def test_memory_does_not_grow_with_the_number_of_inputs(model, folder):
         given += 1
         ahead = max(ahead, taken - given)
     assert given == 300 and ahead <= 8
+
+
+# --- run.json --------------------------------------------------------------------------------------------------------
+def test_run_json_tells_weights_speed_and_counts(model, folder, tmp_path):
+    root, out = tmp_path / "in", tmp_path / "o"
+    root.mkdir()
+    for i in range(6):
+        (root / f"{i}.png").write_bytes((folder / "1.png").read_bytes() if i else b"nothing")
+    for shard in ("1/2", "2/2"):
+        call("--ckpt", model, "--images", root, "--out", out, "--shard", shard)
+    assert call("merge", out) == 3
+    found = files.read_json(out / "run.json")
+    assert found["models"] == [{"name": "a", "sha256": files.sha256(model), "backend": "onnxruntime"}]
+    assert [p["rows"] for p in found["processes"]] == [p["scored"] for p in found["processes"]] == [3, 3]
+    assert found["counts"]["error"] == 1 and sum(found["counts"].values()) == 6
+    assert found["images_per_second"] > 0 and found["versions"]["aidet"] and "CPU" in found["processes"][0]["device"]
+    for name in ("scores.csv", "result.txt"):
+        assert found["outputs"][name] == files.sha256(out / name)
