@@ -4,11 +4,18 @@ Keys, meaning and defaults of the first part are those of MindCV's ``config.py``
 that its YAML files load unchanged. Standard library and PyYAML only: reading a configuration imports no framework.
 """
 
+import math
+import re
+import reprlib
 from pathlib import Path
 
 import yaml
 
 from .errors import UserError, nearest
+
+MAX_BYTES = 1 << 18  # of a configuration file
+MAX_DEPTH = 100  # of brackets in it: PyYAML's time grows with the square of it
+MAX_VALUES = 20_000  # in it, with everything that an alias (*name) repeats
 
 
 # --- types: each takes a YAML value or a command-line string and returns the value, or raises ValueError -------------
@@ -28,33 +35,38 @@ def _float(value):
         raise ValueError("a number")
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("a number") from None
 
 
 def _int(value):
     number = _float(value)
-    if number != int(number):
+    if not math.isfinite(number) or number != int(number):
         raise ValueError("a whole number")
     return int(number)
 
 
 def _str(value):
-    if isinstance(value, (dict, list)):
+    if not isinstance(value, (str, int, float)) and type(value).__module__ != "datetime":
         raise ValueError("a text")
-    return str(value)
+    text = str(value)
+    if "\0" in text:
+        raise ValueError("a text without the character 0")
+    return text
 
 
 def _parsed(value):
     """A command-line string as the YAML value it spells; ``0.2,1.0`` and ``a,b`` are lists."""
     if not isinstance(value, str):
         return value
+    if _depth(value) > MAX_DEPTH:
+        raise ValueError(f"a value with at most {MAX_DEPTH} brackets within each other")
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+        if isinstance(parsed, str) and "," in parsed:
+            return [yaml.safe_load(part) if part.strip() else "" for part in parsed.split(",")]
+    except (yaml.YAMLError, RecursionError, ValueError):
         raise ValueError("a value, a list a,b or a mapping {a: b}") from None
-    if isinstance(parsed, str) and "," in parsed:
-        return [yaml.safe_load(part) if part.strip() else "" for part in parsed.split(",")]
     return parsed
 
 
@@ -116,6 +128,19 @@ def _label(kind):
     return getattr(kind, "label", kind.__name__.strip("_"))
 
 
+def _shown(value):
+    """A value in a message: short, however deep or long it is."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # a number of more digits than Python prints
+        return f"a {type(value).__name__}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 8, 8
+
+
 class Key:
     """One key: type, default, whether None is a value, bounds, and a line of help."""
 
@@ -132,13 +157,15 @@ class Key:
         try:
             result = self.kind(value)
         except ValueError as error:
-            raise UserError(f"{name} (={value!r}) must be {error}") from None
+            raise UserError(f"{name} (={_shown(value)}) must be {error}") from None
         for number in result if isinstance(result, list) else [result]:
             if isinstance(number, (int, float)) and not isinstance(number, bool):
-                if number != number or (self.low is not None and number < self.low):
-                    raise UserError(f"{name} (={value!r}) must be >= {self.low}")
+                if self.low is not None and not number >= self.low:
+                    raise UserError(f"{name} (={_shown(value)}) must be >= {self.low}")
+                if not math.isfinite(number):
+                    raise UserError(f"{name} (={_shown(value)}) must be finite")
                 if self.high is not None and number > self.high:
-                    raise UserError(f"{name} (={value!r}) must be <= {self.high}")
+                    raise UserError(f"{name} (={_shown(value)}) must be <= {self.high}")
         return result
 
 
@@ -149,7 +176,7 @@ GROUPS = {
         "val_while_train": Key(_bool, True, "validate while training (MindCV's default is false)"),
         "val_interval": Key(_int, 1, "epochs between validations", low=1),
         "log_interval": Key(_int, 100, "steps between lines of steps.csv and TensorBoard", low=1),
-        "seed": Key(_int, 42, "of everything random", low=0),
+        "seed": Key(_int, 42, "of everything random", low=0, high=2**32 - 1),
         "device_target": Key(
             _one_of("auto", "Ascend", "GPU", "CPU"), "auto", "auto: Ascend where it answers, else CPU"
         ),
@@ -368,6 +395,8 @@ class Config:
             self.init_from = self.ckpt_path
         if self.ckpt_path and self.resume_opt and not self.resume:
             self.resume = self.ckpt_path
+        if not self.metrics:
+            raise UserError("metrics (=[]) must name at least one")
         if self.monitor is None:
             self.monitor = self.metrics[0]
 
@@ -402,7 +431,10 @@ def _renamed(values):
         if name in ALIASES and target in values:
             # The job's own key wins over what a platform adds to every command line.
             continue
-        result[target] = _OLD_VALUES.get(name, lambda v: v)(value)
+        try:
+            result[target] = _OLD_VALUES.get(name, lambda v: v)(value)
+        except ValueError as error:
+            raise UserError(f"{name} (={_shown(value)}) must be {error}") from None
     return result
 
 
@@ -418,13 +450,21 @@ class _Loader(yaml.SafeLoader):
 
 def _mapping(loader, node, deep=False):
     seen = set()
-    for key_node, _ in node.value:
+    for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, (str, int, float, bool)):
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is no text", key_node.start_mark)
+            what = f"a key is a {type(key).__name__}, not a text"
+            raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
         if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            what = f"key {_shown(key)} stands twice"
+            raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
         seen.add(key)
+        try:
+            loader.construct_object(value_node, deep=True)
+        except yaml.constructor.ConstructorError as error:
+            raise yaml.constructor.ConstructorError(None, None, f"{key}: {error.problem}", error.problem_mark) from None
+        except (ValueError, TypeError) as error:  # a date of a 13th month, a number of 5000 digits
+            raise yaml.constructor.ConstructorError(None, None, f"{key}: {error}", value_node.start_mark) from None
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
@@ -468,14 +508,42 @@ def _read(path):
         hint = f"; {folder}: {nearest(path.name, there, 'file')}" if there else ""
         raise UserError(f"configuration {str(path)!r} " + ("is a folder" if path.is_dir() else f"does not exist{hint}"))
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"configuration {str(path)!r} is larger than {MAX_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+        if _depth(text) > MAX_DEPTH:
+            raise UserError(f"configuration {str(path)!r} cannot be read: over {MAX_DEPTH} brackets within each other")
+        values = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, TypeError, OSError, RecursionError) as error:
         raise UserError(f"configuration {str(path)!r} cannot be read: {' '.join(str(error).split())[:300]}") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(k, str) for k in values):
         raise UserError(f"configuration {str(path)!r} must be a mapping of keys to values")
+    known = {}
+    for name, value in values.items():
+        if _count(value, known) > MAX_VALUES:
+            raise UserError(f"configuration {str(path)!r}: {name} repeats its aliases to over {MAX_VALUES} values")
     return values
+
+
+def _depth(text):
+    """The most brackets that are open at a time."""
+    depth = most = 0
+    for mark in re.findall(r"[\[\]{}]", text):
+        depth += 1 if mark in "[{" else -1
+        most = max(most, depth)
+    return most
+
+
+def _count(value, known):
+    """How many values a value holds, those that an alias repeats counted each time; never walks one twice."""
+    if not isinstance(value, (list, dict, set)):
+        return 1
+    if id(value) not in known:
+        inside = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(v, known) for v in inside)
+    return known[id(value)]
 
 
 def parse_args(argv, flags=(), tolerate=()):
