@@ -1,12 +1,20 @@
 """What the command lines share: exit codes, one-line errors, the argument parser."""
 
 import argparse
+import errno
 import os
 import sys
 
 from .errors import UserError, nearest
 
 OK, WRONG, PARTIAL = 0, 2, 3
+MAX_LINE = 4000
+# What the machine can do to a run: no space, no right, no such place any more.
+ENVIRONMENT = {
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EFBIG EROFS EIO EACCES EPERM ENOENT ENOTDIR EISDIR ENAMETOOLONG EMFILE ENFILE".split()
+    if hasattr(errno, name)
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,13 +57,13 @@ def main(run, argv=None):
     Notes
     -----
     0 all well; 2 a wrong argument, configuration or missing file, said in one line on stderr; 3 finished, but some
-    inputs could not be used; 130 stopped by Ctrl-C. Anything else is a defect of ours and keeps its traceback.
+    inputs could not be used; 130 stopped by Ctrl-C. A full disk, a folder that went away or lack of memory is said in
+    one line too (2). Anything else is a defect of ours and keeps its traceback.
     """
     try:
         code = run(sys.argv[1:] if argv is None else argv) or OK
     except UserError as error:
-        print("error: " + " ".join(str(error).split("\n")), file=sys.stderr)
-        code = WRONG
+        code = _wrong(str(error))
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         code = 130
@@ -63,4 +71,19 @@ def main(run, argv=None):
         # The reader of our output went away (`| head`): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OK
+    except OSError as error:
+        if error.errno not in ENVIRONMENT:
+            raise
+        what = f" ({error.filename})" if error.filename else ""
+        code = _wrong(f"{error.strerror}{what}; what was finished before is whole: see to it, then run again")
+    except MemoryError as error:
+        code = _wrong(f"not enough memory ({error or 'no more given'}); close other programs or take smaller batches")
     sys.exit(code)
+
+
+def _wrong(text):
+    """Say what is wrong in one line, whatever a file's own names put into it."""
+    text = " ".join(text.split("\n"))
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    print("error: " + (text if len(text) < MAX_LINE else text[:MAX_LINE] + " ..."), file=sys.stderr)
+    return WRONG
