@@ -61,7 +61,7 @@ class Network:
         about = self.facts.get("input") or {}
         if not about.get("transform"):
             raise UserError(f"the sidecar of {str(path)!r} names no input.transform; convert or train it again")
-        self.views = _vote.Views(about["transform"], line=about.get("views"), **views)
+        self.views = _vote.Views(about["transform"], line=about.get("views"), **voting(self.facts, path, **views))
         self.threshold = threshold_of(self.facts, path)
         self.backend = backends.open_model(path, backend, self.views.size, device, say)
         self.threadsafe, self.device = self.backend.threadsafe, self.backend.device
@@ -69,9 +69,8 @@ class Network:
         self.identity = (self.facts.get("output") or {}).get("sha256", "")
 
     def prepare(self, image, key, stability=False):
-        """PIL image -> list of views; in stability mode the changed versions' views follow."""
-        made = self.views(image, key)
-        return made + [self.views.first(i) for i in _vote.changed_images(image)] if stability else made
+        """PIL image -> list of lists of views: the image's own; in stability mode its changed versions', too."""
+        return [self.views(i, key) for i in [image, *(_vote.changed_images(image) if stability else [])]]
 
     def run(self, views, piece=backends.PIECE):
         """Views -> scores, float64 (V,). Equal shapes go together, ``piece`` at a time."""
@@ -100,6 +99,19 @@ def order_of(facts, what):
     return order
 
 
+def voting(facts, path, votes=None, kind=None, **others):
+    """Settings of :class:`aidet.vote.Views`; what the caller leaves open is as the sidecar's ``voting`` says.
+
+    A detector that was measured, and whose threshold was chosen, with a grid of nine crops is to be used so. Without
+    ``voting`` it is one view, and random ones where more are asked for.
+    """
+    own = facts.get("voting") or {}
+    if not isinstance(own, dict) or set(own) - {"votes", "views"}:
+        raise UserError(f"sidecar of {str(path)!r}: voting (={own!r}) must be a mapping with the keys votes, views")
+    votes = own.get("votes", 1) if votes is None else votes
+    return {"votes": votes, "kind": own.get("views", "random") if kind is None else kind, **others}
+
+
 def threshold_of(facts, path):
     """The sidecar's threshold on the probability of *generated*, 0.5 where it has none."""
     value = facts.get("threshold")
@@ -125,8 +137,8 @@ class Detector:
     *checkpoints : str or Path
         ``.ckpt`` files with sidecars, exported ``.onnx`` files, or rules (:mod:`aidet.rules`).
     backend : {"auto", "onnxruntime", "mindspore"}
-    votes : int
-        Views of each image and model.
+    votes : int, optional
+        Views of each image and model. Default: the sidecar's ``voting``, else 1.
     vote : {"soft", "hard"}
         See :func:`aidet.vote.combine_views`.
     fuse : {"soft", "hard", "soft-or", "score"} or path of a YAML file
@@ -134,8 +146,9 @@ class Detector:
     threshold : float, optional
         Generated where ``prob > threshold``. Default: the sidecar's with one model and soft votes, else 0.5.
     unsure : (float, float) or "LOW,HIGH", optional
-    views : str
-        ``random``, ``native``, ``grid`` or a pipeline line, see :class:`aidet.vote.Views`.
+    views : str, optional
+        ``random``, ``native``, ``grid`` or a pipeline line, see :class:`aidet.vote.Views`. Default: the sidecar's
+        ``voting``, else ``random``.
     flips, stability : bool
     seed : int
         Of the random views.
@@ -159,12 +172,12 @@ class Detector:
         self,
         *checkpoints,
         backend="auto",
-        votes=1,
+        votes=None,
         vote="soft",
         fuse="soft",
         threshold=None,
         unsure=None,
-        views="random",
+        views=None,
         flips=False,
         stability=False,
         seed=42,
@@ -199,6 +212,9 @@ class Detector:
         alone = len(names) == 1 and vote == "soft"
         self.threshold = threshold if threshold is not None else self.fusion.thresholds[names[0]] if alone else 0.5
         self.names = names
+        used = [m.views for m in self.models if hasattr(m, "views")]
+        # What the models voted with, whether asked for or their own: one value where they agree.
+        self.votes, self.views = (one(getattr(v, n) for v in used) for n in ("votes", "kind"))
 
     # --- one image ---------------------------------------------------------------------------------------------------
     def _prepare(self, item):
@@ -213,31 +229,31 @@ class Detector:
         key, views, reason = prepared
         if reason is not None:
             return self._error(key, reason)
-        return self._verdict(key, [m.run(v) for m, v in zip(self.models, views)])
+        return self._verdict(key, [split(m.run(sum(v, [])), v) for m, v in zip(self.models, views)])
 
     def _error(self, key, reason):
         label = labels.NAMES.index(self.on_error) if self.on_error in labels.NAMES else None
         return Verdict(key, label=label, status=f"error: {reason}")
 
     def _verdict(self, key, scores):
-        if not all(np.isfinite(s).all() for s in scores):
+        """``scores``: for each model its views' scores, of the image first, then of its changed versions."""
+        if not all(np.isfinite(s).all() for groups in scores for s in groups):
             return self._error(key, "the network's output is not a finite number")
-        extra = len(_vote.STABILITY) if self.stability else 0
-        per_model, views = {}, {}
-        for model, s in zip(self.models, scores):
-            own = s[: len(s) - extra]
-            views[model.name] = [float(x) for x in own]
-            per_model[model.name] = _vote.combine_views(own, self.vote, self.fusion.thresholds[model.name])
-        score = self.fusion(per_model)
+        columns = [self._fuse(column) for column in zip(*scores)]
+        score, per_model = columns[0]
         prob, label, decision = _vote.verdict(score, self.threshold, self.unsure)
+        views = {m.name: [float(x) for x in groups[0]] for m, groups in zip(self.models, scores)}
         result = Verdict(key, score, prob, label, decision, "ok", per_model, views)
-        if extra:
-            # The unchanged image counts by its first view, as its changed versions do.
-            columns = [[s[0], *s[-extra:]] for s in scores]
-            for i, name in enumerate(("original", *_vote.STABILITY)):
-                fused = self.fusion({m.name: c[i] for m, c in zip(self.models, columns)})
-                result.stability[name] = float(labels.sigmoid(fused))
+        if self.stability:
+            probs = [float(labels.sigmoid(fused)) for fused, _ in columns]
+            result.stability = dict(zip(("original", *_vote.STABILITY), probs))
         return result
+
+    def _fuse(self, scores):
+        """Views' scores of each model to the fused score, and one score for each model."""
+        thresholds = self.fusion.thresholds
+        each = {m.name: _vote.combine_views(s, self.vote, thresholds[m.name]) for m, s in zip(self.models, scores)}
+        return self.fusion(each), each
 
     # --- many --------------------------------------------------------------------------------------------------------
     def stream(self, items):
@@ -275,9 +291,10 @@ class Detector:
             return
         columns = []
         for i, model in enumerate(self.models):
-            counts = [len(views[i]) for _, views, _ in good]
-            scores = model.run([v for _, views, _ in good for v in views[i]], piece=self.batch_size * max(counts))
-            columns.append(np.split(scores, np.cumsum(counts)[:-1]))
+            groups = [group for _, views, _ in good for group in views[i]]
+            most = max(sum(map(len, views[i])) for _, views, _ in good)
+            scores = iter(split(model.run(sum(groups, []), piece=self.batch_size * most), groups))
+            columns.append([[next(scores) for _ in views[i]] for _, views, _ in good])
         rows = iter(zip(*columns))
         for key, _, reason in group:
             yield self._error(key, reason) if reason is not None else self._verdict(key, list(next(rows)))
@@ -308,6 +325,17 @@ class Detector:
                 yield (Path(os.path.relpath(name, root)).as_posix() if path and root is not None else name), source
 
         return list(self.stream(items()))
+
+
+def one(values):
+    """The value that all share, else the list of them; None where there is none."""
+    values = list(values)
+    return values[0] if len(set(values)) == 1 else values or None
+
+
+def split(scores, groups):
+    """Scores of views that stood one after the other, by the groups they came from."""
+    return np.split(scores, np.cumsum([len(g) for g in groups])[:-1])
 
 
 def in_order(work, items, workers):
