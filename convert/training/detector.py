@@ -1,0 +1,367 @@
+"""Train the default detector in PyTorch; it comes back as a MindSpore checkpoint (needs the parity extra).
+
+    python -m convert.training.detector --data A/labels.csv --data B/labels.csv \\
+        --init EFFICIENTNET_LITE0.pth --autoencoder ENCODER.pth DECODER.pth --out runs/default
+    python -m convert runs/default/collapsed ckpt/aidet_default.ckpt --dtype fp16 --verify logits
+
+What it does, and where each idea comes from:
+
+* crops of native pixels, never a resize of the whole image (SAFE, Li et al. 2025; B-Free, Guillaro et al. 2025);
+* every real photograph of the training part has aligned fakes: its own reconstructions by real autoencoders, encoded as
+  the original is, cropped at the same place and put through the same random draw of degradations (AlignedForensics,
+  Rajan et al. 2025; DDA, Chen et al. 2025, from where the mix of a photograph and its reconstruction is, too);
+* JPEG, WebP, rescaling, blur and noise with the same probabilities for both classes (CNNDetection, Wang et al. 2020);
+* one class a generator, collapsed to real against the rest (awsaf49's VIP Cup entry, 2022);
+* real sources and generators drawn with the square root of their number of files, not by that number;
+* averaged weights (EMA).
+
+The CSVs have the columns path, label, generator and split; only rows of split ``train`` are used.
+"""
+
+import argparse
+import csv
+import io
+import queue
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from aidet import cli, files, images, records, transforms
+from aidet.errors import UserError
+
+# One line for both classes. A quarter of the crops stays as it is.
+DEGRADE = (
+    "color_jitter(0.2, 0.2, 0.2, p=0.25) | down_up((0.5, 0.95), p=0.1) | blur((0.2, 1.2), p=0.1)"
+    " | noise((0.5, 5), p=0.12) | webp((50, 95), p=0.12) | jpeg((50, 98), p=0.5)"
+)
+SCALES = ((1.0, "native"), (0.55, "small"))  # sizes at which photographs are reconstructed
+
+
+def read(sources):
+    """Rows of every CSV: dicts with path (absolute), label (int), generator, split, set (the folder's name)."""
+    rows = []
+    for source in map(Path, sources):
+        table, _ = records.read_table(source)
+        for r in table:
+            generator = r.get("generator") or ("generated" if r["label"] == "1" else "real")
+            path = source.parent / r["path"]
+            rows.append(
+                {**r, "path": path, "label": int(r["label"]), "generator": generator, "set": source.parent.name}
+            )
+    return rows
+
+
+def halves(encoder, decoder):
+    """PyTorch module of a TAESD-family pair of files (read by the converter's own safe reader)."""
+    import torch
+
+    from convert import detect, live, reading
+
+    parts = []
+    for path in (encoder, decoder):
+        source = reading.read(Path(path))
+        parts.append(live.torch_model(detect.make(source), source))
+    return torch.nn.Sequential(*parts).eval()
+
+
+def own_autoencoder(path):
+    """The project's tiny autoencoder as a PyTorch module."""
+    import torch
+
+    from aidet import ckpt
+
+    from .autoencoder import network as tiny
+
+    net = tiny()
+    net.load_state_dict({k: torch.from_numpy(v.astype(np.float32)) for k, v in ckpt.load_arrays(path).items()})
+    return torch.nn.Sequential(net.encoder, net.decoder).eval()
+
+
+def reconstruct(net, array):
+    """uint8 (h, w, 3) through an autoencoder on [0, 1]; grey photographs stay grey."""
+    import torch
+
+    x = torch.from_numpy(array.transpose(2, 0, 1)[None].astype(np.float32) / 255)
+    with torch.inference_mode():
+        y = net(x)[0].numpy().transpose(1, 2, 0)
+    y = np.clip(np.rint(y * 255), 0, 255).astype(np.uint8)
+    if (array == array[..., :1]).all():
+        y = np.repeat(np.asarray(Image.fromarray(y).convert("L"))[..., None], 3, 2)
+    return y
+
+
+def plan(rows, names):
+    """Which reconstructions are made: (row, autoencoder, scale).
+
+    Large crops go through every autoencoder, and through the first one at a smaller size, too; of small crops each goes
+    through one autoencoder, in turn.
+    """
+    jobs = []
+    for k, r in enumerate(r for r in rows if not r["label"]):
+        with Image.open(r["path"]) as image:
+            large = min(image.size) >= 400
+        if large:
+            jobs += [(r, name, 1.0) for name in names] + [(r, names[0], SCALES[1][0])]
+        else:
+            jobs.append((r, names[k % len(names)], 1.0))
+    return jobs
+
+
+def twin(row, name, scale, nets, cache):
+    """A photograph (at its scale) and its reconstruction, uint8 arrays of one size; kept in ``cache`` as PNG."""
+    key = f"{row['set']}_{row['path'].stem}_{name}_{scale}"
+    real, fake = (Path(cache) / f"{key}_{kind}.png" for kind in "rf")
+    if not fake.is_file():
+        image = images.decode(row["path"])
+        if scale != 1:
+            size = (round(image.width * scale), round(image.height * scale))
+            image = image.resize(size, Image.Resampling.LANCZOS)
+        array = np.asarray(image)
+        h, w = (n // 16 * 16 for n in array.shape[:2])
+        array = array[:h, :w]
+        for path, pixels in ((real, array), (fake, reconstruct(nets[name], array))):
+            with files.atomic(path, "wb") as file:
+                Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    pair = [np.asarray(Image.open(path)) for path in (real, fake)]
+    if scale == 1:
+        # The original went through JPEG once, so its twin does, with the same tables: the traces must not tell.
+        pair[1] = jpeg_like(pair[1], row["path"])
+    return pair
+
+
+def jpeg_like(array, path):
+    """The pixels after the JPEG compression of a file: its quantisation tables, 4:2:0."""
+    with Image.open(path) as original:
+        if original.format != "JPEG":
+            return array
+        tables = original.quantization
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "JPEG", qtables=tables, subsampling="4:2:0")
+    return np.asarray(Image.open(buffer))
+
+
+class Pool:
+    """Decoded images of the training part, by group: real sources, generators, twins (name, real, fake)."""
+
+    def __init__(self, rows, nets, cache):
+        self.real, self.fake = {}, {}
+        for r in rows:
+            group = self.fake if r["label"] else self.real
+            group.setdefault(r["generator"], []).append(np.asarray(images.decode(r["path"])))
+        jobs = plan(rows, list(nets))
+        self.twins = []
+        for i, (row, name, scale) in enumerate(jobs):
+            self.twins.append((name, *twin(row, name, scale, nets, cache)))
+            if i % 200 == 0:
+                print(f"  {i}/{len(jobs)} reconstructions", flush=True)
+
+    def classes(self):
+        """Class names: real first, then one a generator and one an autoencoder."""
+        return ["real", *sorted(map(called, self.fake)), *sorted({called(t[0]) for t in self.twins})]
+
+
+def called(generator):
+    """The class name of a generator: one word after ``generated``, so that a word like photo in it says nothing."""
+    return "generated_" + "".join(c for c in generator if c.isalnum())
+
+
+def view(array, crop, seed):
+    """A degraded crop, uint8 (crop, crop, 3). The same seed gives the same place, scale and degradations."""
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(array)
+    scale = rng.uniform(0.5, 1.0) if rng.random() < 0.35 else rng.uniform(1.0, 1.6) if rng.random() < 0.1 else 1.0
+    side = min(round(crop / scale), *array.shape[:2])
+    for _, step in transforms.Pipeline(f"random_crop({side}) | hflip").steps:
+        image = step(image, rng)
+    filters = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+    resample = filters[rng.integers(3)]
+    if side != crop:
+        image = image.resize((crop, crop), resample)
+    turns = int(rng.integers(4)) if rng.random() < 0.2 else 0
+    if turns:
+        image = image.transpose(
+            (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)[turns]
+        )
+    if rng.random() < 0.8:
+        for _, step in DEGRADE_STEPS:
+            image = step(image, rng)
+    return np.asarray(image)
+
+
+DEGRADE_STEPS = transforms.Pipeline(DEGRADE).steps
+
+
+def draw(pool, classes, rng, size, crop, twins):
+    """One batch: uint8 crops (size, crop, crop, 3) and class indices.
+
+    A part ``twins`` of the batch are pairs of a real crop and its reconstruction, alike in everything else; the rest is
+    half real and half generated.
+    """
+
+    def pick(groups):
+        names = sorted(groups)
+        weights = np.sqrt([len(groups[n]) for n in names])
+        name = names[rng.choice(len(names), p=weights / weights.sum())]
+        return name, groups[name][int(rng.integers(len(groups[name])))]
+
+    x, y = [], []
+    while len(x) < size:
+        seed = int(rng.integers(1 << 62))
+        if rng.random() < twins:
+            name, real, fake = pool.twins[int(rng.integers(len(pool.twins)))]
+            if rng.random() < 0.3:
+                part = rng.uniform(0.5, 1.0)
+                fake = np.rint(real + part * (fake.astype(np.float32) - real)).astype(np.uint8)
+            x += [view(real, crop, seed), view(fake, crop, seed)]
+            y += [0, classes.index(called(name))]
+        else:
+            name, fake = pick(pool.fake)
+            x += [view(pick(pool.real)[1], crop, seed), view(fake, crop, seed + 1)]
+            y += [0, classes.index(called(name))]
+    return np.stack(x[:size]), np.array(y[:size])
+
+
+def batches(pool, classes, args):
+    """The same batches in the same order, made ahead by a thread."""
+    todo = queue.Queue(maxsize=6)
+
+    def work():
+        for step in range(args.start, args.steps):
+            rng = np.random.default_rng([args.seed, step])
+            todo.put(draw(pool, classes, rng, args.batch_size, args.crop, args.twins))
+        todo.put(None)
+
+    threading.Thread(target=work, daemon=True).start()
+    return iter(todo.get, None)
+
+
+def network(init, outputs):
+    """timm's tf_efficientnet_lite0 with the packaged ImageNet weights and a new head."""
+    from convert import live, reading
+
+    live.without_broken_ops()
+    import timm
+    import torch
+
+    net = timm.create_model("tf_efficientnet_lite0", pretrained=False, drop_rate=0.2, drop_path_rate=0.1)
+    source = reading.read(Path(init))
+    # The packaged file has lukemelas' names; both list the same tensors in the same order (difference 0 to timm).
+    state = dict(zip(net.state_dict(), (torch.from_numpy(np.array(t.array())) for t in source.tensors.values())))
+    net.load_state_dict(state)
+    net.reset_classifier(outputs)
+    return net
+
+
+def collapsed(logits):
+    """Score of (N, C) logits whose first class is real."""
+    import torch
+
+    return torch.logsumexp(logits[:, 1:], 1) - logits[:, 0]
+
+
+def normalise(x):
+    """uint8 (N, h, w, 3) -> float32 (N, 3, h, w) in [-1, 1], channels last."""
+    import torch
+
+    x = torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def train(pool, classes, args, out):
+    """AdamW, warm-up and one cosine, averaged weights."""
+    import torch
+
+    torch.manual_seed(args.seed)
+    net = network(args.init, len(classes)).to(memory_format=torch.channels_last).train()
+    if args.resume:
+        net.load_state_dict(torch.load(args.resume, weights_only=True)["net"])
+    ema = {k: v.clone() for k, v in net.state_dict().items()}
+    head = [p for n, p in net.named_parameters() if n.startswith("classifier")]
+    body = [p for n, p in net.named_parameters() if not n.startswith("classifier")]
+    optimizer = torch.optim.AdamW(
+        [{"params": body, "m": 1.0}, {"params": head, "m": 5.0}], weight_decay=args.weight_decay
+    )
+    start, recent, log = time.time(), [], []
+    for i, (x, y) in enumerate(batches(pool, classes, args), args.start):
+        rate = args.lr * min(1, (i + 1) / 100) * 0.5 * (1 + np.cos(np.pi * i / args.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["m"]
+        logits, target = net(normalise(x)), torch.from_numpy(y)
+        # Which generator it is, and the question itself: real or not.
+        binary = torch.nn.functional.binary_cross_entropy_with_logits(collapsed(logits), (target > 0).float())
+        loss = 0.5 * torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.05) + binary
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        decay = min(0.998, (i - args.start + 1) / (i - args.start + 10))
+        with torch.no_grad():
+            for k, v in net.state_dict().items():
+                if v.dtype.is_floating_point:
+                    ema[k].lerp_(v, 1 - decay)
+                else:
+                    ema[k].copy_(v)
+        right = ((collapsed(logits) > 0) == (target > 0)).float().mean().item()
+        recent = recent[-99:] + [(loss.item(), binary.item(), right)]
+        if (i + 1) % 100 == 0 or i + 1 == args.steps:
+            log.append([i + 1, *np.mean(recent, 0).round(4), round(time.time() - start)])
+            print("step {}  loss {}  binary {}  accuracy {}  {} s".format(*log[-1]), flush=True)
+        if (i + 1) % 500 == 0 or i + 1 == args.steps:
+            write(ema, net, classes, out, log)
+
+
+def write(state, net, classes, out, log):
+    """Weights in timm's names, the class names, the training log, and what goes on from here (``last.pt``)."""
+    import torch
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in state.items()}, out / "model.safetensors")
+    torch.save({"net": net.state_dict()}, out / "last.pt")
+    facts = {"architecture": "tf_efficientnet_lite0", "num_classes": len(classes), "label_names": classes}
+    files.write_json(out / "config.json", facts)
+    with files.atomic(out / "log.csv") as file:
+        rows = [["step", "loss", "binary", "accuracy", "seconds"], *log]
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", action="append", required=True, help="labels.csv with path, label, generator, split")
+    add("--init", required=True, help="efficientnet-lite0-57934424.pth")
+    add("--autoencoder", nargs=2, required=True, metavar=("ENCODER", "DECODER"), help="files of the TAESD family")
+    add("--own-autoencoder", default="ckpt/aidet_tae.ckpt", help="the second source of aligned fakes")
+    add("--twins", type=float, default=0.45, help="part of a batch that are pairs of real and reconstruction")
+    add("--cache", default="runs/reconstructions")
+    add("--out", default="runs/default")
+    add("--start", type=int, default=0, help="first step, with --resume")
+    add("--resume", metavar="last.pt", help="weights to go on from")
+    add("--steps", type=int, default=4000)
+    add("--batch-size", type=int, default=24)
+    add("--crop", type=int, default=160)
+    add("--lr", type=float, default=4e-4)
+    add("--weight-decay", type=float, default=0.02)
+    add("--threads", type=int, help="CPU threads of PyTorch")
+    add("--seed", type=int, default=42)
+    args = parser.parse_args(argv)
+    rows = [r for r in read(args.data) if r.get("split", "train") == "train"]
+    if not rows:
+        raise UserError("no row of split train in " + ", ".join(args.data))
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    nets = {"taef2": halves(*args.autoencoder), "tae": own_autoencoder(args.own_autoencoder)}
+    pool = Pool(rows, nets, args.cache)
+    classes = pool.classes()
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_json(out / "training.json", {k: v if v is None else str(v) for k, v in vars(args).items()})
+    train(pool, classes, args, out)
+
+
+if __name__ == "__main__":
+    cli.main(main)
