@@ -94,7 +94,7 @@ def _score(commands):
     p.add_argument("--leaks", metavar="leaks.csv", help="also measure without the images that another split has")
     p.add_argument("--against", metavar="CSV", help="a second scores file over the same images: paired test")
     p.add_argument(
-        "--explain", action="append", metavar="A.ckpt", help="occlusion maps of the worst errors through this model"
+        "--explain", action="append", metavar="A.ckpt", help="where this model looks in the worst errors: maps"
     )
     p.add_argument("--vip", nargs=2, metavar=("P1", "P2"), help="VIP Cup score of two filename,logit files")
     p.add_argument("--thumbnails", type=_count, default=12, metavar="N", help="worst errors shown per class (12)")
@@ -143,6 +143,7 @@ def _leaks(commands):
     p.add_argument(
         "--distance", type=int, default=4, metavar="BITS", help="near-duplicates: at most so many of 64 bits differ (4)"
     )
+    p.add_argument("--crops", action="store_true", help="look for crops of one picture, too (slower; needs OpenCV)")
     p.add_argument("--workers", type=int, help="processes that decode (default: CPUs)")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import files, leaks, report, truth
+from . import crops, files, leaks, report, truth
 from .cli import OK, PARTIAL
 from .errors import UserError
 
@@ -34,13 +34,18 @@ def read_prints(name, source, workers=None):
         And the folder the paths are relative to.
     """
     paths, root = truth.read_paths(source)
-    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(paths) // 200))
     full = [os.path.join(root, p) for p in paths]
-    bar = {"desc": name, "unit": "image", "total": len(full), "file": sys.stderr, "disable": len(full) < 1000}
+    return leaks.collect(paths, root, spread(leaks.fingerprint, full, name, workers)), root
+
+
+def spread(work, items, name, workers=None):
+    """``[work(i) for i in items]``, in several processes where that pays."""
+    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(items) // 200))
+    bar = {"desc": name, "unit": "image", "total": len(items), "file": sys.stderr, "disable": len(items) < 1000}
     if workers <= 1:
-        return leaks.collect(paths, root, list(tqdm(map(leaks.fingerprint, full), **bar))), root
+        return list(tqdm(map(work, items), **bar))
     with get_context("spawn").Pool(workers) as pool:
-        return leaks.collect(paths, root, list(tqdm(pool.imap(leaks.fingerprint, full, chunksize=64), **bar))), root
+        return list(tqdm(pool.imap(work, items, chunksize=64), **bar))
 
 
 def run(options):
@@ -49,7 +54,7 @@ def run(options):
     Parameters
     ----------
     options : argparse.Namespace
-        ``train, valid, test, out, distance, workers``.
+        ``train, valid, test, out, distance, crops, workers``.
 
     Returns
     -------
@@ -61,6 +66,8 @@ def run(options):
         raise UserError("leaks compares splits: give at least two of --train, --valid, --test")
     if not 0 <= options.distance <= 12:
         raise UserError(f"--distance (={options.distance}) must be between 0 and 12")
+    if options.crops:
+        crops.require()
     for source in given.values():
         truth.read_paths(source)  # all sources are checked before an hour is spent on the first
     prints, roots = {}, {}
@@ -69,6 +76,8 @@ def run(options):
     pairs = {}
     for first, second in itertools.combinations(given, 2):
         pairs[(first, second)] = leaks.compare(prints[first], prints[second], options.distance)
+    if options.crops:
+        _add_crops(prints, pairs, options.workers)
     out = Path(options.out)
     _write_rows(out / "leaks.csv", prints, pairs)
     result = _result(prints, pairs, options)
@@ -78,6 +87,15 @@ def run(options):
     _say(result, prints, pairs, out)
     print(f"report: {page}")
     return PARTIAL if any(p.lost for p in prints.values()) else OK
+
+
+def _add_crops(prints, pairs, workers):
+    """Look for crops among the images that are not found in another way."""
+    found = {n: crops.collect(spread(crops.corners, p.files, f"{n}, corners", workers)) for n, p in prints.items()}
+    for (first, second), rows in pairs.items():
+        done = {j for _, j, _, _ in rows}
+        rows += crops.compare(found[first], found[second], prints[first].files, prints[second].files, done)
+        rows.sort(key=lambda row: row[1])
 
 
 def _write_rows(path, prints, pairs):
@@ -103,6 +121,7 @@ def _result(prints, pairs, options):
         },
         "leaks": counts,
         "distance": options.distance,
+        "crops": options.crops,
         "errors": [{"split": n, "path": path, "status": why} for n, p in prints.items() for path, why in p.lost[:10]],
     }
 
@@ -111,7 +130,8 @@ def _page(path, prints, roots, pairs, result, where_from):
     rows = [
         [c["split"], c["known"], c["of"], c["leaked"], *(c[level] for level in leaks.LEVELS)] for c in result["leaks"]
     ]
-    header = ["images of", "also in", "images", "leaked", "same path", "same bytes", "same pixels", "near-duplicates"]
+    header = ["images of", "also in", "images", "leaked", "same path", "same bytes", "same pixels", "near-duplicates",
+              "mirrored or turned", "crops"]  # fmt: skip
     inside = [[n, s["images"], s["doubles_by_bytes"], s["unreadable"]] for n, s in result["splits"].items()]
     sections = [
         report.Section(
@@ -120,7 +140,9 @@ def _page(path, prints, roots, pairs, result, where_from):
                 "Each image is counted once, at its strongest level. Near-duplicates differ in at most "
                 f"{result['distance']} of the 64 bits of a perceptual hash and correlate by {leaks.CORRELATION} or "
                 "more as "
-                "thumbnails; look at them before you delete one. All are listed in leaks.csv."
+                "thumbnails, as they are or mirrored or turned; look at them before you delete one. "
+                + ("Crops share corners and the pixels between them. " if result["crops"] else "Crops: not searched. ")
+                + "All are listed in leaks.csv."
             ],
             tables=[
                 report.Table("Images that are in two splits", header, rows),
@@ -134,11 +156,9 @@ def _page(path, prints, roots, pairs, result, where_from):
             for _, j, i, bits in [row for row in found if row[0] == level][: SHOWN // 3]:
                 names = prints[second].paths[j], prints[first].paths[i]
                 small = [report.thumbnail(roots[s] / n) for s, n in zip((second, first), names)]
-                shots.append(
-                    report.Shot(
-                        [s for s in small if s], f"{level} ({bits} bits): {second} {names[0]} = {first} {names[1]}"
-                    )
-                )
+                what = f"{level} ({bits} {'corners' if level == 'crop' else 'bits'})"
+                said = f"{what}: {second} {names[0]} = {first} {names[1]}"
+                shots.append(report.Shot([s for s in small if s], said))
         if shots:
             sections.append(report.Section(f"{second} in {first}", shots=shots))
     warnings = [
@@ -155,7 +175,7 @@ def _say(result, prints, pairs, out):
         if not found:
             print(f"no leak: {second} ({count['of']} images) shares nothing with {first}")
             continue
-        levels = ", ".join(f"{count[level]} by {level}" for level in leaks.LEVELS)
+        levels = ", ".join(f"{count[v]} by {v}" for v in leaks.LEVELS if v != "crop" or result["crops"])
         print(f"leak: {count['leaked']} of {count['of']} images of {second} are in {first} ({levels})")
         for level, j, i, _ in found[:3]:
             print(f"  {level}: {prints[second].paths[j]} = {prints[first].paths[i]}")

@@ -1,20 +1,23 @@
-"""The same image in several splits: by path, by bytes, by pixels, by look.
+"""The same image in several splits: by path, by bytes, by pixels, by look, also mirrored or turned.
 
 A test set that shares images with the training set measures memory. CIFAKE, for one, has 378 generated files that are
 byte-identical in its training and test folders.
 """
 
 import hashlib
+import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from PIL import Image
 
 from . import images
 from .errors import UserError
 
-LEVELS = ("path", "bytes", "pixels", "near")
+LEVELS = ("path", "bytes", "pixels", "near", "turned", "crop")  # crop: aidet.crops, on request
 THUMB = 16
+HASHED, LOW = 32, 8  # pHash: cosine transform of 32 x 32 pixels, its 8 x 8 lowest frequencies
 CORRELATION = 0.95
 CHUNK = 1 << 20
 
@@ -37,6 +40,9 @@ class Prints:
         Grey 16 x 16 thumbnail, mean removed, for the second look at candidates.
     lost : list of (str, str)
         Path and reason of what could not be read.
+    waves : ndarray of float32, shape (n, 8, 8), optional
+        The frequencies behind ``look``. Mirroring an image only changes their signs and turning it transposes them, so
+        that the hashes of all eight positions follow from one transform. None: turned copies are not searched.
     """
 
     paths: list
@@ -46,6 +52,7 @@ class Prints:
     look: np.ndarray
     thumbs: np.ndarray
     lost: list
+    waves: np.ndarray = None
 
     def __len__(self):
         return len(self.paths)
@@ -57,9 +64,11 @@ def fingerprint(path):
     Returns
     -------
     tuple
-        (file digest, pixel digest, perceptual hash as int, thumbnail (256,) int8); (reason,) where it cannot be read.
+        (file digest, pixel digest, perceptual hash as int, thumbnail (256,) int8, frequencies (64,) float32); (reason,)
+        where it cannot be read.
     """
     import imagehash
+    from scipy.fft import dctn
 
     try:
         with open(path, "rb") as file:
@@ -72,10 +81,13 @@ def fingerprint(path):
         return (str(error),)
     pixels = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
     grey = image.convert("L")
-    bits = imagehash.phash(grey).hash.reshape(-1)
+    small = grey.resize((HASHED, HASHED), Image.Resampling.LANCZOS)  # imagehash's own first step
+    bits = imagehash.phash(small).hash.reshape(-1)
+    waves = dctn(np.asarray(small, np.float64))[:LOW, :LOW].astype(np.float32)
     look = int.from_bytes(np.packbits(bits).tobytes(), "big")
     thumb = np.asarray(grey.resize((THUMB, THUMB), 2), np.float32).reshape(-1)  # 2: bilinear with antialiasing
-    return digest, pixels, look, np.clip(np.rint((thumb - thumb.mean()) / 2), -127, 127).astype(np.int8)
+    thumb = np.clip(np.rint((thumb - thumb.mean()) / 2), -127, 127).astype(np.int8)
+    return digest, pixels, look, thumb, waves.reshape(-1)
 
 
 def collect(paths, root, results):
@@ -86,7 +98,7 @@ def collect(paths, root, results):
             lost.append((path, one[0]))
         else:
             good.append((path, *one))
-    columns = list(zip(*good)) or [[], [], [], [], []]
+    columns = list(zip(*good)) or [[], [], [], [], [], []]
     return Prints(
         list(columns[0]),
         [os.path.realpath(os.path.join(root, p)) for p in columns[0]],
@@ -95,7 +107,26 @@ def collect(paths, root, results):
         np.array(columns[3], np.uint64),
         np.array(columns[4], np.int8).reshape(-1, THUMB * THUMB),
         lost,
+        np.array(columns[5], np.float32).reshape(-1, LOW, LOW),
     )
+
+
+def turned(prints):
+    """The split as it would look had every image been mirrored or turned: seven :class:`Prints`, one a position."""
+    sign = np.where(np.arange(LOW) % 2, -1, 1).astype(np.float32)
+    thumbs = prints.thumbs.reshape(-1, THUMB, THUMB)
+    for swap, down, across in list(itertools.product((False, True), repeat=3))[1:]:
+        waves, small = prints.waves, thumbs
+        if swap:
+            waves, small = waves.transpose(0, 2, 1), small.transpose(0, 2, 1)
+        if down:
+            waves, small = waves * sign[:, None], small[:, ::-1]
+        if across:
+            waves, small = waves * sign, small[:, :, ::-1]
+        flat = waves.reshape(len(prints), -1)
+        bits = flat > np.median(flat, axis=1, keepdims=True) if len(prints) else flat > 0
+        look = np.packbits(bits, axis=1).view(">u8").astype(np.uint64).reshape(-1)
+        yield replace(prints, look=look, thumbs=np.ascontiguousarray(small).reshape(len(prints), -1))
 
 
 def compare(known, other, distance=4):
@@ -106,13 +137,13 @@ def compare(known, other, distance=4):
     known, other : Prints
     distance : int
         Near-duplicates differ in at most so many of the 64 bits of their perceptual hash, and their thumbnails
-        correlate by at least 0.95.
+        correlate by at least 0.95; so do *turned* copies after mirroring or turning by a quarter or a half.
 
     Returns
     -------
     list of (str, int, int, int)
         Level, row in ``other``, row in ``known``, differing bits; one entry an image of ``other``, at its
-        strongest level (path, bytes, pixels, near), in rising order of its row.
+        strongest level (path, bytes, pixels, near, turned), in rising order of its row.
 
     Raises
     ------
@@ -135,6 +166,11 @@ def compare(known, other, distance=4):
                 found[j] = (level, j, place[key], 0)
     for j, i, bits in near(known, other, distance):
         found.setdefault(j, ("near", j, i, bits))
+    if known.waves is not None and other.waves is not None:
+        for view in turned(other):
+            for j, i, bits in near(known, view, distance):
+                if j not in found or (found[j][0] == "turned" and bits < found[j][3]):
+                    found[j] = ("turned", j, i, bits)
     return [found[j] for j in sorted(found)]
 
 

@@ -3,11 +3,12 @@
 import csv
 import json
 
+import imagehash
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance
 
-from aidet import leaks
+from aidet import crops, leaks
 from aidet.errors import UserError
 
 
@@ -44,7 +45,10 @@ def test_each_kind_of_leak_is_found_at_its_level(run, splits):
     (splits / "test" / "link.jpg").symlink_to(splits / "train" / "10.jpg")
     done = run("evaluate.py", "leaks", "--train", splits / "train", "--test", splits / "test", "--out", splits / "out")
     assert done.returncode == 0, done.stderr
-    assert "leak: 6 of 46 images of test are in train (1 by path, 1 by bytes, 1 by pixels, 3 by near)" in done.stdout
+    assert (
+        "leak: 6 of 46 images of test are in train (1 by path, 1 by bytes, 1 by pixels, 3 by near, 0 by turned)"
+        in done.stdout
+    )
     rows = {r["path"]: (r["level"], r["also_path"]) for r in csv.DictReader(open(splits / "out/leaks.csv"))}
     assert rows == {
         "link.jpg": ("path", "10.jpg"), "bytes.jpg": ("bytes", "7.jpg"), "pixels.png": ("pixels", "8.jpg"),
@@ -52,6 +56,82 @@ def test_each_kind_of_leak_is_found_at_its_level(run, splits):
     }  # fmt: skip
     found = json.loads((splits / "out/metrics.json").read_text())
     assert found["leaks"][0]["leaked"] == 6 and found["splits"]["train"]["doubles_by_bytes"] == 0
+
+
+POSITIONS = ["FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "ROTATE_90", "ROTATE_180", "ROTATE_270", "TRANSPOSE", "TRANSVERSE"]
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_mirrored_and_turned_copies_are_found(splits, position):
+    image = Image.open(splits / "train" / "7.jpg").transpose(Image.Transpose[position])
+    image.save(splits / "test" / "copy.jpg", quality=80)
+    found = leaks.compare(prints_of(splits / "train"), prints_of(splits / "test"))
+    other, known = (sorted(p.name for p in (splits / s).iterdir()) for s in ("test", "train"))
+    assert [(level, other[j], known[i]) for level, j, i, _ in found] == [("turned", "copy.jpg", "7.jpg")]
+
+
+def test_hashes_of_all_positions_follow_from_one_transform(tmp_path, photo):
+    photo(3, (160, 120)).save(tmp_path / "a.png")
+    prints, image = prints_of(tmp_path), Image.open(tmp_path / "a.png").convert("L")
+    own = [prints.look, *(view.look for view in leaks.turned(prints))]
+    want = [imagehash.phash(i) for i in [image, *(image.transpose(Image.Transpose[p]) for p in POSITIONS)]]
+    want = {int(str(h), 16) for h in want}
+    assert len(want) == 8 and {int(look[0]) for look in own} == want
+
+
+# --- crops -----------------------------------------------------------------------------------------------------------
+def drawing(seed, size=(320, 240)):
+    """A picture with many corners, unlike any other seed's."""
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGB", size, tuple(int(c) for c in rng.integers(0, 256, 3)))
+    draw = ImageDraw.Draw(image)
+    for _ in range(60):
+        x, y = int(rng.integers(0, size[0])), int(rng.integers(0, size[1]))
+        w, h = (int(v) for v in rng.integers(8, 60, 2))
+        kind = (draw.rectangle, draw.ellipse)[int(rng.integers(2))]
+        kind((x, y, x + w, y + h), fill=tuple(int(c) for c in rng.integers(0, 256, 3)))
+    return image
+
+
+def test_crops_are_found_on_request(run, tmp_path):
+    for s, split in enumerate(("train", "test")):
+        (tmp_path / split).mkdir()
+        for i in range(12):
+            drawing(100 * s + i).save(tmp_path / split / f"{i}.jpg", quality=90)
+    drawing(3).crop((60, 40, 260, 200)).save(tmp_path / "test" / "part.jpg", quality=70)
+    drawing(4).crop((0, 0, 200, 240)).resize((150, 180)).save(tmp_path / "test" / "small.jpg", quality=80)
+    large = Image.new("RGB", (600, 500), (9, 9, 9))
+    large.paste(drawing(5), (200, 150))
+    large.save(tmp_path / "test" / "around.jpg")  # the known image is the part
+    Image.new("RGB", (200, 200)).save(tmp_path / "test" / "flat.png")
+    given = (
+        "evaluate.py",
+        "leaks",
+        "--train",
+        tmp_path / "train",
+        "--test",
+        tmp_path / "test",
+        "--out",
+        tmp_path / "o",
+    )
+    done = run(*given)
+    assert done.returncode == 0 and "no leak: test (16 images)" in done.stdout, done.stderr + done.stdout
+    done = run(*given, "--crops")
+    assert "leak: 3 of 16 images of test are in train" in done.stdout and "3 by crop)" in done.stdout, done.stdout
+    rows = {r["path"]: (r["level"], r["also_path"]) for r in csv.DictReader(open(tmp_path / "o/leaks.csv"))}
+    assert rows == {"part.jpg": ("crop", "3.jpg"), "small.jpg": ("crop", "4.jpg"), "around.jpg": ("crop", "5.jpg")}
+
+
+def test_matching_corners_without_matching_pixels_are_no_crop(tmp_path):
+    """The same frame around other pictures: its corners match, the pictures do not."""
+    for i in (1, 2):
+        image = drawing(0)
+        image.paste(drawing(i).resize((190, 140)), (65, 50))
+        image.save(tmp_path / f"{i}.png")
+    paths = [str(tmp_path / "1.png")], [str(tmp_path / "2.png")]
+    one, two = (crops.collect([crops.corners(p[0])]) for p in paths)
+    assert crops.candidates(one, two), "the frame's corners should match"
+    assert crops.compare(one, two, *paths) == []
 
 
 def test_flat_images_are_no_near_duplicates_of_each_other(tmp_path):
@@ -97,6 +177,24 @@ def test_large_sets_do_not_need_all_pairs():
 
     found = leaks.near(part(slice(100000)), part(slice(100000, None)), 4)
     assert [(j, i) for j, i, _ in found][:378] == [(k, k) for k in range(378)] and len(found) < 400
+
+
+def test_cifakes_leaks_on_a_small_copy(run, tmp_path, photo):
+    """As in CIFAKE: 32-pixel JPEGs, names used anew in both splits, some generated files the same in train and test."""
+    for s, split in enumerate(("train", "test")):
+        for c, side in enumerate(("REAL", "FAKE")):
+            (tmp_path / split / side).mkdir(parents=True)
+            for i in range(30):
+                photo(10000 * s + 100 * c + i, (32, 32)).save(tmp_path / split / side / f"{i}.jpg", quality=75)
+    planted = {f"FAKE/{i} (3).jpg": f"FAKE/{i + 7}.jpg" for i in range(5)}
+    for copy, source in planted.items():
+        (tmp_path / "test" / copy).write_bytes((tmp_path / "train" / source).read_bytes())
+    (tmp_path / "train/FAKE/again.jpg").write_bytes((tmp_path / "train/FAKE/20.jpg").read_bytes())
+    done = run("evaluate.py", "leaks", "--train", tmp_path / "train", "--test", tmp_path / "test", "--out", tmp_path)
+    assert "leak: 5 of 65 images of test are in train (0 by path, 5 by bytes," in done.stdout, done.stdout
+    assert "doubles: 1 files of train repeat another file of train" in done.stdout
+    rows = {r["path"]: (r["level"], r["also_path"]) for r in csv.DictReader(open(tmp_path / "leaks.csv"))}
+    assert rows == {copy: ("bytes", source) for copy, source in planted.items()}
 
 
 def test_unreadable_files_are_named(run, splits):
