@@ -1,13 +1,285 @@
-"""Where in an image a detector's verdict comes from: occlusion maps, for any model and any back end."""
+"""Where in an image a detector's verdict comes from.
+
+Convolutional networks and Swin: Grad-CAM. Vision transformers with a class token: attention roll-out. Both run in
+MindSpore, whatever back end scores the images. Rules, exported ONNX models, and networks that have neither a feature
+map nor such an attention: occlusion, which needs only scores.
+"""
 
 import numpy as np
 from PIL import Image
 
-from . import images
+from . import images, runtime
+from .labels import GENERATED, NAMES
 
 GRID = 8
+FINE = 64  # most cells along each side of a map that is laid over the whole image
+METHODS = {
+    "Grad-CAM": "white speaks for generated, black for real, middle grey for neither",
+    "attention roll-out": "white is where the class token looks; it does not say for which side",
+    "occlusion": "covering a white place lowers the score, so it speaks for generated; black speaks for real",
+}
 
 
+class NoMap(Exception):
+    """A network offers neither a feature map nor an attention that can be shown; the message says so."""
+
+
+class Explainer:
+    """Grad-CAM or attention roll-out of one network.
+
+    Parameters
+    ----------
+    net : mindspore.nn.Cell
+        In inference mode; takes float32 (1, C, h, w).
+    order : sequence of str
+        ``real`` or ``generated`` for each output.
+
+    Notes
+    -----
+    Grad-CAM (Selvaraju et al., ICCV 2017) on the last map with two spatial axes that any cell of the network puts out
+    (Swin: the normalised map of the last stage, channels last). The score's own gradient is taken, so a map has both
+    signs. Gradient and activation are multiplied place by place: behind a global mean that is Grad-CAM itself, up to a
+    constant; behind a flattened map it is what the head really reads (HiResCAM, Draelos & Carin 2020), where an average
+    of the gradient would move evidence to other places.
+
+    Roll-out (Abnar & Zuidema, ACL 2020): attention averaged over heads, half of it the identity for the residual path,
+    multiplied through all layers; the class token's row (of a DeiT with two heads, the mean of both tokens' rows).
+    """
+
+    def __init__(self, net, order):
+        self.net, self.order = net, list(order)
+
+    def __call__(self, x):
+        """Map of one view.
+
+        Parameters
+        ----------
+        x : ndarray of float32, shape (C, h, w)
+
+        Returns
+        -------
+        (ndarray of float64, str)
+            The map (rows, columns), coarse as the network's own, and the method: a key of :data:`METHODS`.
+
+        Raises
+        ------
+        NoMap
+        """
+        import mindspore as ms
+
+        before = ms.get_context("mode")
+        ms.set_context(mode=ms.PYNATIVE_MODE)  # hooks and captured tensors need it
+        try:
+            x = ms.Tensor(np.ascontiguousarray(x[None], np.float32))
+            grids, last, attentions = self._watch(x)
+            if len(attentions) > 1 and len({a.shape for a in attentions}) == 1 and attentions[0].shape[0] == 1:
+                both = getattr(self.net, "has_heads", False)
+                return rollout([a[0] for a in attentions], grids, both), "attention roll-out"
+            if last is None:
+                raise NoMap("no cell of the network puts out a map with two spatial axes")
+            return self._grad_cam(x, last), "Grad-CAM"
+        finally:
+            ms.set_context(mode=before)
+
+    def _watch(self, x):
+        """One pass that looks at every cell's output.
+
+        Returns
+        -------
+        (list of (int, int), Cell or None, list of ndarray)
+            Last two axes of every map in the order they were made, the cell that made the last one, and the weights of
+            every attention.
+        """
+        from mindspore import nn
+
+        grids, cells, attentions, handles = [], [], [], []
+
+        def look(cell, inputs, output):
+            if getattr(output, "ndim", 0) != 4:
+                return
+            if isinstance(cell, nn.Softmax):
+                attentions.append(output.asnumpy())
+            elif sorted(output.shape[1:])[1] > 1:  # a map of 1 x 1 says nothing about places
+                grids.append(tuple(output.shape[2:]))
+                cells.append(cell)
+
+        try:
+            for _, cell in self.net.cells_and_names():
+                handles.append(cell.register_forward_hook(look))
+            self.net(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return grids, cells[-1] if cells else None, attentions
+
+    def _grad_cam(self, x, cell):
+        import mindspore as ms
+
+        made = []
+        handle = cell.register_forward_hook(lambda _, inputs, output: made.append(output.asnumpy()))
+        self.net(x)
+        handle.remove()
+        # The gradient with respect to a map is that with respect to something added to it; a cell that runs more than
+        # once (one ReLU for all layers) is met at its last call.
+        calls = []
+
+        def score(delta):
+            def add(_, inputs, output):
+                calls.append(output)
+                return output + delta if len(calls) == len(made) else output
+
+            calls.clear()
+            hook = cell.register_forward_hook(add)
+            try:
+                return self._score(self.net(x))
+            finally:
+                hook.remove()
+
+        gradient = ms.grad(score)(ms.Tensor(np.zeros_like(made[-1]))).asnumpy()
+        return (gradient * made[-1])[0].sum(axis=channel_axis(made[-1].shape[1:], x.shape[2:]), dtype=np.float64)
+
+    def _score(self, logits):
+        """:func:`aidet.labels.score_from_logits` in MindSpore, so that it has a gradient."""
+        from mindspore import ops
+
+        if len(self.order) == 1:
+            return logits[0, 0] if self.order[0] == NAMES[GENERATED] else -logits[0, 0]
+        sides = [[i for i, o in enumerate(self.order) if o == name] for name in NAMES]
+        real, generated = (ops.logsumexp(ops.stack([logits[0, i] for i in side]), 0) for side in sides)
+        return generated - real
+
+
+def channel_axis(shape, size):
+    """Which of the three axes of a map holds the channels: the first (MindSpore's layout), or the last (Swin's)."""
+    aspect = size[0] / size[1]
+    first, last = (abs(np.log(a / b / aspect)) for a, b in ((shape[1], shape[2]), (shape[0], shape[1])))
+    return 0 if first <= last else 2
+
+
+def rollout(attentions, grids, both=False):
+    """Attention roll-out.
+
+    Parameters
+    ----------
+    attentions : list of ndarray (heads, T, T)
+        Weights of each layer, rows sum to 1.
+    grids : sequence of (int, int)
+        Shapes of maps in the network; the first that leaves 0 to 2 of the T tokens over is the patches' grid.
+    both : bool
+        The first two tokens are read, not the first alone.
+
+    Returns
+    -------
+    ndarray (rows, columns)
+        Least value 0.
+
+    Raises
+    ------
+    NoMap
+        No grid fits.
+    """
+    tokens = attentions[0].shape[1]
+    grid = next((g for g in grids if 0 <= tokens - g[0] * g[1] <= 2), None)
+    if grid is None:
+        raise NoMap(f"{tokens} tokens belong to no grid of patches")
+    total = np.eye(tokens)
+    for weights in attentions:
+        mean = weights.mean(axis=0, dtype=np.float64)
+        mean = mean + np.eye(tokens)
+        total = (mean / mean.sum(axis=1, keepdims=True)) @ total
+    extra = tokens - grid[0] * grid[1]
+    # Without a class token the network averages over all places.
+    row = total.mean(axis=0) if not extra else total[:2].mean(axis=0) if both else total[0]
+    heat = row[extra:].reshape(grid)
+    return heat - heat.min()
+
+
+# --- from a view back to the image -----------------------------------------------------------------------------------
+def lay(heat, pipeline, size):
+    """Lay a view's map over the whole image, wherever the pipeline's crop and resize took the view from.
+
+    Parameters
+    ----------
+    heat : ndarray (rows, columns)
+    pipeline : aidet.transforms.Pipeline
+        The one that made the view; without random operations.
+    size : (int, int)
+        Width and height of the image.
+
+    Returns
+    -------
+    ndarray of float64
+        At most 64 x 64; 0 where the network saw nothing.
+    """
+    # An image whose red says x and whose green says y tells where each pixel of the view comes from.
+    x, y = (np.rint(np.linspace(0, 255, n)).astype(np.uint8) for n in size)
+    where = np.zeros((size[1], size[0], 3), np.uint8)
+    where[..., 0], where[..., 1] = x, y[:, None]
+    where = Image.fromarray(where)
+    for _, step in pipeline.steps:
+        after = step(where, None)
+        if not isinstance(after, Image.Image):
+            break
+        where = after
+    fine = Image.fromarray(heat.astype(np.float32)).resize(where.size, Image.Resampling.BILINEAR)
+    rows, columns = (max(1, min(FINE, n, m)) for n, m in zip(where.size[::-1], size[::-1]))
+    place = np.asarray(where, np.float64) / 256
+    cell = (place[..., 1] * rows).astype(int) * columns + (place[..., 0] * columns).astype(int)
+    total = np.bincount(cell.reshape(-1), np.asarray(fine, np.float64).reshape(-1), rows * columns)
+    count = np.bincount(cell.reshape(-1), minlength=rows * columns)
+    return (total / np.maximum(count, 1)).reshape(rows, columns)
+
+
+def maps(detector, image, key="image"):
+    """What each model of a detector looks at in one image.
+
+    Parameters
+    ----------
+    detector : aidet.engine.Detector
+    image : PIL.Image.Image or path
+    key : str
+        See :func:`occlusion`.
+
+    Returns
+    -------
+    list of (str, ndarray, str)
+        Model, map over the whole image (:func:`lay`) of the model's first view, method. Where a model has none of its
+        own, one occlusion map of the whole detector stands at the end under the name ``detector``.
+
+    Raises
+    ------
+    ImageError
+        The image cannot be decoded.
+    """
+    image, found, left = images.decode(image), [], not detector.models
+    for model in detector.models:
+        explainer = _explainer(model)
+        try:
+            if explainer is None:
+                raise NoMap
+            heat, method = explainer(model.views.first(image))
+            found.append((model.name, lay(heat, model.views.first, image.size), method))
+        except NoMap:
+            left = True
+    return [*found, ("detector", occlusion(detector, image, key), "occlusion")] if left else found
+
+
+def _explainer(model):
+    """The model's :class:`Explainer`, made once; None for rules and ONNX files, and without MindSpore."""
+    path = getattr(model, "path", None)
+    order = getattr(model, "order", None)
+    if order is None or path is None or path.suffix != ".ckpt" or runtime.mindspore_version() is None:
+        return None
+    if not hasattr(model, "explainer"):
+        from . import ckpt
+
+        # The mode that the MindSpore back end runs in, if it is in use.
+        runtime.setup(model.device, mode="pynative" if model.views.size is None else "graph")
+        model.explainer = Explainer(ckpt.load_model(path), order)
+    return model.explainer
+
+
+# --- occlusion -------------------------------------------------------------------------------------------------------
 def occlusion(detector, image, key="image", grid=GRID):
     """Cover one cell of a grid after the other and see how the score changes (Zeiler & Fergus 2014).
 

@@ -655,10 +655,11 @@ def _worst(evaluation, most, explain=None):
 
         detector = engine.Detector(*explain)
         section.texts.append(
-            "Beside each image its occlusion map: covering a white place lowers the score, so it speaks for "
-            "generated; a "
-            "black place speaks for real; middle grey does not matter to the model. Each map has its own scale."
+            "Beside each image what the models look at, over the part of the image that they were given; each map has "
+            "its own scale. " + " ".join(f"{name}: {text}." for name, text in explaining.METHODS.items())
         )
+    elif scored:
+        section.texts.append("For maps of where the detector looked, run again with --explain A.ckpt.")
     margin = np.where(evaluation.y == GENERATED, -evaluation.scores.score, evaluation.scores.score)
     wrong = (evaluation.label != evaluation.y) & (evaluation.label >= 0)
     wrong &= evaluation.scored | evaluation.scores.decisions_only
@@ -670,7 +671,8 @@ def _worst(evaluation, most, explain=None):
             said = f"{NAMES[side]}, called {NAMES[1 - side]}{f' with p {prob:.3f}' if scored else ''}: {name}"
             small = report.thumbnail(paths[i]) if paths else None
             if small:
-                section.shots.append(report.Shot([small, *_map(detector, paths[i], name)], said))
+                pictures, methods = _maps(detector, paths[i], name)
+                section.shots.append(report.Shot([small, *pictures], said + methods))
             listed.append([name, NAMES[side], report.number(prob if scored else None)])
     if not listed:
         section.texts = ["No wrong decision."]
@@ -680,14 +682,15 @@ def _worst(evaluation, most, explain=None):
     return section
 
 
-def _map(detector, path, key):
-    """The occlusion map of one image as a list of one data URI; empty without a detector."""
+def _maps(detector, path, key):
+    """The maps of one image as data URIs, and the words that say what they are; nothing without a detector."""
     if detector is None:
-        return []
+        return [], ""
     image = images.decode(path)
-    heat = explaining.occlusion(detector, image, key)  # at its own size: a resize would change the verdict
+    found = explaining.maps(detector, image, key)  # at its own size: a resize would change the verdict
     image.thumbnail((report.THUMBNAIL, report.THUMBNAIL))
-    return [report.thumbnail(explaining.picture(heat, image.size))]
+    pictures = [report.thumbnail(explaining.picture(heat, image.size)) for _, heat, _ in found]
+    return pictures, "; " + ", ".join(f"{method} of {name}" for name, _, method in found)
 
 
 def _say(result, page):

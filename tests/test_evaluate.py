@@ -483,6 +483,8 @@ def test_five_thousand_in_an_hour():
 class Corner:
     """Stands for a detector that looks at the red in the top left quarter and, the other way, at the bottom right."""
 
+    models = []
+
     def __init__(self, *checkpoints, **_):
         pass
 
@@ -515,4 +517,4 @@ def test_worst_errors_come_with_their_maps(small, monkeypatch):
     scoring.run(options(small, **given, explain=["m.ckpt"]))
     page = (small / "out/report.html").read_text(encoding="utf-8")
     assert plain > 0 and page.count("data:image/png") + page.count("data:image/jpeg") == 2 * plain
-    assert "occlusion map" in page
+    assert "occlusion of detector" in page
