@@ -217,10 +217,10 @@ def score_all(detector, inputs, journal, part):
         mininterval=0.2 if live else 10,
         disable=False,
     )
-    flushed = time.monotonic()
+    flushed = None
     for record in bar:
         journal.append(record)
-        if time.monotonic() - flushed > 0.5:
+        if flushed is None or time.monotonic() - flushed > 0.5:
             journal.flush()
             flushed = time.monotonic()
 

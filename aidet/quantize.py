@@ -1,5 +1,6 @@
 """Eight-bit ONNX models: ONNX Runtime's static quantisation, calibrated on images, with what it costs measured."""
 
+import collections
 import json
 import tempfile
 import time
@@ -64,23 +65,30 @@ def quantize(path, where, labels=None, limit=CALIBRATION):
         "speedup": slow / fast,
     }
     if known is not None:
-        truths = np.array([known.get(Path(k).name, -1) for k, _, _ in pairs])
+        truths = np.array([_label_of(k, known) for k, _, _ in pairs])
         for name, scores in (("balanced_accuracy", x), ("balanced_accuracy_int8", y)):
             found[name] = float(np.mean([((scores > 0) == c)[truths == c].mean() for c in (0, 1)]))
     return found
 
 
 def _labels(where):
-    """File name -> label, or None; names must be distinct."""
+    """Path -> label, and file name -> label where no other file has that name; None without labels."""
     if where is None:
         return None
     table = truth.read_labels(where)
     if table.paths is None:
         raise UserError(f"labels {str(where)!r} name no files")
     names = [Path(p).name for p in table.paths]
-    if len(set(names)) != len(names):
-        raise UserError(f"labels {str(where)!r}: file names repeat in different folders, so they cannot be matched")
-    return dict(zip(names, table.labels.tolist()))
+    count = collections.Counter(names)
+    known = {n: label for n, label in zip(names, table.labels.tolist()) if count[n] == 1}
+    return {**known, **dict(zip(table.paths, table.labels.tolist()))}
+
+
+def _label_of(path, known):
+    found = known.get(path, known.get(Path(path).name))
+    if found is None:
+        raise UserError(f"the labels say nothing of {path!r}; paths in both must agree, or file names be distinct")
+    return found
 
 
 def _scores(path, inputs):
