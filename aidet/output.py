@@ -145,11 +145,8 @@ class Journal:
         end = 0
         with open(self.path, "rb") as file:
             for i, line in enumerate(file):
-                try:
-                    value = json.loads(line) if line.endswith(b"\n") else None
-                except ValueError:
-                    value = None
-                if value is None or "done" in value:
+                value = _row(line) if line.endswith(b"\n") else None
+                if value is None or "done" in value or (i and not {"path", "status"} <= value.keys()):
                     break
                 if i == 0:
                     changed = sorted(k for k in header if header[k] != value.get(k))
@@ -199,13 +196,25 @@ class Journal:
         self.file.close()
 
 
+def _row(line):
+    """One line of a journal, or None where it is none."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def read_header(path):
     """First line of a journal."""
     try:
         with open(path, encoding="utf-8") as file:
-            return json.loads(file.readline())
+            header = _row(file.readline())
     except (OSError, ValueError):
-        raise UserError(f"{str(path)!r} is no journal of infer.py") from None
+        header = None
+    if header is None or "total" not in header:
+        raise UserError(f"{str(path)!r} is no journal of infer.py")
+    return header
 
 
 def read_end(path):
@@ -235,20 +244,23 @@ def read_journal(paths):
     UserError
         A journal is not complete.
     """
-    handles = [open(p, encoding="utf-8") for p in paths]
+    handles = [open(p, encoding="utf-8", errors="replace") for p in paths]
     try:
         for handle in handles:
             handle.readline()
         turn = 0
         while True:
             line = handles[turn].readline()
-            value = json.loads(line) if line.endswith("\n") else None
-            if value is None:
+            value = _row(line) if line.endswith("\n") else None
+            if value is None or not value.keys() & {"path", "done"}:
                 raise UserError(f"{str(paths[turn])!r} is not complete; run that shard again with --resume")
             if "done" in value:
                 return
             stability = value.pop("stability", None)
-            record = Record(**value)
+            try:
+                record = Record(**value)
+            except TypeError:
+                raise UserError(f"{str(paths[turn])!r} holds a row that infer.py did not write; run it again") from None
             if stability:
                 record.stability = stability
             yield record
@@ -393,7 +405,7 @@ def write_result(path, rows, skip=False):
         stem = os.path.splitext(r.path.rsplit("/", 1)[-1])[0]
         numeric = numeric and re.fullmatch(r"[0-9]+", stem) is not None
         plain = natural_key(r.path)
-        key = (int(stem), plain) if numeric else None
+        key = (records.digits(stem), plain) if numeric else None
         ordered = ordered and (not numeric or before is None or before <= key)
         natural = natural and (before_natural is None or before_natural <= plain)
         before, before_natural = key, plain

@@ -100,7 +100,10 @@ def read_scores(path):
         label = row.get("label") or ""
         if label not in ("", "0", "1"):
             raise UserError(f"scores {str(path)!r} line {line}: label {label!r} is neither 0 nor 1")
-        per_model = {k[6:]: float(v) for k, v in row.items() if k.startswith("score:") and v}
+        try:
+            per_model = {k[6:]: float(v) for k, v in row.items() if k.startswith("score:") and v}
+        except ValueError as error:
+            raise UserError(f"scores {str(path)!r} line {line}: the score of a model is no number: {error}") from None
         status = row.get("status") or "ok"
         records.append(
             Record(
@@ -157,11 +160,17 @@ def read_table(path, what="table"):
     return rows, header
 
 
+def digits(text):
+    """Sort key of a text of digits that orders as their numbers do; Python reads no number of over 4300 digits."""
+    text = text.lstrip("0")
+    return len(text), text
+
+
 def natural_key(path):
     """Sort key: digits compare as numbers, so ``2.jpg`` comes before ``10.jpg``; ties by the text itself."""
     text = str(path)
     return [
-        (0, int(part), "") if part.isdigit() and part.isascii() else (1, 0, part)
+        (0, *digits(part)) if part.isdigit() and part.isascii() else (1, 0, part)
         for part in re.split(r"([0-9]+)", text)
     ], text
 
@@ -176,5 +185,5 @@ def stem_order(paths):
     """
     stems = [Path(p).stem for p in paths]
     if all(re.fullmatch(r"[0-9]+", s) for s in stems):
-        return sorted(range(len(paths)), key=lambda i: (int(stems[i]), natural_key(paths[i])))
+        return sorted(range(len(paths)), key=lambda i: (digits(stems[i]), natural_key(paths[i])))
     return sorted(range(len(paths)), key=lambda i: natural_key(paths[i]))
