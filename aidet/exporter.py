@@ -312,12 +312,21 @@ def emit_lite(net, facts, size, pipeline, sample, batch, target, preprocess):
     str
         The folder. Its commands were not run by this project: MindSpore Lite and a 310-class device are needed.
     """
+    goal = target.with_suffix(".lite")
+    # Whole or not at all: a folder of that name has everything, also after a kill.
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export.") as made:
+        folder = Path(made) / goal.name
+        folder.mkdir()
+        _lite_files(folder, net, size, pipeline, sample, batch, target, preprocess)
+        if goal.exists():
+            shutil.rmtree(goal)
+        os.replace(folder, goal)
+    return str(goal)
+
+
+def _lite_files(folder, net, size, pipeline, sample, batch, target, preprocess):
     import mindspore as ms
 
-    folder = target.with_suffix(".lite")
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
     n = 1 if batch == "dynamic" else batch
     x = sample(n)
     x.tofile(folder / "input.bin")
@@ -338,7 +347,6 @@ def emit_lite(net, facts, size, pipeline, sample, batch, target, preprocess):
         file.write("\n".join(ini) + "\n")
     with files.atomic(folder / "commands.sh") as file:
         file.write(_LITE.format(model=target.name, stem=target.stem, shape=",".join(map(str, x.shape))))
-    return str(folder)
 
 
 _LITE = """#!/bin/sh
