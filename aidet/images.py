@@ -16,6 +16,8 @@ EXTENSIONS = frozenset(
 # Pillow's own guard against decompression bombs warns at 89 million pixels and raises at twice that; ours is explicit,
 # so that a decoder's memory has a known bound (3 bytes a pixel, a few copies).
 MAX_PIXELS = 120_000_000
+# Formats that Pillow hands to another program.
+PROGRAMS = frozenset(("EPS",))
 
 
 class ImageError(Exception):
@@ -73,6 +75,8 @@ def decode(source, max_pixels=MAX_PIXELS):
             # Pillow warns of damaged EXIF and of large images; the first does not matter, the second is checked below.
             warnings.simplefilter("ignore")
             with Image.open(source) as image:
+                if image.format in PROGRAMS:
+                    raise ImageError(f"{image.format} is a program that Ghostscript would run, not an image")
                 width, height = image.size
                 if width * height > max_pixels:
                     raise ImageError(f"{width}x{height} pixels, more than the limit of {max_pixels}")
