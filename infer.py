@@ -153,6 +153,11 @@ def make_detector(args):
         raise UserError(
             "no --ckpt given and ckpt/aidet_default.ckpt does not exist; name a checkpoint, or make one: make demo"
         )
+    if not args.ckpt:
+        print(
+            "no --ckpt given: using the default detector, ckpt/aidet_default.ckpt (its limits: ckpt/aidet_default.md)",
+            file=sys.stderr,
+        )
     from aidet import Detector
 
     names = (
