@@ -42,7 +42,8 @@ def measure(args, split, folder):
         writer.writeheader()
         writer.writerows(rows)
     out = folder / split
-    run("infer.py", "--ckpt", args.ckpt, "--images", listing, "--out", out, "--votes", args.votes)
+    votes = ["--votes", args.votes] if args.votes else []
+    run("infer.py", "--ckpt", args.ckpt, "--images", listing, "--out", out, *votes)
     run("evaluate.py", "score", "--scores", out / "scores.csv", "--labels", listing, "--out", out, "--by", "generator")
     return files.read_json(out / "metrics.json")
 
@@ -67,7 +68,7 @@ def main(argv):
     parser.add_argument("--labels", required=True, help="CSV with path, label, generator, split")
     parser.add_argument("--splits", nargs="+", default=["val", "test"])
     parser.add_argument("--name", required=True, help="results/NAME.csv")
-    parser.add_argument("--votes", type=int, default=6)
+    parser.add_argument("--votes", type=int, help="default: what the sidecar says")
     args = parser.parse_args(argv)
     versions = runtime.versions()
     git = ["git", "rev-parse", "--short", "HEAD"]
@@ -76,7 +77,7 @@ def main(argv):
         commit.stdout.strip(),
         f"MindSpore {versions['mindspore']}, ONNX Runtime {versions.get('onnxruntime', 'absent')}",
         "CPU, 2 cores",
-        f"{args.votes} votes",
+        f"{args.votes} votes" if args.votes else "defaults",
         datetime.date.today().isoformat(),
     ]
     lines = []

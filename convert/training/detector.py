@@ -37,7 +37,11 @@ DEGRADE = (
     "color_jitter(0.2, 0.2, 0.2, p=0.25) | down_up((0.5, 0.95), p=0.1) | blur((0.2, 1.2), p=0.1)"
     " | noise((0.5, 5), p=0.12) | webp((50, 95), p=0.12) | jpeg((50, 98), p=0.5)"
 )
-SCALES = ((1.0, "native"), (0.55, "small"))  # sizes at which photographs are reconstructed
+# What large photographs are reconstructed by, and at which scale: (place in the list of autoencoders, scale).
+LARGE = ((0, 1.0), (1, 1.0), (0, 0.55), (1, 0.55), (0, 0.4))
+# Probability and range of a smaller scale. Photographs reach the web at a fraction of the camera's size, generated
+# images at the size they were made in; without the difference *sharp at native size* would mean generated.
+SHRINK = {"real": (0.5, 0.38), "generated": (0.35, 0.5)}
 
 
 def read(sources):
@@ -96,17 +100,16 @@ def reconstruct(net, array):
 def plan(rows, names):
     """Which reconstructions are made: (row, autoencoder, scale).
 
-    Large crops go through every autoencoder, and through the first one at a smaller size, too; of small crops each goes
-    through one autoencoder, in turn.
+    Large crops go through the autoencoders at several scales (``LARGE``), small ones as they are.
     """
     jobs = []
-    for k, r in enumerate(r for r in rows if not r["label"]):
+    for r in (r for r in rows if not r["label"]):
         with Image.open(r["path"]) as image:
             large = min(image.size) >= 400
         if large:
-            jobs += [(r, name, 1.0) for name in names] + [(r, names[0], SCALES[1][0])]
+            jobs += [(r, names[i % len(names)], scale) for i, scale in LARGE]
         else:
-            jobs.append((r, names[k % len(names)], 1.0))
+            jobs += [(r, name, 1.0) for name in names]
     return jobs
 
 
@@ -168,11 +171,12 @@ def called(generator):
     return "generated_" + "".join(c for c in generator if c.isalnum())
 
 
-def view(array, crop, seed):
+def view(array, crop, seed, shrink):
     """A degraded crop, uint8 (crop, crop, 3). The same seed gives the same place, scale and degradations."""
     rng = np.random.default_rng(seed)
     image = Image.fromarray(array)
-    scale = rng.uniform(0.5, 1.0) if rng.random() < 0.35 else rng.uniform(1.0, 1.6) if rng.random() < 0.1 else 1.0
+    often, least = shrink
+    scale = rng.uniform(least, 1.0) if rng.random() < often else rng.uniform(1.0, 1.6) if rng.random() < 0.1 else 1.0
     side = min(round(crop / scale), *array.shape[:2])
     for _, step in transforms.Pipeline(f"random_crop({side}) | hflip").steps:
         image = step(image, rng)
@@ -215,11 +219,11 @@ def draw(pool, classes, rng, size, crop, twins):
             if rng.random() < 0.3:
                 part = rng.uniform(0.5, 1.0)
                 fake = np.rint(real + part * (fake.astype(np.float32) - real)).astype(np.uint8)
-            x += [view(real, crop, seed), view(fake, crop, seed)]
+            x += [view(array, crop, seed, SHRINK["generated"]) for array in (real, fake)]
             y += [0, classes.index(called(name))]
         else:
             name, fake = pick(pool.fake)
-            x += [view(pick(pool.real)[1], crop, seed), view(fake, crop, seed + 1)]
+            x += [view(pick(pool.real)[1], crop, seed, SHRINK["real"]), view(fake, crop, seed + 1, SHRINK["generated"])]
             y += [0, classes.index(called(name))]
     return np.stack(x[:size]), np.array(y[:size])
 

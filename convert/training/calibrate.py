@@ -1,0 +1,99 @@
+"""Choose a detector's threshold on real photographs and write it, with its way of voting, into the sidecar.
+
+    python -m convert.training.calibrate --ckpt ckpt/aidet_default.ckpt --labels A/labels.csv --labels B/labels.csv \\
+        --photos PHOTOS --votes 9 --views grid --fpr 0.1
+
+Only rows of split ``val`` are used, and folders of further photographs. Every image is scored as it is, after JPEG at
+quality 70 and at half its size. The threshold is the lowest one at which, of every real source, at most the given part
+is called generated in each of the three conditions; sources of fewer than ten images count as one together. Generated
+images have no say in it; their recall is only printed.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from aidet import ckpt, cli, engine, files, images, transforms
+from aidet.errors import UserError
+
+CONDITIONS = {"clean": None, "JPEG 70": "jpeg((70, 70))", "half size": "rescale((0.5, 0.5), bicubic)"}
+FEW = 10
+
+
+def rows_of(labels, photos):
+    """(path, source, label) of the validation rows and of the folders of photographs."""
+    from .detector import read
+
+    rows = [(r["path"], f"{r['set']}/{r['generator']}", r["label"]) for r in read(labels) if r["split"] == "val"]
+    for folder in photos:
+        rows += [(Path(folder) / name, Path(folder).name, 0) for name in images.walk(images.require_folder(folder))]
+    if not any(r[2] == 0 for r in rows):
+        raise UserError("no real image of split val in " + ", ".join(labels))
+    return rows
+
+
+def scores(detector, path, line):
+    """Probability of one image after the operations of a line."""
+    image = images.decode(path)
+    for _, step in transforms.Pipeline(line).steps if line else ():
+        image = step(image, transforms.generator(0, str(path)))
+    return detector.score([image])[0].prob
+
+
+def choose(probs, sources, fpr):
+    """The lowest threshold, and the source and condition that needs it.
+
+    Parameters
+    ----------
+    probs : ndarray (N, C)
+        Probability of *generated* of real images in each condition.
+    sources : sequence of str, length N
+    fpr : float
+
+    Returns
+    -------
+    (float, str, int)
+    """
+    names, counts = np.unique(sources, return_counts=True)
+    small = set(names[counts < FEW])
+    sources = np.array(["small sources" if s in small else s for s in sources])
+    found = []
+    for name in np.unique(sources):
+        for c in range(probs.shape[1]):
+            ordered = np.sort(probs[sources == name, c])
+            allowed = int(fpr * len(ordered))  # this many may lie above
+            found.append((float(ordered[len(ordered) - 1 - allowed]), str(name), c))
+    return max(found)
+
+
+def main(argv):
+    p = cli.Parser(prog="python -m convert.training.calibrate", description=__doc__)
+    p.add_argument("--ckpt", required=True)
+    p.add_argument("--labels", action="append", required=True)
+    p.add_argument("--photos", action="append", default=[], help="folder of photographs")
+    p.add_argument("--votes", type=int, default=9)
+    p.add_argument("--views", default="grid")
+    p.add_argument("--fpr", type=float, default=0.1)
+    args = p.parse_args(argv)
+    rows = rows_of(args.labels, args.photos)
+    detector = engine.Detector(args.ckpt, votes=args.votes, views=args.views)
+    probs = np.array([[scores(detector, path, line) for line in CONDITIONS.values()] for path, _, _ in rows])
+    real = np.array([label == 0 for _, _, label in rows])
+    threshold, source, condition = choose(probs[real], [s for _, s, label in rows if not label], args.fpr)
+    print(f"threshold {threshold:.4f}, needed by {source} ({list(CONDITIONS)[condition]})")
+    for name in sorted({s for _, s, _ in rows}):
+        own = np.array([s == name for _, s, _ in rows])
+        shares = ", ".join(f"{c} {100 * v:.0f} %" for c, v in zip(CONDITIONS, (probs[own] > threshold).mean(0)))
+        print(f"  {name} ({'real' if real[own].all() else 'generated'}, {own.sum()}): called generated {shares}")
+    facts = ckpt.read_sidecar(args.ckpt)
+    facts["threshold"] = round(threshold, 4)
+    facts["voting"] = {"votes": args.votes, "views": args.views}
+    facts["calibration"] = {
+        "target_fpr": args.fpr, "real_images": int(real.sum()), "conditions": list(CONDITIONS),
+        "decided_by": f"{source} ({list(CONDITIONS)[condition]})",
+    }  # fmt: skip
+    files.write_json(ckpt.sidecar_path(args.ckpt), facts)
+
+
+if __name__ == "__main__":
+    cli.main(main)
