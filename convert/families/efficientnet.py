@@ -121,7 +121,7 @@ LAYOUTS = (
         arguments=TF,
         configured=r"tf_efficientnet_.*",
     ),
-    Layout("lukemelas", (r"_conv_stem\.weight", r"_blocks\.1\._expand_conv\.weight"), LUKEMELAS, arguments=TF),
+    Layout("lukemelas", (r"_conv_stem\.weight", r"_blocks\.\d+\._expand_conv\.weight"), LUKEMELAS, arguments=TF),
     Layout("hf", (r"efficientnet\.encoder\.top_conv\.weight",), HF, arguments=TF, configured="efficientnet"),
     mindcv(r"features\.0\.weight", r"mlp_head\.weight", r"features\.4\.0\.block\.8\.gamma"),
     Layout(
