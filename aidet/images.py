@@ -160,12 +160,20 @@ def walk(folder):
             if entry.name.startswith("."):
                 continue
             path = f"{relative}/{entry.name}" if relative else entry.name
-            if entry.is_dir():
+            if _is_dir(entry):
                 yield from visit(path)
             elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
                 yield path
 
     yield from visit("")
+
+
+def _is_dir(entry):
+    """A link that leads back to itself is no folder; it gets a row that says so."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def require_folder(path, what="folder"):
