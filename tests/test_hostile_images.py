@@ -1,0 +1,95 @@
+"""Images from strangers through infer.py: a row for each, in its place, in bounded memory."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "torture"))
+import corpus
+import tiny
+
+import infer
+from aidet import Detector, images
+from aidet.output import Inputs
+
+ROOT = Path(__file__).resolve().parents[1]
+MEGABYTES = 900  # peak of the whole process, of which the libraries take some 200
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.graph(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus") / "in"
+    return (folder, *corpus.write(folder))
+
+
+def table(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_for_every_file_in_its_place(model, made, tmp_path, capsys):
+    folder, usable, bad, good = made
+    assert infer.run(["--ckpt", str(model), "--images", str(folder), "--out", str(tmp_path), "--votes", "2"]) == 3
+    capsys.readouterr()
+    rows = table(tmp_path / "scores.csv")
+    assert [r["path"] for r in rows] == [name for name, _ in Inputs(folder)] and len(rows) > 250
+    lines = (tmp_path / "result.txt").read_bytes().decode().split("\n")
+    assert lines[-1] == "" and len(lines) == len(rows) + 1
+    by_name = dict(zip([r["path"] for r in rows], zip(rows, lines)))
+    for name in bad:
+        row, line = by_name[name]
+        assert row["status"].startswith("error: ") and len(row["status"]) < 300 and line == "0", name
+        assert row["score"] == row["prob"] == row["label"] == row["decision"] == "", name
+    for name in [*usable, *good]:
+        row, line = by_name[name]
+        assert row["status"] == "ok" and line == row["label"], (name, row["status"])
+    # Scored alone, the good ones between the bad have the same score: no row took its neighbour's.
+    alone = Detector(model, votes=2).score([folder / n for n in good], root=folder)
+    assert [by_name[n][0]["score"] for n in good] == [f"{r.score:.9g}" for r in alone]
+    assert len({r.score for r in alone}) == len(good)
+
+
+def test_every_format_is_read_or_refused_by_name():
+    """Lossless formats give the pixels that went in."""
+    for name, data in corpus.formats().items():
+        import io
+
+        try:
+            image = images.decode(io.BytesIO(data))
+        except images.ImageError as error:
+            assert str(error) and not name.startswith(("png", "jpeg-", "bmp", "tiff-RGB", "gif", "webp")), (name, error)
+            continue
+        assert image.mode == "RGB" and image.size[0] >= 1, name
+        if name in ("png-RGB", "bmp-RGB", "tiff-RGB", "ppm-RGB", "tga-RGB"):
+            assert image.tobytes() == corpus.photo(1).tobytes(), name
+
+
+def test_no_program_is_run_for_an_image(tmp_path, monkeypatch):
+    """EPS is PostScript, which Pillow gives to Ghostscript."""
+    monkeypatch.setattr(subprocess, "check_call", lambda *a, **k: pytest.fail("ran a program"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("ran a program"))
+    (tmp_path / "a.jpg").write_bytes(corpus.hopeless()["program.jpg"])
+    with pytest.raises(images.ImageError, match="Ghostscript"):
+        images.decode(tmp_path / "a.jpg")
+
+
+def test_memory_is_bounded(model, made, tmp_path):
+    """The whole corpus in a process of its own; what it took at most, from the system's own account."""
+    folder = made[0]
+    argv = [sys.executable, ROOT / "infer.py", "--ckpt", model, "--images", folder, "--out", tmp_path, "--workers", 2]
+    process = subprocess.Popen([str(a) for a in argv], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT)
+    said = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status) if hasattr(os, "waitstatus_to_exitcode") else status >> 8
+    process.stderr.close()
+    assert process.returncode == 3 and "Traceback" not in said, said[-2000:]
+    assert usage.ru_maxrss < MEGABYTES << 10, f"{usage.ru_maxrss >> 10} MiB"
