@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -474,6 +474,9 @@ def _start_worker(parent):
     threading.Thread(target=watch, daemon=True).start()
 
 
+_DEAD = "a worker process was killed (short of memory?); go on with --resume auto, with fewer num_parallel_workers or 0"
+
+
 class Workers:
     """A pool of processes that decode and transform; with 0 workers the work is done in a thread of this process.
 
@@ -489,7 +492,10 @@ class Workers:
         """A future of :func:`_chunk`."""
         if self._pool is None:
             self._pool = self._open()
-        return self._pool.submit(_chunk, *arguments)
+        try:
+            return self._pool.submit(_chunk, *arguments)
+        except BrokenExecutor:
+            raise UserError(_DEAD) from None
 
     def _open(self):
         if self.count == 0:
@@ -585,7 +591,10 @@ class Loader:
         rows = np.full(self.batch_size, -1, np.int64)
         rows[: len(batch)] = batch[:, 0]
         for places, job in futures:
-            values, reasons = job.result()
+            try:
+                values, reasons = job.result()
+            except BrokenExecutor:
+                raise UserError(_DEAD) from None
             x[places] = values
             for i, reason in reasons.items():
                 row = int(rows[places[i]])
