@@ -1,0 +1,48 @@
+"""What fuzzing found once, mended and kept; and that the page about it is made of its table."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "torture"))
+import fuzz
+import record
+
+from aidet import output, records
+
+HERE = Path(__file__).resolve().parent
+CASES = sorted((HERE / "data" / "hostile").glob("*/*"))
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda p: f"{p.parent.name}-{p.name}")
+def test_a_case_ends_well_or_in_one_error(path):
+    """tests/data/hostile/<target>/: the target of tests/torture/fuzz.py lets nothing but the project's errors pass."""
+    fuzz.TARGETS[path.parent.name](path.read_bytes())
+
+
+@pytest.mark.parametrize("target", fuzz.TARGETS)
+def test_the_seeds_of_every_target_pass(target, tmp_path):
+    fuzz.seeds(target, tmp_path / "seeds")
+    made = sorted((tmp_path / "seeds").iterdir())
+    assert made
+    for path in made[:60]:
+        fuzz.TARGETS[target](path.read_bytes())
+
+
+def test_names_of_many_digits_are_ordered_as_numbers(tmp_path):
+    """Python reads no number of over 4300 digits; a list of images may name one."""
+    names = ["2.png", "10.png", "9" * 5000 + ".png", "010.png", "1" + "0" * 5000 + ".png"]
+    order = records.stem_order(names)
+    assert [names[i][:3] for i in order] == ["2.p", "010", "10.", "999", "100"]
+    rows = [records.Record(name, label=k % 2) for k, name in enumerate(names)]
+    output.write_result(tmp_path / "result.txt", lambda: iter(rows))
+    assert (tmp_path / "result.txt").read_text() == "".join(f"{i % 2}\n" for i in order)
+
+
+def test_the_page_shows_the_table():
+    """docs/reliability.md is what results/reliability.csv says: python tests/torture/record.py."""
+    page = record.PAGE.read_text(encoding="utf-8")
+    assert record.render(page) == page
+    shown = {row["area"] for row in record.rows()}
+    assert {"weights", "configuration", "tables", "images", "kill -9", "faults"} <= shown

@@ -1,0 +1,97 @@
+"""One of two processes of a training killed: the other stops and says why; a resume gives the undisturbed result."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import faults
+import pytest
+import tiny
+from record import measured
+
+pytestmark = pytest.mark.torture
+LIMIT = 240  # seconds until the rest of a broken group must have stopped
+
+
+def msrun(argv, log):
+    """Start a command in two processes."""
+    binary = Path(sys.executable).parent / "msrun"
+    if not binary.exists():
+        pytest.skip("this MindSpore brings no msrun")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PATH": f"{binary.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(tiny.ROOT),
+    }
+    command = [
+        binary,
+        "--worker_num=2",
+        "--local_worker_num=2",
+        f"--master_port={port}",
+        f"--log_dir={log}",
+        "--join=True",
+    ]
+    return subprocess.Popen(
+        [str(a) for a in [*command, *argv]], cwd=tiny.ROOT, env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def ranks(group):
+    """Process ids of the group that run train.py, by rank."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(place.name)) != group or b"train.py" not in (place / "cmdline").read_bytes():
+                continue
+            variables = (place / "environ").read_bytes().split(b"\0")
+        except (OSError, ProcessLookupError):
+            continue
+        for variable in variables:
+            if variable.startswith(b"RANK_ID="):
+                found[int(variable[8:])] = int(place.name)
+    return found
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_of_two_processes_killed(tmp_path, victim):
+    data = tiny.training_set(tmp_path / "data")
+    # No batch statistics: those are computed per process. More steps than the kill needs.
+    more = {"model": "cifake_cnn", "transform": "resize((32,32)) | normalize(half)", "epoch_size": 6, "batch_size": 4}
+    more["transform_eval"] = more["transform"]
+    undisturbed = msrun(tiny.training(data, tmp_path / "whole", **more), tmp_path / "log0")
+    said = undisturbed.communicate(timeout=300)[0]
+    assert undisturbed.returncode == 0, said[-3000:]
+    argv = tiny.training(data, tmp_path / "out", **more)
+    with measured("distributed", f"rank {victim} of two (msrun) killed, then resumed") as row:
+        process = msrun(argv, tmp_path / "log1")
+        steps = tmp_path / "out" / "steps.csv"
+        while process.poll() is None and not (steps.is_file() and steps.read_text().count("\n") > 8):
+            time.sleep(0.01)
+        alive = ranks(process.pid)
+        assert set(alive) == {0, 1}, alive
+        os.kill(alive[victim], signal.SIGKILL)
+        killed = time.monotonic()
+        try:
+            said = process.communicate(timeout=LIMIT)[0]
+        finally:
+            faults.kill(process)
+        waited = time.monotonic() - killed
+        assert process.returncode != 0
+        assert not ranks(process.pid), "a process was left behind"
+        logs = said + "".join(p.read_text(errors="replace") for p in (tmp_path / "log1").glob("worker_*.log"))
+        assert any(word in logs for word in ("exit", "disconnect", "killed", "heartbeat")), logs[-3000:]
+        faults.whole(tmp_path / "out")
+        again = msrun(argv, tmp_path / "log2")
+        said = again.communicate(timeout=300)[0]
+        assert again.returncode == 0, said[-3000:]
+        assert faults.log(tmp_path / "out") == faults.log(tmp_path / "whole")
+        faults.same_weights(tmp_path / "out" / "last.ckpt", tmp_path / "whole" / "last.ckpt")
+        row.update(count=1, outcome=f"the other stopped after {waited:.0f} s; resumed: log and weights bit-equal")
