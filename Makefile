@@ -54,8 +54,14 @@ bench: .venv/.parity
 	for script in bench/convert.py bench/infer.py bench/train.py; do $(PY) $$script || exit 1; done
 	$(PY) bench/tables.py
 
-torture: .venv/.installed
-	$(PY) -m pytest -m torture
+.venv-torture/.installed: .venv/.installed requirements/torture.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade --target .venv-torture --require-hashes -r requirements/torture.txt
+	@touch $@
+
+# Faults, bad input and load, some 50 minutes; writes results/reliability.csv and the table of docs/reliability.md.
+torture: .venv-torture/.installed
+	$(PY) -m pytest -m torture tests
+	$(PY) tests/torture/record.py
 
 # The README's tables out of results/*.csv.
 tables: .venv/.installed
