@@ -3,7 +3,9 @@
 import csv
 import itertools
 import os
+import signal
 import sys
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from .errors import UserError
 
 SPLITS = ("train", "valid", "test")
 SHOWN = 12
+_IGNORE = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 
 def read_prints(name, source, workers=None):
@@ -44,8 +47,12 @@ def spread(work, items, name, workers=None):
     bar = {"desc": name, "unit": "image", "total": len(items), "file": sys.stderr, "disable": len(items) < 1000}
     if workers <= 1:
         return list(tqdm(map(work, items), **bar))
-    with get_context("spawn").Pool(workers) as pool:
-        return list(tqdm(pool.imap(work, items, chunksize=64), **bar))
+    # multiprocessing.Pool waits for ever for what a killed worker was at.
+    try:
+        with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, _IGNORE) as pool:
+            return list(tqdm(pool.map(work, items, chunksize=64), **bar))
+    except BrokenExecutor:
+        raise UserError("a worker process was killed (short of memory?); run again with fewer --workers") from None
 
 
 def run(options):
