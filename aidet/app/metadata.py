@@ -1,0 +1,177 @@
+"""What a file says of itself: camera data, prompts and parameters of generators, content credentials.
+
+None of it enters the verdict. Metadata is easily removed and easily forged: its presence is a hint, its absence none.
+"""
+
+import io
+import json
+import re
+import struct
+from dataclasses import dataclass
+
+from PIL import ExifTags, Image
+
+# kinds of finding
+CAMERA, GENERATOR, CREDENTIALS, OTHER = "camera", "generator", "credentials", "other"
+LONGEST = 400  # characters of a text that are shown
+LARGEST = 40_000_000  # pixels that are decoded to find a text behind them
+# Text chunks of PNG that generators write: AUTOMATIC1111 and its forks, ComfyUI, InvokeAI, Fooocus, NovelAI, DALL-E.
+_TEXT_KEYS = {
+    "parameters", "prompt", "workflow", "invokeai_metadata", "invokeai_graph", "sd-metadata", "dream", "fooocus_scheme",
+    "generation_data", "generation time",
+}  # fmt: skip
+_SOFTWARE = re.compile(
+    r"stable.?diffusion|midjourney|dall.?e|novelai|comfyui|automatic1111|invokeai|firefly|fooocus|imagen|flux\b|"
+    r"openai|gemini|made with google ai|ideogram|leonardo\.ai",
+    re.I,
+)
+_PARAMETERS = re.compile(r"\bSteps: \d+.*\b(Sampler|CFG scale|Seed): ?", re.S)
+_AI_SOURCE = re.compile(rb"(trainedAlgorithmicMedia|compositeWithTrainedAlgorithmicMedia|algorithmicMedia)")
+_EXIF_SHOWN = {
+    "Make": CAMERA, "Model": CAMERA, "LensModel": CAMERA, "DateTimeOriginal": CAMERA, "ExposureTime": CAMERA,
+    "FNumber": CAMERA, "ISOSpeedRatings": CAMERA, "FocalLength": CAMERA, "Software": OTHER, "ImageDescription": OTHER,
+    "Artist": OTHER, "Copyright": OTHER, "UserComment": OTHER,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found in a file: its kind, what it is called, what it says (shortened)."""
+
+    kind: str
+    name: str
+    text: str
+
+
+def read(path, limit=64 << 20):
+    """Everything found in an image file.
+
+    Parameters
+    ----------
+    path : str, Path or bytes
+        The file as it was uploaded; a decoded image has lost most of this.
+    limit : int
+        Bytes read at most.
+
+    Returns
+    -------
+    list of Finding
+        Generators' traces first. Damaged metadata is left out without an error: it says nothing.
+    """
+    if isinstance(path, bytes):
+        data = path
+    else:
+        with open(path, "rb") as file:
+            data = file.read(limit)
+    found = []
+    for part in (_texts, _exif):
+        try:
+            found += part(data)
+        except Exception:  # noqa: BLE001 - damaged metadata breaks Pillow in many ways and says nothing
+            continue
+    found += _credentials(data)
+    order = (GENERATOR, CREDENTIALS, CAMERA, OTHER)
+    return sorted(dict.fromkeys(found), key=lambda f: order.index(f.kind))
+
+
+def _short(value):
+    text = " ".join(str(value).split())
+    text = "".join(c for c in text if c.isprintable())
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _kind_of_text(name, text):
+    """Whether a text is a generator's, by its name or by what stands in it."""
+    if name.lower() in _TEXT_KEYS or _PARAMETERS.search(text) or _SOFTWARE.search(text):
+        return GENERATOR
+    if text[:1] in "{[":
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return OTHER
+        nodes = value.values() if isinstance(value, dict) else []
+        if any(isinstance(n, dict) and "class_type" in n for n in nodes):
+            return GENERATOR
+    return OTHER
+
+
+def _texts(data):
+    with Image.open(io.BytesIO(data)) as image:
+        if image.format == "PNG" and image.width * image.height <= LARGEST:
+            image.load()  # text may stand behind the pixels
+        values = dict(getattr(image, "text", None) or {})
+        for name in ("comment", "Comment"):
+            if image.info.get(name):
+                values[name] = image.info[name]
+    for name, value in values.items():
+        if name in ("XML:com.adobe.xmp", "Raw profile type exif"):
+            continue
+        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        yield Finding(_kind_of_text(name, text), _short(name), _short(text))
+
+
+def _comment(value):
+    """EXIF's UserComment: eight bytes name the encoding."""
+    if not isinstance(value, bytes):
+        return str(value)
+    head, body = value[:8], value[8:]
+    if head.startswith(b"UNICODE"):
+        # The byte order is not stated; a text in Latin letters has its zeros in every second place.
+        return body.decode("utf-16-be" if body[:1] == b"\0" else "utf-16-le", "replace").strip("\0")
+    return body.decode("utf-8", "replace").strip("\0")
+
+
+def _exif(data):
+    with Image.open(io.BytesIO(data)) as image:
+        exif = image.getexif()
+    values = {**exif, **exif.get_ifd(0x8769)}
+    for tag, value in sorted(values.items()):
+        name = ExifTags.TAGS.get(tag, "")
+        if name not in _EXIF_SHOWN or value in (None, "", b""):
+            continue
+        text = _short(_comment(value) if name == "UserComment" else value).strip("\0 ")
+        if text:
+            kind = _kind_of_text(name, text)
+            yield Finding(kind if kind == GENERATOR else _EXIF_SHOWN[name], name, text)
+    if exif.get_ifd(0x8825):
+        # Where a photograph was taken is nobody's business here.
+        yield Finding(CAMERA, "GPS", "present, not shown")
+
+
+def _credentials(data):
+    """C2PA manifests (their signature is not verified) and the IPTC digital source type."""
+    if _has_c2pa(data):
+        yield Finding(CREDENTIALS, "C2PA", "manifest present; its signature was not verified")
+    match = _AI_SOURCE.search(data)
+    if match:
+        yield Finding(GENERATOR, "DigitalSourceType", match.group(1).decode())
+
+
+def _has_c2pa(data):
+    """Whether a C2PA manifest store is embedded, as the C2PA specification places it in JPEG, PNG and WebP."""
+    if data[:2] == b"\xff\xd8":
+        return any(marker == 0xEB and b"jumb" in body[:64] and b"c2pa" in body for marker, body in _segments(data))
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return any(kind == b"caBX" for kind in _chunks(data, 8, ">", size_first=True))
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return any(kind == b"C2PA" for kind in _chunks(data, 12, "<", size_first=False))
+    return b"jumb" in data and b"c2pa" in data
+
+
+def _segments(data):
+    """(marker, content) of a JPEG's segments before the pixels."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xDA:
+        size = struct.unpack_from(">H", data, place + 2)[0]
+        yield data[place + 1], data[place + 4 : place + 2 + size]
+        place += 2 + max(size, 2)
+
+
+def _chunks(data, place, order, size_first):
+    """Names of the chunks of a PNG (size, name, body, check) or a RIFF file (name, size, body, filled to even)."""
+    while place + 8 <= len(data):
+        first, second = data[place : place + 4], data[place + 4 : place + 8]
+        name, size = (second, first) if size_first else (first, second)
+        yield name
+        size = struct.unpack(order + "I", size)[0]
+        place += 8 + size + (4 if size_first else size % 2)

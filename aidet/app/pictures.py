@@ -1,0 +1,72 @@
+"""Pictures that show what a detector may go by: spectrum, noise residual, heat map over the image."""
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+SIDE = 512
+GAIN = 8.0  # grey levels shown for one grey level of noise
+
+
+def luminance(image, side=SIDE):
+    """The middle ``side`` x ``side`` pixels (fewer where the image is smaller), never resized; float64 (h, w)."""
+    left, top = max(0, (image.width - side) // 2), max(0, (image.height - side) // 2)
+    box = (left, top, min(image.width, left + side), min(image.height, top + side))
+    return np.asarray(image.crop(box).convert("L"), np.float64)
+
+
+def spectrum(image, side=SIDE):
+    """Log-magnitude spectrum of the noise residual; low frequencies in the middle.
+
+    Regular bright points away from the middle are what periodic upsampling leaves (Zhang et al., "Detecting and
+    simulating artifacts in GAN fake images", 2019); a JPEG's 8 x 8 blocks leave some, too.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image, mode RGB
+    side : int
+        Pixels of the middle that are used.
+
+    Returns
+    -------
+    PIL.Image.Image, mode L
+    """
+    grey = luminance(image, side)
+    smooth = np.asarray(Image.fromarray(grey.astype(np.uint8)).filter(ImageFilter.GaussianBlur(1)), np.float64)
+    window = np.outer(np.hanning(grey.shape[0] + 2)[1:-1], np.hanning(grey.shape[1] + 2)[1:-1])
+    power = np.log1p(np.abs(np.fft.fftshift(np.fft.fft2((grey - smooth) * window))))
+    low, high = np.percentile(power, (1, 99.8))
+    return Image.fromarray((np.clip((power - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8))
+
+
+def residual(image, side=SIDE):
+    """What a 3 x 3 median takes away, enlarged 8 times around middle grey; mode RGB, middle of the image."""
+    left, top = max(0, (image.width - side) // 2), max(0, (image.height - side) // 2)
+    part = image.crop((left, top, min(image.width, left + side), min(image.height, top + side)))
+    noise = np.asarray(part, np.float64) - np.asarray(part.filter(ImageFilter.MedianFilter(3)), np.float64)
+    return Image.fromarray(np.clip(128 + GAIN * noise, 0, 255).astype(np.uint8))
+
+
+def overlay(heat, image, side=768):
+    """A heat map over the image: orange speaks for generated, blue for real, untouched for neither.
+
+    Parameters
+    ----------
+    heat : numpy.ndarray, shape (grid, grid)
+        Of :func:`aidet.explain.occlusion`.
+    image : PIL.Image.Image, mode RGB
+    side : int
+        Longest side of the result.
+
+    Returns
+    -------
+    PIL.Image.Image, mode RGB
+    """
+    small = image.copy()
+    small.thumbnail((side, side))
+    most = max(np.abs(heat).max(), 1e-9)
+    share = Image.fromarray((heat / most).astype(np.float32)).resize(small.size, Image.Resampling.BICUBIC)
+    share = np.clip(np.asarray(share, np.float64), -1, 1)[..., None]
+    grey = np.asarray(small.convert("L").convert("RGB"), np.float64)
+    colour = np.where(share > 0, np.array([230.0, 97.0, 1.0]), np.array([20.0, 110.0, 220.0]))
+    strength = 0.65 * np.abs(share)
+    return Image.fromarray(np.rint(grey * (1 - strength) + colour * strength).astype(np.uint8))

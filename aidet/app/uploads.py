@@ -1,0 +1,174 @@
+"""What people hand in: images and zip archives, read within limits and never unpacked onto the disk."""
+
+import io
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from .. import images
+from ..errors import UserError
+
+MB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may hold.
+
+    Attributes
+    ----------
+    images : int
+        Images of a batch.
+    megabytes : int
+        One image, as uploaded or unpacked.
+    upload_megabytes : int
+        One uploaded file: an archive may be larger than one image.
+    total_megabytes : int
+        All files of a batch together, unpacked.
+    pixels : int
+        Width times height of one image.
+    """
+
+    images: int = 200
+    megabytes: int = 32
+    upload_megabytes: int = 128
+    total_megabytes: int = 512
+    pixels: int = 40_000_000
+
+
+class Unusable:
+    """Stands where a file cannot be used; :func:`aidet.images.decode` reports the reason in the file's row."""
+
+    def __init__(self, reason):
+        self.reason = reason
+
+    def read(self, *_):
+        raise images.ImageError(self.reason)
+
+    def seek(self, *_):
+        """Pillow rewinds before it reads."""
+
+
+def safe_name(name):
+    """The last part of a path, as shown and as used for seeding; control characters removed."""
+    last = str(name).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+    return "".join(c for c in last if c.isprintable())[:200] or "image"
+
+
+def checked(source, limits):
+    """``source`` itself, or an :class:`Unusable` where the file or the image in it is over a limit.
+
+    Parameters
+    ----------
+    source : str, Path or io.BytesIO
+    limits : Limits
+    """
+    size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else os.path.getsize(source)
+    if size > limits.megabytes * MB:
+        return Unusable(f"{size / MB:.1f} MB, more than the limit of {limits.megabytes} MB")
+    try:
+        with Image.open(source) as image:
+            width, height = image.size
+    except Exception:  # noqa: BLE001 - what is wrong with it is said when it is decoded
+        width = height = 0
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+    if width * height > limits.pixels:
+        return Unusable(f"{width}x{height} pixels, more than the limit of {limits.pixels}")
+    return source
+
+
+class Batch:
+    """The images of a request: files, and what zip archives hold, in the order given.
+
+    Iterating reads one image after the other into memory, so nothing from an archive is ever written to the disk and
+    no name in it is ever used as a path.
+
+    Parameters
+    ----------
+    files : list of str or Path
+        Where the uploads lie.
+    names : list of str, optional
+        What they were called; default: the names of the files.
+    limits : Limits
+
+    Raises
+    ------
+    UserError
+        No image, too many, a broken or encrypted archive.
+    """
+
+    def __init__(self, files, names=None, limits=None):
+        self.limits = limits or Limits()
+        self.entries = []  # (shown name, path, ZipInfo or None)
+        for path, name in zip(files, names or [Path(f).name for f in files]):
+            if Path(name).suffix.lower() == ".zip" or (Path(name).suffix == "" and zipfile.is_zipfile(path)):
+                self.entries += [(info.filename, path, info) for info in members(path, name)]
+            else:
+                self.entries.append((safe_name(name), path, None))
+            if len(self.entries) > self.limits.images:
+                raise UserError(f"{len(self.entries)} images, more than the limit of {self.limits.images}; send fewer")
+        if not self.entries:
+            raise UserError("no image in it; send images, or a zip archive that holds some")
+
+    def __len__(self):
+        return len(self.entries)
+
+    def __iter__(self):
+        """Yield (name, source for :func:`aidet.images.decode`)."""
+        left = self.limits.total_megabytes * MB
+        for name, path, info in self.entries:
+            if info is None:
+                left -= os.path.getsize(path)
+                source = path
+            else:
+                source, size = self._unpacked(path, info, left)
+                left -= size
+            if left < 0 and not isinstance(source, Unusable):
+                source = Unusable(f"over the limit of {self.limits.total_megabytes} MB of one batch")
+            yield name, source if isinstance(source, Unusable) else checked(source, self.limits)
+
+    def _unpacked(self, path, info, left):
+        """(BytesIO or Unusable, bytes read). The size that the archive states is not trusted."""
+        most = min(self.limits.megabytes * MB, max(left, 0))
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(info) as file:
+                data = file.read(most + 1)
+        except Exception as error:  # noqa: BLE001 - zlib, lzma and zipfile raise their own types on damaged members
+            return Unusable(f"cannot be unpacked ({type(error).__name__})"), 0
+        if len(data) > self.limits.megabytes * MB:
+            return Unusable(f"unpacks to more than the limit of {self.limits.megabytes} MB"), len(data)
+        return io.BytesIO(data), len(data)
+
+
+def members(path, name):
+    """The images of a zip archive: no folders, links, hidden files or other kinds of file; in natural order.
+
+    Raises
+    ------
+    UserError
+        Not a zip archive, or encrypted.
+    """
+    from ..records import natural_key
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise UserError(f"{safe_name(name)!r} is not a zip archive that can be read: {error}") from None
+    kept = []
+    for info in infos:
+        parts = info.filename.replace("\\", "/").split("/")
+        is_link = (info.external_attr >> 16) & 0o170000 == 0o120000
+        hidden = any(p.startswith(".") and p not in (".", "..") or p == "__MACOSX" for p in parts)
+        kind = os.path.splitext(info.filename)[1].lower()
+        if info.is_dir() or is_link or hidden or kind not in images.EXTENSIONS:
+            continue
+        if info.flag_bits & 1:
+            raise UserError(f"{safe_name(name)!r} is encrypted; send it without a password")
+        info.filename = "".join(c for c in info.filename if c.isprintable())
+        kept.append(info)
+    return sorted(kept, key=lambda i: natural_key(i.filename))

@@ -1,0 +1,84 @@
+"""The application that people open in a browser: is this image a photograph, or was it generated?
+
+python app.py [--ckpt A.ckpt ...] [--host 127.0.0.1] [--port 7860]
+
+One image, many, or a zip archive; English and Chinese; an HTTP interface. Nothing leaves the machine. See docs/app.md.
+"""
+
+import argparse
+from pathlib import Path
+
+from aidet import cli
+from aidet.errors import UserError, nearest
+
+DEFAULT_CKPT = Path(__file__).resolve().parent / "ckpt" / "aidet_default.ckpt"
+LIMITS = ("images", "megabytes")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors take one line, with the nearest valid name."""
+
+    def error(self, message):
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        if unknown:
+            flags = [f for a in self._actions for f in a.option_strings]
+            message = nearest(unknown[0].partition("=")[0], flags, "argument")
+        raise UserError(message)
+
+
+def parser():
+    """The options; what those of a detector mean is in docs/infer.md."""
+    p = Parser(
+        prog="app.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    p.add_argument(
+        "--ckpt",
+        action="append",
+        metavar="A.ckpt",
+        help="detector: a checkpoint with its sidecar, or an exported .onnx; more than one are fused "
+        "(default: ckpt/aidet_default.ckpt)",
+    )
+    p.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens it to the network; there is no login")
+    p.add_argument("--port", type=int, default=7860, help="0: any free one")
+    p.add_argument("--language", choices=("en", "zh"), help="of the first page (default: the browser's)")
+    g = p.add_argument_group("detector")
+    g.add_argument("--votes", type=int, default=5, metavar="N", help="views of each image (default 5)")
+    g.add_argument("--vote", default="soft", metavar="soft|hard")
+    g.add_argument("--views", default="random", metavar="random|native|grid|LINE")
+    g.add_argument("--fuse", default="soft", metavar="soft|hard|soft-or|score|FILE.yaml")
+    g.add_argument("--threshold", type=float, help="generated above this prob (default: the sidecar's, else 0.5)")
+    g.add_argument("--unsure", metavar="LOW,HIGH", help="unsure zone (default: around the threshold)")
+    g.add_argument("--seed", type=int, default=42)
+    g.add_argument("--backend", default="auto", metavar="auto|onnxruntime|mindspore")
+    g.add_argument("--device", default="auto", metavar="auto|Ascend|GPU|CPU")
+    g.add_argument("--workers", type=int, metavar="N", help="threads of one request (default: CPUs)")
+    g = p.add_argument_group("limits of one request")
+    g.add_argument("--max-images", type=int, default=200, metavar="N", help="images (default 200)")
+    g.add_argument("--max-megabytes", type=int, default=32, metavar="N", help="of one image (default 32)")
+    return p
+
+
+def run(argv):
+    """The command line; stays until the application is stopped."""
+    args = vars(parser().parse_args(argv))
+    checkpoints = args.pop("ckpt")
+    if not checkpoints:
+        if not DEFAULT_CKPT.is_file():
+            raise UserError(
+                "no --ckpt given and ckpt/aidet_default.ckpt does not exist; name a checkpoint, or make one: make demo"
+            )
+        checkpoints = [str(DEFAULT_CKPT)]
+        print("detector: ckpt/aidet_default.ckpt, the one that comes with AIDet", flush=True)
+    given = {name: args.pop(f"max_{name}") for name in LIMITS}
+    for name, value in given.items():
+        if value < 1:
+            raise UserError(f"--max-{name} (={value}) must be >= 1")
+    if not 0 <= args["port"] < 65536:
+        raise UserError(f"--port (={args['port']}) must be between 0 and 65535")
+    from aidet.app import server, uploads
+
+    server.serve(checkpoints, limits=uploads.Limits(**given), **args)
+
+
+if __name__ == "__main__":
+    cli.main(run)

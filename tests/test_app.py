@@ -1,0 +1,346 @@
+"""The application without a browser: reading uploads within limits, metadata, pictures, cards, the service."""
+
+import io
+import json
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from app_tools import make_onnx
+from PIL import Image, PngImagePlugin
+
+import app
+from aidet import Detector, images
+from aidet.app import cards, metadata, pictures, server, service, uploads, words
+from aidet.errors import UserError
+
+TINY = uploads.Limits(images=3, megabytes=1, upload_megabytes=2, total_megabytes=2, pixels=10_000)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("app")
+    return service.Service([make_onnx(folder)], limits=uploads.Limits(), votes=3, workers=2)
+
+
+def png(image, **text):
+    info = PngImagePlugin.PngInfo()
+    for name, value in text.items():
+        info.add_text(name, value)
+    out = io.BytesIO()
+    image.save(out, "PNG", pnginfo=info)
+    return out.getvalue()
+
+
+def archive(path, entries, **more):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, **more) as file:
+        for name, data in entries:
+            file.writestr(name, data)
+    return path
+
+
+# --- uploads ---------------------------------------------------------------------------------------------------------
+def test_a_zip_is_read_in_natural_order_and_never_unpacked(tmp_path, photo):
+    data = png(photo(1, (20, 20)))
+    names = [
+        "b/10.png",
+        "b/2.png",
+        "../../evil.png",
+        "/abs.png",
+        "b/notes.txt",
+        "__MACOSX/._2.png",
+        ".hidden/1.png",
+        "b/",
+    ]
+    link = zipfile.ZipInfo("link.png")
+    link.external_attr = 0o120777 << 16
+    path = archive(tmp_path / "a.zip", [*((n, data) for n in names), (link, "/etc/passwd")])
+    before = sorted(tmp_path.rglob("*"))
+    batch = uploads.Batch([path])
+    assert [name for name, _ in batch] == ["../../evil.png", "/abs.png", "b/2.png", "b/10.png"]
+    assert all(isinstance(source, io.BytesIO) and images.decode(source).size == (20, 20) for _, source in batch)
+    assert sorted(tmp_path.rglob("*")) == before and not (tmp_path.parent / "evil.png").exists()
+
+
+def reasons(batch):
+    """What decoding says of each source: None where it works."""
+    found = []
+    for _, source in batch:
+        try:
+            images.decode(source)
+            found.append(None)
+        except images.ImageError as error:
+            found.append(str(error))
+    return found
+
+
+def test_limits_are_a_row_of_the_file_and_not_the_end_of_the_batch(tmp_path, photo):
+    photo(1, (200, 100)).save(tmp_path / "large.png")
+    (tmp_path / "heavy.bmp").write_bytes(b"BM" + bytes(1 << 20))
+    photo(2, (20, 20)).save(tmp_path / "fine.png")
+    files = [tmp_path / n for n in ("large.png", "heavy.bmp", "fine.png")]
+    large, heavy, fine = reasons(uploads.Batch(files, limits=TINY))
+    assert large == "200x100 pixels, more than the limit of 10000"
+    assert heavy == "1.0 MB, more than the limit of 1 MB"
+    assert fine is None
+
+
+def test_a_bomb_is_not_unpacked_beyond_the_limit(tmp_path, photo):
+    zeros = archive(tmp_path / "bomb.zip", [(f"{i}.bmp", b"BM" + bytes(50 << 20)) for i in range(2)])
+    assert zeros.stat().st_size < 1 << 20
+    assert reasons(uploads.Batch([zeros], limits=TINY)) == [
+        "unpacks to more than the limit of 1 MB",
+        "over the limit of 2 MB of one batch",
+    ]
+    # A size stated as small is not believed: the bytes that come out are counted.
+    lying = bytearray(archive(tmp_path / "lie.zip", [("a.bmp", b"BM" + bytes(3 << 20))]).read_bytes())
+    place = lying.index(b"PK\x01\x02")
+    lying[place + 24 : place + 28] = struct.pack("<I", 100)
+    (tmp_path / "lie.zip").write_bytes(lying)
+    assert reasons(uploads.Batch([tmp_path / "lie.zip"], limits=TINY)) != [None]
+
+
+def test_a_batch_has_a_total(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noise).save(out, "BMP")
+    data = out.getvalue() + bytes(900_000 - len(out.getvalue()))
+    path = archive(tmp_path / "a.zip", [(f"{i}.bmp", data) for i in range(3)])
+    assert reasons(uploads.Batch([path], limits=TINY))[:2] == [None, None]
+    assert "limit of" in reasons(uploads.Batch([path], limits=TINY))[2]
+
+
+@pytest.mark.parametrize(
+    "make, text",
+    [
+        (lambda p: archive(p, [(f"{i}.png", b"x") for i in range(4)]), "4 images, more than the limit of 3"),
+        (lambda p: archive(p, [("readme.txt", b"x")]), "no image in it"),
+        (lambda p: p.write_bytes(b"PK\x03\x04 broken"), "is not a zip archive that can be read"),
+    ],
+)
+def test_archives_that_are_refused_whole(tmp_path, make, text):
+    path = tmp_path / "a.zip"
+    make(path)
+    with pytest.raises(UserError, match=text):
+        uploads.Batch([path], limits=TINY)
+
+
+def test_an_encrypted_archive_is_refused(tmp_path):
+    data = bytearray(archive(tmp_path / "a.zip", [("a.png", b"x")]).read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(UserError, match="encrypted"):
+        uploads.Batch([tmp_path / "a.zip"])
+
+
+def test_names_keep_no_folder_and_no_control_characters():
+    assert uploads.safe_name("C:\\x\\..\\a\n\x00b.png") == "ab.png"
+    assert uploads.safe_name("/") == "image"
+
+
+# --- metadata --------------------------------------------------------------------------------------------------------
+PARAMETERS = "a cat\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1"
+
+
+def found(data):
+    return [(f.kind, f.name) for f in metadata.read(data)]
+
+
+def test_generators_are_recognised(photo):
+    image = photo(1, (20, 20))
+    comfy = json.dumps({"3": {"class_type": "KSampler", "inputs": {}}})
+    assert found(png(image, parameters=PARAMETERS)) == [("generator", "parameters")]
+    assert found(png(image, prompt=comfy, workflow="{}")) == [("generator", "prompt"), ("generator", "workflow")]
+    assert found(png(image, Title=comfy)) == [("generator", "Title")]
+    assert found(png(image, Software="NovelAI")) == [("generator", "Software")]
+    assert found(png(image, Author="someone")) == [("other", "Author")]
+    out = io.BytesIO()
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + PARAMETERS.encode("utf-16-be")
+    image.save(out, "JPEG", exif=exif)
+    assert found(out.getvalue()) == [("generator", "UserComment")]
+    assert metadata.read(out.getvalue())[0].text == PARAMETERS.replace("\n", " ")
+
+
+def test_a_camera_is_shown_and_its_position_is_not(photo):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110] = "Canon", "EOS"
+    exif.get_ifd(0x8825)[2] = (48.0, 51.0, 30.0)
+    out = io.BytesIO()
+    photo(1, (20, 20)).save(out, "JPEG", exif=exif)
+    assert found(out.getvalue()) == [("camera", "Make"), ("camera", "Model"), ("camera", "GPS")]
+    assert all("48" not in f.text for f in metadata.read(out.getvalue()))
+
+
+def with_c2pa(kind, data):
+    """Put an (empty) C2PA store where the specification has it."""
+    box = b"\0\0\0\x20jumb\0\0\0\x18jumdc2pa" + bytes(12)
+    if kind == "JPEG":
+        body = b"JP\0\x01\0\0\0\x01" + box
+        return data[:2] + b"\xff\xeb" + struct.pack(">H", len(body) + 2) + body + data[2:]
+    if kind == "PNG":
+        return data[:33] + struct.pack(">I", len(box)) + b"caBX" + box + bytes(4) + data[33:]
+    return data + b"C2PA" + struct.pack("<I", len(box)) + box
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_content_credentials_are_found(photo, kind):
+    out = io.BytesIO()
+    photo(1, (20, 20)).save(out, kind)
+    assert found(out.getvalue()) == []
+    assert found(with_c2pa(kind, out.getvalue())) == [("credentials", "C2PA")]
+    xmp = b"<x>http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia</x>"
+    assert found(out.getvalue() + xmp) == [("generator", "DigitalSourceType")]
+
+
+def test_damaged_metadata_says_nothing(photo):
+    data = png(photo(1, (30, 30)), parameters=PARAMETERS)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        broken = bytearray(data[: int(rng.integers(1, len(data)))])
+        for place in rng.integers(0, len(broken), 5):
+            broken[place] = int(rng.integers(0, 256))
+        metadata.read(bytes(broken))
+    assert metadata.read(b"") == [] and metadata.read(b"\xff\xd8\xff\xeb\0\0") == []
+
+
+# --- pictures, cards, words ------------------------------------------------------------------------------------------
+def test_the_spectrum_shows_a_period(photo):
+    image = np.asarray(photo(1, (128, 128))).astype(np.int16)
+    image[:, ::4] += 20  # a pattern of period 4 along x: a point at a quarter of the sampling rate
+    marked = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+    row = np.asarray(pictures.spectrum(marked))[64]
+    assert row[64 + 32] == 255 == row[64 - 32]
+    assert np.asarray(pictures.spectrum(photo(1, (128, 128))))[64, 96] < 255
+
+
+def test_pictures_of_a_single_pixel():
+    dot = Image.new("RGB", (1, 1), (9, 9, 9))
+    assert pictures.spectrum(dot).size == pictures.residual(dot).size == (1, 1)
+    assert pictures.overlay(np.zeros((8, 8)), dot).size == (1, 1)
+
+
+def test_the_overlay_colours_what_speaks_for_generated():
+    heat = np.zeros((8, 8))
+    heat[:, :4], heat[:, 4:] = 1, -1
+    made = np.asarray(pictures.overlay(heat, Image.new("RGB", (64, 64), (128, 128, 128))))
+    assert made[32, 8, 0] > made[32, 8, 2] and made[32, 56, 2] > made[32, 56, 0]
+
+
+@pytest.mark.parametrize(
+    "p, text", [(0.0, "<0.1%"), (0.004, "0.4%"), (0.5, "50%"), (0.996, "99.6%"), (0.9999, ">99.9%"), (1.0, ">99.9%")]
+)
+def test_percent_never_says_certain(p, text):
+    assert cards.percent(p) == text
+
+
+def test_names_and_metadata_are_escaped(served, photo, tmp_path):
+    photo(1).save(tmp_path / "a.png")
+    bad = "<img src=x onerror=alert(1)>"
+    record = served.verdict(tmp_path / "a.png", f"{bad}.png")
+    page = cards.verdict("en", record, 0.5, (0.4, 0.6)) + cards.metadata("en", [metadata.Finding("other", bad, bad)])
+    broken = cards.verdict("zh", served.verdict(tmp_path / "a.png", bad), 0.5, (0.4, 0.6))
+    assert "<img" not in page + broken and "&lt;img" in page
+
+
+def test_every_text_is_there_in_both_languages():
+    for key, pair in words.WORDS.items():
+        assert len(pair) == 2 and all(pair), key
+        fields = [sorted(part.split("}")[0] for part in text.split("{")[1:]) for text in pair]
+        assert fields[0] == fields[1], key
+        assert any("\u4e00" <= c <= "\u9fff" for c in pair[1]), key
+    assert words.language_of("zh-CN,zh;q=0.9") == "zh" and words.language_of("en, zh") == "en" == words.language_of(
+        None
+    )
+
+
+# --- the service -----------------------------------------------------------------------------------------------------
+def test_the_verdict_is_the_detectors(served, photo, tmp_path):
+    photo(3).save(tmp_path / "3.png")
+    mine = served.verdict(tmp_path / "3.png", "3.png")
+    theirs = Detector(served.detector.models[0].path, votes=3).score([tmp_path / "3.png"], root=tmp_path)[0]
+    assert mine.score == theirs.score and mine.views == theirs.views
+    assert len(mine.stability) == 7 and served.verdict(tmp_path / "3.png", "3.png", stability=False).stability == {}
+    assert served.decided(mine, 1.0, (0, 0)).decision == "real"
+    assert served.decided(mine, 0.0, (0, 0)).decision == "generated"
+    assert served.decided(mine, 0.5, (0, 1)).decision == "unsure"
+    answer = service.as_json(mine, 0.5, (0.4, 0.6), [])
+    assert json.loads(json.dumps(answer))["models"]["tiny"]["probability"] == pytest.approx(mine.prob)
+
+
+def test_changes_of_sides_are_counted_at_the_threshold(served, photo, tmp_path):
+    photo(3).save(tmp_path / "3.png")
+    record = served.verdict(tmp_path / "3.png", "3.png")
+    values = sorted(record.stability.values())
+    assert service.flips(record, 0.0) == []
+    between = (values[0] + values[-1]) / 2
+    first = record.stability["original"]
+    expected = [k for k, v in record.stability.items() if (v > between) != (first > between)]
+    assert expected and service.flips(record, between) == expected
+    assert "Not stable" in cards.verdict("en", record, between, (0, 0))
+
+
+def test_a_batch_keeps_its_order_and_its_errors(served, photo, tmp_path):
+    for i in range(5):
+        photo(i).save(tmp_path / f"{i}.png")
+    (tmp_path / "2.png").write_bytes(b"nonsense")
+    seen = []
+    files = [tmp_path / f"{i}.png" for i in range(5)]
+    rows = served.batch(files, progress=lambda i, n: seen.append((i, n)))
+    assert [r.path for r in rows] == [f"{i}.png" for i in range(5)] and [r.ok for r in rows].count(False) == 1
+    assert rows[2].status == "error: not an image that Pillow can read" and seen[-1] == (5, 5)
+    assert [r.score for r in rows if r.ok] == [served.verdict(f, f.name).score for f in files if f.name != "2.png"]
+    assert cards.score_rows(rows)[2][:5] == ["2.png", "", "", "", ""]
+
+
+def test_heat_map(served, photo, tmp_path):
+    photo(1, (64, 48)).save(tmp_path / "a.png")
+    assert served.heat(tmp_path / "a.png", "a.png").size == (64, 48)
+    (tmp_path / "b.png").write_bytes(b"x")
+    with pytest.raises(images.ImageError):
+        served.heat(tmp_path / "b.png")
+
+
+def test_the_default_zone_surrounds_the_threshold():
+    assert service.zone_around(0.5) == (0.378, 0.622)
+    low, high = service.zone_around(0.97)
+    assert 0.95 < low < 0.97 < high < 0.985
+
+
+@pytest.mark.parametrize("values, text", [((1.5, None), "between 0 and 1"), ((0.5, (0.9, 0.1)), "LOW <= HIGH")])
+def test_wrong_thresholds(served, values, text):
+    with pytest.raises(UserError, match=text):
+        served.rule(*values)
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "argv, text",
+    [
+        (["--ckpt", "missing.onnx"], "does not exist"),
+        (["--prt", "1"], "did you mean '--port'"),
+        (["--ckpt", "a", "--port", "99999"], "--port"),
+        (["--ckpt", "a", "--max-images", "0"], "--max-images"),
+    ],
+)
+def test_wrong_options(argv, text):
+    pytest.importorskip("gradio", reason="Gradio 6 needs Python 3.10")
+    with pytest.raises(UserError, match=text):
+        app.run(argv)
+
+
+def test_without_the_default_checkpoint(monkeypatch, tmp_path):
+    monkeypatch.setattr(app, "DEFAULT_CKPT", tmp_path / "aidet_default.ckpt")
+    with pytest.raises(UserError, match="no --ckpt given and ckpt/aidet_default.ckpt does not exist"):
+        app.run([])
+
+
+def test_gradio_of_another_age_is_refused(monkeypatch):
+    monkeypatch.setattr("aidet.runtime.version_of", lambda name: "3.21.0")
+    if server.sys.version_info >= server.PYTHON:
+        with pytest.raises(UserError, match="needs Gradio 6, found 3.21.0"):
+            server.require_gradio()
+    monkeypatch.setattr(server.sys, "version_info", (3, 9, 1))
+    with pytest.raises(UserError, match="needs Python 3.10 or newer, this is 3.9"):
+        server.require_gradio()
