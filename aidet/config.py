@@ -508,23 +508,43 @@ def _read(path):
         there = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
         hint = f"; {folder}: {nearest(path.name, there, 'file')}" if there else ""
         raise UserError(f"configuration {str(path)!r} " + ("is a folder" if path.is_dir() else f"does not exist{hint}"))
+    return read_mapping(path)
+
+
+def read_mapping(path, what="configuration"):
+    """Read a YAML mapping from anyone: nothing is constructed, doubled keys and bombs are refused.
+
+    Parameters
+    ----------
+    path : Path
+    what : str
+        What the file is, for the message.
+
+    Returns
+    -------
+    dict of str
+
+    Raises
+    ------
+    UserError
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"configuration {str(path)!r} is larger than {MAX_BYTES} bytes")
+            raise UserError(f"{what} {str(path)!r} is larger than {MAX_BYTES} bytes")
         text = path.read_text(encoding="utf-8")
         if _depth(text) > MAX_DEPTH:
-            raise UserError(f"configuration {str(path)!r} cannot be read: over {MAX_DEPTH} brackets within each other")
+            raise UserError(f"{what} {str(path)!r} cannot be read: over {MAX_DEPTH} brackets within each other")
         values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, TypeError, OSError, RecursionError) as error:
-        raise UserError(f"configuration {str(path)!r} cannot be read: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{what} {str(path)!r} cannot be read as YAML: {' '.join(str(error).split())[:300]}") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(k, str) for k in values):
-        raise UserError(f"configuration {str(path)!r} must be a mapping of keys to values")
+        raise UserError(f"{what} {str(path)!r} must be a mapping of keys to values")
     known = {}
     for name, value in values.items():
         if _count(value, known) > MAX_VALUES:
-            raise UserError(f"configuration {str(path)!r}: {name} repeats its aliases to over {MAX_VALUES} values")
+            raise UserError(f"{what} {str(path)!r}: {name} repeats its aliases to over {MAX_VALUES} values")
     return values
 
 

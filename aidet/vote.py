@@ -190,17 +190,12 @@ def read_fusion(path):
     UserError
         Missing file, no YAML mapping, unknown key.
     """
-    import yaml
+    from .config import read_mapping
 
-    try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not Path(path).is_file():
         known = ", ".join(FUSIONS)
-        raise UserError(f"fuse (={str(path)!r}) is neither one of {known} nor a file that exists") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"fusion file {str(path)!r} cannot be read as YAML: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"fusion file {str(path)!r} must be a mapping with the keys fuse, weights, thresholds")
+        raise UserError(f"fuse (={str(path)!r}) is neither one of {known} nor a file that exists")
+    value = read_mapping(Path(path), "fusion file")
     keys = ("fuse", "weights", "thresholds", "threshold", "unsure")
     for key in value:
         if key not in keys:
