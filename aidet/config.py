@@ -332,6 +332,7 @@ GROUPS = {
         "device_id": Key(_int, None, "which device", low=0),
         "jit_level": Key(_one_of("O0", "O1", "O2"), None, "MindSpore's compilation level"),
         "amp_dtype": Key(_one_of("float16", "bfloat16"), "float16", "half type of amp_level"),
+        "val_every_steps": Key(_int, None, "also validate every N updates inside an epoch, into curve.csv", low=1),
         "save_every_steps": Key(_int, None, "also save the state every N steps", low=1),
         "cache_mb": Key(_int, 1024, "memory for decoded images; larger sets are read from disk", low=0),
         "output_path": Key(_str, None, "as ckpt_save_dir"),
