@@ -255,8 +255,7 @@ def finish(out, journals, facts):
         if not bad:
             print("could not be used:", file=sys.stderr)
         bad += 1
-        shown = record.path.encode("utf-8", "backslashreplace").decode()
-        print(f"  {shown}: {record.status[len('error: ') :]}", file=sys.stderr)
+        print(f"  {cli.printable(record.path)}: {cli.printable(record.status[len('error: ') :])}", file=sys.stderr)
     said = ", ".join(f"{counts[k]} {k}" for k in ("real", "generated", "unsure") if k in counts)
     unusable = f", {bad} could not be used" if bad else ""
     parts = [output.read_end(j) for j in journals]

@@ -81,9 +81,13 @@ def main(run, argv=None):
     sys.exit(code)
 
 
+def printable(text):
+    """Text of a file, or its name, for the terminal: what would move the cursor or clear the screen is spelled out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _wrong(text):
     """Say what is wrong in one line, whatever a file's own names put into it."""
-    text = " ".join(text.split("\n"))
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    text = printable(" ".join(text.split("\n")))
     print("error: " + (text if len(text) < MAX_LINE else text[:MAX_LINE] + " ..."), file=sys.stderr)
     return WRONG
