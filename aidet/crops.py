@@ -14,7 +14,7 @@ from .errors import UserError
 
 SIDE = 512  # longer side at which features are found
 SMALLEST = 64
-CORNERS = 120
+CORNERS = 250
 BANDS = 8  # descriptors that share 32 of their 256 bits, at one of eight places, are compared
 COMMON = 60  # a band value that more corners of the known split have says nothing
 BITS = 48  # descriptors that differ in more of their 256 bits are no match
@@ -76,7 +76,7 @@ def corners(path):
         Empty where there are none.
     """
     cv2, grey = _cv2(), _grey(path)
-    found = [] if grey is None else cv2.ORB_create(nfeatures=CORNERS, fastThreshold=10).detectAndCompute(grey, None)
+    found = [] if grey is None else cv2.ORB_create(nfeatures=CORNERS, fastThreshold=4).detectAndCompute(grey, None)
     if not len(found) or not found[0]:
         return NOTHING
     return np.array([p.pt for p in found[0]], np.float32), found[1]

@@ -451,13 +451,18 @@ def read_leaks(text, truth):
         found.setdefault(_key(row["path"]), row["level"])
     known = set(truth.paths)
     first = next(iter(found), "")
-    moves = [lambda k: k]
-    moves += [lambda k, p=p: p + k for p in _prefixes(truth.paths, first)]
-    moves += [lambda k, p=p: k[len(p) :] for p in {first[: -len(t)] for t in known if first.endswith("/" + t)}]
-    for move in moves:
-        if all(move(key) in known for key in found):
-            moved = {move(key): level for key, level in found.items()}
-            return [moved.get(p, "") for p in truth.paths]
+    moves = {("", 0), *((p, 0) for p in _prefixes(truth.paths, first))}
+    moves |= {("", len(first) - len(t)) for t in known if first.endswith("/" + t)}
+    fits = [m for m in sorted(moves) if all(m[0] + key[m[1] :] in known for key in found)]
+    if len(fits) > 1 and ("", 0) not in fits:
+        raise UserError(
+            f"leaks {str(path)!r} fits {len(fits)} folders of {truth.source} equally well, for example "
+            f"{fits[0][0]}{first} and {fits[1][0]}{first}; run leaks on the same folder as the labels"
+        )
+    if fits:
+        before, cut = ("", 0) if ("", 0) in fits else fits[0]
+        moved = {before + key[cut:]: level for key, level in found.items()}
+        return [moved.get(p, "") for p in truth.paths]
     lone = [key for key in found if key not in known]
     raise UserError(f"leaks {str(path)!r}: {len(lone)} images are not in {truth.source}: {_first(lone)}")
 

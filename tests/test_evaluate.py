@@ -452,6 +452,11 @@ def test_leaks_of_other_splits_or_images_are_refused(small):
     assert measured(small, leaks=f"{small}/leaks.csv@split=test", **given)["deduplicated"]["n"] == 39
     with pytest.raises(UserError, match="1 images are not in .*: a.png"):
         measured(small, leaks=f"{small}/leaks.csv@split=valid", **given)
+    for folder in ("a", "b"):
+        touch(small / "two", f"{folder}/real/1.png", f"{folder}/fake/1.png")
+    leak_rows(small, ["bytes", "test", "real/1.png", "train", "x", 0])
+    with pytest.raises(UserError, match="fits 2 folders of .* a/real/1.png and b/real/1.png"):
+        truth.read_leaks(str(small / "leaks.csv"), truth.read_labels(small / "two"))
     leak_rows(small)
     assert measured(small, leaks=str(small / "leaks.csv"), **given)["deduplicated"]["n"] == 40
 
