@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import files, runtime
+from . import files
 from .errors import UserError
 
 FORMAT = 1
@@ -54,14 +54,26 @@ def read_sidecar(path, check_hash=True):
             "convert or train it with this project to get one"
         )
     facts = files.read_json(sidecar_path(path), "sidecar")
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT or not isinstance(facts.get("architecture"), str):
-        raise UserError(
-            f"sidecar {str(sidecar_path(path))!r} is not of format {FORMAT}: it needs 'format' and 'architecture'"
-        )
+    check_facts(facts, f"sidecar {str(sidecar_path(path))!r}")
     stated = (facts.get("output") or {}).get("sha256")
     if check_hash and stated and files.sha256(path) != stated:
         raise UserError(f"{str(path)!r} is not the file its sidecar describes (sha256 differs); copy both again")
     return facts
+
+
+_KINDS = {"output": dict, "arguments": dict, "input": dict, "class_order": list, "classes": list}
+
+
+def check_facts(facts, what):
+    """Hold what a sidecar, or a model's metadata, says to its form; :class:`UserError` names the wrong entry."""
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT or not isinstance(facts.get("architecture"), str):
+        raise UserError(f"{what} is not of format {FORMAT}: it needs 'format' and 'architecture'")
+    for name, kind in _KINDS.items():
+        if not isinstance(facts.get(name), (kind, type(None))):
+            raise UserError(f"{what}: {name!r} is a {type(facts[name]).__name__}, wanted a {kind.__name__}")
+    for name in ("class_order", "classes"):
+        if any(not isinstance(value, str) for value in facts.get(name) or ()):
+            raise UserError(f"{what}: {name!r} must be texts")
 
 
 def load_arrays(path):
@@ -198,6 +210,54 @@ def _joined(name, shape, kind, pieces):
     return values.reshape(shape).copy()
 
 
+_PIECE = 1 << 29  # bytes of values in one record: protobuf readers take no message of 2 GiB
+
+
+def write_arrays(arrays, path):
+    """Write arrays as MindSpore's ``save_checkpoint`` does, byte for byte, and see them on the disk.
+
+    Without its log lines on a full disk, and without its copy of every tensor.
+
+    Parameters
+    ----------
+    arrays : dict of str to numpy.ndarray
+    path : str or Path
+        Written in place; see :func:`save` for a file that is whole or absent.
+    """
+    types = {np.dtype(code): name for name, code in reversed(_TYPES.items())}
+    types[np.dtype("<u2")] = "UInt16"
+    with open(path, "wb") as file:
+        for name, array in arrays.items():
+            array = np.asarray(array)
+            kind = types.get(array.dtype.newbyteorder("<"))
+            if kind is None:
+                raise UserError(f"{name!r} is of the type {array.dtype}, which a checkpoint cannot hold")
+            dims = b"".join(b"\x08" + _number(n) for n in array.shape)
+            data = memoryview(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8))
+            for start in range(0, max(1, len(data)), _PIECE):
+                piece = data[start : start + _PIECE]
+                inner = dims + _bytes_field(2, kind.encode()) + b"\x1a" + _number(len(piece))
+                tensor = b"\x12" + _number(len(inner) + len(piece)) + inner
+                tag = _bytes_field(1, name.encode())
+                file.write(b"\x0a" + _number(len(tag) + len(tensor) + len(piece)) + tag + tensor)
+                file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _number(value):
+    """A varint."""
+    parts = bytearray()
+    while value > 127:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def _bytes_field(number, data):
+    return bytes([number << 3 | _BYTES]) + _number(len(data)) + data
+
+
 def compare_names(wanted, given, what="file"):
     """List every difference between a network's parameters and a file's, or return None.
 
@@ -279,9 +339,6 @@ def save(net, path, sidecar, dtype=None):
     path = Path(path)
     if path.suffix != ".ckpt":
         raise UserError(f"checkpoint name {str(path)!r} must end in .ckpt")
-    runtime.prepare()
-    import mindspore as ms
-
     arrays = net if isinstance(net, dict) else {p.name: p.asnumpy() for p in net.get_parameters()}
     if dtype is not None:
         kind = {"fp32": np.float32, "fp16": np.float16}[dtype]
@@ -290,11 +347,7 @@ def save(net, path, sidecar, dtype=None):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             temporary = os.path.join(folder, path.name)
-            # Parameters of shape () become (1,) in some MindSpore versions: write them as they are, check on loading.
-            ms.save_checkpoint(
-                [{"name": n, "data": ms.Tensor(np.ascontiguousarray(a))} for n, a in arrays.items()], temporary
-            )
-            os.chmod(temporary, 0o644)
+            write_arrays(arrays, temporary)
             facts = {"format": FORMAT, **sidecar}
             facts["output"] = {
                 "file": path.name,
@@ -329,10 +382,26 @@ def load_model(path, train=False):
         ``sidecar``.
     """
     facts = read_sidecar(path)
-    from . import models
-
-    net = models.create(facts["architecture"], **facts.get("arguments", {}))
+    net = _build(path, facts)
     load_strict(net, load_arrays(path), what=f"checkpoint {str(path)!r}")
     net.set_train(train)
     net.sidecar = facts
     return net
+
+
+def _build(path, facts):
+    """The network that a sidecar describes. No size in it can be larger than the file, or the memory would be."""
+    from . import models
+
+    arguments, size = facts.get("arguments") or {}, Path(path).stat().st_size
+    flat = [n for v in arguments.values() for n in (v if isinstance(v, (list, tuple)) else [v])]
+    large = [n for n in flat if isinstance(n, (int, float)) and not abs(n) <= max(size, 1024)]
+    if large:
+        raise UserError(f"sidecar of {str(path)!r}: arguments hold {large[0]}, the file has {size} bytes")
+    try:
+        return models.create(facts["architecture"], **arguments)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise UserError(
+            f"sidecar of {str(path)!r}: {facts['architecture']!r} cannot be built with {arguments}: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import exportable, files
+from . import ckpt, exportable, files
 from .errors import UserError
 
 INPUT, OUTPUT = "image", "logits"
@@ -304,7 +304,12 @@ def facts_from_file(path):
         raise UserError(f"{str(path)!r} was not exported by this project: its metadata names no preprocessing")
     if metadata.get("aidet.output", OUTPUT) != OUTPUT:
         raise UserError(f"{str(path)!r} has its preprocessing inside; export it without --preprocess-in-graph for this")
-    return json.loads(metadata["aidet.sidecar"])
+    try:
+        facts = json.loads(metadata["aidet.sidecar"])
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{str(path)!r}: its metadata cannot be read ({error}): damaged file") from None
+    ckpt.check_facts(facts, f"the metadata of {str(path)!r}")
+    return facts
 
 
 def reference(net, sample, batches):

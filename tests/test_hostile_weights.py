@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent / "torture"))
 import hostile
 
 import convert.__main__ as command
+import infer
 from aidet import ckpt, cli, models, runtime
 from aidet.errors import UserError
 from convert import reading
@@ -270,7 +271,7 @@ def test_checkpoint_whose_shape_asks_for_more_than_it_holds(tmp_path, own):
 
 
 def test_own_reader_gives_what_mindspore_gives(tmp_path):
-    import mindspore as ms
+    ms, _ = runtime.setup()
 
     arrays = {"scalar": np.float32(3), "half": np.float16([[1, 2]]), "whole": np.arange(5), "truth": np.array([True])}
     entries = [{"name": n, "data": ms.Tensor(a)} for n, a in arrays.items()]
@@ -284,6 +285,10 @@ def test_own_reader_gives_what_mindspore_gives(tmp_path):
             value = (value.float() if value.dtype == ms.bfloat16 else value).asnumpy()
             assert got[name].shape == value.shape and got[name].dtype == value.dtype
             assert np.array_equal(got[name], value)
+    # Written here, it is what MindSpore writes, byte for byte.
+    ms.save_checkpoint(entries[1:-1], str(tmp_path / "theirs.ckpt"))  # versions differ in how they write a scalar
+    ckpt.write_arrays({n: a for n, a in arrays.items() if n != "scalar"}, tmp_path / "ours.ckpt")
+    assert (tmp_path / "ours.ckpt").read_bytes() == (tmp_path / "theirs.ckpt").read_bytes()
     broken = bytearray(path.read_bytes())
     broken[60] ^= 1
     path.chmod(0o600)
@@ -311,6 +316,46 @@ def test_every_truncation_and_many_flips_of_a_checkpoint(tmp_path, own):
             ckpt.load_arrays(path)
         except UserError:
             pass
+
+
+SIDECARS = {
+    "a list": ([], "not of format 1"),
+    "no architecture": ({"architecture": None}, "needs 'format' and 'architecture'"),
+    "an architecture of another kind": ({"architecture": ["testing"]}, "needs 'format' and 'architecture'"),
+    "arguments that are a list": ({"arguments": [2]}, "'arguments' is a list"),
+    "a billion classes": ({"arguments": {"num_classes": 10**9}}, "arguments hold 1000000000"),
+    "infinitely many classes": ({"arguments": {"num_classes": float("inf")}}, "arguments hold inf"),
+    "classes as a text": ({"arguments": {"num_classes": "2"}}, "cannot be built"),
+    "a negative number of classes": ({"arguments": {"num_classes": -2}}, "cannot be built|do not fit"),
+    "an argument that is none": ({"arguments": {"code": "x"}}, "cannot be built|it takes"),
+    "an order of numbers": ({"class_order": [0, 1]}, "'class_order' must be texts"),
+    "an order that is a text": ({"class_order": "real"}, "'class_order' is a str"),
+    "no order": ({"class_order": None}, "is no detector"),
+    "an input that is a text": ({"input": "x"}, "'input' is a str"),
+    "a pipeline that is code": ({"input": {"transform": "__import__('os').system('x')"}}, "transform"),
+    "a pipeline of a million pixels": ({"input": {"transform": "resize((1000000, 1000000))"}}, "size"),
+    "a threshold of text": ({"threshold": "0.5"}, "threshold"),
+    "a threshold of two": ({"threshold": 2}, "threshold"),
+    "another hash": ({"output": {"sha256": "0" * 64}}, "sha256 differs"),
+    "a hash that is a list": ({"output": []}, "'output' is a list"),
+}
+
+
+@pytest.mark.parametrize("name", SIDECARS)
+def test_hostile_sidecars(tmp_path, own, photo, name):
+    """A detector from elsewhere is two files; what the second says is not believed either."""
+    change, wanted = SIDECARS[name]
+    photo(1).save(tmp_path / "1.png")
+    (tmp_path / "x.ckpt").write_bytes(own)
+    order = ["real", "generated"]
+    facts = {"format": 1, "architecture": "testing", "arguments": {"num_classes": 2}, "classes": order}
+    facts.update(class_order=order, input={"transform": "decode | resize((32, 32)) | normalize(half)"})
+    facts = change if isinstance(change, list) else {**facts, **change}
+    (tmp_path / "x.json").write_text(json.dumps(facts))
+    flags = ["--ckpt", tmp_path / "x.ckpt", "--images", tmp_path / "1.png", "--out", tmp_path / "o"]
+    with pytest.raises(UserError, match=wanted):
+        infer.run([str(f) for f in [*flags, "--backend", "mindspore"]])
+    assert not (tmp_path / "o").exists()
 
 
 # --- damage of the other formats, and what is no file -----------------------------------------------------------------
