@@ -255,13 +255,20 @@ def resize(size, interpolation="bilinear"):
 
 
 @operation()
-def center_crop(size):
-    """The middle ``size`` pixels; a smaller image is first mirrored at its edges up to the size."""
+def center_crop(size, margin="round"):
+    """The middle ``size`` pixels; a smaller image is first mirrored at its edges up to the size.
+
+    Half a pixel of margin is rounded to the even number, as torchvision does, or with ``floor`` cut off, as the image
+    processors of transformers do.
+    """
     h, w = _size("size", size)
+    if margin not in ("round", "floor"):
+        raise UserError(f"center_crop: {nearest(str(margin), ('round', 'floor'), 'margin')}")
+    whole = round if margin == "round" else int
 
     def run(image, rng):
         image = _grow(image, h, w)
-        left, top = int(round((image.width - w) / 2.0)), int(round((image.height - h) / 2.0))
+        left, top = int(whole((image.width - w) / 2.0)), int(whole((image.height - h) / 2.0))
         return image.crop((left, top, left + w, top + h))
 
     return run

@@ -41,6 +41,8 @@ def test_crops_take_native_pixels(photo):
     got = np.rint(Pipeline("center_crop(24)")(image) * 255)
     top, left = 8, 14  # (40 - 24) / 2 = 8; (51 - 24) / 2 = 13.5, rounded to the even 14 as torchvision does
     np.testing.assert_array_equal(got, pixels[:, top : top + 24, left : left + 24])
+    floor = np.rint(Pipeline("center_crop(24, floor)")(image) * 255)  # as transformers does
+    np.testing.assert_array_equal(floor, pixels[:, top : top + 24, left - 1 : left + 23])
     crop = np.rint(Pipeline("random_crop(24)")(image, rng(3)) * 255)
     places = [(y, x) for y in range(17) for x in range(28) if np.array_equal(pixels[:, y : y + 24, x : x + 24], crop)]
     assert len(places) == 1
