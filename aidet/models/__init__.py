@@ -12,6 +12,14 @@ from .. import runtime
 from ..errors import UserError, nearest
 
 _REGISTRY = {}
+# Names in the YAML files of older MindCV versions -> those of 0.3.0.
+RENAMED = {
+    "BiTresnet50": "BiT_resnet50", "BiTresnet101": "BiT_resnet101", "BiTresnet50x3": "BiT_resnet50x3",
+    "mnasnet0_5": "mnasnet_050", "mnasnet0_75": "mnasnet_075", "mnasnet1_0": "mnasnet_100",
+    "mnasnet1_3": "mnasnet_130", "mnasnet1_4": "mnasnet_140",
+    "mobilenet_v1_025_224": "mobilenet_v1_025", "mobilenet_v1_050_224": "mobilenet_v1_050",
+    "mobilenet_v1_075_224": "mobilenet_v1_075", "mobilenet_v1_100_224": "mobilenet_v1_100",
+}  # fmt: skip
 
 
 def register(factory):
@@ -46,7 +54,7 @@ def create(name, **arguments):
     Parameters
     ----------
     name : str
-        The project's own or MindCV's.
+        The project's own or MindCV's, also by the name it had in an older version.
     **arguments
         ``num_classes``, ``in_channels``, ``drop_rate``, ...
 
@@ -61,6 +69,7 @@ def create(name, **arguments):
         Unknown name (the nearest is said) or an argument the architecture does not take.
     """
     _load_families()
+    name = RENAMED.get(name, name)
     factory = _REGISTRY.get(name)
     if factory is None:
         if name not in _mindcv_names():

@@ -6,7 +6,7 @@ from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
 from . import register
-from .layers import DropPath
+from .layers import DropPath, check_stem_stride
 
 SIZES = {
     "convnext_tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
@@ -56,16 +56,20 @@ class ConvNeXt(nn.Cell):
         Key of :data:`SIZES`.
     num_classes, in_channels : int
     drop_path_rate, layer_scale : float
+    stem_stride : int
+        Of the first convolution (kernel 4); 2 or 1 instead of 4 keeps fine detail.
     """
 
-    def __init__(self, name, num_classes=1000, in_channels=3, drop_path_rate=0.0, layer_scale=1e-6):
+    def __init__(self, name, num_classes=1000, in_channels=3, drop_path_rate=0.0, layer_scale=1e-6, stem_stride=4):
         super().__init__()
+        stride = check_stem_stride(stem_stride, 4)
         depths, widths = SIZES[name]
         paths = np.linspace(0, drop_path_rate, sum(depths)).tolist()
         cells = []
         for i, (depth, width) in enumerate(zip(depths, widths)):
             if i == 0:
-                down = [nn.Conv2d(in_channels, width, 4, 4, pad_mode="valid", has_bias=True), ChannelNorm(width)]
+                stem = nn.Conv2d(in_channels, width, 4, stride, pad_mode="valid", has_bias=True)
+                down = [stem, ChannelNorm(width)]
             else:
                 down = [
                     ChannelNorm(widths[i - 1]),

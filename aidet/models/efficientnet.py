@@ -11,7 +11,17 @@ import math
 from mindspore import nn
 
 from . import register
-from .layers import DropPath, GlobalPool, SqueezeExcite, Swish, conv, dropout, initialise, make_divisible
+from .layers import (
+    DropPath,
+    GlobalPool,
+    SqueezeExcite,
+    Swish,
+    check_stem_stride,
+    conv,
+    dropout,
+    initialise,
+    make_divisible,
+)
 
 # expand ratio, kernel, stride, output width, repeats
 STAGES = (
@@ -84,6 +94,8 @@ class EfficientNet(nn.Cell):
     head : {"plain", "stacked"}
         ``stacked`` keeps a 1000-way layer and adds ReLU-free Dropout(.5) and Linear(1000, num_classes) behind it, as
         the fake_or_real detector does.
+    stem_stride : int
+        Of the first convolution; 1 instead of 2 keeps fine detail.
 
     Notes
     -----
@@ -101,6 +113,7 @@ class EfficientNet(nn.Cell):
         drop_rate=0.0,
         drop_path_rate=0.2,
         head="plain",
+        stem_stride=2,
     ):
         super().__init__()
         width = SIZES[size][0]
@@ -114,7 +127,8 @@ class EfficientNet(nn.Cell):
 
         act = nn.ReLU6 if lite else Swish
         channels = 32 if lite else scaled(32)
-        cells = [conv(in_channels, channels, 3, 2, padding=padding), norm(channels), act()]
+        stem = conv(in_channels, channels, 3, check_stem_stride(stem_stride, 2), padding=padding)
+        cells = [stem, norm(channels), act()]
         total, done = sum(depths(size)), 0
         for (expand, kernel, stride, cout, _), repeats in zip(STAGES, depths(size)):
             stage = []

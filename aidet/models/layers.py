@@ -7,6 +7,8 @@ import mindspore as ms
 from mindspore import nn, ops
 from mindspore.common import initializer as init
 
+from ..errors import UserError
+
 
 def make_divisible(value, divisor=8):
     """Round a width to a multiple of ``divisor``, never more than 10% down (MobileNet's rule)."""
@@ -31,6 +33,17 @@ def conv(cin, cout, kernel, stride=1, group=1, bias=False, padding="symmetric"):
     """
     mode = {"pad_mode": "same"} if padding == "same" else {"pad_mode": "pad", "padding": (kernel - 1) // 2}
     return nn.Conv2d(cin, cout, kernel, stride, group=group, has_bias=bias, **mode)
+
+
+def check_stem_stride(value, published):
+    """The stride of the first convolution, 1 up to the published one, or :class:`UserError`.
+
+    A smaller one keeps the fine detail that betrays a generator: the filter-stride reduction of the VIP Cup 2022 entry
+    awsaf49/vip-cup-2022 (ICIP 2023). Weights keep their shapes, so those of the published stride load.
+    """
+    if isinstance(value, bool) or value not in range(1, published + 1):
+        raise UserError(f"stem_stride (={value!r}) must be a whole number from 1 to {published}")
+    return value
 
 
 class Sigmoid(nn.Cell):

@@ -7,7 +7,7 @@ right and bottom only; PyTorch's pads on both sides. ``padding`` says which one 
 from mindspore import nn
 
 from . import register
-from .layers import GlobalPool, initialise
+from .layers import GlobalPool, check_stem_stride, initialise
 
 # block, blocks in each stage
 SIZES = {
@@ -75,17 +75,20 @@ class ResNet(nn.Cell):
     num_classes, in_channels : int
     padding : {"same", "symmetric"}
         Of the max-pool: MindCV's or PyTorch's.
+    stem_stride : int
+        Of the first convolution; 1 instead of 2 keeps fine detail.
 
     Notes
     -----
     Input (N, in_channels, H, W) float32; output (N, num_classes) raw logits.
     """
 
-    def __init__(self, name, num_classes=1000, in_channels=3, padding="same"):
+    def __init__(self, name, num_classes=1000, in_channels=3, padding="same", stem_stride=2):
         super().__init__()
         kind, depths = SIZES[name]
         block = Basic if kind == "basic" else Bottleneck
-        self.conv1, self.bn1, self.relu = _conv(in_channels, 64, 7, 2), nn.BatchNorm2d(64), nn.ReLU()
+        self.conv1 = _conv(in_channels, 64, 7, check_stem_stride(stem_stride, 2))
+        self.bn1, self.relu = nn.BatchNorm2d(64), nn.ReLU()
         pool = {"pad_mode": "same"} if padding == "same" else {"pad_mode": "pad", "padding": 1}
         self.max_pool = nn.MaxPool2d(3, 2, **pool)
         channels = 64

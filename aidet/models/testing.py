@@ -3,7 +3,7 @@
 from mindspore import nn
 
 from . import register
-from .layers import GlobalPool, initialise
+from .layers import DropPath, GlobalPool, dropout, initialise
 
 
 class Testing(nn.Cell):
@@ -12,6 +12,8 @@ class Testing(nn.Cell):
     Parameters
     ----------
     num_classes, in_channels : int
+    drop_rate, drop_path_rate : float
+        Dropout before the last layer, and of the second convolution for a whole image.
 
     Notes
     -----
@@ -19,23 +21,25 @@ class Testing(nn.Cell):
     has 1,442 trainable parameters and 16 running statistics, 1,458 values in its checkpoint.
     """
 
-    def __init__(self, num_classes=2, in_channels=3):
+    def __init__(self, num_classes=2, in_channels=3, drop_rate=0.0, drop_path_rate=0.0):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 8, 3, 2, pad_mode="pad", padding=1, has_bias=True)
         self.norm = nn.BatchNorm2d(8, eps=1e-5, momentum=0.9)
         self.conv2 = nn.Conv2d(8, 16, 3, 2, pad_mode="pad", padding=1, has_bias=True)
         self.relu = nn.ReLU()
+        self.path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.drop = dropout(drop_rate) if drop_rate else nn.Identity()
         self.pool = GlobalPool()
         self.classifier = nn.Dense(16, num_classes)
         initialise(self)
 
     def construct(self, x):
         x = self.relu(self.norm(self.conv1(x)))
-        x = self.relu(self.conv2(x))
-        return self.classifier(self.pool(x))
+        x = self.relu(self.path(self.conv2(x)))
+        return self.classifier(self.drop(self.pool(x)))
 
 
 @register
-def testing(num_classes=2, in_channels=3):
+def testing(num_classes=2, in_channels=3, **kwargs):
     """The tiny architecture of the fast tests, 1,442 trainable parameters with two classes."""
-    return Testing(num_classes, in_channels)
+    return Testing(num_classes, in_channels, **kwargs)
