@@ -1,5 +1,6 @@
 """Operations that only training uses, registered beside those of :mod:`aidet.transforms`."""
 
+import io
 import os
 import re
 import warnings
@@ -163,6 +164,36 @@ def _policy(text):
             raise UserError(f"auto_augment {text!r}: cannot read {word!r}")
         options[found.group(1)] = float(found.group(2) or 0)
     return name, options
+
+
+def jpeg_420(image, quality):
+    """Through JPEG of that quality with halved chroma, whatever the quality."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=2)
+    buffer.seek(0)
+    with Image.open(buffer) as again:
+        return again.convert("RGB")
+
+
+def vip_impairment(image, rng):
+    """The IEEE VIP Cup 2022's: a random square to 200 x 200, then JPEG of quality 65 to 100.
+
+    Its side is drawn from max(5/8 m, 160) to m, m = min(sides, 2048). Smaller squares are enlarged bicubically, larger
+    ones reduced with Lanczos; an image below 160 pixels is taken whole.
+    """
+    most = min(*image.size, 2048)
+    least = min(max(int(most * 5 / 8), 160), most)
+    side = int(rng.integers(least, most + 1))
+    left, top = int(rng.integers(0, image.width - side + 1)), int(rng.integers(0, image.height - side + 1))
+    how = Image.Resampling.LANCZOS if side > 200 else Image.Resampling.BICUBIC
+    image = image.crop((left, top, left + side, top + side)).resize((200, 200), how)
+    return jpeg_420(image, int(rng.integers(65, 101)))
+
+
+@operation(random=True)
+def vip_cup():
+    """:func:`vip_impairment`: what the cup's organisers did to every test image."""
+    return vip_impairment
 
 
 @operation(random=True)

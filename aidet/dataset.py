@@ -392,7 +392,8 @@ def epoch_order(samples, epoch, seed, shuffle=True, repeats=1, sampler=None, len
     epoch, seed : int
     shuffle : bool
     repeats : int
-        Every row that many times, each with a different draw (Hoffer et al. 2020).
+        Every row that many times in a row, each with a different draw (Hoffer et al. 2020). The epoch keeps its
+        length, so that it shows a part of the images only, as MindCV's ``aug_repeats`` does.
     sampler : {None, "class", "generator"}
         Draw classes, or generators within classes, equally often, with replacement.
     length : int, optional
@@ -412,7 +413,7 @@ def epoch_order(samples, epoch, seed, shuffle=True, repeats=1, sampler=None, len
     repeats = max(1, repeats)
     seen = collections.Counter()
     pairs = []
-    for row in np.repeat(rows, repeats).tolist():
+    for row in np.repeat(rows, repeats)[: len(rows)].tolist():
         pairs.append((row, seen[row]))
         seen[row] += 1
     return np.array(pairs, np.int64).reshape(-1, 2)
@@ -435,23 +436,48 @@ def pipeline(text):
     return transforms.Pipeline(text)
 
 
-def _one(text, seed, source, key, view, size):
+def _one(text, seed, source, key, view, size, splits=1):
     """One image through the pipeline: (array, None), or (None, reason)."""
     try:
         image = images.decode(source)
-        array = pipeline(text)(image, transforms.generator(seed, key, view))
+        if splits == 1:
+            array = pipeline(text)(image, transforms.generator(seed, key, view))
+        else:
+            array = _splits(pipeline(text), image, seed, key, view, splits)
     except images.ImageError as error:
         return None, str(error)
-    if size is not None and array.shape[1:] != tuple(size):
-        return None, f"the pipeline gave {array.shape[1:]} pixels, not {tuple(size)}"
+    if size is not None and array.shape[-2:] != tuple(size):
+        return None, f"the pipeline gave {array.shape[-2:]} pixels, not {tuple(size)}"
     return array, None
 
 
-def _chunk(text, seed, size, items):
+def _splits(line, image, seed, key, view, splits):
+    """The augmentation splits of AugMix (Hendrycks et al. 2020): one crop, without and with the automatic policy.
+
+    Returns
+    -------
+    ndarray of float32, shape (splits, 3, h, w)
+        The first without ``auto_augment``; every one with its own draws from there on.
+    """
+    at = [name for name, _ in line.steps].index("auto_augment")
+    rng = transforms.generator(seed, key, view)
+    for _, step in line.steps[:at]:
+        image = step(image, rng)
+    out = []
+    for number in range(splits):
+        rng, part = transforms.generator(seed, key, f"{view}.split{number}"), image
+        for _, step in line.steps[at + (number == 0) :]:
+            part = step(part, rng)
+        out.append(part if isinstance(part, np.ndarray) else transforms._to_array(part))
+    return np.stack(out)
+
+
+def _chunk(text, seed, size, items, splits=1):
     """Run by a worker: a part of a batch. Errors come back as text, so that the caller can name the file."""
-    out, reasons = np.zeros((len(items), 3, *size), np.float32), {}
+    views = (splits,) if splits > 1 else ()
+    out, reasons = np.zeros((len(items), *views, 3, *size), np.float32), {}
     for i, (source, key, view) in enumerate(items):
-        array, reason = _one(text, seed, source, key, view, size)
+        array, reason = _one(text, seed, source, key, view, size, splits)
         if reason is None:
             out[i] = array
         else:
@@ -529,12 +555,14 @@ class Loader:
     workers : Workers
     cache_mb : int
         Sets of small images of one size are decoded once and kept in memory when they fit.
+    splits : int
+        Views of every image (see :func:`_splits`); the pipeline then holds an ``auto_augment``.
     """
 
     AHEAD = 4  # batches under way at a time
 
-    def __init__(self, samples, text, size, batch_size, seed, workers, cache_mb=1024):
-        self.samples, self.text, self.size = samples, text, tuple(size)
+    def __init__(self, samples, text, size, batch_size, seed, workers, cache_mb=1024, splits=1):
+        self.samples, self.text, self.size, self.splits = samples, text, tuple(size), splits
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.failed = {}
         self._memory = _Memory(samples, cache_mb << 20)
@@ -551,8 +579,8 @@ class Loader:
 
         Yields
         ------
-        x : ndarray of float32, shape (batch_size, 3, h, w)
-            Zeros where there is no image.
+        x : ndarray of float32, shape (splits * batch_size, 3, h, w)
+            Zeros where there is no image. With several splits first all the images of split 0, then of split 1, ...
         rows : ndarray of int, shape (batch_size,)
             -1 where there is no image, or none that could be read (:attr:`failed` names it).
         """
@@ -582,12 +610,12 @@ class Loader:
         futures = []
         for k in range(parts):
             part = items[k::parts]
-            job = self.workers.submit(self.text, self.seed, self.size, [item for _, item in part])
+            job = self.workers.submit(self.text, self.seed, self.size, [item for _, item in part], self.splits)
             futures.append(([place for place, _ in part], job))
         return futures
 
     def _collect(self, batch, futures):
-        x = np.zeros((self.batch_size, 3, *self.size), np.float32)
+        x = np.zeros((self.splits, self.batch_size, 3, *self.size), np.float32)
         rows = np.full(self.batch_size, -1, np.int64)
         rows[: len(batch)] = batch[:, 0]
         for places, job in futures:
@@ -595,12 +623,12 @@ class Loader:
                 values, reasons = job.result()
             except BrokenExecutor:
                 raise UserError(_DEAD) from None
-            x[places] = values
+            x[:, places] = values.swapaxes(0, 1) if self.splits > 1 else values
             for i, reason in reasons.items():
                 row = int(rows[places[i]])
                 self.failed.setdefault(self.samples.paths[row], reason)
                 rows[places[i]] = -1
-        return x, rows
+        return x.reshape(-1, 3, *self.size), rows
 
     # A pipeline that only maps grey levels to numbers is a table of 256 values a channel: one lookup for the batch.
     def _plain(self):

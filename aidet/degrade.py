@@ -1,11 +1,10 @@
 """What happens to images between their maker and a detector: families of degradations for the robustness sweep."""
 
-import io
-
 import numpy as np
 from PIL import Image
 
 from . import transforms
+from .augment import jpeg_420, vip_impairment
 from .errors import UserError, nearest
 
 # family -> (what x is, [(x, one-line pipeline)]). Ranges of one value make the random operations exact.
@@ -55,32 +54,9 @@ def _tier(longest, quality):
     def run(image, rng):
         image = image.copy()
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-        return _jpeg(image, quality)
+        return jpeg_420(image, quality)
 
     return run
-
-
-def _jpeg(image, quality):
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=2)
-    buffer.seek(0)
-    with Image.open(buffer) as again:
-        return again.convert("RGB")
-
-
-def vip_impairment(image, rng):
-    """The IEEE VIP Cup 2022's: a random square to 200 x 200, then JPEG of quality 65 to 100.
-
-    Its side is drawn from max(5/8 m, 160) to m, m = min(sides, 2048). Smaller squares are enlarged bicubically, larger
-    ones reduced with Lanczos; an image below 160 pixels is taken whole.
-    """
-    most = min(*image.size, 2048)
-    least = min(max(int(most * 5 / 8), 160), most)
-    side = int(rng.integers(least, most + 1))
-    left, top = int(rng.integers(0, image.width - side + 1)), int(rng.integers(0, image.height - side + 1))
-    how = Image.Resampling.LANCZOS if side > 200 else Image.Resampling.BICUBIC
-    image = image.crop((left, top, left + side, top + side)).resize((200, 200), how)
-    return _jpeg(image, int(rng.integers(65, 101)))
 
 
 def points(families=None):

@@ -4,9 +4,12 @@ The recipe is that of the model card ``ai-image-detect-distilled`` (several spec
 the loss of Hinton et al. 2015.
 """
 
+import csv
+from pathlib import Path
+
 import numpy as np
 
-from . import ckpt, labels, transforms
+from . import ckpt, files, labels, transforms
 from .errors import UserError, nearest
 
 COMBINE = ("mean", "max")
@@ -46,6 +49,9 @@ class Teachers:
         self.order = class_order
         offset, factor = _units(line)
         self.nets = [_Teacher(path, offset, factor) for path in paths]
+        stems = [Path(path).stem for path in paths]
+        # Two runs both call their result best.ckpt: then the whole path is the name.
+        self.names = stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
 
     def __call__(self, x):
         """Probability of each output of the student at the temperature.
@@ -59,11 +65,89 @@ class Teachers:
         -------
         ndarray of float32, shape (B, C)
         """
-        scores = np.stack([teacher(x) for teacher in self.nets])
-        score = scores.mean(0) if self.combine == "mean" else scores.max(0)
+        score = self.combined(self.scores(x))
         made = labels.sigmoid(score / self.temperature)
         columns = [made if side == labels.NAMES[labels.GENERATED] else 1 - made for side in self.order]
         return np.stack(columns, 1).astype(np.float32)
+
+    def scores(self, x):
+        """Score of every teacher, shape (teachers, B); ``x`` as in :meth:`__call__`."""
+        return np.stack([teacher(x) for teacher in self.nets])
+
+    def combined(self, scores):
+        """One score an image from (teachers, B): what the student is taught."""
+        return scores.mean(0) if self.combine == "mean" else scores.max(0)
+
+
+def compare(teachers, student, loader, samples):
+    """The table "teachers against student per generator" on a validation set.
+
+    Parameters
+    ----------
+    teachers : Teachers
+    student : callable
+        (B, 3, h, w) as the loader gives it to scores (B,).
+    loader : aidet.dataset.Loader
+        Over ``samples``, with the student's evaluation pipeline: the teachers look at the same pixels.
+    samples : aidet.dataset.Samples
+
+    Returns
+    -------
+    list of dict
+        ``model, generator, images, accuracy, auc``: for each teacher, all together and the student a row a source and
+        one for ``all`` (balanced accuracy). Decisions at probability .5; the AUC of a generator is against all reals.
+    """
+    names = [*teachers.names, *(["teachers together"] if len(teachers.names) > 1 else []), "student"]
+    scores = np.full((len(names), len(samples)), np.nan)
+    order = np.stack([np.arange(len(samples)), np.zeros(len(samples), int)], 1)
+    for x, rows in loader.run(order, 0):
+        ok = rows >= 0
+        each = teachers.scores(x)
+        together = [teachers.combined(each)] if len(teachers.names) > 1 else []
+        scores[:, rows[ok]] = np.stack([*each, *together, student(x)])[:, ok]
+    seen = ~np.isnan(scores[0])
+    side, source = samples.sides[seen], np.array(samples.generators)[seen]
+    return [row for name, score in zip(names, scores[:, seen]) for row in _rows(name, score, side, source)]
+
+
+def _rows(name, score, side, source):
+    from sklearn.metrics import roc_auc_score
+
+    real, made = side == labels.REAL, side == labels.GENERATED
+    right = (score > 0) == made
+    for kind in sorted(set(source.tolist())):
+        for group in (real, made):
+            own = (source == kind) & group
+            if not own.any():
+                continue
+            both = own | real
+            area = float(roc_auc_score(side[both], score[both])) if group is made and real.any() else None
+            accuracy = float(right[own].mean())
+            yield {"model": name, "generator": kind, "images": int(own.sum()), "accuracy": accuracy, "auc": area}
+    if real.any() and made.any():
+        mean, area = float((right[real].mean() + right[made].mean()) / 2), float(roc_auc_score(side, score))
+        yield {"model": name, "generator": "all", "images": len(side), "accuracy": mean, "auc": area}
+
+
+def write_table(rows, path):
+    """The rows of :func:`compare` as CSV."""
+    with files.atomic(path) as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+
+def lines(rows):
+    """The rows of :func:`compare` as text: generators down, models across, ``accuracy (AUC)``."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    kinds = {}
+    for row in rows:
+        area = "" if row["auc"] is None else f" ({row['auc']:.3f})"
+        kinds.setdefault((row["generator"], row["images"]), {})[row["model"]] = f"{row['accuracy']:.3f}{area}"
+    table = [["accuracy (AUC)", "images", *models]]
+    table += [[kind, str(n), *(cells.get(m, "") for m in models)] for (kind, n), cells in kinds.items()]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return ["  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip() for row in table]
 
 
 class _Teacher:

@@ -9,6 +9,7 @@ import fnmatch
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -86,9 +87,12 @@ class Run:
         """Check everything that can be wrong, cheapest first, then build the network."""
         config = self.config
         self._check_files()
+        self._check_keys()
         self.train_set, self.val_set, self.classes = dataset.open_data(config, self.warn)
         if self.val_set is None and (config.early_stopping or config.threshold == "auto"):
             raise UserError("early_stopping and threshold auto need a validation split; set val_split or val_fraction")
+        if self.val_set is None and config.ckpt_save_policy == "top_k":
+            raise UserError("ckpt_save_policy top_k ranks by validation; give a validation split or use latest_k")
         self._pipelines()
         self.ms, self.device = runtime.setup(
             config.device_target, "pynative" if config.mode else "graph", config.seed,
@@ -116,6 +120,19 @@ class Run:
             if name not in METRICS:
                 raise UserError(nearest(name, METRICS, "metric"))
 
+    def _check_keys(self):
+        """Keys that contradict each other."""
+        config = self.config
+        if config.ckpt_save_policy == "top_k" and not config.val_while_train:
+            raise UserError("ckpt_save_policy top_k ranks by validation; set val_while_train true or use latest_k")
+        if config.aug_splits == 1 or (config.loss == "JSD" and not config.aug_splits):
+            raise UserError(
+                f"aug_splits (={config.aug_splits}) with loss {config.loss}: JSD compares views of an image, set "
+                "aug_splits 3 and auto_augment; without JSD leave aug_splits 0"
+            )
+        if config.aug_splits and (config.mixup or config.cutmix):
+            raise UserError("aug_splits compares views of one image; set mixup 0 and cutmix 0")
+
     def state_path(self):
         """Where the state to resume lies."""
         given = self.config.resume
@@ -126,6 +143,9 @@ class Run:
 
         config = self.config
         self.text, self.text_eval = recipes.pipelines(config)
+        policies = [name for name, _ in dataset.pipeline(self.text).steps].count("auto_augment")
+        if config.aug_splits and policies != 1:
+            raise UserError(f"aug_splits (={config.aug_splits}) needs one auto_augment in the training pipeline")
         self.size = self._size("transform", self.text)
         self.size_eval = self._size("transform_eval", self.text_eval)
         if dataset.pipeline(self.text_eval).random:
@@ -162,6 +182,14 @@ class Run:
             idle.append("dataset_sink_mode (batches are fed the same way on every device)")
         if config.dataset not in (None, "", "imagenet") and "dataset" in config.given:
             idle.append(f"dataset {config.dataset!r} (data_dir decides)")
+        if "keep_checkpoint_max" in config.given and not config.ckpt_save_policy:
+            idle.append("keep_checkpoint_max (ckpt_save_policy latest_k or top_k keeps epoch checkpoints)")
+        if config.eval_shuffle:
+            idle.append("eval_shuffle (the order changes no number)")
+        if config.use_nesterov and config.opt not in ("sgd", "momentum", "nesterov", "adam", "adamw"):
+            idle.append(f"use_nesterov (opt {config.opt} has none)")
+        if config.aug_repeats > 1 and config.num_samples:
+            idle.append("num_samples counts images before aug_repeats")
         if config.dataset_download:
             idle.append("dataset_download (nothing is downloaded)")
         if config.jit_level and self.device == "CPU":
@@ -178,7 +206,11 @@ class Run:
         given = self._initial()
         self.arguments = {**(given[1].get("arguments", {}) if given else {}), **config.model_args}
         self.num_classes = config.num_classes or len(self.classes)
-        if self.num_classes != len(self.classes) and not (self.num_classes == 1 and len(self.classes) == 2):
+        named = (self.train_set.sides >= 0).all()
+        if self.num_classes > len(self.classes) and not named:
+            # MindCV's MobileNet recipes have 1001 outputs for the 1000 classes of ImageNet.
+            self.warn(f"note: num_classes is {self.num_classes}, the data have {len(self.classes)} classes")
+        elif self.num_classes != len(self.classes) and not (self.num_classes == 1 and len(self.classes) == 2):
             shown = ", ".join(self.classes[:8]) + (", ..." if len(self.classes) > 8 else "")
             raise UserError(
                 f"num_classes (={self.num_classes}) is not the number of classes in the data, "
@@ -268,8 +300,7 @@ class Run:
             "seed": config.seed, "shuffle": config.shuffle, "repeats": config.aug_repeats, "sampler": config.sampler,
             "length": config.samples_per_epoch,
         }  # fmt: skip
-        rows = config.samples_per_epoch if config.sampler else None
-        rows = (rows or len(self.train_set)) * max(1, config.aug_repeats)
+        rows = (config.samples_per_epoch if config.sampler else None) or len(self.train_set)
         whole = config.batch_size * self.world
         # An epoch smaller than one batch would have no step at all.
         self.batches = rows // whole if config.drop_remainder and rows >= whole else math.ceil(rows / whole)
@@ -311,16 +342,16 @@ class Run:
         clip = config.clip_value if config.clip_grad else None
         cast = steps.mixed_precision(self.net, config.amp_level, config.amp_dtype, self.device, config.amp_cast_list)
         self.scaling = config.loss_scale_type != "fixed" or config.drop_overflow_update
-        self.scale = config.loss_scale if config.loss_scale > 0 else 1.0
-        if config.loss_scale_type != "fixed" and "loss_scale" not in config.given:
-            self.scale = 2.0**16
+        self.scale = config.loss_scale or (1.0 if config.loss_scale_type == "fixed" else 2.0**16)
         distilled = self.teachers is not None
         if self.scaling or config.gradient_accumulation_steps > 1:
             self.gradient = steps.GradientStep(cast, loss, self.optimizer, distilled)
             self.apply = steps.ApplyStep(self.gradient, self.optimizer, clip, self.world, self.ema)
             self.cells = [self.gradient, self.apply]
         else:
-            self.step = steps.TrainStep(cast, loss, self.optimizer, distilled, clip, self.world, self.ema)
+            self.step = steps.TrainStep(
+                cast, loss, self.optimizer, distilled, clip, self.world, self.ema, scaled=self.scale != 1.0
+            )
             self.gradient = None
             self.cells = [self.step]
         for cell in self.cells:
@@ -330,7 +361,9 @@ class Run:
         self.validator = None
         self.good_steps = 0
         common = {"seed": config.seed, "workers": self.workers, "cache_mb": config.cache_mb}
-        self.loader = dataset.Loader(self.train_set, self.text, self.size, config.batch_size, **common)
+        self.loader = dataset.Loader(
+            self.train_set, self.text, self.size, config.batch_size, splits=max(1, config.aug_splits), **common
+        )
         self.val_loader = None
         if self.val_set is not None and config.val_while_train:
             size = min(config.batch_size, max(1, math.ceil(len(self.val_set) / self.world)))
@@ -378,6 +411,8 @@ class Run:
                 self.say(f"early stopping: no better {config.monitor} in {self.waiting} validations")
                 break
         self.journal.curves(config.metrics)
+        if self.teachers and self.val_loader is not None and self.rank == 0:
+            self._compare_teachers()
         self._report_failures()
         if self.rank == 0:
             best = "" if self.best["value"] is None else (
@@ -386,9 +421,27 @@ class Run:
             self.say(f"wrote {self.folder / 'best.ckpt'}{best}")
         return self.exit_code
 
+    def _compare_teachers(self):
+        """teachers.csv: what each teacher and the best student decide, by generator."""
+        from . import distill
+
+        path = self.folder / "best.ckpt"
+        if not path.is_file():
+            return
+        net = ckpt.load_model(path)
+
+        def student(x):
+            out = net(self.ms.Tensor(x))
+            return labels.score_from_logits((out[0] if isinstance(out, tuple) else out).asnumpy(), self.class_order)
+
+        rows = distill.compare(self.teachers, student, self.val_loader, self.val_set)
+        distill.write_table(rows, self.folder / "teachers.csv")
+        for line in distill.lines(rows):
+            self.say(line)
+
     def _begin_folder(self, fresh):
         if fresh:
-            for name in ("best.ckpt", "best.json", "last.ckpt", "last.json", STATE, "curves.png"):
+            for name in ("best.ckpt", "best.json", "last.ckpt", "last.json", STATE, "curves.png", "teachers.csv"):
                 if (self.folder / name).exists():
                     (self.folder / name).unlink()
             for old in self.folder.glob("events.out.tfevents.*"):
@@ -418,12 +471,27 @@ class Run:
             bar.update()
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             self.done_batches = number + 1
+            self._look_inside(epoch, number)
             if config.save_every_steps and (number + 1) % config.save_every_steps == 0 and number + 1 < len(plan):
                 if (number + 1) % config.gradient_accumulation_steps == 0:
                     self._save_state()
         bar.close()
         self.done_epochs, self.done_batches = epoch + 1, 0
         self._finish_epoch(epoch, time.time() - began, seen)
+
+    def _look_inside(self, epoch, number):
+        """A point of the learning curve where ``val_every_steps`` asks for one; training goes on as if unseen.
+
+        With several processes each validates its share with its own running statistics, averaged only at the end.
+        """
+        every, whole = self.config.val_every_steps, (number + 1) % self.config.gradient_accumulation_steps == 0
+        if not every or self.val_loader is None or not whole or self.updates % every:
+            return
+        swapped = self._swap_ema()
+        try:
+            self.journal.point(self.updates, epoch + 1, self.validate())
+        finally:
+            self._restore(swapped)
 
     def _plan(self, order):
         """Global batches of the epoch, the last one filled up with -1."""
@@ -445,6 +513,9 @@ class Run:
         if config.mixup or config.cutmix:
             rng = transforms.generator(config.seed, f"mix {epoch} {number}", self.rank)
             x, targets, weights = mixing.mix(x, targets, weights, rng, config)
+        if config.aug_splits:
+            targets, weights = np.tile(targets, (config.aug_splits, 1)), np.tile(weights, config.aug_splits)
+            weights = weights / np.float32(config.aug_splits)
         if self.dropout_seed is not None:
             value = (update * group + number % group) * self.world + self.rank
             self.dropout_seed.set_data(self.ms.Tensor(value % 2147483647, self.ms.int64))
@@ -593,8 +664,10 @@ class Run:
         logits = np.zeros((n, self.num_classes + 1), np.float32)
         self.net.set_train(False)
         if self.validator is None:
-            self.validator = steps.Forward(self.cast)
+            self.validator = steps.Forward(self._validation_net())
             self.validator.set_train(False)
+        for p, own in self.copies:
+            p.set_data(own.value())
         for x, there in self.val_loader.run(order, 0):
             out = self.validator(self.ms.Tensor(x)).asnumpy()
             ok = there >= 0
@@ -605,6 +678,21 @@ class Run:
             logits = self._reduce(logits)
         counted = logits[:, -1] > 0
         return self._metrics(logits[counted, :-1].astype(np.float64), np.flatnonzero(counted))
+
+    def _validation_net(self):
+        """The network that validates: the trained one, or a twin where ``val_amp_level`` asks for another precision.
+
+        A cast changes a network for good, so the twin has weights of its own, copied before every validation.
+        """
+        from . import models, steps
+
+        config, self.copies = self.config, []
+        if config.val_amp_level in (None, config.amp_level):
+            return self.cast
+        twin = models.create(config.model, **self.arguments)
+        own = {p.name: p for p in self.tensors}
+        self.copies = [(p, own[p.name]) for p in twin.get_parameters()]
+        return steps.mixed_precision(twin, config.val_amp_level, config.amp_dtype, self.device)
 
     def _metrics(self, logits, rows):
         targets, sides = self.val_set.targets[rows], self.val_set.sides[rows]
@@ -667,14 +755,14 @@ class Run:
         facts = self._sidecar(row)
         ckpt.save(arrays, self.folder / "last.ckpt", facts)
         if better:
-            ckpt.save(arrays, self.folder / "best.ckpt", facts)
+            copy_checkpoint(self.folder / "last.ckpt", self.folder / "best.ckpt")
         policy = config.ckpt_save_policy
         if (
             policy in ("latest_k", "top_k")
             and config.keep_checkpoint_max
             and (epoch + 1) % config.ckpt_save_interval == 0
         ):
-            ckpt.save(arrays, self.folder / f"epoch_{epoch + 1}.ckpt", facts)
+            copy_checkpoint(self.folder / "last.ckpt", self.folder / f"epoch_{epoch + 1}.ckpt")
             self._prune(policy, row)
 
     def _prune(self, policy, row):
@@ -729,7 +817,7 @@ class Run:
             "best": self.best, "waiting": self.waiting, "scale": self.scale, "good_steps": self.good_steps,
             "rows": self.journal.rows, "batches_per_epoch": self.batches, "world": self.world,
         }  # fmt: skip
-        arrays = {n: p.asnumpy() for n, p in self._state_parameters().items()}
+        arrays = dict(self._state_parameters())
         arrays[META] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
         save_arrays(arrays, self.folder / STATE)
 
@@ -775,7 +863,7 @@ STATE_PREFIXES = ("optimizer.", "ema.", "ema_steps")
 
 
 def save_arrays(arrays, path):
-    """Arrays as one MindSpore checkpoint without a sidecar, whole or not at all."""
+    """Arrays or parameters as one MindSpore checkpoint without a sidecar, whole or not at all."""
     import tempfile
 
     import mindspore as ms
@@ -784,13 +872,27 @@ def save_arrays(arrays, path):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         temporary = os.path.join(folder, path.name)
-        ms.save_checkpoint(
-            [{"name": n, "data": ms.Tensor(np.ascontiguousarray(a))} for n, a in arrays.items()], temporary
-        )
+        # Parameters go as they are: a copy of all of them is memory that a large network does not have.
+        tensors = [
+            {"name": n, "data": a if isinstance(a, ms.Tensor) else ms.Tensor(np.ascontiguousarray(a))}
+            for n, a in arrays.items()
+        ]
+        ms.save_checkpoint(tensors, temporary)
         os.chmod(temporary, 0o644)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+
+
+def copy_checkpoint(source, target):
+    """A checkpoint with its sidecar under another name, each file whole or not at all."""
+    facts = ckpt.read_sidecar(source, check_hash=False)
+    facts["output"]["file"] = target.name
+    # As in ckpt.save: never weights beside the facts of others.
+    ckpt.sidecar_path(target).unlink(missing_ok=True)
+    with files.atomic(target, "wb") as file, open(source, "rb") as original:
+        shutil.copyfileobj(original, file, 1 << 20)
+    files.write_json(ckpt.sidecar_path(target), facts)
 
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "val_loss", "precision", "recall")

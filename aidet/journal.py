@@ -1,7 +1,9 @@
-"""What a training run leaves behind to look at: log.csv, steps.csv, curves.png, TensorBoard events."""
+"""What a training run leaves behind to look at: log.csv, steps.csv, curve.csv, curves.png, TensorBoard events."""
 
+import contextlib
 import csv
 import io
+import sys
 import warnings
 from pathlib import Path
 
@@ -11,6 +13,19 @@ from . import files
 def cell(value):
     """A value as CSV text that reads back to the same number."""
     return "" if value is None else repr(value) if isinstance(value, float) else str(value)
+
+
+@contextlib.contextmanager
+def _hidden(module):
+    """Inside the block ``module`` cannot be imported: tensorboardX loads torch where it is, for 180 MB and no use."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 class Journal:
@@ -34,22 +49,45 @@ class Journal:
         if not self.active:
             return
         path = self.folder / "steps.csv"
-        kept = ["update,epoch,loss,lr\n"]
-        if updates and path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
-            kept += [line for line in lines if line.endswith("\n") and int(line.split(",", 1)[0]) <= updates]
         with files.atomic(path) as file:
-            file.writelines(kept)
+            file.writelines(["update,epoch,loss,lr\n", *self._kept(path, updates)[1:]])
         self._steps = open(path, "a", encoding="utf-8", newline="\n")
+        path = self.folder / "curve.csv"
+        kept = self._kept(path, updates)
+        if len(kept) > 1:
+            with files.atomic(path) as file:
+                file.writelines(kept)
+        elif path.exists():
+            path.unlink()
         self._write_log()
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _hidden("torch"):
                 warnings.simplefilter("ignore")
                 from tensorboardX import SummaryWriter
-
-                self._events = SummaryWriter(str(self.folder), purge_step=updates or None, flush_secs=30)
+            self._events = SummaryWriter(str(self.folder), purge_step=updates or None, flush_secs=30)
         except ImportError:
             self._events = None
+
+    def _kept(self, path, updates):
+        """Head and lines of a file up to an update; what a killed run half wrote is dropped."""
+        if not updates or not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return lines[:1] + [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= updates]
+
+    def point(self, update, epoch, row):
+        """One line of curve.csv: a validation inside an epoch."""
+        if not self.active:
+            return
+        path = self.folder / "curve.csv"
+        fresh = not path.exists()
+        with open(path, "a", encoding="utf-8", newline="\n") as file:
+            if fresh:
+                file.write(",".join(["update", "epoch", *row]) + "\n")
+            file.write(",".join([str(update), str(epoch), *map(cell, row.values())]) + "\n")
+        if self._events is not None:
+            for name, value in row.items():
+                self._events.add_scalar(f"inside/{name}", value, update)
 
     def step(self, update, epoch, loss, lr):
         """One line of steps.csv and one point of the events."""

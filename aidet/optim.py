@@ -234,18 +234,22 @@ def create(config, net):
         raise UserError(f"freeze {config.freeze} leaves nothing to train")
     kind = OPTIMIZERS[config.opt]
     factors = rate_factors(config, net, parameters)
-    decays = [_decay(config, p) for p in parameters]
+    named = net.no_weight_decay() if hasattr(net, "no_weight_decay") else ()
+    decays = [_decay(config, p, named or ()) for p in parameters]
     nesterov = config.use_nesterov or config.opt == "nesterov"
     return kind(parameters, factors, decays, momentum=config.momentum, nesterov=nesterov, eps=config.eps)
 
 
-def is_norm_or_bias(parameter):
-    """Whether weight decay is usually left off: biases and the scale and shift of normalisation layers."""
-    return parameter.name.endswith(("bias", "beta", "gamma")) or "gamma" in parameter.name or "beta" in parameter.name
+def _decay(config, parameter, named):
+    """Weight decay of one parameter; ``named`` are those that the network itself leaves out (position embeddings).
 
-
-def _decay(config, parameter):
-    free = config.weight_decay_filter in ("norm_and_bias", "auto") and is_norm_or_bias(parameter)
+    The words are MindCV's: ``norm_and_bias`` leaves out what has beta, gamma or bias in its name, ``auto`` what
+    MindSpore's optimizers leave out by themselves (beta and gamma).
+    """
+    words = {"norm_and_bias": ("beta", "gamma", "bias"), "auto": ("beta", "gamma"), "disable": ()}
+    free = any(word in parameter.name for word in words[config.weight_decay_filter])
+    if config.weight_decay_filter == "norm_and_bias" or config.layer_decay is not None:
+        free = free or parameter.name in named
     if config.layer_decay is not None and parameter.ndim == 1:
         free = True
     return 0.0 if free else config.weight_decay
@@ -296,6 +300,6 @@ def _layers(net, size=12):
         head = dense[-1] if dense else names[-1].rsplit(".", 1)[0]
     trunk = [n for n in names if not n.startswith(head)]
     layers = {n: i // size for i, n in enumerate(trunk)}
-    last = len(trunk) // size + 1
+    last = -(-len(trunk) // size)
     layers.update({n: last for n in names if n not in layers})
     return layers

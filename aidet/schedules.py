@@ -84,6 +84,6 @@ def _one_cycle(step, total, top, low, rise=0.3, start_part=25.0):
 
 def _cyclic(step, total, top, low, cycles):
     """Triangles between ``low`` and ``top`` (Smith 2017)."""
-    half = max(1.0, total / cycles / 2)
+    half = max(1, int(total / cycles / 2))
     part = step / half
     return low + (top - low) * (1 - abs(part % 2 - 1))

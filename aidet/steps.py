@@ -187,23 +187,25 @@ class Forward(nn.Cell):
 
 
 class _WithLoss(nn.Cell):
-    def __init__(self, net, loss, distilled):
+    def __init__(self, net, loss, distilled, scaled=True):
         super().__init__(auto_prefix=False)
-        self.net, self.loss, self.distilled = net, loss, distilled
+        self.net, self.loss, self.distilled, self.scaled = net, loss, distilled, scaled
 
     def construct(self, x, targets, weights, soft, scale):
         outputs = self.net(x)
         if self.distilled:
-            return self.loss(outputs, targets, weights, soft) * scale
-        return self.loss(outputs, targets, weights) * scale
+            loss = self.loss(outputs, targets, weights, soft)
+        else:
+            loss = self.loss(outputs, targets, weights)
+        return loss * scale if self.scaled else loss
 
 
 class _Update(nn.Cell):
     """Gradients to new weights: mean over devices, unscale, clip, optimizer, moving average."""
 
-    def __init__(self, optimizer, clip=None, world=1, ema=None):
+    def __init__(self, optimizer, clip=None, world=1, ema=None, scaled=True):
         super().__init__(auto_prefix=False)
-        self.optimizer, self.clip, self.world = optimizer, clip, world
+        self.optimizer, self.clip, self.world, self.scaled = optimizer, clip, world, scaled
         self.map = ops.HyperMap()
         self.reduce = ops.AllReduce(ops.ReduceOp.SUM) if world > 1 else None
         self.ema = ema
@@ -224,7 +226,7 @@ class _Update(nn.Cell):
         g = g.astype(ms.float32)
         if self.world > 1:
             g = self.reduce(g)
-        return g / scale
+        return g / scale if self.scaled else g
 
     def square(self, g):
         return (g * g).sum()
@@ -265,19 +267,22 @@ class Ema(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """One update from one batch. ``construct`` gives the (unscaled) loss of this device's share."""
+    """One update from one batch. ``construct`` gives the (unscaled) loss of this device's share.
 
-    def __init__(self, net, loss, optimizer, distilled=False, clip=None, world=1, ema=None):
+    With ``scaled`` False the loss scale is taken to be 1: a division less for every weight and step.
+    """
+
+    def __init__(self, net, loss, optimizer, distilled=False, clip=None, world=1, ema=None, scaled=True):
         super().__init__(auto_prefix=False)
-        self.forward = _WithLoss(net, loss, distilled)
+        self.forward, self.scaled = _WithLoss(net, loss, distilled, scaled), scaled
         self.weights = optimizer.parameters
-        self.update = _Update(optimizer, clip, world, ema)
+        self.update = _Update(optimizer, clip, world, ema, scaled)
         self.gradient = ops.value_and_grad(self.forward, None, self.weights)
 
     def construct(self, x, targets, weights, soft, lr, step, scale):
         loss, gradients = self.gradient(x, targets, weights, soft, scale)
         updated = self.update(gradients, lr, step, scale)
-        return ops.depend(loss / scale, updated)
+        return ops.depend(loss / scale if self.scaled else loss, updated)
 
 
 class GradientStep(nn.Cell):

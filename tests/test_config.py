@@ -1,8 +1,10 @@
 """Configuration: types, errors, YAML, command line."""
 
+import importlib.util
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -120,6 +122,48 @@ def test_schedules():
     assert abs(cycle[0] - 1 / 25) < 1e-12 and cycle[11] == 1.0 and abs(cycle[-1] - 1e-4) < 1e-12
     assert abs(max(rates(scheduler="cyclic", num_cycles=2)) - 1.0) < 1e-12
     assert abs(rates(scheduler="polynomial_decay", decay_rate=1.0)[20] - 0.5) < 1e-12
+
+
+@pytest.fixture(scope="module")
+def mindcv_scheduler():
+    """MindCV's scheduler package alone, without the framework behind it."""
+    found = importlib.util.find_spec("mindcv")
+    if found is None:
+        pytest.skip("mindcv is not installed")
+    place = Path(found.origin).parent / "scheduler"
+    spec = importlib.util.spec_from_file_location(
+        "mindcv_scheduler", place / "__init__.py", submodule_search_locations=[str(place)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["mindcv_scheduler"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("warmup", "stair"), [(0, False), (2, False), (2, True)])
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("constant", {}),
+        ("warmup_cosine_decay", {}),
+        ("cosine_decay", {"decay_epochs": 3, "num_cycles": 2, "cycle_decay": 0.5}),
+        ("exponential_decay", {"decay_rate": 0.7}),
+        ("step_decay", {"decay_epochs": 2, "decay_rate": 0.5}),
+        ("multi_step_decay", {"multi_step_decay_milestones": [2, 5], "decay_rate": 0.1}),
+        ("polynomial_decay", {"decay_rate": 2.0}),
+        ("one_cycle", {}),
+        ("cyclic", {"num_cycles": 2}),
+    ],
+)
+def test_every_schedule_is_mindcvs_step_by_step(mindcv_scheduler, name, more, warmup, stair):
+    if name in ("one_cycle", "cyclic") and warmup:
+        pytest.skip("refused by both")
+    common = {"scheduler": name, "lr": 0.1, "min_lr": 1e-4, "warmup_epochs": warmup, "warmup_factor": 0.01,
+              "lr_epoch_stair": stair, "decay_epochs": 10 - warmup, **more}  # fmt: skip
+    ours = schedules.learning_rates(config.load(None, {**common, "epoch_size": 10}), 7)
+    common["milestones"] = common.pop("multi_step_decay_milestones", None)
+    theirs = mindcv_scheduler.create_scheduler(7, num_epochs=10, **common)
+    assert len(ours) == len(theirs) == 70 and max(abs(a - b) for a, b in zip(ours, theirs)) < 1e-12
 
 
 def test_schedule_errors():

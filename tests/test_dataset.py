@@ -85,6 +85,21 @@ def test_a_group_on_both_sides_is_refused(tmp_path, photo):
         opened(tmp_path)
 
 
+def test_one_file_or_pair_on_both_sides_is_refused(tmp_path, photo):
+    rows = [(f"{i}.png", i % 2, "train" if i < 4 else "val", f"p{i // 2}") for i in range(8)]
+    for i, row in enumerate(rows):
+        save(photo, tmp_path / row[0], i)
+    (tmp_path / "4.png").unlink()
+    (tmp_path / "4.png").symlink_to(tmp_path / "0.png")
+    table(tmp_path / "labels.csv", ("path", "label", "split"), [r[:3] for r in rows])
+    with pytest.raises(UserError, match="1 images are in the training and the validation split.*'4.png'"):
+        opened(tmp_path)
+    rows[5] = (*rows[5][:3], "p1")
+    table(tmp_path / "labels.csv", ("path", "label", "split", "pair"), rows)
+    with pytest.raises(UserError, match="1 pairs are in the training and the validation split.*'p1'"):
+        opened(tmp_path)
+
+
 def test_hold_out_keeps_groups_whole_and_is_stable(tmp_path, photo):
     rows = [(f"{i}.png", i % 2, f"s{i // 2}") for i in range(80)]
     for row in rows:
@@ -153,6 +168,8 @@ def test_order_is_a_permutation_that_changes_by_epoch(folder):
     assert dataset.epoch_order(train, 0, seed=3, shuffle=False)[:, 0].tolist() == list(range(12))
     repeated = dataset.epoch_order(train, 0, seed=3, repeats=3)
     assert repeated[:3, 0].tolist() == [first[0, 0]] * 3 and repeated[:3, 1].tolist() == [0, 1, 2]
+    # The epoch keeps its length, as with MindCV's RepeatAugSampler.
+    assert len(repeated) == 12 and len(set(repeated[:, 0].tolist())) == 4
 
 
 def test_samplers_balance_classes_and_generators(tmp_path, photo):
@@ -182,6 +199,23 @@ def test_every_way_of_loading_gives_the_same_pixels(folder, line):
         assert (x[10:] == 0).all()
         wanted = x if wanted is None else wanted
         assert np.array_equal(x, wanted)
+
+
+def test_splits_are_one_crop_without_and_with_the_policy(folder):
+    train, _, _ = opened(folder)
+    line = "random_crop(16) | hflip | auto_augment('trivialaugwide') | normalize(half)"
+    order, batches = dataset.epoch_order(train, 0, seed=3)[:4], []
+    for count in (0, 2):
+        workers = dataset.Workers(count)
+        batches.append(next(dataset.Loader(train, line, (16, 16), 4, 3, workers, splits=3).run(order, 0)))
+        workers.close()
+    assert all(np.array_equal(a, b) for a, b in zip(*batches))
+    x, rows = batches[0]
+    plain = dataset.Loader(train, line.replace("auto_augment('trivialaugwide') | ", ""), (16, 16), 4, 3,
+                           dataset.Workers(0))  # fmt: skip
+    clean, same = next(plain.run(order, 0))
+    assert x.shape == (12, 3, 16, 16) and np.array_equal(x[:4], clean) and np.array_equal(rows, same)
+    assert not np.array_equal(x[4:8], clean) and not np.array_equal(x[4:8], x[8:])
 
 
 @pytest.mark.parametrize("cache", [0, 64])

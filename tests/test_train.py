@@ -141,6 +141,40 @@ def test_a_killed_run_resumes_bit_for_bit(data, tmp_path, name):
         assert same_weights(tmp_path / "killed" / file, tmp_path / "whole" / file)
 
 
+DROPPED = {"drop_rate": 0.5, "drop_path_rate": 0.3}
+
+
+def test_dropout_and_stochastic_depth_resume_bit_for_bit(data, tmp_path, monkeypatch):
+    """The masks of a resumed run are those of the run that was left alone."""
+    more = {**DROPPED, "save_every_steps": 2, "val_every_steps": 3}
+    fitted(data, tmp_path / "whole", **more)
+    # Looking inside an epoch changes nothing.
+    fitted(data, tmp_path / "blind", **DROPPED)
+    assert log(tmp_path / "whole") == log(tmp_path / "blind") and not (tmp_path / "blind/curve.csv").exists()
+    curve = rows(tmp_path / "whole/curve.csv")
+    assert [int(r["update"]) for r in curve] == [3, 6, 9, 12, 15, 18]
+    assert curve[1]["val_loss"] == rows(tmp_path / "whole/log.csv")[0]["val_loss"]
+    fitted(data, tmp_path / "plain")
+    assert log(tmp_path / "whole") != log(tmp_path / "plain")
+    plain = fit.Run._batch
+
+    def stopped(self, epoch, number, *rest):
+        if (epoch, number) == (1, 3):
+            raise KeyboardInterrupt
+        return plain(self, epoch, number, *rest)
+
+    monkeypatch.setattr(fit.Run, "_batch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(data, tmp_path / "cut", **more)
+    monkeypatch.setattr(fit.Run, "_batch", plain)
+    said = fitted(data, tmp_path / "cut", resume="auto", **more)[1]
+    assert any("resumed" in line and ": 8 updates" in line for line in said), said
+    for file in ("steps.csv", "curve.csv"):
+        assert rows(tmp_path / "cut" / file) == rows(tmp_path / "whole" / file)
+    assert log(tmp_path / "cut") == log(tmp_path / "whole")
+    assert same_weights(tmp_path / "cut/last.ckpt", tmp_path / "whole/last.ckpt")
+
+
 def test_a_run_can_be_extended(data, tmp_path):
     fitted(data, tmp_path / "long", epoch_size=4, scheduler="constant")
     fitted(data, tmp_path / "short", epoch_size=2, scheduler="constant")
@@ -153,9 +187,11 @@ def test_a_run_can_be_extended(data, tmp_path):
     assert (tmp_path / "short/log.csv").read_text() == before
 
 
-def test_accumulation_equals_the_larger_batch(data, tmp_path):
+@pytest.mark.parametrize("clip", [{}, {"clip_grad": True, "clip_value": 0.2}])
+def test_accumulation_equals_the_larger_batch(data, tmp_path, clip):
     """Half the batch, twice accumulated: the same updates (the frozen normalisation takes no part)."""
     common = {
+        **clip,
         "freeze": ["norm.*"],
         "transform": "center_crop(16) | normalize(half)",
         "opt": "momentum",
@@ -165,6 +201,20 @@ def test_accumulation_equals_the_larger_batch(data, tmp_path):
     fitted(data, tmp_path / "b", batch_size=8, gradient_accumulation_steps=2, **common)
     a, b = (np.array([float(r["loss"]) for r in rows(tmp_path / n / "steps.csv")]) for n in "ab")
     assert len(a) == len(b) == 6 and np.allclose(a, b, atol=1e-5)
+
+
+def test_clipping_holds_the_length_of_the_step(data, tmp_path):
+    """One step of plain SGD: the weights move by lr times the clipped norm, whatever the gradient was."""
+    common = {"epoch_size": 1, "opt": "sgd", "momentum": 0.0, "weight_decay": 0.0, "scheduler": "constant", "lr": 0.1}
+    common.update(num_samples=8, seed=3, clip_grad=True)
+    fitted(data, tmp_path / "a", **{**common, "lr": 0.0})
+    start = ckpt.load_arrays(tmp_path / "a/last.ckpt")
+    for value in (1e-3, 1e6):
+        fitted(data, tmp_path / "b", **common, clip_value=value)
+        after = ckpt.load_arrays(tmp_path / "b/last.ckpt")
+        moved = [after[n] - start[n] for n in start if "moving_" not in n]
+        length = np.sqrt(sum(float((d.astype(np.float64) ** 2).sum()) for d in moved))
+        assert abs(length - 1e-4) < 1e-7 if value == 1e-3 else length > 1e-3
 
 
 def test_init_from_replaces_a_head_and_refuses_another_model(data, tmp_path):
@@ -225,6 +275,18 @@ def test_one_output_and_multiclass_to_binary(data, tmp_path):
     assert float(rows(tmp_path / "multi/log.csv")[-1]["auc"]) > 0.8
 
 
+def test_more_outputs_than_plain_classes_are_said(data, tmp_path, capsys):
+    """As in MindCV's MobileNet recipes; with classes that say real or generated it stays an error."""
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        for new, old in (("cat", "real"), ("dog", "fake")):
+            (tmp_path / split / new).symlink_to(data / split / old)
+    code, _ = fitted(tmp_path, tmp_path / "out", num_classes=3, epoch_size=1, metrics=["accuracy"])
+    assert code == 0 and "num_classes is 3, the data have 2 classes" in capsys.readouterr().err
+    with pytest.raises(UserError, match="num_classes .=3. is not the number of classes"):
+        fitted(data, tmp_path / "b", num_classes=3)
+
+
 def test_early_stopping_and_kept_checkpoints(data, tmp_path):
     _, said = fitted(
         data,
@@ -238,6 +300,51 @@ def test_early_stopping_and_kept_checkpoints(data, tmp_path):
     )
     assert any(line.startswith("early stopping") for line in said) and len(rows(tmp_path / "log.csv")) == 3
     assert sorted(p.name for p in tmp_path.glob("epoch_*.ckpt")) == ["epoch_2.ckpt", "epoch_3.ckpt"]
+
+
+def test_top_k_keeps_the_best_epochs(data, tmp_path):
+    keep = {"ckpt_save_policy": "top_k", "keep_checkpoint_max": 2, "monitor": "val_loss"}
+    fitted(data, tmp_path, epoch_size=5, lr=0.3, scheduler="constant", **keep)
+    value = {int(r["epoch"]): float(r["val_loss"]) for r in rows(tmp_path / "log.csv")}
+    best = sorted(value, key=value.get)[:2]
+    assert sorted(p.name for p in tmp_path.glob("epoch_*.ckpt")) == sorted(f"epoch_{e}.ckpt" for e in best)
+    for epoch in best:
+        assert ckpt.read_sidecar(tmp_path / f"epoch_{epoch}.ckpt")["training"]["epoch"] == epoch
+    assert same_weights(tmp_path / f"epoch_{best[0]}.ckpt", tmp_path / "best.ckpt")
+    with pytest.raises(UserError, match="top_k ranks by validation"):
+        fitted(data, tmp_path / "b", ckpt_save_policy="top_k", val_while_train=False)
+
+
+def test_the_validation_has_its_own_precision(data, tmp_path):
+    """Half precision in the validation changes its numbers a little and the training not at all, and the other way."""
+    fitted(data, tmp_path / "a")
+    fitted(data, tmp_path / "b", val_amp_level="O3")
+    assert same_weights(tmp_path / "a/last.ckpt", tmp_path / "b/last.ckpt")
+    assert rows(tmp_path / "a/steps.csv") == rows(tmp_path / "b/steps.csv")
+    a, b = (np.array([float(r["val_loss"]) for r in rows(tmp_path / n / "log.csv")]) for n in "ab")
+    assert (a != b).any() and np.allclose(a, b, atol=5e-3)
+
+
+def test_augmentation_splits_compare_views_of_one_image(data, tmp_path):
+    line = "random_crop(16) | hflip | auto_augment('augmix-m3-w3') | normalize(half)"
+    code, _ = fitted(data, tmp_path / "a", aug_splits=3, loss="JSD", transform=line, epoch_size=6)
+    assert code == 0 and float(rows(tmp_path / "a/log.csv")[-1]["auc"]) > 0.9
+    for message, more in (
+        ("JSD compares views", {"loss": "JSD"}),
+        ("needs one auto_augment", {"loss": "JSD", "aug_splits": 3}),
+        ("set mixup 0", {"loss": "JSD", "aug_splits": 3, "transform": line, "mixup": 0.2}),
+    ):
+        with pytest.raises(UserError, match=message):
+            fitted(data, tmp_path / "b", **more)
+
+
+def test_keys_without_effect_are_named_once(data, tmp_path, capsys):
+    fitted(data, tmp_path, epoch_size=0, dataset_sink_mode=True, keep_checkpoint_max=3, eval_shuffle=True,
+           dataset="cifar10", dataset_download=True, opt="lamb", use_nesterov=True)  # fmt: skip
+    lines = [line for line in capsys.readouterr().err.splitlines() if "without effect" in line]
+    assert len(lines) == 1
+    for word in ("dataset_sink_mode", "keep_checkpoint_max", "eval_shuffle", "'cifar10'", "download", "use_nesterov"):
+        assert word in lines[0], word
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_images(data, tmp_path):

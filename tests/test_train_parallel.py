@@ -112,6 +112,30 @@ def test_a_student_learns_from_the_teacher_alone(data, tmp_path):
     assert curve[-1] < curve[0]
 
 
+def test_the_table_of_teachers_and_student(data, tmp_path):
+    """Its rows are what the teacher and the written student score on their own, by generator."""
+    import mindspore as ms
+
+    first = trained(data, tmp_path / "first", epoch_size=1, label_smoothing=0.0)
+    second = trained(data, tmp_path / "second", epoch_size=1, label_smoothing=0.0, seed=1)
+    teachers = {"teachers": [str(first), str(second)], "combine": "max"}
+    trained(data, tmp_path / "s", epoch_size=1, distill=teachers, class_weights=None)
+    with open(tmp_path / "s/teachers.csv", newline="") as file:
+        table = {(r["model"], r["generator"]): r for r in csv.DictReader(file)}
+    models = [str(first), str(second), "teachers together", "student"]
+    assert set(table) == {(m, g) for m in models for g in ("real", "fake", "all")}
+    line = transforms.Pipeline("resize((32,32)) | normalize(half)")
+    net = ckpt.load_model(tmp_path / "s/best.ckpt")
+    for side, name in ((0, "real"), (1, "fake")):
+        x = np.stack([line(Image.open(p)) for p in sorted((data / "val" / name).iterdir())])
+        score = labels.score_from_logits(net(ms.Tensor(x)).asnumpy(), ["real", "generated"])
+        row = table["student", name]
+        assert int(row["images"]) == 11 and abs(float(row["accuracy"]) - ((score > 0) == side).mean()) < 1e-4
+        assert (row["auc"] == "") == (side == 0)
+    both = [float(table["student", g]["accuracy"]) for g in ("real", "fake")]
+    assert abs(float(table["student", "all"]["accuracy"]) - np.mean(both)) < 2e-4
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
