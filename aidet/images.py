@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import UserError
-from .records import natural_key
+from .records import natural_order
 
 EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff .gif .ppm .pgm .pbm .heic .heif .avif .jp2 .ico .tga".split()
@@ -131,8 +131,8 @@ def _rgb(image):
 def walk(folder):
     """Yield the image files below a folder, in natural order of their path relative to it.
 
-    Hidden files and folders are left out; a symbolic link to a folder is followed once (loops end). Memory is bound by
-    the largest single folder, not by the tree.
+    Hidden files and folders are left out; a symbolic link to a folder is followed once (loops end). Memory is that of
+    the file names of one folder (and those above it), not of the tree.
 
     Parameters
     ----------
@@ -148,21 +148,26 @@ def walk(folder):
 
     def visit(relative):
         where = os.path.join(folder, relative) if relative else folder
+        names, folders = [], set()
         try:
             here = os.stat(where)
-            entries = list(os.scandir(where))
+            with os.scandir(where) as entries:
+                for entry in entries:
+                    if not entry.name.startswith("."):
+                        names.append(entry.name)
+                        if _is_dir(entry):
+                            folders.add(entry.name)
         except OSError:
             return
         if (here.st_dev, here.st_ino) in seen:
             return
         seen.add((here.st_dev, here.st_ino))
-        for entry in sorted(entries, key=lambda e: natural_key(e.name)):
-            if entry.name.startswith("."):
-                continue
-            path = f"{relative}/{entry.name}" if relative else entry.name
-            if _is_dir(entry):
+        names = natural_order(names)
+        for name in names:
+            path = f"{relative}/{name}" if relative else name
+            if name in folders:
                 yield from visit(path)
-            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+            elif os.path.splitext(name)[1].lower() in EXTENSIONS:
                 yield path
 
     yield from visit("")

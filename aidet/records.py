@@ -175,6 +175,28 @@ def natural_key(path):
     ], text
 
 
+def natural_order(names):
+    """Names sorted as by :func:`natural_key`, with a fifth of its memory: one short text a name is the key.
+
+    Parameters
+    ----------
+    names : iterable of str
+        File names (no NUL character).
+
+    Returns
+    -------
+    list of str
+    """
+
+    def number(match):
+        length, text = digits(match.group())
+        # NUL sorts before every character, as the end of a text does.
+        return f"\0{chr(1 + length)}{text}"
+
+    # Stable: where only leading zeros differ, the text itself decides.
+    return sorted(sorted(names), key=lambda name: re.sub("[0-9]+", number, name))
+
+
 def stem_order(paths):
     """Order for ``result.txt``: by the number in the stem where every stem is one, else natural order.
 

@@ -114,6 +114,11 @@ def test_damaged_scores_are_refused_with_the_line(tmp_path, text, message):
         records.read_scores(path)
 
 
+@given(st.lists(st.text(st.sampled_from("ab_. 01290\x01é²"), max_size=8)))
+def test_natural_order_is_that_of_the_key(names):
+    assert records.natural_order(names) == sorted(names, key=records.natural_key)
+
+
 def test_result_order_is_numeric_then_natural():
     paths = ["10.jpg", "2.png", "b/1.jpg", "0003.jpg"]
     assert [paths[i] for i in records.stem_order(paths)] == ["b/1.jpg", "2.png", "0003.jpg", "10.jpg"]
