@@ -37,8 +37,8 @@ def parser():
     g.add_argument("--vote", default="soft", metavar="soft|hard", help="mean of probabilities, or share of votes")
     g.add_argument(
         "--views",
-        metavar="random|native|grid|LINE",
-        help="the views: the sidecar's random line, random native crops, a grid of them",
+        metavar="random|native|grid|pyramid|LINE",
+        help="the views: the sidecar's random line, random native crops, a grid of them, a grid at two sizes",
     )
     g.add_argument("--flips", action="store_true", help="score every view mirrored, too")
     g.add_argument("--fuse", default="soft", metavar="soft|hard|soft-or|score|FILE.yaml", help="how models are fused")
@@ -110,6 +110,8 @@ def run(argv):
         return run_check(argv[1:])
     if argv[:1] == ["merge"]:
         return run_merge(argv[1:])
+    if os.environ.get("MS_ROLE") == "MS_SCHED":
+        return cli.OK  # msrun starts the same command as its scheduler, with the rank of the first worker
     begin = time.monotonic()
     args = parse(argv)
     from aidet import output, runinfo
@@ -139,8 +141,10 @@ def run(argv):
     finally:
         journal.close(len(part) if done else None, done)
     if shard is not None:
-        print(f"shard {shard[0]}/{shard[1]}: {len(part)} images; when all are done: python infer.py merge {out}")
-        return cli.PARTIAL if journal.bad else cli.OK
+        lost = f", {journal.bad} could not be used" if journal.bad else ""
+        print(f"shard {shard[0]}/{shard[1]}: {len(part)} images{lost}; when all are done: python infer.py merge {out}")
+        # msrun takes any code but 0 for a crash and kills the other workers; merge lists what could not be used.
+        return cli.PARTIAL if journal.bad and args.shard is not None else cli.OK
     code = finish(out, [journal.path], facts)
     journal.path.unlink()
     return code

@@ -147,8 +147,8 @@ class Detector:
         Generated where ``prob > threshold``. Default: the sidecar's with one model and soft votes, else 0.5.
     unsure : (float, float) or "LOW,HIGH", optional
     views : str, optional
-        ``random``, ``native``, ``grid`` or a pipeline line, see :class:`aidet.vote.Views`. Default: the sidecar's
-        ``voting``, else ``random``.
+        ``random``, ``native``, ``grid``, ``pyramid`` or a pipeline line, see :class:`aidet.vote.Views`. Default: the
+        sidecar's ``voting``, else ``random``.
     flips, stability : bool
     seed : int
         Of the random views.

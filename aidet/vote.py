@@ -9,12 +9,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from . import transforms
 from .errors import UserError, nearest
 from .labels import decide, sigmoid
 
 VOTES = ("soft", "hard")
+GRIDS = ("grid", "pyramid")
 FUSIONS = ("soft", "hard", "soft-or", "score")
 # A unanimous hard vote has probability 0 or 1, whose score is infinite; it is written as this far from them.
 UNANIMOUS = 1e-6
@@ -225,7 +227,9 @@ class Views:
     kind : str
         ``random``: the sidecar's ``views`` line, drawn anew for each view; ``native``: random crops of native pixels;
         ``grid``: native crops on a regular grid (no random numbers; where the image has room for fewer, fewer views);
-        or a pipeline line. An image smaller than a crop is mirrored at its edges up to the crop's size.
+        ``pyramid``: half of the views a grid of native crops, the others a grid on the image at half its size, where
+        that still has room for a crop; or a pipeline line. An image smaller than a crop is mirrored at its edges up to
+        the crop's size.
     line : str, optional
         The sidecar's ``views``. Where it has none, views are made as in Kahsolt/AIGC-clf: a random part of 80-100% of
         the area, resized to the input size, with horizontal and vertical flips.
@@ -247,7 +251,7 @@ class Views:
         self.votes, self.flips, self.seed, self.kind = votes, flips, seed, kind
         self.count = votes * (2 if flips else 1)
         self.others = None
-        if kind == "grid":
+        if kind in GRIDS:
             self._need_size()
             self.tail = transforms.Pipeline(_last(self.first))
         elif votes > 1 or kind != "random":
@@ -274,7 +278,7 @@ class Views:
             self._need_size()
             return f"random_crop({self.size}) | {_last(self.first)}"
         if "(" not in kind and "|" not in kind:
-            raise UserError(nearest(kind, ("random", "native", "grid"), "views"))
+            raise UserError(nearest(kind, ("random", "native", *GRIDS), "views"))
         return kind
 
     def __call__(self, image, key):
@@ -290,8 +294,8 @@ class Views:
         -------
         list of numpy.ndarray, float32, each (3, h, w)
         """
-        if self.kind == "grid":
-            views = [self.tail(tile) for tile in _grid(image, self.size, self.votes)]
+        if self.kind in GRIDS:
+            views = [self.tail(tile) for tile in self._tiles(image)]
         elif self.kind == "random":
             views = [self.first(image, transforms.generator(self.seed, key, 0))]
             views += [self.others(image, transforms.generator(self.seed, key, k)) for k in range(1, self.votes)]
@@ -300,6 +304,15 @@ class Views:
         if self.flips:
             views += [np.ascontiguousarray(v[:, :, ::-1]) for v in views]
         return views
+
+    def _tiles(self, image):
+        """Crops of the image and, for ``pyramid``, of its half."""
+        small = [n // 2 for n in image.size]
+        if self.kind == "grid" or self.votes < 2 or small[1] < self.size[0] or small[0] < self.size[1]:
+            return _grid(image, self.size, self.votes)
+        most = self.votes // 2
+        half = image.resize(small, Image.Resampling.BICUBIC)
+        return _grid(image, self.size, self.votes - most) + _grid(half, self.size, most)
 
 
 def _last(pipeline):

@@ -131,8 +131,23 @@ def test_native_and_grid_views_hold_the_images_own_pixels(photo):
         assert (np.rint(view * 255) == windows).all(axis=(-1, -2, -3)).any()
 
 
+def test_a_pyramid_adds_crops_of_the_half_size_where_one_fits(photo):
+    image = photo(2, (100, 70))
+    half = np.asarray(image.resize((50, 35), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    views = vote.Views(LINE, 8, "pyramid")(image, "a")
+    assert len(views) == 8
+    for own, grid in zip(views, vote.Views(LINE, 4, "grid")(image, "a")):
+        assert np.array_equal(own, grid)
+    windows = np.lib.stride_tricks.sliding_window_view(half, (3, 32, 32))[0]
+    for view in views[4:]:
+        assert (np.rint(view * 255) == windows).all(axis=(-1, -2, -3)).any()
+    small = photo(2, (63, 70))  # half of it is narrower than a crop
+    for own, grid in zip(vote.Views(LINE, 8, "pyramid")(small, "a"), vote.Views(LINE, 8, "grid")(small, "a")):
+        assert np.array_equal(own, grid)
+
+
 def test_an_image_smaller_than_the_crop_is_mirrored(photo):
-    for kind in ("native", "grid"):
+    for kind in ("native", "grid", "pyramid"):
         for view in vote.Views(LINE, 3, kind)(photo(3, (20, 9)), "a"):
             assert view.shape == (3, 32, 32)
 
