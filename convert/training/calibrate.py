@@ -1,7 +1,7 @@
 """Choose a detector's threshold on real photographs and write it, with its way of voting, into the sidecar.
 
     python -m convert.training.calibrate --ckpt ckpt/aidet_default.ckpt --labels A/labels.csv --labels B/labels.csv \\
-        --photos PHOTOS --votes 9 --views grid --fpr 0.1
+        --photos PHOTOS --votes 10 --views pyramid --fpr 0.1
 
 Only rows of split ``val`` are used, and folders of further photographs. Every image is scored as it is, after JPEG at
 quality 70 and at half its size. The threshold is the lowest one at which, of every real source, at most the given part
@@ -71,8 +71,8 @@ def main(argv):
     p.add_argument("--ckpt", required=True)
     p.add_argument("--labels", action="append", required=True)
     p.add_argument("--photos", action="append", default=[], help="folder of photographs")
-    p.add_argument("--votes", type=int, default=9)
-    p.add_argument("--views", default="grid")
+    p.add_argument("--votes", type=int, default=10)
+    p.add_argument("--views", default="pyramid")
     p.add_argument("--fpr", type=float, default=0.1)
     args = p.parse_args(argv)
     rows = rows_of(args.labels, args.photos)
