@@ -220,7 +220,7 @@ def write_arrays(arrays, path):
 
     Parameters
     ----------
-    arrays : dict of str to numpy.ndarray
+    arrays : dict of str to numpy.ndarray or mindspore.Tensor
     path : str or Path
         Written in place; see :func:`save` for a file that is whole or absent.
     """
@@ -228,8 +228,8 @@ def write_arrays(arrays, path):
     types[np.dtype("<u2")] = "UInt16"
     with open(path, "wb") as file:
         for name, array in arrays.items():
-            array = np.asarray(array)
-            kind = types.get(array.dtype.newbyteorder("<"))
+            kind, array = _plain(array)
+            kind = kind or types.get(array.dtype.newbyteorder("<"))
             if kind is None:
                 raise UserError(f"{name!r} is of the type {array.dtype}, which a checkpoint cannot hold")
             dims = b"".join(b"\x08" + _number(n) for n in array.shape)
@@ -243,6 +243,15 @@ def write_arrays(arrays, path):
                 file.write(piece)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _plain(array):
+    """(type or None, array) of an array or tensor; one at a time, as a copy of all may be memory that is not there."""
+    if not hasattr(array, "asnumpy"):
+        return None, np.asarray(array)
+    if str(array.dtype) == "BFloat16":  # which NumPy does not know
+        return "BFloat16", (array.float().asnumpy().view(np.uint32) >> 16).astype("<u2")
+    return None, array.asnumpy()
 
 
 def _number(value):

@@ -866,21 +866,11 @@ def save_arrays(arrays, path):
     """Arrays or parameters as one MindSpore checkpoint without a sidecar, whole or not at all."""
     import tempfile
 
-    import mindspore as ms
-
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         temporary = os.path.join(folder, path.name)
-        # Parameters go as they are: a copy of all of them is memory that a large network does not have.
-        tensors = [
-            {"name": n, "data": a if isinstance(a, ms.Tensor) else ms.Tensor(np.ascontiguousarray(a))}
-            for n, a in arrays.items()
-        ]
-        ms.save_checkpoint(tensors, temporary)
-        os.chmod(temporary, 0o644)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        ckpt.write_arrays(arrays, temporary)
         os.replace(temporary, path)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -26,6 +27,49 @@ def _hidden(module):
         yield
     finally:
         del sys.modules[module]
+
+
+class Events:
+    """TensorBoard events, written by the thread that trains.
+
+    tensorboardX's own writer is a thread of its own: on a full disk it ends in a traceback that nobody can catch.
+
+    Parameters
+    ----------
+    folder : Path
+    purge_step : int, optional
+        What an earlier run wrote at and after this step is not shown.
+    """
+
+    EVERY = 30  # seconds between flushes
+
+    def __init__(self, folder, purge_step=None):
+        with warnings.catch_warnings(), _hidden("torch"):
+            warnings.simplefilter("ignore")
+            from tensorboardX import event_file_writer
+            from tensorboardX.proto import event_pb2, summary_pb2
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._writer = event_file_writer.EventsWriter(str(Path(folder) / "events"))
+        self._flushed = time.monotonic()
+        if purge_step is not None:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(step=purge_step, session_log=start)
+
+    def _write(self, **values):
+        self._writer.write_event(self._event(wall_time=time.time(), **values))
+        if time.monotonic() - self._flushed > self.EVERY:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def add_scalar(self, tag, value, step):
+        """One number at one step."""
+        point = self._summary.Value(tag=tag, simple_value=float(value))
+        self._write(step=int(step), summary=self._summary(value=[point]))
+
+    def close(self):
+        """Flush and close."""
+        self._writer.close()
 
 
 class Journal:
@@ -61,10 +105,7 @@ class Journal:
             path.unlink()
         self._write_log()
         try:
-            with warnings.catch_warnings(), _hidden("torch"):
-                warnings.simplefilter("ignore")
-                from tensorboardX import SummaryWriter
-            self._events = SummaryWriter(str(self.folder), purge_step=updates or None, flush_secs=30)
+            self._events = Events(self.folder, updates or None)
         except ImportError:
             self._events = None
 
