@@ -35,12 +35,15 @@ CSS = """
 .aidet-dot {position: absolute; top: 1px; width: 10px; height: 10px; margin-left: -5px; border-radius: 50%;
   border: 1px solid var(--background-fill-primary)}
 .aidet-table {width: 100%; border-collapse: collapse; overflow-wrap: anywhere}
-.aidet-table td {padding: 5px 8px 5px 0; vertical-align: top; border-bottom: 1px solid var(--border-color-primary)}
+.aidet-table, .aidet-table tr {border: 0 !important}
+.aidet-table td {padding: 5px 8px 5px 0 !important; vertical-align: top; border: 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important}
 .aidet-table td:nth-child(-n+2) {overflow-wrap: normal; word-break: keep-all}
 .aidet-badge {border-radius: 6px; padding: 1px 7px; color: #fff; font-size: .8rem; background: #666}
 .aidet-link {display: inline-block; padding: 6px 14px; border-radius: 8px; text-decoration: none !important;
   border: 1px solid var(--border-color-primary); background: var(--button-secondary-background-fill);
   color: var(--button-secondary-text-color) !important}
+@media (max-width: 480px) {button[role=tab] {padding-left: 9px; padding-right: 9px}}
 footer {display: none !important}
 """
 
@@ -52,6 +55,11 @@ def percent(p):
     if p > 0.999:
         return ">99.9%"
     return f"{100 * p:.0f}%" if 0.01 <= p <= 0.99 else f"{100 * p:.1f}%"
+
+
+def setting(p):
+    """A value that somebody chose, as it was chosen: ``37.8%``, ``100%``."""
+    return f"{round(100 * p, 1):g}%"
 
 
 def _left(p):
@@ -70,7 +78,7 @@ def verdict(language, record, threshold, unsure):
         )
     colour = COLOURS[record.decision]
     low, high = unsure
-    scale = say(language, "scale", threshold=percent(threshold), low=percent(low), high=percent(high))
+    scale = say(language, "scale", threshold=setting(threshold), low=setting(low), high=setting(high))
     return (
         f'<div class="aidet-card" role="status" style="border-left-color:{colour}" data-decision="{record.decision}">'
         f'<h2 style="color:{colour}">{say(language, record.decision)}</h2>'
