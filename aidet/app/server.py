@@ -44,8 +44,12 @@ class Guard:
         # Gradio streams http addresses given to this route, which would make the server a proxy.
         refused = "/proxy=" in path or ("/file=" in path and "://" in path.replace(":/", "://"))
 
+        started = False
+
         async def guarded(message):
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
             await send(message)
 
@@ -53,7 +57,14 @@ class Guard:
             await guarded({"type": "http.response.start", "status": 403, "headers": []})
             await guarded({"type": "http.response.body", "body": b"refused"})
             return
-        await self.app(scope, receive, guarded)
+        try:
+            await self.app(scope, receive, guarded)
+        except Exception as error:  # what Gradio's routes raise on requests they were not made for
+            if started:
+                raise
+            print(f"refused {scope['method']} {path[:100]!r}: {type(error).__name__}", file=sys.stderr, flush=True)
+            await guarded({"type": "http.response.start", "status": 400, "headers": [(b"content-type", b"text/plain")]})
+            await guarded({"type": "http.response.body", "body": b"this request makes no sense here"})
 
 
 def prepare():
