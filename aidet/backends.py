@@ -119,7 +119,7 @@ def open_model(path, backend="auto", size=None, device="auto", say=None):
         reason = "onnx and onnxruntime are not installed (pip install 'aidet[onnx]')"
     else:
         try:
-            return OnnxRuntime(cached(path, size, say))
+            return cached(path, size, say)
         except onnx_export.ExportError as error:
             reason = str(error)
     if backend == "onnxruntime":
@@ -165,12 +165,12 @@ def cache_key(path, facts, size):
 
 
 def cached(path, size, say):
-    """Path of the checkpoint's ONNX graph, made and verified now if it is not there yet.
+    """The checkpoint's ONNX graph, made and verified now if it is not there yet.
 
     Returns
     -------
-    str or bytes
-        The file beside the checkpoint; in the user's cache folder where that place cannot be written.
+    OnnxRuntime
+        Of the file beside the checkpoint; in the user's cache folder where that place cannot be written.
 
     Raises
     ------
@@ -183,8 +183,9 @@ def cached(path, size, say):
     places = [path.parent, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aidet"]
     name = f"{path.stem}.{key[:16]}.onnx"
     for place in places:
-        if (place / name).is_file() and _intact(place / name, key):
-            return str(place / name)
+        kept = _intact(place / name, key)
+        if kept is not None:
+            return kept
     say(f"{path.name}: making its ONNX graph (once) ...")
     model, verdict = make(path, facts, size)
     onnx_export.stamp(model, "aidet.key", key)
@@ -197,8 +198,8 @@ def cached(path, size, say):
             continue
         _forget(place, path.stem, keep=name)
         say(f"{path.name}: verified, largest logit difference {verdict['difference']:.1e}; kept as {place / name}")
-        return str(place / name)
-    return model.SerializeToString()
+        return OnnxRuntime(place / name)
+    return OnnxRuntime(model.SerializeToString())
 
 
 def make(path, facts, size):
@@ -209,14 +210,18 @@ def make(path, facts, size):
 
 
 def _intact(path, key):
-    """Whether a cached graph is the one that its name promises; a damaged one is made again."""
-    try:
-        import onnx
+    """The cached graph if it is the one that its name promises, else None; a damaged one is made again.
 
-        model = onnx.load(str(path))
+    Read by ONNX Runtime alone: the package onnx would load protobuf's compiled classes, on which a later import of
+    MindSpore fails ("Descriptors cannot be created directly").
+    """
+    if not path.is_file():
+        return None
+    try:
+        session = OnnxRuntime(path)
     except Exception:  # noqa: BLE001 - whatever is wrong with it, the remedy is the same
-        return False
-    return any(e.key == "aidet.key" and e.value == key for e in model.metadata_props)
+        return None
+    return session if session.metadata().get("aidet.key") == key else None
 
 
 def _forget(place, stem, keep):

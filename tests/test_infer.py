@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -126,6 +127,25 @@ def test_merge_refuses_missing_and_foreign_shards(model, folder, tmp_path):
     assert not (tmp_path / "result.txt").exists()
 
 
+def test_under_msrun_the_rank_is_the_shard(model, folder, tmp_path, monkeypatch):
+    root = tmp_path / "in"
+    root.mkdir()
+    for i in range(5):
+        (root / f"{i}.png").write_bytes((folder / "1.png").read_bytes() if i else b"nothing")
+    monkeypatch.setenv("RANK_SIZE", "2")
+    with monkeypatch.context() as scheduler:  # a third process that msrun starts, and that must not score
+        scheduler.setenv("MS_ROLE", "MS_SCHED")
+        scheduler.setenv("RANK_ID", "0")
+        assert call("--ckpt", model, "--images", root, "--out", tmp_path / "o") == 0
+    assert not (tmp_path / "o").exists()
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK_ID", rank)
+        # Not 3: msrun would kill the other worker.
+        assert call("--ckpt", model, "--images", root, "--out", tmp_path / "o") == 0
+    assert call("merge", tmp_path / "o") == 3
+    assert [r["path"] for r in table(tmp_path / "o/scores.csv")] == [f"{i}.png" for i in range(5)]
+
+
 def test_list_of_files_gives_the_same_rows(model, folder, reference, tmp_path):
     rows = table(reference / "scores.csv")
     listing = folder / "list.csv"
@@ -144,6 +164,18 @@ def test_backends_agree(model, folder, reference, tmp_path):
     assert all(a["path"] == b["path"] and a["decision"] == b["decision"] for a, b in pairs)
     assert max(abs(float(a["score"]) - float(b["score"])) for a, b in pairs) <= 1e-4
     assert (tmp_path / "result.txt").read_bytes() == (reference / "result.txt").read_bytes()
+
+
+def test_backends_agree_on_published_weights(shared, run, tmp_path):
+    """CIFAKE_CNN of jshrdt/aics-project on CIFAKE's own test images."""
+    source = shared / "weights/aics/SRM_model.pth"
+    assert run("-m", "convert", source, tmp_path / "a.ckpt", "--verify", "none").returncode == 0
+    with tarfile.open(shared / "data/cifake_test.tar.gz") as archive:
+        members = [m for _, m in zip(range(60), (m for m in archive if m.isfile()))]
+        images = [Image.open(archive.extractfile(m)).convert("RGB") for m in members]
+    fast, slow = (Detector(tmp_path / "a.ckpt", backend=b).score(images) for b in ("onnxruntime", "mindspore"))
+    assert max(abs(a.score - b.score) for a, b in zip(fast, slow)) <= 1e-4
+    assert [a.decision for a in fast] == [b.decision for b in slow] and len({a.decision for a in fast}) == 2
 
 
 def test_detector_and_command_line_agree(model, folder, reference):
@@ -413,6 +445,15 @@ def test_cache_is_made_once_and_again_for_other_weights(tmp_path, folder):
     assert second != first and list(tmp_path.glob("c.*.onnx")) != graphs and len(list(tmp_path.glob("c.*.onnx"))) == 1
 
 
+def test_a_cached_graph_beside_one_still_to_be_made(tmp_path, folder, run):
+    """In a fresh process: reading the first graph must not spoil MindSpore, which makes the second."""
+    known, new = make_model(tmp_path / "k.ckpt", seed=5), make_model(tmp_path / "n.ckpt", seed=6)
+    Detector(known, say=lambda line: None)
+    given = ("--ckpt", known, "--ckpt", new, "--images", folder, "--out", tmp_path / "o")
+    done = run(ROOT / "infer.py", *given)
+    assert done.returncode == 0 and "n.ckpt: verified" in done.stderr and "k.ckpt" not in done.stderr, done.stderr
+
+
 def test_fallback_says_why(model, folder, monkeypatch):
     said = []
     monkeypatch.setattr(backends.runtime, "version_of", lambda name: None if name == "onnxruntime" else "9")
@@ -466,3 +507,16 @@ def test_run_json_tells_weights_speed_and_counts(model, folder, tmp_path):
     assert found["images_per_second"] > 0 and found["versions"]["aidet"] and "CPU" in found["processes"][0]["device"]
     for name in ("scores.csv", "result.txt"):
         assert found["outputs"][name] == files.sha256(out / name)
+
+
+@pytest.mark.torture
+def test_msrun_splits_the_work(model, folder, reference, tmp_path):
+    command = ["msrun", "--worker_num=2", "--local_worker_num=2", "--master_port=8163", f"--log_dir={tmp_path / 'log'}"]
+    command += ["--join=True", ROOT / "infer.py", "--ckpt", model, "--images", folder, "--out", tmp_path / "o"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        [str(c) for c in [*command, "--votes", 3]], env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert call("merge", tmp_path / "o") == 0
+    assert result_bytes(tmp_path / "o") == result_bytes(reference)
