@@ -654,16 +654,12 @@ def _worst(evaluation, most, explain=None):
         from . import engine
 
         detector = engine.Detector(*explain)
-        section.texts.append(
-            "Beside each image what the models look at, over the part of the image that they were given; each map has "
-            "its own scale. " + " ".join(f"{name}: {text}." for name, text in explaining.METHODS.items())
-        )
     elif scored:
         section.texts.append("For maps of where the detector looked, run again with --explain A.ckpt.")
     margin = np.where(evaluation.y == GENERATED, -evaluation.scores.score, evaluation.scores.score)
     wrong = (evaluation.label != evaluation.y) & (evaluation.label >= 0)
     wrong &= evaluation.scored | evaluation.scores.decisions_only
-    listed = []
+    listed, used = [], {}
     for side in (REAL, GENERATED):
         own = np.flatnonzero(wrong & (evaluation.y == side))
         for i in own[np.argsort(-margin[own], kind="stable")][:most]:
@@ -671,9 +667,17 @@ def _worst(evaluation, most, explain=None):
             said = f"{NAMES[side]}, called {NAMES[1 - side]}{f' with p {prob:.3f}' if scored else ''}: {name}"
             small = report.thumbnail(paths[i]) if paths else None
             if small:
-                pictures, methods = _maps(detector, paths[i], name)
-                section.shots.append(report.Shot([small, *pictures], said + methods))
+                maps = _maps(detector, paths[i], name)
+                used.update((method, None) for _, _, method in maps)
+                what = "".join(f"; {method} of {model}" for _, model, method in maps)
+                section.shots.append(report.Shot([small, *(picture for picture, _, _ in maps)], said + what))
             listed.append([name, NAMES[side], report.number(prob if scored else None)])
+    if used:
+        legend = " ".join(f"{method[0].upper()}{method[1:]}: {explaining.METHODS[method]}." for method in used)
+        section.texts.append(
+            "Below each image what the models look at, over the part of the image that they were given; each map has "
+            f"its own scale. {legend}"
+        )
     if not listed:
         section.texts = ["No wrong decision."]
     elif not section.shots:
@@ -683,14 +687,13 @@ def _worst(evaluation, most, explain=None):
 
 
 def _maps(detector, path, key):
-    """The maps of one image as data URIs, and the words that say what they are; nothing without a detector."""
+    """The maps of one image: (data URI, model, method); none without a detector."""
     if detector is None:
-        return [], ""
+        return []
     image = images.decode(path)
     found = explaining.maps(detector, image, key)  # at its own size: a resize would change the verdict
     image.thumbnail((report.THUMBNAIL, report.THUMBNAIL))
-    pictures = [report.thumbnail(explaining.picture(heat, image.size)) for _, heat, _ in found]
-    return pictures, "; " + ", ".join(f"{method} of {name}" for name, _, method in found)
+    return [(report.thumbnail(explaining.picture(heat, image.size)), name, method) for name, heat, method in found]
 
 
 def _say(result, page):
