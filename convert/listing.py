@@ -13,7 +13,7 @@ def show(say=print):
             + ", ".join(x.name + (f" (= {', '.join(x.aliases)})" if x.aliases else "") for x in family.layouts)
         )
     say("")
-    say("known repositories (architecture None: told from config.json; sha256 - : not converted by us yet)")
+    say("known repositories (architecture None: told from config.json; - : file not seen, so size and sha256 unknown)")
     for entry in KNOWN:
         size = f"{entry['megabytes']} MB" if entry["megabytes"] else "-"
         say(

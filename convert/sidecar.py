@@ -21,7 +21,7 @@ def evaluation_line(plan, source):
     elif isinstance((source.config or {}).get("pretrained_cfg"), dict):
         line = from_timm(source.config["pretrained_cfg"])
     else:
-        line = plan.layout.transform or plan.family.transform(plan.architecture, plan.layout)
+        line = plan.layout.transform or plan.family.transform(plan.architecture, plan.layout, plan.arguments)
     return (line, views_line(line)) if line else (None, None)
 
 
@@ -65,7 +65,7 @@ def from_huggingface(config):
         edge = size if isinstance(size, int) else size.get("shortest_edge")
         if edge is not None and config.get("crop_pct") and edge < 384:
             # ConvNextImageProcessor: resize the short edge to size / crop_pct, crop to size; from 384 up, stretch.
-            parts += [f"resize({int(edge / config['crop_pct'])}, {how})", f"center_crop({edge})"]
+            parts += [f"resize({int(edge / config['crop_pct'])}, {how})", f"center_crop({edge}, floor)"]
         elif edge is not None and (not isinstance(size, int) and config.get("crop_pct") is None):
             parts.append(f"resize({edge}, {how})")
         else:
@@ -73,13 +73,25 @@ def from_huggingface(config):
             parts.append(f"resize(({height}, {width}), {how})")
     if config.get("do_center_crop") and crop is not None:
         height, width = (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"])
-        parts.append(f"center_crop({height})" if height == width else f"center_crop(({height}, {width}))")
+        parts.append(f"center_crop({height if height == width else (height, width)}, floor)")
     if config.get("do_normalize", True):
-        mean, std = config.get("image_mean", [0.5] * 3), config.get("image_std", [0.5] * 3)
-        if not config.get("do_rescale", True):
-            raise UserError("preprocessor_config.json normalises values of 0 to 255 (do_rescale false): not supported")
-        parts.append(normalize(mean, std))
+        parts.append(_huggingface_normalize(config))
     return " | ".join(parts)
+
+
+def _huggingface_normalize(config):
+    if not config.get("do_rescale", True):
+        raise UserError("preprocessor_config.json normalises values of 0 to 255 (do_rescale false): not supported")
+    mean, std = config.get("image_mean", [0.5] * 3), config.get("image_std", [0.5] * 3)
+    full = 255 * float(config.get("rescale_factor") or 1 / 255)  # what a white pixel is before it is normalised
+    kind = config.get("image_processor_type") or config.get("feature_extractor_type") or ""
+    divided = std
+    if kind.startswith("EfficientNet"):
+        if config.get("rescale_offset"):
+            mean = [m + 1 for m in mean]
+        if config.get("include_top", True):  # its original divides by the deviation once more
+            divided = [s * s for s in std]
+    return normalize([m / full for m in mean], [d / full for d in divided])
 
 
 def from_timm(config):

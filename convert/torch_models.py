@@ -17,18 +17,39 @@ def _torchvision(name, **kwargs):
     return getattr(torchvision.models, name)(weights=None, **kwargs)
 
 
-def _huggingface(source):
-    """By transformers itself from the folder, weights and all; without a config.json the shapes do not say enough."""
-    if not source.config or "model_type" not in source.config:
-        return None
+def _huggingface(plan, source, kind=None, config=None):
+    """By transformers itself from the folder, weights and all.
+
+    A file without a ``config.json`` (an npz, a ``.pth``) gets one made of what its shapes said: class ``kind``,
+    settings ``config``.
+    """
     without_broken_ops()
     import transformers
 
-    kind = (source.config.get("architectures") or [None])[0]
-    cls = getattr(transformers, str(kind), None) or transformers.AutoModelForImageClassification
-    model = cls.from_pretrained(str(source.files[0].parent), local_files_only=True)
+    if source.config and "model_type" in source.config:
+        kind = (source.config.get("architectures") or [None])[0]
+        cls = getattr(transformers, str(kind), None) or transformers.AutoModelForImageClassification
+        model = cls.from_pretrained(str(source.files[0].parent), local_files_only=True)
+    elif kind is None:
+        return None
+    else:
+        model = _pretrained(plan, getattr(transformers, kind + "ForImageClassification"), {**config})
     model.aidet_loaded = True
     return model
+
+
+def _pretrained(plan, cls, config):
+    """``cls.from_pretrained`` on a folder made for the occasion: it knows every older naming of its tensors."""
+    import tempfile
+    from pathlib import Path
+
+    from .reverse import write_safetensors
+
+    with tempfile.TemporaryDirectory() as folder:
+        cls.config_class(num_labels=plan.num_classes, **config).save_pretrained(folder)
+        arrays = {plan.layout.prefix + k: t.array() for k, t in plan.tensors.items()}
+        write_safetensors(Path(folder) / "model.safetensors", arrays, {"format": "pt"})
+        return cls.from_pretrained(folder, local_files_only=True)
 
 
 def preprocess(plan, source, transform, pictures):
@@ -71,7 +92,7 @@ def efficientnet(plan, source):
     """timm's TensorFlow ports stand in for lukemelas' package: the same tensors in the same order."""
     layout, size = plan.layout.name, plan.architecture
     if layout == "hf":
-        return _huggingface(source)
+        return _huggingface(plan, source)
     if layout == "torchvision":
         return _torchvision(size, num_classes=plan.num_classes)
     if layout == "timm":
@@ -93,7 +114,13 @@ def efficientnet(plan, source):
 def resnet(plan, source):
     """torchvision, or Hugging Face from the folder's config.json."""
     if plan.layout.name == "hf":
-        return _huggingface(source)
+        from aidet.models.resnet import SIZES
+
+        block, depths = SIZES[plan.architecture]
+        widths = [(64 if block == "basic" else 256) * 2**i for i in range(4)]
+        return _huggingface(
+            plan, source, "ResNet", {"layer_type": block, "depths": list(depths), "hidden_sizes": widths}
+        )
     return _torchvision(plan.architecture, num_classes=plan.num_classes)
 
 
@@ -110,7 +137,11 @@ def mobilenet_v3(plan, source):
 def swin(plan, source):
     """transformers, timm (either naming: the older is moved to the newer), torchvision."""
     if plan.layout.name.startswith("hf"):
-        return _huggingface(source)
+        from aidet.models.swin import SIZES
+
+        width, depths, heads = SIZES[plan.architecture]
+        sizes = {"embed_dim": width, "depths": list(depths), "num_heads": list(heads)}
+        return _huggingface(plan, source, "Swin", {**sizes, **plan.arguments})
     if plan.layout.name == "torchvision":
         names = {"swin_tiny": "swin_t", "swin_small": "swin_s", "swin_base": "swin_b"}
         return (
@@ -130,9 +161,14 @@ def swin(plan, source):
 
 def vit(plan, source):
     """transformers or timm."""
-    if plan.layout.name.startswith("hf"):
-        return _huggingface(source)
     kind, size, _, edge = plan.architecture.split("_")
+    if plan.layout.name.startswith("hf"):
+        from aidet.models.vit import SIZES
+
+        width, heads = SIZES[size]
+        sizes = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width}
+        plain = plan.layout.name in ("hf", "hf5")
+        return _huggingface(plan, source, "ViT" if plain else None, {**sizes, "image_size": int(edge)})
     name = {"t": "tiny", "s": "small", "b": "base"}[size]
     timm_name = f"deit_{name}_distilled_patch16_224" if kind == "deit" else f"vit_{name}_patch16_224"
     return _timm(timm_name, num_classes=plan.num_classes, img_size=int(edge))
@@ -141,7 +177,10 @@ def vit(plan, source):
 def convnext(plan, source):
     """transformers, timm, torchvision."""
     if plan.layout.name == "hf":
-        return _huggingface(source)
+        from aidet.models.convnext import SIZES
+
+        depths, widths = SIZES[plan.architecture]
+        return _huggingface(plan, source, "ConvNext", {"depths": list(depths), "hidden_sizes": list(widths)})
     if plan.layout.name == "torchvision":
         return _torchvision(plan.architecture, num_classes=plan.num_classes)
     model = _timm(plan.architecture, num_classes=plan.num_classes)

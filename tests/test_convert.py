@@ -296,7 +296,7 @@ HF = {
             "image_mean": [0.5] * 3,
             "image_std": [0.5] * 3,
         },
-        "decode | resize(256, bicubic) | center_crop(224) | normalize(half)",
+        "decode | resize(256, bicubic) | center_crop(224, floor) | normalize(half)",
     ),
     "convnext": (
         {
@@ -306,11 +306,33 @@ HF = {
             "image_mean": [0.485, 0.456, 0.406],
             "image_std": [0.229, 0.224, 0.225],
         },
-        "decode | resize(256, bicubic) | center_crop(224) | normalize(imagenet)",
+        "decode | resize(256, bicubic) | center_crop(224, floor) | normalize(imagenet)",
     ),
     "convnext 384": (
         {"size": {"shortest_edge": 384}, "crop_pct": 1.0, "resample": 3, "do_normalize": False},
         "decode | resize((384, 384), bicubic)",
+    ),
+    "efficientnet divides twice": (
+        {
+            "image_processor_type": "EfficientNetImageProcessor",
+            "size": {"height": 224, "width": 224},
+            "resample": 0,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        },
+        "decode | resize((224, 224), nearest) | normalize([0.5, 0.5, 0.5], [0.25, 0.25, 0.25])",
+    ),
+    "minus one to one": (
+        {
+            "image_processor_type": "EfficientNetImageProcessor",
+            "include_top": False,
+            "rescale_offset": True,
+            "rescale_factor": 1 / 127.5,
+            "size": {"height": 224, "width": 224},
+            "image_mean": [0.0] * 3,
+            "image_std": [1.0] * 3,
+        },
+        "decode | resize((224, 224), bilinear) | normalize(half)",
     ),
 }
 
@@ -348,6 +370,6 @@ def test_hub_id_without_a_network_says_so(monkeypatch):
         raise OSError("no route to host")
 
     module = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(module, "snapshot_download", fail)
+    monkeypatch.setattr(module.HfApi, "model_info", fail)
     with pytest.raises(UserError, match="could not be downloaded .no route to host.; check the name and the network"):
         hub.locate("umm-maybe/AI-image-detector")

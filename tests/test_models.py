@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+import mindcv_check
 import pytest
 
 from aidet import models
@@ -67,17 +68,13 @@ COUNTS = {
     "vit_t_16_224": 5_717_416,
     "vit_t_16_384": 5_790_376,
 }
+# One size a family here, all in tests/parity/test_mindcv.py.
 MINDCV = (
     "resnet18",
-    "resnet50",
     "efficientnet_b0",
-    "efficientnet_b5",
-    "squeezenet1_0",
     "squeezenet1_1",
     "swin_tiny",
     "mobilenet_v3_small_100",
-    "mobilenet_v3_large_100",
-    "vit_b_16_224",
     "convnext_tiny",
 )
 
@@ -94,13 +91,25 @@ def test_exact_parameter_count(name):
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("name", MINDCV)
-def test_same_parameters_as_mindcv(name):
-    """A checkpoint of ours loads strictly into mindcv.create_model(name), and the other way round."""
+def test_every_name_shared_with_mindcv_is_checked():
     mindcv = pytest.importorskip("mindcv")
-    ours = {p.name: tuple(p.shape) for p in build(name, {}, None).get_parameters()}
-    theirs = {p.name: tuple(p.shape) for p in mindcv.create_model(name).get_parameters()}
-    assert ours == theirs
+    assert set(mindcv.list_models()) & set(COUNTS) == set(mindcv_check.SHARED)
+
+
+@pytest.mark.parametrize("name", MINDCV)
+def test_a_checkpoint_loads_strictly_into_mindcv_and_computes_the_same(tmp_path, name):
+    pytest.importorskip("mindcv")
+    as_it_is, with_ours = mindcv_check.compare(name, tmp_path)
+    assert with_ours < 1e-5
+    # What is left is the tanh form of GELU.
+    assert as_it_is == with_ours or as_it_is < 2e-2
+
+
+def test_vit_has_the_parameters_of_mindcv():
+    """Its smallest size there has 86 million: names and shapes only; it is loaded and run by `make matrix`."""
+    mindcv = pytest.importorskip("mindcv")
+    ours = {p.name: tuple(p.shape) for p in build("vit_b_16_224", {}, None).get_parameters()}
+    assert ours == {p.name: tuple(p.shape) for p in mindcv.create_model("vit_b_16_224").get_parameters()}
 
 
 def test_nothing_in_place_in_construct():
@@ -149,7 +158,7 @@ def test_sigmoid_is_as_exact_as_float32_and_falls_back_to_the_operator():
     exact = np.exp(-np.logaddexp(0, -x.astype(np.float64)))
     gate, swish = Sigmoid().set_train(False), Swish().set_train(False)
     inside = np.abs(x) <= 30
-    assert np.abs(gate(ms.Tensor(x)).asnumpy() / exact - 1)[inside].max() < 4e-7
+    assert np.abs(gate(ms.Tensor(x)).asnumpy()[inside] / exact[inside] - 1).max() < 4e-7
     assert np.abs(swish(ms.Tensor(x)).asnumpy() - x * exact).max() < 2e-6
     for cell in (gate, swish):
         assert np.isfinite(ms.grad(cell)(ms.Tensor(x)).asnumpy()).all()

@@ -107,7 +107,7 @@ class Family:
     lookups : callable
         ``f(architecture, arguments) -> dict`` of tables for the templates.
     transform : callable
-        ``f(architecture, layout) -> str``: evaluation pipeline.
+        ``f(architecture, layout, arguments) -> str``: evaluation pipeline where no file tells it.
     head : tuple of str, or dict of architecture to such tuples
         Target parameter names of the classifier, weight first; empty where there is none.
     taps : callable

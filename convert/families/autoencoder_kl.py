@@ -136,7 +136,7 @@ def lookups(architecture, arguments):
     return {"rev": {(i,): last - i for i in range(last + 1)}}
 
 
-def transform(architecture, layout):
+def transform(architecture, layout, arguments):
     """[-1, 1] for the autoencoder; AIGC-clf's classifier takes [0, 1]."""
     if architecture == "aekl_clf":
         return "decode | resize(256, bilinear) | center_crop(256) | to_float()"

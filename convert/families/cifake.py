@@ -31,7 +31,7 @@ def infer(layout, tensors, config):
     return ("cifake_cnn_srm" if used else "cifake_cnn"), {}
 
 
-def transform(architecture, layout):
+def transform(architecture, layout, arguments):
     """32x32, mean and deviation a half."""
     return "decode | resize((32, 32), bilinear) | normalize(half)"
 

@@ -30,7 +30,7 @@ def infer(layout, tensors, config):
     return f"cifar_resnet{depth}", {}
 
 
-def transform(architecture, layout):
+def transform(architecture, layout, arguments):
     """32x32, with the channel statistics akamaster's trainer uses (ImageNet's)."""
     return "decode | resize((32, 32), bilinear) | normalize(imagenet)"
 

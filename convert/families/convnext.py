@@ -99,7 +99,7 @@ def lookups(architecture, arguments):
     return {"stage": {(f,): (f - 1) // 2 for f in (1, 3, 5, 7)}, "down": {(f,): f // 2 for f in (2, 4, 6)}}
 
 
-def transform(architecture, layout):
+def transform(architecture, layout, arguments):
     """The published evaluation of each library."""
     if layout.name == "torchvision":
         edge = {"convnext_tiny": 236, "convnext_small": 230, "convnext_base": 232}[architecture]

@@ -181,23 +181,47 @@ def lookups(architecture, arguments):
     return {"flat": table}
 
 
-def transform(architecture, layout):
-    """Published evaluation: resize to size/0.875, central crop."""
-    size = SIZES[architecture.split("_")[1]][3]
-    statistics = "half" if "lite" in architecture else "imagenet"
-    return f"decode | resize({int(round(size / 0.875))}, bicubic) | center_crop({size}) | normalize({statistics})"
+# torchvision's presets: (resize, crop).
+_PRESETS = {
+    "b0": (256, 224),
+    "b1": (256, 240),
+    "b2": (288, 288),
+    "b3": (320, 300),
+    "b4": (384, 380),
+    "b5": (456, 456),
+    "b6": (528, 528),
+    "b7": (600, 600),
+}
+# timm's crop_pct of the TensorFlow ports.
+_CROPS = {"b1": 0.882, "b2": 0.89, "b3": 0.904, "b4": 0.922, "b5": 0.934, "b6": 0.942, "b7": 0.949}
+_CROPS.update(lite2=0.89, lite1=0.882)
+
+
+def transform(architecture, layout, arguments):
+    """Published evaluation of the library: short edge, central crop."""
+    name = architecture.split("_")[1]
+    size = SIZES[name][3]
+    if layout.name in ("torchvision", "stacked"):
+        edge, size = _PRESETS[name]
+    else:
+        edge = int(size / _CROPS.get(name, 0.875))
+    statistics = "half" if "lite" in name else "imagenet"
+    return f"decode | resize({edge}, bicubic) | center_crop({size}) | normalize({statistics})"
 
 
 def taps(architecture):
-    """Stem, seven stages, head convolution, logits."""
-    result = [
-        ("features.1", {"torchvision": "features.0.1", "timm": "bn1.drop", "hf": "efficientnet.embeddings.batchnorm"})
-    ]
-    for i in range(7):
-        result.append((f"features.{i + 3}", {"torchvision": f"features.{i + 1}", "timm": f"blocks.{i}"}))
-    return result + [
-        ("features.10", {"torchvision": "features.8.0", "timm": "conv_head", "hf": "efficientnet.encoder.top_conv"})
-    ]
+    """Stem, seven stages, head convolution."""
+    ends, n = [], -1
+    for repeats in depths(architecture.split("_")[1]):
+        n += repeats
+        ends.append(f"efficientnet.encoder.blocks.{n}")
+    stem = {"torchvision": "features.0.1", "timm": "bn1.drop", "hf": "efficientnet.embeddings.batchnorm"}
+    rows = [("features.1", stem)]
+    for i, end in enumerate(ends):
+        rows.append((f"features.{i + 3}", {"torchvision": f"features.{i + 1}", "timm": f"blocks.{i}", "hf": end}))
+    top = {"torchvision": "features.8.0", "timm": "conv_head", "hf": "efficientnet.encoder.top_conv"}
+    rows.append(("features.10", top))
+    return [(cell, {**names, "stacked": "0." + names["torchvision"]}) for cell, names in rows]
 
 
 FAMILY = Family(

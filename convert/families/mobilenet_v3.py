@@ -61,7 +61,7 @@ def lookups(architecture, arguments):
     return {"conv": conv, "norm": norm, "se": gate, "last": {(last,): last - 2}, "lastnorm": {(last + 1,): last - 2}}
 
 
-def transform(architecture, layout):
+def transform(architecture, layout, arguments):
     """torchvision's published evaluation."""
     return "decode | resize(256, bilinear) | center_crop(224) | normalize(imagenet)"
 

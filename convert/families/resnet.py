@@ -53,7 +53,7 @@ def infer(layout, tensors, config):
     raise UserError(f"a ResNet with {depths} blocks of {convs} convolutions is none of {', '.join(SIZES)}")
 
 
-def transform(architecture, layout):
+def transform(architecture, layout, arguments):
     """torchvision's and Hugging Face's published evaluation."""
     return "decode | resize(256, bilinear) | center_crop(224) | normalize(imagenet)"
 

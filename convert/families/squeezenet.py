@@ -26,7 +26,7 @@ def infer(layout, tensors, config):
     )
 
 
-def transform(architecture, layout):
+def transform(architecture, layout, arguments):
     """torchvision's published evaluation."""
     return "decode | resize(256, bilinear) | center_crop(224) | normalize(imagenet)"
 

@@ -185,19 +185,22 @@ def lookups(architecture, arguments):
     return {"stage": {(s,): 2 * s + 1 for s in range(4)}, "merge": {(s,): 2 * s + 2 for s in range(3)}}
 
 
-def transform(architecture, layout):
+def transform(architecture, layout, arguments):
     """The published evaluation of each library."""
+    size = arguments["image_size"]
     if layout.name == "torchvision":
         edge = {"swin_tiny": 232, "swin_small": 246, "swin_base": 238}.get(architecture, 232)
-        return f"decode | resize({edge}, bicubic) | center_crop(224) | normalize(imagenet)"
+        return f"decode | resize({edge}, bicubic) | center_crop({size}) | normalize(imagenet)"
     if layout.name.startswith("hf"):
-        return "decode | resize((224, 224), bicubic) | normalize(imagenet)"
-    return "decode | resize(248, bicubic) | center_crop(224) | normalize(imagenet)"
+        return f"decode | resize(({size}, {size}), bicubic) | normalize(imagenet)"
+    edge = size if size == 384 else int(size / 0.9)
+    return f"decode | resize({edge}, bicubic) | center_crop({size}) | normalize(imagenet)"
 
 
 def taps(architecture):
     """Patches, every second block, the final norm."""
-    rows = [("patch_embed", {"timm": "patch_embed", "timm-old": "patch_embed", "torchvision": "features.0"})]
+    hf = dict.fromkeys(("hf", "hf5"), "swin.embeddings.norm")
+    rows = [("patch_embed", {"timm": "patch_embed", "timm-old": "patch_embed", "torchvision": "features.0", **hf})]
     for s in range(4):
         for b in range(0, SIZES[architecture][1][s], 2):
             name = f"layers.{s}.blocks.{b}"
@@ -213,7 +216,8 @@ def taps(architecture):
                     },
                 )
             )
-    return rows + [("norm", {"timm": "norm", "timm-old": "norm", "torchvision": "norm"})]
+    hf = dict.fromkeys(("hf", "hf5"), "swin.layernorm")
+    return rows + [("norm", {"timm": "norm", "timm-old": "norm", "torchvision": "norm", **hf})]
 
 
 FAMILY = Family("swin", SIZES, LAYOUTS, infer, transform, lookups, ("classifier.weight", "classifier.bias"), taps)

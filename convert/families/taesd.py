@@ -56,7 +56,7 @@ def infer(layout, tensors, config):
     raise UserError(f"a tiny autoencoder that begins with a convolution of shape {first} is not known")
 
 
-def transform(architecture, layout):
+def transform(architecture, layout, arguments):
     """Pixels in [0, 1], sides a multiple of the factor; a decoder takes latents and has no pipeline."""
     if "decoder" in architecture:
         return None
@@ -64,13 +64,16 @@ def transform(architecture, layout):
 
 
 def taps(architecture):
-    """Every convolution and block of the first half."""
-    names = (
-        ["1", "3", "5", "7", "9", "11", "13"]
-        if "decoder" not in architecture
-        else ["1", "3", "5", "7", "9", "12", "15"]
-    )
-    return [(f"layers.{n}", {"sequential": n}) for n in names]
+    """Every layer of the sequence but the last, whose output is the net's."""
+    kind = architecture.split("_")[1]
+    count = {"taesd_encoder": 15, "taesd_decoder": 20, "taesana_encoder": 18, "taesana_decoder": 30}[architecture]
+    rows = []
+    for i in range(count - 1):
+        names = {"sequential": str(i)}
+        if kind == "encoder" or i > 0:
+            names[f"diffusers-{kind}"] = f"{kind}.layers.{i - (kind == 'decoder')}"
+        rows.append((f"layers.{i}", names))
+    return rows
 
 
 FAMILY = Family(

@@ -108,34 +108,26 @@ def infer(layout, tensors, config):
     return f"{'deit' if arguments.get('distilled') else 'vit'}_{size}_16_{edge}", arguments
 
 
-def transform(architecture, layout):
+def transform(architecture, layout, arguments):
     """The published evaluation: ViT of timm and Hugging Face with a half, DeiT with ImageNet's statistics."""
     size = int(architecture.rsplit("_", 1)[1])
     statistics = "imagenet" if architecture.startswith("deit") else "half"
     if layout.name.startswith("hf") and architecture.startswith("vit"):
         return f"decode | resize(({size}, {size}), bilinear) | normalize({statistics})"
-    edge = size if size == 384 else 248 if architecture.startswith("vit") else 256
+    edge = size if size == 384 else 256 if layout.name.startswith("hf") else 248
     return f"decode | resize({edge}, bicubic) | center_crop({size}) | normalize({statistics})"
 
 
 def taps(architecture):
     """Patches, every block, the final norm."""
-    rows = [("patch_embed", {"timm": "patch_embed"})]
-    for b in range(12):
-        saved = f"vit.layers.{b}"
-        rows.append(
-            (
-                f"blocks.{b}",
-                {
-                    "timm": f"blocks.{b}",
-                    "hf": saved,
-                    "hf5": saved,
-                    "hf-deit": f"deit.layers.{b}",
-                    "hf-deit-teacher": f"deit.layers.{b}",
-                },
-            )
-        )
-    return rows + [("norm", {"timm": "norm", "hf": "vit.layernorm", "hf-deit": "deit.layernorm"})]
+    roots = {"hf": "vit", "hf5": "vit", "hf-deit": "deit", "hf-deit-teacher": "deit"}
+
+    def named(timm, huggingface):
+        return {"timm": timm, **{layout: f"{root}.{huggingface}" for layout, root in roots.items()}}
+
+    rows = [("patch_embed", named("patch_embed", "embeddings.patch_embeddings"))]
+    rows += [(f"blocks.{b}", named(f"blocks.{b}", f"layers.{b}")) for b in range(12)]
+    return rows + [("norm", named("norm", "layernorm"))]
 
 
 FAMILY = Family(

@@ -250,7 +250,7 @@ def lukemelas(size):
 
 def stacked_b6(folder):
     """The seed fake_or_real: B6 with its 1000-way head, dropout, a second linear layer."""
-    model = nn.Sequential(torchvision_model("efficientnet_b6"), nn.Dropout(0.5), nn.Linear(1000, 2)).eval()
+    model = shake(nn.Sequential(torchvision_model("efficientnet_b6"), nn.Dropout(0.5), nn.Linear(1000, 2)))
     return model, as_pth(folder, {"state_dict": state(model)})
 
 
@@ -394,7 +394,7 @@ def aekl(old):
             def forward(self, x):
                 return self.clf(net.encode(x).latent_dist.mode().flatten(1))
 
-        model = Classifier().eval()
+        model = shake(Classifier())
         tensors = state(model)
         for new, name in _OLD if old else ():
             tensors = OrderedDict(
@@ -411,7 +411,7 @@ def tiny(half):
     def make(folder):
         from diffusers import AutoencoderTiny
 
-        net = AutoencoderTiny().eval()
+        net = shake(AutoencoderTiny())
         net.save_pretrained(folder)
 
         class Half(nn.Module):
