@@ -4,9 +4,9 @@
         --photos PHOTOS --votes 10 --views pyramid --fpr 0.1
 
 Only rows of split ``val`` are used, and folders of further photographs. Every image is scored as it is, after JPEG at
-quality 70 and at half its size. The threshold is the lowest one at which, of every real source, at most the given part
-is called generated in each of the three conditions; sources of fewer than ten images count as one together. Generated
-images have no say in it; their recall is only printed.
+quality 70 and, where a whole crop still fits, at half its size. The threshold is the lowest one at which, of every real
+source, at most the given part is called generated in each of the three conditions; sources of fewer than ten images
+count as one together. Generated images have no say in it; their recall is only printed.
 """
 
 from pathlib import Path
@@ -33,10 +33,13 @@ def rows_of(labels, photos):
 
 
 def scores(detector, path, line):
-    """Probability of one image after the operations of a line."""
+    """Probability of one image after the operations of a line; nan where less than a crop of the image is left."""
     image = images.decode(path)
     for _, step in transforms.Pipeline(line).steps if line else ():
         image = step(image, transforms.generator(0, str(path)))
+    height, width = detector.models[0].views.size
+    if line and (image.height < height or image.width < width):
+        return np.nan
     return detector.score([image])[0].prob
 
 
@@ -46,7 +49,7 @@ def choose(probs, sources, fpr):
     Parameters
     ----------
     probs : ndarray (N, C)
-        Probability of *generated* of real images in each condition.
+        Probability of *generated* of real images in each condition, nan where there is none.
     sources : sequence of str, length N
     fpr : float
 
@@ -61,6 +64,9 @@ def choose(probs, sources, fpr):
     for name in np.unique(sources):
         for c in range(probs.shape[1]):
             ordered = np.sort(probs[sources == name, c])
+            ordered = ordered[~np.isnan(ordered)]
+            if not len(ordered):
+                continue
             allowed = int(fpr * len(ordered))  # this many may lie above
             found.append((float(ordered[len(ordered) - 1 - allowed]), str(name), c))
     return max(found)
@@ -74,7 +80,12 @@ def main(argv):
     p.add_argument("--votes", type=int, default=10)
     p.add_argument("--views", default="pyramid")
     p.add_argument("--fpr", type=float, default=0.1)
+    p.add_argument("--facts", metavar="FACTS.json", help="sections whose entries replace those of the sidecar first")
     args = p.parse_args(argv)
+    facts = ckpt.read_sidecar(args.ckpt)
+    for section, entries in (files.read_json(args.facts, "facts") if args.facts else {}).items():
+        facts[section] = {**(facts.get(section) or {}), **entries}
+    files.write_json(ckpt.sidecar_path(args.ckpt), facts)
     rows = rows_of(args.labels, args.photos)
     detector = engine.Detector(args.ckpt, votes=args.votes, views=args.views)
     probs = np.array([[scores(detector, path, line) for line in CONDITIONS.values()] for path, _, _ in rows])
@@ -83,9 +94,9 @@ def main(argv):
     print(f"threshold {threshold:.4f}, needed by {source} ({list(CONDITIONS)[condition]})")
     for name in sorted({s for _, s, _ in rows}):
         own = np.array([s == name for _, s, _ in rows])
-        shares = ", ".join(f"{c} {100 * v:.0f} %" for c, v in zip(CONDITIONS, (probs[own] > threshold).mean(0)))
+        there = [probs[own, c][~np.isnan(probs[own, c])] for c in range(len(CONDITIONS))]
+        shares = ", ".join(f"{c} {100 * (p > threshold).mean():.0f} %" for c, p in zip(CONDITIONS, there) if len(p))
         print(f"  {name} ({'real' if real[own].all() else 'generated'}, {own.sum()}): called generated {shares}")
-    facts = ckpt.read_sidecar(args.ckpt)
     facts["threshold"] = round(threshold, 4)
     facts["voting"] = {"votes": args.votes, "views": args.views}
     facts["calibration"] = {

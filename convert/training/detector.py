@@ -233,7 +233,7 @@ def batches(pool, classes, args):
     todo = queue.Queue(maxsize=6)
 
     def work():
-        for step in range(args.start, args.steps):
+        for step in range(args.steps):
             rng = np.random.default_rng([args.seed, step])
             todo.put(draw(pool, classes, rng, args.batch_size, args.crop, args.twins))
         todo.put(None)
@@ -280,8 +280,10 @@ def train(pool, classes, args, out):
 
     torch.manual_seed(args.seed)
     net = network(args.init, len(classes)).to(memory_format=torch.channels_last).train()
-    if args.resume:
-        net.load_state_dict(torch.load(args.resume, weights_only=True)["net"])
+    if args.weights:
+        from safetensors.torch import load_file
+
+        net.load_state_dict(load_file(args.weights))
     ema = {k: v.clone() for k, v in net.state_dict().items()}
     head = [p for n, p in net.named_parameters() if n.startswith("classifier")]
     body = [p for n, p in net.named_parameters() if not n.startswith("classifier")]
@@ -289,7 +291,7 @@ def train(pool, classes, args, out):
         [{"params": body, "m": 1.0}, {"params": head, "m": 5.0}], weight_decay=args.weight_decay
     )
     start, recent, log = time.time(), [], []
-    for i, (x, y) in enumerate(batches(pool, classes, args), args.start):
+    for i, (x, y) in enumerate(batches(pool, classes, args)):
         rate = args.lr * min(1, (i + 1) / 100) * 0.5 * (1 + np.cos(np.pi * i / args.steps))
         for group in optimizer.param_groups:
             group["lr"] = rate * group["m"]
@@ -300,7 +302,7 @@ def train(pool, classes, args, out):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        decay = min(0.998, (i - args.start + 1) / (i - args.start + 10))
+        decay = min(0.998, (i + 1) / (i + 10))
         with torch.no_grad():
             for k, v in net.state_dict().items():
                 if v.dtype.is_floating_point:
@@ -313,17 +315,15 @@ def train(pool, classes, args, out):
             log.append([i + 1, *np.mean(recent, 0).round(4), round(time.time() - start)])
             print("step {}  loss {}  binary {}  accuracy {}  {} s".format(*log[-1]), flush=True)
         if (i + 1) % 500 == 0 or i + 1 == args.steps:
-            write(ema, net, classes, out, log)
+            write(ema, classes, out, log)
 
 
-def write(state, net, classes, out, log):
-    """Weights in timm's names, the class names, the training log, and what goes on from here (``last.pt``)."""
-    import torch
+def write(state, classes, out, log):
+    """Weights in timm's names, the class names, and the training log."""
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in state.items()}, out / "model.safetensors")
-    torch.save({"net": net.state_dict()}, out / "last.pt")
     facts = {"architecture": "tf_efficientnet_lite0", "num_classes": len(classes), "label_names": classes}
     files.write_json(out / "config.json", facts)
     with files.atomic(out / "log.csv") as file:
@@ -341,8 +341,7 @@ def main(argv):
     add("--twins", type=float, default=0.45, help="part of a batch that are pairs of real and reconstruction")
     add("--cache", default="runs/reconstructions")
     add("--out", default="runs/default")
-    add("--start", type=int, default=0, help="first step, with --resume")
-    add("--resume", metavar="last.pt", help="weights to go on from")
+    add("--weights", metavar="model.safetensors", help="of an earlier run, to go on from with a new schedule")
     add("--steps", type=int, default=4000)
     add("--batch-size", type=int, default=24)
     add("--crop", type=int, default=160)
