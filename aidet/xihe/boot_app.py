@@ -53,8 +53,8 @@ def build():
                 shown = [gr.HTML(), gr.HTML(), gr.HTML()]
         with gr.Row():
             pair = [gr.Image(label=both("spectrum")), gr.Image(label=both("residual"))]
-        for component in (image, threshold):
-            component.change(examine, [image, threshold], [*shown, *pair], api_name="verdict")
+        for component, name in ((image, "verdict"), (threshold, False)):
+            component.change(examine, [image, threshold], [*shown, *pair], api_name=name)
     return page
 
 
