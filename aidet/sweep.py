@@ -1,7 +1,8 @@
 """``evaluate.py sweep``: how a detector holds up under degradations, votes and thresholds.
 
-Each image is decoded once; all its degraded versions are made from those pixels. Scores go to ``sweep.jsonl`` as they
-come, so that a killed run goes on where it stopped, and a later run with more points computes those only.
+Each image is decoded once; all its degraded versions, and the views that vote, are made from those pixels. Scores go to
+``sweep.jsonl`` as they come, so that a killed run goes on where it stopped, and a later run with more points computes
+those only.
 """
 
 import json
@@ -18,6 +19,7 @@ from .errors import UserError
 from .labels import sigmoid
 
 MOST_VOTES = 15
+TOGETHER = 16  # decoded images in memory where two detectors take turns
 VOTES = "votes"
 
 
@@ -83,44 +85,66 @@ def fused(detector, verdict, votes):
     )
 
 
-def measure(detector, true, wanted, log, seed, label):
-    """Score every image at every point that the log does not hold yet.
+def measure(jobs, true, log, seed, label):
+    """Score every image at every point that the log does not hold yet; each image is decoded once for all jobs.
+
+    Parameters
+    ----------
+    jobs : list of (Detector, list of points)
+        See :func:`aidet.degrade.points`.
+    true : Truth
+    log : Log
+    seed : int
+    label : str
+        For the progress bar.
 
     Returns
     -------
-    (int, float)
-        Versions scored, and seconds.
+    list of (int, float)
+        For each job the versions scored, and its seconds.
     """
-    work = [(p, [w for w in wanted if (p, w[0]) not in log.scores]) for p in true.paths]
-    total = sum(len(points) for _, points in work)
+    todo = [[(p, [w for w in wanted if (p, w[0]) not in log.scores]) for p in true.paths] for _, wanted in jobs]
+    total = sum(len(points) for work in todo for _, points in work)
+    done, seconds = [0] * len(jobs), [0.0] * len(jobs)
+    # One job streams; several take turns, and the images they share wait for them.
+    step = max(1, len(true.paths)) if len(jobs) == 1 else TOGETHER
+    with tqdm(total=total, desc=label, unit="image", file=sys.stderr, disable=total < 100) as bar:
+        for start in range(0, len(true.paths), step):
+            kept = {}
+            for k, (detector, _) in enumerate(jobs):
+                begin = time.perf_counter()
+                part = todo[k][start : start + step]
+                for _ in _scored(detector, part, true.root, log, seed, kept, k + 1 < len(jobs)):
+                    done[k] += 1
+                    bar.update()
+                seconds[k] += time.perf_counter() - begin
+    return list(zip(done, seconds))
+
+
+def _scored(detector, work, root, log, seed, kept, keep):
+    """Score the points of some images into the log; yields once a version. ``kept`` holds decoded images by path."""
     waiting = []
-    bar = tqdm(total=total, desc=label, unit="image", file=sys.stderr, disable=total < 100)
 
     def items():
         for path, points in work:
             if not points:
                 continue
             try:
-                image = images.decode(true.root / path)
+                image = kept[path] if path in kept else images.decode(root / path)
             except images.ImageError as error:
                 for point in points:
                     log.add(path, point[0], f"error: {error}")
                 continue
+            if keep:
+                kept[path] = image
             for point in points:
                 waiting.append((path, point[0]))
                 yield path, degrade.apply(point, image, seed, path)
 
-    start = time.perf_counter()
-    done = 0
-    try:
-        for verdict in detector.stream(items()):
-            path, name = waiting.pop(0)
-            log.add(path, name, _value(detector, verdict, name))
-            done += 1
-            bar.update()
-    finally:
-        bar.close()
-    return done, time.perf_counter() - start
+    for verdict in detector.stream(items()):
+        path, name = waiting.pop(0)
+        log.add(path, name, _value(detector, verdict, name))
+        yield
 
 
 def _value(detector, verdict, name):
@@ -175,10 +199,11 @@ def run(options):
     }  # fmt: skip
     log = Log(Path(options.out) / "sweep.jsonl", header)
     try:
-        done, seconds = measure(detector, true, wanted, log, options.seed, "degradations")
+        jobs = [(detector, wanted)]
         if not options.points or VOTES in options.points:
             voter = engine.Detector(*options.ckpt, votes=MOST_VOTES, **settings)
-            measure(voter, true, [(VOTES, VOTES, 0.0, wanted[0][3])], log, options.seed, "votes")
+            jobs.append((voter, [(VOTES, VOTES, 0.0, wanted[0][3])]))
+        done, seconds = measure(jobs, true, log, options.seed, "sweep")[0]
     finally:
         log.close()
     result = _result(true, wanted, log, detector, options)

@@ -61,7 +61,7 @@ def run(options):
         for model, detector in detectors.items():
             for name, true in truths.items():
                 point = (f"{model} on {name}", "transfer", 0.0, clean)
-                sweep.measure(detector, true, [point], log, options.seed, point[0])
+                sweep.measure([(detector, [point])], true, log, options.seed, point[0])
                 values = [log.scores[p, point[0]] for p in true.paths]
                 got = judge(true, values, detector.threshold, options.bootstrap, options.seed)
                 got["by"] = _by(true, values, detector.threshold, columns[name], options)
