@@ -1,13 +1,16 @@
 """What the command lines share: exit codes, one-line errors, the argument parser."""
 
 import argparse
+import atexit
 import errno
 import os
+import signal
 import sys
+import threading
 
 from .errors import UserError, nearest
 
-OK, WRONG, PARTIAL = 0, 2, 3
+OK, WRONG, PARTIAL, STOPPED = 0, 2, 3, 130
 MAX_LINE = 4000
 # What the machine can do to a run: no space, no right, no such place any more.
 ENVIRONMENT = {
@@ -60,13 +63,17 @@ def main(run, argv=None):
     inputs could not be used; 130 stopped by Ctrl-C. A full disk, a folder that went away or lack of memory is said in
     one line too (2). Anything else is a defect of ours and keeps its traceback.
     """
+    if argv is None:
+        _stop_on_sigterm()
     try:
         code = run(sys.argv[1:] if argv is None else argv) or OK
     except UserError as error:
         code = _wrong(str(error))
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
-        code = 130
+        code = STOPPED
+        if argv is None and "mindspore" in sys.modules:
+            _leave_at_once()
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,6 +86,30 @@ def main(run, argv=None):
     except MemoryError as error:
         code = _wrong(f"not enough memory ({error or 'no more given'}); close other programs or take smaller batches")
     sys.exit(code)
+
+
+def _stop_on_sigterm():
+    """Take SIGTERM as Ctrl-C: temporary files go, and what runs on is told.
+
+    While MindSpore compiles or runs a graph, it turns SIGINT into SIGTERM for its own process, whose default is to die
+    without a word. In a group of processes SIGTERM keeps that default: one that waits for a dead one must not linger.
+    """
+    several = any(os.environ.get(n, "") not in ("", "0", "1") for n in ("MS_WORKER_NUM", "RANK_SIZE"))
+    if several or threading.current_thread() is not threading.main_thread():
+        return
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _leave_at_once():
+    """End without the interpreter's own end, in which MindSpore aborts where an operation was cut short (2.8.0)."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    atexit._run_exitfuncs()
+    os._exit(STOPPED)
 
 
 def printable(text):
