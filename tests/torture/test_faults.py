@@ -239,8 +239,8 @@ def test_ctrl_c(place, reference, tmp_path, name):
             time.sleep(0.35 + rng.random() * 0.9 * reference[1][name])
             faults.kill(process, signal.SIGINT)
             said = process.communicate(timeout=120)[1]
-            if process.returncode == 0:
-                continue
+            if process.returncode == 0 or (process.returncode == -signal.SIGINT and not said):
+                continue  # it had ended, or Python itself was still starting
             hit += 1
             assert process.returncode == 130, (process.returncode, said[-3000:])
             assert faults.one_line(said) == "stopped by Ctrl-C"
