@@ -23,6 +23,7 @@ HEADERS = (
     (b"referrer-policy", b"no-referrer"),
 )
 PYTHON = (3, 10)
+SESSIONS = 200  # whose history and settings are kept; the oldest go first
 
 
 class Guard:
@@ -155,6 +156,9 @@ def launch(served, folder, host="127.0.0.1", port=7860, language=None):
             ssr_mode=False,
             run_history=False,
             mcp_server=False,
+            # Gradio keeps a copy of the page for each session, and every call of the HTTP interface is one: of its
+            # 10,000 some gigabytes would be held.
+            state_session_capacity=SESSIONS,
             show_error=True,
             footer_links=[],
             allowed_paths=[],
