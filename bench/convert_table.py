@@ -115,10 +115,16 @@ def page(cells):
     from aidet.files import atomic
 
     table = rows()
-    lines = ["| cell | input | largest difference | scale of the output | relative |", "|---|---|---|---|---|"]
+    lines = [
+        "| cell | input | largest difference | scale of the output | relative | PyTorch from float64 |",
+        "|---|---|---|---|---|---|",
+    ]
     for key in sorted(table):
         row = table[key]
-        lines.append(f"| {key} | {row['input']} | {row['largest']} | {row['scale']} | {row['relative']} |")
+        cells_of_row = (row[k] for k in ("input", "largest", "scale", "relative", "pytorch_from_float64"))
+        lines.append(f"| {key} | {' | '.join(cells_of_row)} |")
+    within = sum(float(row["relative"]) <= 1e-4 for row in table.values())
+    lines += ["", f"{within} of {len(table)} measured cells are within 1e-4; the table has {len(cells)} cells."]
     missing = [c.name for c in cells if c.name not in table]
     if missing:
         lines += ["", f"Not measured yet ({len(missing)} of {len(cells)}): {', '.join(missing)}."]
