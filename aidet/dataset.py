@@ -8,9 +8,11 @@ batch size nor the number of devices changes what a sample looks like.
 
 import atexit
 import collections
+import contextlib
 import hashlib
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -487,8 +489,6 @@ def _chunk(text, seed, size, items, splits=1):
 
 def _start_worker(parent):
     """Workers leave when the trainer is gone, also when it was killed; Ctrl-C is the trainer's to handle."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -501,6 +501,19 @@ def _start_worker(parent):
 
 
 _DEAD = "a worker process was killed (short of memory?); go on with --resume auto, with fewer num_parallel_workers or 0"
+
+
+@contextlib.contextmanager
+def _without_ctrl_c():
+    """Processes started inside never get Ctrl-C, also not while they still import; here it waits until the end."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Workers:
@@ -519,7 +532,8 @@ class Workers:
         if self._pool is None:
             self._pool = self._open()
         try:
-            return self._pool.submit(_chunk, *arguments)
+            with _without_ctrl_c():
+                return self._pool.submit(_chunk, *arguments)
         except BrokenExecutor:
             raise UserError(_DEAD) from None
 
