@@ -28,7 +28,7 @@ CSS = """
 .aidet-note {font-size: .85rem; opacity: .85; border-top: 1px solid var(--border-color-primary); padding-top: 6px;
   margin-top: 10px !important}
 .aidet-warn {font-weight: 600}
-.aidet-rows {display: grid; grid-template-columns: minmax(90px, max-content) 1fr 3.2em; gap: 6px 12px;
+.aidet-rows {display: grid; grid-template-columns: fit-content(45%) 1fr 3.2em; gap: 6px 12px;
   align-items: center; overflow-wrap: anywhere}
 .aidet-line {position: relative; height: 12px; border-radius: 4px; background: var(--border-color-primary)}
 .aidet-line i {position: absolute; left: 0; top: 0; bottom: 0; border-radius: 4px; opacity: .8}

@@ -120,10 +120,10 @@ def serve(checkpoints, host="127.0.0.1", port=7860, language=None, limits=None, 
         Gradio is missing, the port is taken, a checkpoint cannot be used.
     """
     require_gradio()
-    folder = prepare()
     from .service import Service
 
     served = Service(checkpoints, limits or uploads.Limits(), **options)
+    folder = prepare()
     page = launch(served, folder, host, port, language)
     print(f"AIDet: {page.local_url} ({', '.join(served.detector.names)}); Ctrl-C stops it", flush=True)
     stop = threading.Event()

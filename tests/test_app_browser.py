@@ -1,0 +1,414 @@
+"""The application as people use it: headless Chromium on the page, gradio_client and plain HTTP on the interface.
+
+Screenshots of every step are kept in out/screenshots.
+"""
+
+import base64
+import csv
+import io
+import json
+import shutil
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from app_tools import Server, make_onnx
+from PIL import PngImagePlugin
+
+from aidet import Detector
+from aidet.app import cards
+
+pytest.importorskip("gradio", reason="Gradio 6 needs Python 3.10")
+ROOT = Path(__file__).resolve().parents[1]
+SHOTS = ROOT / "out" / "screenshots"
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
+BAD_NAME = "<img src=x onerror=alert(1)>.png"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The tiny detector; images of several kinds; a zip archive of a folder; a broken file."""
+    folder = tmp_path_factory.mktemp("app")
+    make_onnx(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(files):
+    import numpy as np
+    from PIL import Image
+
+    made = []
+    for i in range(6):
+        rng = np.random.default_rng(i)
+        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        made.append(files / f"{i}.{'png' if i % 2 else 'jpg'}")
+        small.resize((120, 90), Image.Resampling.BICUBIC).save(made[-1])
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", "<b>a cat</b> Steps: 20, Sampler: Euler a, Seed: 1")
+    Image.open(made[0]).save(files / "prompted.png", pnginfo=info)
+    (files / "broken.jpg").write_bytes(b"this is no image")
+    with zipfile.ZipFile(files / "folder.zip", "w") as archive:
+        for path in made[:3]:
+            archive.write(path, f"holiday/{path.name}")
+        archive.write(files / "broken.jpg", "holiday/broken.jpg")
+    return made
+
+
+@pytest.fixture(scope="module")
+def detector(files):
+    return Detector(files / "tiny.onnx", votes=5, unsure=(0.45, 0.55), stability=True)
+
+
+@pytest.fixture(scope="module")
+def server(files, pictures):
+    flags = ["--ckpt", files / "tiny.onnx", "--unsure", "0.45,0.55", "--max-images", 8, "--max-megabytes", 1]
+    running = Server(files, *flags)
+    yield running
+    running.stop()
+
+
+def test_it_reaches_no_other_host_and_leaves_nothing_behind(files, pictures, tmp_path):
+    """Start, one verdict over HTTP, stop: no connection outside, exit code 0, no upload left on the disk."""
+    running = Server(tmp_path, "--ckpt", files / "tiny.onnx")
+    try:
+        answer = verdict(running.url, upload(running.url, pictures[0]))
+        assert answer["status"] == "ok"
+        assert list(running.temporary.glob("aidet-app-*/**/*.jpg"))
+    finally:
+        code = running.stop()
+    assert code == 0 and running.outside.read_text() == "" and list(running.temporary.glob("aidet-app-*")) == []
+
+
+# --- plain HTTP ------------------------------------------------------------------------------------------------------
+def upload(url, path, name=None):
+    """What curl does: the file to /upload, then a FileData of the path that comes back."""
+    import uuid
+
+    mark = uuid.uuid4().hex
+    head = f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="{name or path.name}"\r\n\r\n'
+    body = head.encode() + path.read_bytes() + f"\r\n--{mark}--\r\n".encode()
+    kind = {"Content-Type": f"multipart/form-data; boundary={mark}"}
+    with urllib.request.urlopen(urllib.request.Request(f"{url}gradio_api/upload", body, kind), timeout=60) as answer:
+        where = json.load(answer)[0]
+    return {"path": where, "orig_name": name or path.name, "meta": {"_type": "gradio.FileData"}}
+
+
+def post(url, name, data):
+    """A call and its result; the error's text where it fails."""
+    request = urllib.request.Request(
+        f"{url}gradio_api/call/{name}", json.dumps({"data": data}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{url}gradio_api/call/{name}/{event}", timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
+    kind = [line[7:] for line in lines if line.startswith("event: ")][-1]
+    value = json.loads([line[6:] for line in lines if line.startswith("data: ")][-1])
+    return value[0] if kind == "complete" else {"error": value}
+
+
+def verdict(url, sent):
+    """Plain HTTP has no defaults: every argument stands in the list."""
+    return post(url, "verdict", [sent, None, None, None, True])
+
+
+def status_of(url):
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return answer.status, answer.read(), answer.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(), error.headers
+
+
+def test_no_file_outside_the_upload_folder_can_be_read(server, files):
+    secrets = ["/etc/passwd", str(ROOT / "README.md"), str(files / "0.jpg"), f"{ROOT}/tests/../README.md"]
+    for path in secrets:
+        for form in (f"gradio_api/file={urllib.parse.quote(path)}", f"file={urllib.parse.quote(path, safe='')}"):
+            code, body, _ = status_of(server.url + form)
+            assert code in (403, 404), (form, code)
+            assert b"root:" not in body and b"AIDet" not in body
+        stolen = {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+        for answer in (verdict(server.url, stolen), post(server.url, "batch", [[stolen], None, None, None])):
+            assert list(answer) == ["error"] and "root:" not in json.dumps(answer)
+    for path in ("file=http://127.0.0.1:1/x", "file=http%3A%2F%2F127.0.0.1:1/x", "proxy=http://127.0.0.1:1/x"):
+        assert status_of(f"{server.url}gradio_api/{path}")[0] == 403
+
+
+def test_a_name_cannot_leave_the_upload_folder(server, pictures):
+    sent = upload(server.url, pictures[0], "../../../escaped.png")
+    assert ".." not in sent["path"] and Path(sent["path"]).is_relative_to(server.temporary)
+    assert not list(server.temporary.parent.glob("escaped*"))
+    assert verdict(server.url, sent)["file"] == "escaped.png"
+
+
+def test_headers(server):
+    code, body, headers = status_of(server.url)
+    assert code == 200 and "connect-src 'self'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+
+
+def test_a_file_over_the_limit_is_refused(server, files):
+    (files / "heavy.bmp").write_bytes(b"BM" + bytes(1 << 20))
+    answer = verdict(server.url, upload(server.url, files / "heavy.bmp"))
+    assert answer["status"] == "error: 1.0 MB, more than the limit of 1 MB"
+
+
+# --- gradio_client ---------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def client(server):
+    from gradio_client import Client
+
+    return Client(server.url, verbose=False)
+
+
+def test_the_documented_calls(client, pictures, detector, files):
+    from gradio_client import handle_file
+
+    expected = detector.score([pictures[0]], root=files)[0]
+    answer = client.predict(handle_file(pictures[0]), api_name="/verdict")
+    assert answer["file"] == "0.jpg" and answer["status"] == "ok"
+    assert answer["score"] == pytest.approx(expected.score, abs=1e-9)
+    assert answer["decision"] == expected.decision and answer["unsure"] == [0.45, 0.55]
+    assert answer["stability"] == pytest.approx(expected.stability)
+    assert len(answer["models"]["tiny"]["views"]) == 5 and "not proof" in answer["note"]
+    moved = client.predict(
+        image=handle_file(pictures[0]), threshold=1.0, unsure_low=0.0, unsure_high=0.0, api_name="/verdict"
+    )
+    assert moved["decision"] == "real" and moved["score"] == answer["score"]
+    prompted = client.predict(handle_file(files / "prompted.png"), api_name="/verdict")
+    assert prompted["metadata"][0]["kind"] == "generator" and "Steps: 20" in prompted["metadata"][0]["text"]
+    about = client.predict(api_name="/about")
+    assert about["models"][0]["name"] == "tiny" and about["limits"]["images"] == 8
+
+
+def test_a_batch_over_http(client, pictures, detector, files):
+    from gradio_client import handle_file
+
+    sent = [handle_file(p) for p in (files / "folder.zip", pictures[5], files / "broken.jpg")]
+    rows = client.predict(sent, api_name="/batch")["images"]
+    names = ["holiday/0.jpg", "holiday/1.png", "holiday/2.jpg", "holiday/broken.jpg", "5.png", "broken.jpg"]
+    assert [r["file"] for r in rows] == names
+    assert [r["status"] == "ok" for r in rows] == [True, True, True, False, True, False]
+    (files / "holiday").mkdir()
+    for path in pictures[:3]:
+        shutil.copy(path, files / "holiday")
+    same = [files / n for n in names if "broken" not in n]
+    scores = [r["score"] for r in rows if r["status"] == "ok"]
+    assert scores == pytest.approx([r.score for r in detector.score(same, root=files)], abs=1e-9)
+    with pytest.raises(Exception, match="9 images, more than the limit of 8"):
+        client.predict([handle_file(pictures[0])] * 9, api_name="/batch")
+    with pytest.raises(Exception, match="give both unsure_low and unsure_high"):
+        client.predict(handle_file(pictures[0]), unsure_low=0.3, api_name="/verdict")
+
+
+def test_concurrent_requests_give_what_single_ones_give(server, pictures, detector, files):
+    from gradio_client import Client, handle_file
+
+    clients = [Client(server.url, verbose=False) for _ in range(4)]
+    work = [(clients[i % 4], pictures[i % 6]) for i in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda w: w[0].predict(handle_file(w[1]), api_name="/verdict"), work))
+    expected = {r.path: r.score for r in detector.score(pictures, root=files)}
+    assert [a["file"] for a in answers] == [p.name for _, p in work]
+    assert [a["score"] for a in answers] == pytest.approx([expected[p.name] for _, p in work], abs=1e-9)
+
+
+def test_heat_map_over_http(client, pictures):
+    from gradio_client import handle_file
+    from PIL import Image
+
+    with Image.open(client.predict(handle_file(pictures[0]), api_name="/heat")) as made:
+        assert made.size == (120, 90)
+
+
+# --- the page in a browser -------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def chromium():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright needs Python 3.10 here")
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    with sync_api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, server):
+    """Open the page; afterwards no request may have left the host, and no script may have failed."""
+    hosts, faults, opened = set(), [], []
+
+    def go(locale="en-US", width=1280, height=900):
+        context = chromium.new_context(
+            viewport={"width": width, "height": height}, locale=locale, accept_downloads=True
+        )
+        page = context.new_page()
+        page.on("request", lambda r: hosts.add(urllib.parse.urlparse(r.url).netloc))
+        page.on("pageerror", lambda e: faults.append(str(e)))
+        page.on("dialog", lambda d: faults.append(f"dialog: {d.message}"))
+        page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
+        page.goto(server.url)
+        page.wait_for_selector("#verdict .aidet-card")
+        opened.append(context)
+        return page
+
+    yield go
+    for context in opened:
+        context.close()
+    assert hosts <= {urllib.parse.urlparse(server.url).netloc, ""}
+    # Chromium prints failed loads as errors; the broken image is one that the test means.
+    assert [f for f in faults if "broken" not in f] == []
+
+
+def put(page, path):
+    page.set_input_files("#image input[type=file]", path)
+    page.wait_for_selector("#verdict h2")
+
+
+def tab(page, name):
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+@needs_browser
+def test_one_image(visit, pictures, detector, files):
+    page = visit()
+    page.screenshot(path=SHOTS / "1_start.png")
+    shutil.copy(files / "prompted.png", files / BAD_NAME)
+    expected = detector.score([files / BAD_NAME], root=files)[0]
+    put(page, files / BAD_NAME)
+    card = page.inner_text("#verdict")
+    assert expected.decision in page.inner_text("#verdict h2").lower()
+    assert cards.percent(expected.prob) in card and "not proof" in card and BAD_NAME in card
+    assert "5 views say generated" in page.inner_text("#votes")
+    page.screenshot(path=SHOTS / "2_verdict.png", full_page=True)
+    tab(page, "Re-saving")
+    shown = page.inner_text("#stability")
+    assert "JPEG quality 50" in shown and "resized to 125%" in shown
+    page.screenshot(path=SHOTS / "3_stability.png", full_page=True)
+    tab(page, "Heat map")
+    page.click("#heat-button")
+    page.wait_for_selector("#heat img")
+    page.screenshot(path=SHOTS / "4_heat.png", full_page=True)
+    tab(page, "Spectrum and noise")
+    page.wait_for_selector("#spectrum img")
+    page.screenshot(path=SHOTS / "5_spectrum.png", full_page=True)
+    tab(page, "Metadata")
+    assert "<b>a cat</b> Steps: 20" in page.inner_text("#metadata")
+    page.screenshot(path=SHOTS / "6_metadata.png", full_page=True)
+
+
+@needs_browser
+def test_sliders_move_the_word_and_not_the_score(visit, pictures):
+    page = visit()
+    put(page, pictures[0])
+    before = page.inner_text("#verdict b")
+    page.get_by_text("Threshold and unsure zone").click()
+    for slider, value in (("low", "0"), ("high", "1")):
+        page.fill(f"#{slider} input[type=number]", value)
+        page.press(f"#{slider} input[type=number]", "Tab")
+    page.wait_for_selector("[data-decision=unsure]")
+    for slider, value in (("high", "0"), ("threshold", "1")):
+        page.fill(f"#{slider} input[type=number]", value)
+        page.press(f"#{slider} input[type=number]", "Tab")
+    page.wait_for_selector("[data-decision=real]")
+    page.screenshot(path=SHOTS / "7_sliders.png", full_page=True)
+    assert page.inner_text("#verdict b") == before
+    page.get_by_text("Back to the detector's own values").click()
+    page.wait_for_function("document.querySelector('#verdict').innerText.includes('threshold 50%')")
+
+
+@needs_browser
+def test_examples_and_a_broken_file(visit, files):
+    page = visit()
+    page.get_by_text("coffee", exact=True).click()
+    page.wait_for_selector("#verdict h2")
+    assert "coffee.png" in page.inner_text("#verdict")
+    page.get_by_label("Clear").first.click() if page.get_by_label("Clear").count() else page.reload()
+    page.wait_for_selector("#verdict .aidet-card:not(:has(h2))")
+    put(page, files / "broken.jpg")
+    shown = page.inner_text("#verdict")
+    assert "could not be used" in shown and "not an image that Pillow can read" in shown
+    page.screenshot(path=SHOTS / "8_broken.png", full_page=True)
+
+
+def rows_of(link):
+    """The CSV inside a download link."""
+    data = base64.b64decode(link.split("base64,")[1]).decode("utf-8-sig")
+    return list(csv.DictReader(io.StringIO(data)))
+
+
+@needs_browser
+def test_many_images_history_and_downloads(visit, pictures, files, detector):
+    page = visit()
+    put(page, pictures[4])
+    tab(page, "Batch")
+    page.click("#run")
+    page.wait_for_function("document.querySelector('#summary').innerText.includes('Choose some files first')")
+    page.set_input_files("#files input[type=file]", [files / "folder.zip", pictures[5], files / "broken.jpg"])
+    page.wait_for_function("document.querySelectorAll('#files tr').length >= 3 || "
+                           "document.querySelector('#files').innerText.includes('broken')")  # fmt: skip
+    page.click("#run")
+    page.wait_for_selector("#download a")
+    assert "6 images" in page.inner_text("#summary") and "2 could not be used" in page.inner_text("#summary")
+    assert "holiday/1.png" in page.inner_text("#table") and "not an image that Pillow can read" in page.inner_text(
+        "#table"
+    )
+    page.screenshot(path=SHOTS / "9_batch.png", full_page=True)
+    with page.expect_download() as started:
+        page.click("#download a")
+    assert started.value.suggested_filename == "scores.csv"
+    text = Path(started.value.path()).read_text(encoding="utf-8-sig")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [r["path"] for r in rows][-2:] == ["5.png", "broken.jpg"] and rows[-1]["status"].startswith("error: ")
+    assert float(rows[-2]["score"]) == pytest.approx(detector.score([pictures[5]], root=files)[0].score, rel=1e-8)
+    tab(page, "History")
+    page.wait_for_selector("#history-download a")
+    past = rows_of(page.get_attribute("#history-download a", "href"))
+    assert len(past) == 7 and past[-1]["file"] == "4.jpg" and past[0]["file"] == "holiday/0.jpg"
+    page.screenshot(path=SHOTS / "10_history.png", full_page=True)
+    page.get_by_text("Clear the history").click()
+    page.wait_for_function("document.querySelector('#history-download').innerText.includes('Nothing scored yet')")
+
+
+@needs_browser
+def test_both_languages(visit, pictures, detector, files):
+    page = visit()
+    put(page, pictures[0])
+    page.get_by_label("中文").check()
+    word = {"real": "真实", "generated": "AI 生成", "unsure": "不确定"}
+    expected = word[detector.score([pictures[0]], root=files)[0].decision]
+    page.wait_for_function(f"document.querySelector('#verdict h2').innerText === '{expected}'")
+    page.wait_for_function("!document.body.innerText.includes('Heat map')")
+    shown = page.inner_text("body")
+    for text in ("照片还是 AI 生成", "单张图片", "批量", "热力图", "元数据", "不是证据", "阈值与不确定区间", "示例"):
+        assert text in shown, text
+    for text in ("Batch", "Heat map", "not proof", "Examples", "Metadata"):
+        assert text not in shown, text
+    page.screenshot(path=SHOTS / "11_chinese.png", full_page=True)
+    page.get_by_label("English").check()
+    page.wait_for_function("document.body.innerText.includes('Heat map')")
+    assert "not proof" in page.inner_text("#verdict")
+    chinese = visit(locale="zh-CN")
+    chinese.wait_for_function("document.body.innerText.includes('单张图片')")
+
+
+@needs_browser
+def test_a_phone(visit, pictures):
+    page = visit(width=390, height=844)
+    put(page, pictures[0])
+    for name in ("Image", "Batch", "History", "About"):
+        tab(page, name)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        page.screenshot(path=SHOTS / f"12_phone_{name.lower()}.png", full_page=True)
+    tab(page, "Image")
+    box = page.locator("#verdict h2").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+
+
+def test_nothing_of_all_this_reached_another_host(server):
+    assert server.outside.read_text() == ""
