@@ -1,10 +1,12 @@
 """Export every kind of architecture to ONNX and MindIR, load it again, compare: results/export.csv, docs/export.md.
 
-    python bench/export.py [NAME ...]      # default: the list below; some 10 minutes on 2 cores
+    python bench/export.py [NAME ...]               # default: the list below; rows of other names stay as they are
+    python bench/export.py --missing [--minutes M]  # only names without a row; stops after the one that M ends in
 
 Weights are random, so largest logits differ by many orders; the difference is therefore given over the largest logit.
 """
 
+import argparse
 import csv
 import platform
 import re
@@ -22,7 +24,14 @@ from aidet import cli, files, runtime  # noqa: E402 - the repository's root come
 NAMES = (
     "testing resnet18 resnet50 cifar_resnet20 cifake_cnn cifake_cnn_srm squeezenet1_0 mobilenet_v3_small_100 "
     "efficientnet_lite0 efficientnet_b0 convnext_tiny swin_tiny vit_t_16_224 deit_t_16_224 aidet_tae taesd_encoder "
-    "taesd_decoder resnext50_32x4d mobilenet_v2_100 densenet121 shufflenet_v2_x1_0 googlenet"
+    "taesd_decoder resnext50_32x4d mobilenet_v2_100 densenet121 shufflenet_v2_x1_0 googlenet "
+    # the other sizes of the same families, small ones first
+    "cifar_resnet32 cifar_resnet44 cifar_resnet56 cifar_resnet110 squeezenet1_1 taesana_encoder taesana_decoder "
+    "mobilenet_v3_large_100 resnet34 efficientnet_lite1 efficientnet_lite2 efficientnet_b1 efficientnet_b2 "
+    "vit_s_16_224 deit_s_16_224 vit_t_16_384 deit_t_16_384 efficientnet_b3 aekl_clf resnet101 resnet152 "
+    "convnext_small swin_small efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7 autoencoder_kl "
+    "vit_s_16_384 deit_s_16_384 convnext_base swin_base vit_b_16_224 deit_b_16_224 vit_b_16_384 deit_b_16_384 "
+    "swin_large"
 ).split()
 SIZES = {
     "cifar_resnet20": 32,
@@ -32,9 +41,14 @@ SIZES = {
     "aidet_tae": 64,
     "taesd_encoder": 64,
     "taesd_decoder": 8,
+    "taesana_encoder": 64,
+    "taesana_decoder": 4,
+    "aekl_clf": 64,
+    "autoencoder_kl": 64,
 }
-CHANNELS = {"taesd_decoder": 4}
-WHOLE = ("aidet_tae", "taesd_encoder", "taesd_decoder", "cifake_cnn", "cifake_cnn_srm")  # take no num_classes
+CHANNELS = {"taesd_decoder": 4, "taesana_decoder": 32}
+# These take no num_classes.
+WHOLE = "aidet_tae taesd_encoder taesd_decoder taesana_encoder taesana_decoder cifake_cnn cifake_cnn_srm autoencoder_kl"
 COLUMNS = (
     "architecture",
     "from",
@@ -63,8 +77,9 @@ def row_of(name, folder):
 
     start = time.perf_counter()
     ms.set_seed(1)
-    size, channels = SIZES.get(name, 224), CHANNELS.get(name, 3)
-    net = models.create(name, **({} if name in WHOLE else {"num_classes": 2}))
+    plain = 384 if name.endswith("_384") else 32 if name.startswith("cifar_") else 224
+    size, channels = SIZES.get(name, plain), CHANNELS.get(name, 3)
+    net = models.create(name, **({} if name in WHOLE.split() else {"num_classes": 2}))
     net.set_train(False)
     own = name in models.names(own_only=True)
     row = {
@@ -96,8 +111,18 @@ def row_of(name, folder):
     return row
 
 
+def known():
+    """Rows of results/export.csv by architecture."""
+    path = ROOT / "results" / "export.csv"
+    if not path.is_file():
+        return {}
+    with open(path, encoding="utf-8", newline="") as file:
+        return {row["architecture"]: row for row in csv.DictReader(file)}
+
+
 def write(rows):
-    """results/export.csv and the marked block of docs/export.md."""
+    """results/export.csv and the marked block of docs/export.md, in the order of NAMES."""
+    rows = sorted(rows.values(), key=lambda r: NAMES.index(r["architecture"]))
     with files.atomic(ROOT / "results" / "export.csv") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
@@ -105,7 +130,9 @@ def write(rows):
     shown = [c for c in COLUMNS if c not in ("commit", "versions", "device", "seconds")]
     lines = ["| " + " | ".join(shown) + " |", "|" + "---|" * len(shown)]
     lines += ["| " + " | ".join(str(r.get(c, "")) for c in shown) + " |" for r in rows]
-    lines += ["", f"<sub>{rows[-1]['device']}; {rows[-1]['versions']}; commit {rows[-1]['commit']}</sub>"]
+    about = ("; ".join(dict.fromkeys(r[c] for r in rows)) for c in ("device", "versions"))
+    commits = ", ".join(dict.fromkeys(r["commit"] for r in rows))
+    lines += ["", f"<sub>{'; '.join(about)}; commit {commits}</sub>"]
     page = ROOT / "docs" / "export.md"
     block = "<!-- table: export -->\n" + "\n".join(lines) + "\n<!-- end -->"
     text = re.sub(
@@ -116,7 +143,12 @@ def write(rows):
 
 
 def run(argv):
-    """Export each name, print its line, write both files."""
+    """Export each name, print its line, write both files after each."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME")
+    p.add_argument("--missing", action="store_true")
+    p.add_argument("--minutes", type=float, default=60)
+    args = p.parse_args(argv)
     runtime.setup("CPU", mode="graph")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     about = {
@@ -124,13 +156,14 @@ def run(argv):
         "device": f"CPU {platform.machine()}",
         "versions": " ".join(f"{k} {v}" for k, v in runtime.versions().items() if k in ("mindspore", "onnxruntime")),
     }
-    rows = []
+    end = time.monotonic() + 60 * args.minutes
     with tempfile.TemporaryDirectory() as folder:
-        for name in argv or NAMES:
-            rows.append({**row_of(name, folder), **about})
-            print({k: v for k, v in rows[-1].items() if k not in about}, flush=True)
-    if not argv:
-        write(rows)
+        for name in args.names or NAMES:
+            if (args.missing and name in known()) or time.monotonic() > end:
+                continue
+            row = {**row_of(name, folder), **about}
+            print({k: v for k, v in row.items() if k not in about}, flush=True)
+            write({**known(), name: row})
     return cli.OK
 
 
