@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def recipe(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(
-        "model: testing\nnum_classes: 2\nnum_parallel_workers: 0\nepoch_size: 1\nbatch_size: 4\ntrain_split: train\nval_split: val\n"
+        "model: testing\nnum_classes: 2\nnum_parallel_workers: 0\nepoch_size: 1\nbatch_size: 4\n"
+        "train_split: train\nval_split: val\n"
         'transform: "decode | resize(40) | random_crop(32) | normalize(half)"\n'
         'transform_eval: "decode | resize(40) | center_crop(32) | normalize(half)"\n'
     )
