@@ -1,0 +1,63 @@
+"""The shipped default detector: its file, its golden scores on both backends, and that `infer.py` uses it unasked."""
+
+import csv
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aidet import Detector, ckpt, files
+
+ROOT = Path(__file__).resolve().parents[1]
+CKPT = ROOT / "ckpt" / "aidet_default.ckpt"
+GOLDEN = ROOT / "tests" / "data" / "golden_default.json"
+
+
+def pictures():
+    """Photographs that scikit-image and scikit-learn ship, and pictures made of numbers; name -> PIL image."""
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    result = {name: getattr(data, name)() for name in ("astronaut", "camera", "chelsea", "coffee", "rocket")}
+    for name, array in zip(("china", "flower"), load_sample_images().images):
+        result[name] = array
+    y, x = np.mgrid[0:300, 0:400].astype(np.float64)
+    waves = np.stack([np.sin(x / 17 + k) * np.cos(y / (11 + k)) for k in range(3)], -1)
+    result["waves"] = np.rint(127.5 + 127.5 * waves).astype(np.uint8)
+    result["noise"] = np.random.RandomState(0).randint(0, 256, (260, 250, 3)).astype(np.uint8)
+    return {name: Image.fromarray(a).convert("RGB") for name, a in result.items()}
+
+
+def test_file_is_small_whole_and_says_where_it_comes_from():
+    assert CKPT.stat().st_size <= 15_000_000
+    facts = ckpt.read_sidecar(CKPT)
+    assert facts["output"]["sha256"] == files.sha256(CKPT)
+    assert set(facts["class_order"]) == {"real", "generated"} and 0 < facts["threshold"] < 1
+    assert facts["source"]["licence"] and facts["training"] and facts["calibration"]["real_images"] > 100
+    assert facts["voting"] == {"votes": 10, "views": "pyramid"}
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "mindspore"])
+def test_golden_scores(backend):
+    golden = json.loads(GOLDEN.read_text())
+    assert golden["sha256"] == files.sha256(CKPT), "the file changed: run bench/golden.py and read the difference"
+    shown = pictures()
+    assert set(shown) == set(golden["scores"])
+    found = Detector(CKPT, backend=backend).score(list(shown.values()))
+    assert {n: r.score for n, r in zip(shown, found)} == pytest.approx(golden["scores"], abs=1e-4)
+
+
+def test_infer_uses_it_and_says_so(tmp_path, capsys):
+    infer = importlib.import_module("infer")
+    (tmp_path / "in").mkdir()
+    for name in ("astronaut", "waves"):
+        pictures()[name].save(tmp_path / "in" / f"{name}.png")
+    assert infer.run(["--images", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
+    assert "aidet_default" in capsys.readouterr().err
+    golden = json.loads(GOLDEN.read_text())["scores"]
+    with open(tmp_path / "out" / "scores.csv", newline="") as file:
+        rows = {Path(r["path"]).stem: float(r["score"]) for r in csv.DictReader(file)}
+    assert rows == pytest.approx({n: golden[n] for n in rows}, abs=1e-4) and set(rows) == {"astronaut", "waves"}
