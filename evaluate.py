@@ -106,7 +106,7 @@ def _sweep(commands):
     _labels(p)
     _common(p, 300)
     p.add_argument("--points", nargs="+", metavar="NAME", help="families to run (default: all); see docs/evaluate.md")
-    p.add_argument("--votes", type=int, default=1, help="views of each image outside the votes curve (1)")
+    p.add_argument("--votes", type=int, help="views of each image outside the votes curve (the sidecar's, else 1)")
     p.add_argument(
         "--limit", type=_count, default=0, metavar="N", help="only N images, drawn evenly from both classes; 0: all"
     )
@@ -122,7 +122,7 @@ def _transfer(commands):
     )
     _common(p)
     p.add_argument("--by", nargs="+", metavar="COLUMN", help="tables by these columns of each set's labels")
-    p.add_argument("--votes", type=int, default=1)
+    p.add_argument("--votes", type=int, help="views of each image (the sidecar's, else 1)")
     p.add_argument("--backend", choices=("auto", "onnxruntime", "mindspore"), default="auto")
     p.add_argument("--workers", type=int, help="threads that decode (default: CPUs)")
 

@@ -194,14 +194,15 @@ def run(options):
     settings = {"backend": options.backend, "workers": options.workers, "seed": options.seed}
     detector = engine.Detector(*options.ckpt, votes=options.votes, **settings)
     header = {
-        "sweep": 1, "checkpoints": [files.sha256(c) for c in options.ckpt], "votes": options.votes,
+        "sweep": 1, "checkpoints": [files.sha256(c) for c in options.ckpt], "votes": detector.votes,
         "seed": options.seed, "labels": str(options.labels), "threshold": detector.threshold,
     }  # fmt: skip
     log = Log(Path(options.out) / "sweep.jsonl", header)
     try:
         jobs = [(detector, wanted)]
         if not options.points or VOTES in options.points:
-            voter = engine.Detector(*options.ckpt, votes=MOST_VOTES, **settings)
+            # The first k of random views are those of k votes; a grid of k is another grid.
+            voter = engine.Detector(*options.ckpt, votes=MOST_VOTES, views="random", **settings)
             jobs.append((voter, [(VOTES, VOTES, 0.0, wanted[0][3])]))
         done, seconds = measure(jobs, true, log, options.seed, "sweep")[0]
     finally:
@@ -236,6 +237,7 @@ def _result(true, wanted, log, detector, options):
     score = np.array([v for v in clean if isinstance(v, float)])
     return {
         "command": "sweep",
+        "votes": detector.votes,
         **{k: v for k, v in rows[0].items() if k not in ("point", "family", "x")},
         "thresholds": metrics.threshold_table(true.labels[scored], score),
         "points": rows,
@@ -285,7 +287,7 @@ def _page(result, options, where_from):
         rate = result["speed"]["per_second"]
         verdict = "yes" if rate * 3600 >= 5000 else "no"
         cards.append(("images a second", f"{rate:.1f}", f"with degrading; 5,000 in an hour: {verdict}"))
-    lead = f"{', '.join(map(str, options.ckpt))} on {options.labels}: {result['n']} images, {options.votes} votes"
+    lead = f"{', '.join(map(str, options.ckpt))} on {options.labels}: {result['n']} images, {result['votes']} votes"
     warnings = [f"{result['errors']} images could not be scored and are left out."] if result["errors"] else []
     page = Path(options.out) / "report.html"
     return report.write(page, "Robustness sweep", lead, [*sections, where_from], cards, warnings)

@@ -185,7 +185,7 @@ def _page(result, models, sets, options, where_from):
         for name, row in result["models"].items()
     ]
     page = Path(options.out) / "report.html"
-    lead = f"{len(models)} models on {len(sets)} sets, {options.votes} votes"
+    lead = f"{len(models)} models on {len(sets)} sets, {options.votes or 'their own'} votes"
     return report.write(page, "Transfer between data sets", lead, [*sections, where_from], cards, warnings)
 
 
