@@ -196,6 +196,7 @@ class Run:
         if process.returncode not in (0, 3):
             raise SystemExit(f"infer.py ended with {process.returncode}")
         self.seconds = time.perf_counter() - start
+        self.first = self.first or self.seconds  # so few images that the journal was gone before it was seen
 
     def between(self, low, high):
         """Mean memory (MB) and journal bytes a second between two shares of the rows."""
