@@ -1,0 +1,57 @@
+"""Every family in every layout against what its original library computed, without torch.
+
+``tests/parity/make_logits.py`` stored the outputs, and the keys and shapes of the real file; the weights are drawn
+again here (``tests/recipe.py``).
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import recipe
+
+from aidet import ckpt, runtime
+from convert import detect, reading, reverse, rules, verify
+from convert.families import families
+
+FOLDER = Path(__file__).parent / "data" / "parity"
+
+
+def cases():
+    """(family, name of the case), by the files that are there."""
+    found = []
+    for path in sorted(FOLDER.glob("*.npz")):
+        with np.load(path, allow_pickle=False) as file:
+            found += [(path.stem, name) for name in file.files if name != "facts"]
+    return found
+
+
+def load(family, name):
+    with np.load(FOLDER / f"{family}.npz", allow_pickle=False) as file:
+        return json.loads(file["facts"].tobytes())[name], file[name]
+
+
+def test_every_layout_has_its_logits():
+    have = {(family, load(family, name)[0]["layout"]) for family, name in cases()}
+    assert have == {(f.name, x.name) for f in families() for x in f.layouts if not x.identity}
+
+
+@pytest.mark.parametrize("family, name", cases(), ids=[name for _, name in cases()])
+def test_the_converted_net_computes_what_the_original_did(tmp_path, family, name):
+    facts, expected = load(family, name)
+    reverse.write_safetensors(tmp_path / "model.safetensors", recipe.tensors(facts["rows"]), {})
+    if "config" in facts:
+        (tmp_path / "config.json").write_text(json.dumps(facts["config"]))
+    flags = facts["flags"]
+    plan = detect.make(reading.read(tmp_path), flags[1] if flags[:1] == ["--layout"] else None)
+    assert (plan.family.name, plan.architecture, plan.layout.name) == (family, facts["architecture"], facts["layout"])
+    runtime.setup(device="CPU", mode="pynative")
+    net = detect.build(plan.architecture, plan.arguments, plan.num_classes).set_train(False)
+    arrays = {p.name: p.asnumpy() for p in net.get_parameters() if p.name in plan.computed}
+    arrays.update(rules.gather(plan.entries, plan.tensors, plan.shapes))
+    ckpt.load_strict(net, arrays)
+    x = recipe.image(facts["side"]) if facts["side"] else recipe.image(8, 4)
+    ours, _ = verify.run(net, x)
+    result = verify.compare(ours if ours.ndim == 2 else verify.sample(ours), expected)
+    assert result["ok"], result
