@@ -72,7 +72,7 @@ def main(run, argv=None):
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         code = STOPPED
-        if argv is None and "mindspore" in sys.modules:
+        if argv is None and any(name.startswith("mindspore.") for name in sys.modules):
             _leave_at_once()
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not an error of ours.
@@ -105,7 +105,7 @@ def _stop_on_sigterm():
 
 
 def _leave_at_once():
-    """End without the interpreter's own end, in which MindSpore aborts where an operation was cut short (2.8.0)."""
+    """End without the interpreter's own end, in which MindSpore aborts where it was cut short, also in its import."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     atexit._run_exitfuncs()

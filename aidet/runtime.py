@@ -4,8 +4,10 @@ Call :func:`setup` before anything else imports ``mindspore``.
 """
 
 import atexit
+import contextlib
 import os
 import random
+import signal
 import sys
 import warnings
 from importlib import metadata
@@ -87,6 +89,19 @@ def _quiet_exit():
     atexit.register(leave)
 
 
+@contextlib.contextmanager
+def without_ctrl_c():
+    """Ctrl-C waits until the block has ended; processes started inside never get it, also not while they import."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def setup(device="auto", mode="graph", seed=None, device_id=None, jit_level=None):
     """Import MindSpore, choose the device and the mode, and seed every generator.
 
@@ -110,8 +125,9 @@ def setup(device="auto", mode="graph", seed=None, device_id=None, jit_level=None
     if device not in DEVICES:
         raise UserError(f"device_target {device!r}: choose one of {', '.join(DEVICES)}")
     prepare()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), without_ctrl_c():
         warnings.simplefilter("ignore")
+        # Cut short, this import ends in errors of MindSpore's own, or aborts.
         import mindspore as ms
     chosen = _choose(ms, device)
     if hasattr(ms, "set_device"):  # from 2.5
