@@ -30,7 +30,7 @@ def run(*arguments):
 
 
 def measure(args, split, folder):
-    """metrics.json of one split."""
+    """Yield (name, metrics.json) of one split and, where unseen generators are named, of its two parts."""
     rows, _ = records.read_table(args.labels, "labels")
     base = Path(args.labels).resolve().parent
     rows = [{**r, "path": str(base / r["path"])} for r in rows if r["split"] == split]
@@ -44,7 +44,28 @@ def measure(args, split, folder):
     out = folder / split
     votes = ["--votes", args.votes] if args.votes else []
     run("infer.py", "--ckpt", args.ckpt, "--images", listing, "--out", out, *votes)
-    run("evaluate.py", "score", "--scores", out / "scores.csv", "--labels", listing, "--out", out, "--by", "generator")
+    yield split, judge(out / "scores.csv", listing, out, "--by", "generator")
+    if args.unseen:
+        # Generators and real sources that were not trained on, against each other, and the others.
+        alone = all(r["label"] == "1" for r in rows if r["generator"] in args.unseen)
+        for kind, wanted in (("unseen", True), ("seen", False)):
+            keep = {
+                r["path"] for r in rows if (r["generator"] in args.unseen) == wanted or (alone and r["label"] == "0")
+            }
+            parts = []
+            for source in (out / "scores.csv", listing):
+                table_, columns = records.read_table(source)
+                parts.append(folder / f"{kind}-{source.name}")
+                with files.atomic(parts[-1]) as file:
+                    writer = csv.DictWriter(file, columns, lineterminator="\n")
+                    writer.writeheader()
+                    writer.writerows(r for r in table_ if r["path"] in keep)
+            yield f"{split}, {kind}", judge(*parts, out / kind)
+
+
+def judge(scores, labels, out, *more):
+    """metrics.json of one score file."""
+    run("evaluate.py", "score", "--scores", scores, "--labels", labels, "--out", out, *more)
     return files.read_json(out / "metrics.json")
 
 
@@ -58,7 +79,7 @@ def table(split, metrics):
 
     whole = [shown(metrics[name], ci[name]) for name in ("balanced_accuracy", "auc")]
     yield [split, "all", n, *whole]
-    for name, row in metrics["by"]["generator"].items():
+    for name, row in metrics["by"].get("generator", {}).items():
         yield [split, name, row["n"], shown(row["accuracy"], row.get("ci", {}).get("accuracy")), shown(row.get("auc"))]
 
 
@@ -67,6 +88,7 @@ def main(argv):
     parser.add_argument("--ckpt", required=True)
     parser.add_argument("--labels", required=True, help="CSV with path, label, generator, split")
     parser.add_argument("--splits", nargs="+", default=["val", "test"])
+    parser.add_argument("--unseen", nargs="+", default=[], help="generators and real sources that were not trained on")
     parser.add_argument("--name", required=True, help="results/NAME.csv")
     parser.add_argument("--votes", type=int, help="default: what the sidecar says")
     args = parser.parse_args(argv)
@@ -83,7 +105,9 @@ def main(argv):
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         for split in args.splits:
-            lines += [[*row, *facts] for row in table(split, measure(args, split, Path(folder)))]
+            for name, metrics in measure(args, split, Path(folder)):
+                rows = list(table(name, metrics))
+                lines += [[*row, *facts] for row in (rows if name == split else rows[:1])]
     with files.atomic(ROOT / "results" / f"{args.name}.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
         header = ["split", "generator or source", "images", "balanced accuracy (whole split) or recall", "AUC"]
