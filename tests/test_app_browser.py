@@ -67,7 +67,18 @@ def detector(files):
 
 @pytest.fixture(scope="module")
 def server(files, pictures):
-    flags = ["--ckpt", files / "tiny.onnx", "--unsure", "0.45,0.55", "--max-images", 8, "--max-megabytes", 1]
+    flags = [
+        "--ckpt",
+        files / "tiny.onnx",
+        "--votes",
+        5,
+        "--unsure",
+        "0.45,0.55",
+        "--max-images",
+        8,
+        "--max-megabytes",
+        1,
+    ]
     running = Server(files, *flags)
     yield running
     running.stop()

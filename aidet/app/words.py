@@ -66,8 +66,8 @@ WORDS = {
     "views": ("{generated} of {count} views say generated", "{count} 个视图中有 {generated} 个判为生成"),
     "stability": ("Re-saving", "重新保存"),
     "stability_help": (
-        "The same image after what happens to it on the way through the internet; one view each.",
-        "同一图片经过网络传播中常见处理后的结果；每种一个视图。",
+        "The same image after what happens to it on the way through the internet, scored in the same way.",
+        "同一图片经过网络传播中常见处理后，用同样方式检测的结果。",
     ),
     "original": ("as uploaded", "原图"),
     "jpeg": ("JPEG quality {value}", "JPEG 质量 {value}"),

@@ -28,7 +28,7 @@ def build():
     from aidet.app import cards, pictures
     from aidet.app.service import Service
 
-    served = Service(xihe.model_files(HERE), votes=5)
+    served = Service(xihe.model_files(HERE))
 
     def examine(path, threshold):
         if path is None:
