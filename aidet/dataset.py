@@ -8,7 +8,6 @@ batch size nor the number of devices changes what a sample looks like.
 
 import atexit
 import collections
-import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -24,7 +23,7 @@ from typing import List, Optional
 
 import numpy as np
 
-from . import images, labels, transforms
+from . import images, labels, runtime, transforms
 from .errors import UserError, nearest
 from .records import natural_key, read_table
 
@@ -503,19 +502,6 @@ def _start_worker(parent):
 _DEAD = "a worker process was killed (short of memory?); go on with --resume auto, with fewer num_parallel_workers or 0"
 
 
-@contextlib.contextmanager
-def _without_ctrl_c():
-    """Processes started inside never get Ctrl-C, also not while they still import; here it waits until the end."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class Workers:
     """A pool of processes that decode and transform; with 0 workers the work is done in a thread of this process.
 
@@ -532,7 +518,7 @@ class Workers:
         if self._pool is None:
             self._pool = self._open()
         try:
-            with _without_ctrl_c():
+            with runtime.without_ctrl_c():
                 return self._pool.submit(_chunk, *arguments)
         except BrokenExecutor:
             raise UserError(_DEAD) from None
