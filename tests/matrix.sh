@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 failed=0
 for version in "$@"; do
     venv=.venv-$version
-    if [ ! -f "$venv/.installed" ]; then
+    if [ ! "$venv/.installed" -nt requirements/cpu.txt ]; then
         .venv/bin/python -m venv "$venv"
         # The lock without hashes, and with the MindSpore under test in place of the pinned one.
         sed -E 's/ \\$//; /^ +--hash/d; s/^mindspore==.*/mindspore=='"$version"'/' requirements/cpu.txt > "$venv/requirements.txt"
