@@ -45,7 +45,8 @@ def test_the_page_shows_the_table():
     page = record.PAGE.read_text(encoding="utf-8")
     assert record.render(page) == page
     shown = {row["area"] for row in record.rows()}
-    wanted = {"weights", "configuration", "tables", "images", "kill -9", "faults", "determinism", "network", "app"}
+    wanted = {"weights", "configuration", "tables", "images", "kill -9", "faults", "distributed"}
+    wanted |= {"determinism", "network", "app"}
     assert wanted <= shown
     # A hundred kills at least, none of them of a run that had ended by itself.
     assert sum(int(row["count"]) for row in record.rows() if row["area"] == "kill -9") >= 100
