@@ -5,32 +5,18 @@ python app.py [--ckpt A.ckpt ...] [--host 127.0.0.1] [--port 7860]
 One image, many, or a zip archive; English and Chinese; an HTTP interface. Nothing leaves the machine. See docs/app.md.
 """
 
-import argparse
 from pathlib import Path
 
 from aidet import cli
-from aidet.errors import UserError, nearest
+from aidet.errors import UserError
 
 DEFAULT_CKPT = Path(__file__).resolve().parent / "ckpt" / "aidet_default.ckpt"
 LIMITS = ("images", "megabytes")
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors take one line, with the nearest valid name."""
-
-    def error(self, message):
-        unknown = message.partition("unrecognized arguments: ")[2].split()
-        if unknown:
-            flags = [f for a in self._actions for f in a.option_strings]
-            message = nearest(unknown[0].partition("=")[0], flags, "argument")
-        raise UserError(message)
-
-
 def parser():
     """The options; what those of a detector mean is in docs/infer.md."""
-    p = Parser(
-        prog="app.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    p = cli.Parser(prog="app.py", description=__doc__)
     p.add_argument(
         "--ckpt",
         action="append",

@@ -3,28 +3,13 @@
 python export.py --ckpt A.ckpt --format mindir|onnx|air --out DIR [--batch N|dynamic] [--preprocess-in-graph]
 """
 
-import argparse
-
 from aidet import cli
-from aidet.errors import UserError, nearest
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors take one line, with the nearest valid name."""
-
-    def error(self, message):
-        unknown = message.partition("unrecognized arguments: ")[2].split()
-        if unknown:
-            flags = [f for a in self._actions for f in a.option_strings]
-            message = nearest(unknown[0].partition("=")[0], flags, "argument")
-        raise UserError(message)
+from aidet.errors import UserError
 
 
 def run(argv):
     """The command line; gives the exit code."""
-    p = Parser(
-        prog="export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    p = cli.Parser(prog="export.py", description=__doc__)
     p.add_argument("--ckpt", required=True, metavar="A.ckpt", help="checkpoint with its sidecar")
     p.add_argument("--format", required=True, metavar="mindir|onnx|air")
     p.add_argument("--out", required=True, metavar="DIR")
