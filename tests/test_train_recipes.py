@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import config, dataset, recipes, schedules, transforms
+from aidet import config, dataset, degrade, recipes, schedules, transforms
 from aidet.errors import UserError
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "mindcv_cfg").glob("*.yaml"))
@@ -27,6 +27,135 @@ def test_a_recipe_loads_states_its_command_and_runs_its_pipelines(path):
     if c.views:
         assert transforms.Pipeline(c.views)(image, transforms.generator(1, "k")).shape == b.shape
     assert len(schedules.learning_rates(c, 7)) == 7 * c.epoch_size
+
+
+def test_the_cups_impairment_is_one_for_training_and_evaluation(photo):
+    image = photo(3, (700, 520))
+    line = dataset.pipeline("vip_cup | to_float")
+    point = next(p for p in degrade.points(["tiers"]) if p[0] == "tier vip")
+    for view in range(3):
+        wanted = point[3](image, transforms.generator(1, "k", view))
+        assert wanted.size == (200, 200)
+        pixels = np.asarray(wanted, np.float32).transpose(2, 0, 1) / 255
+        assert np.array_equal(line(image, transforms.generator(1, "k", view)), pixels)
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "sides", "first"),
+    [
+        ("resnet18", 2, {2: 32, 1: 64}, lambda net: net.conv1),
+        ("efficientnet_lite0", 2, {2: 32, 1: 64}, lambda net: net.features[0]),
+        ("convnext_tiny", 4, {4: 16, 2: 31, 1: 61}, lambda net: net.feature[0][0]),
+    ],
+)
+def test_a_smaller_stride_in_the_first_layer_keeps_the_weights(name, published, sides, first):
+    import mindspore as ms
+
+    from aidet import models
+
+    shapes = []
+    for stride, side in sides.items():
+        net = models.create(name, num_classes=2, stem_stride=stride)
+        assert first(net)(ms.Tensor(np.zeros((1, 3, 64, 64), np.float32))).shape[2:] == (side, side)
+        shapes.append({p.name: p.shape for p in net.get_parameters()})
+    assert all(s == shapes[0] for s in shapes)
+    assert {p.name: p.shape for p in models.create(name, num_classes=2).get_parameters()} == shapes[0]
+    for wrong in (0, published + 1, True, 1.5):
+        with pytest.raises(UserError, match="stem_stride"):
+            models.create(name, stem_stride=wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "smoothing"),
+    [("CE", 0.0), ("CE", 0.1), ("BCE", 0.0), ("BCE", 0.1), ("asl_single_label", 0.1), ("asl_multi_label", 0.0)],
+)
+def test_a_loss_is_mindcvs(name, smoothing):
+    import mindspore as ms
+    from mindcv.loss import create_loss
+
+    from aidet import steps
+
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    rng = np.random.default_rng(0)
+    z, index = rng.normal(0, 3, (6, 5)).astype(np.float32), np.array([0, 4, 2, 2, 1, 3], np.int32)
+    hot = np.eye(5, dtype=np.float32)[index]
+    theirs = create_loss(name, label_smoothing=smoothing)
+    given = index if name in ("CE", "asl_single_label") else hot
+    wanted = float(theirs(ms.Tensor(z), ms.Tensor(given)).asnumpy())
+    if name == "asl_multi_label":
+        wanted /= 6  # MindCV adds the images up whatever `reduction` says; here it is their mean
+    soft = hot * np.float32(1 - smoothing) + np.float32(smoothing / 5)
+    weights = np.full(6, 1 / 6, np.float32)
+    found = steps.Loss(name)(ms.Tensor(z), ms.Tensor(soft), ms.Tensor(weights))
+    assert abs(float(found.asnumpy()) - wanted) < 2e-5 * max(1.0, abs(wanted))
+
+
+def test_jensen_shannon_by_its_formula():
+    """Cross-entropy of the clean views, and 12 times the mean divergence of the views from their mixture."""
+    import mindspore as ms
+
+    from aidet import steps
+
+    rng = np.random.default_rng(0)
+    z, index = rng.normal(0, 2, (12, 3)), np.array([0, 2, 1, 2])
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    views = p.reshape(3, 4, 3)
+    mixture = views.mean(0)
+    divergence = np.mean([(v * np.log(v / mixture)).sum(1) for v in views], 0)
+    wanted = (-np.log(views[0][np.arange(4), index]) + 12 * divergence).mean()
+    hot = np.tile(np.eye(3, dtype=np.float32)[index], (3, 1))
+    weights = np.full(12, 1 / 12, np.float32)
+    found = steps.Loss("JSD", splits=3)(ms.Tensor(z.astype(np.float32)), ms.Tensor(hot), ms.Tensor(weights))
+    assert abs(float(found.asnumpy()) - wanted) < 1e-5
+
+
+def test_names_of_older_mindcv_versions_are_known():
+    import mindcv
+
+    from aidet import models
+
+    assert set(models.RENAMED.values()) <= set(mindcv.list_models())
+    assert not set(models.RENAMED) & set(mindcv.list_models())
+    old, new = (models.create(n, num_classes=3) for n in ("mobilenet_v1_025_224", "mobilenet_v1_025"))
+    assert [(p.name, p.shape) for p in old.get_parameters()] == [(p.name, p.shape) for p in new.get_parameters()]
+
+
+def test_layer_decay_counts_as_mindcv_does():
+    from mindcv.optim.optim_factory import _layer_map
+
+    from aidet import models, optim
+
+    # 60 values in ResNet-18's trunk of convolutions, 5 groups of 12 and more; a multiple of 12 is the edge.
+    for name in ("resnet18", "squeezenet1_0", "testing"):
+        net = models.create(name, num_classes=2)
+        head = [n for n, _ in net.parameters_and_names()][-1].rsplit(".", 1)[0]
+        net.pretrained_cfg = {"classifier": head}
+        theirs = _layer_map(net)
+        parameters = [p for p in net.get_parameters() if p.requires_grad]
+        factors = optim.rate_factors(config.load(None, {"layer_decay": 0.5}), net, parameters)
+        top = max(theirs.values())
+        assert factors == [0.5 ** (top - theirs[p.name]) for p in parameters] and factors[-1] == 1.0
+        decays = optim.create(config.load(None, {"layer_decay": 0.5, "weight_decay": 0.1}), net).decays
+        assert all((d == 0.0) == (p.ndim == 1) for d, p in zip(decays, parameters))
+
+
+@pytest.mark.parametrize(
+    ("choice", "free"),
+    [
+        ("disable", set()),
+        ("auto", {"norm.gamma", "norm.beta"}),
+        ("norm_and_bias", {"norm.gamma", "norm.beta", "conv1.bias", "conv2.bias", "classifier.bias"}),
+    ],
+)
+def test_what_weight_decay_leaves_out(choice, free):
+    from aidet import models, optim
+
+    net = models.create("testing")
+    made = optim.create(config.load(None, {"weight_decay": 0.1, "weight_decay_filter": choice}), net)
+    assert {p.name for p, d in zip(made.parameters, made.decays) if d == 0.0} == free
+    net.no_weight_decay = lambda: {"conv1.weight"}
+    made = optim.create(config.load(None, {"weight_decay": 0.1, "weight_decay_filter": "norm_and_bias"}), net)
+    assert dict(zip((p.name for p in made.parameters), made.decays))["conv1.weight"] == 0.0
 
 
 # The shape of MindCV's own files: group comments, keys in its order, values as its users write them.
@@ -100,6 +229,68 @@ def test_a_mindcv_file_loads_unchanged(tmp_path):
     steps = [name for name, _ in dataset.pipeline(training).steps]
     assert steps == ["random_resized_crop", "hflip", "auto_augment", "normalize", "random_erasing"]
     assert evaluation.startswith("resize(235, bicubic) | center_crop((224, 224))")
+
+
+# What the first file leaves out, so that the two hold every key of MindCV's config.py.
+MINDCV_REST = """
+mode: 1
+val_interval: 2
+log_interval: 50
+seed: 7
+device_target: "Ascend"
+train_split: train
+val_split: val
+num_samples: null
+aug_splits: 0
+aug_repeats: 3
+re_scale: [0.02, 0.33]
+re_ratio: [0.3, 3.3]
+re_max_attempts: 10
+std: [58.395, 57.12, 57.375]
+in_channels: 3
+drop_rate: 0.1
+resume_opt: False
+ckpt_save_interval: 1
+ema: False
+ema_decay: 0.9999
+clip_grad: True
+clip_value: 15
+layer_decay: 0.75
+gradient_accumulation_steps: 2
+aux_factor: 0.1
+reduction: "mean"
+warmup_factor: 0
+decay_rate: .5
+multi_step_decay_milestones: [30, 60]
+num_cycles: 1
+cycle_decay: 1
+momentum: .9
+eps: 1e-3
+val_amp_level: 'O2'
+amp_cast_list: null
+loss_scale_type: 'dynamic'
+drop_overflow_update: True
+eval_shuffle: False
+save_checkpoint: True
+"""
+
+
+def test_both_files_hold_every_key_of_mindcv_and_make_a_network(tmp_path):
+    from aidet import models, optim, steps
+
+    theirs = {name for group, keys in config.GROUPS.items() if group != "added" for name in keys}
+    given, made = set(), []
+    for text in (MINDCV, MINDCV_REST):
+        (tmp_path / "c.yaml").write_text(text)
+        c = config.load(tmp_path / "c.yaml")
+        given |= c.given
+        dataset.pipeline(recipes.pipelines(c)[0])
+        assert len(schedules.learning_rates(c, 3)) == 3 * c.epoch_size
+        net = models.create("testing", drop_rate=c.drop_rate or 0.0, drop_path_rate=c.drop_path_rate or 0.0)
+        assert steps.seed_dropout(net) is not None
+        made.append(optim.create(c, net))
+    assert given == theirs
+    assert [type(o).__name__ for o in made] == ["AdamW", "Adam"] and made[1].eps == 1e-3
 
 
 @pytest.mark.parametrize(
