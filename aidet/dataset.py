@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import List, Optional
 
 import numpy as np
+from PIL import Image
 
 from . import images, labels, runtime, transforms
 from .errors import UserError, nearest
@@ -635,16 +636,21 @@ class Loader:
         if not self._memory.filled or self._memory.size != self.size:
             return None
         if self._table is None:
-            steps = pipeline(self.text)
-            names = [name for name, _ in steps.steps]
-            if not names or set(names) - {"normalize", "to_float"}:
+            steps = [(name, step) for name, step in pipeline(self.text).steps if not self._idle(name, step)]
+            names = [name for name, _ in steps]
+            if len(names) != 1 or names[0] not in ("normalize", "to_float"):
                 self._table = False
             else:
-                from PIL import Image
-
                 levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
-                self._table = steps(Image.fromarray(levels)).reshape(3, 256)
+                self._table = steps[0][1](Image.fromarray(levels), None).reshape(3, 256)
         return None if self._table is False else self._table
+
+    def _idle(self, name, step):
+        """Whether a step leaves images of the memory's size alone, as a resize to the size they have."""
+        if name not in ("resize", "center_crop", "pad"):
+            return False
+        probe = np.random.default_rng(0).integers(0, 256, (*self._memory.size, 3), np.uint8)
+        return np.array_equal(np.asarray(step(Image.fromarray(probe), None)), probe)
 
     def _lookup(self, table, batch):
         x = np.zeros((self.batch_size, 3, *self.size), np.float32)

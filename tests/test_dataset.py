@@ -183,7 +183,15 @@ def test_samplers_balance_classes_and_generators(tmp_path, photo):
     assert abs(((by_generator >= 85) & (by_generator < 90)).mean() - 0.25) < 0.04
 
 
-@pytest.mark.parametrize("line", ["to_float", "normalize(half)", "hflip | jpeg((60, 90)) | normalize(imagenet)"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "to_float",
+        "resize((32, 40)) | center_crop((32, 40)) | normalize(half)",
+        "resize((32, 40), lanczos) | center_crop(30) | resize((32, 40)) | normalize(half)",
+        "hflip | jpeg((60, 90)) | normalize(imagenet)",
+    ],
+)
 def test_every_way_of_loading_gives_the_same_pixels(folder, line):
     train, _, _ = opened(folder)
     order = dataset.epoch_order(train, 2, seed=7)[:10]
