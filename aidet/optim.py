@@ -80,12 +80,16 @@ class Sgd(Optimizer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.apply_momentum = ops.ApplyMomentum(use_nesterov=self.nesterov)
+        self.apply_momentum = ops.ApplyMomentum()
 
     def update(self, p, g, lr, decay, step, moment):
         if decay > 0:
             g = g + p * decay
-        return self.apply_momentum(p, moment, lr, g, self.momentum)
+        if not self.nesterov:
+            return self.apply_momentum(p, moment, lr, g, self.momentum)
+        # Written out: the CPU kernel's Nesterov step is not PyTorch's.
+        m = self.momentum * moment + g
+        return ops.assign(moment, m), ops.assign(p, p - lr * (g + self.momentum * m))
 
 
 class Adam(Optimizer):
