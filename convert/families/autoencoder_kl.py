@@ -144,16 +144,13 @@ def transform(architecture, layout, arguments):
 
 
 def taps(architecture):
-    """Stages of both halves."""
-    rows = []
-    for half, blocks in (("encoder", "down_blocks"), ("decoder", "up_blocks")):
-        if half == "decoder" and architecture == "aekl_clf":
-            break
-        names = (
-            [f"{half}.conv_in", f"{half}.mid_block"] + [f"{half}.{blocks}.{i}" for i in range(4)] + [f"{half}.conv_out"]
-        )
-        rows += [(n, dict.fromkeys(("diffusers", "diffusers-old", "aekl", "aekl-old"), n)) for n in names]
-    return rows
+    """Stages of both halves, in the order of the forward pass."""
+    layouts = ("diffusers", "diffusers-old", "aekl", "aekl-old")
+    stages = {"encoder": [f"down_blocks.{i}" for i in range(4)] + ["mid_block"]}
+    if architecture != "aekl_clf":
+        stages["decoder"] = ["mid_block"] + [f"up_blocks.{i}" for i in range(4)]
+    names = [f"{half}.{n}" for half, middle in stages.items() for n in ("conv_in", *middle, "conv_out")]
+    return [(n, dict.fromkeys(layouts, n)) for n in names]
 
 
 FAMILY = Family(

@@ -1,0 +1,58 @@
+"""``--verify layers`` on every family and layout: each stage is compared, and a fault is found where it is."""
+
+import numpy as np
+import pytest
+from cells import CELLS
+
+from aidet import ckpt
+from convert import core, live, reading, verify
+
+NAMES = """resnet18-hf resnet18-torchvision resnet18-npz cifar_resnet20-akamaster cifake_cnn-aics cifake_cnn_srm-aics
+squeezenet1_1-torchvision mobilenet_v3_small_100-torchvision efficientnet_b0-torchvision efficientnet_b0-timm
+efficientnet_b0-timm-tf efficientnet_b0-lukemelas efficientnet_b0-hf efficientnet_lite0-lukemelas swin_tiny-hf
+swin_tiny-hf5 swin_tiny-timm swin_tiny-timm-old swin_tiny-torchvision vit_t_16_224-timm vit_t_16_224-hf
+vit_t_16_224-hf5 deit_t_16_224-timm deit_t_16_224-hf-deit deit_t_16_224-hf-deit-teacher convnext_tiny-torchvision
+convnext_tiny-timm convnext_tiny-hf convnext_tiny-meta autoencoder_kl-diffusers autoencoder_kl-diffusers-old
+autoencoder_kl-ldm autoencoder_kl-ldm-pipeline aekl_clf-aekl aekl_clf-aekl-old taesd_encoder-sequential
+taesd_encoder-diffusers-encoder taesd_decoder-sequential taesd_decoder-diffusers-decoder
+efficientnet_b6-stacked""".split()
+QUICK = "resnet18-npz efficientnet_b0-hf vit_t_16_224-hf5".split()
+BY_NAME = {c.name: c for c in CELLS}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.matrix] + ([pytest.mark.parity] if n in QUICK else [])) for n in NAMES],
+)
+def test_every_stage_is_compared(tmp_path, name):
+    cell = BY_NAME[name]
+    _, path = cell.make(tmp_path)
+    flags = dict(zip(cell.flags[::2], cell.flags[1::2]))
+    result = core.convert(
+        str(path),
+        tmp_path / "x.ckpt",
+        layout=flags.get("--layout"),
+        positive=flags.get("--positive"),
+        say=lambda text: None,
+    )
+    reference = live.reference(result.plan, reading.read(path), result.sidecar, names=live.PHOTOS[:1])
+    parity = verify.activations(ckpt.load_model(tmp_path / "x.ckpt"), reference, "layers")
+    assert [row["cell"] for row in parity["layers"]] == [t for t, _ in result.plan.family.taps(cell.architecture)]
+    assert parity["first_over"] is None and parity["logits"]["ok"]
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+def test_a_fault_is_found_where_it_is(tmp_path):
+    """One value of the third stage of a converted ResNet is changed."""
+    _, path = BY_NAME["resnet18-hf"].make(tmp_path)
+    result = core.convert(str(path), tmp_path / "x.ckpt", say=lambda text: None)
+    reference = live.reference(result.plan, reading.read(path), result.sidecar, names=live.PHOTOS[:1])
+    net = ckpt.load_model(tmp_path / "x.ckpt")
+    assert verify.activations(net, reference, "layers")["first_over"] is None
+    weight = net.layer3[0].conv1.weight
+    changed = weight.asnumpy().copy()
+    changed[:, 0] += np.float32(1)
+    weight.set_data(type(weight.value())(changed))
+    assert verify.activations(net, reference, "layers")["first_over"] == "layer3"
