@@ -319,13 +319,19 @@ def test_sliders_move_the_word_and_not_the_score(visit, pictures):
     put(page, pictures[0])
     before = page.inner_text("#verdict b")
     page.get_by_text("Threshold and unsure zone").click()
-    for slider, value in (("low", "0"), ("high", "1")):
-        page.fill(f"#{slider} input[type=number]", value)
-        page.press(f"#{slider} input[type=number]", "Tab")
+
+    def move(slider, value, text):
+        box = page.locator(f"#{slider} input[type=number]")
+        box.wait_for(state="visible")
+        box.fill(value)
+        box.press("Tab")
+        page.wait_for_function("text => document.querySelector('#verdict').innerText.includes(text)", arg=text)
+
+    move("low", "0", "unsure from 0% to 55%")
+    move("high", "1", "unsure from 0% to 100%")
     page.wait_for_selector("[data-decision=unsure]")
-    for slider, value in (("high", "0"), ("threshold", "1")):
-        page.fill(f"#{slider} input[type=number]", value)
-        page.press(f"#{slider} input[type=number]", "Tab")
+    move("high", "0", "unsure from 0% to 0%")
+    move("threshold", "1", "threshold 100%")
     page.wait_for_selector("[data-decision=real]")
     page.screenshot(path=SHOTS / "7_sliders.png", full_page=True)
     assert page.inner_text("#verdict b") == before

@@ -228,8 +228,9 @@ class Page:
             api_visibility="private",
             show_progress_on=[self.card],
         )
-        for slider in self.rule:
-            slider.change(self.on_rule, [self.examined, *told], shown, trigger_mode="always_last", **HIDDEN)
+        # One event for all three: of several quick moves the last one's answer stays.
+        moves = [slider.change for slider in self.rule]
+        gr.on(moves, self.on_rule, [self.examined, *told], shown, trigger_mode="always_last", **HIDDEN)
         self.reset.click(self.on_reset, None, self.rule, **HIDDEN)
         self.heat_button.click(
             self.on_heat, [self.examined, self.language], self.heat, api_visibility="private", show_progress="full"
