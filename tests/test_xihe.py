@@ -111,7 +111,7 @@ def test_the_packed_training_entry_runs_with_the_platforms_flags(packed, tmp_pat
             folder = data / split / word
             folder.mkdir(parents=True)
             for i in range(count):
-                photo(i, (48, 48)).save(folder / f"{i}.png")
+                photo(i, (48, 48)).save(folder / f"{split}_{word}_{i}.png")
     environment, where = platform(packed, tmp_path)
     flags = ["--data_url", data, "--output_path", tmp_path / "result", "--aim_repo", "someone/logs"]
     flags += ["--device_target", "CPU", "--grampus_code_file_name", "x.zip", "--new_platform_flag=7"]
