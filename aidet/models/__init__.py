@@ -77,8 +77,12 @@ def create(name, **arguments):
         import mindcv
 
         return mindcv.create_model(name, **arguments)
+    taken = inspect.signature(factory)
     try:
-        inspect.signature(factory).bind(**arguments)
+        taken.bind(**arguments)
+        return factory(**arguments)
     except TypeError as error:
-        raise UserError(f"architecture {name!r}: {error}; it takes {inspect.signature(factory)}") from None
-    return factory(**arguments)
+        # A factory that hands its arguments on is refused by what it makes.
+        if "argument" not in str(error):
+            raise
+        raise UserError(f"architecture {name!r}: {error}; it takes {taken}") from None

@@ -40,6 +40,6 @@ class Testing(nn.Cell):
 
 
 @register
-def testing(num_classes=2, in_channels=3, **kwargs):
+def testing(num_classes=2, in_channels=3, drop_rate=0.0, drop_path_rate=0.0):
     """The tiny architecture of the fast tests, 1,442 trainable parameters with two classes."""
-    return Testing(num_classes, in_channels, **kwargs)
+    return Testing(num_classes, in_channels, drop_rate, drop_path_rate)

@@ -16,6 +16,7 @@ import torch
 from aidet import config, schedules
 
 sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
+pytestmark = pytest.mark.parity
 SHAPES = ((4, 3), (3,), (2, 2, 3))
 STEPS = 40
 
