@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import transforms
+from aidet import augment, transforms  # noqa: F401 - training's operations register themselves
 from aidet.errors import UserError
 from aidet.transforms import OPERATIONS, Pipeline, generator
 
@@ -84,8 +84,12 @@ def test_jpeg_operation_equals_a_real_save(photo):
 
 @pytest.mark.parametrize("name", sorted(n for n, (_, random) in OPERATIONS.items() if random))
 def test_random_operations_follow_the_generator_alone(photo, name):
-    arguments = {"random_crop": "(32)", "random_resized_crop": "(32)", "grayscale": "(0.5)"}.get(name, "")
-    pipeline = Pipeline(f"{name}{arguments}")
+    lines = {
+        "random_crop": "random_crop(32)", "random_resized_crop": "random_resized_crop(32)",
+        "grayscale": "grayscale(0.5)", "random_erasing": "to_float | random_erasing",
+        "albumentations": "albumentations(RandomGamma, p=1.0)",
+    }  # fmt: skip
+    pipeline = Pipeline(lines.get(name, name))
     image = photo()
     assert pipeline.random
     before = np.asarray(image).copy()
