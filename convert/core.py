@@ -222,6 +222,7 @@ def describe(plan, source, entry, src, digest, classes, order):
 
     size = Pipeline(transform).size() if transform else None
     channels = 3 if transform else plan.arguments.get("latent_channels")
+    known = entry or {}
     return {
         "architecture": plan.architecture,
         "arguments": plan.model_arguments(),
@@ -236,10 +237,11 @@ def describe(plan, source, entry, src, digest, classes, order):
             "range": [0.0, 1.0] if transform else None,
         },
         "source": {
-            "repository": (entry or {}).get("repository") or (src if str(src).startswith("pypi:") else None),
+            "repository": known.get("repository") or (src if str(src).startswith("pypi:") else None),
+            "revision": known.get("revision"),
             "file": source.files[0].name,
             "sha256": digest,
-            "licence": (entry or {}).get("licence"),
+            "licence": known.get("licence") or hub.card_licence(source.files[0].parent),
             "layout": plan.layout.name,
         },
     }

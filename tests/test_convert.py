@@ -363,6 +363,25 @@ def test_list_names_every_architecture_and_repository(capsys):
     assert all(e["repository"] in text for e in KNOWN)
 
 
+@pytest.mark.parametrize(
+    "card, licence",
+    [
+        ("---\ntags:\n- vision\nlicense: cc-by-nc-3.0\n---\n# A detector\n", "cc-by-nc-3.0"),
+        ('---\r\nlicense: "mit"\r\n---\r\n', "mit"),
+        ("---\nlicense_name: own\n---\nlicense: mit\n", None),
+        ("# A detector\nlicense: mit\n", None),
+        ("---\nlicense:\n- mit\n- apache-2.0\n---\n", None),
+    ],
+)
+def test_licence_of_a_model_card(tmp_path, card, licence):
+    from convert.hub import card_licence
+
+    assert card_licence(tmp_path) is None
+    (tmp_path / "README.md").write_bytes(card.encode())
+    (tmp_path / "vae").mkdir()
+    assert card_licence(tmp_path) == card_licence(tmp_path / "vae") == licence
+
+
 def test_hub_id_without_a_network_says_so(monkeypatch):
     from convert import hub
 

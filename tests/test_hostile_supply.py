@@ -210,8 +210,9 @@ def fake_hub(monkeypatch, tmp_path):
 
 
 def test_a_download_is_of_one_revision_and_its_hash_is_compared(fake_hub):
-    path, _ = hub.locate("someone/detector")
-    assert Path(path) == fake_hub.folder
+    path, known = hub.locate("someone/detector")
+    assert path == fake_hub.folder
+    assert known == {"repository": "someone/detector", "revision": "c" * 40}
     assert fake_hub.asked == [("someone/detector", "c" * 40, {})]
     weights = fake_hub.folder / "model.safetensors"
     changed = bytearray(weights.read_bytes())

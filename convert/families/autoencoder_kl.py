@@ -137,9 +137,10 @@ def lookups(architecture, arguments):
 
 
 def transform(architecture, layout, arguments):
-    """[-1, 1] for the autoencoder; AIGC-clf's classifier takes [0, 1]."""
+    """[-1, 1] for the autoencoder; AIGC-clf's classifier takes [0, 1] at the size its first layer fits (256)."""
     if architecture == "aekl_clf":
-        return "decode | resize(256, bilinear) | center_crop(256) | to_float()"
+        side = arguments["latent_size"] * 2 ** (len(arguments["widths"]) - 1)
+        return f"decode | resize({side}, bilinear) | center_crop({side}) | to_float()"
     return "decode | center_crop(256) | normalize(half)"
 
 

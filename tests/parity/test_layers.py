@@ -18,6 +18,8 @@ taesd_encoder-diffusers-encoder taesd_decoder-sequential taesd_decoder-diffusers
 efficientnet_b6-stacked""".split()
 QUICK = "resnet18-npz efficientnet_b0-hf vit_t_16_224-hf5".split()
 BY_NAME = {c.name: c for c in CELLS}
+# diffusers clamps the latents in a plain function, which has no output to hook.
+NO_MODULE = {"taesd_decoder-diffusers-decoder": ["layers.0"]}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -38,7 +40,8 @@ def test_every_stage_is_compared(tmp_path, name):
     )
     reference = live.reference(result.plan, reading.read(path), result.sidecar, names=live.PHOTOS[:1])
     parity = verify.activations(ckpt.load_model(tmp_path / "x.ckpt"), reference, "layers")
-    assert [row["cell"] for row in parity["layers"]] == [t for t, _ in result.plan.family.taps(cell.architecture)]
+    stages = [t for t, _ in result.plan.family.taps(cell.architecture)]
+    assert [row["cell"] for row in parity["layers"]] == [t for t in stages if t not in NO_MODULE.get(name, ())]
     assert parity["first_over"] is None and parity["logits"]["ok"]
 
 
