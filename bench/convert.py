@@ -7,14 +7,15 @@ opened. Writes ``results/convert_bench.csv``. The source files are written by th
 torch.
 """
 
-import csv
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+import common
+from common import ROOT
+
 CASES = {
     "resnet50": ("torchvision", {"padding": "symmetric"}, 5.0),
     "autoencoder_kl": ("diffusers", {"widths": [128, 256, 512, 512], "depth": 2, "latent_channels": 4}, 15.0),
@@ -65,10 +66,8 @@ def one(path, destination):
 
 
 def main():
-    sys.path.insert(0, str(ROOT))
     if len(sys.argv) == 3:
         return one(*sys.argv[1:])
-    from aidet.files import atomic
     from aidet.runtime import version_of
 
     table = []
@@ -97,10 +96,7 @@ def main():
             }
         )
         print(table[-1])
-    with atomic(ROOT / "results" / "convert_bench.csv") as file:
-        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    common.write(ROOT / "results" / "convert_bench.csv", list(table[0]), table)
     return 0
 
 

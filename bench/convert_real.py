@@ -7,23 +7,16 @@ the same weights on four photos (latents: seeded noise); rows of other weights, 
 """
 
 import argparse
-import csv
-import subprocess
 import sys
 import tempfile
 import warnings
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+import common
+from common import ROOT
+
 CSV = ROOT / "results" / "convert_real.csv"
 FIELDS = ("weights", "architecture", "check", "value", "relative", "reference", "commit", "mindspore", "device")
-
-
-def rows():
-    if not CSV.is_file():
-        return []
-    with open(CSV, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def one(source, commit):
@@ -60,24 +53,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sources", nargs="+", metavar="SOURCE")
     args = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
     from aidet import runtime
-    from aidet.files import atomic
 
     runtime.setup(device="CPU", mode="pynative")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    table = rows()
+    commit, table = common.commit(), common.rows(CSV)
     for source in args.sources:
         new = one(source, commit)
         # The same weights' accuracy, measured elsewhere, is another row.
         same = [r for r in table if r["weights"].split(" ")[0] == new["weights"] and r["check"].startswith("largest")]
         table = [r for r in table if r not in same] + [new]
-        with atomic(CSV) as file:
-            writer = csv.DictWriter(file, FIELDS, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(sorted(table, key=lambda r: (r["architecture"], r["weights"])))
+        common.write(CSV, FIELDS, sorted(table, key=lambda r: (r["architecture"], r["weights"])))
     return 0
 
 

@@ -7,13 +7,14 @@ and its output compared on real photos. Rows that were measured before stay; ``-
 """
 
 import argparse
-import csv
 import sys
 import tempfile
 import warnings
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+import common
+from common import ROOT
+
 CSV = ROOT / "results" / "convert.csv"
 PAGE = ROOT / "docs" / "convert.md"
 FIELDS = (
@@ -37,34 +38,23 @@ BEGIN, END = "<!-- table: begin (bench/convert_table.py) -->", "<!-- table: end 
 
 def rows():
     """What was measured so far, by cell."""
-    if not CSV.is_file():
-        return {}
-    with open(CSV, newline="", encoding="utf-8") as file:
-        return {row["cell"]: row for row in csv.DictReader(file)}
+    return {row["cell"]: row for row in common.rows(CSV)}
 
 
 def write(table):
     """The CSV, in the order of the cells' names."""
-    from aidet.files import atomic
-
-    with atomic(CSV) as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table[k] for k in sorted(table))
+    common.write(CSV, FIELDS, [table[k] for k in sorted(table)])
 
 
 def measure_cells(cells, minutes=None, say=print):
     """Measure each, keep what was there, write after every one; begin none after ``minutes``."""
-    import subprocess
     import time
 
     from run_cells import measure
 
     from aidet.runtime import version_of
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
+    commit = common.commit()
     start = time.monotonic()
     for cell in cells:
         if minutes is not None and time.monotonic() - start > 60 * minutes:
@@ -142,7 +132,7 @@ def main():
     parser.add_argument("--minutes", type=float, metavar="M", help="begin no cell after so many minutes")
     parser.add_argument("--table", action="store_true", help="only rewrite docs/convert.md")
     args = parser.parse_args()
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "parity")]
+    sys.path.insert(1, str(ROOT / "tests" / "parity"))
     from cells import CELLS
 
     chosen = [

@@ -15,11 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import common
+from common import ROOT
 
-from aidet import cli, files, runtime  # noqa: E402 - the repository's root comes first on the path
-from aidet.errors import UserError  # noqa: E402
+from aidet import cli, files
+from aidet.errors import UserError
 
 COLUMNS = ("what", "value", "unit", "note", "load", "commit", "versions", "device")
 
@@ -91,12 +91,10 @@ def run(argv):
     args = parser.parse_args(argv)
     if bool(args.train) != bool(args.test):
         raise UserError("--train and --test go together")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    versions = runtime.versions()
     about = {
-        "commit": commit.strip(),
-        "device": f"CPU {platform.machine()}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores",
-        "versions": " ".join(f"{k} {versions[k]}" for k in ("scikit-learn", "numpy", "pillow") if versions.get(k)),
+        "commit": common.commit(),
+        "device": f"CPU {platform.machine()}, {common.cores()}",
+        "versions": common.versions("scikit-learn", "numpy", "pillow"),
     }
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -105,10 +103,7 @@ def run(argv):
             rows.append({**row, "load": f"{os.getloadavg()[0]:.1f}", **about})
             print({k: v for k, v in rows[-1].items() if k not in about}, flush=True)
     if not args.small:
-        with files.atomic(ROOT / "results" / "evaluate.csv") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        common.write(ROOT / "results" / "evaluate.csv", COLUMNS, rows)
     return cli.OK
 
 

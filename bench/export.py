@@ -7,20 +7,18 @@ Weights are random, so largest logits differ by many orders; the difference is t
 """
 
 import argparse
-import csv
 import platform
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import common
+from common import ROOT
 
-from aidet import cli, files, runtime  # noqa: E402 - the repository's root comes first on the path
+from aidet import cli, files, runtime
 
+TABLE = ROOT / "results" / "export.csv"
 NAMES = (
     "testing resnet18 resnet50 cifar_resnet20 cifake_cnn cifake_cnn_srm squeezenet1_0 mobilenet_v3_small_100 "
     "efficientnet_lite0 efficientnet_b0 convnext_tiny swin_tiny vit_t_16_224 deit_t_16_224 aidet_tae taesd_encoder "
@@ -113,20 +111,13 @@ def row_of(name, folder):
 
 def known():
     """Rows of results/export.csv by architecture."""
-    path = ROOT / "results" / "export.csv"
-    if not path.is_file():
-        return {}
-    with open(path, encoding="utf-8", newline="") as file:
-        return {row["architecture"]: row for row in csv.DictReader(file)}
+    return {row["architecture"]: row for row in common.rows(TABLE)}
 
 
 def write(rows):
     """results/export.csv and the marked block of docs/export.md, in the order of NAMES."""
     rows = sorted(rows.values(), key=lambda r: NAMES.index(r["architecture"]))
-    with files.atomic(ROOT / "results" / "export.csv") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    common.write(TABLE, COLUMNS, rows)
     shown = [c for c in COLUMNS if c not in ("commit", "versions", "device", "seconds")]
     lines = ["| " + " | ".join(shown) + " |", "|" + "---|" * len(shown)]
     lines += ["| " + " | ".join(str(r.get(c, "")) for c in shown) + " |" for r in rows]
@@ -150,11 +141,10 @@ def run(argv):
     p.add_argument("--minutes", type=float, default=60)
     args = p.parse_args(argv)
     runtime.setup("CPU", mode="graph")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     about = {
-        "commit": commit.strip(),
+        "commit": common.commit(),
         "device": f"CPU {platform.machine()}",
-        "versions": " ".join(f"{k} {v}" for k, v in runtime.versions().items() if k in ("mindspore", "onnxruntime")),
+        "versions": common.versions("mindspore", "onnxruntime"),
     }
     end = time.monotonic() + 60 * args.minutes
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,6 @@ without them they compare speed and decisions of the random ResNet-18.
 """
 
 import argparse
-import csv
 import os
 import platform
 import subprocess
@@ -19,11 +18,11 @@ import time
 import types
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import common
+from common import ROOT
 
-from aidet import cli, files, runtime  # noqa: E402 - the repository's root comes first on the path
-from aidet.errors import UserError  # noqa: E402
+from aidet import cli, files
+from aidet.errors import UserError
 
 COLUMNS = ("what", "model", "value", "unit", "target", "met", "note", "load", "commit", "versions", "device")
 LINE = "decode | resize((224, 224), {how}) | normalize(imagenet)"
@@ -411,13 +410,10 @@ def run(argv):
         raise UserError("--detector and --labels go together")
     if args.small:
         args.files, args.vip = 20, 50
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    wanted = ("mindspore", "onnxruntime", "torch", "pillow")
-    versions = {**runtime.versions(), "transformers": runtime.version_of("transformers")}
     about = {
-        "commit": commit.strip(),
+        "commit": common.commit(),
         "device": f"CPU {platform.machine()}, {os.cpu_count()} cores",
-        "versions": " ".join(f"{k} {versions[k]}" for k in (*wanted, "transformers") if versions.get(k)),
+        "versions": common.versions("mindspore", "onnxruntime", "torch", "pillow", "transformers"),
     }
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -431,10 +427,7 @@ def run(argv):
             rows.append({**row, "load": f"{os.getloadavg()[0]:.1f}", **about})
             print({k: v for k, v in rows[-1].items() if k not in about}, flush=True)
     if not args.small:
-        with files.atomic(ROOT / "results" / "infer.csv") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        common.write(ROOT / "results" / "infer.csv", COLUMNS, rows)
     return cli.OK
 
 

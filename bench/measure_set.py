@@ -15,11 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import common
+from common import ROOT
 
-from aidet import cli, files, records, runtime  # noqa: E402 - the repository's root comes first on the path
-from aidet.errors import UserError  # noqa: E402
+from aidet import cli, files, records, runtime
+from aidet.errors import UserError
 
 
 def run(*arguments):
@@ -37,10 +37,7 @@ def measure(args, split, folder):
     if not rows:
         raise UserError(f"{args.labels} has no row of split {split!r}")
     listing = folder / f"{split}.csv"
-    with files.atomic(listing) as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    common.write(listing, list(rows[0]), rows)
     out = folder / split
     votes = ["--votes", args.votes] if args.votes else []
     run("infer.py", "--ckpt", args.ckpt, "--images", listing, "--out", out, *votes)
@@ -56,10 +53,7 @@ def measure(args, split, folder):
             for source in (out / "scores.csv", listing):
                 table_, columns = records.read_table(source)
                 parts.append(folder / f"{kind}-{source.name}")
-                with files.atomic(parts[-1]) as file:
-                    writer = csv.DictWriter(file, columns, lineterminator="\n")
-                    writer.writeheader()
-                    writer.writerows(r for r in table_ if r["path"] in keep)
+                common.write(parts[-1], columns, [r for r in table_ if r["path"] in keep])
             yield f"{split}, {kind}", judge(*parts, out / kind)
 
 
@@ -93,10 +87,8 @@ def main(argv):
     parser.add_argument("--votes", type=int, help="default: what the sidecar says")
     args = parser.parse_args(argv)
     versions = runtime.versions()
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True)
     facts = [
-        commit.stdout.strip(),
+        common.commit(),
         f"MindSpore {versions['mindspore']}, ONNX Runtime {versions.get('onnxruntime', 'absent')}",
         "CPU, 2 cores",
         f"{args.votes} votes" if args.votes else "defaults",

@@ -18,7 +18,6 @@ out.
 """
 
 import argparse
-import csv
 import json
 import os
 import resource
@@ -28,8 +27,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import common
+
 ENGINES = ("aidet", "mindcv", "torch")
 KEY = ("model", "size", "batch", "images")
 
@@ -273,21 +272,11 @@ def measure(o, model, images, data):
 
 def write(rows, out):
     """The rows with commit and versions; rows of the same model, size, batch and images are replaced."""
-    from aidet import files, runtime
-
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    versions = " ".join(f"{k}={v}" for k, v in runtime.versions().items() if k in ("mindspore", "mindcv", "torch"))
-    rows = [{**r, "commit": commit.stdout.strip(), "versions": versions} for r in rows]
-    known = []
-    if Path(out).is_file():
-        with open(out, newline="", encoding="utf-8") as file:
-            known = list(csv.DictReader(file))
-    new = {tuple(str(r[k]) for k in KEY) for r in rows}
-    rows = [r for r in known if tuple(r[k] for k in KEY) not in new] + rows
-    with files.atomic(out) as file:
-        writer = csv.DictWriter(file, list(rows[-1]), lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    about = {"commit": common.commit(), "versions": common.versions("mindspore", "mindcv", "torch", sign="=")}
+    rows = [{**r, **about} for r in rows]
+    columns = list(rows[-1])
+    known = [{c: r.get(c, "") for c in columns} for r in common.rows(out)]
+    common.write(out, columns, common.replaced(known, rows, KEY))
 
 
 if __name__ == "__main__":

@@ -3,20 +3,18 @@
 python tests/torture/record.py     # writes the table of docs/reliability.md anew
 """
 
-import csv
 import datetime
-import os
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+sys.path.insert(0, str(ROOT / "bench"))
+import common  # noqa: E402
 import tables  # noqa: E402
 
-from aidet import files, runtime  # noqa: E402
+from aidet import files  # noqa: E402
 
 TABLE = ROOT / "results" / "reliability.csv"
 PAGE = ROOT / "docs" / "reliability.md"
@@ -35,30 +33,16 @@ AREAS = (
 )
 
 
-def rows():
-    """The table as it stands."""
-    if not TABLE.is_file():
-        return []
-    with open(TABLE, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def record(area, tried, count, seconds, outcome, seed=""):
     """Put one row in, in place of an earlier one of the same area and name."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    found = runtime.versions()
     row = {
         "area": area, "tried": tried, "count": str(count), "seconds": f"{seconds:.0f}", "seed": str(seed),
-        "outcome": outcome, "date": datetime.date.today().isoformat(), "commit": commit.strip(),
-        "versions": " ".join(f"{n} {found[n]}" for n in ("python", "mindspore", "onnxruntime", "pillow") if n in found),
-        "device": f"CPU, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores",
+        "outcome": outcome, "date": datetime.date.today().isoformat(), "commit": common.commit(),
+        "versions": common.versions("python", "mindspore", "onnxruntime", "pillow"),
+        "device": f"CPU, {common.cores()}",
     }  # fmt: skip
-    kept = [r for r in rows() if (r["area"], r["tried"]) != (area, tried)] + [row]
-    kept.sort(key=lambda r: AREAS.index(r["area"]))
-    with files.atomic(TABLE) as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
+    kept = common.replaced(common.rows(TABLE), [row], ("area", "tried"))
+    common.write(TABLE, COLUMNS, sorted(kept, key=lambda r: AREAS.index(r["area"])))
 
 
 @contextmanager

@@ -9,10 +9,8 @@ import time
 from pathlib import Path
 
 import faults
-import numpy as np
 import pytest
 import tiny
-from hostile import safetensors
 from record import measured
 
 pytestmark = pytest.mark.torture
@@ -22,15 +20,7 @@ SEED = 20262
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A tiny data set, a checkpoint, its graph, images to score, and scores of them."""
-    root = tmp_path_factory.mktemp("faults")
-    tiny.training_set(root / "data")
-    tiny.graph(root)
-    rng = np.random.default_rng(0)
-    for i in range(60):
-        name = ("real", "fake")[i % 2]
-        (root / "in" / name).mkdir(parents=True, exist_ok=True)
-        tiny.photo(rng, (300, 300), 80 * (i % 2)).save(root / "in" / name / f"{i}.png")
-    safetensors(root / "source.safetensors")
+    root = tiny.place(tmp_path_factory.mktemp("faults"), 60)
     faults.run(["infer.py", "--ckpt", root / "tiny.onnx", "--images", root / "in", "--out", root / "scores"])
     return root
 

@@ -5,10 +5,8 @@ import shutil
 import time
 
 import faults
-import numpy as np
 import pytest
 import tiny
-from hostile import safetensors
 from PIL import Image
 from record import measured
 
@@ -19,17 +17,7 @@ SEED = 20261
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A tiny data set, a checkpoint, its graph, and images to score."""
-    root = tmp_path_factory.mktemp("kills")
-    tiny.training_set(root / "data")
-    tiny.graph(root)
-    rng = np.random.default_rng(0)
-    for i in range(120):
-        name = ("real", "fake")[i % 2]
-        (root / "in" / name).mkdir(parents=True, exist_ok=True)
-        tiny.photo(rng, (300, 300), 80 * (i % 2)).save(root / "in" / name / f"{i}.png")
-    (root / "in" / "real" / "bad.jpg").write_bytes(b"x")
-    safetensors(root / "source.safetensors")
-    return root
+    return tiny.place(tmp_path_factory.mktemp("kills"), 120, bad=True)
 
 
 def undisturbed(argv, out, expected=0):

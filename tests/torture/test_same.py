@@ -6,10 +6,8 @@ import subprocess
 import sys
 
 import faults
-import numpy as np
 import pytest
 import tiny
-from hostile import safetensors
 from record import measured
 
 pytestmark = pytest.mark.torture
@@ -17,18 +15,7 @@ pytestmark = pytest.mark.torture
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    root = tmp_path_factory.mktemp("same")
-    tiny.training_set(root / "data")
-    tiny.graph(root)
-    rng = np.random.default_rng(0)
-    for i in range(60):
-        name = ("real", "fake")[i % 2]
-        (root / "in" / name).mkdir(parents=True, exist_ok=True)
-        size = (int(rng.integers(40, 300)), int(rng.integers(40, 300)))
-        tiny.photo(rng, size, 80 * (i % 2)).save(root / "in" / name / f"{i}.{('png', 'jpg', 'webp')[i % 3]}")
-    (root / "in" / "real" / "bad.jpg").write_bytes(b"x")
-    safetensors(root / "source.safetensors")
-    return root
+    return tiny.place(tmp_path_factory.mktemp("same"), 60, sizes=(40, 299), kinds=("png", "jpg", "webp"), bad=True)
 
 
 def decisions(out):

@@ -57,6 +57,37 @@ def training_set(root, train=24, val=10, size=(20, 20)):
     return root
 
 
+def place(root, count, sizes=(300, 300), kinds=("png",), bad=False):
+    """What every command works on: ``data`` to train on, ``tiny.ckpt`` and its graph, ``source.safetensors``, ``in``.
+
+    Parameters
+    ----------
+    root : Path
+    count : int
+        Images of ``in/real`` and ``in/fake`` together.
+    sizes : (int, int)
+        Their sides are drawn from this range.
+    kinds : sequence of str
+        Their extensions, in turn.
+    bad : bool
+        Put a file that is no image among them.
+    """
+    from hostile import safetensors
+
+    training_set(root / "data")
+    graph(root)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        folder = root / "in" / ("real", "fake")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        size = tuple(int(n) for n in rng.integers(sizes[0], sizes[1] + 1, 2))
+        photo(rng, size, 80 * (i % 2)).save(folder / f"{i}.{kinds[i % len(kinds)]}")
+    if bad:
+        (root / "in" / "real" / "bad.jpg").write_bytes(b"x")
+    safetensors(root / "source.safetensors")
+    return root
+
+
 def training(data, out, **more):
     """The command line of a training of three epochs that saves its state every second step."""
     keys = {
