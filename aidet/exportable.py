@@ -60,6 +60,7 @@ def exportable(net, folder):
 def _finish(model, padded):
     from onnx import helper
 
+    _plain_variance(model)
     for node in model.graph.node:
         if node.op_type == MARKER:
             node.op_type = MEANING
@@ -69,6 +70,41 @@ def _finish(model, padded):
             attributes.pop("auto_pad")
             attributes["pads"] = [(k - 1) // 2 for k in attributes["kernel_shape"]] * 2
             node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
+
+
+def _plain_variance(model):
+    """Write the variance inside LayerNorm as a mean of squares, not as MindSpore's sum of squares over a count.
+
+    ONNX Runtime runs a LayerNorm in one pass where it recognises one, and it knows the first form only: Swin-T takes an
+    eighth less time with it (and with GELU written as a division by the root of 2).
+    """
+    import numpy as np
+    from onnx import helper, numpy_helper, shape_inference
+
+    sums = {n.output[0]: n for n in model.graph.node if n.op_type == "ReduceSumSquare"}
+    if not sums:
+        return
+    graph = model.graph
+    shapes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in shape_inference.infer_shapes(model).graph.value_info
+    }
+    counts = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    used = [name for n in graph.node for name in n.input]
+    graph.initializer.append(numpy_helper.from_array(np.array(2, np.float32), "aidet_two"))
+    for division in [n for n in graph.node if n.op_type == "Div" and n.input[0] in sums]:
+        total = sums[division.input[0]]
+        axes = {a.name: helper.get_attribute_value(a) for a in total.attribute}
+        shape, count = shapes.get(total.input[0]), counts.get(division.input[1])
+        if shape is None or count is None or used.count(total.output[0]) > 1:
+            continue
+        if count.size == 1 and count.item() == np.prod([shape[i] for i in axes["axes"]]):
+            out = total.output[0]
+            total.CopyFrom(helper.make_node("Pow", [total.input[0], "aidet_two"], [out]))
+            division.CopyFrom(helper.make_node("ReduceMean", [out], [division.output[0]], **axes))
+    used = {name for n in graph.node for name in n.input}
+    for tensor in [t for t in graph.initializer if t.name not in used]:
+        graph.initializer.remove(tensor)
 
 
 def _put(cell, name, child):
@@ -86,7 +122,7 @@ def _substitute(child):
         """``x / 2 * (1 + erf(x / sqrt(2)))`` with the marker for erf."""
 
         def construct(self, x):
-            return x * 0.5 * (1.0 + ops.acos(x * math.sqrt(0.5)))
+            return x * 0.5 * (1.0 + ops.acos(x / math.sqrt(2.0)))
 
     class HardSigmoid(nn.Cell):
         """``relu6(x + 3) / 6``."""

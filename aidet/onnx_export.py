@@ -19,7 +19,7 @@ from .errors import UserError
 
 INPUT, OUTPUT = "image", "logits"
 # Part of a cached file's name: raise it when graphs made before must be made anew.
-FORMAT = 1
+FORMAT = 2
 TRACED = (2, 3)
 VERIFIED = (1, 5)
 TOLERANCE = 1e-5
