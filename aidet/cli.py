@@ -65,6 +65,8 @@ def main(run, argv=None):
     """
     if argv is None:
         _stop_on_sigterm()
+    if not (sys.stderr and sys.stderr.isatty()):
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # a progress bar in a log file: a line now and then
     try:
         code = run(sys.argv[1:] if argv is None else argv) or OK
     except UserError as error:

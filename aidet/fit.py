@@ -880,8 +880,17 @@ def copy_checkpoint(source, target):
     facts["output"]["file"] = target.name
     # As in ckpt.save: never weights beside the facts of others.
     ckpt.sidecar_path(target).unlink(missing_ok=True)
-    with files.atomic(target, "wb") as file, open(source, "rb") as original:
-        shutil.copyfileobj(original, file, 1 << 20)
+    # A second name for the same bytes where the file system has links: writing replaces a checkpoint, never changes it.
+    temporary = target.with_name(f".{target.name}.link")
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(source, temporary)
+        os.replace(temporary, target)
+        temporary.unlink(missing_ok=True)  # still there where target was a name of these bytes already
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        with files.atomic(target, "wb") as file, open(source, "rb") as original:
+            shutil.copyfileobj(original, file, 1 << 20)
     files.write_json(ckpt.sidecar_path(target), facts)
 
 

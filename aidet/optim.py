@@ -70,7 +70,8 @@ class Optimizer(nn.Cell):
 
     def one(self, lr, step, p, g, factor, decay, *state):
         """Update one parameter."""
-        return self.update(p, g, lr * factor, decay, step, *state)
+        # A factor of 1 is left out: one small kernel less for every parameter and step.
+        return self.update(p, g, lr if factor == 1.0 else lr * factor, decay, step, *state)
 
 
 class Sgd(Optimizer):
