@@ -246,7 +246,7 @@ def _measure(autoencoder, known, transform, backend):
 
     values, kept = [], []
     found = in_order(prepare, enumerate(known.files()), cpus())
-    for i, batch in tqdm(found, total=len(known), unit="img", mininterval=0.5):
+    for i, batch in tqdm(found, total=len(known), unit="img"):
         if isinstance(batch, str):
             print(f"left out: {batch}", file=sys.stderr)
             continue
