@@ -24,6 +24,7 @@ HEADERS = (
 )
 PYTHON = (3, 10)
 SESSIONS = 200  # whose history and settings are kept; the oldest go first
+WAITING = 2000  # sessions whose list of unfinished events is kept, as many as Gradio keeps lists of messages of
 
 
 class Guard:
@@ -68,6 +69,23 @@ class Guard:
             await guarded({"type": "http.response.body", "body": b"this request makes no sense here"})
 
 
+class Pending(dict):
+    """Gradio's unfinished events (sets of ids) by session, without the sessions that have none.
+
+    Gradio forgets a session's set when its connection breaks off, never when all its events are finished; and every
+    call of the HTTP interface is a session of its own.
+    """
+
+    def __setitem__(self, session, events):
+        super().__setitem__(session, events)
+        if len(self) > WAITING:
+            for old in [s for s, left in self.items() if not left and s != session]:
+                del self[old]
+
+    def __missing__(self, session):
+        return set()
+
+
 def prepare():
     """Environment of Gradio, before it is imported; gives the private folder that everything uploaded goes to."""
     folder = tempfile.mkdtemp(prefix="aidet-app-")
@@ -77,6 +95,9 @@ def prepare():
         GRADIO_ANALYTICS_ENABLED="False",
         GRADIO_RUN_HISTORY="False",
         GRADIO_ALLOWED_PATHS="",
+        # Gradio keeps the times of 10,000 events and after each makes a table of them all, which nobody reads here.
+        GRADIO_ANALYTICS_MAX_EVENTS="100",
+        GRADIO_ANALYTICS_CACHE_FREQUENCY=str(10**9),
         HF_HUB_OFFLINE="1",
         HF_HUB_DISABLE_TELEMETRY="1",
     )
@@ -145,6 +166,8 @@ def launch(served, folder, host="127.0.0.1", port=7860, language=None):
 
     page = pages.build(served, language, folder)
     page.queue(default_concurrency_limit=max(2, cpus()), max_size=100)
+    if isinstance(getattr(page._queue, "pending_event_ids_session", None), dict):
+        page._queue.pending_event_ids_session = Pending(page._queue.pending_event_ids_session)
     try:
         page.launch(
             server_name=host,

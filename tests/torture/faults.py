@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import tiny
@@ -190,8 +189,3 @@ def one_line(said):
 def generator(seed):
     """The random generator of the moments."""
     return random.Random(seed)
-
-
-def folder_of(path):
-    """A fresh Path."""
-    return Path(path)

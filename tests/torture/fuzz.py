@@ -6,7 +6,9 @@
 A target may raise the project's own errors and nothing else.
 """
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +21,9 @@ SCRATCH = Path(tempfile.gettempdir()) / f"aidet-fuzz-{os.getpid()}"
 def scratch(data, name):
     """The data as a file; memory where the system has a folder for that."""
     folder = Path("/dev/shm") / SCRATCH.name if Path("/dev/shm").is_dir() else SCRATCH
-    folder.mkdir(exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = folder / name
     path.write_bytes(data)
     return path

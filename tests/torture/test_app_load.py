@@ -25,6 +25,8 @@ httpx = pytest.importorskip("httpx", reason="comes with Gradio, which needs Pyth
 pytestmark = pytest.mark.torture
 SECONDS = int(os.environ.get("AIDET_LOAD_SECONDS", "60"))
 USERS = 50
+FULL = 2500  # verdicts after which everything that Gradio keeps a limited number of has reached its limit
+LEVEL = 8  # MiB that may be added after that, however many verdicts follow
 ROOT = tiny.ROOT
 
 
@@ -130,19 +132,20 @@ def test_fifty_users_for_a_minute(server, tmp_path):
         for thread in threads:
             thread.start()
         while any(t.is_alive() for t in threads) and time.monotonic() < stop + 120:
-            samples.append(memory(server["process"]))
+            samples.append((statuses["complete"], memory(server["process"])))
             time.sleep(1)
         assert server["process"].poll() is None
         assert not wrong, "a user got the verdict on another user's image"
         assert set(statuses) <= {200, "complete"}, statuses
         assert statuses["complete"] >= USERS
-        # Warm after a third of the time; what comes later must not grow with the number of requests.
-        early, late = samples[len(samples) // 3], samples[-1]
-        assert late - early < 120, samples
+        # On a slow machine some of it is still filling.
+        early = next((s for s in samples if s[0] >= FULL), samples[len(samples) // 3])
+        late = samples[-1]
+        assert late[1] - early[1] < (LEVEL if early[0] >= FULL else 3 * LEVEL), samples
         row.update(
             count=sum(statuses.values()),
-            outcome=f"{statuses['complete']} verdicts, each of the sender's own image; no error; "
-            f"memory {early} MiB after a third, {late} MiB at the end",
+            outcome=f"{late[0]} verdicts, each of the sender's own image; no error; "
+            f"memory {early[1]} MiB after {early[0]} of them, {late[1]} MiB after all",
         )
 
 
