@@ -14,7 +14,6 @@ from pathlib import Path
 from aidet import cli
 from aidet.errors import UserError, nearest
 
-DEFAULT_CKPT = Path(__file__).resolve().parent / "ckpt" / "aidet_default.ckpt"
 CONTEST = ("--model_path", "--test_data_path", "--output_path")
 
 
@@ -152,17 +151,7 @@ def run(argv):
 
 def make_detector(args):
     """Checkpoints and options to a :class:`aidet.Detector`."""
-    checkpoints = args.ckpt or [str(DEFAULT_CKPT)]
-    if not args.ckpt and not DEFAULT_CKPT.is_file():
-        raise UserError(
-            "no --ckpt given and ckpt/aidet_default.ckpt does not exist; name a checkpoint, or make one: make demo"
-        )
-    if not args.ckpt:
-        print(
-            "no --ckpt given: using the default detector, ckpt/aidet_default.ckpt (its limits: ckpt/aidet_default.md)",
-            file=sys.stderr,
-        )
-    from aidet import Detector
+    from aidet import Detector, default
 
     names = (
         "backend",
@@ -180,7 +169,7 @@ def make_detector(args):
         "device",
         "on_error",
     )
-    return Detector(*checkpoints, **{n: getattr(args, n) for n in names})
+    return Detector(*default.checkpoints(args.ckpt), **{n: getattr(args, n) for n in names})
 
 
 def header_of(args, detector, inputs, total, shard, kind, name):
@@ -193,6 +182,7 @@ def header_of(args, detector, inputs, total, shard, kind, name):
         "threshold": detector.threshold,
         "models": {m.name: m.identity for m in detector.models},
         "backends": [m.backend_name for m in detector.models],
+        "files": {m.name: str(m.path.resolve()) for m in detector.models if hasattr(m, "path")},
         "images": str(inputs.where),
         "total": total,
         "shard": shard and list(shard),
@@ -216,16 +206,7 @@ def score_all(detector, inputs, journal, part):
         raise UserError(f"the images have changed since the run was stopped: {journal.last!r} is now {last!r}")
     if journal.done:
         print(f"resuming after {journal.done} of {len(part)} images", file=sys.stderr)
-    live = sys.stderr.isatty()
-    bar = tqdm(
-        detector.stream(items),
-        total=len(part),
-        initial=journal.done,
-        unit="img",
-        file=sys.stderr,
-        mininterval=0.2 if live else 10,
-        disable=False,
-    )
+    bar = tqdm(detector.stream(items), total=len(part), initial=journal.done, unit="img", file=sys.stderr)
     flushed = None
     for record in bar:
         journal.append(record)

@@ -63,6 +63,7 @@ class Network:
             raise UserError(f"the sidecar of {str(path)!r} names no input.transform; convert or train it again")
         self.views = _vote.Views(about["transform"], line=about.get("views"), **voting(self.facts, path, **views))
         self.threshold = threshold_of(self.facts, path)
+        self.scale, self.offset = calibration_of(self.facts, path)
         self.backend = backends.open_model(path, backend, self.views.size, device, say)
         self.threadsafe, self.device = self.backend.threadsafe, self.backend.device
         self.backend_name = self.backend.name
@@ -88,6 +89,10 @@ class Network:
         """float32 (N, 3, h, w) -> scores (N,)."""
         return labels.score_from_logits(self.backend(batch), self.order)
 
+    def calibrate(self, score):
+        """Scores as the network and the vote give them -> as the sidecar's ``calibration`` says they are to be read."""
+        return self.scale * (score - self.offset)
+
 
 def order_of(facts, what):
     """The class order of a detector; :class:`UserError` where the model is none."""
@@ -102,8 +107,8 @@ def order_of(facts, what):
 def voting(facts, path, votes=None, kind=None, **others):
     """Settings of :class:`aidet.vote.Views`; what the caller leaves open is as the sidecar's ``voting`` says.
 
-    A detector that was measured, and whose threshold was chosen, with a grid of nine crops is to be used so. Without
-    ``voting`` it is one view, and random ones where more are asked for.
+    A detector is to be used with the views that it was measured, and its threshold chosen, with. Without ``voting`` it
+    is one view, and random ones where more are asked for.
     """
     own = facts.get("voting") or {}
     if not isinstance(own, dict) or set(own) - {"votes", "views"}:
@@ -120,6 +125,20 @@ def threshold_of(facts, path):
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
         raise UserError(f"sidecar of {str(path)!r}: threshold (={value!r}) must be between 0 and 1")
     return float(value)
+
+
+def calibration_of(facts, path):
+    """Scale and offset of the sidecar's ``calibration``: a score ``s`` is read as ``scale * (s - offset)``.
+
+    Monotone, so that no order and no AUC changes; it puts the boundary at 0 and the probability where the validation
+    images say (Platt 1999). Without it (1, 0).
+    """
+    own = facts.get("calibration") or {}
+    pair = (own.get("scale", 1.0), own.get("offset", 0.0)) if isinstance(own, dict) else (None, None)
+    good = all(isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v) for v in pair)
+    if not good or pair[0] <= 0:
+        raise UserError(f"sidecar of {str(path)!r}: calibration (={own!r}) must have a scale above 0 and an offset")
+    return tuple(map(float, pair))
 
 
 def open_detector(path, name, **options):
@@ -242,7 +261,7 @@ class Detector:
         columns = [self._fuse(column) for column in zip(*scores)]
         score, per_model = columns[0]
         prob, label, decision = _vote.verdict(score, self.threshold, self.unsure)
-        views = {m.name: [float(x) for x in groups[0]] for m, groups in zip(self.models, scores)}
+        views = {m.name: m.calibrate(groups[0]).tolist() for m, groups in zip(self.models, scores)}
         result = Verdict(key, score, prob, label, decision, "ok", per_model, views)
         if self.stability:
             probs = [float(labels.sigmoid(fused)) for fused, _ in columns]
@@ -252,7 +271,7 @@ class Detector:
     def _fuse(self, scores):
         """Views' scores of each model to the fused score, and one score for each model."""
         thresholds = self.fusion.thresholds
-        each = {m.name: _vote.combine_views(s, self.vote, thresholds[m.name]) for m, s in zip(self.models, scores)}
+        each = {m.name: combined(m, s, self.vote, thresholds[m.name]) for m, s in zip(self.models, scores)}
         return self.fusion(each), each
 
     # --- many --------------------------------------------------------------------------------------------------------
@@ -325,6 +344,13 @@ class Detector:
                 yield (Path(os.path.relpath(name, root)).as_posix() if path and root is not None else name), source
 
         return list(self.stream(items()))
+
+
+def combined(model, scores, vote, threshold):
+    """One score of a model from its views' scores; calibrated after a soft vote, before a hard one."""
+    if vote == "hard":
+        return _vote.combine_views(model.calibrate(scores), vote, threshold)
+    return model.calibrate(_vote.combine_views(scores, vote))
 
 
 def one(values):

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from . import ckpt, exportable, files, labels, onnx_export, runtime
-from .engine import order_of
+from .engine import calibration_of, order_of
 from .errors import UserError, nearest
 from .transforms import Pipeline
 
@@ -59,7 +59,7 @@ def export(path, kind, out, batch="dynamic", preprocess=False, lite=False):
     net = ckpt.load_model(path)
     sample = onnx_export.pixels(facts, size)
     if preprocess:
-        net = with_preprocessing(net, pipeline, order_of(facts, str(path)))
+        net = with_preprocessing(net, pipeline, order_of(facts, str(path)), calibration_of(facts, path))
         sample = _bytes(size)
     net.set_train(False)
     name = Path(path).stem + ("_uint8" if preprocess else "")
@@ -129,8 +129,11 @@ def affine_of(pipeline):
     return scale.astype(np.float32), offset.astype(np.float32)
 
 
-def with_preprocessing(net, pipeline, order):
-    """A cell that takes uint8 (N, h, w, 3) and gives the score (N,), around a network that gives logits."""
+def with_preprocessing(net, pipeline, order, calibration=(1.0, 0.0)):
+    """A cell that takes uint8 (N, h, w, 3) and gives the score (N,), around a network that gives logits.
+
+    ``calibration`` is of :func:`aidet.engine.calibration_of`.
+    """
     import mindspore as ms
     from mindspore import nn, ops
 
@@ -153,8 +156,14 @@ def with_preprocessing(net, pipeline, order):
             # With two classes the log-odds is a difference; in general the sides are summed as probabilities.
             self.difference = ms.Tensor((generated * 2.0 - 1.0).astype(np.float32).reshape(-1, 1))
             self.two = len(order) == 2
+            self.calibrated = tuple(calibration) != (1.0, 0.0)
+            self.slope, self.shift = (ms.Tensor(np.float32(v)) for v in calibration)
 
         def construct(self, x):
+            score = self.plain(x)
+            return self.slope * (score - self.shift) if self.calibrated else score
+
+        def plain(self, x):
             x = ops.transpose(ops.cast(x, ms.float32), (0, 3, 1, 2)) * self.scale + self.offset
             y = self.net(x)
             if self.single:

@@ -63,6 +63,10 @@ class SizeRule:
         """The sizes take the place of views."""
         return [[i.size] for i in [image, *(vote.changed_images(image) if stability else [])]]
 
+    def calibrate(self, score):
+        """There is nothing to calibrate."""
+        return score
+
     def run(self, views, piece=None):
         """Sizes -> scores, all of one magnitude."""
         return np.array([SURE if self.side in size else -SURE for size in views])
@@ -125,7 +129,7 @@ class Reconstruction(Network):
         self.autoencoder = Autoencoder(where, self.views.size, backend, device, say)
         if self.autoencoder.sha256 != self.facts["autoencoder_sha256"]:
             raise UserError(f"rule {str(path)!r} was fitted with another autoencoder than {str(where)!r}; fit it again")
-        self.threshold = 0.5
+        self.threshold, self.scale, self.offset = 0.5, 1.0, 0.0
         self.backend = self.autoencoder.backend
         self.threadsafe, self.device = self.backend.threadsafe, self.backend.device
         self.backend_name = self.backend.name

@@ -35,7 +35,7 @@ def test_file_is_small_whole_and_says_where_it_comes_from():
     assert CKPT.stat().st_size <= 15_000_000
     facts = ckpt.read_sidecar(CKPT)
     assert facts["output"]["sha256"] == files.sha256(CKPT)
-    assert set(facts["class_order"]) == {"real", "generated"} and 0 < facts["threshold"] < 1
+    assert set(facts["class_order"]) == {"real", "generated"} and facts["threshold"] == 0.5
     assert facts["source"]["licence"] and facts["training"] and facts["calibration"]["real_images"] > 100
     assert facts["voting"] == {"votes": 10, "views": "pyramid"}
 

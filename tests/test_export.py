@@ -82,7 +82,7 @@ ORDERS = [("real", "generated"), ("generated", "real"), ("real", "generated", "g
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 def test_preprocessing_in_the_graph_gives_the_detectors_score(tmp_path, photo, order):
-    path = make_model(tmp_path / "m.ckpt", order=order)
+    path = make_model(tmp_path / "m.ckpt", order=order, calibration={"scale": 0.5, "offset": 0.25})
     assert call("--ckpt", path, "--format", "onnx", "--out", tmp_path, "--preprocess-in-graph") == 0
     run = session(tmp_path / "m_uint8.onnx")
     detector = Detector(path)
@@ -140,6 +140,8 @@ def test_lite_files(model, tmp_path):
         (["--format", "onnx", "--batch", "some"], r"batch \(='some'\)"),
         (["--format", "onnx", "--emit-lite"], "goes with --format mindir"),
         (["--format", "onnx", "--bacth", "3"], "did you mean '--batch'"),
+        (["--format", "onnx", "--batch", "\u00b2"], "must be a whole number"),
+        (["--format", "onnx", "--labels", "l.csv"], "goes with --int8"),
     ],
 )
 def test_wrong_options(model, tmp_path, flags, text):
@@ -326,6 +328,14 @@ def test_what_cannot_be_freed_is_refused():
 
     with pytest.raises(onnx_export.ExportError, match="graph itself depends"):
         freed(grows)
+
+
+def test_a_network_that_gives_no_numbers_is_refused(model):
+    """NaN compares with nothing: without its own check it would pass as a difference of 0."""
+    net, facts = ckpt.load_model(model), ckpt.read_sidecar(model)
+    net.classifier.bias.set_data(ms.Tensor(np.array([np.nan, 0], np.float32)))
+    with pytest.raises(onnx_export.ExportError, match="not finite"):
+        onnx_export.export(net, facts, onnx_export.pixels(facts, (32, 32)))
 
 
 def test_a_wrong_graph_is_not_called_verified(model):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import infer
-from aidet import Detector, backends, ckpt, files, models, runtime
+from aidet import Detector, backends, ckpt, default, files, models, output, runtime
 from aidet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +38,31 @@ def make_model(path, seed=1, order=("real", "generated"), **facts):
     sidecar = {"architecture": "testing", "arguments": {"num_classes": len(order)}, "num_outputs": len(order)}
     sidecar.update(classes=list(order), class_order=list(order), input=LINES, threshold=None)
     return ckpt.save(arrays, path, {**sidecar, **facts}) and path
+
+
+def test_calibration_moves_the_boundary_and_keeps_the_order(tmp_path, photo):
+    images_ = [photo(i, (70, 60)) for i in range(5)]
+    plain = Detector(make_model(tmp_path / "a.ckpt"), votes=5).score(images_)
+    path = make_model(tmp_path / "b.ckpt", calibration={"scale": 0.5, "offset": 1.25})
+    found = Detector(path, votes=5).score(images_)
+    assert [r.score for r in found] == pytest.approx([0.5 * (r.score - 1.25) for r in plain], abs=1e-9)
+    # The same decisions as with a threshold at the offset, and 0.5 is the boundary now.
+    moved = Detector(tmp_path / "a.ckpt", votes=5, threshold=1 / (1 + np.exp(-1.25))).score(images_)
+    assert [r.label for r in found] == [r.label for r in moved] == [int(r.prob > 0.5) for r in found]
+    # A hard vote counts calibrated views.
+    hard = Detector(path, votes=5, vote="hard").score(images_)
+    for h, f in zip(hard, found):
+        share = np.mean([v > 0 for v in f.views["b"]])
+        assert h.prob == pytest.approx(min(max(share, 1e-6), 1 - 1e-6))
+
+
+@pytest.mark.parametrize("wrong", [{"scale": 0}, {"scale": -1}, {"offset": None}, {"scale": "2"}, 3, [1]])
+def test_a_wrong_calibration_is_named(tmp_path, wrong):
+    path = make_model(tmp_path / "m.ckpt")
+    facts = files.read_json(path.with_suffix(".json"))
+    files.write_json(path.with_suffix(".json"), {**facts, "calibration": wrong})
+    with pytest.raises(UserError, match="calibration"):
+        Detector(path)
 
 
 @pytest.fixture(scope="module")
@@ -313,10 +338,10 @@ def test_empty_folder_and_no_default_checkpoint(model, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="holds no image file"):
         call("--ckpt", model, "--images", tmp_path / "in", "--out", tmp_path / "o")
     Image.new("RGB", (9, 9)).save(tmp_path / "in" / "a.png")
-    monkeypatch.setattr(infer, "DEFAULT_CKPT", tmp_path / "absent.ckpt")
+    monkeypatch.setattr(default, "CKPT", tmp_path / "absent.ckpt")
     with pytest.raises(UserError, match="no --ckpt given"):
         call("--images", tmp_path / "in", "--out", tmp_path / "o")
-    monkeypatch.setattr(infer, "DEFAULT_CKPT", Path(model))
+    monkeypatch.setattr(default, "CKPT", Path(model))
     assert call("--images", tmp_path / "in", "--out", tmp_path / "o") == 0
 
 
@@ -350,9 +375,17 @@ def test_resume_after_kill_gives_the_same_file(model, tmp_path, photo):
     assert not journal.exists()
 
 
+def test_a_checkpoint_that_was_moved_is_still_the_same_run(tmp_path):
+    header = {"models": {"a": "c0ffee"}, "total": 1, "files": {"a": "/here/a.ckpt"}}
+    output.Journal(tmp_path / "x.journal", header).close()
+    output.Journal(tmp_path / "x.journal", {**header, "files": {"a": "/there/a.ckpt"}}, resume=True).close()
+    with pytest.raises(UserError, match="another models"):
+        output.Journal(tmp_path / "x.journal", {**header, "models": {"a": "beef"}}, resume=True)
+
+
 # --- forms and formats -----------------------------------------------------------------------------------------------
 def test_vip_form(model, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(infer, "DEFAULT_CKPT", Path(model))
+    monkeypatch.setattr(default, "CKPT", Path(model))
     names = ["deep/er/10.webp", "1.png", "2.webp", "13.png"]
     listing = folder / "in.csv"
     listing.write_text("filename\n" + "\n".join(names) + "\n")
@@ -501,7 +534,8 @@ def test_run_json_tells_weights_speed_and_counts(model, folder, tmp_path):
         call("--ckpt", model, "--images", root, "--out", out, "--shard", shard)
     assert call("merge", out) == 3
     found = files.read_json(out / "run.json")
-    assert found["models"] == [{"name": "a", "sha256": files.sha256(model), "backend": "onnxruntime"}]
+    where = {"backend": "onnxruntime", "file": str(Path(model).resolve())}
+    assert found["models"] == [{"name": "a", "sha256": files.sha256(model), **where}]
     assert [p["rows"] for p in found["processes"]] == [p["scored"] for p in found["processes"]] == [3, 3]
     assert found["counts"]["error"] == 1 and sum(found["counts"].values()) == 6
     assert found["images_per_second"] > 0 and found["versions"]["aidet"] and "CPU" in found["processes"][0]["device"]

@@ -1,4 +1,4 @@
-"""Choose a detector's threshold on real photographs and write it, with its way of voting, into the sidecar.
+"""Calibrate a detector on validation images and write that, with its way of voting, into the sidecar.
 
     python -m convert.training.calibrate --ckpt ckpt/aidet_default.ckpt --labels A/labels.csv --labels B/labels.csv \\
         --photos PHOTOS --votes 10 --views pyramid --fpr 0.1
@@ -7,13 +7,17 @@ Only rows of split ``val`` are used, and folders of further photographs. Every i
 quality 70 and, where a whole crop still fits, at half its size. The threshold is the lowest one at which, of every real
 source, at most the given part is called generated in each of the three conditions; sources of fewer than ten images
 count as one together. Generated images have no say in it; their recall is only printed.
+
+The sidecar gets the threshold as an offset of the score, so that 0 is the boundary and 0.5 its probability, and the scale
+under which the log loss is least over all these scores, the two classes weighing the same (Platt 1999, with the boundary
+held where the photographs put it).
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from aidet import ckpt, cli, engine, files, images, transforms
+from aidet import ckpt, cli, engine, files, images, labels, transforms
 from aidet.errors import UserError
 
 CONDITIONS = {"clean": None, "JPEG 70": "jpeg((70, 70))", "half size": "rescale((0.5, 0.5), bicubic)"}
@@ -72,6 +76,27 @@ def choose(probs, sources, fpr):
     return max(found)
 
 
+def slope(margins, made):
+    """The scale of least balanced log loss: ``P(generated) = sigmoid(scale * margin)``.
+
+    Parameters
+    ----------
+    margins : ndarray (n,)
+        Score minus the boundary's.
+    made : ndarray of bool (n,)
+
+    Returns
+    -------
+    float
+    """
+    from scipy.optimize import minimize_scalar
+
+    weights = np.where(made, 0.5 / made.sum(), 0.5 / (~made).sum())
+    signed = np.where(made, margins, -margins)
+    found = minimize_scalar(lambda k: weights @ np.logaddexp(0, -np.exp(k) * signed), bounds=(-5, 5), method="bounded")
+    return float(np.exp(found.x))
+
+
 def main(argv):
     p = cli.Parser(prog="python -m convert.training.calibrate", description=__doc__)
     p.add_argument("--ckpt", required=True)
@@ -85,6 +110,7 @@ def main(argv):
     facts = ckpt.read_sidecar(args.ckpt)
     for section, entries in (files.read_json(args.facts, "facts") if args.facts else {}).items():
         facts[section] = {**(facts.get(section) or {}), **entries}
+    facts.pop("calibration", None)  # scores are to be read as the network gives them
     files.write_json(ckpt.sidecar_path(args.ckpt), facts)
     rows = rows_of(args.labels, args.photos)
     detector = engine.Detector(args.ckpt, votes=args.votes, views=args.views)
@@ -97,10 +123,16 @@ def main(argv):
         there = [probs[own, c][~np.isnan(probs[own, c])] for c in range(len(CONDITIONS))]
         shares = ", ".join(f"{c} {100 * (p > threshold).mean():.0f} %" for c, p in zip(CONDITIONS, there) if len(p))
         print(f"  {name} ({'real' if real[own].all() else 'generated'}, {own.sum()}): called generated {shares}")
-    facts["threshold"] = round(threshold, 4)
+    offset = round(float(labels.logit(threshold)), 4)
+    there = ~np.isnan(probs)
+    made = np.broadcast_to(~real[:, None], probs.shape)[there]
+    scale = round(slope(labels.logit(probs[there]) - offset, made), 4)
+    print(f"score 0 lies at {offset}, scale {scale}")
+    facts["threshold"] = 0.5
     facts["voting"] = {"votes": args.votes, "views": args.views}
     facts["calibration"] = {
-        "target_fpr": args.fpr, "real_images": int(real.sum()), "conditions": list(CONDITIONS),
+        "scale": scale, "offset": offset, "target_fpr": args.fpr, "real_images": int(real.sum()),
+        "conditions": list(CONDITIONS),
         "decided_by": f"{source} ({list(CONDITIONS)[condition]})",
     }  # fmt: skip
     files.write_json(ckpt.sidecar_path(args.ckpt), facts)
