@@ -8,9 +8,9 @@ quality 70 and, where a whole crop still fits, at half its size. The threshold i
 source, at most the given part is called generated in each of the three conditions; sources of fewer than ten images
 count as one together. Generated images have no say in it; their recall is only printed.
 
-The sidecar gets the threshold as an offset of the score, so that 0 is the boundary and 0.5 its probability. It also gets
-the scale under which the log loss is least over all these scores, the two classes weighing the same (Platt 1999, with
-the boundary held where the photographs put it).
+The sidecar gets the threshold as an offset of the score, so that 0 is the boundary and 0.5 its probability. It also
+gets the scale under which the log loss is least over all these scores, the two classes weighing the same (Platt 1999,
+with the boundary held where the photographs put it).
 """
 
 from pathlib import Path
