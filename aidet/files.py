@@ -57,7 +57,8 @@ def atomic(path, mode="w", **kwargs):
 def write_json(path, value):
     """Write ``value`` as indented JSON, atomically. NaN is refused: it is not JSON."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with atomic(path) as file:
+    # A file name need not be Unicode on Linux: its odd bytes become \udcXX, which JSON reads back as they were.
+    with atomic(path, errors="backslashreplace") as file:
         file.write(text)
 
 
