@@ -5,12 +5,9 @@ python app.py [--ckpt A.ckpt ...] [--host 127.0.0.1] [--port 7860]
 One image, many, or a zip archive; English and Chinese; an HTTP interface. Nothing leaves the machine. See docs/app.md.
 """
 
-from pathlib import Path
-
-from aidet import cli
+from aidet import cli, default
 from aidet.errors import UserError
 
-DEFAULT_CKPT = Path(__file__).resolve().parent / "ckpt" / "aidet_default.ckpt"
 LIMITS = ("images", "megabytes")
 
 
@@ -47,14 +44,7 @@ def parser():
 def run(argv):
     """The command line; stays until the application is stopped."""
     args = vars(parser().parse_args(argv))
-    checkpoints = args.pop("ckpt")
-    if not checkpoints:
-        if not DEFAULT_CKPT.is_file():
-            raise UserError(
-                "no --ckpt given and ckpt/aidet_default.ckpt does not exist; name a checkpoint, or make one: make demo"
-            )
-        checkpoints = [str(DEFAULT_CKPT)]
-        print("detector: ckpt/aidet_default.ckpt, the one that comes with AIDet", flush=True)
+    checkpoints = default.checkpoints(args.pop("ckpt"))
     given = {name: args.pop(f"max_{name}") for name in LIMITS}
     for name, value in given.items():
         if value < 1:

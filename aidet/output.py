@@ -16,6 +16,8 @@ from .errors import UserError
 from .records import COLUMNS, Record, natural_key, number
 
 FORMATS = ("result", "csv", "logit", "submission")
+# Where checkpoints lie; what they are is said by their hashes, so a moved one does not make another run.
+PLACES = "files"
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
@@ -149,7 +151,7 @@ class Journal:
                 if value is None or "done" in value or (i and not {"path", "status"} <= value.keys()):
                     break
                 if i == 0:
-                    changed = sorted(k for k in header if header[k] != value.get(k))
+                    changed = sorted(k for k in header if k != PLACES and header[k] != value.get(k))
                     if changed:
                         raise UserError(
                             f"{str(self.path)!r} was written with another {changed[0]} "
@@ -293,7 +295,7 @@ def find_shards(out):
     if missing:
         raise UserError(f"{str(out)!r}: shard {missing[0]}/{of} is missing; run it, then merge")
     paths = [found[i, of] for i in range(of)]
-    headers = [{k: v for k, v in read_header(p).items() if k != "shard"} for p in paths]
+    headers = [{k: v for k, v in read_header(p).items() if k not in ("shard", PLACES)} for p in paths]
     for path, header in zip(paths, headers):
         changed = sorted(k for k in headers[0] if headers[0][k] != header.get(k))
         if changed:

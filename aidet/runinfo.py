@@ -32,7 +32,7 @@ def write(out, header, parts, counts, written):
     ----------
     out : str or Path
     header : dict
-        The journal's header (models, backends, options).
+        The journal's header (models, backends, files, options).
     parts : list of dict
         For each journal what its last line says: ``rows``, and of the process that ended it ``scored`` (images, fewer
         than rows after a resume), ``seconds`` (from the first image to the last), ``load_seconds`` (before), and
@@ -48,7 +48,7 @@ def write(out, header, parts, counts, written):
     """
     scored, seconds = (sum(p.get(k) or 0 for p in parts) for k in ("scored", "seconds"))
     models = [
-        {"name": name, "sha256": identity, "backend": backend}
+        {"name": name, "sha256": identity, "backend": backend, "file": (header.get("files") or {}).get(name)}
         for (name, identity), backend in zip(header["models"].items(), header["backends"])
     ]
     value = {
