@@ -94,7 +94,10 @@ def _score(commands):
     p.add_argument("--leaks", metavar="leaks.csv", help="also measure without the images that another split has")
     p.add_argument("--against", metavar="CSV", help="a second scores file over the same images: paired test")
     p.add_argument(
-        "--explain", action="append", metavar="A.ckpt", help="where this model looks in the worst errors: maps"
+        "--explain",
+        action="append",
+        metavar="A.ckpt|none",
+        help="whose maps stand beside the worst errors (default: the checkpoints of run.json beside the scores)",
     )
     p.add_argument("--vip", nargs=2, metavar=("P1", "P2"), help="VIP Cup score of two filename,logit files")
     p.add_argument("--thumbnails", type=_count, default=12, metavar="N", help="worst errors shown per class (12)")

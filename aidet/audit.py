@@ -114,7 +114,7 @@ class Folds:
         smallest = min((y == 0).sum(), (y == 1).sum())
         if smallest < FEWEST:
             raise UserError(f"audit: only {smallest} images of one class; at least {FEWEST} are needed")
-        names = np.arange(len(y)) if groups is None else np.unique([str(g) for g in groups], return_inverse=True)[1]
+        names = metrics.group_numbers(groups, len(y))
         parts = min(FOLDS, *(len(set(names[y == side])) for side in (0, 1)))
         if parts < 2:
             raise UserError("audit: all images of one class have the same group; at least two source images are needed")

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import audit, files, metrics, plots, report, scoring, truth
-from .cli import OK, PARTIAL
+from .cli import OK, PARTIAL, printable
 from .errors import UserError
 from .labels import NAMES, logit
 
@@ -115,7 +115,7 @@ def _detector(evaluation, kept, options):
     wanted = ("n", "accuracy", "balanced_accuracy", "auc", "ci")
     out = {"raw": measure(evaluation), "aligned": None}
     part = scoring.Evaluation(evaluation.true.take(kept), evaluation.scores.take(kept)) if len(kept) else None
-    if part and len(set(part.y[part.scored].tolist())) == 2:
+    if part and len(set(part.y[part.label >= 0].tolist())) == 2:
         out["aligned"] = measure(part)
     return out
 
@@ -224,11 +224,11 @@ def _say(result, options, page):
         for name in ("raw", "aligned"):
             part = detector[name]
             text = (
-                f"balanced accuracy {part['balanced_accuracy']:.4f}, AUC {part['auc']:.4f}"
+                f"balanced accuracy {part['balanced_accuracy']:.4f}, AUC {report.number(part['auc'])}"
                 if part
                 else "too few images"
             )
             print(f"detector, {name}: {text}")
     if result["errors"]["n"]:
-        print(f"not read: {result['errors']['n']} files, first {result['errors']['first'][0]['path']}")
+        print(printable(f"not read: {result['errors']['n']} files, first {result['errors']['first'][0]['path']}"))
     print(f"report: {page}")

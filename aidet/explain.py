@@ -230,7 +230,7 @@ def lay(heat, pipeline, size):
     return (total / np.maximum(count, 1)).reshape(rows, columns)
 
 
-def maps(detector, image, key="image"):
+def maps(detector, image, key="image", fallback=True):
     """What each model of a detector looks at in one image.
 
     Parameters
@@ -239,12 +239,14 @@ def maps(detector, image, key="image"):
     image : PIL.Image.Image or path
     key : str
         See :func:`occlusion`.
+    fallback : bool
+        Where a model has no map of its own, make one occlusion map of the whole detector, which stands at the end
+        under the name ``detector``.
 
     Returns
     -------
     list of (str, ndarray, str)
-        Model, map over the whole image (:func:`lay`) of the model's first view, method. Where a model has none of its
-        own, one occlusion map of the whole detector stands at the end under the name ``detector``.
+        Model, map over the whole image (:func:`lay`) of the model's evaluation view, method.
 
     Raises
     ------
@@ -261,7 +263,7 @@ def maps(detector, image, key="image"):
             found.append((model.name, lay(heat, model.views.first, image.size), method))
         except NoMap:
             left = True
-    return [*found, ("detector", occlusion(detector, image, key), "occlusion")] if left else found
+    return [*found, ("detector", occlusion(detector, image, key), "occlusion")] if left and fallback else found
 
 
 def _explainer(model):

@@ -12,7 +12,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from . import crops, files, leaks, report, truth
-from .cli import OK, PARTIAL
+from .cli import OK, PARTIAL, printable
+from .engine import cpus
 from .errors import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -20,30 +21,29 @@ SHOWN = 12
 _IGNORE = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 
-def read_prints(name, source, workers=None):
+def read_prints(name, paths, root, workers=None):
     """Fingerprints of all images of a split, decoded once, in several processes.
 
     Parameters
     ----------
     name : str
         For the progress bar.
-    source : str
-        See :func:`aidet.truth.read_paths`.
+    paths : list of str
+    root : Path
+        Folder the paths are relative to.
     workers : int, optional
 
     Returns
     -------
-    (Prints, Path)
-        And the folder the paths are relative to.
+    Prints
     """
-    paths, root = truth.read_paths(source)
     full = [os.path.join(root, p) for p in paths]
-    return leaks.collect(paths, root, spread(leaks.fingerprint, full, name, workers)), root
+    return leaks.collect(paths, root, spread(leaks.fingerprint, full, name, workers))
 
 
 def spread(work, items, name, workers=None):
     """``[work(i) for i in items]``, in several processes where that pays."""
-    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(items) // 200))
+    workers = min(workers or cpus(), max(1, len(items) // 200))
     bar = {"desc": name, "unit": "image", "total": len(items), "file": sys.stderr, "disable": len(items) < 1000}
     if workers <= 1:
         return list(tqdm(map(work, items), **bar))
@@ -75,11 +75,10 @@ def run(options):
         raise UserError(f"--distance (={options.distance}) must be between 0 and 12")
     if options.crops:
         crops.require()
-    for source in given.values():
-        truth.read_paths(source)  # all sources are checked before an hour is spent on the first
-    prints, roots = {}, {}
-    for name, source in given.items():
-        prints[name], roots[name] = read_prints(name, source, options.workers)
+    # All sources are checked before an hour is spent on the first.
+    sources = {name: truth.read_paths(source) for name, source in given.items()}
+    roots = {name: root for name, (_, root) in sources.items()}
+    prints = {name: read_prints(name, paths, root, options.workers) for name, (paths, root) in sources.items()}
     pairs = {}
     for first, second in itertools.combinations(given, 2):
         pairs[(first, second)] = leaks.compare(prints[first], prints[second], options.distance)
@@ -106,7 +105,8 @@ def _add_crops(prints, pairs, workers):
 
 
 def _write_rows(path, prints, pairs):
-    with files.atomic(path) as file:
+    # A file name need not be Unicode on Linux; its odd bytes are shown as \udcXX, as in infer.py's files.
+    with files.atomic(path, errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["level", "split", "path", "also_in", "also_path", "bits"])
         for (first, second), found in pairs.items():
@@ -185,13 +185,11 @@ def _say(result, prints, pairs, out):
         levels = ", ".join(f"{count[v]} by {v}" for v in leaks.LEVELS if v != "crop" or result["crops"])
         print(f"leak: {count['leaked']} of {count['of']} images of {second} are in {first} ({levels})")
         for level, j, i, _ in found[:3]:
-            print(f"  {level}: {prints[second].paths[j]} = {prints[first].paths[i]}")
+            print(printable(f"  {level}: {prints[second].paths[j]} = {prints[first].paths[i]}"))
     for name, split in result["splits"].items():
         if split["doubles_by_bytes"]:
             print(f"doubles: {split['doubles_by_bytes']} files of {name} repeat another file of {name} byte by byte")
         if split["unreadable"]:
-            print(
-                f"not read: {split['unreadable']} files of {name}, first {prints[name].lost[0][0]}: "
-                f"{prints[name].lost[0][1]}"
-            )
+            path, why = prints[name].lost[0]
+            print(printable(f"not read: {split['unreadable']} files of {name}, first {path}: {why}"))
     print(f"all of them: {out / 'leaks.csv'}")

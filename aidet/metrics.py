@@ -152,6 +152,14 @@ def reliability(y, prob):
     return [(float(mean[i] / count[i]), float(share[i] / count[i]), int(count[i])) for i in range(BINS) if count[i]]
 
 
+def group_numbers(groups, count):
+    """A number for each row's source image, from 0 on; without groups, or with an empty one, a row stands by itself."""
+    if groups is None:
+        return np.arange(count)
+    names = [str(g) if g not in (None, "") else f"\0{i}" for i, g in enumerate(groups)]
+    return np.unique(names, return_inverse=True)[1]
+
+
 class Resampler:
     """Draws of source images with replacement, within strata, as weights of rows.
 
@@ -170,10 +178,7 @@ class Resampler:
 
     def __init__(self, y, groups=None, seed=42):
         y = np.asarray(y)
-        names = (
-            [str(g) if g not in (None, "") else f"\0{i}" for i, g in enumerate(groups)] if groups is not None else None
-        )
-        self.of_row = np.arange(len(y)) if names is None else np.unique(names, return_inverse=True)[1]
+        self.of_row = group_numbers(groups, len(y))
         self.count = int(self.of_row.max()) + 1 if len(y) else 0
         has = np.stack([np.bincount(self.of_row[y == side], minlength=self.count) > 0 for side in (REAL, GENERATED)])
         kinds = has[0] + 2 * has[1]
@@ -491,17 +496,23 @@ def vip(first, second):
     return 0.7 * first + 0.3 * second
 
 
-def threshold_table(y, score, probs=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)):
+def threshold_table(y, prob, thresholds=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)):
     """Decision metrics at fixed probability thresholds (0.1 to 0.9, as CIFAKE's authors print them).
+
+    Parameters
+    ----------
+    y : array of int, shape (n,)
+    prob : array of float, shape (n,)
+        Of *generated*.
+    thresholds : sequence of float
 
     Returns
     -------
     list of dict
         ``threshold, accuracy, balanced_accuracy, macro_f1, real_recall, generated_recall``.
     """
-    prob = sigmoid(score)
     rows = []
-    for t in probs:
+    for t in thresholds:
         got = decision_metrics(y, (prob > t).astype(int))
         rows.append({"threshold": float(t), **{k: got[k] for k in DECISIONS}})
     return rows

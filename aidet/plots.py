@@ -2,14 +2,18 @@
 
 import base64
 import io
+import warnings
 from contextlib import contextmanager
 
 import numpy as np
+
+from .cli import printable
 
 # Okabe & Ito's palette, told apart with the common colour-vision deficiencies; always paired with a dash or a marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "x", "*")
+NAME = 40  # characters of a name beside a chart
 STYLE = {
     "font.size": 11,
     "axes.spines.top": False,
@@ -17,10 +21,17 @@ STYLE = {
     "axes.grid": True,
     "grid.alpha": 0.35,
     "svg.hashsalt": "aidet",
-    "svg.fonttype": "path",
+    "text.parse_math": False,  # names come from files: a "$" in one is a "$"
     "legend.frameon": False,
     "figure.dpi": 100,
 }
+
+
+def _short(name):
+    """A name that leaves room for the chart beside it; the end of a long one tells more than its middle."""
+    name = printable(name)
+    name = f" {name}" if name.startswith("_") else name  # matplotlib leaves such names out of a legend
+    return name if len(name) <= NAME else f"{name[: NAME // 2]}…{name[-(NAME // 2) + 1 :]}"
 
 
 @contextmanager
@@ -38,10 +49,22 @@ def _svg(figure):
     """The figure as a data URI. No date inside, so that the same input gives the same file."""
     import matplotlib
 
+    # Outlines look the same everywhere; a name in Chinese, say, needs the fonts of whoever reads the report.
+    kind = "path" if _covered(figure) else "none"
     buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context({**STYLE, "svg.fonttype": kind}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _covered(figure):
+    """Whether the font that comes with matplotlib has every letter of the figure."""
+    from matplotlib import font_manager
+    from matplotlib.text import Text
+
+    known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
+    return all(ord(c) in known or c.isspace() for text in figure.findobj(Text) for c in text.get_text())
 
 
 def _thin(x, y, most=600):
@@ -59,7 +82,7 @@ def roc(y, scores):
     with _figure() as (figure, axes):
         for i, (name, score) in enumerate(scores.items()):
             fpr, tpr, _ = roc_curve(y, score)
-            label = f"{name}: AUC {roc_auc_score(y, score):.3f}"
+            label = f"{_short(name)}: AUC {roc_auc_score(y, score):.3f}"
             axes.plot(*_thin(fpr, tpr), color=COLOURS[i % 7], linestyle=DASHES[i % 7], linewidth=2, label=label)
         axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle=(0, (2, 3)), label="chance")
         axes.set(
@@ -79,7 +102,7 @@ def precision_recall(y, scores):
     with _figure() as (figure, axes):
         for i, (name, score) in enumerate(scores.items()):
             precision, recall, _ = precision_recall_curve(y, score)
-            label = f"{name}: AP {average_precision_score(y, score):.3f}"
+            label = f"{_short(name)}: AP {average_precision_score(y, score):.3f}"
             axes.plot(
                 *_thin(recall, precision), color=COLOURS[i % 7], linestyle=DASHES[i % 7], linewidth=2, label=label
             )
@@ -178,8 +201,8 @@ def heat(matrix, rows, columns, label):
                         va="center",
                         color="white" if matrix[r, c] > 0.9 else "black",
                     )
-        axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
-        axes.set_yticks(range(len(rows)), rows)
+        axes.set_xticks(range(len(columns)), [_short(c) for c in columns], rotation=30, ha="right")
+        axes.set_yticks(range(len(rows)), [_short(r) for r in rows])
         axes.set_title(label, fontsize=11)
         return _svg(figure)
 
@@ -189,7 +212,9 @@ def bars(rows, xlabel, level=None):
     rows = rows[::-1]
     with _figure((5.0, 1.2 + 0.32 * len(rows))) as (figure, axes):
         values = [r[1] for r in rows]
-        axes.barh([r[0] for r in rows], values, color="#9ecae1", edgecolor="black", linewidth=0.6)
+        # By number: a chart of names would lay two of the same name over one another.
+        axes.barh(range(len(rows)), values, color="#9ecae1", edgecolor="black", linewidth=0.6)
+        axes.set_yticks(range(len(rows)), [_short(r[0]) for r in rows])
         for i, (_, _value, low, high) in enumerate(rows):
             if low is not None:
                 axes.plot([low, high], [i, i], color="black", linewidth=1.5, marker="|")

@@ -1,14 +1,15 @@
 """``evaluate.py score``: a scores file against labels, to metrics.json and report.html."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 
-from . import cifar100, files, images, metrics, plots, report, runinfo, truth
-from . import explain as explaining
-from .cli import OK, PARTIAL
+from . import cifar100, files, metrics, plots, report, runinfo, truth, worst
+from .cli import OK, PARTIAL, printable
 from .errors import UserError
 from .labels import GENERATED, NAMES, REAL, logit, sigmoid
+from .records import natural_key
 
 HEADLINE = (
     ("balanced_accuracy", "balanced accuracy"), ("auc", "AUC"), ("macro_f1", "macro-F1"), ("accuracy", "accuracy"),
@@ -18,6 +19,7 @@ HEADLINE = (
     ("generated_recall", "recall of generated"),
 )  # fmt: skip
 DERIVED = ("size", "format")
+SIZES = 20  # most values that a table by size names one by one
 # What needs scores of both classes; None in a file of decisions and in a set of one class.
 RANKED = ("auc", "ap", "eer", "ece", "balanced_ece", "nll", "brier")
 EXACT = ("path", "bytes", "pixels")  # levels of `evaluate.py leaks` that are beyond doubt
@@ -42,7 +44,7 @@ class Evaluation:
     """
 
     def __init__(self, true, scores, threshold=None):
-        self.true, self.scores = true, scores
+        self.true, self.scores, self._headers = true, scores, None
         self.y = true.labels
         self.scored = np.isfinite(scores.score)
         fixed = np.where(self.scored, scores.prob > (0.5 if threshold is None else threshold), -1).astype(int)
@@ -86,6 +88,12 @@ class Evaluation:
     def ranked(self):
         """Whether there are scores of both classes, which AUC, AP, EER, ECE, NLL and TPR at FPR need."""
         return len(set(self.y[self.scored].tolist())) == 2
+
+    @property
+    def independent(self):
+        """Source images of the class that has fewer of them: crops of one photograph are one."""
+        groups = metrics.group_numbers(self.true.groups(), len(self.y))
+        return min(len(set(groups[self.y == side].tolist())) for side in set(self.y.tolist()))
 
     def measure(self, times=0, seed=42, one_class=False):
         """The metrics of contract and report as one dict; ``times`` draws for intervals.
@@ -131,13 +139,11 @@ class Evaluation:
     def column(self, name):
         """A column of the labels; ``size`` and ``format`` read from the images; CIFAR-100's two levels of classes."""
         if name in DERIVED and name not in self.true.columns:
-            return [_header(path)[name] for path in self.image_files()]
+            if self._headers is None:
+                self._headers = [_header(path) for path in self.true.files()]
+            values = [one[name] for one in self._headers]
+            return _coarse_sizes(values) if name == "size" and len(set(values)) > SIZES else values
         return label_column(self.true, name)
-
-    def image_files(self):
-        """Where the images lie: beside the labels, else beside the scores."""
-        here = self.true.root
-        return [here / p for p in self.true.paths]
 
 
 def label_column(true, name):
@@ -156,6 +162,18 @@ def _header(path):
             return {"size": f"{image.width}x{image.height}", "format": image.format}
     except Exception:  # noqa: BLE001 - Pillow raises nearly every type on damaged files
         return {"size": "unreadable", "format": "unreadable"}
+
+
+def _coarse_sizes(values):
+    """Sizes by their longer side, in steps of a factor of two: photographs come in hundreds of sizes."""
+
+    def step(value):
+        if "x" not in value:
+            return value  # unreadable
+        top = 1 << (max(map(int, value.split("x"))) - 1).bit_length()
+        return f"longer side {top // 2 + 1} to {top}"
+
+    return [step(value) for value in values]
 
 
 def load(scores_path, labels_path, where=None, threshold=None):
@@ -194,12 +212,16 @@ def run(options):
     """
     if options.vip:
         return _run_vip(options)
+    if len(options.labels) > 1:
+        raise UserError(f"--labels names {len(options.labels)} sources; only --vip takes two")
+    if (options.valid_labels or options.valid_where) and not options.valid_scores:
+        raise UserError("--valid-labels and --valid-where go with --valid-scores, which is missing")
     evaluation = load(options.scores, options.labels[0], options.where, options.threshold)
     columns = columns_to_show(evaluation.true, options.by)
     result = {
         "command": "score",
         **evaluation.measure(options.bootstrap, options.seed, options.one_class),
-        "n_groups": len(set(evaluation.true.groups() or range(len(evaluation.y)))),
+        "n_groups": len(set(metrics.group_numbers(evaluation.true.groups(), len(evaluation.y)).tolist())),
         "errors": evaluation.errors,
         "by": evaluation.tables(columns, options.bootstrap, options.seed),
         "thresholds": [],
@@ -209,20 +231,22 @@ def run(options):
     result["contest"] = {"pacc": result["accuracy"], "fake_or_real_macro_f1": result["macro_f1"]}
     if evaluation.ranked:
         kept = evaluation.scored
-        result["thresholds"] = metrics.threshold_table(evaluation.y[kept], evaluation.scores.score[kept])
+        result["thresholds"] = metrics.threshold_table(evaluation.y[kept], evaluation.scores.prob[kept])
         result["oracle"], result["models"] = _oracle(evaluation), _models(evaluation)
     inputs = {"scores": options.scores, "labels": options.labels[0], **_extras(options, evaluation, result)}
     result["run"], doubt = runinfo.read(options.scores)
+    maps = worst.Maps(options.explain, result["run"])
+    inputs.update({f"explained with {i + 1}": path for i, path in enumerate(maps.files)})
     facts, where_from = report.provenance(inputs)
     result.update(facts)
     out = Path(options.out)
-    sections, cards, warnings = pages(evaluation, result, options)
+    sections, cards, warnings = pages(evaluation, result, options, maps)
     page = out / "report.html"
     lead = f"{options.scores} against {options.labels[0]}: {_counts(evaluation)}"
     warnings += [doubt] if doubt else []
     report.write(page, "Detector evaluation", lead, [*sections, where_from], cards, warnings)
     files.write_json(out / "metrics.json", result)
-    _say(result, page)
+    _say(result, maps, page)
     return PARTIAL if evaluation.errors["n"] else OK
 
 
@@ -238,7 +262,6 @@ def _extras(options, evaluation, result):
     if options.leaks:
         result["deduplicated"] = _deduplicated(options, evaluation)
         inputs["leaks"] = truth.split_source(options.leaks)[0]
-    inputs.update({f"explained with {i + 1}": path for i, path in enumerate(options.explain or ())})
     return inputs
 
 
@@ -247,6 +270,9 @@ def _deduplicated(options, evaluation):
     levels = truth.read_leaks(options.leaks, evaluation.true)
     exact = np.array([level in EXACT for level in levels], bool)
     kept = np.flatnonzero(~exact)
+    gone = set(evaluation.y.tolist()) - set(evaluation.y[kept].tolist())
+    if gone:
+        raise UserError(f"--leaks {options.leaks}: another split has every {NAMES[gone.pop()]} image; none is left")
     rest = Evaluation(evaluation.true.take(kept), evaluation.scores.take(kept), options.threshold)
     got = rest.measure(options.bootstrap, options.seed, options.one_class)
     names = [name for name, _ in HEADLINE if name in got]
@@ -292,6 +318,7 @@ def _from_validation(options, evaluation):
     if not evaluation.ranked:
         raise UserError(f"a threshold needs scores of both classes; {options.scores} has none")
     valid = load(options.valid_scores, options.valid_labels, options.valid_where)
+    _refuse_shared(valid, evaluation, options)
     real = valid.scored & (valid.y == REAL)
     target = options.target_fpr
     threshold, reached = metrics.threshold_at_fpr(valid.scores.score[real], target)
@@ -320,6 +347,19 @@ def _from_validation(options, evaluation):
     }
 
 
+def _refuse_shared(valid, evaluation, options):
+    """A threshold chosen on the images it is judged on is an oracle, whatever the two files are called."""
+    here = {os.path.realpath(path) for path in evaluation.true.files()}
+    shared = [str(path) for path in valid.true.files() if os.path.realpath(path) in here and path.is_file()]
+    if os.path.realpath(options.valid_scores) == os.path.realpath(options.scores):
+        shared = [str(options.valid_scores)]
+    if shared:
+        raise UserError(
+            f"--valid-scores: the threshold would be chosen on images that it is judged on, first {shared[0]}; give "
+            "the scores of other images"
+        )
+
+
 def _against(options, evaluation):
     """Paired comparison with a second scores file over the same labels."""
     other = load(options.against, options.labels[0], options.where, options.threshold)
@@ -332,10 +372,14 @@ def _against(options, evaluation):
     both = (evaluation.label >= 0) & (other.label >= 0)
     for one in (evaluation, other):
         both &= one.scored | one.scores.decisions_only
+    if not both.any():
+        raise UserError(f"{options.scores} and {options.against} have no image that both could score")
     groups = evaluation.true.groups()
     one, two = ((e.label[both], e.scores.score[both], e.scores.prob[both]) for e in (evaluation, other))
     rows = None if groups is None else np.array(groups, object)[both]
     found = metrics.paired(evaluation.y[both], one, two, rows, max(options.bootstrap, 100), options.seed)
+    if len(set(evaluation.y[both].tolist())) == 1:
+        del found["differences"]["macro_f1"]  # the F1 of a class without images is no number
     return {"n": int(both.sum()), "second": str(options.against), **found}
 
 
@@ -345,7 +389,7 @@ def _counts(evaluation):
     return f"{real} real and {generated} generated images"
 
 
-def pages(evaluation, result, options):
+def pages(evaluation, result, options, maps):
     """Sections, headline cards and warnings of the report of one evaluation."""
     number, interval = report.number, report.interval
     flat = {**result, **{f"tpr_at_fpr_{k}": v for k, v in result["tpr_at_fpr"].items()}}
@@ -401,7 +445,7 @@ def pages(evaluation, result, options):
                 tables=[report.Table("At threshold 0.5", ["model", "AUC", "balanced accuracy", "macro-F1"], rows)],
             )
         )
-    sections.append(_worst(evaluation, options.thumbnails, options.explain))
+    sections.append(worst.section(evaluation, options.thumbnails, maps, result["run"]))
     sections.append(_run_section(result["run"]))
     sections = [s for s in sections if s]
     return sections, cards, _warnings(evaluation, result)
@@ -430,19 +474,22 @@ def _warnings(evaluation, result):
             f"accuracy, recall and F1; {errors['left_out']} count nowhere. No score, no place in AUC, AP, EER, ECE "
             "or NLL. First: " + "; ".join(f"{e['path']} ({e['status']})" for e in errors["first"][:3])
         )
-    smallest = min(row["n"] for row in result["classes"].values() if row["n"])
+    fewest = evaluation.independent
     if not evaluation.ranked:
         why = "decisions and no scores" if evaluation.scores.decisions_only else "images of one class only"
         out.append(f"The set holds {why}: there is no AUC, AP, EER, ECE, NLL or TPR at FPR.")
-    if smallest < 100:
-        out.append(f"Only {smallest} images of the smaller class: read the intervals, not the numbers.")
+    if fewest < 100:
+        few = " With fewer than ten, the intervals are too narrow as well." if fewest < 10 and result["ci"] else ""
+        out.append(
+            f"Only {fewest} independent source images of the rarer class: read the intervals, not the numbers.{few}"
+        )
     flat = [name for name, (low, high) in result["ci"].items() if high == low]
     if flat:
         out.append(
             f"No spread in the draws of {', '.join(flat)}: an interval of width 0 says that these images show no "
             "error of that "
-            f"kind, not that there is none. With {result['n_groups']} independent source images an error rate below "
-            f"{3 / result['n_groups']:.1%} can go unseen (rule of three)."
+            f"kind, not that there is none. With {fewest} independent source images of the rarer class an error rate "
+            f"below {min(1, 3 / fewest):.1%} can go unseen there (rule of three)."
         )
     if result["auc"] is not None and result["auc"] < 0.4:
         out.append(
@@ -542,7 +589,7 @@ def by_section(column, table):
             number(r["auc"]),
             interval(r["ci"].get("auc"), 3),
         ]
-        for name, r in sorted(table.items(), key=lambda item: (item[1]["classes"], item[0]))
+        for name, r in sorted(table.items(), key=lambda item: (item[1]["classes"], natural_key(item[0])))
     ]
     texts = [
         "A value with images of one class only is ranked against all images of the other class; its accuracy is "
@@ -641,62 +688,7 @@ def _paired_section(found, options):
     )
 
 
-def _worst(evaluation, most, explain=None):
-    """The most confident errors of both kinds, with thumbnails where the images can be reached."""
-    if most < 1:
-        return None
-    paths = evaluation.image_files() if evaluation.true.paths else []
-    scored = not evaluation.scores.decisions_only
-    text = "The wrong decisions that were most sure of themselves." if scored else "The first wrong decisions."
-    section = report.Section("Worst errors", [text])
-    detector = None
-    if explain:
-        from . import engine
-
-        detector = engine.Detector(*explain)
-    elif scored:
-        section.texts.append("For maps of where the detector looked, run again with --explain A.ckpt.")
-    margin = np.where(evaluation.y == GENERATED, -evaluation.scores.score, evaluation.scores.score)
-    wrong = (evaluation.label != evaluation.y) & (evaluation.label >= 0)
-    wrong &= evaluation.scored | evaluation.scores.decisions_only
-    listed, used = [], {}
-    for side in (REAL, GENERATED):
-        own = np.flatnonzero(wrong & (evaluation.y == side))
-        for i in own[np.argsort(-margin[own], kind="stable")][:most]:
-            name, prob = evaluation.scores.paths[i], evaluation.scores.prob[i]
-            said = f"{NAMES[side]}, called {NAMES[1 - side]}{f' with p {prob:.3f}' if scored else ''}: {name}"
-            small = report.thumbnail(paths[i]) if paths else None
-            if small:
-                maps = _maps(detector, paths[i], name)
-                used.update((method, None) for _, _, method in maps)
-                what = "".join(f"; {method} of {model}" for _, model, method in maps)
-                section.shots.append(report.Shot([small, *(picture for picture, _, _ in maps)], said + what))
-            listed.append([name, NAMES[side], report.number(prob if scored else None)])
-    if used:
-        legend = " ".join(f"{method[0].upper()}{method[1:]}: {explaining.METHODS[method]}." for method in used)
-        section.texts.append(
-            "Below each image what the models look at, over the part of the image that they were given; each map has "
-            f"its own scale. {legend}"
-        )
-    if not listed:
-        section.texts = ["No wrong decision."]
-    elif not section.shots:
-        section.texts.append("The images are not where the labels say, so there are no thumbnails.")
-        section.tables.append(report.Table("Most confident errors", ["path", "truth", "p(generated)"], listed))
-    return section
-
-
-def _maps(detector, path, key):
-    """The maps of one image: (data URI, model, method); none without a detector."""
-    if detector is None:
-        return []
-    image = images.decode(path)
-    found = explaining.maps(detector, image, key)  # at its own size: a resize would change the verdict
-    image.thumbnail((report.THUMBNAIL, report.THUMBNAIL))
-    return [(report.thumbnail(explaining.picture(heat, image.size)), name, method) for name, heat, method in found]
-
-
-def _say(result, page):
+def _say(result, maps, page):
     """The lines a user sees in the terminal."""
     for key, label in HEADLINE[:3] if result["macro_f1"] is not None else HEADLINE[3:4]:
         if result[key] is None:
@@ -725,7 +717,10 @@ def _say(result, page):
             f"{errors['left_out']} left out"
         )
         for row in errors["first"]:
-            print(f"  {row['path']}: {row['status']}")
+            print(printable(f"  {row['path']}: {row['status']}"))
+    if maps.shown and not maps.asked:
+        names = ", ".join(Path(path).name for path in maps.files)
+        print(f"maps               of {maps.shown} shown errors, by {names} (run.json); --explain none leaves them out")
     print(f"report             {page}")
 
 
@@ -734,6 +729,11 @@ def _run_vip(options):
     """0.7 * balanced accuracy of the first file + 0.3 * of the second (IEEE VIP Cup 2022)."""
     if options.scores:
         raise UserError("--vip takes its two score files itself; leave --scores out")
+    beside = [n for n in ("by", "valid_scores", "against", "leaks", "explain", "one_class") if getattr(options, n)]
+    if beside:
+        raise UserError(f"--vip is measured by itself; leave --{beside[0].replace('_', '-')} out")
+    if len(options.labels) > 2:
+        raise UserError(f"--vip takes one or two sources of --labels, not {len(options.labels)}")
     labels_of = options.labels if len(options.labels) == 2 else options.labels * 2
     parts = [_vip_part(scores, path, options) for scores, path in zip(options.vip, labels_of)]
     evaluations, results = zip(*parts)
@@ -786,6 +786,8 @@ def _run_vip(options):
 def _vip_part(scores, path, options):
     """One of the two files. With one labels file for both, its rows are those that the scores name."""
     true, given = truth.read_labels(path, options.where), truth.read_scores(scores)
+    if given.decisions_only:
+        raise UserError(f"--vip {scores}: decisions alone; the VIP Cup's form is filename,logit")
     if len(options.labels) == 1 and true.paths is not None:
         known = set(given.paths)
         true = true.take([i for i, p in enumerate(true.paths) if p in known])

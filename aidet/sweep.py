@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from . import degrade, engine, files, images, metrics, plots, report, scoring, truth, vote
+from . import degrade, engine, files, images, metrics, plots, report, runinfo, scoring, truth, vote
 from .cli import OK, PARTIAL
 from .errors import UserError
 from .labels import sigmoid
@@ -54,8 +54,13 @@ class Log:
             raise UserError(f"{self.path} holds a sweep of other checkpoints, labels or options; name a new --out")
         if whole != b"\n".join(lines):
             _cut(self.path, len(whole))  # a line that was being written when the run was killed
-        for line in lines[1:-1]:
-            path, point, value = json.loads(line)
+        for number, line in enumerate(lines[1:-1], 2):
+            try:
+                path, point, value = json.loads(line)
+            except (ValueError, TypeError):
+                raise UserError(
+                    f"{self.path} line {number} is damaged; remove that line, or name a new --out"
+                ) from None
             self.scores[path, point] = value
 
     def add(self, path, point, value):
@@ -161,7 +166,9 @@ def evaluate(true, values, threshold, times, seed):
     label = np.where(np.isfinite(score), sigmoid(score) > threshold, -1).astype(int)
     scored = np.isfinite(score)
     y = true.labels
-    metrics.check(y[scored], what="sweep")
+    if not scored.any():
+        raise UserError(f"{true.source}: no image could be scored, first {true.paths[0]}: {values[0]}")
+    metrics.check(y[scored], what=f"{true.source}, images that could be scored")
     return {
         **metrics.decision_metrics(y[scored], label[scored]),
         **metrics.ranking_metrics(y[scored], score[scored]),
@@ -239,7 +246,7 @@ def _result(true, wanted, log, detector, options):
         "command": "sweep",
         "votes": detector.votes,
         **{k: v for k, v in rows[0].items() if k not in ("point", "family", "x")},
-        "thresholds": metrics.threshold_table(true.labels[scored], score),
+        "thresholds": metrics.threshold_table(true.labels[scored], sigmoid(score)),
         "points": rows,
     }
 
@@ -258,7 +265,7 @@ def _page(result, options, where_from):
             label: [(r["x"], r[key], *(r["ci"].get(key) or (None, None))) for r in drawn]
             for key, label in (("auc", "AUC"), ("balanced_accuracy", "balanced accuracy"))
         }
-        low = min(0.4, min(r["balanced_accuracy"] for r in rows) - 0.05)
+        low = min(0.4, min(p[1] for points in lines.values() for p in points) - 0.05)
         chart = report.Chart(
             plots.curves(lines, degrade.axis(family), "value", (low, 1.02), 0.5),
             f"{family}: 95% intervals, dotted: chance.",
@@ -285,8 +292,7 @@ def _page(result, options, where_from):
     cards.append(("lowest AUC", number(worst["auc"]), f"at {worst['point']}"))
     if result["speed"]["per_second"]:
         rate = result["speed"]["per_second"]
-        verdict = "yes" if rate * 3600 >= 5000 else "no"
-        cards.append(("images a second", f"{rate:.1f}", f"with degrading; 5,000 in an hour: {verdict}"))
+        cards.append(("images a second", f"{rate:.1f}", f"with degrading; 5,000 in an hour: {runinfo.hour(rate)}"))
     lead = f"{', '.join(map(str, options.ckpt))} on {options.labels}: {result['n']} images, {result['votes']} votes"
     warnings = [f"{result['errors']} images could not be scored and are left out."] if result["errors"] else []
     page = Path(options.out) / "report.html"

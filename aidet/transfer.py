@@ -56,18 +56,19 @@ def run(options):
     header = {"transfer": 1, "checkpoints": hashes, "sets": sets, "votes": options.votes, "seed": options.seed}
     log = sweep.Log(Path(options.out) / "transfer.jsonl", header)
     clean = degrade.points(["votes"])[0][3]
-    cells = []
     try:
-        for model, detector in detectors.items():
-            for name, true in truths.items():
-                point = (f"{model} on {name}", "transfer", 0.0, clean)
-                sweep.measure([(detector, [point])], true, log, options.seed, point[0])
-                values = [log.scores[p, point[0]] for p in true.paths]
-                got = judge(true, values, detector.threshold, options.bootstrap, options.seed)
-                got["by"] = _by(true, values, detector.threshold, columns[name], options)
-                cells.append({"model": model, "set": name, **got})
+        for name, true in truths.items():
+            jobs = [(d, [(f"{model} on {name}", "transfer", 0.0, clean)]) for model, d in detectors.items()]
+            sweep.measure(jobs, true, log, options.seed, name)
     finally:
         log.close()
+    cells = []
+    for model, detector in detectors.items():
+        for name, true in truths.items():
+            values = [log.scores[p, f"{model} on {name}"] for p in true.paths]
+            got = judge(true, values, detector.threshold, options.bootstrap, options.seed)
+            got["by"] = _by(true, values, detector.threshold, columns[name], options)
+            cells.append({"model": model, "set": name, **got})
     sources = {
         **{f"set {n}": truth.split_source(s)[0] for n, s in sets.items()},
         **{f"model {n}": p for n, p in models.items()},

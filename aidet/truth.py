@@ -208,7 +208,7 @@ def _label_value(text, column):
     if number in (0, 1):
         return int(number)
     # ArtiFact numbers its generators from 1 upwards in `target`; 0 is real.
-    return labels.GENERATED if column == "target" and number > 1 and number == int(number) else None
+    return labels.GENERATED if column == "target" and number > 1 and number.is_integer() else None
 
 
 def read_labels(path, where=None):
@@ -322,12 +322,22 @@ def read_scores(path):
             raise UserError(f"scores {str(path)!r}: prob outside 0..1: {_first(outside)}")
         score = np.where(np.isnan(value["prob"]), np.nan, labels.logit(value["prob"]))
     prob = value["prob"] if "prob" in value else labels.sigmoid(score)
+    apart = np.abs(labels.sigmoid(score) - prob) > 1e-3
+    if apart.any():
+        wrong = [f"{keys[i]} (score {score[i]:g}, prob {prob[i]:g})" for i in np.flatnonzero(apart)]
+        raise UserError(
+            f"scores {str(path)!r}: prob is not sigmoid(score), as score = logit(generated) - logit(real) has it; "
+            f"leave one of the two columns out: {_first(wrong)}"
+        )
     bad = [k for k, s, a, b in zip(keys, status, score, prob) if s == "ok" and not (np.isfinite(a) and np.isfinite(b))]
     if bad:
         raise UserError(f"scores {str(path)!r}: {len(bad)} rows are ok but have no finite score: {_first(bad)}")
     score = np.where(np.isfinite(score) & np.isfinite(prob), score, np.nan)
-    own = columns.get("label", [""] * len(keys))
-    label = np.array([int(v) if v in ("0", "1") else -1 for v in own])
+    own = [-1 if v == "" else _label_value(v, "label") for v in columns.get("label", [""] * len(keys))]
+    wrong = [f"{k} ({v!r})" for k, v, side in zip(keys, columns.get("label", ()), own) if side is None]
+    if wrong:
+        raise UserError(f"scores {str(path)!r}: label is the decision, 0, 1 or empty: {_first(wrong)}")
+    label = np.array(own)
     models = {h[6:]: _floats(columns[h]) for h in header if h.startswith("score:")}
     return Scores(keys, score, np.where(np.isnan(score), np.nan, prob), label, status, models, str(path))
 
@@ -507,7 +517,8 @@ def _match(left, right):
 
 def _plain(truth, scores):
     """Pairs of key lists: as written, then as files on disk."""
-    yield truth.paths, scores.paths
+    # A file name need not be Unicode on Linux; infer.py writes its odd bytes as \udcXX.
+    yield [_key(p.encode("utf-8", "backslashreplace").decode("utf-8")) for p in truth.paths], scores.paths
     here = Path(scores.source).parent
     yield [os.path.realpath(f) for f in truth.files()], [os.path.realpath(here / p) for p in scores.paths]
     if scores.decisions_only:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from argparse import Namespace
 
 import numpy as np
@@ -190,3 +191,34 @@ def test_too_few_images_are_refused():
         audit.Folds([0] * 50 + [1] * 3)
     with pytest.raises(UserError, match="at least two source images"):
         audit.Folds([0] * 50 + [1] * 30, ["a"] * 50 + ["b"] * 30)
+
+
+def test_images_without_a_group_are_each_their_own(plant):
+    """Fakes have no source photograph: their empty cells are no one group."""
+    y = np.repeat([0, 1], 40)
+    folds = audit.Folds(y, [f"photo {i // 2}" for i in range(40)] + [""] * 40)
+    assert len(folds.parts) == audit.FOLDS
+    assert all(set(y[test]) == {0, 1} for _, test in folds.parts)
+
+
+def test_decisions_alone_have_an_accuracy_on_both_sets(found, plant, tmp_path):
+    path = plant(png_fakes, n=30)
+    rows = list(csv.DictReader(open(path)))
+    with open(tmp_path / "decisions.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["path", "answer"], *([r["path"], r["label"]] for r in rows)])
+    _, result, out = found(path, tmp_path / "decisions.csv")
+    assert result["detector"]["raw"]["accuracy"] == 1 and result["detector"]["raw"]["auc"] is None
+    assert "detector, raw: balanced accuracy 1.0000, AUC –" in out
+
+
+def test_file_names_need_not_be_unicode(run, plant):
+    path = plant(clean, n=30)
+    os.rename(path.parent / "real/3.jpg", os.fsencode(path.parent) + b"/real/odd\xff.jpg")
+    path.unlink()
+    with open(os.fsencode(path.parent) + b"/real/bad\xfe.jpg", "wb") as file:
+        file.write(b"no image")
+    done = run("evaluate.py", "audit", "--labels", path.parent, "--out", path.parent / "out")
+    assert done.returncode == 3, done.stderr
+    assert r"not read: 1 files, first real/bad\udcfe.jpg" in done.stdout
+    result = json.loads((path.parent / "out/metrics.json").read_text())
+    assert result["errors"]["first"][0]["path"] == "real/bad\udcfe.jpg"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from argparse import Namespace
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from aidet import cifar100, engine, explain, metrics, runinfo, scoring, truth
+from aidet import cifar100, ckpt, engine, explain, files, metrics, models, plots, runinfo, scoring, truth
 from aidet.errors import UserError
 
 HEADER = "path,score,prob,label,decision,status\n"
@@ -248,6 +249,7 @@ def bad(tmp_path, labels="path,label\n1.png,0\n2.png,1\n", scores="path,score\n1
         ({"scores": "ImageId,answer\n1,0\n2,R\n"}, r"decisions must be 0 or 1: 2 \('R'\)"),
         ({"scores": "ImageId,answer\n1,0\n3,1\n"}, "2 scored paths have no label: 1, 3; 2 labels have no"),
         ({"scores": "path,prob\n1.png,1.5\n2.png,0\n"}, "prob outside 0..1: 1.png"),
+        ({"scores": "path,score,prob\n1.png,0.9,0.9\n2.png,0,0.5\n"}, r"not sigmoid\(score\).*1.png \(score 0.9, prob"),
         ({"scores": ""}, "is empty"),
         ({"scores": "path,score\n"}, "header and no rows"),
         ({"scores": "path,score\n1.png,1,2\n"}, "line 2"),
@@ -257,6 +259,8 @@ def bad(tmp_path, labels="path,label\n1.png,0\n2.png,1\n", scores="path,score\n1
         ({"labels": "path,side\n1.png,0\n2.png,1\n"}, "has no label column; it has path, side"),
         ({"labels": "0\n1\n0\n"}, "has 3 labels, .* has 2 rows"),
         ({"labels": "0\n2\n"}, "bare column of 0 and 1, but row 2"),
+        ({"labels": "path,target\n1.png,0\n2.png,inf\n"}, r"neither 0/1 nor real/generated: 2.png \('inf'\)"),
+        ({"scores": "path,score,label\n1.png,-1,0\n2.png,1,maybe\n"}, r"label is the decision.*: 2.png \('maybe'\)"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_writes_nothing(tmp_path, given, text):
@@ -279,6 +283,7 @@ def test_unknown_column_names_the_nearest(small):
         (("score", "--scores", "none.csv", "--labels", "none.csv", "--out", "o"), "labels 'none.csv' does not exist"),
         (("score", "--score", "s.csv", "--labels", "l", "--out", "o"), "did you mean '--scores'"),
         (("scores",), "score"),
+        (("score", "--scores", "s", "--labels", "a", "b", "--out", "o"), "--labels names 2 sources"),
         (("score", "--scores", "s", "--labels", "l", "--out", "o", "--bootstrap", "-3"), "--bootstrap"),
     ],
 )
@@ -317,6 +322,73 @@ def test_threshold_from_validation_reals(tmp_path):
     assert "upper bound, not a result" in found["oracle"]["note"]
 
 
+def test_a_threshold_is_never_chosen_on_the_images_it_is_judged_on(small):
+    given = {"scores": small / "run/scores.csv", "labels": [small / "labels.csv"]}
+    (small / "copy.csv").write_text((small / "run/scores.csv").read_text())
+    for scores in (small / "run/scores.csv", small / "copy.csv"):
+        with pytest.raises(UserError, match="threshold would be chosen on images that it is judged on"):
+            scoring.run(options(small, **given, valid_scores=scores, valid_labels=small / "labels.csv"))
+    with pytest.raises(UserError, match="go with --valid-scores, which is missing"):
+        scoring.run(options(small, **given, valid_labels=small / "labels.csv"))
+    assert not (small / "out").exists()
+
+
+def test_words_in_the_label_column_of_scores_are_decisions(tmp_path):
+    given = bad(tmp_path, scores="path,score,label\n1.png,-1,FAKE\n2.png,1,1.0\n")
+    scoring.run(given)
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["confusion"] == [[0, 1], [0, 1]]
+
+
+def test_two_files_without_a_common_image_are_not_compared(small):
+    lines = (small / "run/scores.csv").read_text().splitlines()
+    for name, half in (("a.csv", range(1, 21)), ("b.csv", range(21, 41))):
+        text = [f"{line.split(',')[0]},,,,,error: lost" if i in half else line for i, line in enumerate(lines)]
+        (small / name).write_text("\n".join(text) + "\n")
+    with pytest.raises(UserError, match="have no image that both could score"):
+        measured(small, scores=small / "a.csv", against=small / "b.csv")
+
+
+def test_unseen_errors_are_bounded_by_the_rarer_class(tmp_path):
+    rows = [[f"{i}.png", int(i < 10), f"p{i}" if i % 2 else ""] for i in range(210)]
+    write_csv(tmp_path / "l.csv", ["path", "label", "group"], rows)
+    write_csv(tmp_path / "s.csv", ["path", "score"], [[r[0], 2 * r[1] - 1] for r in rows])
+    scoring.run(options(tmp_path, scores=tmp_path / "s.csv", labels=[tmp_path / "l.csv"]))
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["n_groups"] == 210
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "With 10 independent source images of the rarer class an error rate below 30.0% can go unseen" in page
+
+
+@pytest.mark.parametrize("name", [r"$\frac$ 5$", "_hidden", "n" * 300, "生成器", "a&b<c>"])
+def test_any_name_of_a_generator_can_be_drawn(small, name):
+    text = (small / "labels.csv").read_text(encoding="utf-8").replace("sdxl", name)
+    (small / "labels.csv").write_text(text, encoding="utf-8")
+    assert name in measured(small, scores=small / "run/scores.csv")["by"]["generator"]
+
+
+def test_a_folder_that_is_not_unicode_can_be_drawn():
+    assert plots.bars([("odd\udcff\n", 0.5, None, None)], "accuracy").startswith("data:image/svg+xml")
+
+
+def test_many_sizes_are_put_together(small):
+    for i in range(40):
+        Image.new("RGB", (20 + 3 * i, 24)).save(small / f"test/{i}.png")
+    sizes = measured(small, scores=small / "run/scores.csv", by=["size"])["by"]["size"]
+    assert {k: v["n"] for k, v in sizes.items()} == {
+        "longer side 17 to 32": 5, "longer side 33 to 64": 10, "longer side 65 to 128": 22, "longer side 129 to 256": 3,
+    }  # fmt: skip
+
+
+def test_names_that_are_not_unicode_meet_their_scores(tmp_path):
+    for word, count in (("real", 2), ("fake", 2)):
+        (tmp_path / word).mkdir()
+        for i in range(count):
+            Image.new("RGB", (4, 4)).save(tmp_path / word / f"{i}.png")
+    os.rename(tmp_path / "real/0.png", os.fsencode(tmp_path) + b"/real/odd\xff.png")
+    rows = [["real/odd\\udcff.png", -1], ["real/1.png", 1], ["fake/0.png", 1], ["fake/1.png", 1]]
+    write_csv(tmp_path / "s/s.csv", ["path", "score"], rows)
+    assert scoring.run(options(tmp_path, scores=tmp_path / "s/s.csv", labels=[tmp_path])) == 0
+
+
 def test_against_a_second_file(small):
     lines = (small / "run/scores.csv").read_text().splitlines()
     (small / "other.csv").write_text("\n".join([lines[0]] + lines[:0:-1]) + "\n")  # same rows, other order
@@ -341,6 +413,28 @@ def test_vip_of_two_files(tmp_path, run):
     found = json.loads((tmp_path / "out/metrics.json").read_text())
     assert found["contest"]["vip"] == pytest.approx(metrics.vip(1.0, 0.5)) == pytest.approx(0.85)
     assert "VIP Cup score      0.8500 = 0.7 * 1.0000 + 0.3 * 0.5000" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [({"by": ["generator"]}, "leave --by out"), ({"one_class": True}, "leave --one-class out"),
+     ({"labels": ["a", "b", "c"]}, "one or two sources of --labels, not 3")],
+)  # fmt: skip
+def test_what_vip_does_not_take_is_refused(tmp_path, given, text):
+    with pytest.raises(UserError, match=text):
+        scoring.run(options(tmp_path, **{"labels": ["l.csv"], "vip": ["a.csv", "b.csv"], **given}))
+
+
+def test_vip_needs_scores(tmp_path):
+    given = bad(tmp_path)
+    (tmp_path / "result.txt").write_text("0\n1\n")
+    with pytest.raises(UserError, match="the VIP Cup's form is filename,logit"):
+        scoring.run(options(tmp_path, labels=given.labels, vip=[tmp_path / "result.txt", given.scores]))
+
+
+def test_few_photographs_are_warned_of_however_many_crops_they_have(small):
+    page = measured(small, scores=small / "run/scores.csv") and (small / "out/report.html").read_text(encoding="utf-8")
+    assert "Only 5 independent source images of the rarer class" in page and "too narrow as well" in page
 
 
 def test_scores_turned_round_are_pointed_out(small):
@@ -444,6 +538,12 @@ def test_accuracy_without_the_leaked_images(small):
     assert "without leaks 34" in (small / "out/report.html").read_text(encoding="utf-8")
 
 
+def test_a_class_that_leaked_whole_is_said(small):
+    made = [["bytes", "test", f"{i}.png", "train", "x.png", 0] for i in range(40) if i // 4 % 2]
+    with pytest.raises(UserError, match="another split has every generated image"):
+        measured(small, scores=small / "run/scores.csv", leaks=str(leak_rows(small, *made)))
+
+
 def test_leaks_of_other_splits_or_images_are_refused(small):
     leak_rows(small, ["bytes", "test", "1.png", "train", "x", 0], ["bytes", "valid", "a.png", "train", "x", 0])
     given = {"scores": small / "run/scores.csv"}
@@ -523,3 +623,88 @@ def test_worst_errors_come_with_their_maps(small, monkeypatch):
     page = (small / "out/report.html").read_text(encoding="utf-8")
     assert plain > 0 and page.count("data:image/png") + page.count("data:image/jpeg") == 2 * plain
     assert "occlusion of detector" in page
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A checkpoint with a feature map, so that Grad-CAM can be taken of it."""
+    order = ["real", "generated"]
+    facts = {"architecture": "testing", "arguments": {"num_classes": 2}, "classes": order, "class_order": order}
+    line = {"size": 16, "transform": "decode | resize((16, 16)) | normalize(half)"}
+    path = tmp_path_factory.mktemp("tiny") / "tiny.ckpt"
+    ckpt.save(models.create("testing", num_classes=2), path, {**facts, "input": line})
+    return path
+
+
+def made_by(small, model, **more):
+    """run.json as infer.py leaves it."""
+    header = {"models": {"tiny": files.sha256(model)}, "backends": ["onnxruntime"], "files": {"tiny": str(model)}}
+    part = {"rows": 40, "scored": 40, "seconds": 8.0, "load_seconds": 2.0, "device": "CPU"}
+    runinfo.write(small / "run", {**header, **more}, [part], {"real": 40}, [small / "run/scores.csv"])
+    return {"scores": small / "run/scores.csv", "labels": [small / "labels.csv"]}
+
+
+def pictures(small):
+    page = (small / "out/report.html").read_text(encoding="utf-8")
+    return page.count("data:image/png") + page.count("data:image/jpeg"), page
+
+
+def test_maps_of_the_model_that_made_the_scores_come_without_asking(small, tiny, capsys):
+    given = made_by(small, tiny)
+    scoring.run(options(small, **given, explain=["none"]))
+    plain, page = pictures(small)
+    assert plain > 0 and "No maps of where the detector looked: --explain none." in page
+    scoring.run(options(small, **given))
+    with_maps, page = pictures(small)
+    assert with_maps == 2 * plain and "Grad-CAM of tiny" in page and "white speaks for generated" in page
+    said = f"maps               of {plain} shown errors, by tiny.ckpt (run.json); --explain none leaves them out\n"
+    assert said in capsys.readouterr().out
+    assert json.loads((small / "out/metrics.json").read_text())["inputs"]["explained with 1"]["path"] == str(tiny)
+
+
+def test_the_report_says_why_there_are_no_maps(small, tiny, tmp_path_factory):
+    given = made_by(small, tiny)
+    gone, other = tmp_path_factory.mktemp("m") / "gone.ckpt", tmp_path_factory.mktemp("m") / "other.onnx"
+    other.write_bytes(b"x")
+    run = json.loads((small / "run/run.json").read_text())
+    cases = {
+        f"No map of tiny: {gone} is no longer there": {"file": str(gone)},
+        "has changed since it made the scores": {"sha256": "0" * 64},
+        "only a .ckpt has gradients and attentions": {"file": str(other)},
+        "run.json names no file of it; name the model with --explain A.ckpt": {"file": None},
+    }
+    for text, change in cases.items():
+        (small / "run/run.json").write_text(json.dumps({**run, "models": [{**run["models"][0], **change}]}))
+        scoring.run(options(small, **given))
+        count, page = pictures(small)
+        assert count > 0 and text in page and "Grad-CAM" not in page, text
+    (small / "run/run.json").unlink()
+    scoring.run(options(small, **given))
+    assert "no run.json of infer.py that belongs to the scores" in pictures(small)[1]
+    with pytest.raises(UserError, match="--explain none stands beside a.ckpt"):
+        scoring.run(options(small, **given, explain=["none", "a.ckpt"]))
+
+
+def test_a_map_that_fails_does_not_stop_an_evaluation(small, tiny, monkeypatch):
+    given = made_by(small, tiny)
+
+    def broken(*_):
+        raise RuntimeError("no gradient of this operator")
+
+    monkeypatch.setattr(explain.Explainer, "_grad_cam", broken)
+    assert scoring.run(options(small, **given)) == 0
+    assert "No maps of where the detector looked: no gradient of this operator." in pictures(small)[1]
+    with pytest.raises(RuntimeError):
+        scoring.run(options(small, **given, explain=[str(tiny)]))
+
+
+def test_images_are_found_where_they_were_scored(small, tiny):
+    given = made_by(small, tiny, images=str(small / "test"))
+    (small / "elsewhere").mkdir()
+    (small / "labels.csv").rename(small / "elsewhere/labels.csv")
+    scoring.run(options(small, scores=given["scores"], labels=[small / "elsewhere/labels.csv"]))
+    assert "Grad-CAM of tiny" in pictures(small)[1]
+    (small / "test").rename(small / "moved")
+    scoring.run(options(small, scores=given["scores"], labels=[small / "elsewhere/labels.csv"]))
+    count, page = pictures(small)
+    assert count == 0 and "no thumbnails, no maps" in page

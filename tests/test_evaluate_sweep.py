@@ -92,6 +92,15 @@ def test_a_killed_run_goes_on_and_new_points_are_added(stub, pictures):
     assert len(Bright.calls) == 24 * 4
 
 
+def test_a_damaged_line_of_the_log_is_named(stub, pictures):
+    sweep.run(options(stub, pictures, points=["crop"]))
+    log = stub.parent / "out/sweep.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines[:4], lines[4][:9], *lines[5:]]) + "\n")
+    with pytest.raises(UserError, match="sweep.jsonl line 5 is damaged; remove it"):
+        sweep.run(options(stub, pictures, points=["crop"]))
+
+
 def test_a_log_of_something_else_is_refused(stub, pictures):
     sweep.run(options(stub, pictures, points=["crop"]))
     stub.write_bytes(b"other weights")
@@ -114,6 +123,13 @@ def test_unreadable_images_are_counted_and_left_out(stub, pictures):
     found = result(stub)
     assert found["errors"] == 1 and found["n"] == 23
     assert "1 images could not be scored" in (stub.parent / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_a_set_of_which_nothing_can_be_scored_names_its_first_image(stub, pictures):
+    for path in pictures.glob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(UserError, match="no image could be scored, first 0.png: error: not an image"):
+        sweep.run(options(stub, pictures, points=["jpeg"]))
 
 
 def test_limit_takes_as_many_of_each_class():
@@ -185,6 +201,17 @@ def test_matrix_with_average_and_minimum(stub, pictures):
     transfer.run(transfer_options(stub, sets))
     assert Bright.calls == []  # nothing is scored twice
     assert "One class only in reals" in (stub.parent / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_models_share_the_decoded_images_of_a_set(stub, pictures, monkeypatch):
+    decoded, decode = [], images.decode
+    monkeypatch.setattr(images, "decode", lambda path: decoded.append(path) or decode(path))
+    other = stub.with_name("other.ckpt")
+    other.write_bytes(b"others")
+    models = {"ckpt": [f"first={stub}", f"second={other}"]}
+    transfer.run(transfer_options(stub, [f"A={pictures}/labels.csv"], **models))
+    assert len(decoded) == 24 and len(Bright.calls) == 48
+    assert [(c["model"], c["n"]) for c in result(stub)["cells"]] == [("first", 24), ("second", 24)]
 
 
 def test_sets_may_be_parts_of_a_csv(stub, pictures):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import imagehash
 import numpy as np
@@ -212,6 +213,16 @@ def test_a_split_column_chooses_the_rows(run, splits):
     assert (
         "leak: 1 of 40 images of test are in train" in done.stdout and "bytes: test/3.jpg = train/4.jpg" in done.stdout
     )
+
+
+def test_file_names_need_not_be_unicode(run, splits):
+    odd = os.fsencode(splits) + b"/test/odd\xff.jpg"
+    with open(odd, "wb") as file:
+        file.write((splits / "train" / "4.jpg").read_bytes())
+    done = run("evaluate.py", "leaks", "--train", splits / "train", "--test", splits / "test", "--out", splits / "out")
+    assert done.returncode == 0, done.stderr
+    assert r"bytes: odd\udcff.jpg = 4.jpg" in done.stdout
+    assert r"bytes,test,odd\udcff.jpg,train,4.jpg,0" in (splits / "out/leaks.csv").read_text()
 
 
 @pytest.mark.parametrize(

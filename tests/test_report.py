@@ -39,11 +39,14 @@ def page(tmp_path_factory):
             scores.writerow(
                 [name, *([""] * 3 if bad else [(a + b) / 2, a, b]), "error: truncated file" if bad else "ok"]
             )
+    (folder / "valid").mkdir()
+    for name in ("labels.csv", "scores.csv"):  # other images, which need not be there
+        shutil.copy(folder / name, folder / "valid" / name)
     options = Namespace(
         scores=folder / "scores.csv", labels=[folder / "labels.csv"], out=folder / "out", by=["generator", "size"],
-        where=None, bootstrap=100, seed=42, threshold=None, target_fpr=0.1, valid_scores=folder / "scores.csv",
-        valid_labels=folder / "labels.csv", valid_where=None, against=folder / "scores.csv", vip=None, thumbnails=6,
-        explain=None, one_class=False, leaks=None,
+        where=None, bootstrap=100, seed=42, threshold=None, target_fpr=0.1, valid_scores=folder / "valid/scores.csv",
+        valid_labels=folder / "valid/labels.csv", valid_where=None, against=folder / "scores.csv", vip=None,
+        thumbnails=6, explain=None, one_class=False, leaks=None,
     )  # fmt: skip
     header = {"models": {"first_model": "a" * 64, "second_model": "b" * 64}, "backends": ["onnxruntime", "mindspore"]}
     part = {"rows": 120, "scored": 120, "seconds": 10.0, "load_seconds": 2.0, "device": "CPU, x86_64, 2 CPUs"}
