@@ -361,6 +361,14 @@ def test_loss_scaling_leaves_the_result_alone(data, tmp_path):
     assert np.allclose(a, b, atol=1e-6) and np.allclose(a, c, atol=1e-6)
 
 
+def test_pynative_mode_trains_the_same(data, tmp_path):
+    common = {"epoch_size": 1, "opt": "adamw", "ema": True, "clip_grad": True, "clip_value": 1.0}
+    fitted(data, tmp_path / "a", **common)
+    fitted(data, tmp_path / "b", mode=1, **common)
+    a, b = (np.array([float(r["loss"]) for r in rows(tmp_path / n / "steps.csv")]) for n in "ab")
+    assert np.allclose(a, b, atol=1e-4)
+
+
 def test_half_precision_runs(data, tmp_path):
     fitted(data, tmp_path, epoch_size=1, amp_level="O2", loss_scale=1024, drop_overflow_update=True)
     assert np.isfinite(float(rows(tmp_path / "log.csv")[0]["val_loss"]))
