@@ -44,6 +44,8 @@ SIZES = {
     "aekl_clf": 64,
     "autoencoder_kl": 64,
 }
+# Its head has one weight a place of the latent: 8 x 8 of them for 64 pixels, 32 x 32 for AIGC-clf's own 256.
+ARGUMENTS = {"aekl_clf": {"latent_size": 8}}
 CHANNELS = {"taesd_decoder": 4, "taesana_decoder": 32}
 # These take no num_classes.
 WHOLE = "aidet_tae taesd_encoder taesd_decoder taesana_encoder taesana_decoder cifake_cnn cifake_cnn_srm autoencoder_kl"
@@ -77,7 +79,8 @@ def row_of(name, folder):
     ms.set_seed(1)
     plain = 384 if name.endswith("_384") else 32 if name.startswith("cifar_") else 224
     size, channels = SIZES.get(name, plain), CHANNELS.get(name, 3)
-    net = models.create(name, **({} if name in WHOLE.split() else {"num_classes": 2}))
+    arguments = {} if name in WHOLE.split() else {"num_classes": 2}
+    net = models.create(name, **arguments, **ARGUMENTS.get(name, {}))
     net.set_train(False)
     own = name in models.names(own_only=True)
     row = {
