@@ -97,7 +97,7 @@ def test_a_damaged_line_of_the_log_is_named(stub, pictures):
     log = stub.parent / "out/sweep.jsonl"
     lines = log.read_text().splitlines()
     log.write_text("\n".join([*lines[:4], lines[4][:9], *lines[5:]]) + "\n")
-    with pytest.raises(UserError, match="sweep.jsonl line 5 is damaged; remove it"):
+    with pytest.raises(UserError, match="sweep.jsonl line 5 is damaged; remove that line"):
         sweep.run(options(stub, pictures, points=["crop"]))
 
 
