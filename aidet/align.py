@@ -272,6 +272,9 @@ def build(folder, out, reconstruct, keep="copy", metadata="copy", resume=False, 
         raise UserError(f"--images {str(folder)!r}: no images in this folder")
     for name in tqdm(names, desc="pairs", unit="image", file=sys.stderr):
         source, fake = Path(folder) / name, out / NAMES[GENERATED] / name
+        if any("\ud800" <= c <= "\udfff" for c in name):
+            lost.append((cli.printable(name), "its name is not Unicode, so labels.csv cannot name it; rename it"))
+            continue
         if not (resume and fake.is_file()):
             try:
                 data, psnr = twin(source, reconstruct, metadata)
@@ -321,7 +324,7 @@ def main(argv):
         folder, out, reconstruct, options.originals, options.metadata, options.resume, reconstruct.name
     )
     for name, why in lost:
-        print(f"left out {name}: {why}", file=sys.stderr)
+        print(cli.printable(f"left out {name}: {why}"), file=sys.stderr)
     if not rows:
         raise UserError(f"none of the {len(lost)} images of {options.images} could be used")
     with files.atomic(out / "labels.csv") as file:

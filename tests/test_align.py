@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,12 @@ def photos(tmp_path, photo):
         name = f"sub/{i}.jpg" if i % 2 else f"{i}.jpg"
         photo(i, size).save(tmp_path / "photos" / name, quality=int(rng.integers(70, 96)))
     return tmp_path / "photos"
+
+
+def test_a_name_that_labels_cannot_hold_is_left_out(photos, tmp_path):
+    os.rename(photos / "0.jpg", os.fsencode(photos) + b"/odd\xff.jpg")
+    rows, lost, _ = align.build(photos, tmp_path / "out", dull)
+    assert len(rows) == 14 and lost == [("odd\\udcff.jpg", lost[0][1])] and "not Unicode" in lost[0][1]
 
 
 @pytest.mark.skipif(not OWN.exists(), reason="the project's own autoencoder is not in ckpt/")
