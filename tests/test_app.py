@@ -1,5 +1,6 @@
 """The application without a browser: reading uploads within limits, metadata, pictures, cards, the service."""
 
+import base64
 import io
 import json
 import struct
@@ -11,7 +12,7 @@ from app_tools import make_onnx
 from PIL import Image, PngImagePlugin
 
 import app
-from aidet import Detector, images, runtime
+from aidet import Detector, default, images, records, runtime
 from aidet.app import cards, metadata, pictures, server, service, uploads, words
 from aidet.errors import UserError
 
@@ -244,6 +245,13 @@ def test_names_and_metadata_are_escaped(served, photo, tmp_path):
     assert "<img" not in page + broken and "&lt;img" in page
 
 
+def test_a_file_name_is_no_formula_of_a_spreadsheet():
+    rows = [["=1+1.png", "-1.5", "0.18", 0, "real", "ok"], ["-x.png", "", "", "", "", "error: @home"]]
+    link = cards.csv_link("en", rows, records.COLUMNS, "scores.csv")
+    text = base64.b64decode(link.split("base64,")[1].split('"')[0]).decode("utf-8-sig")
+    assert text.splitlines()[1:] == ["'=1+1.png,-1.5,0.18,0,real,ok", "'-x.png,,,,,error: @home"]
+
+
 def test_every_text_is_there_in_both_languages():
     for key, pair in words.WORDS.items():
         assert len(pair) == 2 and all(pair), key
@@ -332,8 +340,8 @@ def test_wrong_options(argv, text):
 
 
 def test_without_the_default_checkpoint(monkeypatch, tmp_path):
-    monkeypatch.setattr(app, "DEFAULT_CKPT", tmp_path / "aidet_default.ckpt")
-    with pytest.raises(UserError, match="no --ckpt given and ckpt/aidet_default.ckpt does not exist"):
+    monkeypatch.setattr(default, "CKPT", tmp_path / "aidet_default.ckpt")
+    with pytest.raises(UserError, match="no --ckpt given and ckpt/aidet_default.ckpt.* does not exist here"):
         app.run([])
 
 

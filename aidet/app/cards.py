@@ -164,6 +164,18 @@ def metadata(language, findings):
     return f'{head}<table class="aidet-table">{rows}</table>'
 
 
+def inert(value):
+    """A cell that no spreadsheet takes for a formula: names come from whoever made the archive."""
+    text = str(value)
+    if text[:1] not in "=+-@\t\r" or not text:
+        return value
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return value
+
+
 def csv_link(language, rows, columns, name):
     """A link that holds the whole CSV, so that no file lies on the server; empty where there is no row."""
     if not rows:
@@ -171,7 +183,7 @@ def csv_link(language, rows, columns, name):
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows([inert(v) for v in row] for row in rows)
     # The mark at the start makes Excel read UTF-8.
     data = base64.b64encode(("\ufeff" + text.getvalue()).encode()).decode()
     return (
