@@ -91,6 +91,11 @@ def test_wrong_arguments(tmp_path, recipe, more, text):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_wrong_flag_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean '--repo'"):
+        xihe.run(["pack", "--ckpt", "a.ckpt", "--out", "o", "--repo", "me/my_model", "--rep", "x"])
+
+
 def test_only_unknown_flags_are_left_out():
     argv = ["-c", "x.yaml", "--lr", "0.1", "--aim_repo", "r", "--grampus_code_file_name", "a", "b", "--no-pretrained"]
     kept, dropped = xihe.without_unknown([*argv, "--betas", "0.9", "0.99", "--new_flag=3"])

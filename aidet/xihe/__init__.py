@@ -6,7 +6,6 @@ into the model repository that ``config.json`` names. Only ``train/`` and ``infe
 file in them may be kept in git-LFS: scheduling fails then.
 """
 
-import argparse
 import json
 import re
 import shutil
@@ -14,7 +13,7 @@ import sys
 from pathlib import Path
 
 from .. import cli, config, files
-from ..errors import UserError, nearest
+from ..errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 RECIPES = PACKAGE.parent / "mindcv_cfg"
@@ -256,21 +255,11 @@ def train(argv, recipe):
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors take one line, with the nearest valid name."""
-
-    def error(self, message):
-        unknown = message.partition("unrecognized arguments: ")[2].split()
-        if unknown:
-            message = nearest(unknown[0], ("--ckpt", "--out", "--repo", "--name", "--config"), "argument")
-        raise UserError(message)
-
-
 def run(argv):
     """``python -m aidet.xihe pack|check``."""
-    p = Parser(prog="python -m aidet.xihe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = cli.Parser(prog="python -m aidet.xihe", description=__doc__)
     commands = p.add_subparsers(dest="command", required=True, metavar="pack|check")
-    c = commands.add_parser("pack", help="write train/, inference/ and model/", allow_abbrev=False)
+    c = commands.add_parser("pack", help="write train/, inference/ and model/")
     c.add_argument("--ckpt", required=True, metavar="A.ckpt", help="detector: a checkpoint, or an exported .onnx")
     c.add_argument("--out", required=True, metavar="DIR")
     c.add_argument("--repo", required=True, metavar="USER/MODEL", help="the model repository for the weights")

@@ -26,9 +26,10 @@ def build():
 
     from aidet import images, xihe
     from aidet.app import cards, pictures
-    from aidet.app.service import Service
+    from aidet.app.service import Service, zone_around
 
     served = Service(xihe.model_files(HERE))
+    start = round(served.threshold, 3)  # as the slider shows it
 
     def examine(path, threshold):
         if path is None:
@@ -36,7 +37,8 @@ def build():
         record = served.verdict(path, Path(path).name)
         if not record.ok:
             return cards.verdict("en", record, threshold, served.unsure), "", "", None, None
-        unsure = served.unsure if threshold == served.threshold else (threshold, threshold)
+        unsure = served.unsure if threshold == start else zone_around(threshold)
+        threshold = served.threshold if threshold == start else threshold
         record = served.decided(record, threshold, unsure)
         image = images.decode(path)
         verdict = "".join(cards.verdict(language, record, threshold, unsure) for language in BOTH)
@@ -48,7 +50,7 @@ def build():
         with gr.Row():
             with gr.Column():
                 image = gr.Image(type="filepath", label=both("upload"))
-                threshold = gr.Slider(0, 1, value=round(served.threshold, 3), step=0.005, label=both("threshold"))
+                threshold = gr.Slider(0, 1, value=start, step=0.001, label=both("threshold"))
             with gr.Column():
                 shown = [gr.HTML(), gr.HTML(), gr.HTML()]
         with gr.Row():
