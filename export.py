@@ -19,13 +19,15 @@ def run(argv):
     p.add_argument("--int8", metavar="DIR", help="with onnx: an eight-bit model too, calibrated on these images")
     p.add_argument("--labels", metavar="DIR|CSV", help="true labels of the --int8 images: accuracy before and after")
     args = p.parse_args(argv)
-    batch = int(args.batch) if args.batch.isdigit() else args.batch
+    batch = int(args.batch) if args.batch.isdecimal() else args.batch
     from pathlib import Path
 
     from aidet import exporter
 
     if Path(args.out).exists() and not Path(args.out).is_dir():
         raise UserError(f"--out {args.out!r} is a file; give a folder")
+    if args.labels and not args.int8:
+        raise UserError("--labels goes with --int8 DIR: they are the true labels of its images")
     if args.int8 and (args.format != "onnx" or batch != "dynamic" or args.preprocess_in_graph):
         raise UserError("--int8 goes with --format onnx, a dynamic batch and preprocessing outside the graph")
     verdict = exporter.export(args.ckpt, args.format, args.out, batch, args.preprocess_in_graph, args.emit_lite)

@@ -340,6 +340,8 @@ def compare(expected, model, sample, output=OUTPUT):
     except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types, one for each status code
         raise ExportError(f"ONNX Runtime refuses the graph: {first_line(error)}") from None
     worst = relative = 0.0
+    if not all(np.isfinite(ours).all() for ours in expected.values()):
+        raise ExportError("the network itself gives values that are not finite numbers; are its weights whole?")
     largest = max(float(np.abs(ours).max()) for ours in expected.values())
     for n, ours in expected.items():
         x = sample(n)
