@@ -6,7 +6,7 @@ PY := .venv/bin/python
 # The last epoch: three validation photographs are too few to choose one by.
 SAMPLE_CKPT := ckpt/demo/last.ckpt
 
-.PHONY: demo test parity lint bench torture matrix lock tables clean
+.PHONY: demo test parity lint docs bench torture matrix lock tables clean
 .DELETE_ON_ERROR:
 
 # Print a plain command, then run it, so that a reader can repeat it.
@@ -44,6 +44,15 @@ parity: .venv/.parity
 lint: .venv/.installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+.venv-docs/.installed: requirements/docs.txt
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	@touch $@
+
+# The documentation as a site, out/site; a broken link, or a page that the navigation lacks, is an error.
+docs: .venv-docs/.installed
+	.venv-docs/bin/mkdocs build --strict --quiet
 
 # Other MindSpore versions, each in an environment of its own, then the long cells of the converter.
 matrix: .venv/.parity
