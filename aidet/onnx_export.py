@@ -54,6 +54,8 @@ def export(net, facts, sample, check=VERIFIED, output=OUTPUT):
     """
     net.set_train(False)
     expected = reference(net, sample, check)
+    if not all(np.isfinite(values).all() for values in expected.values()):
+        raise ExportError("the network itself gives values that are not finite numbers; are its weights whole?")
     with tempfile.TemporaryDirectory() as folder, standing_in(folder), exportable.exportable(net, folder) as finish:
         graphs = [trace(net, sample(n), Path(folder) / f"{n}.onnx", output) for n in TRACED]
         for graph in graphs:
@@ -340,8 +342,6 @@ def compare(expected, model, sample, output=OUTPUT):
     except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types, one for each status code
         raise ExportError(f"ONNX Runtime refuses the graph: {first_line(error)}") from None
     worst = relative = 0.0
-    if not all(np.isfinite(ours).all() for ours in expected.values()):
-        raise ExportError("the network itself gives values that are not finite numbers; are its weights whole?")
     largest = max(float(np.abs(ours).max()) for ours in expected.values())
     for n, ours in expected.items():
         x = sample(n)
