@@ -331,7 +331,7 @@ def test_what_cannot_be_freed_is_refused():
 
 
 def test_a_network_that_gives_no_numbers_is_refused(model):
-    """Compared with another NaN, a NaN would be a difference of 0, and as a weight something the batch size went into."""
+    """A NaN compared with a NaN would be a difference of 0, and a weight that depends on the batch size."""
     net, facts = ckpt.load_model(model), ckpt.read_sidecar(model)
     net.classifier.bias.set_data(ms.Tensor(np.array([np.nan, 0], np.float32)))
     with pytest.raises(onnx_export.ExportError, match="not finite"):
