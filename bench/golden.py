@@ -1,8 +1,8 @@
-"""Write tests/data/golden_default.json: the default detector's scores on packaged and made pictures, by MindSpore.
+"""Write tests/data/golden_*.json: the shipped detectors' scores on packaged and made pictures, by MindSpore.
 
     python bench/golden.py
 
-Run it after the checkpoint has changed on purpose, and read the difference.
+Run it after a checkpoint has changed on purpose, and read the difference.
 """
 
 import sys
@@ -12,12 +12,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from aidet import Detector, files  # noqa: E402 - the repository's root comes first on the path
-from tests.test_default import CKPT, GOLDEN, pictures  # noqa: E402
+from tests.test_default import SHIPPED, pictures  # noqa: E402
 
 if __name__ == "__main__":
     shown = pictures()
-    found = Detector(CKPT, backend="mindspore").score(list(shown.values()))
-    scores = {name: round(r.score, 6) for name, r in zip(shown, found)}
-    files.write_json(GOLDEN, {"sha256": files.sha256(CKPT), "scores": scores})
-    for name, r in zip(shown, found):
-        print(f"{name:10s} score {r.score:8.4f}  prob {r.prob:.4f}  {r.decision}")
+    for path, place in SHIPPED.values():
+        found = Detector(path, backend="mindspore").score(list(shown.values()))
+        scores = {name: round(r.score, 6) for name, r in zip(shown, found)}
+        files.write_json(place, {"sha256": files.sha256(path), "scores": scores})
+        print(path.name)
+        for name, r in zip(shown, found):
+            print(f"  {name:10s} score {r.score:8.4f}  prob {r.prob:.4f}  {r.decision}")

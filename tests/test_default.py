@@ -1,4 +1,4 @@
-"""The shipped default detector: its file, its golden scores on both backends, and that `infer.py` uses it unasked."""
+"""The shipped detectors: their files, their golden scores on both backends; `infer.py` uses the default unasked."""
 
 import csv
 import importlib
@@ -14,6 +14,8 @@ from aidet import Detector, ckpt, files
 ROOT = Path(__file__).resolve().parents[1]
 CKPT = ROOT / "ckpt" / "aidet_default.ckpt"
 GOLDEN = ROOT / "tests" / "data" / "golden_default.json"
+SHIPPED = {"default": (CKPT, GOLDEN)}
+SHIPPED["cifake"] = (CKPT.with_name("aidet_cifake.ckpt"), GOLDEN.with_name("golden_cifake.json"))
 
 
 def pictures():
@@ -40,13 +42,23 @@ def test_file_is_small_whole_and_says_where_it_comes_from():
     assert facts["voting"] == {"votes": 10, "views": "pyramid"}
 
 
+def test_cifake_detector_says_what_it_is():
+    path, _ = SHIPPED["cifake"]
+    facts = ckpt.read_sidecar(path)
+    assert facts["output"]["sha256"] == files.sha256(path)
+    assert facts["output"]["parameters"] == 61241 and facts["input"]["size"] == [32, 32]
+    assert facts["source"]["licence"] and facts["training"]["images"] == 100_000
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "mindspore"])
-def test_golden_scores(backend):
-    golden = json.loads(GOLDEN.read_text())
-    assert golden["sha256"] == files.sha256(CKPT), "the file changed: run bench/golden.py and read the difference"
+@pytest.mark.parametrize("name", SHIPPED)
+def test_golden_scores(name, backend):
+    path, place = SHIPPED[name]
+    golden = json.loads(place.read_text())
+    assert golden["sha256"] == files.sha256(path), "the file changed: run bench/golden.py and read the difference"
     shown = pictures()
     assert set(shown) == set(golden["scores"])
-    found = Detector(CKPT, backend=backend).score(list(shown.values()))
+    found = Detector(path, backend=backend).score(list(shown.values()))
     assert {n: r.score for n, r in zip(shown, found)} == pytest.approx(golden["scores"], abs=1e-4)
 
 
