@@ -1,6 +1,7 @@
 """From a file to pixels: finding images, decoding them, one way for every part of the project."""
 
 import os
+import threading
 import warnings
 from pathlib import Path
 
@@ -18,6 +19,37 @@ EXTENSIONS = frozenset(
 MAX_PIXELS = 120_000_000
 # Formats that Pillow hands to another program.
 PROGRAMS = frozenset(("EPS",))
+
+
+ORIENTATION, TURNED = 0x0112, (2, 3, 4, 5, 6, 7, 8)  # EXIF: tag, and values other than upright
+
+
+class _Quiet:
+    """Ignores warnings as long as any thread is inside.
+
+    ``warnings.catch_warnings`` changes what the whole process does: of two threads the first to leave would let the
+    other's warnings out, as text or, where warnings are errors, as an image that cannot be used.
+    """
+
+    def __init__(self):
+        self._lock, self._inside, self._before = threading.Lock(), 0, None
+
+    def __enter__(self):
+        with self._lock:
+            if not self._inside:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__(*error)
+
+
+_quiet = _Quiet()
 
 
 class ImageError(Exception):
@@ -59,7 +91,8 @@ def decode(source, max_pixels=MAX_PIXELS):
             raise ImageError(f"empty array of shape {source.shape}")
         return _rgb(Image.fromarray(source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source))
     if isinstance(source, Image.Image):
-        return _rgb(_upright(source))
+        made = _rgb(_upright(source))
+        return source.copy() if made is source else made  # never the caller's own
     if isinstance(source, (str, os.PathLike)):
         try:
             if os.path.isdir(source):
@@ -71,18 +104,16 @@ def decode(source, max_pixels=MAX_PIXELS):
         except (OSError, ValueError) as error:
             raise ImageError(_reason(error)) from None
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of damaged EXIF and of large images; the first does not matter, the second is checked below.
-            warnings.simplefilter("ignore")
-            with Image.open(source) as image:
-                if image.format in PROGRAMS:
-                    raise ImageError(f"{image.format} is a program that Ghostscript would run, not an image")
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise ImageError(f"{width}x{height} pixels, more than the limit of {max_pixels}")
-                # JPEGs are decoded in full: draft mode would change the high frequencies that detectors read.
-                image.load()
-                return _rgb(_upright(image))
+        # Pillow warns of damaged EXIF and of large images; the first does not matter, the second is checked below.
+        with _quiet, Image.open(source) as image:
+            if image.format in PROGRAMS:
+                raise ImageError(f"{image.format} is a program that Ghostscript would run, not an image")
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(f"{width}x{height} pixels, more than the limit of {max_pixels}")
+            # JPEGs are decoded in full: draft mode would change the high frequencies that detectors read.
+            image.load()
+            return _rgb(_upright(image))
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -105,14 +136,15 @@ def _reason(error):
 
 def _upright(image):
     try:
-        return ImageOps.exif_transpose(image) or image
+        # exif_transpose copies all pixels of an image that is upright already, as nearly all are.
+        return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION) in TURNED else image
     except Exception:  # noqa: BLE001 - a damaged EXIF block says nothing about the pixels
         return image
 
 
 def _rgb(image):
     if image.mode == "RGB":
-        return image.copy()
+        return image
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
         values = np.asarray(image)
         if image.mode == "F":
@@ -142,6 +174,11 @@ def walk(folder):
     ------
     str
         Path relative to ``folder``, with ``/``.
+
+    Raises
+    ------
+    UserError
+        A folder that may not be read: its images would be missing without a word.
     """
     folder = os.fspath(folder)
     seen = set()
@@ -157,8 +194,12 @@ def walk(folder):
                         names.append(entry.name)
                         if _is_dir(entry):
                             folders.add(entry.name)
-        except OSError:
-            return
+        except (FileNotFoundError, NotADirectoryError):
+            return  # it went away since it was listed
+        except OSError as error:
+            raise UserError(
+                f"folder {where!r} cannot be read ({error.strerror or error}); allow it, or move that folder away"
+            ) from None
         if (here.st_dev, here.st_ino) in seen:
             return
         seen.add((here.st_dev, here.st_ino))

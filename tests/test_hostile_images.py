@@ -1,11 +1,17 @@
 """Images from strangers through infer.py: a row for each, in its place, in bounded memory."""
 
 import csv
+import io
+import os
 import subprocess
 import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).parent / "torture"))
 import corpus
@@ -13,6 +19,7 @@ import tiny
 
 import infer
 from aidet import Detector, images
+from aidet.errors import UserError
 from aidet.output import Inputs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,8 +67,6 @@ def test_a_row_for_every_file_in_its_place(model, made, tmp_path, capsys):
 def test_every_format_is_read_or_refused_by_name():
     """Lossless formats give the pixels that went in."""
     for name, data in corpus.formats().items():
-        import io
-
         try:
             image = images.decode(io.BytesIO(data))
         except images.ImageError as error:
@@ -102,3 +107,68 @@ def test_memory_is_bounded(model, made, tmp_path):
     assert done.returncode == 3 and "Traceback" not in done.stderr, done.stderr[-2000:]
     kilobytes = int((tmp_path / "peak").read_text())
     assert kilobytes < MEGABYTES << 10, f"{kilobytes >> 10} MiB"
+
+
+def test_decoding_in_threads_keeps_warnings_to_itself():
+    """Where warnings are errors, one let out by a neighbour that ends would make a good image unusable."""
+    inside, gates = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
+
+    class Slow(io.BytesIO):
+        def __init__(self, number):
+            super().__init__(corpus.encoded(corpus.photo(number), "PNG"))
+            self.number = number
+
+        def read(self, *size):
+            inside[self.number].set()
+            assert gates[self.number].wait(60)
+            warnings.warn("as Pillow does of damaged EXIF")
+            return super().read(*size)
+
+    before = list(warnings.filters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        errors = list(warnings.filters)
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.submit(images.decode, Slow(0)), pool.submit(images.decode, Slow(1))
+            assert all(event.wait(60) for event in inside)
+            gates[0].set()
+            assert first.result().mode == "RGB"
+            gates[1].set()
+            assert second.result().mode == "RGB"
+        assert warnings.filters == errors, "left as they were"
+    assert warnings.filters == before
+
+
+def test_an_image_that_is_handed_over_is_never_given_back_itself():
+    mine = corpus.photo(1)
+    made = images.decode(mine)
+    assert made is not mine and made.tobytes() == mine.tobytes()
+    made.putpixel((0, 0), (1, 2, 3))
+    assert made.tobytes() != mine.tobytes()
+
+
+def test_turned_and_upright_files_decode_as_pillow_turns_them():
+    for value in range(10):
+        exif = Image.Exif()
+        exif[0x0112] = value
+        data = io.BytesIO(corpus.encoded(corpus.photo(3), "JPEG", exif=exif))
+        with Image.open(io.BytesIO(data.getvalue())) as image:
+            wanted = ImageOps.exif_transpose(image).convert("RGB")
+        made = images.decode(data)
+        assert (made.size, made.tobytes()) == (wanted.size, wanted.tobytes()), value
+
+
+def test_a_folder_that_may_not_be_read_is_said(tmp_path, monkeypatch):
+    """Its images would otherwise be missing from the result without a word."""
+    (tmp_path / "closed").mkdir()
+    corpus.photo(1).save(tmp_path / "1.png")
+    scandir = os.scandir
+
+    def refused(where):
+        if os.fspath(where).endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(where))
+        return scandir(where)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match="folder '.*closed' cannot be read .Permission denied."):
+        Inputs(tmp_path).count()
