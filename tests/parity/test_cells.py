@@ -23,6 +23,7 @@ def test_cell(cell, tmp_path):
     # Logits that do not move with the image would make the comparison empty.
     assert result["spread"] is None or result["spread"] > 1e-3 * result["scale"]
     assert result["relative"] <= 1e-4, result
-    if cell.layout.startswith("hf"):
+    # A bare file of a running model has no config.json, so no class names.
+    if cell.layout.startswith("hf") and result["source"].is_dir():
         # id2label {0: artificial, 1: human}: the class order follows the names.
         assert result["classes"] == ["generated", "real"]
