@@ -36,7 +36,7 @@ def exportable(net, folder):
     """
     from .models.layers import native_sigmoid
 
-    restore, padded = [], []
+    restore, padded, uneven = [], [], _uneven_paddings(net)
     try:
         for cell in [c for _, c in net.cells_and_names()]:
             for name, child in list(cell.name_cells().items()):
@@ -51,19 +51,32 @@ def exportable(net, folder):
                 restore.append((setattr, cls, "construct", cls.construct))
                 cls.construct = construct
         with native_sigmoid(net):
-            yield lambda model: _finish(model, bool(padded))
+            yield lambda model: _finish(model, bool(padded), uneven)
     finally:
         for action, *arguments in reversed(restore):
             action(*arguments)
 
 
-def _finish(model, padded):
+def _uneven_paddings(net):
+    """Paddings of convolutions that differ from side to side: (top, bottom, left, right)."""
+    from mindspore import nn
+
+    found = [getattr(c, "padding", 0) for _, c in net.cells_and_names() if isinstance(c, nn.Conv2d)]
+    return {tuple(p) for p in found if isinstance(p, tuple) and len(set(p)) > 1}
+
+
+def _finish(model, padded, uneven):
     from onnx import helper
 
     _plain_variance(model)
     for node in model.graph.node:
         if node.op_type == MARKER:
             node.op_type = MEANING
+        for attribute in node.attribute:
+            # MindSpore writes its own order of the four sides; ONNX has top, left, bottom, right.
+            if node.op_type == "Conv" and attribute.name == "pads" and tuple(attribute.ints) in uneven:
+                top, bottom, left, right = attribute.ints
+                attribute.ints[:] = [top, left, bottom, right]
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         if padded and node.op_type == "MaxPool" and attributes.get("auto_pad") == b"SAME_UPPER":
             del node.attribute[:]

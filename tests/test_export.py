@@ -330,6 +330,14 @@ def test_what_cannot_be_freed_is_refused():
         freed(grows)
 
 
+@pytest.mark.parametrize("padding", [(0, 1, 0, 1), (1, 1, 2, 2), (0, 1, 2, 3)])
+def test_paddings_that_differ_from_side_to_side(padding):
+    net = nn.SequentialCell([nn.Conv2d(3, 2, 3, 2, pad_mode="pad", padding=padding), nn.Flatten()])
+    sample = onnx_export.pixels({}, (9, 12))
+    _, verdict = onnx_export.export(net, {"architecture": "padded"}, sample)
+    assert verdict["difference"] <= 1e-5
+
+
 def test_a_network_that_gives_no_numbers_is_refused(model):
     """A NaN compared with a NaN would be a difference of 0, and a weight that depends on the batch size."""
     net, facts = ckpt.load_model(model), ckpt.read_sidecar(model)
