@@ -120,17 +120,19 @@ def run(argv):
     if shard is None and int(os.environ.get("RANK_SIZE") or 1) > 1 and os.environ.get("RANK_ID", "").isdigit():
         shard = output.shard_of(f"{os.environ['RANK_ID']}/{os.environ['RANK_SIZE']}")  # started by msrun
     inputs = output.Inputs(source)
-    total = inputs.count()
+    total, names = inputs.survey()
     if kind == "submission":
         table, header = output.read_sample(args.sample_submission)
         output.match_sample([r[header[0]] for r in table], (k for k, _ in inputs), args.sample_submission)
     detector = make_detector(args)
-    facts = header_of(args, detector, inputs, total, shard, kind, name)
+    facts = {
+        **header_of(args, detector, shard, kind, name), "images": str(inputs.where), "total": total, "names": names,
+    }  # fmt: skip
     journal = output.Journal(output.journal_path(out, shard), facts, args.resume)
     part = range(*(shard or (0, 1))[:1], total, (shard or (0, 1))[1])
     before, start, done = journal.done, time.monotonic(), None
     try:
-        score_all(detector, inputs, journal, part)
+        score_all(detector, inputs, journal, part, names)
         done = {
             "scored": len(part) - before,
             "seconds": round(time.monotonic() - start, 3),
@@ -172,19 +174,23 @@ def make_detector(args):
     return Detector(*default.checkpoints(args.ckpt), **{n: getattr(args, n) for n in names})
 
 
-def header_of(args, detector, inputs, total, shard, kind, name):
-    """What a journal's rows depend on, and how its results are to be written."""
-    names = ("vote", "fuse", "flips", "stability", "seed", "unsure", "on_error")
+def header_of(args, detector, shard, kind, name):
+    """What a journal's rows depend on besides the images, and how its results are to be written."""
+    names = ("vote", "fuse", "flips", "stability", "seed", "on_error")
+    views = [getattr(m, "views", None) for m in detector.models]
+    weights = detector.fusion.weights
     return {
         **{n: getattr(args, n) for n in names},
         "votes": detector.votes,
         "views": detector.views,
+        "preprocessing": [v and [v.first.text, v.others and v.others.text] for v in views],
         "threshold": detector.threshold,
+        "unsure": detector.unsure,
+        # What a fusion file said, which may be another under the same name tomorrow.
+        "fusion": [detector.fusion.how, None if weights is None else weights.tolist(), detector.fusion.thresholds],
         "models": {m.name: m.identity for m in detector.models},
         "backends": [m.backend_name for m in detector.models],
         "files": {m.name: str(m.path.resolve()) for m in detector.models if hasattr(m, "path")},
-        "images": str(inputs.where),
-        "total": total,
         "shard": shard and list(shard),
         "format": kind,
         "name": name,
@@ -192,18 +198,27 @@ def header_of(args, detector, inputs, total, shard, kind, name):
     }
 
 
-def score_all(detector, inputs, journal, part):
-    """Run the inputs of ``part`` that the journal does not hold yet, and write each row down as it comes."""
+def score_all(detector, inputs, journal, part, names):
+    """Run the inputs of ``part`` that the journal does not hold yet, and write each row down as it comes.
+
+    ``names`` is the hash of the inputs' names when they were counted: where a file came or went since, a row would be
+    missing, or stand for another file than in the other shards.
+    """
     from itertools import islice
 
     from tqdm import tqdm
 
-    items = islice(inputs, part.start, None, part.step)
-    last = None
-    for key, _ in islice(items, journal.done):
-        last = key
-    if journal.done and last != journal.last:
-        raise UserError(f"the images have changed since the run was stopped: {journal.last!r} is now {last!r}")
+    from aidet import output
+
+    seen = output.Names()
+
+    def mine():
+        for i, item in enumerate(inputs):
+            seen.add(item[0])
+            if i in part:
+                yield item
+
+    items = islice(mine(), journal.done, None)
     if journal.done:
         print(f"resuming after {journal.done} of {len(part)} images", file=sys.stderr)
     bar = tqdm(detector.stream(items), total=len(part), initial=journal.done, unit="img", file=sys.stderr)
@@ -213,6 +228,10 @@ def score_all(detector, inputs, journal, part):
         if flushed is None or time.monotonic() - flushed > 0.5:
             journal.flush()
             flushed = time.monotonic()
+    if seen.digest() != names:
+        raise UserError(
+            f"the images changed while they were scored ({seen.number} at the end); run again without --resume"
+        )
 
 
 def finish(out, journals, facts):

@@ -6,6 +6,7 @@ either whole or absent.
 """
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -33,7 +34,7 @@ class Inputs:
     Raises
     ------
     UserError
-        It does not exist.
+        It does not exist; on reading, a list that is no UTF-8 text or CSV, or a folder that may not be read.
     """
 
     COLUMN_NAMES = ("path", "filename", "image_path", "image", "file", "name")
@@ -49,8 +50,11 @@ class Inputs:
     def __iter__(self):
         """Yield (key, path): the name that stands in the result, and the file."""
         names = {"folder": self._folder, "file": self._file, "csv": self._csv, "txt": self._txt}[self.kind]()
-        for name in names:
-            yield name, os.path.join(self.root, name)
+        try:
+            for name in names:
+                yield name, os.path.join(self.root, name)
+        except (UnicodeDecodeError, csv.Error, OSError) as error:
+            raise UserError(f"list {str(self.where)!r} cannot be read as UTF-8 text: {error}") from None
 
     def _folder(self):
         return images.walk(self.where)
@@ -88,13 +92,33 @@ class Inputs:
         UserError
             No image at all, or a list that cannot be read.
         """
-        try:
-            total = sum(1 for _ in self)
-        except (UnicodeDecodeError, csv.Error, OSError) as error:
-            raise UserError(f"list {str(self.where)!r} cannot be read as UTF-8 text: {error}") from None
-        if not total:
+        return self.survey()[0]
+
+    def survey(self):
+        """``(number, SHA-256 of the names in their order)`` of the inputs; as :meth:`count`."""
+        names = Names()
+        for name, _ in self:
+            names.add(name)
+        if not names.number:
             raise UserError(f"images {str(self.where)!r} holds no image file")
-        return total
+        return names.number, names.digest()
+
+
+class Names:
+    """A run's names as one hash: two runs have the same inputs in the same order where it is equal."""
+
+    def __init__(self):
+        self.number, self._hash = 0, hashlib.sha256()
+
+    def add(self, name):
+        """Take the next one."""
+        self.number += 1
+        # No file name holds NUL.
+        self._hash.update(name.encode("utf-8", "surrogatepass") + b"\0")
+
+    def digest(self):
+        """Of all names so far, in hex."""
+        return self._hash.hexdigest()
 
 
 # --- the journal -----------------------------------------------------------------------------------------------------
@@ -130,20 +154,28 @@ class Journal:
     Raises
     ------
     UserError
-        ``resume`` and the journal was made with other settings.
+        ``resume`` and the journal was made with other settings; another process is writing it.
     """
 
     def __init__(self, path, header, resume=False):
-        self.path, self.done, self.last, self.bad = Path(path), 0, None, 0
-        if resume and self.path.is_file() and self.path.stat().st_size:
-            self._reopen(header)
-            return
+        self.path, self.done, self.bad = Path(path), 0, 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "w", encoding="utf-8", newline="\n")
-        self._line(header)
-        self.file.flush()
+        # Appending: also the rows of a process that the lock could not keep out stand whole, one after the other.
+        self.file = open(self.path, "a", encoding="utf-8", newline="\n")
+        try:
+            _lock(self.file, self.path)
+            # What was being written when the run was killed goes; it is scored again.
+            end = self._known(json.loads(json.dumps(header))) if resume else 0
+            self.file.truncate(end)
+            if not end:
+                self._line(header)
+            self.file.flush()
+        except BaseException:
+            self.file.close()
+            raise
 
-    def _reopen(self, header):
+    def _known(self, header):
+        """Bytes of the whole rows that are there; counts them."""
         end = 0
         with open(self.path, "rb") as file:
             for i, line in enumerate(file):
@@ -151,22 +183,23 @@ class Journal:
                 if value is None or "done" in value or (i and not {"path", "status"} <= value.keys()):
                     break
                 if i == 0:
-                    changed = sorted(k for k in header if k != PLACES and header[k] != value.get(k))
-                    if changed:
-                        raise UserError(
-                            f"{str(self.path)!r} was written with another {changed[0]} "
-                            f"({value.get(changed[0])!r}, now {header[changed[0]]!r}); leave --resume out to start anew"
-                        )
+                    self._compare(header, value)
                 else:
-                    self.done, self.last = self.done + 1, value["path"]
+                    self.done += 1
                     self.bad += value["status"] != "ok"
                 end += len(line)
-        self.file = open(self.path, "r+", encoding="utf-8", newline="\n")
-        # What was being written when the run was killed goes; it is scored again.
-        self.file.truncate(end)
-        self.file.seek(end)
-        if not end:
-            self._line(header)
+        return end
+
+    def _compare(self, header, known):
+        changed = [k for k in header if k != PLACES and header[k] != known.get(k)]
+        if {"names", "total"} & set(changed):
+            now = f"{known.get('total')} then, {header.get('total')} now"
+            raise UserError(f"{str(self.path)!r} is of other images or another order ({now}); leave --resume out")
+        if changed:
+            raise UserError(
+                f"{str(self.path)!r} was written with another {changed[0]} "
+                f"({known.get(changed[0])!r}, now {header[changed[0]]!r}); leave --resume out to start anew"
+            )
 
     def _line(self, value):
         self.file.write(json.dumps(value) + "\n")
@@ -196,6 +229,18 @@ class Journal:
         if rows is not None:
             self._line({"done": rows, **(facts or {})})
         self.file.close()
+
+
+def _lock(file, path):
+    """Keep other processes from writing the same journal; where the system has no locks, nobody is kept."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"another process is writing {str(path)!r}; wait for it, or give another --out") from None
+    except (ImportError, OSError):
+        pass
 
 
 def _row(line):
@@ -297,7 +342,9 @@ def find_shards(out):
     paths = [found[i, of] for i in range(of)]
     headers = [{k: v for k, v in read_header(p).items() if k not in ("shard", PLACES)} for p in paths]
     for path, header in zip(paths, headers):
-        changed = sorted(k for k in headers[0] if headers[0][k] != header.get(k))
+        changed = [k for k in headers[0] if headers[0][k] != header.get(k)]
+        if "names" in changed:
+            raise UserError(f"{path.name} was made of other images than {paths[0].name}; run them again on one set")
         if changed:
             raise UserError(f"{path.name} was made with another {changed[0]} than {paths[0].name}; run it again")
     _check_complete(paths, headers[0]["total"])
@@ -363,7 +410,7 @@ def _open(path):
 def write_scores(path, rows, models):
     """``scores.csv`` as :func:`aidet.records.write_scores` writes it, but from a stream and for any file name."""
     with _open(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = records.csv_writer(file)
         writer.writerow([*COLUMNS, *(f"score:{m}" for m in models)])
         for r in rows():
             label = "" if r.label is None else r.label
@@ -375,7 +422,7 @@ def write_scores(path, rows, models):
 def write_stability(path, rows):
     """``stability.csv``: probability of the image and of each changed version, their spread, labels that flipped."""
     with _open(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = records.csv_writer(file)
         names = None
         for r in rows():
             values = getattr(r, "stability", None)
@@ -404,7 +451,7 @@ def write_result(path, rows, skip=False):
     for r in rows():
         if skip and not r.ok:
             continue
-        stem = os.path.splitext(r.path.rsplit("/", 1)[-1])[0]
+        stem = records.stem_of(r.path)
         numeric = numeric and re.fullmatch(r"[0-9]+", stem) is not None
         plain = natural_key(r.path)
         key = (records.digits(stem), plain) if numeric else None
@@ -441,7 +488,7 @@ def _logit(record):
 def write_logits(path, rows, skip=False):
     """The VIP Cup's CSV: ``filename,logit``, rows in input order; above 0 means generated."""
     with _open(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = records.csv_writer(file)
         writer.writerow(["filename", "logit"])
         for r in rows():
             if r.ok or not skip:
@@ -513,7 +560,7 @@ def write_submission(path, rows, sample):
     labels_ = {r.path: _label(r) for r in rows()}
     found = match_sample([row[header[0]] for row in table], labels_, str(sample))
     with _open(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = records.csv_writer(file)
         writer.writerow(header)
         for row in table:
             writer.writerow([row[header[0]], labels_[found[row[header[0]]]]])
@@ -560,8 +607,8 @@ def check(path, images_at=None, count=None):
         if line not in (b"0", b"1"):
             shown = line[:40].decode("utf-8", "replace")
             raise UserError(f"result {str(path)!r} line {i}: {shown!r} is neither 0 nor 1")
-    inputs = list(Inputs(images_at)) if images_at is not None else None
-    for wanted, what in ((count, "--count wants"), (len(inputs) if inputs is not None else None, "the images are")):
+    there = Inputs(images_at).count() if images_at is not None else None
+    for wanted, what in ((count, "--count wants"), (there, "the images are")):
         if wanted is not None and len(lines) != wanted:
             raise UserError(f"result {str(path)!r} has {len(lines)} lines, {what} {wanted}")
     ones = sum(line == b"1" for line in lines)
@@ -580,9 +627,10 @@ def _check_scores(path, lines):
     scores = path.with_name("scores.csv")
     if not scores.is_file():
         return []
-    rows = records.read_scores(scores)
+    every = records.read_scores(scores)
+    rows = every if len(every) == len(lines) else [r for r in every if r.ok]  # as --on-error skip leaves them
     if len(rows) != len(lines):
-        return [f"warning: scores.csv beside it has {len(rows)} rows; it may be of another run"]
+        return [f"warning: scores.csv beside it has {len(every)} rows; it may be of another run"]
     for line, i in enumerate(records.stem_order([r.path for r in rows]), 1):
         if _label(rows[i]) != int(lines[line - 1]):
             raise UserError(
@@ -590,7 +638,8 @@ def _check_scores(path, lines):
                 f"scores.csv says {_label(rows[i])} for {rows[i].path!r}: the order or the run differs"
             )
     said = ["labels and order agree with scores.csv"]
-    bad = [r for r in rows if not r.ok]
+    bad = [r for r in every if not r.ok]
     if bad:
-        said.append(f"warning: {len(bad)} images could not be used, the first is {bad[0].path}: {bad[0].status}")
+        out = " and are left out" if len(rows) < len(every) else ""
+        said.append(f"warning: {len(bad)} images could not be used{out}, the first is {bad[0].path}: {bad[0].status}")
     return said

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,10 +55,34 @@ def number(value):
     return "" if value is None else f"{value:.9g}"
 
 
+class _Lines:
+    """Takes rows that end in CR LF and writes them with LF."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, row):
+        return self.file.write(row[:-2] + "\n")
+
+
+def csv_writer(file):
+    """``csv.writer`` with LF that quotes a carriage return in a field, too.
+
+    Before Python 3.13 it quotes the characters of its line end only, and a file name may hold any other: readers take a
+    bare CR for the end of the row.
+    """
+    return csv.writer(_Lines(file), lineterminator="\r\n")
+
+
+def stem_of(path):
+    """Name of a file without its folder and its last ending; ``/`` separates folders."""
+    return os.path.splitext(path.rsplit("/", 1)[-1])[0]
+
+
 def write_scores(path, records, models=()):
     """Write ``scores.csv``: path, score, prob, label, decision, status and one ``score:<model>`` column a model."""
     with files.atomic(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv_writer(file)
         writer.writerow([*COLUMNS, *(f"score:{m}" for m in models)])
         for r in records:
             label = "" if r.label is None else r.label
@@ -205,7 +230,7 @@ def stem_order(paths):
     list of int
         Indices into ``paths``.
     """
-    stems = [Path(p).stem for p in paths]
+    stems = [stem_of(str(p)) for p in paths]
     if all(re.fullmatch(r"[0-9]+", s) for s in stems):
         return sorted(range(len(paths)), key=lambda i: (digits(stems[i]), natural_key(paths[i])))
     return sorted(range(len(paths)), key=lambda i: natural_key(paths[i]))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -383,6 +384,67 @@ def test_a_checkpoint_that_was_moved_is_still_the_same_run(tmp_path):
         output.Journal(tmp_path / "x.journal", {**header, "models": {"a": "beef"}}, resume=True)
 
 
+def test_images_that_come_or_go_meanwhile_are_noticed(model, folder, tmp_path, monkeypatch, photo):
+    """Never a result with a row too few, or one whose rows stand for other files than in the other shards."""
+    for change in ("gone", "new", "renamed"):
+        root, out = tmp_path / change, tmp_path / f"{change} out"
+        (root / "b").mkdir(parents=True)
+        for i in range(30):
+            photo(i).save(root / "b" / f"{i}.png")
+        flags = ["--ckpt", model, "--images", root, "--out", out]
+
+        def spoil(self, items, change=change, root=root, original=Detector.stream):
+            if change == "new":
+                photo(99).save(root / "b" / "99.png")
+            else:
+                (root / "b" / "29.png").rename(root / "b" / ("x.png" if change == "renamed" else "29.txt"))
+            return list(original(self, items))
+
+        with monkeypatch.context() as context:
+            context.setattr(Detector, "stream", spoil)
+            with pytest.raises(UserError, match="the images changed while they were scored"):
+                call(*flags)
+        assert not (out / "result.txt").exists()
+        with pytest.raises(UserError, match="of other images or another order"):
+            call(*flags, "--resume")
+        assert call(*flags) == 0
+        assert len((out / "result.txt").read_text().splitlines()) == len(list((root / "b").glob("*.png")))
+
+
+def test_shards_of_other_images_are_not_joined(model, tmp_path, photo):
+    root, out = tmp_path / "in", tmp_path / "o"
+    root.mkdir()
+    for i in range(4):
+        photo(i).save(root / f"{i}.png")
+    call("--ckpt", model, "--images", root, "--out", out, "--shard", "0/2")
+    (root / "2.png").rename(root / "7.png")
+    call("--ckpt", model, "--images", root, "--out", out, "--shard", "1/2")
+    with pytest.raises(UserError, match="was made of other images"):
+        call("merge", out)
+
+
+def test_a_run_is_not_resumed_with_another_fusion_file_or_line(model, folder, tmp_path):
+    fusion, out = tmp_path / "f.yaml", tmp_path / "o"
+    fusion.write_text("fuse: soft\nunsure: [0.3, 0.6]\n")
+    flags = ["--ckpt", model, "--images", folder, "--out", out, "--fuse", fusion, "--shard", "0/1", "--resume"]
+    assert call(*flags) == call(*flags) == 0
+    fusion.write_text("fuse: soft\nunsure: [0.4, 0.6]\n")
+    with pytest.raises(UserError, match="another unsure"):
+        call(*flags)
+    fusion.write_text("fuse: soft\nunsure: [0.3, 0.6]\nthresholds: {a: 0.4}\n")
+    with pytest.raises(UserError, match="another fusion"):
+        call(*flags)
+
+
+def test_an_exported_file_is_known_by_its_own_hash(model, tmp_path):
+    """An eight-bit graph holds what its checkpoint's sidecar said, the checkpoint's hash among it."""
+    from aidet import exporter
+
+    exporter.export(model, "onnx", tmp_path)
+    path = tmp_path / "a.onnx"
+    assert Detector(path).models[0].identity == files.sha256(path) != Detector(model).models[0].identity
+
+
 # --- forms and formats -----------------------------------------------------------------------------------------------
 def test_vip_form(model, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(default, "CKPT", Path(model))
@@ -476,6 +538,28 @@ def test_cache_is_made_once_and_again_for_other_weights(tmp_path, folder):
     make_model(path, seed=4)
     second = Detector(path, say=said.append).score([folder / "1.png"])[0].score
     assert second != first and list(tmp_path.glob("c.*.onnx")) != graphs and len(list(tmp_path.glob("c.*.onnx"))) == 1
+
+
+def test_of_several_that_start_at_once_one_makes_the_graph(tmp_path, folder, monkeypatch):
+    import onnx
+
+    path, made = make_model(tmp_path / "s.ckpt", seed=8), []
+    expected = Detector(path, say=made.append).score([folder / "1.png"])[0].score
+    graph = next(tmp_path.glob("s.*.onnx"))
+    model = onnx.load(str(graph))
+    graph.unlink()
+    made.clear()
+
+    def slowly(*_):
+        made.append(1)
+        time.sleep(0.5)
+        return model, {"difference": 0.0}
+
+    monkeypatch.setattr(backends, "make", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        detectors = list(pool.map(lambda _: Detector(path, say=lambda line: None), range(3)))
+    assert len(made) == 1
+    assert {d.score([folder / "1.png"])[0].score for d in detectors} == {expected}
 
 
 def test_a_cached_graph_beside_one_still_to_be_made(tmp_path, folder, run):

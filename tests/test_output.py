@@ -1,8 +1,10 @@
 """Result files from rows, and the check before the upload."""
 
+import csv
+
 import pytest
 
-from aidet import output
+from aidet import output, records
 from aidet.errors import UserError
 from aidet.records import Record
 
@@ -95,6 +97,21 @@ def test_check_of_a_good_file_and_of_a_shifted_one(tmp_path, photo):
         output.check(tmp_path / "my result.txt")
 
 
+def test_check_of_a_file_that_leaves_unusable_images_out(tmp_path):
+    made = [
+        Record("1.jpg", 1.0, 0.7, 1, "generated"),
+        Record("2.jpg", status="error: empty"),
+        Record("3.jpg", -1.0, 0.3, 0),
+    ]
+    output.write(tmp_path, lambda: iter(made), [], on_error="skip")
+    said = output.check(tmp_path / "result.txt")
+    assert "labels and order agree with scores.csv" in said
+    assert said[-1] == "warning: 1 images could not be used and are left out, the first is 2.jpg: error: empty"
+    (tmp_path / "result.txt").write_text("0\n1\n")
+    with pytest.raises(UserError, match="line 1 says 0, scores.csv says 1 for '1.jpg'"):
+        output.check(tmp_path / "result.txt")
+
+
 @pytest.mark.parametrize("text, expected", [("0/4", (0, 4)), ("1/4", (1, 4)), ("4/4", (0, 4)), ("1/1", (0, 1))])
 def test_shards_count_from_zero_or_one(text, expected):
     assert output.shard_of(text) == expected
@@ -124,3 +141,70 @@ def test_lists(tmp_path, photo):
     (tmp_path / "l.csv").write_bytes(b"path\n\xff\xfe\n")
     with pytest.raises(UserError, match="UTF-8"):
         output.Inputs(tmp_path / "l.csv").count()
+
+
+def test_any_character_of_a_name_stays_in_its_field(tmp_path):
+    """A bare carriage return ends a row for csv.reader, and before Python 3.13 csv.writer leaves it bare."""
+    names = ["a\rb.png", "a\nb.png", 'a"b,c.png', "\r", " a ", "a\r\nb"]
+    rows = rows_of(*names)
+    output.write(tmp_path, rows, ["m"], "logit")
+    records.write_scores(tmp_path / "again.csv", rows(), ["m"])
+    for name in ("scores.csv", "logits.csv", "again.csv"):
+        with open(tmp_path / name, encoding="utf-8", newline="") as file:
+            assert [r[0] for r in csv.reader(file, strict=True)][1:] == names, name
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "scores.csv").read_bytes()
+    assert [r.path for r in records.read_scores(tmp_path / "scores.csv")] == names
+    assert (tmp_path / "scores.csv").read_bytes().startswith(b"path,score,prob,label,decision,status,score:m\n")
+
+
+def test_a_broken_list_is_one_line_wherever_it_is_read(tmp_path):
+    (tmp_path / "l.txt").write_bytes(b"a.png\n\xff\n")
+    (tmp_path / "l.csv").write_text('path\na.png\n"b.png\n')
+    for name in ("l.txt", "l.csv"):
+        with pytest.raises(UserError, match="cannot be read"):
+            list(output.Inputs(tmp_path / name))
+
+
+def test_the_survey_tells_other_names_and_another_order(tmp_path):
+    seen = set()
+    for text in ("a\nb\n", "b\na\n", "ab\n", "a\n", "a\nb\nb\n"):
+        (tmp_path / "l.txt").write_text(text)
+        number, digest = output.Inputs(tmp_path / "l.txt").survey()
+        assert number == len(text.split()) and digest not in seen
+        seen.add(digest)
+
+
+# --- the journal -----------------------------------------------------------------------------------------------------
+HEADER = {"votes": 1, "zone": (0.4, 0.6), "total": 3, "names": "abc"}
+
+
+def test_two_processes_do_not_write_one_journal(tmp_path):
+    path = tmp_path / "x.journal"
+    first = output.Journal(path, HEADER)
+    first.append(Record("1.png", 1.0, 0.7, 1, "generated"))
+    first.flush()
+    whole = path.read_bytes()
+    for resume in (False, True):
+        with pytest.raises(UserError, match="another process is writing .*x.journal"):
+            output.Journal(path, HEADER, resume)
+        assert path.read_bytes() == whole
+    first.close()
+    again = output.Journal(path, HEADER, resume=True)
+    assert again.done == 1
+    again.close()
+    assert path.read_bytes() == whole
+
+
+def test_a_journal_of_other_images_is_not_continued(tmp_path):
+    path = tmp_path / "x.journal"
+    output.Journal(path, HEADER).close()
+    whole = path.read_bytes()
+    for change, text in (
+        ({"names": "abd"}, "of other images or another order"),
+        ({"total": 4}, "3 then, 4 now"),
+        ({"zone": (0.4, 0.7)}, "another zone"),
+    ):
+        with pytest.raises(UserError, match=text):
+            output.Journal(path, {**HEADER, **change}, resume=True)
+        assert path.read_bytes() == whole
+    output.Journal(path, HEADER, resume=True).close()
