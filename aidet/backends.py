@@ -5,6 +5,7 @@ MindSpore, compared with it, and kept beside the checkpoint under a name that ho
 On Ascend and GPU MindSpore runs the network.
 """
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -55,19 +56,23 @@ class MindSpore:
     ----------
     net : mindspore.nn.Cell
     device : str
+    compiled : bool
+        Graph mode: one graph is compiled for each image size, batches are filled up to the first one's.
     """
 
     threadsafe = False
     name = "mindspore"
 
-    def __init__(self, net, device):
+    def __init__(self, net, device, compiled=True):
         self.net, self.device = net, device
-        self.seen = {}  # image shape -> batch size the graph was compiled for
+        self.seen = {} if compiled else None  # image shape -> batch size the graph was compiled for
 
     def __call__(self, batch):
-        """float32 (N, C, h, w) -> logits (N, K). One graph is compiled for each image size, batches are filled up."""
+        """float32 (N, C, h, w) -> logits (N, K)."""
         import mindspore as ms
 
+        if self.seen is None:  # every image may have another size: nothing is kept of them
+            return self.net(ms.Tensor(batch)).asnumpy()
         rows = self.seen.setdefault(batch.shape[1:], batch.shape[0])
         pieces = []
         for start in range(0, batch.shape[0], rows):
@@ -148,7 +153,7 @@ def _mindspore(path, size, device):
     # A graph is compiled for one shape; where every image has another, compiling would cost more than it saves.
     ms, chosen = runtime.setup(device, mode="pynative" if size is None else "graph")
     net = ckpt.load_model(path)
-    return MindSpore(net, chosen)
+    return MindSpore(net, chosen, compiled=size is not None)
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------
@@ -182,10 +187,35 @@ def cached(path, size, say):
     key = cache_key(path, facts, size)
     places = [path.parent, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aidet"]
     name = f"{path.stem}.{key[:16]}.onnx"
+    kept = _kept(places, name, key)
+    if kept is not None:
+        return kept
+    with _alone(path):
+        return _kept(places, name, key) or _made(path, facts, size, places, name, key, say)
+
+
+def _kept(places, name, key):
     for place in places:
         kept = _intact(place / name, key)
         if kept is not None:
             return kept
+    return None
+
+
+@contextlib.contextmanager
+def _alone(path):
+    """Of several processes that start on one checkpoint (shards), the first makes its graph and the others wait."""
+    with open(path, "rb") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            pass  # a system without locks: each makes its own, and each file is whole
+        yield
+
+
+def _made(path, facts, size, places, name, key, say):
     say(f"{path.name}: making its ONNX graph (once) ...")
     model, verdict = make(path, facts, size)
     onnx_export.stamp(model, "aidet.key", key)
@@ -198,7 +228,8 @@ def cached(path, size, say):
             continue
         _forget(place, path.stem, keep=name)
         say(f"{path.name}: verified, largest logit difference {verdict['difference']:.1e}; kept as {place / name}")
-        return OnnxRuntime(place / name)
+        break
+    # Not from the file: another process, with other weights under the same name, may have removed it again.
     return OnnxRuntime(model.SerializeToString())
 
 

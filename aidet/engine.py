@@ -9,7 +9,7 @@ from typing import Dict, List, Optional
 
 import numpy as np
 
-from . import backends, ckpt, images, labels, onnx_export
+from . import backends, ckpt, files, images, labels, onnx_export
 from . import vote as _vote
 from .errors import UserError, nearest
 from .records import Record
@@ -67,7 +67,9 @@ class Network:
         self.backend = backends.open_model(path, backend, self.views.size, device, say)
         self.threadsafe, self.device = self.backend.threadsafe, self.backend.device
         self.backend_name = self.backend.name
-        self.identity = (self.facts.get("output") or {}).get("sha256", "")
+        # An exported file states the hash of the checkpoint it was made from, also where it was quantised since.
+        stated = None if onnx else (self.facts.get("output") or {}).get("sha256")
+        self.identity = stated or files.sha256(self.path)
 
     def prepare(self, image, key, stability=False):
         """PIL image -> list of lists of views: the image's own; in stability mode its changed versions', too."""
@@ -82,7 +84,8 @@ class Network:
         for places in by_shape.values():
             for start in range(0, len(places), piece):
                 some = places[start : start + piece]
-                scores[some] = self.scores_of(np.stack([views[i] for i in some]))
+                batch = views[some[0]][None] if len(some) == 1 else np.stack([views[i] for i in some])
+                scores[some] = self.scores_of(batch)
         return scores
 
     def scores_of(self, batch):
