@@ -18,7 +18,7 @@ CONTEST = ("--model_path", "--test_data_path", "--output_path")
 
 
 def parser():
-    """The options; later in the file than their meaning, which is in docs/infer.md."""
+    """The options; what they mean in full is in docs/infer.md."""
     p = cli.Parser(prog="infer.py", description=__doc__)
     p.add_argument("vip", nargs="*", metavar="IN.csv OUT.csv", help="the VIP Cup's form instead of --images, --out")
     p.add_argument(

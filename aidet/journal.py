@@ -113,8 +113,11 @@ class Journal:
         """Head and lines of a file up to an update; what a killed run half wrote is dropped."""
         if not updates or not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return lines[:1] + [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= updates]
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+        first = [line.partition(",")[0] for line in lines]
+        # A line without a number at its start is what a power cut left of some.
+        kept = [line for line, n in zip(lines[1:], first[1:]) if n.isascii() and n.isdigit() and int(n) <= updates]
+        return [f"{line}\n" for line in lines[:1] + kept]
 
     def point(self, update, epoch, row):
         """One line of curve.csv: a validation inside an epoch."""

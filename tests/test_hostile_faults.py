@@ -128,6 +128,16 @@ def test_results_are_whole_at_every_moment(tmp_path):
     assert every_kill(tmp_path / "b", work, check) >= 8
 
 
+def test_a_damaged_line_of_a_training_log_is_dropped(tmp_path):
+    from aidet import journal
+
+    lines = [b"update,epoch,loss,lr", b"1,1,0.5,0.1", bytes(9), b"\xff\xfe,1", b"2,1,0.4,0.1", b"3,1,0.3,0.1", b"4,1"]
+    (tmp_path / "steps.csv").write_bytes(b"\n".join(lines))
+    kept = journal.Journal(tmp_path)._kept(tmp_path / "steps.csv", 2)
+    assert kept == ["update,epoch,loss,lr\n", "1,1,0.5,0.1\n", "2,1,0.4,0.1\n"]
+    assert journal.Journal(tmp_path)._kept(tmp_path / "steps.csv", 4)[-1] == "3,1,0.3,0.1\n", "half a line is none"
+
+
 # --- no space, no right, no memory ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", ["ENOSPC", "EDQUOT", "EROFS", "EIO", "EACCES"])
 def test_what_the_machine_refuses_is_one_line(tmp_path, monkeypatch, capsys, kind):
