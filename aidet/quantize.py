@@ -55,17 +55,24 @@ def quantize(path, where, labels=None, limit=CALIBRATION):
     onnx_export.save(model, target)
     before, slow = _scores(path, comparing)
     after, fast = _scores(target, comparing)
-    pairs = [(k, before[k], after[k]) for k in before if before[k] is not None]
+    return {"file": target.name, "speedup": slow / fast, **_compared(before, after, known)}
+
+
+def _compared(before, after, known=None):
+    """What became of the scores: path -> score or None, before and after; ``known`` as of :func:`_labels`."""
+    pairs = [(k, before[k], after[k]) for k in before if before[k] is not None and after[k] is not None]
+    if not pairs:
+        raise UserError(f"none of the {len(before)} images to compare on can be used; give others")
     x, y = (np.array(column) for column in list(zip(*pairs))[1:])
     found = {
-        "file": target.name,
         "images": len(pairs),
         "score_change": float(np.abs(x - y).mean()),
         "decisions_changed": float(((x > 0) != (y > 0)).mean()),
-        "speedup": slow / fast,
     }
     if known is not None:
         truths = np.array([_label_of(k, known) for k, _, _ in pairs])
+        if len(set(truths.tolist())) < 2:
+            raise UserError(f"the {len(pairs)} images to compare on are all of one class; give labelled images of both")
         for name, scores in (("balanced_accuracy", x), ("balanced_accuracy_int8", y)):
             found[name] = float(np.mean([((scores > 0) == c)[truths == c].mean() for c in (0, 1)]))
     return found

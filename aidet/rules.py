@@ -106,7 +106,7 @@ class Autoencoder:
         facts = ckpt.read_sidecar(path)
         low, high = (facts.get("input") or {}).get("range") or (0, 1)
         self.low, self.width = np.float32(low), np.float32(high - low)
-        self.sha256 = facts["output"]["sha256"]
+        self.sha256 = (facts.get("output") or {}).get("sha256") or files.sha256(path)
         self.backend = backends.open_model(path, backend, size, device, say)
 
     def __call__(self, batch):
@@ -158,6 +158,15 @@ def read(path):
     }
     if not isinstance(facts, dict) or facts.get("format") != FORMAT or wanted - set(facts):
         raise UserError(f"rule {str(path)!r} is not of format {FORMAT}; make it with python -m aidet.rules fit")
+    numbers = [facts[n] if isinstance(facts[n], list) else [] for n in ("mean", "scale", "coefficients")]
+    lists = all(len(n) == len(FEATURES) for n in numbers)
+    kinds = [isinstance(n, (int, float)) and np.isfinite(n) for n in [*sum(numbers, []), facts["intercept"]]]
+    texts = [isinstance(facts[n], str) for n in ("autoencoder", "autoencoder_sha256", "transform")]
+    if not lists or not all(kinds) or not all(texts) or 0 in numbers[1]:
+        raise UserError(
+            f"rule {str(path)!r}: mean, scale (not 0) and coefficients must be {len(FEATURES)} numbers each, intercept "
+            "one, autoencoder and transform texts; make it again with python -m aidet.rules fit"
+        )
     return facts
 
 
@@ -210,7 +219,7 @@ def fit(autoencoder, labels, out, transform="pad(8) | to_float", backend="auto",
         "format": FORMAT,
         "rule": "reconstruction",
         "autoencoder": _relative(autoencoder, out.parent),
-        "autoencoder_sha256": ckpt.read_sidecar(autoencoder)["output"]["sha256"],
+        "autoencoder_sha256": files.sha256(autoencoder),
         "transform": transform,
         "features": list(FEATURES),
         "mean": scaler.mean_.tolist(),

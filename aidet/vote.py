@@ -4,6 +4,7 @@ All arithmetic on probabilities is done on their logarithms, so that a confident
 one model the result is the network's score itself, to the last bit.
 """
 
+import functools
 import math
 import re
 from pathlib import Path
@@ -297,7 +298,7 @@ class Views:
         if self.kind in GRIDS:
             views = [self.tail(tile) for tile in self._tiles(image)]
         elif self.kind == "random":
-            views = [self.first(image, transforms.generator(self.seed, key, 0))]
+            views = [self.first(image, transforms.generator(self.seed, key, 0) if self.first.random else None)]
             views += [self.others(image, transforms.generator(self.seed, key, k)) for k in range(1, self.votes)]
         else:
             views = [self.others(image, transforms.generator(self.seed, key, k)) for k in range(self.votes)]
@@ -340,9 +341,14 @@ def _grid(image, size, most):
 def changed_images(image):
     """The image as it comes back from everyday sharing: one PIL image for each line of :data:`STABILITY`."""
     result = []
-    for line in STABILITY:
+    for line, pipeline in _stability():
         changed = image
-        for _, step in transforms.Pipeline(line).steps:
+        for _, step in pipeline.steps:
             changed = step(changed, transforms.generator(0, line))
         result.append(changed)
     return result
+
+
+@functools.cache
+def _stability():
+    return [(line, transforms.Pipeline(line)) for line in STABILITY]

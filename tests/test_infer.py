@@ -431,7 +431,7 @@ def test_a_run_is_not_resumed_with_another_fusion_file_or_line(model, folder, tm
     fusion.write_text("fuse: soft\nunsure: [0.4, 0.6]\n")
     with pytest.raises(UserError, match="another unsure"):
         call(*flags)
-    fusion.write_text("fuse: soft\nunsure: [0.3, 0.6]\nthresholds: {a: 0.4}\n")
+    fusion.write_text("fuse: soft\nunsure: [0.3, 0.6]\nweights: {a: 2}\n")
     with pytest.raises(UserError, match="another fusion"):
         call(*flags)
 

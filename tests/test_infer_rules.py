@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import infer
-from aidet import Detector, ckpt, models, rules, runtime
+from aidet import Detector, ckpt, files, models, rules, runtime
 from aidet.errors import UserError
 from aidet.transforms import Pipeline
 
@@ -93,3 +93,28 @@ def test_rule_refuses_another_autoencoder_and_a_broken_file(fitted, tmp_path):
         Detector(tmp_path / "none.rule.json")
     with pytest.raises(UserError, match="need 10 usable images"):
         rules.fit(folder / "ae.ckpt", folder / "set", tmp_path / "y.rule.json", "center_crop(32) | to_float", limit=8)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": [0.1]},
+        {"scale": [1.0, 0]},
+        {"coefficients": "ab"},
+        {"intercept": None},
+        {"transform": 3},
+        {"mean": [1, "x"]},
+    ],
+    ids=str,
+)
+def test_a_rule_file_with_wrong_values_is_one_line(tmp_path, change):
+    whole = {
+        "format": 1, "rule": "reconstruction", "autoencoder": "a.ckpt", "autoencoder_sha256": "0", "intercept": 0.5,
+        "transform": "pad(8) | to_float", "mean": [0.1, 0.1], "scale": [1.0, 1.0], "coefficients": [1.0, 2.0],
+    }  # fmt: skip
+    path = tmp_path / "x.rule.json"
+    files.write_json(path, whole)
+    assert rules.read(path) == whole
+    files.write_json(path, {**whole, **change})
+    with pytest.raises(UserError, match="must be 2 numbers each"):
+        rules.read(path)

@@ -13,3 +13,16 @@ def test_labels_are_matched_by_path_then_by_a_name_that_is_distinct(tmp_path):
     with pytest.raises(UserError, match="say nothing of '1.jpg'"):
         quantize._label_of("1.jpg", known)
     assert quantize._labels(None) is None
+
+
+def test_what_cannot_be_compared_is_one_line():
+    before, after = {"a": 1.0, "b": -1.0, "c": None}, {"a": 0.5, "b": 0.5, "c": None}
+    found = quantize._compared(before, after, {"a": 1, "b": 0})
+    assert found == {
+        "images": 2, "score_change": 1.0, "decisions_changed": 0.5, "balanced_accuracy": 1.0,
+        "balanced_accuracy_int8": 0.5,
+    }  # fmt: skip
+    with pytest.raises(UserError, match="none of the 1 images"):
+        quantize._compared({"c": None}, {"c": None})
+    with pytest.raises(UserError, match="the 2 images to compare on are all of one class"):
+        quantize._compared(before, after, {"a": 1, "b": 1})
