@@ -1,4 +1,4 @@
-"""Write the tables of README.md and README_CN.md out of results/*.csv and docs/demo.txt.
+"""Write the tables of the READMEs and of docs/ out of results/*.csv and docs/demo.txt.
 
     python bench/tables.py            # rewrite the marked blocks
     python bench/tables.py --check    # exit 2 where a block is not what the files say
@@ -20,7 +20,8 @@ from aidet import cli, files  # noqa: E402 - the repository's root comes first o
 from aidet.errors import UserError  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- end -->)", re.S)
-HIDDEN = {"commit", "versions", "device", "command", "date"}  # kept in the CSV, too wide for a page
+PAGES = ("README.md", "README_CN.md", "docs/infer.md", "docs/evaluate.md")
+HIDDEN = {"commit", "versions", "device", "command", "date", "load", "sha256"}  # kept in the CSV, too wide for a page
 
 
 def table(name):
@@ -48,7 +49,7 @@ def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, fail where a page is stale")
     args = parser.parse_args(argv)
-    for page in ("README.md", "README_CN.md"):
+    for page in PAGES:
         old = (ROOT / page).read_text(encoding="utf-8")
         new = render(old)
         if args.check and new != old:
