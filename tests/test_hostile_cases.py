@@ -49,4 +49,4 @@ def test_the_page_shows_the_table():
     wanted |= {"determinism", "network", "app"}
     assert wanted <= shown
     # A hundred kills at least, none of them of a run that had ended by itself.
-    assert sum(int(row["count"]) for row in record.rows() if row["area"] == "kill -9") >= 100
+    assert sum(int(row["count"]) for row in record.common.rows(record.TABLE) if row["area"] == "kill -9") >= 100
