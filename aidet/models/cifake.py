@@ -4,12 +4,14 @@ Style-based recalibration (SRM, arXiv:1903.10829) weighs every channel by its me
 The single output is a sigmoid logit of the class *real*, as in the original; the sidecar's class order says so.
 """
 
+import math
+
 import mindspore as ms
 from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import HeUniform, initializer
 
 from . import register
-from .layers import initialise
+from .layers import initialise_uniform
 
 
 class ChannelwiseFC(nn.Cell):
@@ -17,7 +19,7 @@ class ChannelwiseFC(nn.Cell):
 
     def __init__(self, channels):
         super().__init__()
-        self.weight = Parameter(initializer(HeUniform(), (channels, 1, 2), ms.float32))
+        self.weight = Parameter(initializer(HeUniform(math.sqrt(5)), (channels, 1, 2), ms.float32))
 
     def construct(self, mean, std):
         return mean * self.weight[:, 0, 0] + std * self.weight[:, 0, 1]
@@ -59,7 +61,7 @@ class CifakeCNN(nn.Cell):
         self.conv2 = nn.Conv2d(6, 16, 5, pad_mode="valid", has_bias=True)
         self.fc1, self.fc2, self.fc3 = nn.Dense(400, 120), nn.Dense(120, 84), nn.Dense(84, num_classes)
         self.relu, self.pool, self.flatten = nn.ReLU(), nn.MaxPool2d(2, 2), nn.Flatten()
-        initialise(self)
+        initialise_uniform(self)
 
     def construct(self, x):
         x = self.attend(self.pool(self.relu(self.conv1(x))))
