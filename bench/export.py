@@ -29,7 +29,10 @@ NAMES = (
     "vit_s_16_224 deit_s_16_224 vit_t_16_384 deit_t_16_384 efficientnet_b3 aekl_clf resnet101 resnet152 "
     "convnext_small swin_small efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7 autoencoder_kl "
     "vit_s_16_384 deit_s_16_384 convnext_base swin_base vit_b_16_224 deit_b_16_224 vit_b_16_384 deit_b_16_384 "
-    "swin_large"
+    "swin_large "
+    # further ones of MindCV's common families
+    "resnext101_32x4d densenet169 densenet201 mobilenet_v1_100 mobilenet_v3_small_075 efficientnet_v2_s "
+    "swinv2_tiny_window8 convnextv2_tiny vit_b_32_224"
 ).split()
 SIZES = {
     "cifar_resnet20": 32,
