@@ -66,8 +66,8 @@ def _left(p):
     return f"left:{100 * min(max(p, 0), 1):.2f}%"
 
 
-def verdict(language, record, threshold, unsure):
-    """The card with the word, the probability and what a verdict is not."""
+def verdict(language, record, threshold, unsure, findings=()):
+    """The card with the word, the probability and what a verdict is not; ``findings`` are of the file's metadata."""
     name = html.escape(record.path)
     if not record.ok:
         reason = html.escape(record.status[len("error: ") :])
@@ -90,7 +90,7 @@ def verdict(language, record, threshold, unsure):
         f'<span class="aidet-mark" style="{_left(record.prob)};background:{colour}"></span></div>'
         f'<div class="aidet-ends"><span>{say(language, "real")} 0%</span>'
         f"<span>{say(language, 'generated')} 100%</span></div>"
-        f"{_stable(language, record, threshold)}"
+        f"{_stable(language, record, threshold)}{_said_by_the_file(language, findings)}"
         f'<p class="aidet-file">{name}</p><p class="aidet-note">{say(language, "not")}</p></div>'
     )
 
@@ -104,6 +104,12 @@ def _stable(language, record, threshold):
         return f"<p>{say(language, 'stable', **facts)}</p>"
     text = say(language, "unstable", count=len(changed), of=len(values) - 1, **facts)
     return f'<p class="aidet-warn">{text}</p>'
+
+
+def _said_by_the_file(language, findings):
+    """A file that names its generator outright is said beside the verdict, which stays the pixels' alone."""
+    named = any(f.kind == "generator" for f in findings)
+    return f'<p class="aidet-warn">{say(language, "file_says")}</p>' if named else ""
 
 
 def _line(p, threshold, dots=()):

@@ -6,10 +6,11 @@ None of it enters the verdict. Metadata is easily removed and easily forged: its
 import io
 import json
 import re
-import struct
 from dataclasses import dataclass
 
 from PIL import ExifTags, Image
+
+from . import credentials
 
 # kinds of finding
 CAMERA, GENERATOR, CREDENTIALS, OTHER = "camera", "generator", "credentials", "other"
@@ -139,39 +140,23 @@ def _exif(data):
 
 
 def _credentials(data):
-    """C2PA manifests (their signature is not verified) and the IPTC digital source type."""
-    if _has_c2pa(data):
-        yield Finding(CREDENTIALS, "C2PA", "manifest present; its signature was not verified")
+    """C2PA manifests (nothing in them is verified) and the IPTC digital source type."""
+    store, stated = credentials.find(data), set()
+    if store is not None:
+        try:
+            said = credentials.read(store)
+        except ValueError:
+            yield Finding(CREDENTIALS, "C2PA", "manifest present, could not be read")
+        else:
+            who = [f"made with {said.generator}"] * bool(said.generator)
+            who += [f"signed in the name of {said.signer}"] * bool(said.signer)
+            text = ", ".join(["manifest present", *who])
+            yield Finding(CREDENTIALS, "C2PA", _short(f"{text}; its signature was not verified"))
+            for action, source, agent in said.actions:
+                kind = GENERATOR if _AI_SOURCE.fullmatch(source.encode()) or _SOFTWARE.search(agent) else CREDENTIALS
+                stated.add(source)
+                words = [source, f"by {agent}" if agent else ""]
+                yield Finding(kind, _short(f"C2PA {action}".strip()), _short(" ".join(w for w in words if w)))
     match = _AI_SOURCE.search(data)
-    if match:
-        yield Finding(GENERATOR, "DigitalSourceType", match.group(1).decode())
-
-
-def _has_c2pa(data):
-    """Whether a C2PA manifest store is embedded, as the C2PA specification places it in JPEG, PNG and WebP."""
-    if data[:2] == b"\xff\xd8":
-        return any(marker == 0xEB and b"jumb" in body[:64] and b"c2pa" in body for marker, body in _segments(data))
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return any(kind == b"caBX" for kind in _chunks(data, 8, ">", size_first=True))
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return any(kind == b"C2PA" for kind in _chunks(data, 12, "<", size_first=False))
-    return b"jumb" in data and b"c2pa" in data
-
-
-def _segments(data):
-    """(marker, content) of a JPEG's segments before the pixels."""
-    place = 2
-    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xDA:
-        size = struct.unpack_from(">H", data, place + 2)[0]
-        yield data[place + 1], data[place + 4 : place + 2 + size]
-        place += 2 + max(size, 2)
-
-
-def _chunks(data, place, order, size_first):
-    """Names of the chunks of a PNG (size, name, body, check) or a RIFF file (name, size, body, filled to even)."""
-    while place + 8 <= len(data):
-        first, second = data[place : place + 4], data[place + 4 : place + 8]
-        name, size = (second, first) if size_first else (first, second)
-        yield name
-        size = struct.unpack(order + "I", size)[0]
-        place += 8 + size + (4 if size_first else size % 2)
+    if match and match.group().decode() not in stated:
+        yield Finding(GENERATOR, "DigitalSourceType", match.group().decode())

@@ -290,7 +290,7 @@ class Page:
         threshold, unsure = self.zone(threshold, low, high)
         record = self.served.decided(examined["record"], threshold, unsure)
         return (
-            cards.verdict(language, record, threshold, unsure),
+            cards.verdict(language, record, threshold, unsure, examined["findings"]),
             cards.votes(language, record, threshold),
             cards.stability(language, record, threshold),
             cards.metadata(language, examined["findings"]),

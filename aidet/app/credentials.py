@@ -1,0 +1,262 @@
+"""Content credentials (C2PA): what a manifest says of an image's making. Nothing of it is verified.
+
+The manifest store is a tree of JUMBF boxes (ISO/IEC 19566-5); claims and assertions in it are CBOR (RFC 8949). Where
+the store lies in a file, and what its boxes are called, is in the C2PA technical specification, "Embedding manifests
+into various file formats" and "Claims". Manifests kept elsewhere or compressed are not read.
+"""
+
+import re
+import struct
+from dataclasses import dataclass, field
+
+DEEPEST = 24  # boxes or values inside each other
+MOST = 12  # actions kept
+LARGEST = 16 << 20  # bytes of a store: a few small pictures and texts; more is no honest manifest
+# X.520 organizationName in a certificate, before its length and the name.
+_ORGANISATION = re.compile(rb"\x06\x03\x55\x04\x0a[\x0c\x13\x14\x16](.)", re.S)
+
+
+@dataclass
+class Credentials:
+    """What the manifests of one file say.
+
+    Attributes
+    ----------
+    generator : str
+        The program that made the active manifest, ``""`` where none is named.
+    signer : str
+        Organisation in the signer's certificate, unverified.
+    actions : list of (str, str, str)
+        Action (``c2pa.created``), digital source type without its address, software; those of the active manifest
+        first, then those of the images that it was made from.
+    """
+
+    generator: str = ""
+    signer: str = ""
+    actions: list = field(default_factory=list)
+
+
+def find(data):
+    """The manifest store of a file.
+
+    Parameters
+    ----------
+    data : bytes
+        A JPEG, PNG, WebP, or another format that holds the boxes in one piece (AVIF, HEIF, TIFF).
+
+    Returns
+    -------
+    bytes or None
+        JUMBF boxes; None where there is no store.
+    """
+    if data[:2] == b"\xff\xd8":
+        store = _of_jpeg(data)
+    elif data[:8] == b"\x89PNG\r\n\x1a\n":
+        store = next((body for kind, body in _chunks(data, 8, ">", True) if kind == b"caBX"), b"")
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        store = next((body for kind, body in _chunks(data, 12, "<", False) if kind == b"C2PA"), b"")
+    else:
+        place = data.find(b"jumb")
+        store = data[place - 4 :] if place >= 4 else b""
+    return store if b"jumb" in store[:64] and b"c2pa" in store else None
+
+
+def read(store):
+    """What a manifest store says.
+
+    Parameters
+    ----------
+    store : bytes
+        Of :func:`find`.
+
+    Returns
+    -------
+    Credentials
+
+    Raises
+    ------
+    ValueError
+        The boxes are damaged, or of a kind that is not read here.
+    """
+    if len(store) > LARGEST:
+        raise ValueError("manifest store too large")
+    try:
+        return _said([content for _, content in _tree(store, DEEPEST)[0][1] if isinstance(content, list)])
+    except (IndexError, TypeError, struct.error):
+        raise ValueError("damaged manifest store") from None
+
+
+def _said(manifests):
+    """The :class:`Credentials` of manifests, the last of which is the active one."""
+    if not manifests:
+        raise ValueError("no manifest that can be read")
+    found = Credentials()
+    for manifest in reversed(manifests):
+        parts = dict(manifest)
+        if manifest is manifests[-1]:
+            found.generator = _maker(_values(parts.get("c2pa.claim.v2") or parts.get("c2pa.claim")))
+            found.signer = _signer(_values(parts.get("c2pa.signature"), whole=True))
+        for name, content in parts.get("c2pa.assertions") or []:
+            if name.startswith("c2pa.actions"):
+                found.actions += _actions(_values(content))
+    found.actions = list(dict.fromkeys(found.actions))[:MOST]
+    return found
+
+
+# --- where the store lies --------------------------------------------------------------------------------------------
+def _of_jpeg(data):
+    """The store out of its APP11 segments: the first box has its head in every segment it is spread over."""
+    pieces = {}
+    for marker, body in _segments(data):
+        if marker == 0xEB and body[:2] == b"JP" and len(body) >= 16:
+            number, order = struct.unpack(">HI", body[2:8])
+            pieces.setdefault(number, []).append((order, body[8:]))
+    for parts in pieces.values():
+        first, *rest = [body for _, body in sorted(parts, key=lambda p: p[0])]
+        head = 16 if first[:4] == b"\0\0\0\1" else 8
+        store = first + b"".join(body[head:] for body in rest)
+        if b"c2pa" in store:
+            return store
+    return b""
+
+
+def _segments(data):
+    """(marker, content) of a JPEG's segments before the pixels."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xDA:
+        size = struct.unpack_from(">H", data, place + 2)[0]
+        yield data[place + 1], data[place + 4 : place + 2 + size]
+        place += 2 + max(size, 2)
+
+
+def _chunks(data, place, order, size_first):
+    """(name, body) of the chunks of a PNG (size, name, body, check) or RIFF file (name, size, body, filled to even)."""
+    while place + 8 <= len(data):
+        first, second = data[place : place + 4], data[place + 4 : place + 8]
+        name, size = (second, first) if size_first else (first, second)
+        size = struct.unpack(order + "I", size)[0]
+        yield name, data[place + 8 : place + 8 + size]
+        place += 8 + size + (4 if size_first else size % 2)
+
+
+# --- boxes -----------------------------------------------------------------------------------------------------------
+def _boxes(data):
+    """(type, body) of the boxes that stand one behind the other."""
+    place = 0
+    while place + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, place)
+        head = 8
+        if size == 1:
+            size, head = struct.unpack_from(">Q", data, place + 8)[0], 16
+        size = size or len(data) - place
+        if size < head:
+            raise ValueError("a box shorter than its head")
+        yield kind, data[place + head : place + size]
+        place += size
+
+
+def _tree(data, depth):
+    """[(label, content)] of superboxes; content is a tree again, or the bytes of the first box that is none."""
+    if not depth:
+        raise ValueError("boxes too deep inside each other")
+    out = []
+    for kind, body in _boxes(data):
+        if kind != b"jumb":
+            continue
+        inner = list(_boxes(body))
+        label = inner[0][1][17:].split(b"\0")[0].decode("utf-8", "replace")
+        if any(k == b"jumb" for k, _ in inner):
+            out.append((label, _tree(body, depth - 1)))
+        else:
+            out.append((label, next((b for k, b in inner[1:] if k == b"cbor"), b"")))
+    return out
+
+
+# --- what the boxes say ----------------------------------------------------------------------------------------------
+def _values(content, whole=False):
+    """The CBOR map of a box; an empty one where it is missing or damaged. ``whole``: the list of a signature."""
+    if isinstance(content, bytes) and content:
+        try:
+            value = _cbor(content, 0, DEEPEST)[0]
+        except (IndexError, TypeError, ValueError, struct.error):
+            value = None
+        if isinstance(value, list if whole else dict):
+            return value
+    return [] if whole else {}
+
+
+def _maker(claim):
+    """Name and version of the program that wrote a claim."""
+    info = claim.get("claim_generator_info")
+    info = info[0] if isinstance(info, list) and info else info
+    if isinstance(info, dict) and info.get("name"):
+        return " ".join(str(info[k]) for k in ("name", "version") if info.get(k))
+    return str(claim.get("claim_generator") or "")
+
+
+def _actions(assertion):
+    """Actions that name a source type or a program."""
+    listed = assertion.get("actions")
+    for action in listed if isinstance(listed, list) else []:
+        if not isinstance(action, dict):
+            continue
+        agent = action.get("softwareAgent")
+        agent = agent.get("name") if isinstance(agent, dict) else agent
+        source = str(action.get("digitalSourceType") or "").rstrip("/").rsplit("/", 1)[-1]
+        if source or agent:
+            yield str(action.get("action") or ""), source, str(agent or "")
+
+
+def _signer(signature):
+    """The organisation that the signer's certificate is made out to: the last one named in it, after its issuer's."""
+    protected, unprotected = (*signature, None, None)[:2]
+    heads = [_values(protected) if isinstance(protected, bytes) else {}, unprotected]
+    for head in heads:
+        chain = (head.get(33) or head.get("x5chain")) if isinstance(head, dict) else None
+        leaf = chain[0] if isinstance(chain, list) and chain else chain
+        if isinstance(leaf, bytes):
+            names = [leaf[m.end() : m.end() + m.group(1)[0]] for m in _ORGANISATION.finditer(leaf)]
+            return names[-1].decode("utf-8", "replace") if names else ""
+    return ""
+
+
+def _cbor(data, place, depth):
+    """(value, place behind it) of the CBOR item at ``place``; tags are dropped, and what is unknown becomes None."""
+    if not depth:
+        raise ValueError("values too deep inside each other")
+    kind, size = data[place] >> 5, data[place] & 31
+    place += 1
+    if kind == 7:
+        if size < 24:
+            return {20: False, 21: True}.get(size), place
+        width = 1 << (size - 24)
+        value = struct.unpack_from({2: ">e", 4: ">f", 8: ">d"}[width], data, place)[0] if width in (2, 4, 8) else None
+        return value, place + width
+    if 24 <= size <= 27:
+        width = 1 << (size - 24)
+        size, place = int.from_bytes(data[place : place + width], "big"), place + width
+    elif size == 31 and 2 <= kind <= 5:
+        size = None  # until a break
+    elif size > 27:
+        raise ValueError("not CBOR")
+    if kind < 2:
+        return (size if kind == 0 else -1 - size), place
+    if kind == 6:
+        return _cbor(data, place, depth - 1)
+    if kind < 4 and size is not None:
+        if place + size > len(data):
+            raise ValueError("a string longer than the data")
+        text = data[place : place + size]
+        return (text if kind == 2 else text.decode("utf-8", "replace")), place + size
+    items = []
+    while len(items) < (len(data) if size is None else size * (2 if kind == 5 else 1)):
+        if size is None and data[place] == 0xFF:
+            place += 1
+            break
+        value, place = _cbor(data, place, depth - 1)
+        items.append(value)
+    if kind < 4:
+        return (b"" if kind == 2 else "").join(items), place
+    if kind == 4:
+        return items, place
+    return {k: v for k, v in zip(items[::2], items[1::2]) if isinstance(k, (str, int, bytes))}, place
