@@ -6,6 +6,7 @@ Shared by the parity tests and by ``bench/convert_table.py``. Builds with torch,
 import json
 import sys
 import types
+import zlib
 from collections import OrderedDict
 
 import numpy as np
@@ -38,8 +39,8 @@ class Cell:
         ``family-size-layout``.
     architecture, layout : str
         What the converter has to detect.
-    make : callable
-        ``make(folder) -> (torch module, path)``: random weights, saved in the real layout.
+    build : callable
+        ``build(folder) -> (torch module, path)``: random weights, saved in the real layout.
     size : int
         Side of the input; 0: latents.
     flags : tuple of str
@@ -48,11 +49,16 @@ class Cell:
         Cheap enough for ``make parity``.
     """
 
-    def __init__(self, architecture, layout, make, size=224, flags=(), small=False, family=None, batch=2):
-        self.architecture, self.layout, self.make, self.size = architecture, layout, make, size
+    def __init__(self, architecture, layout, build, size=224, flags=(), small=False, family=None, batch=2):
+        self.architecture, self.layout, self.build, self.size = architecture, layout, build, size
         self.flags, self.small, self.batch = tuple(flags), small, batch
         self.name = f"{architecture}-{layout}"
         self.family = family
+
+    def make(self, folder):
+        """Build it: what a library draws at random is the same in every run, and another for every cell."""
+        torch.manual_seed(zlib.crc32(self.name.encode()))
+        return self.build(folder)
 
 
 def shake(model, seed=0, side=128):
@@ -248,9 +254,9 @@ def lukemelas(size):
     return make
 
 
-def stacked_b6(folder):
+def stacked_b6(folder, side=128):
     """The seed fake_or_real: B6 with its 1000-way head, dropout, a second linear layer."""
-    model = shake(nn.Sequential(torchvision_model("efficientnet_b6"), nn.Dropout(0.5), nn.Linear(1000, 2)))
+    model = shake(nn.Sequential(torchvision_model("efficientnet_b6"), nn.Dropout(0.5), nn.Linear(1000, 2)), side=side)
     return model, as_pth(folder, {"state_dict": state(model)})
 
 

@@ -5,7 +5,6 @@ import io
 import os
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +42,12 @@ def measure(cell, folder, apart=True):
         As :func:`convert.verify.compare`, plus the detected ``architecture`` and ``layout``, the checkpoint's path, and
         ``own``: how far PyTorch itself, in float32, is from float64, relative to the same scale.
     """
-    import torch
     from cells import inputs, output
 
     from aidet import ckpt, runtime
     from convert import verify
 
     (folder / "source").mkdir()
-    # What the library fills at random when it builds the net is the same in every run, and another for every cell.
-    torch.manual_seed(zlib.crc32(cell.name.encode()))
     model, path = cell.make(folder / "source")
     destination = folder / "out.ckpt"
     arguments = [str(path), str(destination), "--verify", "tensors", *cell.flags]

@@ -1,8 +1,10 @@
 """``--verify layers`` on every family and layout: each stage is compared, and a fault is found where it is."""
 
+import functools
+
 import numpy as np
 import pytest
-from cells import CELLS
+from cells import CELLS, Cell, stacked_b6
 
 from aidet import ckpt
 from convert import core, live, reading, verify
@@ -18,6 +20,9 @@ taesd_encoder-diffusers-encoder taesd_decoder-sequential taesd_decoder-diffusers
 efficientnet_b6-stacked""".split()
 QUICK = "resnet18-npz efficientnet_b0-hf vit_t_16_224-hf5".split()
 BY_NAME = {c.name: c for c in CELLS}
+# 45 blocks with statistics of other pictures, or of these at another size, explode as no trained net does, and rounding
+# errors with them. So this one settles at the size, and is compared on a photo, that the stages are compared at.
+LARGE = Cell("efficientnet_b6", "stacked", functools.partial(stacked_b6, side=528), flags=("--positive", "1"))
 # diffusers clamps the latents in a plain function, which has no output to hook.
 NO_MODULE = {"taesd_decoder-diffusers-decoder": ["layers.0"]}
 
@@ -28,7 +33,7 @@ NO_MODULE = {"taesd_decoder-diffusers-decoder": ["layers.0"]}
     [pytest.param(n, marks=[pytest.mark.matrix] + ([pytest.mark.parity] if n in QUICK else [])) for n in NAMES],
 )
 def test_every_stage_is_compared(tmp_path, name):
-    cell = BY_NAME[name]
+    cell = LARGE if name == LARGE.name else BY_NAME[name]
     _, path = cell.make(tmp_path)
     flags = dict(zip(cell.flags[::2], cell.flags[1::2]))
     result = core.convert(
@@ -36,6 +41,7 @@ def test_every_stage_is_compared(tmp_path, name):
         tmp_path / "x.ckpt",
         layout=flags.get("--layout"),
         positive=flags.get("--positive"),
+        level="tensors" if cell is LARGE else "logits",
         say=lambda text: None,
     )
     reference = live.reference(result.plan, reading.read(path), result.sidecar, names=live.PHOTOS[:1])
