@@ -167,3 +167,15 @@ def test_sigmoid_is_as_exact_as_float32_and_falls_back_to_the_operator():
         assert np.array_equal(gate(ms.Tensor(x)).asnumpy(), kernel)
     assert not np.array_equal(gate(ms.Tensor(x)).asnumpy(), kernel)
     assert np.array_equal(gate.set_train(True)(ms.Tensor(x)).asnumpy(), kernel)
+
+
+def test_cifake_cnn_starts_as_pytorch_does_or_faster():
+    """torch.nn.Linear draws within 1 / sqrt(fan_in), weights and biases: 84 inputs into the last layer."""
+    start = models.create("cifake_cnn").fc3
+    assert 0.9 / 84**0.5 < abs(start.weight.asnumpy()).max() <= 1 / 84**0.5
+    assert 0 < abs(models.create("cifake_cnn").fc1.bias.asnumpy()).max() <= 1 / 400**0.5
+    wider = models.create("cifake_cnn_srm", start="he").fc3
+    assert abs(wider.weight.asnumpy()).max() > 0.5
+    assert not wider.bias.asnumpy().any()
+    with pytest.raises(UserError, match="start: 'xavier': one of torch, he"):
+        models.create("cifake_cnn", start="xavier")

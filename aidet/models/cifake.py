@@ -10,8 +10,12 @@ import mindspore as ms
 from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import HeUniform, initializer
 
+from aidet.errors import UserError
+
 from . import register
-from .layers import initialise_uniform
+from .layers import initialise, initialise_uniform
+
+STARTS = {"torch": initialise_uniform, "he": initialise}
 
 
 class ChannelwiseFC(nn.Cell):
@@ -52,16 +56,26 @@ class CifakeCNN(nn.Cell):
     num_classes, in_channels : int
     attention : bool
         Style recalibration behind the first pooling.
+    start : {"torch", "he"}
+        Weights to train from: PyTorch's, as the original, or He-normal convolutions and wider dense layers, which learn
+        faster (``LOG.md``).
+
+    Raises
+    ------
+    UserError
+        Another ``start``.
     """
 
-    def __init__(self, num_classes=1, in_channels=3, attention=False):
+    def __init__(self, num_classes=1, in_channels=3, attention=False, start="torch"):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 6, 5, pad_mode="valid", has_bias=True)
         self.attend = StyleRecalibration(6) if attention else nn.Identity()
         self.conv2 = nn.Conv2d(6, 16, 5, pad_mode="valid", has_bias=True)
         self.fc1, self.fc2, self.fc3 = nn.Dense(400, 120), nn.Dense(120, 84), nn.Dense(84, num_classes)
         self.relu, self.pool, self.flatten = nn.ReLU(), nn.MaxPool2d(2, 2), nn.Flatten()
-        initialise_uniform(self)
+        if start not in STARTS:
+            raise UserError(f"start: {start!r}: one of {', '.join(STARTS)}")
+        STARTS[start](self)
 
     def construct(self, x):
         x = self.attend(self.pool(self.relu(self.conv1(x))))
@@ -70,12 +84,12 @@ class CifakeCNN(nn.Cell):
 
 
 @register
-def cifake_cnn(num_classes=1, in_channels=3):
+def cifake_cnn(num_classes=1, in_channels=3, start="torch"):
     """CIFAKE_CNN without attention, 61,241 parameters, input 32x32."""
-    return CifakeCNN(num_classes, in_channels)
+    return CifakeCNN(num_classes, in_channels, start=start)
 
 
 @register
-def cifake_cnn_srm(num_classes=1, in_channels=3):
+def cifake_cnn_srm(num_classes=1, in_channels=3, start="torch"):
     """CIFAKE_CNN with style recalibration, 61,265 parameters, input 32x32."""
-    return CifakeCNN(num_classes, in_channels, attention=True)
+    return CifakeCNN(num_classes, in_channels, attention=True, start=start)
