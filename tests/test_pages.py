@@ -1,0 +1,30 @@
+"""What the pages show is what was measured and printed, and what they name exists."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bench"))
+import tables  # noqa: E402
+
+PAGES = [ROOT / "README.md", ROOT / "README_CN.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("name", tables.PAGES)
+def test_tables_are_those_of_the_results(name):
+    """python bench/tables.py writes them."""
+    page = (ROOT / name).read_text(encoding="utf-8")
+    assert tables.BLOCK.search(page), "a page without a table needs no entry in PAGES"
+    assert tables.render(page) == page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_a_page_names_exist(page):
+    """Recipes, results, scripts and modules in backquotes."""
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:mindcv_cfg|results|bench|convert|aidet|data|tests|requirements)/[\w./-]*\w)`", text)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
