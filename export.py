@@ -42,7 +42,7 @@ def run(argv):
     if args.int8:
         report_int8(where, args)
     if "lite" in verdict:
-        print(f"wrote {verdict['lite']}: converter.ini, commands.sh, golden input and output")
+        print(f"wrote {verdict['lite']}: converter.ini, commands.sh, check.py, golden input and output")
 
 
 def report_int8(path, args):

@@ -80,6 +80,8 @@ def export(path, kind, out, batch="dynamic", preprocess=False, lite=False):
         "geometry": geometry_of(pipeline),
         **write(net, facts, sample, batch, target, preprocess),
     }
+    if kind == "mindir":
+        verdict["input"]["name"] = input_name(target)
     verdict["versions"] = runtime.versions()
     files.write_json(target.with_name(target.name + ".json"), verdict)
     if lite:
@@ -227,6 +229,15 @@ def _mindir(net, facts, sample, batch, target, preprocess):
     return {"difference": worst, "tolerance": 0.0, "batches": list(batches)}
 
 
+def input_name(path):
+    """What MindSpore and MindSpore Lite call the input of a MindIR file: what stands behind the colon of its name."""
+    from mindspore.train.mind_ir_pb2 import ModelProto
+
+    model = ModelProto()
+    model.ParseFromString(Path(path).read_bytes())
+    return model.graph.input[0].name.rpartition(":")[2]
+
+
 def _refuse_air():
     from . import backends
 
@@ -314,7 +325,7 @@ def _exports(cell, example):
 
 # --- MindSpore Lite --------------------------------------------------------------------------------------------------
 def emit_lite(net, facts, size, pipeline, sample, batch, target, preprocess):
-    """Write what the Ascend hand-over needs: converter INI, AIPP, commands, golden input and output.
+    """Write what the Ascend hand-over needs: converter INI, AIPP, commands, golden input and output, their comparison.
 
     Returns
     -------
@@ -334,28 +345,50 @@ def emit_lite(net, facts, size, pipeline, sample, batch, target, preprocess):
 
 
 def _lite_files(folder, net, size, pipeline, sample, batch, target, preprocess):
-    import mindspore as ms
-
     n = 1 if batch == "dynamic" else batch
     x = sample(n)
-    x.tofile(folder / "input.bin")
-    net(ms.Tensor(x)).asnumpy().astype(np.float32).tofile(folder / "output.bin")
-    shape = ",".join(map(str, ["-1" if batch == "dynamic" else n, *x.shape[1:]]))
-    ini = ["[ascend_context]", f"input_shape=image:[{shape}]"]
-    ini += ["dynamic_dims=[1],[2],[4],[8],[16],[32]"] if batch == "dynamic" else []
-    ini += ["precision_mode=enforce_origin"]
+    golden = {"": (x, _run(net, x))}
     aipp = None if preprocess else _aipp(pipeline, size)
     if aipp:
-        with files.atomic(folder / "aipp.cfg") as file:
-            file.write(aipp)
+        scale, offset = affine_of(pipeline)
+        pixels = _bytes(size)(n)
+        golden["_aipp"] = pixels, _run(net, (pixels * scale + offset).transpose(0, 3, 1, 2))
+    for end, (given, wanted) in golden.items():
+        given.tofile(folder / f"input{end}.bin")
+        wanted.tofile(folder / f"output{end}.bin")
+    shapes = {end: [list(a.shape) for a in pair] for end, pair in golden.items()}
+    _lite_texts(folder, target, aipp, shapes, input_name(target), batch == "dynamic", str(x.dtype))
+
+
+def _run(net, x):
+    import mindspore as ms
+
+    return net(ms.Tensor(np.ascontiguousarray(x))).asnumpy().astype(np.float32)
+
+
+def _lite_texts(folder, target, aipp, shapes, name, free, kind):
+    """converter.ini, aipp.cfg, commands.sh and check.py; ``shapes`` of golden input and output, ``free`` batch size."""
+    given = shapes[""][0]
+    ini = ["[ascend_context]", f"input_shape={name}:[{','.join(map(str, [-1 if free else given[0], *given[1:]]))}]"]
+    ini += ["dynamic_dims=[1],[2],[4],[8],[16],[32]"] if free else []
+    ini += ["precision_mode=enforce_origin"]
+    if aipp:
         ini += [
             "# For uint8 RGB images in place of normalised floats, take the next line in:",
             "# insert_op_config_file_path=aipp.cfg",
         ]
-    with files.atomic(folder / "converter.ini") as file:
-        file.write("\n".join(ini) + "\n")
-    with files.atomic(folder / "commands.sh") as file:
-        file.write(_LITE.format(model=target.name, stem=target.stem, shape=",".join(map(str, x.shape))))
+    values = {
+        "model": target.name, "stem": target.stem, "name": name, "shape": ",".join(map(str, given)),
+        "kinds": {"": kind, "_aipp": "uint8"}, "shapes": shapes,
+    }  # fmt: skip
+    texts = {
+        "converter.ini": "\n".join(ini) + "\n", "aipp.cfg": aipp,
+        "commands.sh": _LITE.format(**values), "check.py": _CHECK.format(**values),
+    }  # fmt: skip
+    for file_name, text in texts.items():
+        if text:
+            with files.atomic(folder / file_name) as file:
+                file.write(text)
 
 
 _LITE = """#!/bin/sh
@@ -364,9 +397,47 @@ _LITE = """#!/bin/sh
 set -e
 converter_lite --fmk=MINDIR --saveType=MINDIR --optimize=ascend_oriented \\
     --modelFile=../{model} --outputFile={stem}_ascend --configFile=converter.ini
-benchmark --modelFile={stem}_ascend.mindir --device=Ascend --inDataFile=input.bin --inputShapes=image:{shape} \\
-    --benchmarkDataFile=output.bin --accuracyThreshold=1
+# Compares with the golden output, and writes golden.txt: benchmark wants text, and the name that Lite gave the output.
+# Where aipp.cfg was taken in: python3 check.py _aipp, and input_aipp.bin and its shape below.
+python3 check.py
+benchmark --modelFile={stem}_ascend.mindir --device=Ascend --inDataFile=input.bin --inputShapes={name}:{shape} \\
+    --benchmarkDataFile=golden.txt --accuracyThreshold=1
 """
+
+_CHECK = '''"""The converted model on the golden input, beside the golden output: python3 check.py [_aipp]
+
+Needs mindspore_lite and its device. Exit code 1 where an output is further away than a hundredth of the largest one.
+"""
+
+import sys
+
+import mindspore_lite as lite
+import numpy as np
+
+KIND = {kinds!r}
+SHAPES = {shapes!r}
+
+end = sys.argv[1] if len(sys.argv) > 1 else ""
+given, wanted = SHAPES[end]
+x = np.fromfile("input" + end + ".bin", KIND[end]).reshape(given)
+expected = np.fromfile("output" + end + ".bin", "float32").reshape(wanted)
+context = lite.Context()
+context.target = ["ascend"]
+model = lite.Model()
+model.build_from_file("{stem}_ascend.mindir", lite.ModelType.MINDIR, context)
+inputs = model.get_inputs()
+if list(inputs[0].shape) != given:  # a free batch size has to be set
+    model.resize(inputs, [given])
+    inputs = model.get_inputs()
+inputs[0].set_data_from_numpy(x)
+output = model.predict(inputs)[0]
+with open("golden.txt", "w") as file:
+    print(output.name, len(wanted), *wanted, file=file)
+    print(*map(float, expected.reshape(-1)), file=file, end="")
+worst = float(np.abs(output.get_data_to_numpy() - expected).max())
+print("output", output.name + ": largest difference", worst, "of", float(np.abs(expected).max()))
+sys.exit(worst > 0.01 * float(np.abs(expected).max()))
+'''
 
 
 def _aipp(pipeline, size):

@@ -1,6 +1,9 @@
 """Exports: loaded again and equal, batch dimension free, served without MindSpore, refusals that name the layer."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import mindspore as ms
@@ -9,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 from mindspore import nn, ops
+from mindspore.train.mind_ir_pb2 import ModelProto
 from onnx import TensorProto, helper, numpy_helper
 
 import export
@@ -116,19 +120,80 @@ def test_served_without_mindspore(model, tmp_path, photo, run):
     assert [float(r.split(",")[1]) for r in rows] == pytest.approx([r.score for r in expected], abs=1e-6)
 
 
-def test_lite_files(model, tmp_path):
-    assert call("--ckpt", model, "--format", "mindir", "--out", tmp_path, "--emit-lite", "--batch", 2) == 0
-    folder = tmp_path / "a.lite"
-    x = np.fromfile(folder / "input.bin", np.float32).reshape(2, 3, 32, 32)
-    y = np.fromfile(folder / "output.bin", np.float32).reshape(2, 2)
-    assert np.array_equal(ckpt.load_model(model)(ms.Tensor(x)).asnumpy(), y)
-    assert "input_shape=image:[2,3,32,32]" in (folder / "converter.ini").read_text()
+# Stands for mindspore_lite: gives the golden output back, moved by a part of the largest value.
+LITE = """
+import numpy as np, os, sys
+MOVED = float(os.environ["MOVED"])
+class ModelType: MINDIR = 0
+class Context: target = None
+class Tensor:
+    def __init__(self, shape, name="", data=None): self.shape, self.name, self.data = shape, name, data
+    def set_data_from_numpy(self, x):
+        assert list(x.shape) == list(self.shape), (x.shape, self.shape)
+        self.data = x
+    def get_data_to_numpy(self): return self.data
+class Model:
+    def build_from_file(self, path, kind, context):
+        assert path == "a_ascend.mindir" and context.target == ["ascend"]
+        self.inputs = [Tensor([-1, 3, 32, 32])]
+    def get_inputs(self): return self.inputs
+    def resize(self, inputs, shapes): self.inputs = [Tensor(shapes[0])]
+    def predict(self, inputs):
+        end = "_aipp" if inputs[0].data.dtype == np.uint8 else ""
+        assert inputs[0].data.tobytes() == open("input" + end + ".bin", "rb").read()
+        y = np.fromfile("output" + end + ".bin", np.float32).reshape(-1, 2)
+        return [Tensor(y.shape, "out:0", y + np.float32(MOVED * abs(y).max()))]
+"""
+
+
+@pytest.mark.parametrize("batch", ["dynamic", 2])
+def test_lite_files(model, tmp_path, batch):
+    flags = ["--ckpt", model, "--format", "mindir", "--out", tmp_path, "--emit-lite"]
+    assert call(*flags, "--batch", batch) == 0
+    folder, n = tmp_path / "a.lite", 1 if batch == "dynamic" else batch
+    net = ckpt.load_model(model)
+    x = np.fromfile(folder / "input.bin", np.float32).reshape(n, 3, 32, 32)
+    y = np.fromfile(folder / "output.bin", np.float32).reshape(n, 2)
+    assert np.array_equal(net(ms.Tensor(x)).asnumpy(), y)
+    # The converter finds the input by its name in the MindIR, which is the parameter's of construct.
+    name = json.loads((tmp_path / "a.mindir.json").read_text())["input"]["name"]
+    graph = ModelProto()
+    graph.ParseFromString((tmp_path / "a.mindir").read_bytes())
+    assert name and [i.name.split(":")[1] for i in graph.graph.input] == [name]
+    first = -1 if batch == "dynamic" else batch
+    assert f"input_shape={name}:[{first},3,32,32]" in (folder / "converter.ini").read_text()
+    assert f"--inputShapes={name}:{n},3,32,32 " in (folder / "commands.sh").read_text()
     # AIPP computes (x - min) * var_reci; at grey 0 and 255 that is what normalize gives.
     values = dict(line.strip().split(": ") for line in (folder / "aipp.cfg").read_text().splitlines() if ": " in line)
-    for i, (mean, std) in enumerate(zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))):
-        low, factor = float(values[f"min_chn_{i}"]), float(values[f"var_reci_chn_{i}"])
-        assert (0 - low) * factor == pytest.approx(-mean / std, abs=1e-5)
-        assert (255 - low) * factor == pytest.approx((1 - mean) / std, abs=1e-5)
+    low, factor = (np.array([float(values[f"{k}_chn_{i}"]) for i in range(3)]) for k in ("min", "var_reci"))
+    mean, std = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+    assert (0 - low) * factor == pytest.approx(-mean / std, abs=1e-5)
+    assert (255 - low) * factor == pytest.approx((1 - mean) / std, abs=1e-5)
+    pixels = np.fromfile(folder / "input_aipp.bin", np.uint8).reshape(n, 32, 32, 3)
+    made = ((pixels - low) * factor).astype(np.float32).transpose(0, 3, 1, 2)
+    wanted = np.fromfile(folder / "output_aipp.bin", np.float32).reshape(n, 2)
+    assert net(ms.Tensor(np.ascontiguousarray(made))).asnumpy() == pytest.approx(wanted, abs=1e-4)
+
+    (tmp_path / "mindspore_lite.py").write_text(LITE)
+    for end, moved, code in (("", 0.001, 0), ("", 0.1, 1), ("_aipp", 0.001, 0)):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "MOVED": str(moved)}
+        command = [sys.executable, "check.py", *([end] if end else [])]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        head, numbers = (folder / "golden.txt").read_text().split("\n")  # no line after the last: the tool reads on
+        assert head == f"out:0 2 {n} 2"
+        assert np.array(numbers.split(), np.float32) == pytest.approx(np.fromfile(folder / f"output{end}.bin", "f4"))
+
+
+def test_lite_files_of_a_graph_with_its_preprocessing(model, tmp_path):
+    flags = ["--ckpt", model, "--format", "mindir", "--out", tmp_path, "--emit-lite", "--preprocess-in-graph"]
+    assert call(*flags, "--batch", 2) == 0
+    folder = tmp_path / "a_uint8.lite"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "check.py", "commands.sh", "converter.ini", "input.bin", "output.bin"
+    ]  # fmt: skip
+    assert (folder / "input.bin").stat().st_size == 2 * 32 * 32 * 3 and (folder / "output.bin").stat().st_size == 8
+    assert "KIND = {'': 'uint8'" in (folder / "check.py").read_text()
 
 
 @pytest.mark.parametrize(
