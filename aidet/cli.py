@@ -31,20 +31,27 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **options)
 
+    def parse_args(self, args=None, namespace=None):
+        """As argparse does; what is unknown is compared with the options of the sub-command that was named."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            raise UserError(nearest(unknown[0].partition("=")[0], self._of_command(found).flags(), "argument"))
+        return found
+
     def error(self, message):
         """Raise instead of printing the usage and leaving."""
-        unknown = message.partition("unrecognized arguments: ")[2].split()
-        if unknown:
-            message = nearest(unknown[0].partition("=")[0], self.flags(), "argument")
         raise UserError(message)
 
     def flags(self):
-        """All option names, those of the sub-commands too."""
-        found = [f for a in self._actions for f in a.option_strings]
+        """All option names."""
+        return sorted({f for a in self._actions for f in a.option_strings})
+
+    def _of_command(self, found):
+        """The parser of the sub-command in ``found``, or this one."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
-                found += [f for command in action.choices.values() for f in command.flags()]
-        return found
+                return action.choices.get(getattr(found, action.dest, None), self)
+        return self
 
 
 def main(run, argv=None):

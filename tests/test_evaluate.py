@@ -282,6 +282,11 @@ def test_unknown_column_names_the_nearest(small):
         (("score", "--labels", "x.csv", "--out", "o"), "needs --scores"),
         (("score", "--scores", "none.csv", "--labels", "none.csv", "--out", "o"), "labels 'none.csv' does not exist"),
         (("score", "--score", "s.csv", "--labels", "l", "--out", "o"), "did you mean '--scores'"),
+        (
+            ("transfer", "--ckpt", "a", "b", "--sets", "s", "--out", "o"),
+            "unknown argument 'b'; choose from: --backend, --bootstrap, --by, --ckpt, --help, --out, --seed, --sets, ",
+        ),
+        (("transfer", "--ckpt", "a", "--sets", "s", "--out", "o", "--crops"), "did you mean '--ckpt'"),
         (("scores",), "score"),
         (("score", "--scores", "s", "--labels", "a", "b", "--out", "o"), "--labels names 2 sources"),
         (("score", "--scores", "s", "--labels", "l", "--out", "o", "--bootstrap", "-3"), "--bootstrap"),
