@@ -99,6 +99,9 @@ def _score(commands):
         metavar="A.ckpt|none",
         help="whose maps stand beside the worst errors (default: the checkpoints of run.json beside the scores)",
     )
+    p.add_argument(
+        "--include", nargs="+", metavar="DIR", help="put the curves and matrices of sweep and transfer into the report"
+    )
     p.add_argument("--vip", nargs=2, metavar=("P1", "P2"), help="VIP Cup score of two filename,logit files")
     p.add_argument("--thumbnails", type=_count, default=12, metavar="N", help="worst errors shown per class (12)")
 

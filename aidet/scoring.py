@@ -203,7 +203,7 @@ def run(options):
     ----------
     options : argparse.Namespace
         ``scores, labels, out, by, where, bootstrap, seed, threshold, one_class, target_fpr, valid_scores,
-        valid_labels, valid_where, against, leaks, explain, vip, thumbnails``.
+        valid_labels, valid_where, against, leaks, explain, include, vip, thumbnails``.
 
     Returns
     -------
@@ -237,14 +237,18 @@ def run(options):
     result["run"], doubt = runinfo.read(options.scores)
     maps = worst.Maps(options.explain, result["run"])
     inputs.update({f"explained with {i + 1}": path for i, path in enumerate(maps.files)})
+    from . import included  # which imports this module
+
+    further, doubts, sources = included.read(options.include, result["run"])
+    inputs.update(sources)
     facts, where_from = report.provenance(inputs)
     result.update(facts)
     out = Path(options.out)
     sections, cards, warnings = pages(evaluation, result, options, maps)
     page = out / "report.html"
     lead = f"{options.scores} against {options.labels[0]}: {_counts(evaluation)}"
-    warnings += [doubt] if doubt else []
-    report.write(page, "Detector evaluation", lead, [*sections, where_from], cards, warnings)
+    warnings += [*([doubt] if doubt else []), *doubts]
+    report.write(page, "Detector evaluation", lead, [*sections, *further, where_from], cards, warnings)
     files.write_json(out / "metrics.json", result)
     _say(result, maps, page)
     return PARTIAL if evaluation.errors["n"] else OK
@@ -729,7 +733,9 @@ def _run_vip(options):
     """0.7 * balanced accuracy of the first file + 0.3 * of the second (IEEE VIP Cup 2022)."""
     if options.scores:
         raise UserError("--vip takes its two score files itself; leave --scores out")
-    beside = [n for n in ("by", "valid_scores", "against", "leaks", "explain", "one_class") if getattr(options, n)]
+    beside = [
+        n for n in ("by", "valid_scores", "against", "leaks", "explain", "include", "one_class") if getattr(options, n)
+    ]
     if beside:
         raise UserError(f"--vip is measured by itself; leave --{beside[0].replace('_', '-')} out")
     if len(options.labels) > 2:

@@ -251,9 +251,10 @@ def _result(true, wanted, log, detector, options):
     }
 
 
-def _page(result, options, where_from):
+def sections(result):
+    """A section with chart and table for each family of points of a result, as it stands in ``metrics.json``."""
     number, interval = report.number, report.interval
-    sections = []
+    out = []
     families = list(dict.fromkeys(r["family"] for r in result["points"] if r["family"] != "clean"))
     for family in families:
         rows = [r for r in result["points"] if r["family"] == family]
@@ -285,8 +286,13 @@ def _page(result, options, where_from):
             "recall of generated",
             "ECE",
         ]
-        sections.append(report.Section(family, charts=[chart], tables=[report.Table(family, header, table)]))
-    sections.append(scoring.threshold_section(result["thresholds"]))
+        out.append(report.Section(family, charts=[chart], tables=[report.Table(family, header, table)]))
+    return out
+
+
+def _page(result, options, where_from):
+    number, interval = report.number, report.interval
+    parts = [*sections(result), scoring.threshold_section(result["thresholds"]), where_from]
     cards = [(label, number(result[key]), interval(result["ci"].get(key), 3)) for key, label in scoring.HEADLINE[:3]]
     worst = min(result["points"], key=lambda r: r["auc"])
     cards.append(("lowest AUC", number(worst["auc"]), f"at {worst['point']}"))
@@ -296,7 +302,7 @@ def _page(result, options, where_from):
     lead = f"{', '.join(map(str, options.ckpt))} on {options.labels}: {result['n']} images, {result['votes']} votes"
     warnings = [f"{result['errors']} images could not be scored and are left out."] if result["errors"] else []
     page = Path(options.out) / "report.html"
-    return report.write(page, "Robustness sweep", lead, [*sections, where_from], cards, warnings)
+    return report.write(page, "Robustness sweep", lead, parts, cards, warnings)
 
 
 def _say(result, page):

@@ -140,8 +140,10 @@ def _summary(cells):
     return out
 
 
-def _page(result, models, sets, options, where_from):
-    sections = []
+def sections(result):
+    """Heat maps and tables of a result, as it stands in ``metrics.json``."""
+    models, sets = (list(dict.fromkeys(c[key] for c in result["cells"])) for key in ("model", "set"))
+    out = []
     place = {(c["model"], c["set"]): c for c in result["cells"]}
     for key, label in KEYS:
         matrix = [[_value(place[m, s], key) for s in sets] for m in models]
@@ -170,12 +172,16 @@ def _page(result, models, sets, options, where_from):
             for c in result["cells"]
         ]
         header = ["model", "set", "images", label, "95% interval", "classes"]
-        sections.append(report.Section(label, charts=[chart], tables=[report.Table(label, header, rows)]))
+        out.append(report.Section(label, charts=[chart], tables=[report.Table(label, header, rows)]))
     for cell in result["cells"]:
         for column, table in cell["by"].items():
             section = scoring.by_section(column, table)
             section.title = f"{cell['model']} on {cell['set']}: by {column}"
-            sections.append(section)
+            out.append(section)
+    return out
+
+
+def _page(result, models, sets, options, where_from):
     lost = sum(c["errors"] for c in result["cells"])
     warnings = [f"{lost} images could not be scored and are left out."] if lost else []
     single = sorted({c["set"] for c in result["cells"] if c.get("one_class")})
@@ -187,7 +193,7 @@ def _page(result, models, sets, options, where_from):
     ]
     page = Path(options.out) / "report.html"
     lead = f"{len(models)} models on {len(sets)} sets, {options.votes or 'their own'} votes"
-    return report.write(page, "Transfer between data sets", lead, [*sections, where_from], cards, warnings)
+    return report.write(page, "Transfer between data sets", lead, [*sections(result), where_from], cards, warnings)
 
 
 def _value(cell, key):

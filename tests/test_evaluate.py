@@ -31,6 +31,7 @@ def options(tmp_path, **given):
         "scores": None, "labels": None, "out": tmp_path / "out", "by": None, "where": None, "bootstrap": 50, "seed": 42,
         "threshold": None, "target_fpr": 0.05, "valid_scores": None, "valid_labels": None, "valid_where": None,
         "against": None, "vip": None, "thumbnails": 2, "explain": None, "one_class": False, "leaks": None,
+        "include": None,
     }  # fmt: skip
     return Namespace(**{**base, **given})
 

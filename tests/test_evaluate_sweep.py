@@ -2,13 +2,14 @@
 
 import csv
 import json
+import re
 from argparse import Namespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import degrade, engine, files, images, sweep, transfer, truth, vote
+from aidet import degrade, engine, files, images, included, sweep, transfer, truth, vote
 from aidet.errors import UserError
 
 
@@ -247,6 +248,39 @@ def test_names_of_models_and_sets(texts, text):
 def test_names_default_to_the_stem():
     assert transfer.named(["x/best.ckpt", "y/best.ckpt"], "--ckpt") == {"best": "x/best.ckpt", "y/best": "y/best.ckpt"}
     assert list(transfer.named(["d/l.csv@split=a"], "--sets")) == ["l"]
+
+
+# --- in the report of score -------------------------------------------------------------------------------------------
+def test_curves_and_matrix_stand_in_the_report_of_score(run, stub, pictures, tmp_path):
+    assert sweep.run(options(stub, pictures, points=["jpeg"], out=tmp_path / "sw")) == 0
+    assert transfer.run(transfer_options(stub, [f"good={pictures}/labels.csv"], out=tmp_path / "tr")) == 0
+    (tmp_path / "run").mkdir()
+    lines = [f"{i}.png,{i % 2 * 2 - 1}" for i in range(24)]
+    (tmp_path / "run" / "scores.csv").write_text("\n".join(["path,score", *lines]) + "\n")
+    flags = ["--scores", tmp_path / "run" / "scores.csv", "--labels", pictures / "labels.csv", "--bootstrap", 10]
+    flags += ["--explain", "none", "--out", tmp_path / "score"]
+    done = run("evaluate.py", "score", *flags, "--include", tmp_path / "sw", tmp_path / "tr" / "metrics.json")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "score" / "report.html").read_text(encoding="utf-8")
+    for title in ("All numbers", "Robustness: jpeg", "Transfer: AUC", "Transfer: balanced accuracy"):
+        assert f"<h2>{title}</h2>" in page, title
+    plain = (tmp_path / "sw" / "report.html").read_text(encoding="utf-8")
+    curve = re.search(r'<h2>jpeg</h2>.*?src="(data:image/[^"]+)"', plain, re.S).group(1)
+    assert curve in page and f"{stub} on {pictures}/labels.csv, 24 images" in page
+    used = json.loads((tmp_path / "score" / "metrics.json").read_text())["inputs"]
+    assert used["included 1"]["sha256"] == files.sha256(tmp_path / "sw" / "metrics.json")
+
+    done = run("evaluate.py", "score", *flags, "--include", tmp_path / "score")
+    assert done.returncode == 2 and "is no metrics.json of evaluate.py sweep or transfer" in done.stderr
+    done = run("evaluate.py", "score", *flags, "--include", tmp_path / "none")
+    assert done.returncode == 2 and "does not exist" in done.stderr
+
+
+def test_curves_of_other_weights_are_warned_of(stub, pictures, tmp_path):
+    sweep.run(options(stub, pictures, points=["jpeg"], out=tmp_path / "sw"))
+    for sha, warned in ((files.sha256(stub), 0), ("0" * 64, 1)):
+        _, warnings, _ = included.read([tmp_path / "sw"], {"models": [{"sha256": sha}]})
+        assert len(warnings) == warned and all("not with the weights that made these scores" in w for w in warnings)
 
 
 # --- the commands with a real network --------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def page(tmp_path_factory):
         scores=folder / "scores.csv", labels=[folder / "labels.csv"], out=folder / "out", by=["generator", "size"],
         where=None, bootstrap=100, seed=42, threshold=None, target_fpr=0.1, valid_scores=folder / "valid/scores.csv",
         valid_labels=folder / "valid/labels.csv", valid_where=None, against=folder / "scores.csv", vip=None,
-        thumbnails=6, explain=None, one_class=False, leaks=None,
+        thumbnails=6, explain=None, one_class=False, leaks=None, include=None,
     )  # fmt: skip
     header = {"models": {"first_model": "a" * 64, "second_model": "b" * 64}, "backends": ["onnxruntime", "mindspore"]}
     part = {"rows": 120, "scored": 120, "seconds": 10.0, "load_seconds": 2.0, "device": "CPU, x86_64, 2 CPUs"}
