@@ -1,9 +1,11 @@
 """Training data: where the samples are, in which order an epoch takes them, and how they become batches.
 
-Sources: an ImageFolder ``data_dir/<split>/<class>/``; a CSV ``path,label[,generator][,split][,group][,pair]``; ArtiFact
-folders with ``metadata.csv`` (``image_path,target,category``; Rahman et al., ICIP 2023); numbered files beside a bare
-column of 0 and 1 (MindCon). Everything random is drawn from (seed, epoch, key of the file), so that neither workers,
-batch size nor the number of devices changes what a sample looks like.
+Sources: an ImageFolder ``data_dir/<split>/[<anything>/]<class>/``; a CSV
+``path,label[,generator][,split][,group][,pair]``; ArtiFact folders with ``metadata.csv``
+(``image_path,target,category``; Rahman et al., ICIP 2023); numbered files beside a bare column of 0 and 1 (MindCon).
+Classes are read as ``evaluate.py`` reads them (:func:`aidet.labels.class_depth`, ``of_cell``). Everything random is
+drawn from (seed, epoch, key of the file), so that neither workers, batch size nor the number of devices changes what a
+sample looks like.
 """
 
 import atexit
@@ -26,10 +28,8 @@ from PIL import Image
 
 from . import images, labels, runtime, transforms
 from .errors import UserError, nearest
-from .records import natural_key, read_table
+from .records import LABEL_COLUMNS, PATH_COLUMNS, natural_key, read_table
 
-PATH_COLUMNS = ("path", "image_path", "filename", "file", "image", "name")
-LABEL_COLUMNS = ("label", "target", "class", "answer")
 GENERATOR_COLUMNS = ("generator", "category", "source")
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -203,10 +203,7 @@ def _twins(paths):
 
 
 def _side(text, column="label"):
-    # ArtiFact numbers its generators from 1 upwards in `target`.
-    if column == "target" and text.isdigit():
-        return int(int(text) > 0)
-    side = labels.side(text)
+    side = labels.of_cell(text, column)
     return -1 if side is None else side
 
 
@@ -256,18 +253,28 @@ def _from_folder(place, split):
         return _numbered(place, split, keys)
     if flat:
         raise UserError(f"{str(folder)!r}: {flat[0]!r} lies in no class folder")
-    texts = [k.split("/", 1)[0] for k in keys]
+    parts = [k.split("/") for k in keys]
+    depth = _class_level(parts)
+    texts = [p[depth] for p in parts]
     # The same name in two class folders is the two sides of a pair.
-    names = [k.split("/", 1)[1] for k in keys]
+    names = ["/".join(p[:depth] + p[depth + 1 :]) for p in parts]
     count = collections.Counter(names)
     n_classes = len(set(texts))
     paired = n_classes > 1 and all(count[n] == n_classes for n in names)
     return Samples(
         folder, keys, texts, np.array([_side(t) for t in texts]),
-        # generated/midjourney/1.png: the folder below the class names the generator.
+        # generated/midjourney/1.png, sdv4/ai/1.png: the folder beside the class names the generator.
         [n.rsplit("/", 1)[0] if "/" in n else t for n, t in zip(names, texts)],
         [""] * len(keys), names if paired else [""] * len(keys),
     )  # fmt: skip
+
+
+def _class_level(parts):
+    """The level of the class folders: the first, but where its names say nothing and those of a deeper one do
+    (``sdv4/nature/1.png``, ``sdv4/ai/2.png``) that one, as ``evaluate.py`` reads the same folder."""
+    folders = [p[:-1] for p in parts]
+    silent = all(labels.side(f[0]) is None for f in folders)
+    return (labels.class_depth(folders) or 0) if silent else 0
 
 
 def _numbered(place, split, keys):

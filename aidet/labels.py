@@ -82,6 +82,49 @@ def side(name, numbers=True):
     return found.pop() if len(found) == 1 else None
 
 
+def of_cell(text, column="label"):
+    """The side that a cell of a CSV says.
+
+    Parameters
+    ----------
+    text : str
+        ``0``, ``1``, ``1.0`` (as pandas writes a column with gaps), or a word for :func:`side`.
+    column : str
+        In ``target`` ArtiFact numbers its generators from 1 upwards; 0 is real.
+
+    Returns
+    -------
+    int or None
+    """
+    text = text.strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return side(text)
+    if number in (0, 1):
+        return int(number)
+    return GENERATED if column == "target" and number > 1 and number.is_integer() else None
+
+
+def class_depth(folders):
+    """The level of a tree of folders at which every name says a side and both sides occur.
+
+    Parameters
+    ----------
+    folders : iterable of sequence of str
+        For each image the folders it lies in, the outermost first.
+
+    Returns
+    -------
+    int or None
+    """
+    folders = set(map(tuple, folders))
+    for depth in range(min(map(len, folders), default=0)):
+        if {side(f[depth]) for f in folders} == {REAL, GENERATED}:
+            return depth
+    return None
+
+
 def class_order(names, positive=None):
     """Map the class names of a source model onto ``real`` and ``generated``.
 

@@ -12,6 +12,10 @@ from . import files
 from .errors import UserError
 
 COLUMNS = ("path", "score", "prob", "label", "decision", "status")
+# What tables of labels call their paths and their classes; the first that is there counts (ArtiFact has both a filename
+# and, with its folder, an image_path).
+PATH_COLUMNS = ("path", "image_path", "filename", "file", "image", "ImageId", "name")
+LABEL_COLUMNS = ("label", "target", "class", "answer")
 
 
 @dataclass

@@ -16,8 +16,6 @@ import numpy as np
 from . import images, labels, records
 from .errors import UserError, nearest
 
-PATH_COLUMNS = ("path", "filename", "image_path", "file", "image", "ImageId", "name")
-LABEL_COLUMNS = ("label", "target", "class", "answer")
 SPLIT_WORDS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing", "images"))
 SHOWN = 5  # offenders named in an error
 
@@ -199,18 +197,6 @@ def _refuse_doubles(keys, what):
     raise UserError(f"{what}: {len(keys) - len(seen)} paths stand there more than once: {_first(doubled)}")
 
 
-def _label_value(text, column):
-    text = text.strip()
-    try:
-        number = float(text)
-    except ValueError:
-        return labels.side(text)
-    if number in (0, 1):
-        return int(number)
-    # ArtiFact numbers its generators from 1 upwards in `target`; 0 is real.
-    return labels.GENERATED if column == "target" and number > 1 and number.is_integer() else None
-
-
 def read_labels(path, where=None):
     """Read labels from any of the four sources.
 
@@ -241,9 +227,12 @@ def _from_csv(path):
         if wrong:
             raise UserError(f"labels {str(path)!r} is a bare column of 0 and 1, but {_first(wrong)}")
         return Truth(None, np.array([int(r) for r in columns]), {}, path.parent, str(path))
-    path_column, label_column = _pick(header, PATH_COLUMNS, "path", path), _pick(header, LABEL_COLUMNS, "label", path)
+    path_column, label_column = (
+        _pick(header, records.PATH_COLUMNS, "path", path),
+        _pick(header, records.LABEL_COLUMNS, "label", path),
+    )
     keys = [_key(p) for p in columns.pop(path_column)]
-    values = [_label_value(v, label_column) for v in columns[label_column]]
+    values = [labels.of_cell(v, label_column) for v in columns[label_column]]
     wrong = [f"{k} ({v!r})" for k, v, side in zip(keys, columns[label_column], values) if side is None]
     if wrong:
         raise UserError(f"labels {str(path)!r}: neither 0/1 nor real/generated: {_first(wrong)}")
@@ -257,7 +246,7 @@ def _from_folder(root):
     if not keys:
         raise UserError(f"labels {str(root)!r}: no images in this folder")
     parts = [key.split("/")[:-1] for key in keys]
-    depth = _class_depth(parts)
+    depth = labels.class_depth(parts)
     sides, generators, lost = [], [], []
     for key, part in zip(keys, parts):
         said = {labels.side(p) for p in ([part[depth]] if depth is not None else part)} - {None}
@@ -273,16 +262,6 @@ def _from_folder(root):
             "name the folders real and fake, or give a CSV path,label"
         )
     return Truth(keys, np.array(sides), {"generator": generators}, Path(root), str(root))
-
-
-def _class_depth(parts):
-    """The level of the tree at which every folder name says a side and both sides occur, or None."""
-    for depth in range(min(len(p) for p in parts)):
-        names = {p[depth] for p in parts}
-        sides = {labels.side(name) for name in names}
-        if sides == {labels.REAL, labels.GENERATED}:
-            return depth
-    return None
 
 
 def read_scores(path):
@@ -304,12 +283,12 @@ def read_scores(path):
     header, columns = _rows(path, "scores")
     if header is None:
         return _decisions(None, columns, path)
-    name = _pick(header, PATH_COLUMNS, "path", path)
+    name = _pick(header, records.PATH_COLUMNS, "path", path)
     keys = [_key(p) for p in columns[name]]
     _refuse_doubles(keys, f"scores {str(path)!r}")
     value = {h: _floats(columns[h]) for h in ("score", "logit", "prob") if h in columns}
     if not value:
-        answer = next((c for c in LABEL_COLUMNS if c in header), None)
+        answer = next((c for c in records.LABEL_COLUMNS if c in header), None)
         if answer is None:
             raise UserError(f"scores {str(path)!r} has neither score, logit nor prob; it has {', '.join(header)}")
         return _decisions(keys, columns[answer], path)
@@ -333,7 +312,7 @@ def read_scores(path):
     if bad:
         raise UserError(f"scores {str(path)!r}: {len(bad)} rows are ok but have no finite score: {_first(bad)}")
     score = np.where(np.isfinite(score) & np.isfinite(prob), score, np.nan)
-    own = [-1 if v == "" else _label_value(v, "label") for v in columns.get("label", [""] * len(keys))]
+    own = [-1 if v == "" else labels.of_cell(v) for v in columns.get("label", [""] * len(keys))]
     wrong = [f"{k} ({v!r})" for k, v, side in zip(keys, columns.get("label", ()), own) if side is None]
     if wrong:
         raise UserError(f"scores {str(path)!r}: label is the decision, 0, 1 or empty: {_first(wrong)}")
@@ -500,7 +479,7 @@ def read_paths(text):
     header, columns = _rows(path, "image list")
     if header is None:
         raise UserError(f"{text!r} is a bare column of labels; images are needed")
-    name = _pick(header, PATH_COLUMNS, "path", path)
+    name = _pick(header, records.PATH_COLUMNS, "path", path)
     keys = [_key(p) for p in columns.pop(name)]
     kept = Truth(keys, np.zeros(len(keys), int), columns, path.parent, text).where(conditions)
     _refuse_doubles(kept.paths, repr(text))

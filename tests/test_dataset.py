@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from aidet import config, dataset, mixing, transforms
+from aidet import config, dataset, mixing, transforms, truth
 from aidet.errors import UserError
 
 
@@ -63,6 +63,44 @@ def test_other_names_are_plain_classes(tmp_path, photo):
     train, _, classes = opened(tmp_path)
     assert classes == ["9", "10", "cat", "dog"] and (train.sides == -1).all()
     assert [classes[t] for t in train.targets] == train.texts
+
+
+@pytest.mark.parametrize("names", [("sdv4/nature", "sdv4/ai", "adm/nature", "adm/ai"), ("nature", "ai/sdv4", "ai/adm")])
+def test_a_folder_means_the_same_in_training_and_in_evaluation(tmp_path, photo, names):
+    """GenImage has a folder a generator around its class folders; read by the first level it would teach generators."""
+    for split in ("train", "val"):
+        for k, name in enumerate(names):
+            for i in range(2):
+                save(photo, tmp_path / split / name / f"{split}{k}{i}.png", 10 * k + i)
+    train, val, classes = opened(tmp_path)
+    assert classes == ["real", "generated"]
+    for samples, split in ((train, "train"), (val, "val")):
+        read = truth.read_labels(tmp_path / split)
+        assert dict(zip(samples.paths, samples.targets)) == dict(zip(read.paths, read.labels))
+        assert {g for g, y in zip(samples.generators, samples.sides) if y} == {"sdv4", "adm"}
+        wanted = {p: g for p, g, y in zip(read.paths, read.column("generator"), read.labels) if y}
+        assert {p: g for p, g, y in zip(samples.paths, samples.generators, samples.sides) if y} == wanted
+
+
+def test_first_level_names_that_say_a_side_are_not_passed_over(tmp_path, photo):
+    for k, name in enumerate(("real/photo", "midjourney/ai", "sdxl/ai")):
+        save(photo, tmp_path / "train" / name / f"{k}.png", k)
+    train, _, classes = opened(tmp_path, val_while_train=False)
+    assert classes == ["midjourney", "real", "sdxl"] and sorted(train.texts) == classes
+
+
+@pytest.mark.parametrize(
+    "column, cells", [("label", ("0.0", "1.0")), ("target", ("0.0", "4.0")), ("class", ("Real", "1"))]
+)
+def test_a_table_means_the_same_in_training_and_in_evaluation(tmp_path, photo, column, cells):
+    """pandas writes 1.0 where a column has gaps: that is generated, not a class called 1.0."""
+    rows = [(f"{i}.png", cells[i % 2]) for i in range(4)]
+    for i, row in enumerate(rows):
+        save(photo, tmp_path / row[0], i)
+    table(tmp_path / "labels.csv", ("ImageId", column), rows)
+    train, _, classes = opened(tmp_path / "labels.csv", val_while_train=False)
+    assert classes == ["real", "generated"] and train.targets.tolist() == [0, 1, 0, 1]
+    assert truth.read_labels(tmp_path / "labels.csv").labels.tolist() == [0, 1, 0, 1]
 
 
 def test_csv_with_splits_generators_and_groups(tmp_path, photo):

@@ -167,9 +167,11 @@ def test_image_folder_without_class_names_is_refused(tmp_path):
 
 def test_artifact_metadata(tmp_path):
     path = write_csv(
-        tmp_path / "metadata.csv", ["image_path", "target", "category"], [["x/1.png", 0, "cat"], ["x/2.png", 6, "dog"]]
-    )
+        tmp_path / "metadata.csv", ["filename", "image_path", "target", "category"],
+        [["1.png", "x/1.png", 0, "cat"], ["2.png", "x/2.png", 6, "dog"]],
+    )  # fmt: skip
     got = truth.read_labels(path)
+    assert got.paths == ["x/1.png", "x/2.png"]
     assert got.labels.tolist() == [0, 1] and got.column("category") == ["cat", "dog"]
 
 
