@@ -9,6 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aidet import runtime
+
+# Before any test module imports MindSpore: the environment that a command line gives itself, for the same numbers.
+runtime.prepare()
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
