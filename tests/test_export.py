@@ -1,5 +1,6 @@
 """Exports: loaded again and equal, batch dimension free, served without MindSpore, refusals that name the layer."""
 
+import csv
 import json
 import os
 import subprocess
@@ -422,6 +423,17 @@ def test_a_wrong_graph_is_not_called_verified(model):
     with pytest.raises(onnx_export.ExportError, match="differs from MindSpore by 0.001"):
         onnx_export.compare(onnx_export.reference(net, sample, (2,)), good, sample)
     onnx.checker.check_model(good)
+
+
+def test_the_table_has_a_row_for_every_architecture_of_the_project():
+    """results/export.csv is made by bench/export.py; a new architecture needs its row, and each row its verdict."""
+    table = Path(export.__file__).with_name("results") / "export.csv"
+    with open(table, encoding="utf-8", newline="") as file:
+        rows = {row["architecture"]: row for row in csv.DictReader(file)}
+    assert not set(models.names(own_only=True)) - set(rows) - {"swin_large"}  # docs/export.md says so
+    assert {n: r["onnx"] for n, r in rows.items() if r["onnx"] != "free batch"} == {}
+    assert {n: r["mindir_difference"] for n, r in rows.items() if r["mindir_difference"] != "0"} == {}
+    assert max(float(r["onnx_difference"]) for r in rows.values()) <= 1e-5
 
 
 COMMON = "resnet18 resnext50_32x4d efficientnet_b0 mobilenet_v2_100 densenet121 swin_tiny convnext_tiny vit_b_16_224"
