@@ -93,7 +93,7 @@ def load_arrays(path):
         raise UserError(f"checkpoint {str(path)!r} does not exist")
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-            return _arrays(buffer)
+            return _arrays(buffer, file)
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
     except (ValueError, IndexError) as error:
@@ -166,12 +166,17 @@ def _tensor(buffer, at, end):
     return tuple(shape), kind, content
 
 
-def _arrays(buffer):
-    """All tensors of a file that is in memory; pieces of a large one follow one another under the same name."""
+def _arrays(buffer, file):
+    """All tensors of a mapped file; pieces of a large one follow one another under the same name.
+
+    The values are read from ``file``: what is touched of the map would count as memory beside their copy.
+    """
     end = len(buffer)
     if buffer[-17:-10] == b"crc_num":
         end -= 17
-        if binascii.crc32(buffer[:end]) != int.from_bytes(buffer[-10:], "big"):
+        with memoryview(buffer) as whole, whole[:end] as part:
+            checksum = binascii.crc32(part)
+        if checksum != int.from_bytes(buffer[-10:], "big"):
             raise ValueError("its checksum differs: damaged file")
     found, complete = {}, {}
     for number, place in _fields(buffer, 0, end):
@@ -191,23 +196,31 @@ def _arrays(buffer):
         pieces = found.setdefault(name, (shape, kind, []))[2]
         if found[name][:2] != (shape, kind):
             raise ValueError(f"the pieces of {name!r} do not fit together: damaged file")
-        pieces.append(buffer[content[0] : content[1]])
+        pieces.append(content)
         # MindSpore writes the shape () as (0,).
         wanted = math.prod(shape if shape != (0,) else ()) * np.dtype(_TYPES[kind]).itemsize
-        complete[name] = sum(map(len, pieces)) >= wanted
+        complete[name] = sum(stop - start for start, stop in pieces) >= wanted
     if not found:
         raise ValueError("it holds no tensor")
-    return {name: _joined(name, *parts) for name, parts in found.items()}
+    return {name: _joined(file, name, *parts) for name, parts in found.items()}
 
 
-def _joined(name, shape, kind, pieces):
-    values = np.frombuffer(b"".join(pieces), _TYPES[kind])
-    shape = () if shape == (0,) and values.size == 1 else shape
-    if values.size != math.prod(shape):
-        raise ValueError(f"{name!r} of shape {shape} has {values.size} values: truncated or damaged file")
+def _joined(file, name, shape, kind, pieces):
+    dtype = np.dtype(_TYPES[kind])
+    size, rest = divmod(sum(stop - start for start, stop in pieces), dtype.itemsize)
+    shape = () if shape == (0,) and size == 1 else shape
+    if rest or size != math.prod(shape):
+        raise ValueError(f"{name!r} of shape {shape} has {size} values: truncated or damaged file")
+    values = np.empty(size, dtype)
+    into = memoryview(values.view(np.uint8))
+    for start, stop in pieces:
+        file.seek(start)
+        if file.readinto(into[: stop - start]) != stop - start:
+            raise ValueError(f"{name!r} ends early: the file changed while it was read")
+        into = into[stop - start :]
     if kind == "BFloat16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
-    return values.reshape(shape).copy()
+    return values.reshape(shape)
 
 
 _PIECE = 1 << 29  # bytes of values in one record: protobuf readers take no message of 2 GiB

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 import shutil
 from pathlib import Path
 
@@ -119,6 +120,17 @@ def test_the_shipped_autoencoder_reconstructs_a_photograph():
     psnr = -10 * np.log10(np.mean((np.clip(y, 0, 1) - x) ** 2))
     # Measured when it was trained: 29.0 dB on crops of photographs. A fake that is far off would be no aligned fake.
     assert psnr > 26
+
+
+def test_reading_takes_the_memory_of_the_arrays_once(tmp_path):
+    arrays = {f"w{i}": np.full((1 << 20,), i, np.float32) for i in range(8)}
+    ckpt.write_arrays(arrays, tmp_path / "x.ckpt")
+    tracemalloc.start()
+    got = ckpt.load_arrays(tmp_path / "x.ckpt")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert all(np.array_equal(got[n], a) for n, a in arrays.items())
+    assert peak < 1.2 * sum(a.nbytes for a in arrays.values())
 
 
 # --- runtime ---------------------------------------------------------------------------------------------------------
