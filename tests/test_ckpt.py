@@ -2,8 +2,8 @@
 
 import json
 import os
-import tracemalloc
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
