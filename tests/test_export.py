@@ -430,7 +430,7 @@ def test_the_table_has_a_row_for_every_architecture_of_the_project():
     table = Path(export.__file__).with_name("results") / "export.csv"
     with open(table, encoding="utf-8", newline="") as file:
         rows = {row["architecture"]: row for row in csv.DictReader(file)}
-    assert not set(models.names(own_only=True)) - set(rows) - {"swin_large"}  # docs/export.md says so
+    assert not set(models.names(own_only=True)) - set(rows)
     assert {n: r["onnx"] for n, r in rows.items() if r["onnx"] != "free batch"} == {}
     assert {n: r["mindir_difference"] for n, r in rows.items() if r["mindir_difference"] != "0"} == {}
     assert max(float(r["onnx_difference"]) for r in rows.values()) <= 1e-5
