@@ -34,9 +34,18 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         """As argparse does; what is unknown is compared with the options of the sub-command that was named."""
         found, unknown = self.parse_known_args(args, namespace)
+        self._refuse(found, unknown)
+        return found
+
+    def parse_intermixed_args(self, args=None, namespace=None):
+        """As :meth:`parse_args`, with positional arguments among the options."""
+        found, unknown = self.parse_known_intermixed_args(args, namespace)
+        self._refuse(found, unknown)
+        return found
+
+    def _refuse(self, found, unknown):
         if unknown:
             raise UserError(nearest(unknown[0].partition("=")[0], self._of_command(found).flags(), "argument"))
-        return found
 
     def error(self, message):
         """Raise instead of printing the usage and leaving."""
@@ -76,6 +85,9 @@ def main(run, argv=None):
         os.environ.setdefault("TQDM_MININTERVAL", "10")  # a progress bar in a log file: a line now and then
     try:
         code = run(sys.argv[1:] if argv is None else argv) or OK
+        if argv is None and threading.current_thread() is threading.main_thread():
+            # All is written: Ctrl-C while the interpreter ends would make a failure of it, and say nothing.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     except UserError as error:
         code = _wrong(str(error))
     except KeyboardInterrupt:
