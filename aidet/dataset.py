@@ -445,18 +445,37 @@ def pipeline(text):
     return transforms.Pipeline(text)
 
 
+def to_numbers(text):
+    """The last operation of a pipeline where it maps grey levels to numbers one by one, else None.
+
+    Workers leave it to the batch (:meth:`Loader._numbers`): bytes are a quarter to send, and one call serves them all.
+    """
+    name, step = (pipeline(text).steps or [("", None)])[-1]
+    return step if name in ("normalize", "to_float") else None
+
+
 def _one(text, seed, source, key, view, size, splits=1):
-    """One image through the pipeline: (array, None), or (None, reason)."""
+    """One image through the pipeline: (array, None), or (None, reason).
+
+    The array is uint8 (h, w, 3) where :func:`to_numbers` is left to do, else float32 (3, h, w), with several splits
+    (splits, 3, h, w).
+    """
     try:
         image = images.decode(source)
-        if splits == 1:
-            array = pipeline(text)(image, transforms.generator(seed, key, view))
-        else:
+        if splits > 1:
             array = _splits(pipeline(text), image, seed, key, view, splits)
+        elif to_numbers(text):
+            rng = transforms.generator(seed, key, view)
+            for _, step in pipeline(text).steps[:-1]:
+                image = step(image, rng)
+            array = np.asarray(image)
+        else:
+            array = pipeline(text)(image, transforms.generator(seed, key, view))
     except images.ImageError as error:
         return None, str(error)
-    if size is not None and array.shape[-2:] != tuple(size):
-        return None, f"the pipeline gave {array.shape[-2:]} pixels, not {tuple(size)}"
+    found = array.shape[:2] if array.dtype == np.uint8 else array.shape[-2:]
+    if size is not None and found != tuple(size):
+        return None, f"the pipeline gave {found} pixels, not {tuple(size)}"
     return array, None
 
 
@@ -481,11 +500,18 @@ def _splits(line, image, seed, key, view, splits):
     return np.stack(out)
 
 
-def _chunk(text, seed, size, items, splits=1):
-    """Run by a worker: a part of a batch. Errors come back as text, so that the caller can name the file."""
-    views = (splits,) if splits > 1 else ()
-    out, reasons = np.zeros((len(items), *views, 3, *size), np.float32), {}
-    for i, (source, key, view) in enumerate(items):
+def _chunk(text, seed, size, sources, views, splits=1):
+    """Run by a worker: a part of a batch. Errors come back as text, so that the caller can name the file.
+
+    ``sources`` are paths, or pixels; of small images one array (n, h, w, 3), which is sent faster than n of them.
+    ``views`` are the (key, view) that each image's draws depend on.
+    """
+    if splits == 1 and to_numbers(text):
+        out = np.zeros((len(views), *size, 3), np.uint8)
+    else:
+        out = np.zeros((len(views), *((splits,) if splits > 1 else ()), 3, *size), np.float32)
+    reasons = {}
+    for i, (source, (key, view)) in enumerate(zip(sources, views)):
         array, reason = _one(text, seed, source, key, view, size, splits)
         if reason is None:
             out[i] = array
@@ -574,7 +600,8 @@ class Loader:
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.failed = {}
         self._memory = _Memory(samples, cache_mb << 20)
-        self._table = None
+        self._last = to_numbers(text) if splits == 1 else None
+        self._direct = None
 
     def run(self, order, epoch):
         """Yield ``(x, rows)`` for consecutive batches of ``order``.
@@ -597,29 +624,28 @@ class Loader:
         pending = collections.deque()
         todo = iter(batches)
         while True:
-            while len(pending) < (1 if plain is not None else self.AHEAD):
+            while len(pending) < (1 if plain else self.AHEAD):
                 batch = next(todo, None)
                 if batch is None:
                     break
-                pending.append((batch, None if plain is not None else self._submit(batch, epoch)))
+                pending.append((batch, None if plain else self._submit(batch, epoch)))
             if not pending:
                 return
             batch, futures = pending.popleft()
-            yield self._lookup(plain, batch) if futures is None else self._collect(batch, futures)
+            yield self._remembered(batch) if futures is None else self._collect(batch, futures)
 
     def _submit(self, batch, epoch):
         items = []
         for place, (row, draw) in enumerate(batch.tolist()):
             if row >= 0:
-                source = self._memory.get(row)
-                view = epoch if draw == 0 else f"{epoch}.{draw}"
-                items.append((place, (source, self.samples.key(row), view)))
+                items.append((place, row, (self.samples.key(row), epoch if draw == 0 else f"{epoch}.{draw}")))
         parts = max(1, min(self.workers.count, len(items)))
         futures = []
         for k in range(parts):
-            part = items[k::parts]
-            job = self.workers.submit(self.text, self.seed, self.size, [item for _, item in part], self.splits)
-            futures.append(([place for place, _ in part], job))
+            places, rows, views = zip(*items[k::parts]) if items else ((), (), ())
+            sources = self._memory.get(list(rows))
+            job = self.workers.submit(self.text, self.seed, self.size, sources, views, self.splits)
+            futures.append((list(places), job))
         return futures
 
     def _collect(self, batch, futures):
@@ -631,26 +657,28 @@ class Loader:
                 values, reasons = job.result()
             except BrokenExecutor:
                 raise UserError(_DEAD) from None
+            if self._last:
+                values = self._numbers(values)
             x[:, places] = values.swapaxes(0, 1) if self.splits > 1 else values
             for i, reason in reasons.items():
                 row = int(rows[places[i]])
                 self.failed.setdefault(self.samples.paths[row], reason)
                 rows[places[i]] = -1
+                x[:, places[i]] = 0
         return x.reshape(-1, 3, *self.size), rows
 
-    # A pipeline that only maps grey levels to numbers is a table of 256 values a channel: one lookup for the batch.
+    def _numbers(self, pixels):
+        """The pipeline's last operation for uint8 (n, h, w, 3) at once, as one tall image: float32 (n, 3, h, w)."""
+        n, h, w, _ = pixels.shape
+        return self._last(pixels.reshape(n * h, w, 3), None).reshape(3, n, h, w).swapaxes(0, 1)
+
     def _plain(self):
-        if not self._memory.filled or self._memory.size != self.size:
-            return None
-        if self._table is None:
-            steps = [(name, step) for name, step in pipeline(self.text).steps if not self._idle(name, step)]
-            names = [name for name, _ in steps]
-            if len(names) != 1 or names[0] not in ("normalize", "to_float"):
-                self._table = False
-            else:
-                levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
-                self._table = steps[0][1](Image.fromarray(levels), None).reshape(3, 256)
-        return None if self._table is False else self._table
+        """Whether the pipeline only maps the grey levels of images that are in memory to numbers."""
+        if not self._last or not self._memory.filled or self._memory.size != self.size:
+            return False
+        if self._direct is None:
+            self._direct = all(self._idle(name, step) for name, step in pipeline(self.text).steps[:-1])
+        return self._direct
 
     def _idle(self, name, step):
         """Whether a step leaves images of the memory's size alone, as a resize to the size they have."""
@@ -659,7 +687,7 @@ class Loader:
         probe = np.random.default_rng(0).integers(0, 256, (*self._memory.size, 3), np.uint8)
         return np.array_equal(np.asarray(step(Image.fromarray(probe), None)), probe)
 
-    def _lookup(self, table, batch):
+    def _remembered(self, batch):
         x = np.zeros((self.batch_size, 3, *self.size), np.float32)
         rows = np.full(self.batch_size, -1, np.int64)
         rows[: len(batch)] = batch[:, 0]
@@ -669,9 +697,7 @@ class Loader:
             self.failed.setdefault(self.samples.paths[row], self._memory.failed[row])
         rows[there[bad]] = -1
         there = there[~bad]
-        pixels = self._memory.pixels[rows[there]]
-        for channel in range(3):
-            x[there, channel] = table[channel][pixels[..., channel]]
+        x[there] = self._numbers(self._memory.pixels[rows[there]])
         return x, rows
 
 
@@ -707,11 +733,12 @@ class _Memory:
             pixels[i] = np.asarray(image)
         self.pixels, self.size, self.filled = pixels, (h, w), True
 
-    def get(self, row):
-        """Pixels of the row, or its path where there are none."""
-        if self.filled and row not in self.failed:
-            return self.pixels[row]
-        return str(self.samples.root / self.samples.paths[row])
+    def get(self, rows):
+        """Pixels of the rows, one array, or a list with paths where there are none."""
+        if self.filled and self.failed.keys().isdisjoint(rows):
+            return self.pixels[rows]
+        known = set(rows).difference(self.failed) if self.filled else ()
+        return [self.pixels[row] if row in known else str(self.samples.root / self.samples.paths[row]) for row in rows]
 
 
 def describe(samples):
