@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from aidet import cli, files, images, records, transforms
 from aidet.errors import UserError
@@ -39,6 +39,9 @@ DEGRADE = (
 )
 # What large photographs are reconstructed by, and at which scale: (place in the list of autoencoders, scale).
 LARGE = ((0, 1.0), (1, 1.0), (0, 0.55), (1, 0.55), (0, 0.4))
+# What the traces of a generator are not: the place of things in the picture, and its shading. Radius in pixels of the
+# blur that tells shading from detail; sides of the tiles that are shuffled, whole JPEG blocks.
+SHADING, TILES = 6, (40, 80)
 # Probability and range of a smaller scale. Photographs reach the web at a fraction of the camera's size, generated
 # images at the size they were made in; without the difference *sharp at native size* would mean generated.
 SHRINK = {"real": (0.5, 0.38), "generated": (0.35, 0.5)}
@@ -171,8 +174,32 @@ def called(generator):
     return "generated_" + "".join(c for c in generator if c.isalnum())
 
 
-def view(array, crop, seed, shrink):
-    """A degraded crop, uint8 (crop, crop, 3). The same seed gives the same place, scale and degradations."""
+def blurred(array):
+    """float32 (h, w, 3): the shading of a crop, without its detail."""
+    return np.asarray(Image.fromarray(array).filter(ImageFilter.GaussianBlur(SHADING)), np.float32)
+
+
+def reshaded(array, other):
+    """The detail of one crop, uint8 (h, w, 3), on the shading of another of the same size."""
+    return np.clip(np.rint(array - blurred(array) + blurred(other)), 0, 255).astype(np.uint8)
+
+
+def shuffled(array, rng):
+    """A square crop, uint8 (n, n, 3), with its tiles in another order."""
+    tile = int(rng.choice(TILES))
+    n = len(array) // tile
+    side = n * tile
+    tiles = array[:side, :side].reshape(n, tile, n, tile, 3).swapaxes(1, 2).reshape(n * n, tile, tile, 3)
+    out = array.copy()
+    out[:side, :side] = tiles[rng.permutation(n * n)].reshape(n, n, tile, tile, 3).swapaxes(1, 2).reshape(side, side, 3)
+    return out
+
+
+def view(array, crop, seed, shrink, mix=(0.0, 0.0), other=None):
+    """A degraded crop, uint8 (crop, crop, 3). The same seed gives the same place, scale and degradations.
+
+    ``mix`` are the probabilities of the shading of ``other``, uint8 (h, w, 3), and of shuffled tiles.
+    """
     rng = np.random.default_rng(seed)
     image = Image.fromarray(array)
     often, least = shrink
@@ -198,7 +225,7 @@ def view(array, crop, seed, shrink):
 DEGRADE_STEPS = transforms.Pipeline(DEGRADE).steps
 
 
-def draw(pool, classes, rng, size, crop, twins):
+def draw(pool, classes, rng, size, crop, twins, mix=(0.0, 0.0)):
     """One batch: uint8 crops (size, crop, crop, 3) and class indices.
 
     A part ``twins`` of the batch are pairs of a real crop and its reconstruction, alike in everything else; the rest is
@@ -211,6 +238,10 @@ def draw(pool, classes, rng, size, crop, twins):
         name = names[rng.choice(len(names), p=weights / weights.sum())]
         return name, groups[name][int(rng.integers(len(groups[name])))]
 
+    def shading():
+        """An image of either class, of which a crop may get the shading."""
+        return pick(pool.real if rng.random() < 0.5 else pool.fake)[1] if mix[0] else None
+
     x, y = [], []
     while len(x) < size:
         seed = int(rng.integers(1 << 62))
@@ -219,11 +250,13 @@ def draw(pool, classes, rng, size, crop, twins):
             if rng.random() < 0.3:
                 part = rng.uniform(0.5, 1.0)
                 fake = np.rint(real + part * (fake.astype(np.float32) - real)).astype(np.uint8)
-            x += [view(array, crop, seed, SHRINK["generated"]) for array in (real, fake)]
+            other = shading()
+            x += [view(array, crop, seed, SHRINK["generated"], mix, other) for array in (real, fake)]
             y += [0, classes.index(called(name))]
         else:
             name, fake = pick(pool.fake)
-            x += [view(pick(pool.real)[1], crop, seed, SHRINK["real"]), view(fake, crop, seed + 1, SHRINK["generated"])]
+            x.append(view(pick(pool.real)[1], crop, seed, SHRINK["real"], mix, shading()))
+            x.append(view(fake, crop, seed + 1, SHRINK["generated"], mix, shading()))
             y += [0, classes.index(called(name))]
     return np.stack(x[:size]), np.array(y[:size])
 
@@ -235,7 +268,7 @@ def batches(pool, classes, args):
     def work():
         for step in range(args.steps):
             rng = np.random.default_rng([args.seed, step])
-            todo.put(draw(pool, classes, rng, args.batch_size, args.crop, args.twins))
+            todo.put(draw(pool, classes, rng, args.batch_size, args.crop, args.twins, (args.shading, args.shuffle)))
         todo.put(None)
 
     threading.Thread(target=work, daemon=True).start()
@@ -257,6 +290,21 @@ def network(init, outputs):
     net.load_state_dict(state)
     net.reset_classifier(outputs)
     return net
+
+
+def continued(path, classes, state):
+    """Weights of an earlier run; classes that it did not have keep the row of ``state``."""
+    from safetensors.torch import load_file
+
+    loaded = load_file(path)
+    names = files.read_json(Path(path).parent / "config.json", "configuration")["label_names"]
+    for key in ("classifier.weight", "classifier.bias"):
+        rows = state[key].clone()
+        for i, name in enumerate(classes):
+            if name in names:
+                rows[i] = loaded[key][names.index(name)]
+        loaded[key] = rows
+    return loaded
 
 
 def collapsed(logits):
@@ -281,9 +329,7 @@ def train(pool, classes, args, out):
     torch.manual_seed(args.seed)
     net = network(args.init, len(classes)).to(memory_format=torch.channels_last).train()
     if args.weights:
-        from safetensors.torch import load_file
-
-        net.load_state_dict(load_file(args.weights))
+        net.load_state_dict(continued(args.weights, classes, net.state_dict()))
     ema = {k: v.clone() for k, v in net.state_dict().items()}
     head = [p for n, p in net.named_parameters() if n.startswith("classifier")]
     body = [p for n, p in net.named_parameters() if not n.startswith("classifier")]
@@ -339,6 +385,8 @@ def main(argv):
     add("--autoencoder", nargs=2, required=True, metavar=("ENCODER", "DECODER"), help="files of the TAESD family")
     add("--own-autoencoder", default="ckpt/aidet_tae.ckpt", help="the second source of aligned fakes")
     add("--twins", type=float, default=0.45, help="part of a batch that are pairs of real and reconstruction")
+    add("--shading", type=float, default=0.0, help="probability that a crop gets the shading of another image")
+    add("--shuffle", type=float, default=0.0, help="probability that the tiles of a crop change places")
     add("--cache", default="runs/reconstructions")
     add("--out", default="runs/default")
     add("--weights", metavar="model.safetensors", help="of an earlier run, to go on from with a new schedule")

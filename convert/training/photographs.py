@@ -1,0 +1,71 @@
+"""Crops of further photographs for the training of a detector: the sources are what it generalises over.
+
+    python -m convert.training.photographs --folder PHOTOS --out runs/photographs
+
+Every sub-folder of PHOTOS is one source. Of each photograph come crops of 448 pixels (or less, where it is smaller), in
+turn of its native pixels and of the photograph shrunk to a long side drawn from 900 to 2,200 pixels, as pictures reach
+the web. All are encoded as JPEG 4:2:0 with a quality drawn from 85 to 95, as the project's other training crops are.
+``labels.csv`` has path, label (0), generator (the source), split and group (the photograph); one photograph in eight is
+kept for validation. The draws depend on the file's name alone.
+"""
+
+import csv
+from pathlib import Path
+
+from PIL import Image
+
+from aidet import cli, files, images, transforms
+from aidet.errors import UserError
+
+CROP, WEB, QUALITY = 448, (900, 2200), (85, 95)
+VALIDATION = 8  # one in so many
+
+
+def crops(image, rng, count):
+    """Crops of one photograph and the JPEG quality of each: a list of (PIL.Image, int)."""
+    found = []
+    for i in range(count):
+        picture = image
+        if i % 2:
+            scale = min(1.0, int(rng.integers(*WEB)) / max(image.size))
+            picture = image.resize([max(1, round(n * scale)) for n in image.size], Image.Resampling.LANCZOS)
+        width, height = (min(CROP, n) for n in picture.size)
+        x, y = (int(rng.integers(n - side + 1)) for n, side in zip(picture.size, (width, height)))
+        found.append((picture.crop((x, y, x + width, y + height)), int(rng.integers(QUALITY[0], QUALITY[1] + 1))))
+    return found
+
+
+def main(argv):
+    p = cli.Parser(prog="python -m convert.training.photographs", description=__doc__)
+    p.add_argument("--folder", required=True, help="one sub-folder of photographs a source")
+    p.add_argument("--out", required=True)
+    p.add_argument("--crops", type=int, default=2, help="crops a photograph")
+    p.add_argument("--seed", type=int, default=0)
+    args = p.parse_args(argv)
+    folder, out = images.require_folder(args.folder), Path(args.out)
+    names = [name for name in images.walk(folder) if len(Path(name).parts) > 1]
+    if not names:
+        raise UserError(f"no image in a sub-folder of {args.folder}; every sub-folder is one source")
+    (out / "crops").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in names:
+        rng = transforms.generator(args.seed, Path(name).as_posix())
+        split = "val" if rng.integers(VALIDATION) == 0 else "train"
+        try:
+            image = images.decode(folder / name)
+        except images.ImageError as error:
+            print(f"left out: {name} ({error})")
+            continue
+        for crop, quality in crops(image, rng, args.crops):
+            path = f"crops/{len(rows):05d}.jpg"
+            with files.atomic(out / path, "wb") as file:
+                crop.save(file, "JPEG", quality=quality, subsampling="4:2:0")
+            rows.append([path, 0, Path(name).parts[0], split, name, quality])
+    with files.atomic(out / "labels.csv") as file:
+        header = ["path", "label", "generator", "split", "group", "jpeg_quality"]
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    print(f"{len(rows)} crops in {out}")
+
+
+if __name__ == "__main__":
+    cli.main(main)

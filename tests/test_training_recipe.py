@@ -1,0 +1,113 @@
+"""The recipe of the default detector, as far as it runs without PyTorch: crops, pairs, thresholds."""
+
+import csv
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aidet.errors import UserError
+from convert.training import calibrate, detector, photographs
+
+
+def textured(seed, side=200):
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(60, 190, (6, 6, 3), dtype=np.uint8)).resize((side, side), 3)
+    return np.clip(np.asarray(small, np.int16) + rng.integers(-20, 21, (side, side, 3)), 0, 255).astype(np.uint8)
+
+
+def test_a_pair_is_degraded_alike():
+    real, mix = textured(1), (0.5, 0.5)
+    for seed in range(40):
+        one, two = (detector.view(a, 64, seed, (0.5, 0.4), mix, textured(2)) for a in (real, real.copy()))
+        assert one.shape == (64, 64, 3) and np.array_equal(one, two)
+    # A pixel of difference stays where it was: the same place, turn and order of tiles in both.
+    fake = np.clip(real.astype(np.int16) + 3, 0, 255).astype(np.uint8)
+    for seed in range(40):
+        one, two = (detector.view(a, 64, seed, (0.0, 1.0), (0.0, 1.0)).astype(float) for a in (real, fake))
+        assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.95
+
+
+def test_a_crop_keeps_its_detail_on_another_shading():
+    one, other = textured(3, 96), textured(4, 96)
+    out = detector.reshaded(one, other)
+    inside = (out > 0) & (out < 255)
+    wanted = one - detector.blurred(one) + detector.blurred(other)
+    assert np.abs(out - wanted)[inside].max() <= 0.5
+    far, near = (np.abs(detector.blurred(out) - detector.blurred(a)).mean() for a in (one, other))
+    assert near < far / 3
+
+
+def test_shuffled_tiles_are_the_same_tiles():
+    array = textured(5, 160)
+    out = detector.shuffled(array, np.random.default_rng(1))
+    assert not np.array_equal(out, array)
+    for side in detector.TILES:
+        tiles = [{a[y : y + side, x : x + side].tobytes() for y in range(0, 160, side) for x in range(0, 160, side)}
+                 for a in (array, out)]  # fmt: skip
+        if tiles[0] == tiles[1]:
+            return
+    raise AssertionError("no tile size under which both hold the same tiles")
+
+
+def test_a_batch_is_half_real_and_pairs_are_neighbours():
+    pool = types.SimpleNamespace(
+        real={"a": [textured(1)], "b": [textured(2)] * 9}, fake={"g1": [textured(3)]},
+        twins=[("tae", textured(1), textured(1))],
+    )  # fmt: skip
+    classes = ["real", "generated_g1", "generated_tae"]
+    x, y = detector.draw(pool, classes, np.random.default_rng(0), 24, 64, 0.5, (0.3, 0.3))
+    assert x.shape == (24, 64, 64, 3) and (y == 0).sum() == 12 and set(y) == {0, 1, 2}
+    # The twin here is the photograph itself: only what is drawn for each could tell the two apart.
+    for i in np.flatnonzero(y == 2):
+        assert y[i - 1] == 0 and np.array_equal(x[i], x[i - 1])
+
+
+def test_photographs_become_crops_split_by_photograph(tmp_path):
+    for source, count in (("one", 14), ("two", 3)):
+        (tmp_path / "in" / source).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(textured(i, 500)).save(tmp_path / "in" / source / f"{i}.png")
+    (tmp_path / "in" / "two" / "broken.jpg").write_bytes(b"no image")
+    for out in ("a", "b"):
+        arguments = ["--folder", str(tmp_path / "in"), "--out", str(tmp_path / out), "--crops", "3"]
+        photographs.main(arguments)
+    rows = list(csv.DictReader((tmp_path / "a" / "labels.csv").open()))
+    assert len(rows) == 17 * 3 and {r["generator"] for r in rows} == {"one", "two"}
+    assert {r["split"] for r in rows} == {"train", "val"}
+    assert all(len({r["split"] for r in rows if r["group"] == g}) == 1 for g in {r["group"] for r in rows})
+    for r in rows:
+        with Image.open(tmp_path / "a" / r["path"]) as image:
+            assert image.size == (448, 448) and image.format == "JPEG"
+        assert (tmp_path / "a" / r["path"]).read_bytes() == (tmp_path / "b" / r["path"]).read_bytes()
+    assert len(detector.read([tmp_path / "a" / "labels.csv"])) == len(rows)
+
+
+def test_photographs_without_a_source_are_refused(tmp_path):
+    Image.fromarray(textured(1)).save(tmp_path / "1.png")
+    with pytest.raises(UserError, match="every sub-folder is one source"):
+        photographs.main(["--folder", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+def test_the_threshold_holds_for_every_source_and_condition():
+    rng = np.random.default_rng(0)
+    sources = ["a"] * 40 + ["b"] * 30 + ["c"] * 4 + ["d"] * 5
+    probs = rng.uniform(0, 0.6, (len(sources), 3))
+    probs[40:70, 1] += 0.3  # source b is hard, and in one condition only
+    probs[0, 2] = np.nan
+    threshold, source, condition = calibrate.choose(probs, sources, 0.1)
+    assert (source, condition) == ("b", 1)
+    for name in "ab":
+        own = probs[[s == name for s in sources]]
+        assert (np.nansum(own > threshold, 0) <= 0.1 * (~np.isnan(own)).sum(0)).all()
+    # One step lower, and the source that decided has too many.
+    lower = np.sort(probs[40:70, 1])[::-1][np.sum(probs[40:70, 1] > threshold)] - 1e-9
+    assert (probs[40:70, 1] > lower).mean() > 0.1
+
+
+def test_the_slope_is_the_one_that_made_the_labels():
+    rng = np.random.default_rng(0)
+    margins = rng.normal(0, 3, 40000)
+    made = rng.uniform(size=40000) < 1 / (1 + np.exp(-0.4 * margins))
+    assert calibrate.slope(margins, made) == pytest.approx(0.4, rel=0.05)
