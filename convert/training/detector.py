@@ -39,6 +39,8 @@ DEGRADE = (
 )
 # What large photographs are reconstructed by, and at which scale: (place in the list of autoencoders, scale).
 LARGE = ((0, 1.0), (1, 1.0), (0, 0.55), (1, 0.55), (0, 0.4))
+# Probability and quality of a JPEG compression that generated images have behind them before anything else.
+HISTORY = (0.5, (70, 98))
 # What the traces of a generator are not: the place of things in the picture, and its shading. Radius in pixels of the
 # blur that tells shading from detail; sides of the tiles that are shuffled, whole JPEG blocks.
 SHADING, TILES = 6, (40, 80)
@@ -174,6 +176,17 @@ def called(generator):
     return "generated_" + "".join(c for c in generator if c.isalnum())
 
 
+def compressed_before(image, side, rng):
+    """A part of an image a little larger than ``side``, through JPEG: a crop of it lies anywhere on the 8x8 grid.
+
+    Photographs come from cameras as JPEG, generated images mostly as PNG: an older compression would mean real.
+    """
+    outer = min(side + 8, *image.size)
+    for _, step in transforms.Pipeline(f"random_crop({outer}) | jpeg({HISTORY[1]})").steps:
+        image = step(image, rng)
+    return image
+
+
 def blurred(array):
     """float32 (h, w, 3): the shading of a crop, without its detail."""
     return np.asarray(Image.fromarray(array).filter(ImageFilter.GaussianBlur(SHADING)), np.float32)
@@ -195,16 +208,19 @@ def shuffled(array, rng):
     return out
 
 
-def view(array, crop, seed, shrink, mix=(0.0, 0.0), other=None):
+def view(array, crop, seed, shrink, mix=(0.0, 0.0), other=None, history=0.0):
     """A degraded crop, uint8 (crop, crop, 3). The same seed gives the same place, scale and degradations.
 
-    ``mix`` are the probabilities of the shading of ``other``, uint8 (h, w, 3), and of shuffled tiles.
+    ``mix`` are the probabilities of the shading of ``other``, uint8 (h, w, 3), and of shuffled tiles; ``history`` is
+    that of an older JPEG compression.
     """
     rng = np.random.default_rng(seed)
     image = Image.fromarray(array)
     often, least = shrink
     scale = rng.uniform(least, 1.0) if rng.random() < often else rng.uniform(1.0, 1.6) if rng.random() < 0.1 else 1.0
     side = min(round(crop / scale), *array.shape[:2])
+    if history and rng.random() < history:
+        image = compressed_before(image, side, rng)
     for _, step in transforms.Pipeline(f"random_crop({side}) | hflip").steps:
         image = step(image, rng)
     filters = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
@@ -256,7 +272,7 @@ def draw(pool, classes, rng, size, crop, twins, mix=(0.0, 0.0)):
         else:
             name, fake = pick(pool.fake)
             x.append(view(pick(pool.real)[1], crop, seed, SHRINK["real"], mix, shading()))
-            x.append(view(fake, crop, seed + 1, SHRINK["generated"], mix, shading()))
+            x.append(view(fake, crop, seed + 1, SHRINK["generated"], mix, shading(), HISTORY[0]))
             y += [0, classes.index(called(name))]
     return np.stack(x[:size]), np.array(y[:size])
 
