@@ -39,8 +39,8 @@ DEGRADE = (
 )
 # What large photographs are reconstructed by, and at which scale: (place in the list of autoencoders, scale).
 LARGE = ((0, 1.0), (1, 1.0), (0, 0.55), (1, 0.55), (0, 0.4))
-# Probability and quality of a JPEG compression that generated images have behind them before anything else.
-HISTORY = (0.5, (70, 98))
+# Quality of a JPEG compression that generated images may have behind them before anything else.
+HISTORY = (70, 98)
 # What the traces of a generator are not: the place of things in the picture, and its shading. Radius in pixels of the
 # blur that tells shading from detail; sides of the tiles that are shuffled, whole JPEG blocks.
 SHADING, TILES = 6, (40, 80)
@@ -182,7 +182,7 @@ def compressed_before(image, side, rng):
     Photographs come from cameras as JPEG, generated images mostly as PNG: an older compression would mean real.
     """
     outer = min(side + 8, *image.size)
-    for _, step in transforms.Pipeline(f"random_crop({outer}) | jpeg({HISTORY[1]})").steps:
+    for _, step in transforms.Pipeline(f"random_crop({outer}) | jpeg({HISTORY})").steps:
         image = step(image, rng)
     return image
 
@@ -241,7 +241,7 @@ def view(array, crop, seed, shrink, mix=(0.0, 0.0), other=None, history=0.0):
 DEGRADE_STEPS = transforms.Pipeline(DEGRADE).steps
 
 
-def draw(pool, classes, rng, size, crop, twins, mix=(0.0, 0.0)):
+def draw(pool, classes, rng, size, crop, twins, mix=(0.0, 0.0), history=0.0):
     """One batch: uint8 crops (size, crop, crop, 3) and class indices.
 
     A part ``twins`` of the batch are pairs of a real crop and its reconstruction, alike in everything else; the rest is
@@ -272,7 +272,7 @@ def draw(pool, classes, rng, size, crop, twins, mix=(0.0, 0.0)):
         else:
             name, fake = pick(pool.fake)
             x.append(view(pick(pool.real)[1], crop, seed, SHRINK["real"], mix, shading()))
-            x.append(view(fake, crop, seed + 1, SHRINK["generated"], mix, shading(), HISTORY[0]))
+            x.append(view(fake, crop, seed + 1, SHRINK["generated"], mix, shading(), history))
             y += [0, classes.index(called(name))]
     return np.stack(x[:size]), np.array(y[:size])
 
@@ -284,7 +284,8 @@ def batches(pool, classes, args):
     def work():
         for step in range(args.steps):
             rng = np.random.default_rng([args.seed, step])
-            todo.put(draw(pool, classes, rng, args.batch_size, args.crop, args.twins, (args.shading, args.shuffle)))
+            mix = (args.shading, args.shuffle)
+            todo.put(draw(pool, classes, rng, args.batch_size, args.crop, args.twins, mix, args.history))
         todo.put(None)
 
     threading.Thread(target=work, daemon=True).start()
@@ -403,6 +404,7 @@ def main(argv):
     add("--twins", type=float, default=0.45, help="part of a batch that are pairs of real and reconstruction")
     add("--shading", type=float, default=0.0, help="probability that a crop gets the shading of another image")
     add("--shuffle", type=float, default=0.0, help="probability that the tiles of a crop change places")
+    add("--history", type=float, default=0.5, help="probability of an older JPEG compression of a generated image")
     add("--cache", default="runs/reconstructions")
     add("--out", default="runs/default")
     add("--weights", metavar="model.safetensors", help="of an earlier run, to go on from with a new schedule")
