@@ -82,6 +82,14 @@ def test_photographs_become_crops_split_by_photograph(tmp_path):
             assert image.size == (448, 448) and image.format == "JPEG"
         assert (tmp_path / "a" / r["path"]).read_bytes() == (tmp_path / "b" / r["path"]).read_bytes()
     assert len(detector.read([tmp_path / "a" / "labels.csv"])) == len(rows)
+    # A list names the same photographs: the name decides the draws, not the place of the file.
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "in" / "two" / "1.png").rename(tmp_path / "elsewhere" / "x.png")
+    (tmp_path / "list.csv").write_text("name,file\ntwo/1.png,elsewhere/x.png\n")
+    given = ["--folder", str(tmp_path), "--list", str(tmp_path / "list.csv"), "--crops", "3"]
+    photographs.main([*given, "--out", str(tmp_path / "c")])
+    first = next(r for r in rows if r["group"] == "two/1.png")
+    assert (tmp_path / "c" / "crops" / "00000.jpg").read_bytes() == (tmp_path / "a" / first["path"]).read_bytes()
 
 
 def test_photographs_without_a_source_are_refused(tmp_path):

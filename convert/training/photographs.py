@@ -2,11 +2,19 @@
 
     python -m convert.training.photographs --folder PHOTOS --out runs/photographs
 
-Every sub-folder of PHOTOS is one source. Of each photograph come crops of 448 pixels (or less, where it is smaller), in
-turn of its native pixels and of the photograph shrunk to a long side drawn from 900 to 2,200 pixels, as pictures reach
-the web. All are encoded as JPEG 4:2:0 with a quality drawn from 85 to 95, as the project's other training crops are.
-``labels.csv`` has path, label (0), generator (the source), split and group (the photograph); one photograph in eight is
-kept for validation. The draws depend on the file's name alone.
+    for p in lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 plasma-workspace-wallpapers palapeli-data; do
+        apt-get download $p && dpkg -x ${p}_*.deb unpacked; done
+    python -m convert.training.photographs --folder unpacked --list convert/training/photographs.csv --crops 6 \\
+        --out runs/photographs
+
+The second is what the default detector was trained with: photographs inside four packages of Debian 12, by name.
+
+Without a list every sub-folder of PHOTOS is one source; a list has the columns ``name`` (``SOURCE/NAME``) and ``file``
+(its path under the folder). Of each photograph come crops of 448 pixels (or less, where it is smaller), in turn of its
+native pixels and of the photograph shrunk to a long side drawn from 900 to 2,200 pixels, as pictures reach the web. All
+are encoded as JPEG 4:2:0 with a quality drawn from 85 to 95, as the project's other training crops are. ``labels.csv``
+has path, label (0), generator (the source), split and group (the photograph); one photograph in eight is kept for
+validation. The draws depend on the photograph's name alone.
 """
 
 import csv
@@ -14,7 +22,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from aidet import cli, files, images, transforms
+from aidet import cli, files, images, records, transforms
 from aidet.errors import UserError
 
 CROP, WEB, QUALITY = 448, (900, 2200), (85, 95)
@@ -38,28 +46,36 @@ def crops(image, rng, count):
 def main(argv):
     p = cli.Parser(prog="python -m convert.training.photographs", description=__doc__)
     p.add_argument("--folder", required=True, help="one sub-folder of photographs a source")
+    p.add_argument("--list", metavar="CSV", help="the photographs: name, file")
     p.add_argument("--out", required=True)
     p.add_argument("--crops", type=int, default=2, help="crops a photograph")
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args(argv)
     folder, out = images.require_folder(args.folder), Path(args.out)
-    names = [name for name in images.walk(folder) if len(Path(name).parts) > 1]
-    if not names:
+    if args.list:
+        listed, columns = records.read_table(args.list, "list")
+        if not {"name", "file"} <= set(columns):
+            raise UserError(f"{args.list} lacks a column: wanted name and file, found {', '.join(columns)}")
+        photos = [(r["name"], r["file"]) for r in listed]
+    else:
+        photos = [(name, name) for name in images.walk(folder)]
+    photos = [(name, file) for name, file in photos if len(Path(name).parts) > 1]
+    if not photos:
         raise UserError(f"no image in a sub-folder of {args.folder}; every sub-folder is one source")
     (out / "crops").mkdir(parents=True, exist_ok=True)
     rows = []
-    for name in names:
+    for name, file in photos:
         rng = transforms.generator(args.seed, Path(name).as_posix())
         split = "val" if rng.integers(VALIDATION) == 0 else "train"
         try:
-            image = images.decode(folder / name)
+            image = images.decode(folder / file)
         except images.ImageError as error:
             print(f"left out: {name} ({error})")
             continue
         for crop, quality in crops(image, rng, args.crops):
             path = f"crops/{len(rows):05d}.jpg"
-            with files.atomic(out / path, "wb") as file:
-                crop.save(file, "JPEG", quality=quality, subsampling="4:2:0")
+            with files.atomic(out / path, "wb") as target:
+                crop.save(target, "JPEG", quality=quality, subsampling="4:2:0")
             rows.append([path, 0, Path(name).parts[0], split, name, quality])
     with files.atomic(out / "labels.csv") as file:
         header = ["path", "label", "generator", "split", "group", "jpeg_quality"]
