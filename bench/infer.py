@@ -404,10 +404,13 @@ def run(argv):
     parser.add_argument("--detector", metavar="A.ckpt", help="a trained detector for the eight-bit rows")
     parser.add_argument("--labels", metavar="CSV|DIR", help="labelled images for it")
     parser.add_argument("--quantised", type=int, default=128, metavar="N", help="images that calibrate (128)")
+    parser.add_argument("--only-detector", action="store_true", help="only its rows; the others stay as they are")
     parser.add_argument("--small", action="store_true", help="try the script out; writes nothing")
     args = parser.parse_args(argv)
     if bool(args.detector) != bool(args.labels):
         raise UserError("--detector and --labels go together")
+    if args.only_detector and not args.detector:
+        raise UserError("--only-detector needs --detector")
     if args.small:
         args.files, args.vip = 20, 50
     about = {
@@ -417,7 +420,10 @@ def run(argv):
     }
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for row in measure(args, Path(folder)):
+        parts = measure(args, Path(folder))
+        if args.only_detector:
+            parts = eight_bits(Path(folder), args.detector, args.labels, args.labels, args.quantised)
+        for row in parts:
             sign, _, limit = row.get("target", "").partition(" ")
             if limit:
                 row["met"] = (
@@ -427,7 +433,9 @@ def run(argv):
             rows.append({**row, "load": f"{os.getloadavg()[0]:.1f}", **about})
             print({k: v for k, v in rows[-1].items() if k not in about}, flush=True)
     if not args.small:
-        common.write(ROOT / "results" / "infer.csv", COLUMNS, rows)
+        table = ROOT / "results" / "infer.csv"
+        known = common.rows(table) if args.only_detector else []
+        common.write(table, COLUMNS, common.replaced(known, rows, ("what", "model")))
     return cli.OK
 
 

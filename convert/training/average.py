@@ -2,9 +2,9 @@
 
     python -m convert.training.average runs/a runs/b --out runs/default
 
-Runs that started from each other lie in one valley of the loss, and their mean generalises better than either (Wortsman
-et al., "Model soups", ICML 2022). Half precision is applied here, before the conversion, so that the converted file can
-be compared with its source to the usual tolerance.
+Runs that started from the same weights lie in one valley of the loss, and their mean can generalise better than either
+(Wortsman et al., "Model soups", ICML 2022; what it gave here stands in LOG.md). Half precision is applied here, before
+the conversion, so that the converted file can be compared with its source to the usual tolerance.
 """
 
 import argparse

@@ -11,6 +11,9 @@ What it does, and where each idea comes from:
   the original is, cropped at the same place and put through the same random draw of degradations (AlignedForensics,
   Rajan et al. 2025; DDA, Chen et al. 2025, from where the mix of a photograph and its reconstruction is, too);
 * JPEG, WebP, rescaling, blur and noise with the same probabilities for both classes (CNNDetection, Wang et al. 2020);
+* against content: tiles of a crop change places (Zheng et al., "Breaking semantic artifacts", NeurIPS 2024), and its
+  detail is laid on the shading of another image (this project's own);
+* generated images, mostly PNG, get an older JPEG compression, as photographs from cameras have one;
 * one class a generator, collapsed to real against the rest (awsaf49's VIP Cup entry, 2022);
 * real sources and generators drawn with the square root of their number of files, not by that number;
 * averaged weights (EMA).
