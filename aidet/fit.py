@@ -349,8 +349,9 @@ class Run:
             self.apply = steps.ApplyStep(self.gradient, self.optimizer, clip, self.world, self.ema)
             self.cells = [self.gradient, self.apply]
         else:
+            filler = steps.filler(self.device, self.world, len(self.optimizer.parameters))
             self.step = steps.TrainStep(
-                cast, loss, self.optimizer, distilled, clip, self.world, self.ema, scaled=self.scale != 1.0
+                cast, loss, self.optimizer, distilled, clip, self.world, self.ema, self.scale != 1.0, filler
             )
             self.gradient = None
             self.cells = [self.step]

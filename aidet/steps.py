@@ -269,12 +269,13 @@ class Ema(nn.Cell):
 class TrainStep(nn.Cell):
     """One update from one batch. ``construct`` gives the (unscaled) loss of this device's share.
 
-    With ``scaled`` False the loss scale is taken to be 1: a division less for every weight and step.
+    With ``scaled`` False the loss scale is taken to be 1: a division less for every weight and step. ``filler`` is a
+    number of kernels that compute nothing of use, see :func:`filler`.
     """
 
-    def __init__(self, net, loss, optimizer, distilled=False, clip=None, world=1, ema=None, scaled=True):
+    def __init__(self, net, loss, optimizer, distilled=False, clip=None, world=1, ema=None, scaled=True, filler=0):
         super().__init__(auto_prefix=False)
-        self.forward, self.scaled = _WithLoss(net, loss, distilled, scaled), scaled
+        self.forward, self.scaled, self.filler = _WithLoss(net, loss, distilled, scaled), scaled, filler
         self.weights = optimizer.parameters
         self.update = _Update(optimizer, clip, world, ema, scaled)
         self.gradient = ops.value_and_grad(self.forward, None, self.weights)
@@ -282,7 +283,33 @@ class TrainStep(nn.Cell):
     def construct(self, x, targets, weights, soft, lr, step, scale):
         loss, gradients = self.gradient(x, targets, weights, soft, scale)
         updated = self.update(gradients, lr, step, scale)
-        return ops.depend(loss / scale if self.scaled else loss, updated)
+        idle = lr
+        for _ in range(self.filler):
+            idle = ops.sin(idle)  # of one number; the compiler does not fold it
+        return ops.depend(ops.depend(loss / scale if self.scaled else loss, updated), idle)
+
+
+def filler(device, world, weights):
+    """How many idle kernels make the step of a small network fast on a CPU.
+
+    A graph of at most 100 kernels runs in the "single thread" mode of MindSpore's CPU runtime (graph_scheduler.cc,
+    ``CheckSingleThreadRunningCondition``), in which the threads of a kernel sleep between two kernels and are woken for
+    each: every kernel takes twice as long. Some five kernels a weight are in a step; the rest up to 100 is filled up.
+    Several processes on one machine are better off with sleeping threads.
+
+    Parameters
+    ----------
+    device : str
+    world : int
+        Number of processes.
+    weights : int
+        Number of weight tensors.
+
+    Returns
+    -------
+    int
+    """
+    return max(0, 110 - 5 * weights) if device == "CPU" and world == 1 else 0
 
 
 class GradientStep(nn.Cell):
