@@ -361,6 +361,18 @@ def test_loss_scaling_leaves_the_result_alone(data, tmp_path):
     assert np.allclose(a, b, atol=1e-6) and np.allclose(a, c, atol=1e-6)
 
 
+def test_idle_kernels_change_no_number(data, tmp_path, monkeypatch):
+    from aidet import steps
+
+    assert steps.filler("CPU", 1, 10) == 60 and steps.filler("CPU", 1, 60) == 0
+    assert steps.filler("CPU", 2, 10) == 0 and steps.filler("Ascend", 1, 10) == 0
+    fitted(data, tmp_path / "with")
+    monkeypatch.setattr(steps, "filler", lambda device, world, weights: 0)
+    fitted(data, tmp_path / "without")
+    assert log(tmp_path / "with") == log(tmp_path / "without")
+    assert same_weights(tmp_path / "with" / "last.ckpt", tmp_path / "without" / "last.ckpt")
+
+
 def test_pynative_mode_trains_the_same(data, tmp_path):
     common = {"epoch_size": 1, "opt": "adamw", "ema": True, "clip_grad": True, "clip_value": 1.0}
     fitted(data, tmp_path / "a", **common)
