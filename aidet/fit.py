@@ -349,7 +349,8 @@ class Run:
             self.apply = steps.ApplyStep(self.gradient, self.optimizer, clip, self.world, self.ema)
             self.cells = [self.gradient, self.apply]
         else:
-            filler = steps.filler(self.device, self.world, len(self.optimizer.parameters))
+            graph = config.mode == 0  # else operations run one by one, idle ones too
+            filler = steps.filler(self.device, self.world, len(self.optimizer.parameters)) if graph else 0
             self.step = steps.TrainStep(
                 cast, loss, self.optimizer, distilled, clip, self.world, self.ema, self.scale != 1.0, filler
             )
