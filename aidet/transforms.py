@@ -113,8 +113,7 @@ class Pipeline:
         """
         if self.random and rng is None:
             raise ValueError(f"{self.text!r} is random and needs a generator")
-        for _, step in self.steps:
-            image = step(image, rng)
+        image = applied(self.steps, image, rng)
         return _to_array(image) if isinstance(image, Image.Image) else image
 
     def size(self):
@@ -124,6 +123,25 @@ class Pipeline:
             for wh in ((331, 467), (512, 389))
         }
         return shapes.pop() if len(shapes) == 1 else None
+
+
+def applied(steps, image, rng):
+    """An image after ``steps``, some of a :attr:`Pipeline.steps`, in their order.
+
+    Parameters
+    ----------
+    steps : iterable of (str, callable)
+    image : PIL.Image.Image
+    rng : numpy.random.Generator or None
+
+    Returns
+    -------
+    PIL.Image.Image or numpy.ndarray
+        What the last step gives.
+    """
+    for _, step in steps:
+        image = step(image, rng)
+    return image
 
 
 def generator(seed, key, view=0):

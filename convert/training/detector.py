@@ -11,8 +11,6 @@ What it does, and where each idea comes from:
   the original is, cropped at the same place and put through the same random draw of degradations (AlignedForensics,
   Rajan et al. 2025; DDA, Chen et al. 2025, from where the mix of a photograph and its reconstruction is, too);
 * JPEG, WebP, rescaling, blur and noise with the same probabilities for both classes (CNNDetection, Wang et al. 2020);
-* against content: tiles of a crop change places (Zheng et al., "Breaking semantic artifacts", NeurIPS 2024), and its
-  detail is laid on the shading of another image (this project's own);
 * generated images, mostly PNG, get an older JPEG compression, as photographs from cameras have one;
 * one class a generator, collapsed to real against the rest (awsaf49's VIP Cup entry, 2022);
 * real sources and generators drawn with the square root of their number of files, not by that number;
@@ -30,7 +28,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from aidet import cli, files, images, records, transforms
 from aidet.errors import UserError
@@ -44,9 +42,6 @@ DEGRADE = (
 LARGE = ((0, 1.0), (1, 1.0), (0, 0.55), (1, 0.55), (0, 0.4))
 # Quality of a JPEG compression that generated images may have behind them before anything else.
 HISTORY = (70, 98)
-# What the traces of a generator are not: the place of things in the picture, and its shading. Radius in pixels of the
-# blur that tells shading from detail; sides of the tiles that are shuffled, whole JPEG blocks.
-SHADING, TILES = 6, (40, 80)
 # Probability and range of a smaller scale. Photographs reach the web at a fraction of the camera's size, generated
 # images at the size they were made in; without the difference *sharp at native size* would mean generated.
 SHRINK = {"real": (0.5, 0.38), "generated": (0.35, 0.5)}
@@ -185,37 +180,13 @@ def compressed_before(image, side, rng):
     Photographs come from cameras as JPEG, generated images mostly as PNG: an older compression would mean real.
     """
     outer = min(side + 8, *image.size)
-    for _, step in transforms.Pipeline(f"random_crop({outer}) | jpeg({HISTORY})").steps:
-        image = step(image, rng)
-    return image
+    return transforms.jpeg(HISTORY)(transforms.random_crop(outer)(image, rng), rng)
 
 
-def blurred(array):
-    """float32 (h, w, 3): the shading of a crop, without its detail."""
-    return np.asarray(Image.fromarray(array).filter(ImageFilter.GaussianBlur(SHADING)), np.float32)
-
-
-def reshaded(array, other):
-    """The detail of one crop, uint8 (h, w, 3), on the shading of another of the same size."""
-    return np.clip(np.rint(array - blurred(array) + blurred(other)), 0, 255).astype(np.uint8)
-
-
-def shuffled(array, rng):
-    """A square crop, uint8 (n, n, 3), with its tiles in another order."""
-    tile = int(rng.choice(TILES))
-    n = len(array) // tile
-    side = n * tile
-    tiles = array[:side, :side].reshape(n, tile, n, tile, 3).swapaxes(1, 2).reshape(n * n, tile, tile, 3)
-    out = array.copy()
-    out[:side, :side] = tiles[rng.permutation(n * n)].reshape(n, n, tile, tile, 3).swapaxes(1, 2).reshape(side, side, 3)
-    return out
-
-
-def view(array, crop, seed, shrink, mix=(0.0, 0.0), other=None, history=0.0):
+def view(array, crop, seed, shrink, history=0.0):
     """A degraded crop, uint8 (crop, crop, 3). The same seed gives the same place, scale and degradations.
 
-    ``mix`` are the probabilities of the shading of ``other``, uint8 (h, w, 3), and of shuffled tiles; ``history`` is
-    that of an older JPEG compression.
+    ``history`` is the probability of an older JPEG compression.
     """
     rng = np.random.default_rng(seed)
     image = Image.fromarray(array)
@@ -224,8 +195,7 @@ def view(array, crop, seed, shrink, mix=(0.0, 0.0), other=None, history=0.0):
     side = min(round(crop / scale), *array.shape[:2])
     if history and rng.random() < history:
         image = compressed_before(image, side, rng)
-    for _, step in transforms.Pipeline(f"random_crop({side}) | hflip").steps:
-        image = step(image, rng)
+    image = transforms.hflip()(transforms.random_crop(side)(image, rng), rng)
     filters = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
     resample = filters[rng.integers(3)]
     if side != crop:
@@ -236,15 +206,14 @@ def view(array, crop, seed, shrink, mix=(0.0, 0.0), other=None, history=0.0):
             (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)[turns]
         )
     if rng.random() < 0.8:
-        for _, step in DEGRADE_STEPS:
-            image = step(image, rng)
+        image = transforms.applied(DEGRADE_STEPS, image, rng)
     return np.asarray(image)
 
 
 DEGRADE_STEPS = transforms.Pipeline(DEGRADE).steps
 
 
-def draw(pool, classes, rng, size, crop, twins, mix=(0.0, 0.0), history=0.0):
+def draw(pool, classes, rng, size, crop, twins, history=0.0):
     """One batch: uint8 crops (size, crop, crop, 3) and class indices.
 
     A part ``twins`` of the batch are pairs of a real crop and its reconstruction, alike in everything else; the rest is
@@ -257,10 +226,6 @@ def draw(pool, classes, rng, size, crop, twins, mix=(0.0, 0.0), history=0.0):
         name = names[rng.choice(len(names), p=weights / weights.sum())]
         return name, groups[name][int(rng.integers(len(groups[name])))]
 
-    def shading():
-        """An image of either class, of which a crop may get the shading."""
-        return pick(pool.real if rng.random() < 0.5 else pool.fake)[1] if mix[0] else None
-
     x, y = [], []
     while len(x) < size:
         seed = int(rng.integers(1 << 62))
@@ -269,13 +234,12 @@ def draw(pool, classes, rng, size, crop, twins, mix=(0.0, 0.0), history=0.0):
             if rng.random() < 0.3:
                 part = rng.uniform(0.5, 1.0)
                 fake = np.rint(real + part * (fake.astype(np.float32) - real)).astype(np.uint8)
-            other = shading()
-            x += [view(array, crop, seed, SHRINK["generated"], mix, other) for array in (real, fake)]
+            x += [view(array, crop, seed, SHRINK["generated"]) for array in (real, fake)]
             y += [0, classes.index(called(name))]
         else:
             name, fake = pick(pool.fake)
-            x.append(view(pick(pool.real)[1], crop, seed, SHRINK["real"], mix, shading()))
-            x.append(view(fake, crop, seed + 1, SHRINK["generated"], mix, shading(), history))
+            x.append(view(pick(pool.real)[1], crop, seed, SHRINK["real"]))
+            x.append(view(fake, crop, seed + 1, SHRINK["generated"], history))
             y += [0, classes.index(called(name))]
     return np.stack(x[:size]), np.array(y[:size])
 
@@ -287,8 +251,7 @@ def batches(pool, classes, args):
     def work():
         for step in range(args.steps):
             rng = np.random.default_rng([args.seed, step])
-            mix = (args.shading, args.shuffle)
-            todo.put(draw(pool, classes, rng, args.batch_size, args.crop, args.twins, mix, args.history))
+            todo.put(draw(pool, classes, rng, args.batch_size, args.crop, args.twins, args.history))
         todo.put(None)
 
     threading.Thread(target=work, daemon=True).start()
@@ -405,8 +368,6 @@ def main(argv):
     add("--autoencoder", nargs=2, required=True, metavar=("ENCODER", "DECODER"), help="files of the TAESD family")
     add("--own-autoencoder", default="ckpt/aidet_tae.ckpt", help="the second source of aligned fakes")
     add("--twins", type=float, default=0.45, help="part of a batch that are pairs of real and reconstruction")
-    add("--shading", type=float, default=0.0, help="probability that a crop gets the shading of another image")
-    add("--shuffle", type=float, default=0.0, help="probability that the tiles of a crop change places")
     add("--history", type=float, default=0.5, help="probability of an older JPEG compression of a generated image")
     add("--cache", default="runs/reconstructions")
     add("--out", default="runs/default")
