@@ -466,9 +466,7 @@ def _one(text, seed, source, key, view, size, splits=1):
             array = _splits(pipeline(text), image, seed, key, view, splits)
         elif to_numbers(text):
             rng = transforms.generator(seed, key, view)
-            for _, step in pipeline(text).steps[:-1]:
-                image = step(image, rng)
-            array = np.asarray(image)
+            array = np.asarray(transforms.applied(pipeline(text).steps[:-1], image, rng))
         else:
             array = pipeline(text)(image, transforms.generator(seed, key, view))
     except images.ImageError as error:
@@ -489,13 +487,11 @@ def _splits(line, image, seed, key, view, splits):
     """
     at = [name for name, _ in line.steps].index("auto_augment")
     rng = transforms.generator(seed, key, view)
-    for _, step in line.steps[:at]:
-        image = step(image, rng)
+    image = transforms.applied(line.steps[:at], image, rng)
     out = []
     for number in range(splits):
-        rng, part = transforms.generator(seed, key, f"{view}.split{number}"), image
-        for _, step in line.steps[at + (number == 0) :]:
-            part = step(part, rng)
+        rng = transforms.generator(seed, key, f"{view}.split{number}")
+        part = transforms.applied(line.steps[at + (number == 0) :], image, rng)
         out.append(part if isinstance(part, np.ndarray) else transforms._to_array(part))
     return np.stack(out)
 

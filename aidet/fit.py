@@ -352,8 +352,9 @@ class Run:
             graph = config.mode == 0  # else operations run one by one, idle ones too
             filler = steps.filler(self.device, self.world, len(self.optimizer.parameters)) if graph else 0
             self.step = steps.TrainStep(
-                cast, loss, self.optimizer, distilled, clip, self.world, self.ema, self.scale != 1.0, filler
-            )
+                cast, loss, self.optimizer, distilled, clip, self.world, self.ema, scaled=self.scale != 1.0,
+                filler=filler,
+            )  # fmt: skip
             self.gradient = None
             self.cells = [self.step]
         for cell in self.cells:

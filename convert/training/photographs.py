@@ -7,7 +7,7 @@
     python -m convert.training.photographs --folder unpacked --list convert/training/photographs.csv --crops 6 \\
         --out runs/photographs
 
-The second is what the default detector was trained with: photographs inside four packages of Debian 12, by name.
+The last is what the default detector was trained with: photographs inside four packages of Debian 12, by name.
 
 Without a list every sub-folder of PHOTOS is one source; a list has the columns ``name`` (``SOURCE/NAME``) and ``file``
 (its path under the folder). Of each photograph come crops of 448 pixels (or less, where it is smaller), in turn of its
@@ -17,7 +17,6 @@ has path, label (0), generator (the source), split and group (the photograph); o
 validation. The draws depend on the photograph's name alone.
 """
 
-import csv
 from pathlib import Path
 
 from PIL import Image
@@ -77,9 +76,10 @@ def main(argv):
             with files.atomic(out / path, "wb") as target:
                 crop.save(target, "JPEG", quality=quality, subsampling="4:2:0")
             rows.append([path, 0, Path(name).parts[0], split, name, quality])
-    with files.atomic(out / "labels.csv") as file:
-        header = ["path", "label", "generator", "split", "group", "jpeg_quality"]
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    with files.atomic(out / "labels.csv") as table:
+        writer = records.csv_writer(table)
+        for row in (["path", "label", "generator", "split", "group", "jpeg_quality"], *rows):
+            writer.writerow(row)
     print(f"{len(rows)} crops in {out}")
 
 
