@@ -4,6 +4,7 @@ The repository's root is put on the path here, so that a script of this folder i
 """
 
 import csv
+import datetime
 import os
 import subprocess
 import sys
@@ -26,6 +27,22 @@ def versions(*names, sign=" "):
     known = runtime.versions()
     found = {name: known.get(name) or runtime.version_of(name) for name in names}
     return " ".join(f"{name}{sign}{version}" for name, version in found.items() if version)
+
+
+FACTS = ("commit", "versions", "device", "command", "date")
+
+
+def facts(command):
+    """What stands beside a detector's numbers: the values of the columns ``FACTS``."""
+    known = runtime.versions()
+    engines = f"MindSpore {known['mindspore']}, ONNX Runtime {known.get('onnxruntime', 'absent')}"
+    return [commit(), engines, f"CPU, {cores()}", command, datetime.date.today().isoformat()]
+
+
+def shown(value, interval=None):
+    """``"0.893 [0.854, 0.923]"``; empty where there is no value."""
+    text = "" if value is None else f"{value:.3f}"
+    return text + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 def cores():

@@ -1,6 +1,7 @@
 """Speed of inference against transformers and a plain PyTorch loop, on this machine: results/infer.csv.
 
-    python bench/infer.py [--files 500] [--vip 5000] [--cifake DIR] [--detector A.ckpt --labels CSV|DIR] [--small]
+    python bench/infer.py [--files 500] [--vip 5000] [--cifake DIR] [--small]
+                          [--detector A.ckpt --labels CSV|DIR [--only-detector]]
 
 Same weights (random, made by this script), same files, same number of threads (all CPUs of this process). Contenders
 take turns on slices of the files, so that a disturbance meets both. Loading of models is not counted except where said.
@@ -293,6 +294,14 @@ def network_rate(path):
 
 def measure(args, folder):
     """Yield the rows."""
+    if not args.only_detector:
+        yield from engines(args, folder)
+    if args.detector:
+        yield from eight_bits(folder, args.detector, args.labels, args.labels, args.quantised)
+
+
+def engines(args, folder):
+    """Rows of the engines against each other, with random weights."""
     help_ = min(
         _timed(lambda: subprocess.run([sys.executable, ROOT / "infer.py", "--help"], capture_output=True))
         for _ in range(3)
@@ -320,8 +329,6 @@ def measure(args, folder):
     yield from eight_bits(folder, ckpt, folder / "mixed", None, args.quantised)
     if args.cifake:
         yield from flat(folder, args.cifake)
-    if args.detector:
-        yield from eight_bits(folder, args.detector, args.labels, args.labels, args.quantised)
 
 
 def as_a_user(folder, ckpt, count):
@@ -420,10 +427,7 @@ def run(argv):
     }
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        parts = measure(args, Path(folder))
-        if args.only_detector:
-            parts = eight_bits(Path(folder), args.detector, args.labels, args.labels, args.quantised)
-        for row in parts:
+        for row in measure(args, Path(folder)):
             sign, _, limit = row.get("target", "").partition(" ")
             if limit:
                 row["met"] = (

@@ -7,25 +7,17 @@ Runs `evaluate.py sweep --where split=test --points jpeg resize` on every set.
 """
 
 import argparse
-import datetime
 import tempfile
 from pathlib import Path
 
 import common
 from measure_set import run
 
-from aidet import cli, files, runtime
+from aidet import cli, files
 from aidet.errors import UserError
 
 COLUMNS = ["set", "change", "images", "AUC", "balanced accuracy at the shipped threshold"]
-FACTS = ["commit", "versions", "device", "command", "date"]
 ARGUMENTS = ("--where", "split=test", "--points", "jpeg", "resize")
-
-
-def shown(point, name):
-    """``"0.893 [0.854, 0.923]"``."""
-    low, high = point["ci"][name]
-    return f"{point[name]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main(argv):
@@ -34,14 +26,7 @@ def main(argv):
     parser.add_argument("--set", action="append", required=True, metavar="TITLE=labels.csv", dest="sets")
     parser.add_argument("--name", required=True, help="results/NAME.csv")
     args = parser.parse_args(argv)
-    versions = runtime.versions()
-    facts = [
-        common.commit(),
-        f"MindSpore {versions['mindspore']}, ONNX Runtime {versions.get('onnxruntime', 'absent')}",
-        f"CPU, {common.cores()}",
-        " ".join(("evaluate.py sweep", *ARGUMENTS)),
-        datetime.date.today().isoformat(),
-    ]
+    columns, facts = [*COLUMNS, *common.FACTS], common.facts(" ".join(("evaluate.py sweep", *ARGUMENTS)))
     rows = []
     for given in args.sets:
         title, found, labels = given.partition("=")
@@ -51,10 +36,11 @@ def main(argv):
             run("evaluate.py", "sweep", "--ckpt", args.ckpt, "--labels", labels, "--out", folder, *ARGUMENTS)
             metrics = files.read_json(Path(folder) / "metrics.json")
         for point in metrics["points"]:
-            values = [title, point["point"], point["n"], shown(point, "auc"), shown(point, "balanced_accuracy")]
-            rows.append(dict(zip(COLUMNS + FACTS, values + facts)))
+            numbers = [common.shown(point[name], point["ci"][name]) for name in ("auc", "balanced_accuracy")]
+            values = [title, point["point"], point["n"], *numbers]
+            rows.append(dict(zip(columns, values + facts)))
             print(*values, sep="  ", flush=True)
-    common.write(common.ROOT / "results" / f"{args.name}.csv", COLUMNS + FACTS, rows)
+    common.write(common.ROOT / "results" / f"{args.name}.csv", columns, rows)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ the whole split, and for each generator the recall and the AUC against all real 
 
 import argparse
 import csv
-import datetime
 import json
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 import common
 from common import ROOT
 
-from aidet import cli, files, records, runtime
+from aidet import cli, files, records
 from aidet.errors import UserError
 
 
@@ -67,14 +66,16 @@ def table(split, metrics):
     """Rows of the result file."""
     n, ci = metrics["n"], metrics["ci"]
 
-    def shown(value, interval=None):
-        text = "" if value is None else f"{value:.3f}"
-        return text + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
-
-    whole = [shown(metrics[name], ci[name]) for name in ("balanced_accuracy", "auc")]
+    whole = [common.shown(metrics[name], ci[name]) for name in ("balanced_accuracy", "auc")]
     yield [split, "all", n, *whole]
     for name, row in metrics["by"].get("generator", {}).items():
-        yield [split, name, row["n"], shown(row["accuracy"], row.get("ci", {}).get("accuracy")), shown(row.get("auc"))]
+        yield [
+            split,
+            name,
+            row["n"],
+            common.shown(row["accuracy"], row.get("ci", {}).get("accuracy")),
+            common.shown(row.get("auc")),
+        ]
 
 
 def main(argv):
@@ -86,14 +87,7 @@ def main(argv):
     parser.add_argument("--name", required=True, help="results/NAME.csv")
     parser.add_argument("--votes", type=int, help="default: what the sidecar says")
     args = parser.parse_args(argv)
-    versions = runtime.versions()
-    facts = [
-        common.commit(),
-        f"MindSpore {versions['mindspore']}, ONNX Runtime {versions.get('onnxruntime', 'absent')}",
-        "CPU, 2 cores",
-        f"{args.votes} votes" if args.votes else "defaults",
-        datetime.date.today().isoformat(),
-    ]
+    facts = common.facts(f"{args.votes} votes" if args.votes else "defaults")
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         for split in args.splits:
@@ -103,7 +97,7 @@ def main(argv):
     with files.atomic(ROOT / "results" / f"{args.name}.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
         header = ["split", "generator or source", "images", "balanced accuracy (whole split) or recall", "AUC"]
-        writer.writerow([*header, "commit", "versions", "device", "command", "date"])
+        writer.writerow([*header, *common.FACTS])
         writer.writerows(lines)
     print(json.dumps([line[:5] for line in lines], indent=0))
 
