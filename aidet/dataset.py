@@ -11,17 +11,20 @@ sample looks like.
 import atexit
 import collections
 import hashlib
+import itertools
+import mmap
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import List, Optional
+from typing import List, NamedTuple, Optional
 
 import numpy as np
 from PIL import Image
@@ -496,12 +499,33 @@ def _splits(line, image, seed, key, view, splits):
     return np.stack(out)
 
 
+class _Rows(NamedTuple):
+    """Some rows of a :class:`_Memory` whose pixels other processes can map.
+
+    ``serial`` tells two memories apart that had the same file number one after the other.
+    """
+
+    file: str
+    serial: int
+    shape: tuple
+    rows: tuple
+
+
+@lru_cache(maxsize=4)
+def _mapped(file, serial, shape):
+    """In a worker: the pixels of a :class:`_Memory`, uint8 (n, h, w, 3), read only."""
+    with open(file, "rb") as opened:
+        return np.frombuffer(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ), np.uint8).reshape(shape)
+
+
 def _chunk(text, seed, size, sources, views, splits=1):
     """Run by a worker: a part of a batch. Errors come back as text, so that the caller can name the file.
 
-    ``sources`` are paths, or pixels; of small images one array (n, h, w, 3), which is sent faster than n of them.
-    ``views`` are the (key, view) that each image's draws depend on.
+    ``sources`` are paths, or pixels; of small images one array (n, h, w, 3), which is sent faster than n of them, or
+    a :class:`_Rows`, which is sent faster still. ``views`` are the (key, view) that each image's draws depend on.
     """
+    if isinstance(sources, _Rows):
+        sources = _mapped(*sources[:3])[list(sources.rows)]
     if splits == 1 and to_numbers(text):
         out = np.zeros((len(views), *size, 3), np.uint8)
     else:
@@ -595,7 +619,7 @@ class Loader:
         self.samples, self.text, self.size, self.splits = samples, text, tuple(size), splits
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.failed = {}
-        self._memory = _Memory(samples, cache_mb << 20)
+        self._memory = _Memory(samples, cache_mb << 20, shared=workers.count > 0)
         self._last = to_numbers(text) if splits == 1 else None
         self._direct = None
 
@@ -701,13 +725,14 @@ class _Memory:
     """Decoded pixels of a set of small images of one size; empty where they do not fit or differ in size."""
 
     SMALL = 128  # side; larger images cost more to transform than to decode
+    _serial = itertools.count()
 
-    def __init__(self, samples, limit):
+    def __init__(self, samples, limit, shared):
         self.samples, self.failed, self.pixels, self.size = samples, {}, None, None
-        self.filled = False
-        self._fill(limit)
+        self.filled, self._shared = False, None
+        self._fill(limit, shared)
 
-    def _fill(self, limit):
+    def _fill(self, limit, shared):
         if not len(self.samples):
             return
         try:
@@ -717,7 +742,8 @@ class _Memory:
         w, h = first.size
         if max(w, h) > self.SMALL or w * h * 3 * len(self.samples) > limit:
             return
-        pixels = np.zeros((len(self.samples), h, w, 3), np.uint8)
+        shape = (len(self.samples), h, w, 3)
+        pixels = self._mappable(shape) if shared else np.zeros(shape, np.uint8)
         for i, path in enumerate(self.samples.paths):
             try:
                 image = images.decode(self.samples.root / path)
@@ -729,10 +755,29 @@ class _Memory:
             pixels[i] = np.asarray(image)
         self.pixels, self.size, self.filled = pixels, (h, w), True
 
+    def _mappable(self, shape):
+        """Zeros, uint8, in a file without a name (Linux), which the workers map instead of being sent the pixels.
+
+        It is gone with the process, also with one that was killed.
+        """
+        size = int(np.prod(shape))
+        try:
+            number = os.memfd_create("pixels")
+        except (AttributeError, OSError):
+            return np.zeros(shape, np.uint8)
+        weakref.finalize(self, os.close, number)
+        try:
+            os.ftruncate(number, size)
+            array = np.frombuffer(mmap.mmap(number, size), np.uint8).reshape(shape)
+        except OSError:
+            return np.zeros(shape, np.uint8)
+        self._shared = (f"/proc/{os.getpid()}/fd/{number}", next(self._serial), shape)
+        return array
+
     def get(self, rows):
-        """Pixels of the rows, one array, or a list with paths where there are none."""
+        """Pixels of the rows: where to find them, or one array, or a list with paths where there are none."""
         if self.filled and self.failed.keys().isdisjoint(rows):
-            return self.pixels[rows]
+            return _Rows(*self._shared, tuple(rows)) if self._shared else self.pixels[rows]
         known = set(rows).difference(self.failed) if self.filled else ()
         return [self.pixels[row] if row in known else str(self.samples.root / self.samples.paths[row]) for row in rows]
 

@@ -14,6 +14,7 @@ import ast
 import hashlib
 import inspect
 import io
+import math
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
@@ -314,13 +315,14 @@ def random_resized_crop(size, scale=(0.08, 1.0), ratio=(0.75, 1.3333333333333333
         _pair("ratio", ratio, 0.01, 100),
         _interpolation(interpolation),
     )
+    wide = np.log(ratio)
 
     def run(image, rng):
         area = image.width * image.height
         for _ in range(10):
             part = area * rng.uniform(*scale)
-            aspect = np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1])))
-            cw, ch = int(round(np.sqrt(part * aspect))), int(round(np.sqrt(part / aspect)))
+            aspect = np.exp(rng.uniform(*wide))
+            cw, ch = round(math.sqrt(part * aspect)), round(math.sqrt(part / aspect))
             if 0 < cw <= image.width and 0 < ch <= image.height:
                 break
         else:

@@ -1,6 +1,7 @@
 """Data sources, splits, orders, loading."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,12 +231,23 @@ def test_samplers_balance_classes_and_generators(tmp_path, photo):
         "hflip | jpeg((60, 90)) | normalize(imagenet)",
     ],
 )
-def test_every_way_of_loading_gives_the_same_pixels(folder, line):
+def test_every_way_of_loading_gives_the_same_pixels(folder, line, monkeypatch):
     train, _, _ = opened(folder)
     order = dataset.epoch_order(train, 2, seed=7)[:10]
     order = np.concatenate([order, [[-1, 0]] * 2])
     wanted = None
-    for count, cache in ((0, 0), (0, 64), (2, 0)):
+    for count, cache, mapped in (
+        (0, 0, True),
+        (0, 64, True),
+        (0, 64, False),
+        (2, 0, True),
+        (2, 64, True),
+        (2, 64, False),
+    ):
+        if not mapped:
+            monkeypatch.delattr("os.memfd_create", raising=False)
+        else:
+            monkeypatch.undo()
         workers = dataset.Workers(count)
         loader = dataset.Loader(train, line, (32, 40), 6, 7, workers, cache)
         batches = list(loader.run(order, 2))
@@ -245,6 +257,26 @@ def test_every_way_of_loading_gives_the_same_pixels(folder, line):
         assert (x[10:] == 0).all()
         wanted = x if wanted is None else wanted
         assert np.array_equal(x, wanted)
+
+
+def test_pixels_of_a_gone_loader_are_neither_kept_open_nor_mistaken_for_others(tmp_path, photo):
+    """The second set gets the file number of the first; the worker is the same."""
+    seen, before, workers = [], None, dataset.Workers(1)
+    for seed in range(2):
+        for name in ("REAL", "FAKE"):
+            save(photo, tmp_path / str(seed) / "train" / name / "a.jpg", seed)
+        train, _, _ = opened(tmp_path / str(seed), val_while_train=False, val_split="")
+        loader = dataset.Loader(train, "hflip(0) | to_float", (32, 40), 2, 0, workers)
+        ((x, _),) = loader.run(np.array([[0, 0], [1, 0]]), 0)
+        wanted = np.asarray(photo(seed, (40, 32)), np.float32).transpose(2, 0, 1) / 255
+        assert np.abs(x[0] - wanted).mean() < 0.05
+        seen.append(x)
+        del loader
+        count = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else None
+        assert before in (None, count)
+        before = count
+    workers.close()
+    assert not np.array_equal(*seen)
 
 
 def test_splits_are_one_crop_without_and_with_the_policy(folder):
