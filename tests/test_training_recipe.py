@@ -1,7 +1,10 @@
 """The recipe of the default detector, as far as it runs without PyTorch: crops, pairs, thresholds."""
 
 import csv
+import struct
 import types
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,3 +109,50 @@ def test_the_slope_is_the_one_that_made_the_labels():
     margins = rng.normal(0, 3, 40000)
     made = rng.uniform(size=40000) < 1 / (1 + np.exp(-0.4 * margins))
     assert calibrate.slope(margins, made) == pytest.approx(0.4, rel=0.05)
+
+
+def qt_resource(tree):
+    """A Qt resource file, version 2, of nested dicts; names with a trailing ``+`` are compressed."""
+    names, data, nodes, level = b"", b"", [], [("", tree)]
+    first = 1
+    while level:
+        below = []
+        for name, value in level:
+            zipped = name.endswith("+")
+            name = name.rstrip("+")
+            place = len(names)
+            names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
+            if isinstance(value, dict):
+                nodes.append(struct.pack(">IHIIQ", place, 2, len(value), first + len(below), 0))
+                below += list(value.items())
+            else:
+                body = struct.pack(">I", len(value)) + zlib.compress(value) if zipped else value
+                nodes.append(struct.pack(">IHHHIQ", place, int(zipped), 0, 0, len(data), 0))
+                data += struct.pack(">I", len(body)) + body
+        first += len(below)
+        level = below
+    tree = b"".join(nodes)
+    start = 24
+    return (
+        b"qres"
+        + struct.pack(">5I", 2, start, start + len(tree), start + len(tree) + len(data), 0)
+        + tree
+        + data
+        + names
+    )
+
+
+def test_photographs_come_out_of_qt_resources(tmp_path, monkeypatch):
+    """The layout was checked once against Debian's gcompris-qt-data; here against files made from its description."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "bench"))
+    import false_alarms
+
+    wanted = {"gcompris/a.webp": b"first", "gcompris/deep/er/b.webp": b"second" * 50, "gcompris/c.webp": b"third"}
+    made = qt_resource(
+        {"gcompris": {"a.webp": b"first", "deep": {"er": {"b.webp+": b"second" * 50}}, "c.webp": b"third"}}
+    )
+    (tmp_path / "x.rcc").write_bytes(made)
+    assert dict(false_alarms.resources(tmp_path / "x.rcc")) == wanted
+    (tmp_path / "y.rcc").write_bytes(b"PK\3\4")
+    with pytest.raises(UserError, match="no Qt resource"):
+        dict(false_alarms.resources(tmp_path / "y.rcc"))
