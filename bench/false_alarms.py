@@ -4,7 +4,7 @@
     python bench/false_alarms.py --rcc unpacked/usr/share/gcompris-qt/rcc --ckpt ckpt/aidet_default.ckpt
 
 The photographs are those that KDE's GCompris (Debian 12, gcompris-qt-data 3.1-2) shows children, shrunk and saved as
-WebP by its makers: 215 by nearly as many photographers, none of which the default detector was trained on.
+WebP by its makers: 215 by many photographers, none of which the default detector was trained on.
 `false_alarms.csv` beside this file names them with their licences; drawings, paintings and photographs with cut-out
 parts are left out. Scored by `infer.py` as they are and after changes of `evaluate.py sweep`; intervals are Wilson's.
 """
