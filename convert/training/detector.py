@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from aidet import cli, files, images, records, transforms
 from aidet.errors import UserError
@@ -42,8 +42,6 @@ DEGRADE = (
 LARGE = ((0, 1.0), (1, 1.0), (0, 0.55), (1, 0.55), (0, 0.4))
 # Quality of a JPEG compression that generated images may have behind them before anything else.
 HISTORY = (70, 98)
-# Tiles a side of a shuffled crop.
-TILES = (2, 4, 5)
 # Probability and range of a smaller scale. Photographs reach the web at a fraction of the camera's size, generated
 # images at the size they were made in; without the difference *sharp at native size* would mean generated.
 SHRINK = {"real": (0.5, 0.38), "generated": (0.35, 0.5)}
@@ -185,54 +183,10 @@ def compressed_before(image, side, rng):
     return transforms.jpeg(HISTORY)(transforms.random_crop(outer)(image, rng), rng)
 
 
-def box(array, radius):
-    """Mean over squares of (2 radius + 1) pixels, float32 (h, w, c); edges are repeated."""
-    side = 2 * radius + 1
-    for axis in (0, 1):
-        pad = [(0, 0)] * 3
-        pad[axis] = (radius + 1, radius)
-        sums = np.cumsum(np.pad(array, pad, mode="edge"), axis, dtype=np.float64)
-        upper, lower = np.split(sums, [side], axis)[1], np.split(sums, [sums.shape[axis] - side], axis)[0]
-        array = ((upper - lower) / side).astype(np.float32)
-    return array
-
-
-def retouched(image, rng):
-    """Skin and skies smoothed, edges kept: the guided filter (He et al. 2010) with the image as its own guide."""
-    x = np.asarray(image).astype(np.float32) / 255
-    radius, epsilon, part = int(rng.integers(2, 6)), rng.uniform(0.01, 0.05) ** 2, rng.uniform(0.4, 0.9)
-    mean = box(x, radius)
-    spread = box(x * x, radius) - mean * mean
-    slope = spread / (spread + epsilon)
-    smooth = box(slope, radius) * x + box(mean - slope * mean, radius)
-    return Image.fromarray(np.rint(np.clip(x + part * (smooth - x), 0, 1) * 255).astype(np.uint8))
-
-
-def shuffled(image, rng):
-    """The tiles of a square crop in another order: what is left to tell by is texture, not the scene."""
-    array, n = np.asarray(image), int(rng.choice(TILES))
-    tile = len(array) // n
-    side = n * tile
-    out = array.copy()
-    tiles = array[:side, :side].reshape(n, tile, n, tile, 3).swapaxes(1, 2).reshape(n * n, tile, tile, 3)
-    out[:side, :side] = tiles[rng.permutation(n * n)].reshape(n, n, tile, tile, 3).swapaxes(1, 2).reshape(side, side, 3)
-    return Image.fromarray(out)
-
-
-def reshaded(image, other, rng):
-    """Its detail on the shading (everything wider than some pixels) of ``other``, an image at least as large."""
-    blur = ImageFilter.GaussianBlur(float(rng.uniform(4, 10)))
-    other = transforms.random_crop(min(image.size[0], *other.shape[:2]))(Image.fromarray(other), rng)
-    other = other.resize(image.size, Image.Resampling.BILINEAR)
-    x, low, new = (np.asarray(i).astype(np.int16) for i in (image, image.filter(blur), other.filter(blur)))
-    return Image.fromarray(np.clip(x - low + new, 0, 255).astype(np.uint8))
-
-
-def view(array, crop, seed, shrink, history=0.0, remix=(0.0, 0.0, 0.0), other=None):
+def view(array, crop, seed, shrink, history=0.0):
     """A degraded crop, uint8 (crop, crop, 3). The same seed gives the same place, scale and degradations.
 
-    ``history`` is the probability of an older JPEG compression, ``remix`` are those of retouching, of the shading of
-    ``other``, uint8 (h, w, 3), and of shuffled tiles.
+    ``history`` is the probability of an older JPEG compression.
     """
     rng = np.random.default_rng(seed)
     image = Image.fromarray(array)
@@ -251,13 +205,6 @@ def view(array, crop, seed, shrink, history=0.0, remix=(0.0, 0.0, 0.0), other=No
         image = image.transpose(
             (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)[turns]
         )
-    retouch, shade, shuffle = rng.random(3) < remix
-    if retouch:
-        image = retouched(image, rng)
-    if shade:
-        image = reshaded(image, other, rng)
-    if shuffle:
-        image = shuffled(image, rng)
     if rng.random() < 0.8:
         image = transforms.applied(DEGRADE_STEPS, image, rng)
     return np.asarray(image)
@@ -266,7 +213,7 @@ def view(array, crop, seed, shrink, history=0.0, remix=(0.0, 0.0, 0.0), other=No
 DEGRADE_STEPS = transforms.Pipeline(DEGRADE).steps
 
 
-def draw(pool, classes, rng, size, crop, twins, history=0.0, remix=(0.0, 0.0, 0.0)):
+def draw(pool, classes, rng, size, crop, twins, history=0.0):
     """One batch: uint8 crops (size, crop, crop, 3) and class indices.
 
     A part ``twins`` of the batch are pairs of a real crop and its reconstruction, alike in everything else; the rest is
@@ -279,10 +226,6 @@ def draw(pool, classes, rng, size, crop, twins, history=0.0, remix=(0.0, 0.0, 0.
         name = names[rng.choice(len(names), p=weights / weights.sum())]
         return name, groups[name][int(rng.integers(len(groups[name])))]
 
-    def other():
-        """An image of either class, of which a crop may get the shading."""
-        return pick(pool.real if rng.random() < 0.5 else pool.fake)[1]
-
     x, y = [], []
     while len(x) < size:
         seed = int(rng.integers(1 << 62))
@@ -291,13 +234,12 @@ def draw(pool, classes, rng, size, crop, twins, history=0.0, remix=(0.0, 0.0, 0.
             if rng.random() < 0.3:
                 part = rng.uniform(0.5, 1.0)
                 fake = np.rint(real + part * (fake.astype(np.float32) - real)).astype(np.uint8)
-            lender = other()
-            x += [view(array, crop, seed, SHRINK["generated"], 0.0, remix, lender) for array in (real, fake)]
+            x += [view(array, crop, seed, SHRINK["generated"]) for array in (real, fake)]
             y += [0, classes.index(called(name))]
         else:
             name, fake = pick(pool.fake)
-            x.append(view(pick(pool.real)[1], crop, seed, SHRINK["real"], 0.0, remix, other()))
-            x.append(view(fake, crop, seed + 1, SHRINK["generated"], history, remix, other()))
+            x.append(view(pick(pool.real)[1], crop, seed, SHRINK["real"]))
+            x.append(view(fake, crop, seed + 1, SHRINK["generated"], history))
             y += [0, classes.index(called(name))]
     return np.stack(x[:size]), np.array(y[:size])
 
@@ -306,12 +248,10 @@ def batches(pool, classes, args):
     """The same batches in the same order, made ahead by a thread."""
     todo = queue.Queue(maxsize=6)
 
-    remix = (args.retouch, args.shading, args.shuffle)
-
     def work():
         for step in range(args.steps):
             rng = np.random.default_rng([args.seed, step])
-            todo.put(draw(pool, classes, rng, args.batch_size, args.crop, args.twins, args.history, remix))
+            todo.put(draw(pool, classes, rng, args.batch_size, args.crop, args.twins, args.history))
         todo.put(None)
 
     threading.Thread(target=work, daemon=True).start()
@@ -429,9 +369,6 @@ def main(argv):
     add("--own-autoencoder", default="ckpt/aidet_tae.ckpt", help="the second source of aligned fakes")
     add("--twins", type=float, default=0.45, help="part of a batch that are pairs of real and reconstruction")
     add("--history", type=float, default=0.5, help="probability of an older JPEG compression of a generated image")
-    add("--retouch", type=float, default=0.0, help="probability of edge-preserving smoothing")
-    add("--shading", type=float, default=0.0, help="probability of another image's shading")
-    add("--shuffle", type=float, default=0.0, help="probability of shuffled tiles")
     add("--cache", default="runs/reconstructions")
     add("--out", default="runs/default")
     add("--weights", metavar="model.safetensors", help="of an earlier run, to go on from with a new schedule")
