@@ -500,20 +500,18 @@ def _splits(line, image, seed, key, view, splits):
 
 
 class _Rows(NamedTuple):
-    """Some rows of a :class:`_Memory` whose pixels other processes can map.
+    """Rows of a :class:`_Memory` that other processes can map: the arguments of :func:`_mapped`, and which rows."""
 
-    ``serial`` tells two memories apart that had the same file number one after the other.
-    """
-
-    file: str
-    serial: int
-    shape: tuple
-    rows: tuple
+    place: tuple
+    rows: list
 
 
 @lru_cache(maxsize=4)
 def _mapped(file, serial, shape):
-    """In a worker: the pixels of a :class:`_Memory`, uint8 (n, h, w, 3), read only."""
+    """In a worker: the pixels of a :class:`_Memory`, uint8 (n, h, w, 3), read only.
+
+    ``serial`` tells two memories apart that had the same file number one after the other.
+    """
     with open(file, "rb") as opened:
         return np.frombuffer(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ), np.uint8).reshape(shape)
 
@@ -525,7 +523,7 @@ def _chunk(text, seed, size, sources, views, splits=1):
     a :class:`_Rows`, which is sent faster still. ``views`` are the (key, view) that each image's draws depend on.
     """
     if isinstance(sources, _Rows):
-        sources = _mapped(*sources[:3])[list(sources.rows)]
+        sources = _mapped(*sources.place)[sources.rows]
     if splits == 1 and to_numbers(text):
         out = np.zeros((len(views), *size, 3), np.uint8)
     else:
@@ -763,15 +761,12 @@ class _Memory:
         size = int(np.prod(shape))
         try:
             number = os.memfd_create("pixels")
-        except (AttributeError, OSError):
-            return np.zeros(shape, np.uint8)
-        weakref.finalize(self, os.close, number)
-        file = f"/proc/{os.getpid()}/fd/{number}"
-        try:
+            weakref.finalize(self, os.close, number)
             os.ftruncate(number, size)
             array = np.frombuffer(mmap.mmap(number, size), np.uint8).reshape(shape)
+            file = f"/proc/{os.getpid()}/fd/{number}"
             open(file, "rb").close()  # a sandbox may have no /proc, or not let it be opened
-        except OSError:
+        except (AttributeError, OSError):  # the first where the system has no such files
             return np.zeros(shape, np.uint8)
         self._shared = (file, next(self._serial), shape)
         return array
@@ -779,7 +774,7 @@ class _Memory:
     def get(self, rows):
         """Pixels of the rows: where to find them, or one array, or a list with paths where there are none."""
         if self.filled and self.failed.keys().isdisjoint(rows):
-            return _Rows(*self._shared, tuple(rows)) if self._shared else self.pixels[rows]
+            return _Rows(self._shared, rows) if self._shared else self.pixels[rows]
         known = set(rows).difference(self.failed) if self.filled else ()
         return [self.pixels[row] if row in known else str(self.samples.root / self.samples.paths[row]) for row in rows]
 

@@ -1,5 +1,7 @@
 """What happens to images between their maker and a detector: families of degradations for the robustness sweep."""
 
+from functools import partial
+
 import numpy as np
 from PIL import Image
 
@@ -27,14 +29,7 @@ FAMILIES = (*_LINES, "crop", "tiers", "votes")
 
 
 def _run_line(text):
-    steps = [step for _, step in transforms.Pipeline(text).steps]
-
-    def run(image, rng):
-        for step in steps:
-            image = step(image, rng)
-        return image
-
-    return run
+    return partial(transforms.applied, transforms.Pipeline(text).steps)
 
 
 def _crop(part):

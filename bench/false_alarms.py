@@ -10,6 +10,7 @@ parts are left out. Scored by `infer.py` as they are and after changes of `evalu
 """
 
 import argparse
+import io
 import struct
 import tempfile
 import zlib
@@ -72,22 +73,22 @@ def main(argv):
     if len(found) < len(listed):
         missing = sorted(set(listed) - set(found))
         raise UserError(f"{len(missing)} of {len(listed)} photographs are not in {args.rcc}, first {missing[0]!r}")
+    found = dict(sorted(found.items()))
+    kinds = [listed[name]["kind"] for name in found]
     table, facts = [], common.facts("infer.py")
     points = {point[0]: point for point in degrade.points(["jpeg", "resize"])}
     for change in CHANGES:
         with tempfile.TemporaryDirectory() as folder:
             given, out = Path(folder, "in"), Path(folder, "out")
             given.mkdir()
-            for i, (name, blob) in enumerate(sorted(found.items())):
-                place = given / f"{i:04d}.webp"
-                place.write_bytes(blob)
-                if change != "clean":
-                    image = degrade.apply(points[change], images.decode(place), 42, name)
-                    place.unlink()
-                    image.save(place.with_suffix(".png"))
+            for i, (name, blob) in enumerate(found.items()):
+                if change == "clean":
+                    (given / f"{i:04d}.webp").write_bytes(blob)
+                else:
+                    image = degrade.apply(points[change], images.decode(io.BytesIO(blob)), 42, name)
+                    image.save(given / f"{i:04d}.png")
             run("infer.py", "--ckpt", args.ckpt, "--images", str(given), "--out", str(out))
             probability = [float(row["prob"]) for row in common.rows(out / "scores.csv")]
-        kinds = [listed[name]["kind"] for name in sorted(found)]
         for kind in ("all", *(sorted(set(kinds)) if change == "clean" else ())):
             chosen = [p for p, k in zip(probability, kinds) if kind in ("all", k)]
             counts = [sum(p > t for p in chosen) for t in THRESHOLDS]

@@ -7,7 +7,6 @@ the whole split, and for each generator the recall and the AUC against all real 
 """
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from common import ROOT
 
 from aidet import cli, files, records
 from aidet.errors import UserError
+
+COLUMNS = ["split", "generator or source", "images", "balanced accuracy (whole split) or recall", "AUC"]
 
 
 def run(*arguments):
@@ -69,13 +70,8 @@ def table(split, metrics):
     whole = [common.shown(metrics[name], ci[name]) for name in ("balanced_accuracy", "auc")]
     yield [split, "all", n, *whole]
     for name, row in metrics["by"].get("generator", {}).items():
-        yield [
-            split,
-            name,
-            row["n"],
-            common.shown(row["accuracy"], row.get("ci", {}).get("accuracy")),
-            common.shown(row.get("auc")),
-        ]
+        recall = common.shown(row["accuracy"], row.get("ci", {}).get("accuracy"))
+        yield [split, name, row["n"], recall, common.shown(row.get("auc"))]
 
 
 def main(argv):
@@ -94,11 +90,8 @@ def main(argv):
             for name, metrics in measure(args, split, Path(folder)):
                 rows = list(table(name, metrics))
                 lines += [[*row, *facts] for row in (rows if name == split else rows[:1])]
-    with files.atomic(ROOT / "results" / f"{args.name}.csv") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        header = ["split", "generator or source", "images", "balanced accuracy (whole split) or recall", "AUC"]
-        writer.writerow([*header, *common.FACTS])
-        writer.writerows(lines)
+    columns = [*COLUMNS, *common.FACTS]
+    common.write(ROOT / "results" / f"{args.name}.csv", columns, [dict(zip(columns, line)) for line in lines])
     print(json.dumps([line[:5] for line in lines], indent=0))
 
 

@@ -39,8 +39,8 @@ def rows_of(labels, photos):
 def scores(detector, path, line):
     """Probability of one image after the operations of a line; nan where less than a crop of the image is left."""
     image = images.decode(path)
-    for _, step in transforms.Pipeline(line).steps if line else ():
-        image = step(image, transforms.generator(0, str(path)))
+    if line:
+        image = transforms.applied(transforms.Pipeline(line).steps, image, transforms.generator(0, str(path)))
     height, width = detector.models[0].views.size
     if line and (image.height < height or image.width < width):
         return np.nan

@@ -77,9 +77,8 @@ def main(argv):
                 crop.save(target, "JPEG", quality=quality, subsampling="4:2:0")
             rows.append([path, 0, Path(name).parts[0], split, name, quality])
     with files.atomic(out / "labels.csv") as table:
-        writer = records.csv_writer(table)
-        for row in (["path", "label", "generator", "split", "group", "jpeg_quality"], *rows):
-            writer.writerow(row)
+        header = ["path", "label", "generator", "split", "group", "jpeg_quality"]
+        records.csv_writer(table).writerows([header, *rows])
     print(f"{len(rows)} crops in {out}")
 
 
