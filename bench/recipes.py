@@ -1,0 +1,189 @@
+"""Run the recipes of mindcv_cfg/ on one labelled set and measure what they give: results/recipes.csv.
+
+    python bench/recipes.py --labels PATH/labels.csv --work runs/recipes --unseen dalle3,stable_cascade resnet_ft resnet_hf
+
+The recipes were written for data and ImageNet weights of their own. Here each runs through the real command lines
+(`train.py`, `infer.py`, `evaluate.py`) on ``labels.csv`` (path, label, generator, split), **from random weights**, and with
+the shorter schedule of ``PLAN``, so that one processor core can do it. The numbers say that a recipe learns and what it
+costs; they are no reproduction of what the original reported and no ranking of the recipes, which differ in pixels seen
+and in steps. A finished training is not repeated; `--resume auto` goes on with an interrupted one.
+"""
+
+import argparse
+import csv
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import common
+import measure_set
+from common import ROOT
+
+from aidet import cli, files, records
+from aidet.errors import UserError
+
+CSV = ROOT / "results" / "recipes.csv"
+COLUMNS = (
+    "recipe", "changed", "train images", "epochs", "seconds an epoch", "peak MB", "AUC", "AUC, unseen generators",
+    "balanced accuracy", "macro-F1", "AUC, 7 votes", *common.FACTS,
+)  # fmt: skip
+GANS = ("stylegan2_face", "stylegan_rental", "gan_mountain", "gan_photo")
+# What is changed of each recipe: the schedule, and for the most expensive networks the number of training images.
+PLAN = {
+    "resnet_ft": {"epoch_size": 6},
+    "resnet_hf": {"epoch_size": 30},
+    "aekl_clf": {
+        # Crops of 64 pixels: a sixteenth of the encoder's work at 256.
+        "epoch_size": 2, "limit": 60, "model_args": "{latent_size: 8}",
+        "transform": "decode | random_crop(64) | hflip | vflip | to_float",
+        "transform_eval": "decode | center_crop(64) | to_float",
+        "views": "decode | random_crop(64) | hflip | vflip | to_float",
+    },
+    "winner_resnet50": {"epoch_size": 1, "lr": 0.0001},
+    "swin_tiny_finetune": {"epoch_size": 1, "warmup_epochs": 0.2, "layer_decay": 1.0, "ema": False},
+    "convnext_tiny_finetune": {"epoch_size": 1, "warmup_epochs": 0.2, "layer_decay": 1.0, "ema": False},
+    "efficientnet_b6_fake_or_real": {"epoch_size": 1, "limit": 60, "warmup_epochs": 0.2, "batch_size": 16},
+    "vipcup_convnext_tiny": {"epoch_size": 1, "limit": 40, "warmup_epochs": 0.2, "batch_size": 16},
+    "distill_efficientnet_b0": {"epoch_size": 3},
+}  # fmt: skip
+
+
+def chosen(labels, splits, limit=None, left_out=()):
+    """Rows of some splits with absolute paths; of each generator or source the first ``limit`` of a split."""
+    base = Path(labels).resolve().parent
+    counts, rows = {}, []
+    for row in records.read_table(labels, "labels")[0]:
+        key = row["split"], row["generator"]
+        if row["split"] in splits and row["generator"] not in left_out:
+            counts[key] = counts.get(key, 0) + 1
+            if limit is None or counts[key] <= limit or row["split"] != "train":
+                rows.append({**row, "path": str(base / row["path"])})
+    return rows
+
+
+def link(source, place):
+    """A symbolic link to an image, in folders made as needed."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.is_symlink():
+        place.symlink_to(source)
+
+
+def as_table(rows, folder):
+    """A folder with labels.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    common.write(folder / "labels.csv", list(rows[0]), rows)
+
+
+def as_folders(rows, folder):
+    """Fake or Real's layout: {train,valid}/{fake_images,real_images}."""
+    for row in rows:
+        split = {"train": "train", "val": "valid"}[row["split"]]
+        kind = ("real_images", "fake_images")[int(row["label"])]
+        link(row["path"], folder / split / kind / Path(row["path"]).name)
+
+
+def as_artifact(rows, folder):
+    """ArtiFact's layout: a folder a generator, with metadata.csv of image_path, target and category."""
+    tables = {}
+    for row in rows:
+        name = f"{row['split']}-{Path(row['path']).name}"
+        link(row["path"], folder / row["generator"] / name)
+        fact = {"image_path": name, "target": 0 if row["label"] == "0" else 6, "category": row["generator"]}
+        tables.setdefault(row["generator"], []).append(fact)
+    for name, table in tables.items():
+        common.write(folder / name / "metadata.csv", list(table[0]), table)
+
+
+LAYOUTS = {"efficientnet_b6_fake_or_real": as_folders, "vipcup_convnext_tiny": as_artifact}
+
+
+def run(*arguments):
+    """One command line of the project, its output shown; stops with its exit code."""
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=False)
+    if done.returncode not in (cli.OK, cli.PARTIAL):
+        raise UserError(f"{arguments[0]} ended with exit code {done.returncode}")
+
+
+def train(recipe, rows, work, changes, layout=as_table):
+    """Train a recipe unless it is done; the folder of the run."""
+    data, out = work / f"{recipe}-data", work / recipe
+    layout(rows, data)
+    words = [word for key, value in changes.items() for word in (f"--{key}", value)]
+    run("train.py", "-c", f"mindcv_cfg/{recipe}.yaml", "--data_dir", data, "--ckpt_save_dir", out, "--resume", "auto",
+        "--num_parallel_workers", 1, *words)  # fmt: skip
+    return out
+
+
+def teachers(labels, work):
+    """Two specialists, EfficientNet-Lite0 from ImageNet: one that saw GANs, one that saw diffusion models."""
+    rows = chosen(labels, ("train", "val"))
+    found = []
+    for name, wanted in (("gan", True), ("diffusion", False)):
+        part = [r for r in rows if r["label"] == "0" or (r["generator"] in GANS) == wanted]
+        out = train("efficientnet_lite0_aigen", part, work / name, {"epoch_size": 1})
+        found.append(out / "best.ckpt")
+    return found
+
+
+def measure(recipe, options):
+    """The row of one recipe."""
+    changes = dict(PLAN[recipe])
+    limit = changes.pop("limit", None)
+    rows = chosen(options.labels, ("train", "val"), limit)
+    shown = ", ".join(f"{k} {v}" for k, v in changes.items() if not k.startswith(("transform", "views")))
+    if limit:
+        shown += f", {limit} images of each source"
+    work = Path(options.work).resolve()
+    if recipe == "distill_efficientnet_b0":
+        known = ", ".join(map(str, teachers(options.labels, work)))
+        changes["distill"] = f"{{teachers: [{known}], temperature: 2, alpha: 0.7, combine: max}}"
+        shown += ", 2 teachers"
+    out = train(recipe, rows, work, changes, LAYOUTS.get(recipe, as_table))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    with open(out / "log.csv", encoding="utf-8", newline="") as file:
+        log = list(csv.DictReader(file))
+    found = {
+        votes: judged(out / "last.ckpt", options, votes) for votes in (1, *((7,) if "views" in given(recipe) else ()))
+    }
+    one = found[1]["test"]
+    return dict(zip(COLUMNS, (
+        recipe, shown, sum(r["split"] == "train" for r in rows), len(log),
+        round(sum(float(r["seconds"]) for r in log) / len(log)), peak,
+        common.shown(one["auc"], one["ci"]["auc"]), common.shown(found[1]["test, unseen"]["auc"]),
+        common.shown(one["balanced_accuracy"], one["ci"]["balanced_accuracy"]), common.shown(one["macro_f1"]),
+        common.shown(found[7]["test"]["auc"]) if 7 in found else "", *common.facts("defaults"),
+    )))  # fmt: skip
+
+
+def given(recipe):
+    """Names of the keys that a recipe's file sets."""
+    text = (ROOT / "mindcv_cfg" / f"{recipe}.yaml").read_text(encoding="utf-8")
+    return {line.split(":")[0] for line in text.splitlines() if line and line[0].isalpha()}
+
+
+def judged(path, options, votes):
+    """metrics.json of the test split, and of its unseen generators against all its real images."""
+    args = SimpleNamespace(ckpt=path, labels=options.labels, votes=votes, unseen=options.unseen.split(","))
+    with tempfile.TemporaryDirectory() as folder:
+        return dict(measure_set.measure(args, "test", Path(folder)))
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipes", nargs="+", choices=sorted(PLAN), metavar="RECIPE", help=", ".join(PLAN))
+    parser.add_argument("--labels", required=True, help="CSV with path, label, generator, split")
+    parser.add_argument("--unseen", required=True, help="generators of the test split alone, separated by commas")
+    parser.add_argument("--work", required=True, help="folder for the runs")
+    options = parser.parse_args(argv)
+    for recipe in options.recipes:
+        row = measure(recipe, options)
+        common.write(CSV, COLUMNS, common.replaced(common.rows(CSV), [row], ("recipe",)))
+        print({k: row[k] for k in COLUMNS[:11]}, flush=True)
+
+
+if __name__ == "__main__":
+    cli.main(main)
