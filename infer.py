@@ -44,6 +44,7 @@ def parser():
     g.add_argument("--threshold", type=float, help="generated above this prob (default: the sidecar's, else 0.5)")
     g.add_argument("--unsure", metavar="LOW,HIGH", help="zone of prob in which the decision is 'unsure'")
     g.add_argument("--stability", action="store_true", help="score re-saved and resized versions: stability.csv")
+    g.add_argument("--early-exit", action="store_true", help="no more views than the decision needs; the same labels")
     g.add_argument("--seed", type=int, default=42)
     g = p.add_argument_group("output")
     g.add_argument("--format", default="result", metavar="result|csv|logit|submission")
@@ -165,6 +166,7 @@ def make_detector(args):
         "views",
         "flips",
         "stability",
+        "early_exit",
         "seed",
         "workers",
         "batch_size",
@@ -176,7 +178,7 @@ def make_detector(args):
 
 def header_of(args, detector, shard, kind, name):
     """What a journal's rows depend on besides the images, and how its results are to be written."""
-    names = ("vote", "fuse", "flips", "stability", "seed", "on_error")
+    names = ("vote", "fuse", "flips", "stability", "early_exit", "seed", "on_error")
     views = [getattr(m, "views", None) for m in detector.models]
     weights = detector.fusion.weights
     return {

@@ -15,6 +15,8 @@ from .errors import UserError, nearest
 from .records import Record
 
 ON_ERROR = ("fail", "real", "generated", "skip")
+# A score whose probability is 0 or 1 in float64: what a view that was not looked at could have said at most.
+SURE = 50.0
 
 
 @dataclass
@@ -172,6 +174,9 @@ class Detector:
         ``random``, ``native``, ``grid``, ``pyramid`` or a pipeline line, see :class:`aidet.vote.Views`. Default: the
         sidecar's ``voting``, else ``random``.
     flips, stability : bool
+    early_exit : bool
+        Look at no more views than the decision needs: it is the one that all views would have given, the score is that
+        of the views seen (Teerapittayanon et al. 2016 leave a network early in this way). One model, no stability mode.
     seed : int
         Of the random views.
     workers : int, optional
@@ -202,6 +207,7 @@ class Detector:
         views=None,
         flips=False,
         stability=False,
+        early_exit=False,
         seed=42,
         workers=None,
         batch_size=32,
@@ -217,7 +223,9 @@ class Detector:
             raise UserError(nearest(on_error, ON_ERROR, "on_error"))
         self.workers = cpus() if workers is None else _at_least_one("workers", workers)
         self.batch_size = _at_least_one("batch_size", batch_size)
-        self.vote, self.stability, self.on_error = vote, stability, on_error
+        self.vote, self.stability, self.early_exit, self.on_error = vote, stability, early_exit, on_error
+        if early_exit and (len(checkpoints) > 1 or stability):
+            raise UserError("early_exit takes one model and no stability mode, which need every view's score")
         settings = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
         names = model_names(checkpoints)
         spec = {"fuse": fuse} if fuse in _vote.FUSIONS else _vote.read_fusion(fuse)
@@ -230,6 +238,8 @@ class Detector:
         common = {"backend": backend, "device": device, "say": say, **settings}
         self.models = [open_detector(path, name, **common) for path, name in zip(checkpoints, names)]
         own = {m.name: m.threshold for m in self.models}
+        if early_exit and not hasattr(self.models[0], "views"):
+            raise UserError(f"early_exit is for networks with views; {names[0]!r} is a rule")
         self.fusion = _vote.Fusion(how, names, spec.get("weights"), {**own, **(spec.get("thresholds") or {})})
         alone = len(names) == 1 and vote == "soft"
         self.threshold = threshold if threshold is not None else self.fusion.thresholds[names[0]] if alone else 0.5
@@ -245,13 +255,45 @@ class Detector:
             image = images.decode(source)
         except images.ImageError as error:
             return key, None, str(error)
+        if self.early_exit:
+            return key, self.models[0].views.later(image, key), None
         return key, [m.prepare(image, key, self.stability) for m in self.models], None
 
     def _score(self, prepared):
         key, views, reason = prepared
         if reason is not None:
             return self._error(key, reason)
+        if self.early_exit:
+            return self._verdict(key, [[self._enough(self.models[0], views)]])
         return self._verdict(key, [split(m.run(sum(v, [])), v) for m, v in zip(self.models, views)])
+
+    def _enough(self, model, views):
+        """Scores of the first views, as many as settle the decision; ``views``: functions that make them."""
+        seen = np.zeros(0)
+        while np.isfinite(seen).all():
+            more = self._needed(seen, len(views) - len(seen))
+            if not more:
+                break
+            seen = np.append(seen, model.run([make() for make in views[len(seen) : len(seen) + more]]))
+        return seen
+
+    def _needed(self, seen, left):
+        """The smallest number of the views left that could settle the decision, 0 where it is settled.
+
+        Every vote is monotone in each view's score, so the decision is settled where it is the same with all other
+        views surely real and with all surely generated.
+        """
+        for more in range(0 if len(seen) else 1, left):
+            for lean in (-SURE, SURE):
+                known = np.append(seen, np.full(more, lean))
+                ends = [np.append(known, np.full(left - more, end)) for end in (-SURE, SURE)]
+                if self._decision(ends[0]) == self._decision(ends[1]):
+                    return more
+        return left
+
+    def _decision(self, scores):
+        """(label, decision) of one model's views."""
+        return _vote.verdict(self._fuse([scores])[0], self.threshold, self.unsure)[1:]
 
     def _error(self, key, reason):
         label = labels.NAMES.index(self.on_error) if self.on_error in labels.NAMES else None
@@ -297,7 +339,8 @@ class Detector:
             yield from in_order(lambda item: self._score(self._prepare(item)), items, self.workers)
             return
         group = []
-        chunk = self.batch_size if any(m.device != "CPU" for m in self.models) else 1
+        grouped = not self.early_exit and any(m.device != "CPU" for m in self.models)
+        chunk = self.batch_size if grouped else 1
         for prepared in in_order(self._prepare, items, self.workers):
             group.append(prepared)
             if len(group) == chunk:

@@ -295,16 +295,24 @@ class Views:
         -------
         list of numpy.ndarray, float32, each (3, h, w)
         """
+        return [make() for make in self.later(image, key)]
+
+    def later(self, image, key):
+        """The views as functions that make them, each at most once: list of callables without arguments."""
         if self.kind in GRIDS:
-            views = [self.tail(tile) for tile in self._tiles(image)]
-        elif self.kind == "random":
-            views = [self.first(image, transforms.generator(self.seed, key, 0) if self.first.random else None)]
-            views += [self.others(image, transforms.generator(self.seed, key, k)) for k in range(1, self.votes)]
+            made = [functools.partial(self.tail, tile) for tile in self._tiles(image)]
         else:
-            views = [self.others(image, transforms.generator(self.seed, key, k)) for k in range(self.votes)]
-        if self.flips:
-            views += [np.ascontiguousarray(v[:, :, ::-1]) for v in views]
-        return views
+            lines = [self.others] * self.votes
+            if self.kind == "random":
+                lines[0] = self.first
+            made = [functools.partial(self._drawn, line, image, key, k) for k, line in enumerate(lines)]
+        if not self.flips:
+            return made
+        kept = [functools.cache(make) for make in made]
+        return kept + [functools.partial(_mirrored, make) for make in kept]
+
+    def _drawn(self, line, image, key, number):
+        return line(image, transforms.generator(self.seed, key, number) if line.random else None)
 
     def _tiles(self, image):
         """Crops of the image and, for ``pyramid``, of its half."""
@@ -314,6 +322,10 @@ class Views:
         most = self.votes // 2
         half = image.resize(small, Image.Resampling.BICUBIC)
         return _grid(image, self.size, self.votes - most) + _grid(half, self.size, most)
+
+
+def _mirrored(make):
+    return np.ascontiguousarray(make()[:, :, ::-1])
 
 
 def _last(pipeline):

@@ -1,17 +1,16 @@
 """Run the recipes of mindcv_cfg/ on one labelled set and measure what they give: results/recipes.csv.
 
-    python bench/recipes.py --labels PATH/labels.csv --work runs/recipes --unseen dalle3,stable_cascade resnet_ft resnet_hf
+    python bench/recipes.py --labels PATH/labels.csv --work runs/recipes --unseen dalle3,stable_cascade resnet_ft
 
 The recipes were written for data and ImageNet weights of their own. Here each runs through the real command lines
-(`train.py`, `infer.py`, `evaluate.py`) on ``labels.csv`` (path, label, generator, split), **from random weights**, and with
-the shorter schedule of ``PLAN``, so that one processor core can do it. The numbers say that a recipe learns and what it
-costs; they are no reproduction of what the original reported and no ranking of the recipes, which differ in pixels seen
-and in steps. A finished training is not repeated; `--resume auto` goes on with an interrupted one.
+(`train.py`, `infer.py`, `evaluate.py`) on ``labels.csv`` (path, label, generator, split), **from random weights**, and
+with the shorter schedule of ``PLAN``, so that one processor core can do it. The numbers say that a recipe learns and
+what it costs; they are no reproduction of what the original reported and no ranking of the recipes, which differ in
+pixels seen and in steps. A finished training is not repeated; `--resume auto` goes on with an interrupted one.
 """
 
 import argparse
 import csv
-import os
 import resource
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import common
 import measure_set
 from common import ROOT
 
-from aidet import cli, files, records
+from aidet import cli, records
 from aidet.errors import UserError
 
 CSV = ROOT / "results" / "recipes.csv"

@@ -512,6 +512,60 @@ def test_ensemble(model, folder, tmp_path):
         assert mine.decision == ("generated" if share > 0.5 else "unsure" if share > 0.2 else "real")
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"vote": "hard"},
+        {"vote": "hard", "threshold": 0.7, "flips": True},
+        {"vote": "soft"},
+        {"vote": "soft", "threshold": 0.9},
+        {"vote": "soft", "unsure": (0.3, 0.7)},
+        {"vote": "soft", "threshold": 1.0},
+        {"vote": "hard", "views": "grid"},
+    ],
+    ids=str,
+)
+def test_an_early_exit_takes_fewer_views_and_every_decision_stays(tmp_path, photo, settings):
+    path = make_model(tmp_path / "m.ckpt", calibration={"scale": 0.5, "offset": 0.4})
+    images_ = [photo(i, (40 + 4 * i, 90)) for i in range(24)]
+    full = Detector(path, votes=7, **settings).score(images_)
+    early = Detector(path, votes=7, early_exit=True, **settings).score(images_)
+    assert [(r.label, r.decision) for r in early] == [(r.label, r.decision) for r in full]
+    counts = [len(r.views["m"]) for r in early]
+    assert sum(counts) < sum(len(r.views["m"]) for r in full)
+    for a, b in zip(early, full):
+        # The first views, to rounding: fewer views in one call of the network add up in another order.
+        assert 1 <= len(a.views["m"]) <= len(b.views["m"])
+        assert a.views["m"] == pytest.approx(b.views["m"][: len(a.views["m"])], abs=1e-5)
+    if settings["vote"] == "hard" and "views" not in settings:
+        most = 14 if settings.get("flips") else 7
+        threshold = settings.get("threshold", 0.5)
+        for r in early:  # nothing less would have been enough: without the last view both outcomes were open
+            votes = [v > 0 for v in r.views["m"]][:-1]  # a view counts by the model's own threshold
+            assert sum(votes) / most <= threshold < (sum(votes) + most - len(votes)) / most
+    if settings.get("threshold") == 1.0:
+        assert counts == [1] * 24 and {r.label for r in early} == {0}
+
+
+def test_an_early_exit_is_the_same_from_the_command_line_and_refuses_what_needs_all_views(model, folder, tmp_path):
+    flags = ["--ckpt", model, "--images", folder, "--votes", 7]
+    assert call(*flags, "--out", tmp_path / "full") == call(*flags, "--out", tmp_path / "early", "--early-exit") == 0
+    assert (tmp_path / "early/result.txt").read_bytes() == (tmp_path / "full/result.txt").read_bytes()
+    assert (tmp_path / "early/scores.csv").read_bytes() != (tmp_path / "full/scores.csv").read_bytes()
+    for shard in ("0/2", "1/2"):
+        assert call(*flags, "--out", tmp_path / "parts", "--early-exit", "--shard", shard, "--workers", 3) == 0
+    assert call("merge", tmp_path / "parts") == 0
+    assert result_bytes(tmp_path / "parts") == result_bytes(tmp_path / "early")
+    for more, text in (
+        (["--ckpt", model], "takes one model"),
+        (["--stability"], "no stability mode"),
+    ):
+        with pytest.raises(UserError, match=text):
+            call(*flags, "--out", tmp_path / "x", "--early-exit", *more)
+    with pytest.raises(UserError, match="is a rule"):
+        Detector("rule:size", early_exit=True)
+
+
 def test_stability_mode(model, folder, tmp_path):
     flags = ["--ckpt", model, "--images", folder, "--votes", 2]
     assert call(*flags, "--out", tmp_path / "o", "--stability") == 0
