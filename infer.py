@@ -45,6 +45,9 @@ def parser():
     g.add_argument("--unsure", metavar="LOW,HIGH", help="zone of prob in which the decision is 'unsure'")
     g.add_argument("--stability", action="store_true", help="score re-saved and resized versions: stability.csv")
     g.add_argument("--early-exit", action="store_true", help="no more views than the decision needs; the same labels")
+    g.add_argument(
+        "--cascade", metavar="A_int8.onnx", help="eight bits of export.py --int8 first, float32 where it is close"
+    )
     g.add_argument("--seed", type=int, default=42)
     g = p.add_argument_group("output")
     g.add_argument("--format", default="result", metavar="result|csv|logit|submission")
@@ -140,6 +143,9 @@ def run(argv):
             "load_seconds": round(start - begin, 3),
             "device": runinfo.machine("/".join(sorted({m.device for m in detector.models}))),
         }
+        if detector.first is not None:
+            done["scored_twice"] = detector.twice.value
+            print(f"{detector.twice.value} of {done['scored']} images were close and scored in float32, too")
     finally:
         journal.close(len(part) if done else None, done)
     if shard is not None:
@@ -167,6 +173,7 @@ def make_detector(args):
         "flips",
         "stability",
         "early_exit",
+        "cascade",
         "seed",
         "workers",
         "batch_size",
@@ -178,6 +185,8 @@ def make_detector(args):
 
 def header_of(args, detector, shard, kind, name):
     """What a journal's rows depend on besides the images, and how its results are to be written."""
+    from aidet import files
+
     names = ("vote", "fuse", "flips", "stability", "early_exit", "seed", "on_error")
     views = [getattr(m, "views", None) for m in detector.models]
     weights = detector.fusion.weights
@@ -191,6 +200,7 @@ def header_of(args, detector, shard, kind, name):
         # What a fusion file said, which may be another under the same name tomorrow.
         "fusion": [detector.fusion.how, None if weights is None else weights.tolist(), detector.fusion.thresholds],
         "models": {m.name: m.identity for m in detector.models},
+        "cascade": detector.first and files.sha256(detector.first.path),
         "backends": [m.backend_name for m in detector.models],
         "files": {m.name: str(m.path.resolve()) for m in detector.models if hasattr(m, "path")},
         "shard": shard and list(shard),

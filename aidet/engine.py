@@ -1,6 +1,8 @@
 """The detector: from files to one record each, in their order, with memory that does not grow with their number."""
 
+import functools
 import os
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -177,6 +179,10 @@ class Detector:
     early_exit : bool
         Look at no more views than the decision needs: it is the one that all views would have given, the score is that
         of the views seen (Teerapittayanon et al. 2016 leave a network early in this way). One model, no stability mode.
+    cascade : str or Path, optional
+        An eight-bit model of the same checkpoint (``export.py --int8``) that looks first; where its score is so near to
+        a boundary that its stated margin could change the decision, the checkpoint itself decides. One model on ONNX
+        Runtime, no stability mode.
     seed : int
         Of the random views.
     workers : int, optional
@@ -208,6 +214,7 @@ class Detector:
         flips=False,
         stability=False,
         early_exit=False,
+        cascade=None,
         seed=42,
         workers=None,
         batch_size=32,
@@ -224,8 +231,11 @@ class Detector:
         self.workers = cpus() if workers is None else _at_least_one("workers", workers)
         self.batch_size = _at_least_one("batch_size", batch_size)
         self.vote, self.stability, self.early_exit, self.on_error = vote, stability, early_exit, on_error
-        if early_exit and (len(checkpoints) > 1 or stability):
-            raise UserError("early_exit takes one model and no stability mode, which need every view's score")
+        # Views one by one, and with them what can do without some of them.
+        self.one_by_one = early_exit or cascade is not None
+        if self.one_by_one and (len(checkpoints) > 1 or stability):
+            what = "early_exit" if early_exit else "cascade"
+            raise UserError(f"{what} takes one model and no stability mode, which need every view's score")
         settings = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
         names = model_names(checkpoints)
         spec = {"fuse": fuse} if fuse in _vote.FUSIONS else _vote.read_fusion(fuse)
@@ -238,8 +248,11 @@ class Detector:
         common = {"backend": backend, "device": device, "say": say, **settings}
         self.models = [open_detector(path, name, **common) for path, name in zip(checkpoints, names)]
         own = {m.name: m.threshold for m in self.models}
-        if early_exit and not hasattr(self.models[0], "views"):
-            raise UserError(f"early_exit is for networks with views; {names[0]!r} is a rule")
+        if self.one_by_one and not hasattr(self.models[0], "views"):
+            raise UserError(f"early_exit and cascade are for networks with views; {names[0]!r} is a rule")
+        self.first, self.margin, self.twice = None, 0.0, Count()
+        if cascade is not None:
+            self._open_first(cascade, common)
         self.fusion = _vote.Fusion(how, names, spec.get("weights"), {**own, **(spec.get("thresholds") or {})})
         alone = len(names) == 1 and vote == "soft"
         self.threshold = threshold if threshold is not None else self.fusion.thresholds[names[0]] if alone else 0.5
@@ -255,41 +268,69 @@ class Detector:
             image = images.decode(source)
         except images.ImageError as error:
             return key, None, str(error)
-        if self.early_exit:
-            return key, self.models[0].views.later(image, key), None
+        if self.one_by_one:
+            # Kept, as both networks of a cascade may look at one.
+            return key, [functools.cache(make) for make in self.models[0].views.later(image, key)], None
         return key, [m.prepare(image, key, self.stability) for m in self.models], None
 
     def _score(self, prepared):
         key, views, reason = prepared
         if reason is not None:
             return self._error(key, reason)
-        if self.early_exit:
-            return self._verdict(key, [[self._enough(self.models[0], views)]])
+        if self.one_by_one:
+            return self._verdict(key, [[self._looked(views)]])
         return self._verdict(key, [split(m.run(sum(v, [])), v) for m, v in zip(self.models, views)])
 
-    def _enough(self, model, views):
+    def _open_first(self, path, common):
+        """The eight-bit network of a cascade, which has to be of the checkpoint's own weights."""
+        from . import quantize
+
+        exact = self.models[0]
+        if exact.backend_name != "onnxruntime":
+            raise UserError(f"cascade is for ONNX Runtime on a CPU; {exact.name} runs on {exact.backend_name}")
+        if Path(path).suffix != ".onnx":
+            raise UserError(f"cascade (={str(path)!r}) must be an .onnx of export.py --int8")
+        self.first = Network(path, exact.name, **common)
+        # Both state the checkpoint; that of a checkpoint without the statement is its own hash.
+        source = (self.first.facts.get("output") or {}).get("sha256")
+        if source != ((exact.facts.get("output") or {}).get("sha256") or exact.identity):
+            raise UserError(f"cascade (={str(path)!r}) was not made from {str(exact.path)!r}; export that with --int8")
+        self.margin = quantize.margin_of(self.first.backend, path, exact.views) / exact.scale
+
+    def _looked(self, views):
+        """Scores of one image's views, of the cascade's first network where they settle the decision."""
+        if self.first is not None:
+            seen = self._enough(self.first, views, self.margin)
+            if self._settled(seen, len(views) - len(seen), self.margin):
+                return seen
+            self.twice.add()
+        return self._enough(self.models[0], views)
+
+    def _enough(self, model, views, margin=0.0):
         """Scores of the first views, as many as settle the decision; ``views``: functions that make them."""
         seen = np.zeros(0)
-        while np.isfinite(seen).all():
-            more = self._needed(seen, len(views) - len(seen))
+        while len(seen) < len(views) and np.isfinite(seen).all():
+            left = len(views) - len(seen)
+            more = self._needed(seen, left, margin) if self.early_exit else left
             if not more:
                 break
             seen = np.append(seen, model.run([make() for make in views[len(seen) : len(seen) + more]]))
         return seen
 
-    def _needed(self, seen, left):
-        """The smallest number of the views left that could settle the decision, 0 where it is settled.
-
-        Every vote is monotone in each view's score, so the decision is settled where it is the same with all other
-        views surely real and with all surely generated.
-        """
+    def _needed(self, seen, left, margin):
+        """The smallest number of the views left that could settle the decision, 0 where it is settled."""
         for more in range(0 if len(seen) else 1, left):
-            for lean in (-SURE, SURE):
-                known = np.append(seen, np.full(more, lean))
-                ends = [np.append(known, np.full(left - more, end)) for end in (-SURE, SURE)]
-                if self._decision(ends[0]) == self._decision(ends[1]):
-                    return more
+            if any(self._settled(np.append(seen, np.full(more, s)), left - more, margin) for s in (-SURE, SURE)):
+                return more
         return left
+
+    def _settled(self, seen, left, margin=0.0):
+        """Whether the decision stays, whatever the views left say and however far within ``margin`` the seen ones err.
+
+        Every vote is monotone in each view's score, so the ends tell: all surely real, all surely generated.
+        """
+        low, high = (np.append(seen + s * margin, np.full(left, s * SURE)) for s in (-1, 1))
+        return bool(np.isfinite(seen).all()) and self._decision(low) == self._decision(high)
 
     def _decision(self, scores):
         """(label, decision) of one model's views."""
@@ -339,7 +380,7 @@ class Detector:
             yield from in_order(lambda item: self._score(self._prepare(item)), items, self.workers)
             return
         group = []
-        grouped = not self.early_exit and any(m.device != "CPU" for m in self.models)
+        grouped = not self.one_by_one and any(m.device != "CPU" for m in self.models)
         chunk = self.batch_size if grouped else 1
         for prepared in in_order(self._prepare, items, self.workers):
             group.append(prepared)
@@ -390,6 +431,17 @@ class Detector:
                 yield (Path(os.path.relpath(name, root)).as_posix() if path and root is not None else name), source
 
         return list(self.stream(items()))
+
+
+class Count:
+    """A number that several threads add to."""
+
+    def __init__(self):
+        self.value, self.lock = 0, threading.Lock()
+
+    def add(self):
+        with self.lock:
+            self.value += 1
 
 
 def combined(model, scores, vote, threshold):

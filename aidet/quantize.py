@@ -12,9 +12,12 @@ from . import images, onnx_export, truth
 from .engine import Detector
 from .errors import UserError
 from .output import Inputs
-from .transforms import Pipeline
 
 CALIBRATION = 128
+# The largest change seen on some hundred images is not the largest there is.
+MARGIN = 1.5
+VOTES = 4
+STAMP = "aidet.quantized"
 
 
 def quantize(path, where, labels=None, limit=CALIBRATION):
@@ -34,7 +37,8 @@ def quantize(path, where, labels=None, limit=CALIBRATION):
     -------
     dict
         ``file``, ``images`` (compared), ``score_change`` (mean absolute), ``decisions_changed`` (share), ``speedup``,
-        and with labels ``balanced_accuracy`` and ``balanced_accuracy_int8``.
+        ``margin`` (1.5 times the largest change of a single view's score, which the file states for
+        ``infer.py --cascade``), and with labels ``balanced_accuracy`` and ``balanced_accuracy_int8``.
 
     Raises
     ------
@@ -49,13 +53,61 @@ def quantize(path, where, labels=None, limit=CALIBRATION):
     if len(comparing) < 8:
         raise UserError(f"images {str(where)!r}: {len(inputs)} are too few to calibrate and compare; give at least 16")
     target = path.with_name(f"{path.stem}_int8.onnx")
-    model = _quantized(path, Pipeline(facts["input"]["transform"]), calibrating)
+    # The views that votes are taken of, also where one view is the rule: they are other crops with other values.
+    votes = max(VOTES, (facts.get("voting") or {}).get("votes", 1))
+    views = Detector(path, votes=votes, backend="onnxruntime").models[0].views
+    model = _quantized(path, views, calibrating)
     onnx_export.describe(model, facts)
-    onnx_export.stamp(model, "aidet.quantized", json.dumps({"calibration_images": len(calibrating)}))
     onnx_export.save(model, target)
-    before, slow = _scores(path, comparing)
-    after, fast = _scores(target, comparing)
-    return {"file": target.name, "speedup": slow / fast, **_compared(before, after, known)}
+    before, slow = _verdicts(path, comparing)
+    after, fast = _verdicts(target, comparing)
+    found = _compared(*({k: r.score for k, r in some.items()} for some in (before, after)), known)
+    pairs = zip(*(_verdicts(p, comparing, votes)[0].values() for p in (path, target)))
+    margin = MARGIN * max(_change(x, y) for x, y in pairs if x.ok and y.ok)
+    about = {"calibration_images": len(calibrating), "compared_images": found["images"]}
+    about.update(margin=margin, views=sorted(views.lines()))
+    onnx_export.stamp(model, STAMP, json.dumps(about))
+    onnx_export.save(model, target)
+    return {"file": target.name, "speedup": slow / fast, "margin": margin, **found}
+
+
+def margin_of(session, path, views):
+    """The margin that an eight-bit model states: how far a view's score may be from the exact one.
+
+    It was measured on some images; on others a score may, rarely, be further off.
+
+    Parameters
+    ----------
+    session : aidet.backends.OnnxRuntime
+    path : str or Path
+        For the error.
+    views : aidet.vote.Views
+        Those it is to hold for.
+
+    Returns
+    -------
+    float
+        Of a calibrated score.
+
+    Raises
+    ------
+    UserError
+        It states none, or that of other views.
+    """
+    try:
+        about = json.loads(session.metadata()[STAMP])
+        margin, measured = float(about["margin"]), about["views"]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{str(path)!r} states no margin; make it with: export.py --format onnx --int8 DIR") from None
+    other = sorted(views.lines() - set(measured))
+    if other:
+        raise UserError(f"the margin of {str(path)!r} was measured with views {measured}, not with {other[0]!r}")
+    return margin
+
+
+def _change(before, after):
+    """Largest absolute change of a view's score."""
+    return max(float(np.abs(np.subtract(x, y)).max()) for x, y in zip(before.views.values(), after.views.values()))
 
 
 def _compared(before, after, known=None):
@@ -98,31 +150,35 @@ def _label_of(path, known):
     return found
 
 
-def _scores(path, inputs):
-    detector = Detector(path, backend="onnxruntime", say=lambda line: None)
+def _verdicts(path, inputs, votes=None):
+    """Path -> verdict, and the seconds it took."""
+    detector = Detector(path, votes=votes, backend="onnxruntime", say=lambda line: None)
     start = time.perf_counter()
-    found = {r.path: r.score for r in detector.stream(inputs)}
+    found = {r.path: r for r in detector.stream(inputs)}
     return found, time.perf_counter() - start
 
 
-def _quantized(path, pipeline, inputs):
+def _quantized(path, views, inputs):
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(quantization.CalibrationDataReader):
-        """One image at a time, as the network sees it."""
+        """One view at a time, as the network sees it."""
 
         def __init__(self):
-            self.items = iter(inputs)
+            self.items = self.each()
 
-        def get_next(self):
-            for _, file in self.items:
+        def each(self):
+            for key, file in inputs:
                 try:
-                    return {onnx_export.INPUT: pipeline(images.decode(file))[None]}
+                    yield from views(images.decode(file), key)
                 except images.ImageError:
                     continue
-            return None
+
+        def get_next(self):
+            view = next(self.items, None)
+            return None if view is None else {onnx_export.INPUT: view[None]}
 
     with tempfile.TemporaryDirectory() as folder:
         newer, ready, made = (str(Path(folder) / n) for n in ("newer.onnx", "ready.onnx", "made.onnx"))

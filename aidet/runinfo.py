@@ -13,8 +13,8 @@ from .errors import UserError
 
 NAME, FORMAT = "run.json", 1
 OPTIONS = (
-    "votes", "vote", "fuse", "views", "flips", "stability", "early_exit", "seed", "threshold", "unsure", "on_error",
-    "images",
+    "votes", "vote", "fuse", "views", "flips", "stability", "early_exit", "cascade", "seed", "threshold", "unsure",
+    "on_error", "images",
 )  # fmt: skip
 # The VIP Cup 2022 gave an hour for 5,000 images; other contests are of that order.
 CONTEST_IMAGES, CONTEST_SECONDS = 5000, 3600

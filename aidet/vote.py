@@ -297,6 +297,13 @@ class Views:
         """
         return [make() for make in self.later(image, key)]
 
+    def lines(self):
+        """What the views are made by: pipeline lines, or the name of the grid; set of str."""
+        if self.kind in GRIDS:
+            return {self.kind}
+        made = [self.first] * (self.kind == "random") + [self.others] * (self.others is not None)
+        return {line.text for line in made}
+
     def later(self, image, key):
         """The views as functions that make them, each at most once: list of callables without arguments."""
         if self.kind in GRIDS:

@@ -3,8 +3,11 @@
     python bench/infer.py [--files 500] [--vip 5000] [--cifake DIR] [--small]
                           [--detector A.ckpt --labels CSV|DIR [--only-detector]]
 
-Same weights (random, made by this script), same files, same number of threads (all CPUs of this process). Contenders
-take turns on slices of the files, so that a disturbance meets both. Loading of models is not counted except where said.
+Same weights (random, made by this script, the boundary moved between the images so that both decisions occur), same
+files, same number of threads (all CPUs of this process). Contenders take turns on slices of the files, so that a
+disturbance meets all. "early exit" and "cascade" are the options of infer.py that keep the decisions and not the
+scores; the eight-bit model of the cascade is calibrated on images of its own. Loading of models is not counted except
+where said.
 The eight-bit rows need a trained detector and labelled images (--detector, --labels) to say what accuracy it costs;
 without them they compare speed and decisions of the random ResNet-18.
 """
@@ -50,8 +53,11 @@ def make_images(folder, count, sizes=(200, 1200), seed=0):
     return sorted(folder.iterdir(), key=lambda p: int(p.stem))
 
 
-def make_models(folder):
-    """Hugging Face folders with random weights, and our checkpoints converted from them."""
+def make_models(folder, paths):
+    """Hugging Face folders with random weights, and our checkpoints converted from them.
+
+    Half of the images in ``paths`` are on each side of the boundary: equal decisions would say little otherwise.
+    """
     # torchvision's wheel is built for CUDA and registers operators that a CPU torch does not have; nothing uses them.
     sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
     import torch
@@ -74,11 +80,12 @@ def make_models(folder):
             if isinstance(module, torch.nn.BatchNorm2d):
                 torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
         where = folder / name
-        net.eval().save_pretrained(where)
         processor = transformers.ViTImageProcessor(
             size={"height": 224, "width": 224}, resample=2, image_mean=mean, image_std=std
         )
         processor.save_pretrained(where)
+        balance(net.eval(), processor, paths)
+        net.save_pretrained(where)
         ckpt = folder / f"{name}.ckpt"
         subprocess.run(
             [sys.executable, "-m", "convert", where, ckpt, "--verify", "none"],
@@ -96,6 +103,19 @@ def make_models(folder):
     return made
 
 
+def balance(net, processor, paths):
+    """Move the last bias so that the boundary lies between the two images in the middle."""
+    import torch
+    from PIL import Image
+
+    last = [m for m in net.modules() if isinstance(m, torch.nn.Linear)][-1]
+    with torch.inference_mode():
+        seen = [net(**processor(Image.open(p).convert("RGB"), return_tensors="pt")).logits[0] for p in paths]
+    with torch.no_grad():
+        gaps = sorted(float(z[1] - z[0]) for z in seen)
+        last.bias[1] -= (gaps[(len(gaps) - 1) // 2] + gaps[(len(gaps) - 1) // 2 + 1]) / 2
+
+
 def in_turns(paths, contenders, slices=5):
     """Seconds of each contender over all files, and its results; they alternate on slices."""
     seconds, results = [0.0] * len(contenders), [[] for _ in contenders]
@@ -108,8 +128,8 @@ def in_turns(paths, contenders, slices=5):
     return seconds, results
 
 
-def against_pipeline(name, hub, ckpt, paths):
-    """(a): transformers.pipeline on the same files."""
+def against_pipeline(name, hub, ckpt, paths, small=None):
+    """(a): transformers.pipeline on the same files; with an eight-bit model the cascade, too."""
     import transformers
 
     from aidet import Detector
@@ -124,17 +144,33 @@ def against_pipeline(name, hub, ckpt, paths):
     def ours(some):
         return [r.prob for r in detector.score(some)]
 
-    theirs(paths[:8]), ours(paths[:8])
-    (t, o), (p, q) = in_turns(paths, (theirs, ours))
-    same = sum((a > 0.5) == (b > 0.5) for a, b in zip(p, q)) / len(p)
+    contenders = [theirs, ours]
+    if small:
+        cascade = Detector(ckpt, cascade=small, backend="onnxruntime")
+        contenders.append(lambda some: [r.prob for r in cascade.score(some)])
+    for contender in contenders:
+        contender(paths[:8])
+    (t, o, *c), (p, q, *r) = in_turns(paths, contenders)
+    same = agreement(p, q, 0.5)
     worst = max(abs(a - b) for a, b in zip(p, q))
     note = f"decisions equal {same:.4f}, largest difference of probability {worst:.1e}"
     yield {"what": "(a) transformers.pipeline", "model": name, "value": len(paths) / t, "unit": "images/s"}
     yield {"what": "(a) aidet", "model": name, "value": len(paths) / o, "unit": "images/s"}
     yield {"what": "(a) ratio", "model": name, "value": t / o, "unit": "x", "target": ">= 2", "note": note}
+    if small:
+        note = (
+            f"decisions equal {agreement(p, r[0], 0.5):.4f}, {cascade.twice.value} of {len(paths)} images scored twice"
+        )
+        shared = {"model": name, "unit": "x", "target": ">= 2", "note": note}
+        yield {"what": "(a) ratio, cascade", "value": t / c[0], **shared}
 
 
-def against_loop(hub, ckpt, paths, votes=7):
+def agreement(p, q, threshold=0):
+    """Share of equal decisions."""
+    return sum((a > threshold) == (b > threshold) for a, b in zip(p, q)) / len(p)
+
+
+def against_loop(hub, ckpt, paths, small, votes=7):
     """(b): one file at a time, one view at a time in PyTorch, as the seed project does."""
     import numpy as np
     import torch
@@ -144,8 +180,11 @@ def against_loop(hub, ckpt, paths, votes=7):
     from aidet import Detector
 
     net = transformers.ResNetForImageClassification.from_pretrained(hub).eval()
-    detector = Detector(ckpt, votes=votes, vote="hard", backend="onnxruntime")
-    views = detector.models[0].views
+    ways = {"": {}, ", early exit": {"early_exit": True}, ", cascade": {"cascade": small}}
+    ways[", both"] = {"early_exit": True, "cascade": small}
+    shared = {"votes": votes, "vote": "hard", "backend": "onnxruntime"}
+    detectors = {what: Detector(ckpt, **shared, **more) for what, more in ways.items()}
+    views = detectors[""].models[0].views
 
     @torch.inference_mode()
     def theirs(some):
@@ -156,15 +195,19 @@ def against_loop(hub, ckpt, paths, votes=7):
             found.append(int(np.mean(ones) > 0.5))
         return found
 
-    def ours(some):
-        return [r.label for r in detector.score(some)]
+    def ours(detector):
+        return lambda some: [r.label for r in detector.score(some)]
 
-    theirs(paths[:2]), ours(paths[:2])
-    (t, o), (p, q) = in_turns(paths, (theirs, ours))
-    note = f"decisions equal {sum(a == b for a, b in zip(p, q)) / len(p):.4f}"
-    yield {"what": f"(b) PyTorch loop, {votes} votes", "model": "resnet18", "value": len(paths) / t, "unit": "images/s"}
-    yield {"what": f"(b) aidet, {votes} votes", "model": "resnet18", "value": len(paths) / o, "unit": "images/s"}
-    yield {"what": "(b) ratio", "model": "resnet18", "value": t / o, "unit": "x", "target": ">= 3", "note": note}
+    contenders = [theirs, *map(ours, detectors.values())]
+    for contender in contenders:
+        contender(paths[:2])
+    (t, *o), (p, *q) = in_turns(paths, contenders)
+    name = {"model": "resnet18"}
+    yield {"what": f"(b) PyTorch loop, {votes} votes", **name, "value": len(paths) / t, "unit": "images/s"}
+    yield {"what": f"(b) aidet, {votes} votes", **name, "value": len(paths) / o[0], "unit": "images/s"}
+    for what, seconds, found in zip(detectors, o, q):
+        note = f"decisions equal {agreement(p, found):.4f}"
+        yield {"what": f"(b) ratio{what}", **name, "value": t / seconds, "unit": "x", "target": ">= 3", "note": note}
 
 
 class Run:
@@ -308,11 +351,13 @@ def engines(args, folder):
     )
     yield {"what": "--help", "value": help_, "unit": "s", "target": "< 1"}
     paths = make_images(folder / "mixed", args.files)
-    models = make_models(folder)
-    for name, (hub, ckpt) in models.items():
-        yield from against_pipeline(name, hub, ckpt, paths)
+    models = make_models(folder, paths[::8])
     hub, ckpt = models["resnet18"]
-    yield from against_loop(hub, ckpt, paths[: max(10, args.files // 5)])
+    make_images(folder / "calibration", 2 * args.quantised, seed=2)
+    small = eight_bit_model(folder, ckpt, folder / "calibration", None, args.quantised)[0]
+    for name, (hub_, ckpt_) in models.items():
+        yield from against_pipeline(name, hub_, ckpt_, paths, small if ckpt_ == ckpt else None)
+    yield from against_loop(hub, ckpt, paths[: max(10, args.files // 5)], small)
     peaks = ceiling()
     peak = max(peaks.values())
     note = ", ".join(f"{name} {value:.0f}" for name, value in peaks.items())
@@ -367,15 +412,20 @@ def flat(folder, images):
     yield {**common, "what": "rate late / early", "value": q / r, "unit": "x", "target": ">= 0.9"}
 
 
-def eight_bits(folder, detector, images, labels, limit):
-    """ONNX Runtime's eight bits against the same network in float32: speed, and with labels what accuracy it costs."""
+def eight_bit_model(folder, detector, images, labels, limit):
+    """The eight-bit model, the float32 one, and what :func:`aidet.quantize.quantize` found."""
     from aidet import exporter, quantize
 
-    name = Path(detector).stem
     exporter.export(detector, "onnx", folder / "q")
-    plain = folder / "q" / f"{name}.onnx"
+    plain = folder / "q" / f"{Path(detector).stem}.onnx"
     found = quantize.quantize(plain, images, labels, limit)
-    small = plain.with_name(found["file"])
+    return plain.with_name(found["file"]), plain, found
+
+
+def eight_bits(folder, detector, images, labels, limit):
+    """ONNX Runtime's eight bits against the same network in float32: speed, and with labels what accuracy it costs."""
+    name = Path(detector).stem
+    small, plain, found = eight_bit_model(folder, detector, images, labels, limit)
     note = (
         f"{found['decisions_changed']:.2%} of the decisions on {found['images']} images changed; calibrated on others"
     )

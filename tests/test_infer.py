@@ -12,33 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from infer_tools import make_model
 from PIL import Image
 
 import infer
-from aidet import Detector, backends, ckpt, default, files, models, output, runtime
+from aidet import Detector, backends, ckpt, default, files, output
 from aidet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-LINES = {
-    "size": 32,
-    "channels": 3,
-    "transform": "decode | resize(40) | center_crop(32) | normalize(half)",
-    "views": "decode | random_crop(32) | hflip | normalize(half)",
-}
-
-
-def make_model(path, seed=1, order=("real", "generated"), **facts):
-    """A tiny network with large random weights, so that its scores differ between images and views."""
-    runtime.setup(seed=seed)
-    net = models.create("testing", num_classes=len(order))
-    rng = np.random.default_rng(seed)
-    arrays = {p.name: p.asnumpy() for p in net.get_parameters()}
-    # Rows of the classifier that sum to 0: scores of random images fall on both sides.
-    weight = rng.normal(0, 4, arrays["classifier.weight"].shape).astype(np.float32)
-    arrays["classifier.weight"] = weight - weight.mean(axis=1, keepdims=True)
-    sidecar = {"architecture": "testing", "arguments": {"num_classes": len(order)}, "num_outputs": len(order)}
-    sidecar.update(classes=list(order), class_order=list(order), input=LINES, threshold=None)
-    return ckpt.save(arrays, path, {**sidecar, **facts}) and path
 
 
 def test_calibration_moves_the_boundary_and_keeps_the_order(tmp_path, photo):

@@ -1,0 +1,114 @@
+"""infer.py --cascade: eight bits first, the checkpoint where it is close, and the checkpoint's decisions."""
+
+import json
+
+import numpy as np
+import pytest
+from infer_tools import make_model
+from PIL import Image
+
+import export
+import infer
+from aidet import Detector, quantize
+from aidet.errors import UserError
+
+SETTINGS = [{}, {"votes": 5}, {"votes": 5, "vote": "hard"}, {"votes": 5, "unsure": (0.4, 0.6), "early_exit": True}]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A checkpoint, its eight-bit model, and images that neither was calibrated on."""
+    folder = tmp_path_factory.mktemp("cascade")
+    path = make_model(folder / "a.ckpt", calibration={"scale": 0.5, "offset": 0.4})
+    rng = np.random.default_rng(0)
+    for name, count in (("calibration", 40), ("images", 60)):
+        (folder / name).mkdir()
+        for i in range(count):
+            small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+            small.resize((50, 60), Image.Resampling.BICUBIC).save(folder / name / f"{i}.png")
+    flags = ["--ckpt", path, "--format", "onnx", "--out", folder, "--int8", folder / "calibration"]
+    assert not export.run([str(f) for f in flags])
+    return path, folder / "a_int8.onnx", sorted((folder / "images").iterdir())
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_cascade_decides_as_the_checkpoint_does(pair, settings):
+    path, small, files = pair
+    exact, eight = (Detector(p, **settings).score(files) for p in (path, small))
+    cascade = Detector(path, cascade=small, **settings)
+    found = cascade.score(files)
+    assert [(r.label, r.decision) for r in found] == [(r.label, r.decision) for r in exact]
+    assert 0 < cascade.twice.value < len(files)
+    if settings.get("early_exit"):
+        return  # the first network looks at more views than it would alone, for its margin
+    # Each row is one network's, whole; the checkpoint's as often as was counted.
+    views = [[r.views["a" if some is not eight else "a_int8"] for r in some] for some in (found, exact, eight)]
+    slow = sum(f == e for f, e, _ in zip(*views))
+    quick = sum(f == q for f, _, q in zip(*views))
+    assert (slow, quick) == (cascade.twice.value, len(files) - cascade.twice.value)
+
+
+def test_a_cascade_trusts_the_first_network_no_further_than_its_margin(pair, monkeypatch):
+    path, small, files = pair
+    exact = Detector(path, votes=3).score(files)
+    cascade = Detector(path, votes=3, cascade=small)
+    margin, plain = cascade.margin, cascade.first.run
+    assert cascade.models[0].scale * margin == pytest.approx(
+        quantize.margin_of(cascade.first.backend, small, cascade.models[0].views)
+    )
+    errors = np.random.default_rng(0)
+    changed = []
+
+    def worse(views):  # as far off as the margin allows, this way or that
+        changed.append(cascade.models[0].run(views) + margin * errors.choice([-1, 1], len(views)))
+        return changed[-1]
+
+    monkeypatch.setattr(cascade.first, "run", worse)
+    assert [r.label for r in cascade.score(files)] == [r.label for r in exact]
+    assert changed and 0 < cascade.twice.value < len(files)
+    # What is no number settles nothing: the checkpoint decides.
+    monkeypatch.setattr(cascade.first, "run", lambda views: np.full(len(views), np.nan))
+    before = cascade.twice.value
+    assert [r.score for r in cascade.score(files)] == [r.score for r in exact]
+    assert cascade.twice.value == before + len(files) and plain is not worse
+
+
+def test_a_cascade_from_the_command_line(pair, tmp_path, capsys):
+    path, small, files = pair
+    flags = ["--ckpt", path, "--images", files[0].parent, "--votes", 3, "--unsure", "0.3,0.7"]
+    assert infer.run([str(f) for f in (*flags, "--out", tmp_path / "full")]) == 0
+    capsys.readouterr()
+    assert infer.run([str(f) for f in (*flags, "--out", tmp_path / "fast", "--cascade", small)]) == 0
+    said = capsys.readouterr().out
+    assert (tmp_path / "fast/result.txt").read_bytes() == (tmp_path / "full/result.txt").read_bytes()
+    found = json.loads((tmp_path / "fast/run.json").read_text())
+    twice = found["processes"][0]["scored_twice"]
+    assert 0 < twice < 60 and f"{twice} of 60 images were close" in said
+    assert (
+        found["options"]["cascade"]
+        and json.loads((tmp_path / "full/run.json").read_text())["options"]["cascade"] is None
+    )
+
+
+@pytest.mark.parametrize(
+    "settings, text",
+    [
+        ({"cascade": "{folder}/a.onnx"}, "states no margin"),
+        ({"cascade": "{folder}/a.ckpt"}, "must be an .onnx"),
+        ({"cascade": "{folder}/a_int8.onnx", "views": "native", "votes": 3}, "measured with views"),
+        ({"cascade": "{folder}/nowhere.onnx"}, "does not exist|nowhere.onnx"),
+        ({"cascade": "{folder}/a_int8.onnx", "stability": True}, "no stability mode"),
+        ({"cascade": "{folder}/a_int8.onnx", "backend": "mindspore"}, "runs on mindspore"),
+    ],
+    ids=str,
+)
+def test_what_is_no_cascade_is_one_line(pair, settings, text):
+    path, _, _ = pair
+    settings = {k: v.format(folder=path.parent) if isinstance(v, str) else v for k, v in settings.items()}
+    with pytest.raises(UserError, match=text):
+        Detector(path, **settings)
+
+
+def test_a_cascade_of_other_weights_is_refused(pair, tmp_path):
+    with pytest.raises(UserError, match="was not made from"):
+        Detector(make_model(tmp_path / "b.ckpt", seed=2), cascade=pair[1])
