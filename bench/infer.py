@@ -400,16 +400,20 @@ def flat(folder, images):
     """Memory and rate early and late in a large folder."""
     subprocess.run([sys.executable, "-c", _TINY, folder / "tiny.ckpt"], cwd=ROOT, check=True)
     Run(folder / "tiny.ckpt", folder / "few", folder / "o4")  # makes the graph, which needs MindSpore and its memory
-    done = Run(folder / "tiny.ckpt", images, folder / "o2")
-    with open(folder / "o2" / "scores.csv", encoding="utf-8") as file:
+    # Three times: within the minute that one takes, a machine that others use, too, changes its own pace by a fifth.
+    runs = [Run(folder / "tiny.ckpt", images, folder / f"flat{i}") for i in range(3)]
+    with open(folder / "flat0" / "scores.csv", encoding="utf-8") as file:
         rows = sum(1 for _ in file) - 1
-    (m, r), (n, q) = done.between(0.1, 0.3), done.between(0.75, 0.95)
+    ends = [(done.between(0.1, 0.3), done.between(0.75, 0.95)) for done in runs]
     common = {"model": "testing"}
-    rate = rows / done.seconds
+    rate = rows / min(done.seconds for done in runs)
     yield {**common, "what": f"{rows} CIFAKE files", "value": rate, "unit": "images/s", "note": "whole command line"}
-    note = f"{m:.0f} MB early, {n:.0f} MB late; peak {done.peak:.0f} MB"
+    (m, _), (n, _) = max(ends, key=lambda end: end[1][0] / end[0][0])
+    note = f"{m:.0f} MB early, {n:.0f} MB late; peak {max(done.peak for done in runs):.0f} MB; the worst of three runs"
     yield {**common, "what": "memory late / early", "value": n / m, "unit": "x", "target": "< 1.05", "note": note}
-    yield {**common, "what": "rate late / early", "value": q / r, "unit": "x", "target": ">= 0.9"}
+    ratios = sorted(late[1] / early[1] for early, late in ends)
+    note = "median of " + ", ".join(f"{ratio:.3f}" for ratio in ratios)
+    yield {**common, "what": "rate late / early", "value": ratios[1], "unit": "x", "target": ">= 0.9", "note": note}
 
 
 def eight_bit_model(folder, detector, images, labels, limit):
@@ -484,7 +488,7 @@ def run(argv):
                     "yes" if (row["value"] >= float(limit) if ">" in sign else row["value"] < float(limit)) else "no"
                 )
             row["value"] = f"{row['value']:.4g}"
-            rows.append({**row, "load": f"{os.getloadavg()[0]:.1f}", **about})
+            rows.append({"model": "", **row, "load": f"{os.getloadavg()[0]:.1f}", **about})
             print({k: v for k, v in rows[-1].items() if k not in about}, flush=True)
     if not args.small:
         table = ROOT / "results" / "infer.csv"
