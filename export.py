@@ -53,7 +53,11 @@ def report_int8(path, args):
     print(
         f"wrote {path.with_name(found['file'])}: on {found['images']} images kept out of calibration, "
         f"mean change of score {found['score_change']:.3g}, decisions changed {found['decisions_changed']:.2%}, "
-        f"{found['speedup']:.2f} times as fast; margin of a view's score {found['margin']:.3g}"
+        f"{found['speedup']:.2f} times as fast"
+    )
+    print(
+        f"for infer.py --cascade: margin of a view's score {found['margin']:.3g}, {found['scored_twice']:.0%} of these "
+        f"images scored twice, {found['cascade_speedup']:.2f} times as fast as float32 alone"
     )
     if "balanced_accuracy" in found:
         print(f"balanced accuracy {found['balanced_accuracy']:.4f}, int8 {found['balanced_accuracy_int8']:.4f}")

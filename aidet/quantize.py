@@ -38,7 +38,8 @@ def quantize(path, where, labels=None, limit=CALIBRATION):
     dict
         ``file``, ``images`` (compared), ``score_change`` (mean absolute), ``decisions_changed`` (share), ``speedup``,
         ``margin`` (1.5 times the largest change of a single view's score, which the file states for
-        ``infer.py --cascade``), and with labels ``balanced_accuracy`` and ``balanced_accuracy_int8``.
+        ``infer.py --cascade``), ``cascade_speedup`` and ``scored_twice`` (share) of that, and with labels
+        ``balanced_accuracy`` and ``balanced_accuracy_int8``.
 
     Raises
     ------
@@ -59,16 +60,18 @@ def quantize(path, where, labels=None, limit=CALIBRATION):
     model = _quantized(path, views, calibrating)
     onnx_export.describe(model, facts)
     onnx_export.save(model, target)
-    before, slow = _verdicts(path, comparing)
-    after, fast = _verdicts(target, comparing)
+    before, slow, _ = _verdicts(path, comparing)
+    after, fast, _ = _verdicts(target, comparing)
     found = _compared(*({k: r.score for k, r in some.items()} for some in (before, after)), known)
-    pairs = zip(*(_verdicts(p, comparing, votes)[0].values() for p in (path, target)))
+    pairs = zip(*(_verdicts(p, comparing, votes=votes)[0].values() for p in (path, target)))
     margin = MARGIN * max(_change(x, y) for x, y in pairs if x.ok and y.ok)
     about = {"calibration_images": len(calibrating), "compared_images": found["images"]}
     about.update(margin=margin, views=sorted(views.lines()))
     onnx_export.stamp(model, STAMP, json.dumps(about))
     onnx_export.save(model, target)
-    return {"file": target.name, "speedup": slow / fast, "margin": margin, **found}
+    _, both, twice = _verdicts(path, comparing, cascade=target)
+    found.update(speedup=slow / fast, margin=margin, cascade_speedup=slow / both, scored_twice=twice / len(comparing))
+    return {"file": target.name, **found}
 
 
 def margin_of(session, path, views):
@@ -150,12 +153,12 @@ def _label_of(path, known):
     return found
 
 
-def _verdicts(path, inputs, votes=None):
-    """Path -> verdict, and the seconds it took."""
-    detector = Detector(path, votes=votes, backend="onnxruntime", say=lambda line: None)
+def _verdicts(path, inputs, **settings):
+    """Path -> verdict, the seconds it took, and how many images a cascade scored twice."""
+    detector = Detector(path, backend="onnxruntime", say=lambda line: None, **settings)
     start = time.perf_counter()
     found = {r.path: r for r in detector.stream(inputs)}
-    return found, time.perf_counter() - start
+    return found, time.perf_counter() - start, detector.twice.value
 
 
 def _quantized(path, views, inputs):

@@ -316,6 +316,7 @@ def test_int8_is_calibrated_compared_and_served(model, tmp_path, photo, capsys):
     assert call(*flags, "--int8", tmp_path / "set", "--labels", tmp_path / "set") == 0
     said = capsys.readouterr().out
     assert "on 12 images kept out of calibration" in said and "balanced accuracy" in said
+    assert "for infer.py --cascade: margin of a view's score" in said
     files = sorted((tmp_path / "set").glob("*/*.png"))
     exact, small = (Detector(tmp_path / f"a{end}.onnx").score(files) for end in ("", "_int8"))
     change = np.array([a.score - b.score for a, b in zip(exact, small)])
