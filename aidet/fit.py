@@ -325,7 +325,7 @@ class Run:
     # --- the run ---------------------------------------------------------------------------------------------------
     def _build(self):
         """Compile-time objects: optimizer, loss, step, loaders."""
-        from . import optim, steps
+        from . import depthwise, optim, steps
 
         config = self.config
         self.optimizer = optim.create(config, self.net)
@@ -338,6 +338,9 @@ class Run:
 
             self.teachers = Teachers(config.distill, dataset.pipeline(self.text), self.class_order, self.device)
             loss = steps.Distilled(loss, self.teachers.temperature, self.teachers.alpha, self.num_classes == 1)
+        graph = config.mode == 0  # else operations run one by one
+        if graph and self.device == "CPU" and config.amp_level == "O0" and not config.amp_cast_list:
+            depthwise.speed_up(self.net)
         self.ema = steps.Ema(self.tensors, config.ema_decay) if config.ema else None
         clip = config.clip_value if config.clip_grad else None
         cast = steps.mixed_precision(self.net, config.amp_level, config.amp_dtype, self.device, config.amp_cast_list)
@@ -349,7 +352,6 @@ class Run:
             self.apply = steps.ApplyStep(self.gradient, self.optimizer, clip, self.world, self.ema)
             self.cells = [self.gradient, self.apply]
         else:
-            graph = config.mode == 0  # else operations run one by one, idle ones too
             filler = steps.filler(self.device, self.world, len(self.optimizer.parameters)) if graph else 0
             self.step = steps.TrainStep(
                 cast, loss, self.optimizer, distilled, clip, self.world, self.ema, scaled=self.scale != 1.0,

@@ -76,7 +76,12 @@ def create(name, **arguments):
             raise UserError(nearest(name, names(), "architecture"))
         import mindcv
 
-        return mindcv.create_model(name, **arguments)
+        try:
+            return mindcv.create_model(name, **arguments)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise UserError(f"architecture {name!r}: {error}; leave it out") from None
     taken = inspect.signature(factory)
     try:
         taken.bind(**arguments)
