@@ -100,6 +100,8 @@ def margin_of(session, path, views):
     try:
         about = json.loads(session.metadata()[STAMP])
         margin, measured = float(about["margin"]), about["views"]
+        if not 0 <= margin < np.inf:
+            raise ValueError(margin)
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{str(path)!r} states no margin; make it with: export.py --format onnx --int8 DIR") from None
     other = sorted(views.lines() - set(measured))

@@ -20,7 +20,11 @@ from aidet import cli, files  # noqa: E402 - the repository's root comes first o
 from aidet.errors import UserError  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- end -->)", re.S)
-PAGES = ("README.md", "README_CN.md", *(f"docs/{name}.md" for name in ("convert", "evaluate", "infer", "train")))
+PAGES = (
+    "README.md",
+    "README_CN.md",
+    *(f"docs/{name}.md" for name in ("convert", "evaluate", "infer", "recipes", "train")),
+)
 HIDDEN = {"commit", "versions", "device", "command", "date", "load", "sha256"}  # kept in the CSV, too wide for a page
 
 

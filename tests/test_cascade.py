@@ -109,6 +109,16 @@ def test_what_is_no_cascade_is_one_line(pair, settings, text):
         Detector(path, **settings)
 
 
+@pytest.mark.parametrize("value", ["", "[]", "{}", '{"margin": NaN, "views": []}', '{"margin": -1, "views": []}'])
+def test_a_damaged_margin_is_none(pair, value):
+    class Session:
+        def metadata(self):
+            return {quantize.STAMP: value}
+
+    with pytest.raises(UserError, match="states no margin"):
+        quantize.margin_of(Session(), "a_int8.onnx", Detector(pair[0]).models[0].views)
+
+
 def test_a_cascade_of_other_weights_is_refused(pair, tmp_path):
     with pytest.raises(UserError, match="was not made from"):
         Detector(make_model(tmp_path / "b.ckpt", seed=2), cascade=pair[1])
