@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "bench"))  # last: its convert.py is no package
+import common  # noqa: E402
 import tables  # noqa: E402
 
 PAGES = [ROOT / "README.md", ROOT / "README_CN.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,3 +29,10 @@ def test_files_that_a_page_names_exist(page):
     named = re.findall(r"`((?:mindcv_cfg|results|bench|convert|aidet|data|tests|requirements)/[\w./-]*\w)`", text)
     missing = [name for name in named if not (ROOT / name).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("row", common.rows(ROOT / "results" / "recipes.csv"), ids=lambda row: row["recipe"])
+def test_a_recipe_says_in_its_header_what_was_measured(row):
+    header = (ROOT / "mindcv_cfg" / f"{row['recipe']}.yaml").read_text(encoding="utf-8").partition("\nbatch_size")[0]
+    assert f"AUC {row['AUC'].split()[0]} on 894 test images" in header
+    assert f"epoch{'s' * (row['epochs'] != '1')} of {row['seconds an epoch']} s" in header
