@@ -49,7 +49,7 @@ PLAN = {
     "convnext_tiny_finetune": {"limit": 100, **SHORT},
     "efficientnet_b6_fake_or_real": {"epoch_size": 1, "limit": 15, "warmup_epochs": 0.2, "batch_size": 2},
     "vipcup_convnext_tiny": {"epoch_size": 1, "limit": 15, "warmup_epochs": 0.2, "batch_size": 2},
-    "distill_efficientnet_b0": {"epoch_size": 1, "batch_size": 8},
+    "distill_efficientnet_b0": {"epoch_size": 1, "limit": 60, "batch_size": 8},
 }  # fmt: skip
 
 
