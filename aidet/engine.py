@@ -1,6 +1,5 @@
 """The detector: from files to one record each, in their order, with memory that does not grow with their number."""
 
-import functools
 import os
 import threading
 from collections import deque
@@ -269,8 +268,7 @@ class Detector:
         except images.ImageError as error:
             return key, None, str(error)
         if self.one_by_one:
-            # Kept, as both networks of a cascade may look at one.
-            return key, [functools.cache(make) for make in self.models[0].views.later(image, key)], None
+            return key, self.models[0].views.later(image, key), None
         return key, [m.prepare(image, key, self.stability) for m in self.models], None
 
     def _score(self, prepared):

@@ -313,10 +313,10 @@ class Views:
             if self.kind == "random":
                 lines[0] = self.first
             made = [functools.partial(self._drawn, line, image, key, k) for k, line in enumerate(lines)]
-        if not self.flips:
-            return made
-        kept = [functools.cache(make) for make in made]
-        return kept + [functools.partial(_mirrored, make) for make in kept]
+        made = [functools.cache(make) for make in made]
+        if self.flips:
+            made += [functools.cache(functools.partial(_mirrored, make)) for make in made]
+        return made
 
     def _drawn(self, line, image, key, number):
         return line(image, transforms.generator(self.seed, key, number) if line.random else None)

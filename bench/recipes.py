@@ -53,13 +53,13 @@ PLAN = {
 }  # fmt: skip
 
 
-def chosen(labels, splits, limit=None, left_out=()):
+def chosen(labels, splits, limit=None):
     """Rows of some splits with absolute paths; of each generator or source the first ``limit`` of a split."""
     base = Path(labels).resolve().parent
     counts, rows = {}, []
     for row in records.read_table(labels, "labels")[0]:
         key = row["split"], row["generator"]
-        if row["split"] in splits and row["generator"] not in left_out:
+        if row["split"] in splits:
             counts[key] = counts.get(key, 0) + 1
             if limit is None or counts[key] <= limit or row["split"] != "train":
                 rows.append({**row, "path": str(base / row["path"])})
@@ -143,7 +143,8 @@ def measure(recipe, options):
         known = ", ".join(map(str, teachers(options.labels, work)))
         changes["distill"] = f"{{teachers: [{known}], temperature: 2, alpha: 0.7, combine: max}}"
         shown += ", 2 teachers"
-    out = train(recipe, rows, work, changes, LAYOUTS.get(recipe, as_table))
+    layout = LAYOUTS.get(recipe, as_table)
+    out = train(recipe, rows, work, changes, layout)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
     with open(out / "log.csv", encoding="utf-8", newline="") as file:
         log = list(csv.DictReader(file))
@@ -152,8 +153,8 @@ def measure(recipe, options):
     }
     one = found[1]["test"]
     # ArtiFact has no splits: the recipe holds out a tenth of all.
-    held_out = len(rows) // 10 if recipe in LAYOUTS and LAYOUTS[recipe] is as_artifact else None
-    trained = sum(r["split"] == "train" for r in rows) if held_out is None else len(rows) - held_out
+    tenth = layout is as_artifact
+    trained = len(rows) - len(rows) // 10 if tenth else sum(r["split"] == "train" for r in rows)
     return dict(zip(COLUMNS, (
         recipe, shown, trained, len(log),
         round(sum(float(r["seconds"]) for r in log) / len(log)), peak,
