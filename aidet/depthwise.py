@@ -88,7 +88,7 @@ class Depthwise(nn.Conv2d):
 
 
 def _geometry(size, kernel, stride, edges):
-    """((top, bottom, left, right), (ho, wo), rows of output in a product; 0: convolve)."""
+    """((top, bottom, left, right), (ho, wo), rows of a product, 0: convolve; step, reach): see :func:`_plan`."""
     if edges is None:
         want = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride)]
         edges = (want[0] // 2, want[0] - want[0] // 2, want[1] // 2, want[1] - want[1] // 2)
@@ -97,7 +97,9 @@ def _geometry(size, kernel, stride, edges):
         rows = out[0]
     else:
         rows = 2 if tuple(stride) == (1, 1) and out[0] % 2 == 0 and size[1] <= WIDE else 0
-    return edges, out, rows
+    step = rows * stride[0]
+    reach = 0 if rows in (0, out[0]) else -(-((rows - 1) * stride[0] + kernel[0]) // step)
+    return edges, out, rows, step, reach
 
 
 @constexpr
@@ -107,11 +109,9 @@ def _plan(size, kernel, stride, edges):
     Bands of ``rows`` output rows start every ``step`` input rows and reach over ``reach`` such steps (0: the whole
     map); ``top`` and ``below`` are the rows of zeros that this needs.
     """
-    edges, (ho, wo), rows = _geometry(size, kernel, stride, edges)
-    if rows in (0, ho):
+    edges, (ho, wo), rows, step, reach = _geometry(size, kernel, stride, edges)
+    if reach == 0:
         return ho, wo, rows, 0, 0, 0, 0
-    step = rows * stride[0]
-    reach = -(-((rows - 1) * stride[0] + kernel[0]) // step)
     below = (reach - 1 + ho // rows) * step - edges[0] - size[0]
     return ho, wo, rows, reach, edges[0], max(0, below), step
 
@@ -119,12 +119,10 @@ def _plan(size, kernel, stride, edges):
 @constexpr
 def _taps(size, kernel, stride, edges):
     """The constant matrix, kernel places x (input places * output places) of a product: 1 where a tap connects them."""
-    edges, (ho, wo), rows = _geometry(size, kernel, stride, edges)
-    whole = rows == ho
-    step = rows * stride[0]
-    height = size[0] if whole else -(-((rows - 1) * stride[0] + kernel[0]) // step) * step
+    edges, (ho, wo), rows, step, reach = _geometry(size, kernel, stride, edges)
     # Rows of a band are counted from the first padded one, rows of the whole map from the first real one.
-    down = _line(kernel[0], stride[0], edges[0] if whole else 0, height, rows)
+    above, height = (0, reach * step) if reach else (edges[0], size[0])
+    down = _line(kernel[0], stride[0], above, height, rows)
     along = _line(kernel[1], stride[1], edges[2], size[1], wo)
     return Tensor(np.einsum("iab,jcd->ijacbd", down, along).reshape(kernel[0] * kernel[1], -1))
 
