@@ -325,7 +325,7 @@ class Run:
     # --- the run ---------------------------------------------------------------------------------------------------
     def _build(self):
         """Compile-time objects: optimizer, loss, step, loaders."""
-        from . import depthwise, optim, steps
+        from . import convolutions, optim, steps
 
         config = self.config
         self.optimizer = optim.create(config, self.net)
@@ -340,7 +340,7 @@ class Run:
             loss = steps.Distilled(loss, self.teachers.temperature, self.teachers.alpha, self.num_classes == 1)
         graph = config.mode == 0  # else operations run one by one
         if graph and self.device == "CPU" and config.amp_level == "O0" and not config.amp_cast_list:
-            depthwise.speed_up(self.net)
+            convolutions.speed_up(self.net)
         self.ema = steps.Ema(self.tensors, config.ema_decay) if config.ema else None
         clip = config.clip_value if config.clip_grad else None
         cast = steps.mixed_precision(self.net, config.amp_level, config.amp_dtype, self.device, config.amp_cast_list)

@@ -75,7 +75,7 @@ def test_frameworks_are_imported_late(path):
         return  # architectures are MindSpore code; aidet.models imports them on the first create()
     if parts == ("aidet", "app", "page.py"):
         return  # the page itself; aidet.app.server imports it when the application starts
-    if parts in (("aidet", "depthwise.py"), ("aidet", "optim.py"), ("aidet", "steps.py")):
+    if parts in (("aidet", "convolutions.py"), ("aidet", "optim.py"), ("aidet", "steps.py")):
         return  # cells that are compiled, like architectures; aidet.fit imports them when a run starts
     heavy = (
         "mindspore",
