@@ -99,6 +99,29 @@ def test_few_places_give_the_convolutions_numbers_and_gradients(image, size, set
     same(plain, fast, image)
 
 
+@pytest.mark.parametrize(
+    "image, size, settings, turned",
+    [
+        ((9, 12), 3, {"pad_mode": "pad", "padding": 1}, True),
+        ((9, 12), 4, {"pad_mode": "same"}, True),
+        ((9, 12), 5, {"pad_mode": "valid"}, True),
+        ((12, 9), (2, 5), {"pad_mode": "pad", "padding": (0, 1, 4, 2)}, True),
+        ((9, 12), 2, {"pad_mode": "pad", "padding": 2}, False),  # more padding than kernel
+        ((9, 12), 3, {"pad_mode": "same", "stride": 2}, False),
+        ((9, 12), 1, {"pad_mode": "valid"}, False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+def test_the_gradient_by_the_input_as_a_convolution_is_the_same(image, size, settings, turned, bias):
+    runtime.setup("CPU", mode="graph")
+    plain, fast = (conv(size, bias, out=10, group=1, **settings) for _ in range(2))
+    names = [p.name for p in fast.get_parameters()]
+    assert convolutions.speed_up(fast) == {"depthwise": 0, "full": 1}
+    assert isinstance(fast.conv, convolutions.Turned) == turned and [p.name for p in fast.get_parameters()] == names
+    same(plain, fast, image)
+
+
 def test_only_these_convolutions_are_taken():
     def make(channels, out, group, **settings):
         return nn.Conv2d(channels, out, 3, group=group, pad_mode="same", **settings)
