@@ -11,7 +11,7 @@ less, 1.2 to 4 times for larger ones at stride 1; at stride 2, and wider than 32
 
 *Full* ones of stride 1: the gradient by the input is a convolution, too, with the kernel turned by half a circle and
 its channels exchanged, and the forward kernel is the faster one: both gradients together take .67 to .98 of the time
-(64 channels on 56x56: .78).
+(64 channels on 56x56: .78); with fewer than 16 channels it costs time.
 
 *Full* ones with few output places, which are all weights and little work, as in the last stage of a ResNet-18 at 64
 pixels: the columns under the kernel are put beside each other by a constant matrix, and one product does the rest.
@@ -26,6 +26,7 @@ from mindspore.ops import constexpr
 
 SMALL = 64  # places of the largest map that is taken whole
 FEW = 4  # output places of a full convolution that becomes one product
+MANY = 16  # fewest channels, in and out, for which the gradient by the input becomes a convolution
 WIDE = 32  # widest map that is taken two rows at a time: work for an output place and memory grow with the width
 
 
@@ -159,7 +160,7 @@ class Turned(nn.Cell):
     @staticmethod
     def fits(conv):
         """Whether a convolution of one group and no dilation can be one of these, and gains by it."""
-        if conv.stride != (1, 1) or conv.kernel_size == (1, 1):
+        if conv.stride != (1, 1) or conv.kernel_size == (1, 1) or min(conv.in_channels, conv.out_channels) < MANY:
             return False
         (kh, kw), (top, bottom, left, right) = conv.kernel_size, Turned.padding(conv)
         return max(top, bottom) < kh and max(left, right) < kw

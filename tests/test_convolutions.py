@@ -21,16 +21,16 @@ class Gradients(nn.Cell):
         return self.gradient(self.net, self.weights)(x, by)
 
 
-def conv(size, bias, out=6, group=6, **settings):
+def conv(size, bias, channels=6, out=6, group=6, **settings):
     ms.set_seed(0)
     random = {"weight_init": "normal", "bias_init": "ones"}
-    return nn.Conv2d(6, out, group=group, kernel_size=size, has_bias=bias, **random, **settings)
+    return nn.Conv2d(channels, out, group=group, kernel_size=size, has_bias=bias, **random, **settings)
 
 
 def same(plain, fast, image):
     """The two networks give the same output and the same gradients by input and weights, to rounding."""
     rng = np.random.default_rng(0)
-    x = Tensor(rng.standard_normal((3, 6, *image)).astype(np.float32))
+    x = Tensor(rng.standard_normal((3, plain.in_channels, *image)).astype(np.float32))
     want, found = plain(x).asnumpy(), fast(x).asnumpy()
     assert found.shape == want.shape
     np.testing.assert_allclose(found, want, atol=2e-6 * np.abs(want).max())
@@ -109,13 +109,14 @@ def test_few_places_give_the_convolutions_numbers_and_gradients(image, size, set
         ((9, 12), 2, {"pad_mode": "pad", "padding": 2}, False),  # more padding than kernel
         ((9, 12), 3, {"pad_mode": "same", "stride": 2}, False),
         ((9, 12), 1, {"pad_mode": "valid"}, False),
+        ((9, 12), 3, {"pad_mode": "same", "channels": 6}, False),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 def test_the_gradient_by_the_input_as_a_convolution_is_the_same(image, size, settings, turned, bias):
     runtime.setup("CPU", mode="graph")
-    plain, fast = (conv(size, bias, out=10, group=1, **settings) for _ in range(2))
+    plain, fast = (conv(size, bias, **{"channels": 16, "out": 20, "group": 1, **settings}) for _ in range(2))
     names = [p.name for p in fast.get_parameters()]
     assert convolutions.speed_up(fast) == {"depthwise": 0, "full": 1}
     assert isinstance(fast.conv, convolutions.Turned) == turned and [p.name for p in fast.get_parameters()] == names
