@@ -40,7 +40,9 @@ def table(name):
     columns = [c for c in rows[0] if c not in HIDDEN]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(row[c] for c in columns) + " |" for row in rows]
-    facts = [f"{k} {rows[-1][k]}" for k in ("device", "versions", "commit") if rows[-1].get(k)]
+    # Rows of one table may have been measured at several commits; all of them are named.
+    kinds = {k: list(dict.fromkeys(r[k] for r in rows if r.get(k))) for k in ("device", "versions", "commit")}
+    facts = [f"{k} {' / '.join(v)}" for k, v in kinds.items() if v]
     return "\n".join(lines) + "\n" + (f"\n<sub>{'; '.join(facts)}</sub>\n" if facts else "")
 
 
