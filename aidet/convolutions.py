@@ -144,7 +144,7 @@ class Turned(nn.Cell):
         around = (kh - 1 - top, kh - 1 - bottom, kw - 1 - left, kw - 1 - right)
         self.back = ops.Conv2D(conv.in_channels, (kh, kw), pad_mode="pad", pad=around)
         self.gradient = ops.GradOperation(get_all=True, sens_param=True)
-        # A product, because MindSpore's operator that reverses an axis is slow.
+        # Turning is a product with this: of each sum one factor is 1, so nothing is rounded.
         self.half_circle = Tensor(np.eye(kh * kw, dtype=np.float32)[::-1].copy())
         self.split = (conv.out_channels, conv.in_channels, kh * kw)
         self.turned = (conv.in_channels, conv.out_channels, kh, kw)
