@@ -139,7 +139,7 @@ class Turned(nn.Cell):
 
     def __init__(self, conv):
         super().__init__(auto_prefix=False)
-        (kh, kw), (top, bottom, left, right) = conv.kernel_size, self.padding(conv)
+        (kh, kw), (top, bottom, left, right) = conv.kernel_size, _fixed(conv)
         self.forward = _Operator(conv.conv2d)
         around = (kh - 1 - top, kh - 1 - bottom, kw - 1 - left, kw - 1 - right)
         self.back = ops.Conv2D(conv.in_channels, (kh, kw), pad_mode="pad", pad=around)
@@ -150,19 +150,11 @@ class Turned(nn.Cell):
         self.turned = (conv.in_channels, conv.out_channels, kh, kw)
 
     @staticmethod
-    def padding(conv):
-        """(top, bottom, left, right); at stride 1 that of "same" does not depend on the image."""
-        if conv.edges is not None:
-            return conv.edges
-        (kh, kw) = conv.kernel_size
-        return ((kh - 1) // 2, kh // 2, (kw - 1) // 2, kw // 2)
-
-    @staticmethod
     def fits(conv):
         """Whether a convolution of one group and no dilation can be one of these, and gains by it."""
         if conv.stride != (1, 1) or conv.kernel_size == (1, 1) or min(conv.in_channels, conv.out_channels) < MANY:
             return False
-        (kh, kw), (top, bottom, left, right) = conv.kernel_size, Turned.padding(conv)
+        (kh, kw), (top, bottom, left, right) = conv.kernel_size, _fixed(conv)
         return max(top, bottom) < kh and max(left, right) < kw
 
     def construct(self, x, weight):
@@ -192,6 +184,11 @@ def _extent(size, kernel, stride, edges):
         edges = (want[0] // 2, want[0] - want[0] // 2, want[1] // 2, want[1] - want[1] // 2)
     out = [(n + sum(edges[2 * i : 2 * i + 2]) - kernel[i]) // stride[i] + 1 for i, n in enumerate(size)]
     return edges, out
+
+
+def _fixed(conv):
+    """(top, bottom, left, right) at stride 1, where that of "same" does not depend on the image: any size will do."""
+    return _extent(conv.kernel_size, conv.kernel_size, (1, 1), conv.edges)[0]
 
 
 def _geometry(size, kernel, stride, edges):

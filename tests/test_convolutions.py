@@ -27,6 +27,15 @@ def conv(size, bias, channels=6, out=6, group=6, **settings):
     return nn.Conv2d(channels, out, group=group, kernel_size=size, has_bias=bias, **random, **settings)
 
 
+def pair(size, bias, kind, **settings):
+    """The same convolution twice, the second one sped up; its weights keep their names."""
+    plain, fast = (conv(size, bias, **settings) for _ in range(2))
+    names = [p.name for p in fast.get_parameters()]
+    assert convolutions.speed_up(fast) == {"depthwise": 0, "full": 0, kind: 1}
+    assert [p.name for p in fast.get_parameters()] == names
+    return plain, fast
+
+
 def same(plain, fast, image):
     """The two networks give the same output and the same gradients by input and weights, to rounding."""
     rng = np.random.default_rng(0)
@@ -65,10 +74,7 @@ def same(plain, fast, image):
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 def test_products_give_the_convolutions_numbers_and_gradients(image, size, settings, taken, bias):
     runtime.setup("CPU", mode="graph")
-    plain, fast = conv(size, bias, **settings), conv(size, bias, **settings)
-    names = [p.name for p in fast.get_parameters()]
-    assert convolutions.speed_up(fast) == {"depthwise": 1, "full": 0}
-    assert [p.name for p in fast.get_parameters()] == names
+    plain, fast = pair(size, bias, "depthwise", **settings)
     assert convolutions._geometry(image, fast.kernel_size, fast.stride, fast.edges)[2] == taken
     same(plain, fast, image)
 
@@ -93,8 +99,7 @@ def test_products_give_the_convolutions_numbers_and_gradients(image, size, setti
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 def test_few_places_give_the_convolutions_numbers_and_gradients(image, size, settings, few, bias):
     runtime.setup("CPU", mode="graph")
-    plain, fast = (conv(size, bias, out=10, group=1, **settings) for _ in range(2))
-    assert convolutions.speed_up(fast) == {"depthwise": 0, "full": 1}
+    plain, fast = pair(size, bias, "full", out=10, group=1, **settings)
     assert convolutions._outputs(image, fast.kernel_size, fast.stride, fast.edges)[2] == few
     same(plain, fast, image)
 
@@ -116,10 +121,8 @@ def test_few_places_give_the_convolutions_numbers_and_gradients(image, size, set
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 def test_the_gradient_by_the_input_as_a_convolution_is_the_same(image, size, settings, turned, bias):
     runtime.setup("CPU", mode="graph")
-    plain, fast = (conv(size, bias, **{"channels": 16, "out": 20, "group": 1, **settings}) for _ in range(2))
-    names = [p.name for p in fast.get_parameters()]
-    assert convolutions.speed_up(fast) == {"depthwise": 0, "full": 1}
-    assert isinstance(fast.conv, convolutions.Turned) == turned and [p.name for p in fast.get_parameters()] == names
+    plain, fast = pair(size, bias, "full", **{"channels": 16, "out": 20, "group": 1, **settings})
+    assert isinstance(fast.conv, convolutions.Turned) == turned
     same(plain, fast, image)
 
 
