@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import UserError
 from .records import natural_order
@@ -19,6 +19,9 @@ EXTENSIONS = frozenset(
 MAX_PIXELS = 120_000_000
 # Formats that Pillow hands to another program.
 PROGRAMS = frozenset(("EPS",))
+# First brand of a HEIF file whose pixels are HEVC, as telephones write it (ISO/IEC 23008-12, annex B). Not read: the
+# decoder that Python has for it ends the process on damaged files (LOG.md).
+HEIC = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 
 
 ORIENTATION, TURNED = 0x0112, (2, 3, 4, 5, 6, 7, 8)  # EXIF: tag, and values other than upright
@@ -120,18 +123,33 @@ def decode(source, max_pixels=MAX_PIXELS):
         raise ImageError(f"more pixels than the limit of {max_pixels}") from None
     except MemoryError:
         raise ImageError("not enough memory to decode it") from None
+    except UnidentifiedImageError:
+        if _is_heic(source):
+            raise ImageError("HEIC, which Pillow does not read; save it as PNG, or as JPEG of high quality") from None
+        raise ImageError("not an image that Pillow can read") from None
     except Exception as error:  # noqa: BLE001 - Pillow's plugins raise nearly every type on damaged files
         raise ImageError(_reason(error)) from None
 
 
 def _reason(error):
     name = type(error).__name__
-    if name == "UnidentifiedImageError":
-        return "not an image that Pillow can read"
     text = " ".join(str(getattr(error, "strerror", None) or error or name).split())
     if "truncated" in text.lower():
         return f"truncated file ({text})"
     return f"{name}: {text}"[:200]
+
+
+def _is_heic(source):
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            with open(source, "rb") as file:
+                head = file.read(12)
+        else:
+            source.seek(0)
+            head = source.read(12)
+    except (OSError, ValueError):
+        return False
+    return head[4:8] == b"ftyp" and head[8:] in HEIC
 
 
 def _upright(image):

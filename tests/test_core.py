@@ -176,6 +176,15 @@ def test_every_mode_becomes_rgb(photo, mode):
         np.testing.assert_array_equal(np.asarray(got)[..., 0], np.asarray(image.convert("L")))
 
 
+@pytest.mark.parametrize("brand", ["heic", "mif1"])
+def test_telephone_photographs_are_refused_with_the_remedy(tmp_path, brand):
+    head = b"\0\0\0\x1cftyp" + brand.encode() + b"\0\0\0\0mif1heicmiaf" + bytes(64)
+    (tmp_path / "a.jpg").write_bytes(head)
+    for source in (tmp_path / "a.jpg", io.BytesIO(head)):
+        with pytest.raises(images.ImageError, match="HEIC, which Pillow does not read; save it as PNG"):
+            images.decode(source)
+
+
 def test_sixteen_bits_are_scaled_not_clipped():
     ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
     got = np.asarray(images.decode(encoded(Image.fromarray(ramp), "PNG")))[..., 0]
