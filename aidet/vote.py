@@ -18,6 +18,9 @@ from .labels import decide, sigmoid
 
 VOTES = ("soft", "hard")
 GRIDS = ("grid", "pyramid")
+# Mirrored edges and enlarged pixels mislead a detector in different ways, and their mean less than either: balanced
+# accuracy on halved validation crops of 128 pixels .906 instead of .839 mirrored and .899 enlarged (LOG.md).
+ENLARGE = 2.0
 FUSIONS = ("soft", "hard", "soft-or", "score")
 # A unanimous hard vote has probability 0 or 1, whose score is infinite; it is written as this far from them.
 UNANIMOUS = 1e-6
@@ -229,8 +232,9 @@ class Views:
         ``random``: the sidecar's ``views`` line, drawn anew for each view; ``native``: random crops of native pixels;
         ``grid``: native crops on a regular grid (no random numbers; where the image has room for fewer, fewer views);
         ``pyramid``: half of the views a grid of native crops, the others a grid on the image at half its size, where
-        that still has room for a crop; or a pipeline line. An image smaller than a crop is mirrored at its edges up to
-        the crop's size.
+        that still has room for a crop, or, of an image smaller than a crop, on the image enlarged up to the crop's size
+        and at most :data:`ENLARGE` times; or a pipeline line. An image smaller than a crop is mirrored at its edges up
+        to the crop's size.
     line : str, optional
         The sidecar's ``views``. Where it has none, views are made as in Kahsolt/AIGC-clf: a random part of 80-100% of
         the area, resized to the input size, with horizontal and vertical flips.
@@ -322,13 +326,14 @@ class Views:
         return line(image, transforms.generator(self.seed, key, number) if line.random else None)
 
     def _tiles(self, image):
-        """Crops of the image and, for ``pyramid``, of its half."""
-        small = [n // 2 for n in image.size]
-        if self.kind == "grid" or self.votes < 2 or small[1] < self.size[0] or small[0] < self.size[1]:
+        """Crops of the image and, for ``pyramid``, of its half or of the image enlarged to a crop's size."""
+        lacking = max(self.size[0] / image.height, self.size[1] / image.width)
+        if self.kind == "grid" or self.votes < 2 or 0.5 < lacking <= 1:
             return _grid(image, self.size, self.votes)
+        size = [n // 2 if lacking <= 0.5 else round(n * min(lacking, ENLARGE)) for n in image.size]
+        other = image.resize(size, Image.Resampling.BICUBIC)
         most = self.votes // 2
-        half = image.resize(small, Image.Resampling.BICUBIC)
-        return _grid(image, self.size, self.votes - most) + _grid(half, self.size, most)
+        return _grid(image, self.size, self.votes - most) + _grid(other, self.size, most)
 
 
 def _mirrored(make):

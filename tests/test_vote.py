@@ -142,8 +142,22 @@ def test_a_pyramid_adds_crops_of_the_half_size_where_one_fits(photo):
     for view in views[4:]:
         assert (np.rint(view * 255) == windows).all(axis=(-1, -2, -3)).any()
     small = photo(2, (63, 70))  # half of it is narrower than a crop
-    for own, grid in zip(vote.Views(LINE, 8, "pyramid")(small, "a"), vote.Views(LINE, 8, "grid")(small, "a")):
+    own, grid = (vote.Views(LINE, 8, kind)(small, "a") for kind in ("pyramid", "grid"))
+    assert len(own) == len(grid)
+    for one, other in zip(own, grid):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("size, enlarged", [((20, 28), (32, 45)), ((9, 40), (18, 80))])
+def test_a_pyramid_adds_crops_of_an_image_enlarged_where_it_is_smaller_than_a_crop(photo, size, enlarged):
+    """(9, 40) would need more than twice its size; what is left is mirrored."""
+    image = photo(3, size)
+    views = vote.Views(LINE, 8, "pyramid")(image, "a")
+    grids = [vote.Views(LINE, 4, "grid")(i, "a") for i in (image, image.resize(enlarged, Image.Resampling.BICUBIC))]
+    assert len(views) == sum(map(len, grids))
+    for own, grid in zip(views, sum(grids, [])):
         assert np.array_equal(own, grid)
+    assert len(vote.Views(LINE, 1, "pyramid")(image, "a")) == 1
 
 
 def test_an_image_smaller_than_the_crop_is_mirrored(photo):
