@@ -19,8 +19,8 @@ EXTENSIONS = frozenset(
 MAX_PIXELS = 120_000_000
 # Formats that Pillow hands to another program.
 PROGRAMS = frozenset(("EPS",))
-# First brand of a HEIF file whose pixels are HEVC, as telephones write it (ISO/IEC 23008-12, annex B). Not read: the
-# decoder that Python has for it ends the process on damaged files (LOG.md).
+# First brand of a HEIF file whose pixels are HEVC, as telephones write it (ISO/IEC 23008-12, annex B), and the two
+# general brands. Not read: the decoder that was tried for it ended the process on a damaged file (LOG.md).
 HEIC = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 
 
