@@ -18,9 +18,11 @@ from .labels import decide, sigmoid
 
 VOTES = ("soft", "hard")
 GRIDS = ("grid", "pyramid")
-# Mirrored edges and enlarged pixels mislead a detector in different ways, and their mean less than either: balanced
-# accuracy on halved validation crops of 128 pixels .906 instead of .839 mirrored and .899 enlarged (LOG.md).
-ENLARGE = 2.0
+# The other scale of a pyramid, as a part of the image's size: half, but not less than a crop and not more than twice.
+# Enlarged, because mirrored edges and enlarged pixels mislead a detector in different ways and their mean less than
+# either: balanced accuracy on halved validation crops of 128 pixels .906 instead of .839 mirrored and .899 enlarged.
+# Shrunk to a crop: on 256-pixel validation crops enlarged 1.5 times .924 instead of .897 (LOG.md).
+SCALES = (0.5, 2.0)
 FUSIONS = ("soft", "hard", "soft-or", "score")
 # A unanimous hard vote has probability 0 or 1, whose score is infinite; it is written as this far from them.
 UNANIMOUS = 1e-6
@@ -231,10 +233,9 @@ class Views:
     kind : str
         ``random``: the sidecar's ``views`` line, drawn anew for each view; ``native``: random crops of native pixels;
         ``grid``: native crops on a regular grid (no random numbers; where the image has room for fewer, fewer views);
-        ``pyramid``: half of the views a grid of native crops, the others a grid on the image at half its size, where
-        that still has room for a crop, or, of an image smaller than a crop, on the image enlarged up to the crop's size
-        and at most :data:`ENLARGE` times; or a pipeline line. An image smaller than a crop is mirrored at its edges up
-        to the crop's size.
+        ``pyramid``: half of the views a grid of native crops, the others a grid on the image at half its size; where
+        half is less than a crop, on the image shrunk or enlarged (at most twice) until a crop just fits; or a pipeline
+        line. An image smaller than a crop is mirrored at its edges up to the crop's size.
     line : str, optional
         The sidecar's ``views``. Where it has none, views are made as in Kahsolt/AIGC-clf: a random part of 80-100% of
         the area, resized to the input size, with horizontal and vertical flips.
@@ -326,14 +327,15 @@ class Views:
         return line(image, transforms.generator(self.seed, key, number) if line.random else None)
 
     def _tiles(self, image):
-        """Crops of the image and, for ``pyramid``, of its half or of the image enlarged to a crop's size."""
-        lacking = max(self.size[0] / image.height, self.size[1] / image.width)
-        if self.kind == "grid" or self.votes < 2 or 0.5 < lacking <= 1:
+        """Crops of the image and, for ``pyramid``, of the image at its other scale."""
+        least, most = SCALES
+        scale = min(max(self.size[0] / image.height, self.size[1] / image.width, least), most)
+        if self.kind == "grid" or self.votes < 2 or scale == 1:
             return _grid(image, self.size, self.votes)
-        size = [n // 2 if lacking <= 0.5 else round(n * min(lacking, ENLARGE)) for n in image.size]
+        size = [n // 2 if scale == least else round(n * scale) for n in image.size]
         other = image.resize(size, Image.Resampling.BICUBIC)
-        most = self.votes // 2
-        return _grid(image, self.size, self.votes - most) + _grid(other, self.size, most)
+        count = self.votes // 2
+        return _grid(image, self.size, self.votes - count) + _grid(other, self.size, count)
 
 
 def _mirrored(make):

@@ -141,23 +141,24 @@ def test_a_pyramid_adds_crops_of_the_half_size_where_one_fits(photo):
     windows = np.lib.stride_tricks.sliding_window_view(half, (3, 32, 32))[0]
     for view in views[4:]:
         assert (np.rint(view * 255) == windows).all(axis=(-1, -2, -3)).any()
-    small = photo(2, (63, 70))  # half of it is narrower than a crop
-    own, grid = (vote.Views(LINE, 8, kind)(small, "a") for kind in ("pyramid", "grid"))
-    assert len(own) == len(grid)
-    for one, other in zip(own, grid):
-        assert np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("size, enlarged", [((20, 28), (32, 45)), ((9, 40), (18, 80))])
-def test_a_pyramid_adds_crops_of_an_image_enlarged_where_it_is_smaller_than_a_crop(photo, size, enlarged):
+@pytest.mark.parametrize(
+    "size, scaled", [((63, 70), (32, 36)), ((40, 90), (32, 72)), ((20, 28), (32, 45)), ((9, 40), (18, 80))]
+)
+def test_a_pyramids_other_scale_is_the_nearest_to_half_at_which_a_crop_fits(photo, size, scaled):
     """(9, 40) would need more than twice its size; what is left is mirrored."""
     image = photo(3, size)
     views = vote.Views(LINE, 8, "pyramid")(image, "a")
-    grids = [vote.Views(LINE, 4, "grid")(i, "a") for i in (image, image.resize(enlarged, Image.Resampling.BICUBIC))]
+    grids = [vote.Views(LINE, 4, "grid")(i, "a") for i in (image, image.resize(scaled, Image.Resampling.BICUBIC))]
     assert len(views) == sum(map(len, grids))
     for own, grid in zip(views, sum(grids, [])):
         assert np.array_equal(own, grid)
     assert len(vote.Views(LINE, 1, "pyramid")(image, "a")) == 1
+
+
+def test_a_pyramid_of_an_image_as_large_as_a_crop_is_that_crop(photo):
+    assert len(vote.Views(LINE, 8, "pyramid")(photo(3, (32, 32)), "a")) == 1
 
 
 def test_an_image_smaller_than_the_crop_is_mirrored(photo):
