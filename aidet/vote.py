@@ -332,7 +332,7 @@ class Views:
         scale = min(max(self.size[0] / image.height, self.size[1] / image.width, least), most)
         if self.kind == "grid" or self.votes < 2 or scale == 1:
             return _grid(image, self.size, self.votes)
-        size = [n // 2 if scale == least else round(n * scale) for n in image.size]
+        size = [int(n * least) if scale == least else round(n * scale) for n in image.size]
         other = image.resize(size, Image.Resampling.BICUBIC)
         count = self.votes // 2
         return _grid(image, self.size, self.votes - count) + _grid(other, self.size, count)
