@@ -28,12 +28,15 @@ class Verdict(Record):
     ----------
     views : dict of str to list of float
         Scores of every view, per model.
+    weights : dict of str to list of float
+        How much every view counted, for the models whose views do not count alike.
     stability : dict of str to float
         In stability mode, the fused probability of the image and of its re-saved and resized versions, by what was
         done ("original" first).
     """
 
     views: Dict[str, List[float]] = field(default_factory=dict)
+    weights: Dict[str, List[float]] = field(default_factory=dict)
     stability: Dict[str, float] = field(default_factory=dict)
 
     @property
@@ -99,6 +102,10 @@ class Network:
         """Scores as the network and the vote give them -> as the sidecar's ``calibration`` says they are to be read."""
         return self.scale * (score - self.offset)
 
+    def uncalibrate(self, score):
+        """The other way."""
+        return score / self.scale + self.offset
+
 
 def order_of(facts, what):
     """The class order of a detector; :class:`UserError` where the model is none."""
@@ -117,10 +124,12 @@ def voting(facts, path, votes=None, kind=None, **others):
     is one view, and random ones where more are asked for.
     """
     own = facts.get("voting") or {}
-    if not isinstance(own, dict) or set(own) - {"votes", "views"}:
-        raise UserError(f"sidecar of {str(path)!r}: voting (={own!r}) must be a mapping with the keys votes, views")
+    if not isinstance(own, dict) or set(own) - {"votes", "views", "weights"}:
+        keys = "votes, views, weights"
+        raise UserError(f"sidecar of {str(path)!r}: voting (={own!r}) must be a mapping with the keys {keys}")
     votes = own.get("votes", 1) if votes is None else votes
-    return {"votes": votes, "kind": own.get("views", "random") if kind is None else kind, **others}
+    kind = own.get("views", "random") if kind is None else kind
+    return {"votes": votes, "kind": kind, "weights": own.get("weights", "equal"), **others}
 
 
 def threshold_of(facts, path):
@@ -276,8 +285,15 @@ class Detector:
         if reason is not None:
             return self._error(key, reason)
         if self.one_by_one:
-            return self._verdict(key, [[self._looked(views)]])
-        return self._verdict(key, [split(m.run(sum(v, [])), v) for m, v in zip(self.models, views)])
+            weights = weights_of(self.models[0], (make() for make in views))
+            seen = self._looked(views, weights)
+            return self._verdict(key, [[seen]], [[None if weights is None else weights[: len(seen)]]])
+        scores = [split(m.run(sum(v, [])), v) for m, v in zip(self.models, views)]
+        return self._verdict(key, scores, self._weights(views))
+
+    def _weights(self, views):
+        """Weights of each model's groups of views."""
+        return [[weights_of(m, group) for group in groups] for m, groups in zip(self.models, views)]
 
     def _open_first(self, path, common):
         """The eight-bit network of a cascade, which has to be of the checkpoint's own weights."""
@@ -295,68 +311,77 @@ class Detector:
             raise UserError(f"cascade (={str(path)!r}) was not made from {str(exact.path)!r}; export that with --int8")
         self.margin = quantize.margin_of(self.first.backend, path, exact.views) / exact.scale
 
-    def _looked(self, views):
+    def _looked(self, views, weights):
         """Scores of one image's views, of the cascade's first network where they settle the decision."""
         if self.first is not None:
-            seen = self._enough(self.first, views, self.margin)
-            if self._settled(seen, len(views) - len(seen), self.margin):
+            seen = self._enough(self.first, views, weights, self.margin)
+            if self._settled(seen, len(views) - len(seen), weights, self.margin):
                 return seen
             self.twice.add()
-        return self._enough(self.models[0], views)
+        return self._enough(self.models[0], views, weights)
 
-    def _enough(self, model, views, margin=0.0):
+    def _enough(self, model, views, weights, margin=0.0):
         """Scores of the first views, as many as settle the decision; ``views``: functions that make them."""
         seen = np.zeros(0)
         while len(seen) < len(views) and np.isfinite(seen).all():
             left = len(views) - len(seen)
-            more = self._needed(seen, left, margin) if self.early_exit else left
+            more = self._needed(seen, left, weights, margin) if self.early_exit else left
             if not more:
                 break
             seen = np.append(seen, model.run([make() for make in views[len(seen) : len(seen) + more]]))
         return seen
 
-    def _needed(self, seen, left, margin):
+    def _needed(self, seen, left, weights, margin):
         """The smallest number of the views left that could settle the decision, 0 where it is settled."""
         for more in range(0 if len(seen) else 1, left):
-            if any(self._settled(np.append(seen, np.full(more, s)), left - more, margin) for s in (-SURE, SURE)):
+            ends = (np.append(seen, np.full(more, s)) for s in (-SURE, SURE))
+            if any(self._settled(end, left - more, weights, margin) for end in ends):
                 return more
         return left
 
-    def _settled(self, seen, left, margin=0.0):
+    def _settled(self, seen, left, weights, margin=0.0):
         """Whether the decision stays, whatever the views left say and however far within ``margin`` the seen ones err.
 
         Every vote is monotone in each view's score, so the ends tell: all surely real, all surely generated.
         """
         low, high = (np.append(seen + s * margin, np.full(left, s * SURE)) for s in (-1, 1))
-        return bool(np.isfinite(seen).all()) and self._decision(low) == self._decision(high)
+        return bool(np.isfinite(seen).all()) and self._decision(low, weights) == self._decision(high, weights)
 
-    def _decision(self, scores):
+    def _decision(self, scores, weights):
         """(label, decision) of one model's views."""
-        return _vote.verdict(self._fuse([scores])[0], self.threshold, self.unsure)[1:]
+        return _vote.verdict(self._fuse([scores], [weights])[0], self.threshold, self.unsure)[1:]
 
     def _error(self, key, reason):
         label = labels.NAMES.index(self.on_error) if self.on_error in labels.NAMES else None
         return Verdict(key, label=label, status=f"error: {reason}")
 
-    def _verdict(self, key, scores):
-        """``scores``: for each model its views' scores, of the image first, then of its changed versions."""
+    def _verdict(self, key, scores, weights):
+        """``scores``, ``weights``: for each model those of its views, of the image first, then of its changed versions."""
         if not all(np.isfinite(s).all() for groups in scores for s in groups):
             return self._error(key, "the network's output is not a finite number")
-        columns = [self._fuse(column) for column in zip(*scores)]
+        columns = [self._fuse(*column) for column in zip(zip(*scores), zip(*weights))]
         score, per_model = columns[0]
         prob, label, decision = _vote.verdict(score, self.threshold, self.unsure)
         views = {m.name: m.calibrate(groups[0]).tolist() for m, groups in zip(self.models, scores)}
-        result = Verdict(key, score, prob, label, decision, "ok", per_model, views)
+        counted = {m.name: groups[0].tolist() for m, groups in zip(self.models, weights) if groups[0] is not None}
+        result = Verdict(key, score, prob, label, decision, "ok", per_model, views, counted)
         if self.stability:
             probs = [float(labels.sigmoid(fused)) for fused, _ in columns]
             result.stability = dict(zip(("original", *_vote.STABILITY), probs))
         return result
 
-    def _fuse(self, scores):
-        """Views' scores of each model to the fused score, and one score for each model."""
+    def _fuse(self, scores, weights):
+        """Views' scores and weights of each model to the fused score, and one score for each model."""
         thresholds = self.fusion.thresholds
-        each = {m.name: combined(m, s, self.vote, thresholds[m.name]) for m, s in zip(self.models, scores)}
+        each = {
+            m.name: combined(m, s, self.vote, thresholds[m.name], w) for m, s, w in zip(self.models, scores, weights)
+        }
         return self.fusion(each), each
+
+    def score_of_first(self, verdict, votes):
+        """Score of a :class:`Verdict` of this detector had it taken only the first ``votes`` views of each model."""
+        scores = [m.uncalibrate(np.array(verdict.views[m.name][:votes])) for m in self.models]
+        return self._fuse(scores, [verdict.weights.get(m.name, [])[:votes] or None for m in self.models])[0]
 
     # --- many --------------------------------------------------------------------------------------------------------
     def stream(self, items):
@@ -399,9 +424,9 @@ class Detector:
             most = max(sum(map(len, views[i])) for _, views, _ in good)
             scores = iter(split(model.run(sum(groups, []), piece=self.batch_size * most), groups))
             columns.append([[next(scores) for _ in views[i]] for _, views, _ in good])
-        rows = iter(zip(*columns))
+        rows = zip(zip(*columns), (self._weights(views) for _, views, _ in good))
         for key, _, reason in group:
-            yield self._error(key, reason) if reason is not None else self._verdict(key, list(next(rows)))
+            yield self._error(key, reason) if reason is not None else self._verdict(key, *next(rows))
 
     def score(self, sources, root=None):
         """Score files, PIL images or uint8 arrays.
@@ -442,11 +467,16 @@ class Count:
             self.value += 1
 
 
-def combined(model, scores, vote, threshold):
+def combined(model, scores, vote, threshold, weights=None):
     """One score of a model from its views' scores; calibrated after a soft vote, before a hard one."""
     if vote == "hard":
-        return _vote.combine_views(model.calibrate(scores), vote, threshold)
-    return model.calibrate(_vote.combine_views(scores, vote))
+        return _vote.combine_views(model.calibrate(scores), vote, threshold, weights)
+    return model.calibrate(_vote.combine_views(scores, vote, weights=weights))
+
+
+def weights_of(model, views):
+    """How much each view of one image counts for a model; None where all count alike, as for a rule."""
+    return model.views.weigh(views) if hasattr(model, "views") else None
 
 
 def one(values):

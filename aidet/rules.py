@@ -67,6 +67,8 @@ class SizeRule:
         """There is nothing to calibrate."""
         return score
 
+    uncalibrate = calibrate
+
     def run(self, views, piece=None):
         """Sizes -> scores, all of one magnitude."""
         return np.array([SURE if self.side in size else -SURE for size in views])

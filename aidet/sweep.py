@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from . import degrade, engine, files, images, metrics, plots, report, runinfo, scoring, truth, vote
+from . import degrade, engine, files, images, metrics, plots, report, runinfo, scoring, truth
 from .cli import OK, PARTIAL
 from .errors import UserError
 from .labels import sigmoid
@@ -77,17 +77,6 @@ def _cut(path, length):
     """Cut a file to ``length`` bytes."""
     with open(path, "r+b") as file:
         file.truncate(length)
-
-
-def fused(detector, verdict, votes):
-    """The detector's score had it taken only the first ``votes`` views."""
-    thresholds = detector.fusion.thresholds
-    return detector.fusion(
-        {
-            name: vote.combine_views(views[:votes], detector.vote, thresholds[name])
-            for name, views in verdict.views.items()
-        }
-    )
 
 
 def measure(jobs, true, log, seed, label):
@@ -156,7 +145,7 @@ def _value(detector, verdict, name):
     if not verdict.ok:
         return verdict.status
     if name == VOTES:
-        return [fused(detector, verdict, k) for k in range(1, MOST_VOTES + 1)]
+        return [detector.score_of_first(verdict, k) for k in range(1, MOST_VOTES + 1)]
     return verdict.score
 
 

@@ -3,77 +3,38 @@
     apt-get download gcompris-qt-data && dpkg -x gcompris-qt-data_*.deb unpacked
     python bench/false_alarms.py --rcc unpacked/usr/share/gcompris-qt/rcc --ckpt ckpt/aidet_default.ckpt
 
-The photographs are those that KDE's GCompris (Debian 12, gcompris-qt-data 3.1-2) shows children, shrunk and saved as
-WebP by its makers: 215 by many photographers, none of which the default detector was trained on.
-`false_alarms.csv` beside this file names them with their licences; drawings, paintings and photographs with cut-out
-parts are left out. Scored by `infer.py` as they are and after changes of `evaluate.py sweep`; intervals are Wilson's.
+The photographs are those of `convert/training/web_photographs.py`: by many photographers, shrunk and saved as WebP. It
+keeps a third of them apart; these are measured here, the others (`--trained`) only to see what training on them did.
+Scored by `infer.py` as they are and after changes of `evaluate.py sweep`; intervals are Wilson's.
 """
 
 import argparse
 import io
-import struct
 import tempfile
-import zlib
 from pathlib import Path
 
 import common
 from measure_set import run
 
 from aidet import cli, degrade, images
-from aidet.errors import UserError
 from aidet.metrics import wilson
+from convert.training import web_photographs
 
 CHANGES = ("clean", "jpeg 70", "resize 0.5")
 THRESHOLDS = (0.5, 0.8)
 COLUMNS = ["kind", "change", "images", *(f"called generated at {t:g}" for t in THRESHOLDS)]
 
 
-def resources(path):
-    """Files inside a Qt resource file: yields (name, bytes); what zstd compressed is left out.
-
-    The layout is that of Qt's ``rcc`` (qtbase, src/tools/rcc/rcc.cpp, versions 1 to 3): a tree of nodes, breadth first,
-    each with the place of its name and of its data or its first child.
-    """
-    body = Path(path).read_bytes()
-    if body[:4] != b"qres":
-        raise UserError(f"{path} is no Qt resource file")
-    version, tree, data, names = struct.unpack(">4I", body[4:20])
-    size = 22 if version >= 2 else 14
-
-    def visit(node, above):
-        at = tree + node * size
-        place, flags = struct.unpack(">IH", body[at : at + 6])
-        (length,) = struct.unpack(">H", body[names + place : names + place + 2])
-        name = body[names + place + 6 : names + place + 6 + 2 * length].decode("utf-16-be") if node else ""
-        name = f"{above}/{name}".strip("/")
-        if flags & 2:
-            count, first = struct.unpack(">2I", body[at + 6 : at + 14])
-            for child in range(first, first + count):
-                yield from visit(child, name)
-        elif not flags & 4:
-            start = data + struct.unpack(">I", body[at + 10 : at + 14])[0]
-            (length,) = struct.unpack(">I", body[start : start + 4])
-            found = body[start + 4 : start + 4 + length]
-            yield name, zlib.decompress(found[4:]) if flags & 1 else found
-
-    yield from visit(0, "")
-
-
 def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rcc", required=True, help="folder of Qt resource files")
     parser.add_argument("--ckpt", required=True)
-    parser.add_argument("--list", default=str(Path(__file__).with_suffix(".csv")))
+    parser.add_argument("--trained", action="store_true", help="those that are trained on instead")
     parser.add_argument("--out", default=str(common.ROOT / "results" / "false_alarms.csv"))
     args = parser.parse_args(argv)
-    listed = {row["file"]: row for row in common.rows(args.list)}
-    found = {}
-    for path in sorted(Path(args.rcc).glob("*.rcc")):
-        found.update({name: blob for name, blob in resources(path) if name in listed})
-    if len(found) < len(listed):
-        missing = sorted(set(listed) - set(found))
-        raise UserError(f"{len(missing)} of {len(listed)} photographs are not in {args.rcc}, first {missing[0]!r}")
-    found = dict(sorted(found.items()))
+    listed = {row["file"]: row for row in common.rows(web_photographs.LIST)}
+    everything = web_photographs.photographs(args.rcc).items()
+    found = {name: blob for name, blob in everything if web_photographs.drawn(name)[1] != args.trained}
     kinds = [listed[name]["kind"] for name in found]
     table, facts = [], common.facts("infer.py")
     points = {point[0]: point for point in degrade.points(["jpeg", "resize"])}

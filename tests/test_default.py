@@ -39,7 +39,7 @@ def test_file_is_small_whole_and_says_where_it_comes_from():
     assert facts["output"]["sha256"] == files.sha256(CKPT)
     assert set(facts["class_order"]) == {"real", "generated"} and facts["threshold"] == 0.5
     assert facts["source"]["licence"] and facts["training"] and facts["calibration"]["real_images"] > 100
-    assert facts["voting"] == {"votes": 10, "views": "pyramid"}
+    assert facts["voting"] == {"votes": 10, "views": "pyramid", "weights": "detail"}
 
 
 def test_cifake_detector_says_what_it_is():

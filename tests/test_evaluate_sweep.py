@@ -35,7 +35,9 @@ class Bright:
 
     def __init__(self, *checkpoints, votes=1, **_):
         self.threshold, self.vote, self.votes, self.names = 0.5, "soft", votes, ["m"]
-        self.fusion = vote.Fusion("soft", self.names)
+
+    def score_of_first(self, verdict, votes):
+        return vote.combine_views(verdict.views["m"][:votes])
 
     def stream(self, items):
         for key, image in items:

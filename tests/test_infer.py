@@ -16,7 +16,7 @@ from infer_tools import make_model
 from PIL import Image
 
 import infer
-from aidet import Detector, backends, ckpt, default, files, output
+from aidet import Detector, backends, ckpt, default, files, output, vote
 from aidet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -503,11 +503,16 @@ def test_ensemble(model, folder, tmp_path):
         {"vote": "soft", "unsure": (0.3, 0.7)},
         {"vote": "soft", "threshold": 1.0},
         {"vote": "hard", "views": "grid"},
+        {"vote": "soft", "views": "grid", "weights": "detail"},
+        {"vote": "hard", "flips": True, "weights": "detail"},
     ],
     ids=str,
 )
 def test_an_early_exit_takes_fewer_views_and_every_decision_stays(tmp_path, photo, settings):
-    path = make_model(tmp_path / "m.ckpt", calibration={"scale": 0.5, "offset": 0.4})
+    settings = dict(settings)
+    weights = settings.pop("weights", "equal")
+    voting = {"weights": weights}
+    path = make_model(tmp_path / "m.ckpt", calibration={"scale": 0.5, "offset": 0.4}, voting=voting)
     images_ = [photo(i, (40 + 4 * i, 90)) for i in range(24)]
     full = Detector(path, votes=7, **settings).score(images_)
     early = Detector(path, votes=7, early_exit=True, **settings).score(images_)
@@ -518,7 +523,7 @@ def test_an_early_exit_takes_fewer_views_and_every_decision_stays(tmp_path, phot
         # The first views, to rounding: fewer views in one call of the network add up in another order.
         assert 1 <= len(a.views["m"]) <= len(b.views["m"])
         assert a.views["m"] == pytest.approx(b.views["m"][: len(a.views["m"])], abs=1e-5)
-    if settings["vote"] == "hard" and "views" not in settings:
+    if settings["vote"] == "hard" and "views" not in settings and weights == "equal":
         most = 14 if settings.get("flips") else 7
         threshold = settings.get("threshold", 0.5)
         for r in early:  # nothing less would have been enough: without the last view both outcomes were open
@@ -526,6 +531,42 @@ def test_an_early_exit_takes_fewer_views_and_every_decision_stays(tmp_path, phot
             assert sum(votes) / most <= threshold < (sum(votes) + most - len(votes)) / most
     if settings.get("threshold") == 1.0:
         assert counts == [1] * 24 and {r.label for r in early} == {0}
+
+
+@pytest.mark.parametrize("how", ["soft", "hard"])
+def test_views_count_by_the_sidecars_weights(tmp_path, photo, how):
+    facts = {"calibration": {"scale": 0.5, "offset": 0.1}}
+    voting = {"votes": 6, "views": "grid", "weights": "detail"}
+    plain = make_model(tmp_path / "plain.ckpt", **facts)
+    path = make_model(tmp_path / "m.ckpt", **facts, voting=voting)
+    pictures = [photo(i, (90, 70)) for i in range(3)]
+    detector = Detector(path, vote=how)
+    for image, r in zip(pictures, detector.score(pictures)):
+        views = detector.models[0].views(image, "")
+        weights = np.array([vote.detail(v) + 1 / 127.5 for v in views]) ** 2
+        assert r.weights["m"] == pytest.approx(weights)
+        each = np.array(r.views["m"])  # calibrated
+        if how == "hard":
+            assert r.prob == pytest.approx((weights * (each > 0)).sum() / weights.sum(), abs=1.1e-6)
+            continue
+        mean = (weights / (1 + np.exp(-(each / 0.5 + 0.1)))).sum() / weights.sum()
+        assert r.score == pytest.approx(0.5 * (np.log(mean / (1 - mean)) - 0.1), abs=1e-6)
+    alike = Detector(plain, votes=6, views="grid", vote=how).score(pictures)
+    assert all(not r.weights for r in alike)
+    changed = Detector(path, vote=how, stability=True).score(pictures[:1])[0]  # each version by its own weights
+    assert changed.score == detector.score(pictures[:1])[0].score and len(changed.stability) == 7
+
+
+@pytest.mark.parametrize("weights", ["equal", "detail"])
+def test_the_score_of_the_first_views_is_that_of_a_detector_with_so_many(tmp_path, photo, weights):
+    facts = {"calibration": {"scale": 0.5, "offset": 0.4}, "voting": {"weights": weights}}
+    paths = [make_model(tmp_path / f"{n}.ckpt", seed=n, **facts) for n in (1, 2)]
+    pictures = [photo(i, (90, 70)) for i in range(3)]
+    detector = Detector(*paths, votes=6)
+    verdicts = detector.score(pictures)
+    for votes in (1, 4, 6):
+        fewer = [r.score for r in Detector(*paths, votes=votes).score(pictures)]
+        assert [detector.score_of_first(r, votes) for r in verdicts] == pytest.approx(fewer, abs=1e-5)
 
 
 def test_an_early_exit_is_the_same_from_the_command_line_and_refuses_what_needs_all_views(model, folder, tmp_path):

@@ -145,14 +145,14 @@ def qt_resource(tree):
 def test_photographs_come_out_of_qt_resources(tmp_path, monkeypatch):
     """The layout was checked once against Debian's gcompris-qt-data; here against files made from its description."""
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "bench"))
-    import false_alarms
+    from convert.training import web_photographs
 
     wanted = {"gcompris/a.webp": b"first", "gcompris/deep/er/b.webp": b"second" * 50, "gcompris/c.webp": b"third"}
     made = qt_resource(
         {"gcompris": {"a.webp": b"first", "deep": {"er": {"b.webp+": b"second" * 50}}, "c.webp": b"third"}}
     )
     (tmp_path / "x.rcc").write_bytes(made)
-    assert dict(false_alarms.resources(tmp_path / "x.rcc")) == wanted
+    assert dict(web_photographs.resources(tmp_path / "x.rcc")) == wanted
     (tmp_path / "y.rcc").write_bytes(b"PK\3\4")
     with pytest.raises(UserError, match="no Qt resource"):
-        dict(false_alarms.resources(tmp_path / "y.rcc"))
+        dict(web_photographs.resources(tmp_path / "y.rcc"))

@@ -24,6 +24,15 @@ def test_hard_vote_is_the_share_of_views_above_the_threshold(scores):
     assert sigmoid(vote.combine_views(scores, "hard")) == pytest.approx(share, abs=1.1e-6)
 
 
+@given(st.lists(st.tuples(st.floats(-15, 15), st.floats(0.01, 100)), min_size=1, max_size=9))
+def test_weighed_votes_are_weighted_means(pairs):
+    scores, weights = np.array(pairs).T
+    p = sigmoid(scores)
+    for how, each in (("soft", p), ("hard", p > 0.5)):
+        wanted = (weights * each).sum() / weights.sum()
+        assert sigmoid(vote.combine_views(scores, how, weights=weights)) == pytest.approx(wanted, abs=1.1e-6)
+
+
 def test_a_single_view_keeps_its_score_to_the_last_bit():
     for score in (0.1, -37.25, 80.0):
         assert vote.combine_views([score]) == score
@@ -66,6 +75,7 @@ def test_a_models_threshold_moves_its_boundary():
     "call, text",
     [
         (lambda: vote.combine_views([1], "mean"), "unknown vote 'mean'"),
+        (lambda: vote.Views("to_float", weights="details"), "did you mean 'detail'"),
         (lambda: vote.Fusion("softor", ["a"]), "did you mean 'soft-or'"),
         (lambda: vote.Fusion("soft", ["alpha"], weights={"alfa": 1}), "did you mean 'alpha'"),
         (lambda: vote.Fusion("soft", ["a", "b"], weights={"a": 1}), "no value for 'b'"),
@@ -165,6 +175,29 @@ def test_an_image_smaller_than_the_crop_is_mirrored(photo):
     for kind in ("native", "grid", "pyramid"):
         for view in vote.Views(LINE, 3, kind)(photo(3, (20, 9)), "a"):
             assert view.shape == (3, 32, 32)
+
+
+def test_detail_is_the_mean_difference_of_neighbours_in_the_channels_mean():
+    view = np.zeros((3, 2, 3), np.float32)
+    assert vote.detail(view) == 0
+    view[:, 0, 1] = 0.3, 0.6, 0.9  # mean 0.6: two of four differences to the right, one of three downwards
+    assert vote.detail(view) == pytest.approx(0.6 * 2 / 4 + 0.6 / 3)
+    view[:, 0, 1] = 0.3, -0.3, 0.0  # colours that cancel out
+    assert vote.detail(view) == pytest.approx(0, abs=1e-8)
+    assert vote.detail(np.ones((3, 1, 1), np.float32)) == 0
+
+
+def test_views_count_by_their_detail():
+    pixels = np.full((32, 64, 3), 200, np.uint8)
+    pixels[:, 32:] = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
+    line = "center_crop(32) | normalize(half)"
+    views = vote.Views(line, 2, "grid", weights="detail")
+    plain, rough = views.weigh(views(Image.fromarray(pixels), "a"))
+    assert rough > 1000 * plain > 0
+    assert plain == pytest.approx((1 / 127.5) ** 2)
+    made = vote.Views(line, 2, "grid", weights="detail", flips=True)
+    assert made.weigh(made(Image.fromarray(pixels), "a")) == pytest.approx([plain, rough] * 2)
+    assert vote.Views(line, 2, "grid").weigh([]) is None
 
 
 def test_flips_double_the_views(photo):

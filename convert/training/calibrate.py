@@ -1,7 +1,7 @@
 """Calibrate a detector on validation images and write that, with its way of voting, into the sidecar.
 
     python -m convert.training.calibrate --ckpt ckpt/aidet_default.ckpt --labels A/labels.csv --labels B/labels.csv \\
-        --photos PHOTOS --votes 10 --views pyramid --fpr 0.1
+        --votes 10 --views pyramid --weights detail --fpr 0.1
 
 Only rows of split ``val`` are used, and folders of further photographs. Every image is scored as it is, after JPEG at
 quality 70 and, where a whole crop still fits, at half its size. The threshold is the lowest one at which, of every real
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aidet import ckpt, cli, engine, files, images, labels, transforms
+from aidet import ckpt, cli, engine, files, images, labels, transforms, vote
 from aidet.errors import UserError
 
 CONDITIONS = {"clean": None, "JPEG 70": "jpeg((70, 70))", "half size": "rescale((0.5, 0.5), bicubic)"}
@@ -104,6 +104,7 @@ def main(argv):
     p.add_argument("--photos", action="append", default=[], help="folder of photographs")
     p.add_argument("--votes", type=int, default=10)
     p.add_argument("--views", default="pyramid")
+    p.add_argument("--weights", default="equal", choices=vote.WEIGHTS, help="of the views")
     p.add_argument("--fpr", type=float, default=0.1)
     p.add_argument("--facts", metavar="FACTS.json", help="sections whose entries replace those of the sidecar first")
     args = p.parse_args(argv)
@@ -111,9 +112,10 @@ def main(argv):
     for section, entries in (files.read_json(args.facts, "facts") if args.facts else {}).items():
         facts[section] = {**(facts.get(section) or {}), **entries}
     facts.pop("calibration", None)  # scores are to be read as the network gives them
+    facts["voting"] = {"votes": args.votes, "views": args.views, "weights": args.weights}
     files.write_json(ckpt.sidecar_path(args.ckpt), facts)
     rows = rows_of(args.labels, args.photos)
-    detector = engine.Detector(args.ckpt, votes=args.votes, views=args.views)
+    detector = engine.Detector(args.ckpt)
     probs = np.array([[scores(detector, path, line) for line in CONDITIONS.values()] for path, _, _ in rows])
     real = np.array([label == 0 for _, _, label in rows])
     threshold, source, condition = choose(probs[real], [s for _, s, label in rows if not label], args.fpr)
@@ -129,7 +131,6 @@ def main(argv):
     scale = round(slope(labels.logit(probs[there]) - offset, made), 4)
     print(f"score 0 lies at {offset}, scale {scale}")
     facts["threshold"] = 0.5
-    facts["voting"] = {"votes": args.votes, "views": args.views}
     facts["calibration"] = {
         "scale": scale, "offset": offset, "target_fpr": args.fpr, "real_images": int(real.sum()),
         "conditions": list(CONDITIONS),

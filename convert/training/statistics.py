@@ -1,0 +1,97 @@
+"""Compute the statistics of batch normalisation anew, on the views that `infer.py` will show the network.
+
+    python -m convert.training.statistics runs/z --data FULL/labels.csv 300 --data DEV/labels.csv 80 --part 0.7 \\
+        --out runs/default
+
+Training sees degraded crops of 160 pixels, pairs of a photograph and its reconstruction among them; `infer.py` shows crops of
+224 pixels of whole images and of their halves. Statistics of the latter (Li et al., "Revisiting batch normalization
+for practical domain adaptation", 2016) help on sources and generators that training has not seen, and cost on those
+it has; a part of the way keeps most of both (LOG.md). No weight changes. The output is in half precision, as that of
+``average``.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from aidet import cli, images, vote
+
+from . import detector
+
+VIEWS, BATCH, SEED = 4, 48, 5
+TRANSFORM = "decode | center_crop(224) | normalize(half)"
+
+
+def chosen(sources):
+    """Training rows, as many of each class as each source's number says, in one random order."""
+    rng, groups, counts = np.random.default_rng(SEED), {}, {}
+    for path, count in sources:
+        for row in detector.read([path]):
+            if row["split"] == "train":
+                key = row["set"], row["label"]
+                groups.setdefault(key, []).append(row)
+                counts[key] = count
+    rows = []
+    for key, group in groups.items():
+        rows += [group[i] for i in rng.permutation(len(group))[: counts[key]]]
+    return [rows[i] for i in rng.permutation(len(rows))]
+
+
+def measure(net, batches):
+    """Means and variances over all batches, each batch counting the same, in place of the network's own."""
+    import torch
+
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the plain mean
+            module.train()
+    with torch.no_grad():
+        for batch in batches:
+            net(torch.from_numpy(np.stack(batch)).contiguous(memory_format=torch.channels_last))
+
+
+def mixed(old, new, part):
+    """State with running statistics ``part`` of the way from ``old`` to ``new``; everything else as in ``old``."""
+    return {k: old[k] + part * (new[k] - old[k]) if k.split(".")[-1].startswith("running_") else old[k] for k in old}
+
+
+def main(argv):
+    p = cli.Parser(prog="python -m convert.training.statistics", description=__doc__)
+    p.add_argument("run", help="folder with model.safetensors and config.json")
+    p.add_argument("--data", nargs=2, action="append", required=True, metavar=("LABELS", "COUNT"),
+                   help="a labels.csv, and how many of its training images of each class")  # fmt: skip
+    p.add_argument("--part", type=float, default=1.0, help="of the way from the run's own statistics to the new")
+    p.add_argument("--out", required=True)
+    args = p.parse_args(argv)
+    from convert import live
+
+    live.without_broken_ops()
+    import timm
+    from safetensors.torch import load_file, save_file
+
+    run, out = Path(args.run), Path(args.out)
+    old = load_file(run / "model.safetensors")
+    net = timm.create_model("tf_efficientnet_lite0", num_classes=len(old["classifier.bias"])).eval()
+    net.load_state_dict(old)
+    views = vote.Views(TRANSFORM, VIEWS, "pyramid")
+
+    def batches():
+        waiting = []
+        for row in chosen([(path, int(count)) for path, count in args.data]):
+            waiting += views(images.decode(row["path"]), "")
+            if len(waiting) >= BATCH:
+                yield waiting
+                waiting = []
+
+    measure(net, batches())
+    state = mixed(old, net.state_dict(), args.part)
+    out.mkdir(parents=True, exist_ok=True)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    save_file({k: v.contiguous() for k, v in state.items()}, out / "model.safetensors")
+    shutil.copy(run / "config.json", out / "config.json")
+
+
+if __name__ == "__main__":
+    cli.main(main)

@@ -1,0 +1,117 @@
+"""Crops of photographs from the web, for the training of a detector: by many photographers, shrunk and compressed.
+
+    apt-get download gcompris-qt-data && dpkg -x gcompris-qt-data_*.deb unpacked
+    python -m convert.training.web_photographs --rcc unpacked/usr/share/gcompris-qt/rcc --out runs/web
+
+The photographs are those that KDE's GCompris (Debian 12, gcompris-qt-data 3.1-2) shows children, saved as WebP by its
+makers: 215 by many photographers. `web_photographs.csv` beside this file names them with their licences; drawings,
+paintings and photographs with cut-out parts are left out. A name's own draw keeps a third of them apart, for
+`bench/false_alarms.py` to measure on; of each of the others come up to four crops of 448 pixels (or less, where the
+photograph is smaller), two of its own pixels and two of the photograph at .45 to .85 of its size, where little is left
+of the WebP. ``labels.csv`` is that of ``photographs``; all crops are of split ``train``.
+"""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+from PIL import Image
+
+from aidet import cli, files, images, records, transforms
+from aidet.errors import UserError
+
+from .photographs import CROP, QUALITY
+
+LIST = Path(__file__).with_suffix(".csv")
+CROPS, SCALE, LEAST = 4, (0.45, 0.85), 200
+APART = 3  # one in so many is never trained on
+
+
+def resources(path):
+    """Files inside a Qt resource file: yields (name, bytes); what zstd compressed is left out.
+
+    The layout is that of Qt's ``rcc`` (qtbase, src/tools/rcc/rcc.cpp, versions 1 to 3): a tree of nodes, breadth first,
+    each with the place of its name and of its data or its first child.
+    """
+    body = Path(path).read_bytes()
+    if body[:4] != b"qres":
+        raise UserError(f"{path} is no Qt resource file")
+    version, tree, data, names = struct.unpack(">4I", body[4:20])
+    size = 22 if version >= 2 else 14
+
+    def visit(node, above):
+        at = tree + node * size
+        place, flags = struct.unpack(">IH", body[at : at + 6])
+        (length,) = struct.unpack(">H", body[names + place : names + place + 2])
+        name = body[names + place + 6 : names + place + 6 + 2 * length].decode("utf-16-be") if node else ""
+        name = f"{above}/{name}".strip("/")
+        if flags & 2:
+            count, first = struct.unpack(">2I", body[at + 6 : at + 14])
+            for child in range(first, first + count):
+                yield from visit(child, name)
+        elif not flags & 4:
+            start = data + struct.unpack(">I", body[at + 10 : at + 14])[0]
+            (length,) = struct.unpack(">I", body[start : start + 4])
+            found = body[start + 4 : start + 4 + length]
+            yield name, zlib.decompress(found[4:]) if flags & 1 else found
+
+    yield from visit(0, "")
+
+
+def photographs(rcc):
+    """The listed photographs in a folder of Qt resource files: dict of name to bytes, in the order of their names."""
+    listed = {row["file"] for row in records.read_table(LIST)[0]}
+    found = {}
+    for path in sorted(images.require_folder(rcc).glob("*.rcc")):
+        found.update({name: blob for name, blob in resources(path) if name in listed})
+    missing = sorted(listed - set(found))
+    if missing:
+        raise UserError(f"{len(missing)} of {len(listed)} photographs are not in {rcc}, first {missing[0]!r}")
+    return dict(sorted(found.items()))
+
+
+def drawn(name):
+    """The photograph's random numbers, and whether it is kept apart from training."""
+    rng = transforms.generator(0, name)
+    return rng, rng.integers(APART) == 0
+
+
+def crops(image, rng):
+    """Crops of one photograph and the JPEG quality of each: yields (PIL.Image, int)."""
+    for i in range(CROPS):
+        picture = image
+        if i % 2 == 0:
+            scale = rng.uniform(*SCALE)
+            picture = image.resize([max(1, round(n * scale)) for n in image.size], Image.Resampling.LANCZOS)
+        width, height = (min(CROP, n) for n in picture.size)
+        if min(width, height) < LEAST:
+            continue
+        x, y = (int(rng.integers(n - side + 1)) for n, side in zip(picture.size, (width, height)))
+        yield picture.crop((x, y, x + width, y + height)), int(rng.integers(QUALITY[0], QUALITY[1] + 1))
+
+
+def main(argv):
+    p = cli.Parser(prog="python -m convert.training.web_photographs", description=__doc__)
+    p.add_argument("--rcc", required=True, help="folder of Qt resource files")
+    p.add_argument("--out", required=True)
+    args = p.parse_args(argv)
+    out, rows = Path(args.out), []
+    (out / "crops").mkdir(parents=True, exist_ok=True)
+    for name, blob in photographs(args.rcc).items():
+        rng, apart = drawn(name)
+        if apart:
+            continue
+        for crop, quality in crops(images.decode(io.BytesIO(blob)), rng):
+            path = f"crops/{len(rows):05d}.jpg"
+            with files.atomic(out / path, "wb") as target:
+                crop.save(target, "JPEG", quality=quality, subsampling="4:2:0")
+            rows.append([path, 0, "gcompris", "train", name, quality])
+    with files.atomic(out / "labels.csv") as table:
+        header = ["path", "label", "generator", "split", "group", "jpeg_quality"]
+        records.csv_writer(table).writerows([header, *rows])
+    print(f"{len(rows)} crops in {out}")
+
+
+if __name__ == "__main__":
+    cli.main(main)
