@@ -356,7 +356,7 @@ class Detector:
         return Verdict(key, label=label, status=f"error: {reason}")
 
     def _verdict(self, key, scores, weights):
-        """``scores``, ``weights``: for each model those of its views, of the image first, then of its changed versions."""
+        """``scores``, ``weights``: for each model those of its views: of the image, then of its changed versions."""
         if not all(np.isfinite(s).all() for groups in scores for s in groups):
             return self._error(key, "the network's output is not a finite number")
         columns = [self._fuse(*column) for column in zip(zip(*scores), zip(*weights))]

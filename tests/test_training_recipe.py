@@ -1,17 +1,17 @@
 """The recipe of the default detector, as far as it runs without PyTorch: crops, pairs, thresholds."""
 
 import csv
+import io
 import struct
 import types
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from aidet.errors import UserError
-from convert.training import calibrate, detector, photographs
+from convert.training import calibrate, detector, photographs, statistics, web_photographs
 
 
 def textured(seed, side=200):
@@ -142,11 +142,50 @@ def qt_resource(tree):
     )
 
 
-def test_photographs_come_out_of_qt_resources(tmp_path, monkeypatch):
-    """The layout was checked once against Debian's gcompris-qt-data; here against files made from its description."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "bench"))
-    from convert.training import web_photographs
+def test_photographs_from_the_web_become_crops_and_a_third_is_kept_apart(tmp_path, monkeypatch):
+    names = [f"gcompris/{i}.webp" for i in range(30)]
+    tree = {}
+    for i, name in enumerate(names):
+        buffer = io.BytesIO()
+        Image.fromarray(textured(i, 150 if i % 10 == 0 else 300)).save(buffer, "WEBP")
+        tree[name.split("/")[1]] = buffer.getvalue()
+    (tmp_path / "x.rcc").write_bytes(qt_resource({"gcompris": {**tree, "drawing.webp": b"not listed"}}))
+    (tmp_path / "list.csv").write_text("file,kind,licence\n" + "".join(f"{n},other,CC0-1.0\n" for n in names))
+    monkeypatch.setattr(web_photographs, "LIST", tmp_path / "list.csv")
+    web_photographs.main(["--rcc", str(tmp_path), "--out", str(tmp_path / "out")])
+    rows = list(csv.DictReader((tmp_path / "out" / "labels.csv").open()))
+    apart = {n for n in names if web_photographs.drawn(n)[1]}
+    large = {n for i, n in enumerate(names) if i % 10}
+    assert 3 <= len(apart) <= 18 and {r["group"] for r in rows} == large - apart
+    for r in rows:
+        with Image.open(tmp_path / "out" / r["path"]) as image:
+            assert 200 <= min(image.size) <= 300 and image.format == "JPEG"
+    assert {r["label"] for r in rows} == {"0"} and {r["split"] for r in rows} == {"train"}
+    (tmp_path / "list.csv").write_text("file,kind,licence\ngone.webp,other,CC0-1.0\n")
+    with pytest.raises(UserError, match="1 of 1 photographs are not in .*'gone.webp'"):
+        web_photographs.photographs(tmp_path)
 
+
+def test_only_running_statistics_are_mixed():
+    old = {"a.weight": np.array(1.0), "a.running_mean": np.array(2.0), "a.running_var": np.array(1.0)}
+    new = {"a.weight": np.array(9.0), "a.running_mean": np.array(4.0), "a.running_var": np.array(3.0)}
+    assert statistics.mixed(old, new, 0.5) == {"a.weight": 1, "a.running_mean": 3, "a.running_var": 2}
+
+
+def test_statistics_are_of_training_images_as_many_of_each_class_as_asked_for(tmp_path):
+    for name in ("full", "dev"):
+        (tmp_path / name).mkdir()
+        lines = [f"{i}.jpg,{i % 2},g,{'test' if i > 29 else 'train'}" for i in range(40)]
+        (tmp_path / name / "labels.csv").write_text("\n".join(["path,label,generator,split", *lines]) + "\n")
+    rows = statistics.chosen([(tmp_path / "full" / "labels.csv", 10), (tmp_path / "dev" / "labels.csv", 4)])
+    counts = {(s, k): sum(r["set"] == s and r["label"] == k for r in rows) for s in ("full", "dev") for k in (0, 1)}
+    assert counts == {("full", 0): 10, ("full", 1): 10, ("dev", 0): 4, ("dev", 1): 4}
+    assert {r["split"] for r in rows} == {"train"} and len({r["path"] for r in rows}) == 28
+    assert [r["set"] for r in rows] != sorted((r["set"] for r in rows), reverse=True)  # in one random order
+
+
+def test_photographs_come_out_of_qt_resources(tmp_path):
+    """The layout was checked once against Debian's gcompris-qt-data; here against files made from its description."""
     wanted = {"gcompris/a.webp": b"first", "gcompris/deep/er/b.webp": b"second" * 50, "gcompris/c.webp": b"third"}
     made = qt_resource(
         {"gcompris": {"a.webp": b"first", "deep": {"er": {"b.webp+": b"second" * 50}}, "c.webp": b"third"}}

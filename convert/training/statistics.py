@@ -3,11 +3,11 @@
     python -m convert.training.statistics runs/z --data FULL/labels.csv 300 --data DEV/labels.csv 80 --part 0.7 \\
         --out runs/default
 
-Training sees degraded crops of 160 pixels, pairs of a photograph and its reconstruction among them; `infer.py` shows crops of
-224 pixels of whole images and of their halves. Statistics of the latter (Li et al., "Revisiting batch normalization
-for practical domain adaptation", 2016) help on sources and generators that training has not seen, and cost on those
-it has; a part of the way keeps most of both (LOG.md). No weight changes. The output is in half precision, as that of
-``average``.
+Training sees degraded crops of 160 pixels, pairs of a photograph and its reconstruction among them; `infer.py` shows
+crops of 224 pixels of whole images and of their halves. Statistics of the latter (Li et al., "Revisiting batch
+normalization for practical domain adaptation", 2016) help on sources and generators that training has not seen, and
+cost on those it has; a part of the way keeps most of both (LOG.md). No weight changes. The output is in half
+precision, so that the converted file can be compared with its source to the usual tolerance.
 """
 
 import shutil
