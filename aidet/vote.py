@@ -25,7 +25,7 @@ WEIGHTS = ("equal", "detail")
 # Shrunk to a crop: on 256-pixel validation crops enlarged 1.5 times .924 instead of .897 (LOG.md).
 SCALES = (0.5, 2.0)
 # Added to a view's detail before it is squared to a weight: one step of 8-bit pixels in [-1, 1], so that the views of a
-# plain picture count alike, whatever noise there is.
+# plain picture count nearly alike, whatever noise there is.
 FLAT = 1 / 127.5
 FUSIONS = ("soft", "hard", "soft-or", "score")
 # A unanimous hard vote has probability 0 or 1, whose score is infinite; it is written as this far from them.
