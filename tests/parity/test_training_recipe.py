@@ -1,17 +1,16 @@
-"""The recipe of the default detector, the part that needs PyTorch: going on from a run, and averaging runs."""
+"""The recipe of the default detector, the part that needs PyTorch: going on from a run, statistics of batch normalisation anew."""
 
 import numpy as np
 import pytest
+import torch
 
 from aidet import files
-from aidet.errors import UserError
-from convert.training import average, detector
+from convert.training import detector, statistics
 
 pytestmark = pytest.mark.parity
 
 
 def run(folder, classes, seed):
-    import torch
     from safetensors.torch import save_file
 
     torch.manual_seed(seed)
@@ -34,15 +33,20 @@ def test_going_on_with_other_classes_keeps_their_rows(tmp_path):
         assert out[key][0].equal(old[key][0]) and out[key][1].equal(old[key][2]) and out[key][2].equal(new[key][2])
 
 
-def test_the_average_of_runs_is_their_mean_in_half_precision(tmp_path):
-    from safetensors.torch import load_file
-
-    states = [run(tmp_path / name, ["real", "a"], seed) for name, seed in (("x", 0), ("y", 1))]
-    average.main([str(tmp_path / "x"), str(tmp_path / "y"), "--out", str(tmp_path / "out")])
-    mean = load_file(tmp_path / "out" / "model.safetensors")
-    wanted = (states[0]["conv.weight"].numpy() + states[1]["conv.weight"].numpy()) / 2
-    np.testing.assert_allclose(mean["conv.weight"].float().numpy(), wanted, rtol=1e-3, atol=1e-6)
-    assert str(mean["conv.weight"].dtype) == "torch.float16" and mean["bn.num_batches_tracked"].item() == 7
-    run(tmp_path / "z", ["real", "b"], 2)
-    with pytest.raises(UserError, match="other classes"):
-        average.main([str(tmp_path / "x"), str(tmp_path / "z"), "--out", str(tmp_path / "out")])
+def test_statistics_are_the_mean_over_batches():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.Dropout(0.5)).eval()
+    net[1].running_mean.fill_(7.0)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    rng = np.random.default_rng(0)
+    batches = [[rng.normal(size=(3, 5, 5)).astype(np.float32) for _ in range(n)] for n in (4, 6)]
+    statistics.measure(net, batches)
+    with torch.no_grad():
+        outputs = [net[0](torch.from_numpy(np.stack(b))) for b in batches]
+    mean = torch.stack([o.mean((0, 2, 3)) for o in outputs]).mean(0)
+    variance = torch.stack([o.var((0, 2, 3), unbiased=True) for o in outputs]).mean(0)
+    assert torch.allclose(net[1].running_mean, mean, atol=1e-6)
+    assert torch.allclose(net[1].running_var, variance, atol=1e-6)
+    for key, value in net.state_dict().items():
+        if "running" not in key and "tracked" not in key:
+            assert torch.equal(value, before[key])
+    assert not net[2].training  # dropout stays off
