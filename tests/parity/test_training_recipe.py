@@ -1,4 +1,4 @@
-"""The recipe of the default detector, the part that needs PyTorch: going on from a run, statistics of batch normalisation anew."""
+"""The default detector's recipe, the part that needs PyTorch: going on from a run, statistics computed anew."""
 
 import numpy as np
 import pytest
