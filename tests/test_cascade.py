@@ -34,9 +34,9 @@ def pair(tmp_path_factory):
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_a_cascade_decides_as_the_checkpoint_does(pair, settings):
     path, small, files = pair
-    exact, eight = (Detector(p, **settings).score(files) for p in (path, small))
+    exact, eight = (Detector(p, **settings).score(files, root=files[0].parent) for p in (path, small))
     cascade = Detector(path, cascade=small, **settings)
-    found = cascade.score(files)
+    found = cascade.score(files, root=files[0].parent)
     assert [(r.label, r.decision) for r in found] == [(r.label, r.decision) for r in exact]
     assert 0 < cascade.twice.value < len(files)
     if settings.get("early_exit"):
@@ -50,8 +50,10 @@ def test_a_cascade_decides_as_the_checkpoint_does(pair, settings):
 
 def test_a_cascade_trusts_the_first_network_no_further_than_its_margin(pair, monkeypatch):
     path, small, files = pair
-    exact = Detector(path, votes=3).score(files)
-    cascade = Detector(path, votes=3, cascade=small)
+    exact = Detector(path, votes=3).score(files, root=files[0].parent)
+    cascade = Detector(
+        path, votes=3, cascade=small, workers=1
+    )  # one after the other: the errors below are drawn in order
     margin, plain = cascade.margin, cascade.first.run
     assert cascade.models[0].scale * margin == pytest.approx(
         quantize.margin_of(cascade.first.backend, small, cascade.models[0].views)
@@ -64,12 +66,12 @@ def test_a_cascade_trusts_the_first_network_no_further_than_its_margin(pair, mon
         return changed[-1]
 
     monkeypatch.setattr(cascade.first, "run", worse)
-    assert [r.label for r in cascade.score(files)] == [r.label for r in exact]
+    assert [r.label for r in cascade.score(files, root=files[0].parent)] == [r.label for r in exact]
     assert changed and 0 < cascade.twice.value < len(files)
     # What is no number settles nothing: the checkpoint decides.
     monkeypatch.setattr(cascade.first, "run", lambda views: np.full(len(views), np.nan))
     before = cascade.twice.value
-    assert [r.score for r in cascade.score(files)] == [r.score for r in exact]
+    assert [r.score for r in cascade.score(files, root=files[0].parent)] == [r.score for r in exact]
     assert cascade.twice.value == before + len(files) and plain is not worse
 
 
