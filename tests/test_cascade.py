@@ -51,9 +51,8 @@ def test_a_cascade_decides_as_the_checkpoint_does(pair, settings):
 def test_a_cascade_trusts_the_first_network_no_further_than_its_margin(pair, monkeypatch):
     path, small, files = pair
     exact = Detector(path, votes=3).score(files, root=files[0].parent)
-    cascade = Detector(
-        path, votes=3, cascade=small, workers=1
-    )  # one after the other: the errors below are drawn in order
+    # One after the other, so that the errors below are drawn in the files' order.
+    cascade = Detector(path, votes=3, cascade=small, workers=1)
     margin, plain = cascade.margin, cascade.first.run
     assert cascade.models[0].scale * margin == pytest.approx(
         quantize.margin_of(cascade.first.backend, small, cascade.models[0].views)
