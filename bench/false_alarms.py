@@ -4,7 +4,7 @@
     python bench/false_alarms.py --rcc unpacked/usr/share/gcompris-qt/rcc --ckpt ckpt/aidet_default.ckpt
 
 The photographs are those of `convert/training/web_photographs.py`: by many photographers, shrunk and saved as WebP. It
-keeps a third of them apart; these are measured here, the others (`--trained`) only to see what training on them did.
+keeps a third of them apart; these are measured here.
 Scored by `infer.py` as they are and after changes of `evaluate.py sweep`; intervals are Wilson's.
 """
 
@@ -29,12 +29,11 @@ def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rcc", required=True, help="folder of Qt resource files")
     parser.add_argument("--ckpt", required=True)
-    parser.add_argument("--trained", action="store_true", help="those that are trained on instead")
     parser.add_argument("--out", default=str(common.ROOT / "results" / "false_alarms.csv"))
     args = parser.parse_args(argv)
     listed = {row["file"]: row for row in common.rows(web_photographs.LIST)}
     everything = web_photographs.photographs(args.rcc).items()
-    found = {name: blob for name, blob in everything if web_photographs.drawn(name)[1] != args.trained}
+    found = {name: blob for name, blob in everything if web_photographs.drawn(name)[1]}
     kinds = [listed[name]["kind"] for name in found]
     table, facts = [], common.facts("infer.py")
     points = {point[0]: point for point in degrade.points(["jpeg", "resize"])}

@@ -35,11 +35,50 @@ def crops(image, rng, count):
         picture = image
         if i % 2:
             scale = min(1.0, int(rng.integers(*WEB)) / max(image.size))
-            picture = image.resize([max(1, round(n * scale)) for n in image.size], Image.Resampling.LANCZOS)
-        width, height = (min(CROP, n) for n in picture.size)
-        x, y = (int(rng.integers(n - side + 1)) for n, side in zip(picture.size, (width, height)))
-        found.append((picture.crop((x, y, x + width, y + height)), int(rng.integers(QUALITY[0], QUALITY[1] + 1))))
+            picture = shrunk(image, scale)
+        found.append(cut(picture, rng))
     return found
+
+
+def shrunk(image, scale):
+    """The image at a part of its size, at least one pixel."""
+    return image.resize([max(1, round(n * scale)) for n in image.size], Image.Resampling.LANCZOS)
+
+
+def cut(picture, rng):
+    """A crop at a random place, as large as the picture allows, and its JPEG quality: (PIL.Image, int)."""
+    width, height = (min(CROP, n) for n in picture.size)
+    x, y = (int(rng.integers(n - side + 1)) for n, side in zip(picture.size, (width, height)))
+    return picture.crop((x, y, x + width, y + height)), int(rng.integers(QUALITY[0], QUALITY[1] + 1))
+
+
+def write(out, photos):
+    """Crops as JPEG files and their ``labels.csv``; ``photos``: (crops, source, split, name of the photograph)."""
+    (out / "crops").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for found, source, split, name in photos:
+        for crop, quality in found:
+            path = f"crops/{len(rows):05d}.jpg"
+            with files.atomic(out / path, "wb") as target:
+                crop.save(target, "JPEG", quality=quality, subsampling="4:2:0")
+            rows.append([path, 0, source, split, name, quality])
+    with files.atomic(out / "labels.csv") as table:
+        header = ["path", "label", "generator", "split", "group", "jpeg_quality"]
+        records.csv_writer(table).writerows([header, *rows])
+    print(f"{len(rows)} crops in {out}")
+
+
+def drawn(folder, photos, count, seed):
+    """What ``write`` takes, for (name, file) under a folder; what cannot be decoded is named and left out."""
+    for name, file in photos:
+        rng = transforms.generator(seed, Path(name).as_posix())
+        split = "val" if rng.integers(VALIDATION) == 0 else "train"
+        try:
+            image = images.decode(folder / file)
+        except images.ImageError as error:
+            print(f"left out: {name} ({error})")
+            continue
+        yield crops(image, rng, count), Path(name).parts[0], split, name
 
 
 def main(argv):
@@ -50,7 +89,7 @@ def main(argv):
     p.add_argument("--crops", type=int, default=2, help="crops a photograph")
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args(argv)
-    folder, out = images.require_folder(args.folder), Path(args.out)
+    folder = images.require_folder(args.folder)
     if args.list:
         listed, columns = records.read_table(args.list, "list")
         if not {"name", "file"} <= set(columns):
@@ -61,25 +100,7 @@ def main(argv):
     photos = [(name, file) for name, file in photos if len(Path(name).parts) > 1]
     if not photos:
         raise UserError(f"no image in a sub-folder of {args.folder}; every sub-folder is one source")
-    (out / "crops").mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name, file in photos:
-        rng = transforms.generator(args.seed, Path(name).as_posix())
-        split = "val" if rng.integers(VALIDATION) == 0 else "train"
-        try:
-            image = images.decode(folder / file)
-        except images.ImageError as error:
-            print(f"left out: {name} ({error})")
-            continue
-        for crop, quality in crops(image, rng, args.crops):
-            path = f"crops/{len(rows):05d}.jpg"
-            with files.atomic(out / path, "wb") as target:
-                crop.save(target, "JPEG", quality=quality, subsampling="4:2:0")
-            rows.append([path, 0, Path(name).parts[0], split, name, quality])
-    with files.atomic(out / "labels.csv") as table:
-        header = ["path", "label", "generator", "split", "group", "jpeg_quality"]
-        records.csv_writer(table).writerows([header, *rows])
-    print(f"{len(rows)} crops in {out}")
+    write(Path(args.out), drawn(folder, photos, args.crops, args.seed))
 
 
 if __name__ == "__main__":

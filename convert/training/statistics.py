@@ -25,16 +25,14 @@ TRANSFORM = "decode | center_crop(224) | normalize(half)"
 
 def chosen(sources):
     """Training rows, as many of each class as each source's number says, in one random order."""
-    rng, groups, counts = np.random.default_rng(SEED), {}, {}
+    rng, rows = np.random.default_rng(SEED), []
     for path, count in sources:
+        classes = {}
         for row in detector.read([path]):
             if row["split"] == "train":
-                key = row["set"], row["label"]
-                groups.setdefault(key, []).append(row)
-                counts[key] = count
-    rows = []
-    for key, group in groups.items():
-        rows += [group[i] for i in rng.permutation(len(group))[: counts[key]]]
+                classes.setdefault(row["label"], []).append(row)
+        for group in classes.values():
+            rows += [group[i] for i in rng.permutation(len(group))[:count]]
     return [rows[i] for i in rng.permutation(len(rows))]
 
 

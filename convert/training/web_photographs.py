@@ -16,12 +16,10 @@ import struct
 import zlib
 from pathlib import Path
 
-from PIL import Image
-
-from aidet import cli, files, images, records, transforms
+from aidet import cli, images, records, transforms
 from aidet.errors import UserError
 
-from .photographs import CROP, QUALITY
+from .photographs import cut, shrunk, write
 
 LIST = Path(__file__).with_suffix(".csv")
 CROPS, SCALE, LEAST = 4, (0.45, 0.85), 200
@@ -82,13 +80,17 @@ def crops(image, rng):
     for i in range(CROPS):
         picture = image
         if i % 2 == 0:
-            scale = rng.uniform(*SCALE)
-            picture = image.resize([max(1, round(n * scale)) for n in image.size], Image.Resampling.LANCZOS)
-        width, height = (min(CROP, n) for n in picture.size)
-        if min(width, height) < LEAST:
-            continue
-        x, y = (int(rng.integers(n - side + 1)) for n, side in zip(picture.size, (width, height)))
-        yield picture.crop((x, y, x + width, y + height)), int(rng.integers(QUALITY[0], QUALITY[1] + 1))
+            picture = shrunk(image, rng.uniform(*SCALE))
+        if min(picture.size) >= LEAST:
+            yield cut(picture, rng)
+
+
+def training(found):
+    """What ``write`` takes, for the photographs that are not kept apart; ``found``: dict of name to bytes."""
+    for name, blob in found.items():
+        rng, apart = drawn(name)
+        if not apart:
+            yield crops(images.decode(io.BytesIO(blob)), rng), "gcompris", "train", name
 
 
 def main(argv):
@@ -96,21 +98,7 @@ def main(argv):
     p.add_argument("--rcc", required=True, help="folder of Qt resource files")
     p.add_argument("--out", required=True)
     args = p.parse_args(argv)
-    out, rows = Path(args.out), []
-    (out / "crops").mkdir(parents=True, exist_ok=True)
-    for name, blob in photographs(args.rcc).items():
-        rng, apart = drawn(name)
-        if apart:
-            continue
-        for crop, quality in crops(images.decode(io.BytesIO(blob)), rng):
-            path = f"crops/{len(rows):05d}.jpg"
-            with files.atomic(out / path, "wb") as target:
-                crop.save(target, "JPEG", quality=quality, subsampling="4:2:0")
-            rows.append([path, 0, "gcompris", "train", name, quality])
-    with files.atomic(out / "labels.csv") as table:
-        header = ["path", "label", "generator", "split", "group", "jpeg_quality"]
-        records.csv_writer(table).writerows([header, *rows])
-    print(f"{len(rows)} crops in {out}")
+    write(Path(args.out), training(photographs(args.rcc)))
 
 
 if __name__ == "__main__":
