@@ -44,6 +44,7 @@ parity: .venv/.parity
 lint: .venv/.installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 .venv-docs/.installed: requirements/docs.txt
 	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
