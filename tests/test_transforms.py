@@ -1,14 +1,24 @@
 """Each operation alone and in the pipeline; the line's grammar and its errors."""
 
+import importlib.util
 import io
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import augment, transforms  # noqa: F401 - training's operations register themselves
+from aidet import transforms
 from aidet.errors import UserError
 from aidet.transforms import OPERATIONS, Pipeline, generator
+
+
+# Operations that need an argument, or numbers in place of an image; the others open by their name alone.
+ARGUMENTS = {
+    "resize": "resize(32)", "center_crop": "center_crop(32)", "random_crop": "random_crop(32)", "pad": "pad(16)",
+    "random_resized_crop": "random_resized_crop(32)", "grayscale": "grayscale(0.5)",
+    "random_erasing": "to_float | random_erasing", "albumentations": "albumentations(RandomGamma, p=1.0)",
+}  # fmt: skip
 
 
 def rng(seed=0):
@@ -84,12 +94,7 @@ def test_jpeg_operation_equals_a_real_save(photo):
 
 @pytest.mark.parametrize("name", sorted(n for n, (_, random) in OPERATIONS.items() if random))
 def test_random_operations_follow_the_generator_alone(photo, name):
-    lines = {
-        "random_crop": "random_crop(32)", "random_resized_crop": "random_resized_crop(32)",
-        "grayscale": "grayscale(0.5)", "random_erasing": "to_float | random_erasing",
-        "albumentations": "albumentations(RandomGamma, p=1.0)",
-    }  # fmt: skip
-    pipeline = Pipeline(lines.get(name, name))
+    pipeline = Pipeline(ARGUMENTS.get(name, name))
     image = photo()
     assert pipeline.random
     before = np.asarray(image).copy()
@@ -153,3 +158,24 @@ def test_errors_name_the_value_and_the_remedy(line, message):
 
 def test_every_operation_is_documented():
     assert all(factory.__doc__ for factory, _ in transforms.OPERATIONS.values())
+
+
+def test_every_operation_opens_whatever_was_imported_before(run):
+    """What training accepts in ``views`` goes into the sidecar; a process that only reads images must open it too."""
+    needed = {"vip_cup", "albumentations", "auto_augment", "random_erasing"}
+    assert needed <= set(OPERATIONS)
+    names = [n for n in OPERATIONS if n != "albumentations" or importlib.util.find_spec("albumentations")]
+    code = (
+        "import json, sys\n"
+        "from aidet.transforms import Pipeline\n"
+        "early = {'cv2', 'albumentations'} & set(sys.modules)\n"
+        "assert not early, early\n"
+        "for line in json.loads(sys.argv[1]):\n    Pipeline(line)\n"
+    )
+    done = run("-c", code, json.dumps([ARGUMENTS.get(n, n) for n in names]))
+    assert done.returncode == 0, done.stderr
+    # The two modules import each other's names: either may come first.
+    for first in ("aidet.augment", "aidet.transforms", "aidet.degrade"):
+        code = f"import {first}, aidet.transforms as t; t.Pipeline('vip_cup | hflip')"
+        done = run("-c", code)
+        assert done.returncode == 0, done.stderr
