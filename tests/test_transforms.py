@@ -12,7 +12,6 @@ from aidet import transforms
 from aidet.errors import UserError
 from aidet.transforms import OPERATIONS, Pipeline, generator
 
-
 # Operations that need an argument, or numbers in place of an image; the others open by their name alone.
 ARGUMENTS = {
     "resize": "resize(32)", "center_crop": "center_crop(32)", "random_crop": "random_crop(32)", "pad": "pad(16)",
@@ -133,6 +132,67 @@ def test_text_is_a_normal_form(photo):
     assert pipeline.text == "decode | resize(64, bicubic) | center_crop(48) | normalize(mean=half)"
     np.testing.assert_array_equal(Pipeline(pipeline.text)(photo()), pipeline(photo()))
     assert pipeline.size() == (48, 48) and Pipeline("hflip").size() is None
+
+
+@pytest.mark.parametrize(
+    ("line", "geometry", "numbers"),
+    [
+        ("decode | resize(40) | center_crop(32) | normalize(half)", "decode | resize(40) | center_crop(32)",
+         "decode | normalize(half)"),
+        ("random_crop(32)|hflip | high_pass( 3 )", "decode | random_crop(32) | hflip", "decode | high_pass(3)"),
+        ("resize(40) | center_crop(32)", "decode | resize(40) | center_crop(32)", "decode | to_float"),
+        ("center_crop(32) | normalize([0.1, 0.2, 0.3], 0.5)", "decode | center_crop(32)",
+         "decode | normalize((0.1, 0.2, 0.3), 0.5)"),
+        ("to_float(-1, 1)", "decode", "decode | to_float(-1, 1)"),
+        ("decode", "decode", "decode | to_float"),
+        ("hflip | normalize(half) | random_erasing", "decode | hflip", "decode | normalize(half)"),
+    ],
+)  # fmt: skip
+def test_a_pipeline_comes_apart_into_geometry_and_numbers(photo, line, geometry, numbers):
+    pipeline = Pipeline(line)
+    assert (pipeline.geometry.text, pipeline.numbers.text) == (geometry, numbers)
+    image = transforms.applied(pipeline.geometry.steps, photo(), rng(1))
+    assert isinstance(image, Image.Image)
+    if "random_erasing" not in line:
+        np.testing.assert_array_equal(pipeline.numbers(image), pipeline(photo(), rng(1)))
+
+
+def test_parts_are_the_operations_as_written():
+    pipeline = Pipeline("decode|resize( 64 ) | normalize([0.1, 0.2, 0.3], 0.5)")
+    assert pipeline.parts == ["resize( 64 )", "normalize([0.1, 0.2, 0.3], 0.5)"]
+    assert Pipeline("|".join(pipeline.parts)).text == pipeline.text
+
+
+def test_the_longest_line_comes_apart_too():
+    line = "|".join(["hflip"] * 666)
+    assert len(line) > 3990 and len(Pipeline(line).geometry.steps) == 666
+
+
+@pytest.mark.parametrize("name", [*transforms.STATISTICS, "(0.1, 0.2, 0.3), (0.9, 0.5, 0.01)"])
+@pytest.mark.parametrize("white", [1, 255])
+def test_affine_is_the_arithmetic_of_normalize(photo, name, white):
+    pipeline = Pipeline(f"random_crop(32) | normalize({name}) | random_erasing")
+    scale, offset = pipeline.affine(white)
+    mean, std = transforms.STATISTICS.get(name, ((0.1, 0.2, 0.3), (0.9, 0.5, 0.01)))
+    np.testing.assert_allclose(scale, 1 / np.array(std) / white, rtol=1e-6)
+    np.testing.assert_allclose(offset, -np.array(mean) / std, rtol=1e-6)
+    assert scale.dtype == offset.dtype == np.float64 and scale.shape == offset.shape == (3,)
+    pixels = np.asarray(photo(), np.float64).transpose(2, 0, 1) * (white / 255)
+    want = pixels * scale[:, None, None] + offset[:, None, None]
+    np.testing.assert_allclose(pipeline.numbers(photo()), want, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("line", "scale", "offset"),
+    [("hflip", 1, 0), ("to_float", 1, 0), ("to_float(-1, 1)", 2, -1), ("to_float(0, 255)", 255, 0)],
+)
+def test_affine_of_a_range(line, scale, offset):
+    np.testing.assert_allclose(Pipeline(line).affine(), ([scale] * 3, [offset] * 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("line", ["high_pass", "center_crop(32) | high_pass(0)", "to_float(0.5, 0.5)"])
+def test_numbers_that_do_not_tell_the_pixel_have_no_affine(line):
+    assert Pipeline(line).affine() is None
 
 
 @pytest.mark.parametrize(
