@@ -443,18 +443,18 @@ def _probabilities(samples, sampler):
 @lru_cache(maxsize=16)
 def pipeline(text):
     """The parsed pipeline, parsed once a process."""
-    from . import augment  # noqa: F401 - registers the training-only operations
-
     return transforms.Pipeline(text)
 
 
-def to_numbers(text):
+@lru_cache(maxsize=16)
+def to_numbers(text: str) -> Optional[transforms.Pipeline]:
     """The last operation of a pipeline where it maps grey levels to numbers one by one, else None.
 
     Workers leave it to the batch (:meth:`Loader._numbers`): bytes are a quarter to send, and one call serves them all.
     """
-    name, step = (pipeline(text).steps or [("", None)])[-1]
-    return step if name in ("normalize", "to_float") else None
+    line = pipeline(text)
+    last = line.numbers.parts == line.parts[-1:]
+    return line.numbers if last and line.affine() else None
 
 
 def _one(text, seed, source, key, view, size, splits=1):
@@ -469,7 +469,7 @@ def _one(text, seed, source, key, view, size, splits=1):
             array = _splits(pipeline(text), image, seed, key, view, splits)
         elif to_numbers(text):
             rng = transforms.generator(seed, key, view)
-            array = np.asarray(transforms.applied(pipeline(text).steps[:-1], image, rng))
+            array = np.asarray(transforms.applied(pipeline(text).geometry.steps, image, rng))
         else:
             array = pipeline(text)(image, transforms.generator(seed, key, view))
     except images.ImageError as error:
@@ -695,7 +695,7 @@ class Loader:
         if not self._last or not self._memory.filled or self._memory.size != self.size:
             return False
         if self._direct is None:
-            self._direct = all(self._idle(name, step) for name, step in pipeline(self.text).steps[:-1])
+            self._direct = all(self._idle(name, step) for name, step in pipeline(self.text).geometry.steps)
         return self._direct
 
     def _idle(self, name, step):

@@ -180,16 +180,12 @@ class _Teacher:
 
 
 def _units(line):
-    """(offset, factor) a channel, with value = (pixel - offset) / factor, found by looking at black and white."""
-    from PIL import Image
-
-    name, step = next(((n, s) for n, s in line.steps if n in ("normalize", "to_float")), (None, None))
-    if name is None:
-        if any(n == "high_pass" for n, _ in line.steps):
-            raise UserError("distill cannot turn a high_pass input back into pixels; use normalize or to_float")
-        return np.zeros(3), np.ones(3)
-    black, white = (step(Image.new("RGB", (1, 1), (v, v, v)), None).reshape(3).astype(np.float64) for v in (0, 255))
-    return -black / (white - black), 1 / (white - black)
+    """(offset, factor) per channel, with value = (pixel - offset) / factor and pixels in [0, 1]."""
+    affine = line.affine()
+    if affine is None:
+        raise UserError("distill cannot turn a high_pass input back into pixels; use normalize or to_float")
+    scale, offset = affine
+    return -offset / scale, 1 / scale
 
 
 def _number(settings, name, default, low, high):

@@ -8,7 +8,7 @@ map nor such an attention: occlusion, which needs only scores.
 import numpy as np
 from PIL import Image
 
-from . import images, runtime
+from . import images, runtime, transforms
 from .labels import GENERATED, NAMES
 
 GRID = 8
@@ -216,11 +216,7 @@ def lay(heat, pipeline, size):
     where = np.zeros((size[1], size[0], 3), np.uint8)
     where[..., 0], where[..., 1] = x, y[:, None]
     where = Image.fromarray(where)
-    for _, step in pipeline.steps:
-        after = step(where, None)
-        if not isinstance(after, Image.Image):
-            break
-        where = after
+    where = transforms.applied(pipeline.geometry.steps, where, None)
     fine = Image.fromarray(heat.astype(np.float32)).resize(where.size, Image.Resampling.BILINEAR)
     rows, columns = (max(1, min(FINE, n, m)) for n, m in zip(where.size[::-1], size[::-1]))
     place = np.asarray(where, np.float64) / 256

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from . import ckpt, exportable, files, labels, onnx_export, runtime
 from .engine import calibration_of, order_of
@@ -77,7 +76,8 @@ def export(path, kind, out, batch="dynamic", preprocess=False, lite=False):
             "type": str(sample(1).dtype),
         },
         "output": SCORE if preprocess else onnx_export.OUTPUT,
-        "geometry": geometry_of(pipeline),
+        # What stays outside the graph in every export.
+        "geometry": pipeline.geometry.text,
         **write(net, facts, sample, batch, target, preprocess),
     }
     if kind == "mindir":
@@ -100,46 +100,29 @@ def input_of(facts, path):
     return pipeline.size(), pipeline
 
 
-def geometry_of(pipeline):
-    """The part of a pipeline that stays outside the graph in every export: resize and crop."""
-    numeric = ("decode", "normalize", "to_float", "high_pass")
-    kept = [p for p in pipeline.text.split(" | ") if p.partition("(")[0] not in numeric]
-    return " | ".join(["decode", *kept])
-
-
 def _bytes(size):
     return lambda n: np.random.default_rng(n).integers(0, 256, (n, *size, 3), dtype=np.uint8)
 
 
 # --- preprocessing inside the graph ----------------------------------------------------------------------------------
-def affine_of(pipeline):
-    """Scale and offset per channel that take a grey level 0..255 to the network's input.
+def with_preprocessing(net, pipeline, order, calibration=(1.0, 0.0)):
+    """A cell that takes uint8 (N, h, w, 3) and gives the score (N,), around a network that gives logits.
+
+    ``calibration`` is of :func:`aidet.engine.calibration_of`.
 
     Raises
     ------
     UserError
         The pipeline ends in something else than an affine map of single pixels (``high_pass``).
     """
-    tail = Pipeline(
-        " | ".join(p for p in pipeline.text.split(" | ") if p not in geometry_of(pipeline).split(" | ")) or "to_float"
-    )
-    ramp = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2))
-    values = tail(ramp).reshape(3, 256).astype(np.float64)
-    offset, scale = values[:, 0], (values[:, 255] - values[:, 0]) / 255
-    if np.abs(values - (np.arange(256) * scale[:, None] + offset[:, None])).max() > 1e-5:
-        raise UserError(f"--preprocess-in-graph: {tail.text!r} is no map of single pixels; export without it")
-    return scale.astype(np.float32), offset.astype(np.float32)
-
-
-def with_preprocessing(net, pipeline, order, calibration=(1.0, 0.0)):
-    """A cell that takes uint8 (N, h, w, 3) and gives the score (N,), around a network that gives logits.
-
-    ``calibration`` is of :func:`aidet.engine.calibration_of`.
-    """
     import mindspore as ms
     from mindspore import nn, ops
 
-    scale, offset = affine_of(pipeline)
+    affine = pipeline.affine(white=255)
+    if affine is None:
+        tail = pipeline.numbers.text
+        raise UserError(f"--preprocess-in-graph: {tail!r} is no map of single pixels; export without it")
+    scale, offset = (values.astype(np.float32) for values in affine)
     generated = np.array([o == labels.NAMES[1] for o in order])
 
     class Scored(nn.Cell):
@@ -348,9 +331,11 @@ def _lite_files(folder, net, size, pipeline, sample, batch, target, preprocess):
     n = 1 if batch == "dynamic" else batch
     x = sample(n)
     golden = {"": (x, _run(net, x))}
-    aipp = None if preprocess else _aipp(pipeline, size)
-    if aipp:
-        scale, offset = affine_of(pipeline)
+    affine = None if preprocess else pipeline.affine(white=255)
+    aipp = None
+    if affine:
+        scale, offset = (values.astype(np.float32) for values in affine)
+        aipp = _aipp(scale, offset, size)
         pixels = _bytes(size)(n)
         golden["_aipp"] = pixels, _run(net, (pixels * scale + offset).transpose(0, 3, 1, 2))
     for end, (given, wanted) in golden.items():
@@ -440,12 +425,8 @@ sys.exit(worst > 0.01 * float(np.abs(expected).max()))
 '''
 
 
-def _aipp(pipeline, size):
-    """AIPP of a pipeline: uint8 RGB in, (x - mean) * var_reci out; None where it is no map of single pixels."""
-    try:
-        scale, offset = affine_of(pipeline)
-    except UserError:
-        return None
+def _aipp(scale, offset, size):
+    """AIPP text of a pipeline's scale and offset per channel: uint8 RGB in, (x - mean) * var_reci out."""
     lines = [
         "aipp_op {",
         "    aipp_mode: static",

@@ -11,10 +11,12 @@ global state.
 """
 
 import ast
+import functools
 import hashlib
 import inspect
 import io
 import math
+from typing import Optional, Tuple
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
@@ -38,13 +40,24 @@ STATISTICS = {
 }
 
 OPERATIONS = {}  # name -> (factory, is it random)
+NUMERIC = set()  # names of the operations that make numbers of an image
 
 
-def operation(random=False):
-    """Register a factory: it takes the arguments written in the line and returns ``f(image, rng)``."""
+def operation(random: bool = False, numeric: bool = False):
+    """Register a factory: it takes the arguments written in the line and returns ``f(image, rng)``.
+
+    Parameters
+    ----------
+    random : bool
+        The operation draws from ``rng``.
+    numeric : bool
+        It takes a PIL image and gives float32 (3, h, w): a member of :attr:`Pipeline.numbers`.
+    """
 
     def add(factory):
         OPERATIONS[factory.__name__] = (factory, random)
+        if numeric:
+            NUMERIC.add(factory.__name__)
         return factory
 
     return add
@@ -62,6 +75,10 @@ class Pipeline:
     ----------
     text : str
         The line, in a normal form.
+    parts : list of str
+        Its operations as they were written, without ``decode``; joined by ``|`` they are a line again.
+    steps : list of (str, callable)
+        Name and function of each operation.
     random : bool
         Whether any operation draws random numbers. Where False, more than one view of an image is pointless.
 
@@ -78,9 +95,10 @@ class Pipeline:
     """
 
     def __init__(self, text):
-        calls = [_parse(part.strip(), text) for part in _split(text)]
+        self.parts = [part.strip() for part in _split(text)]
+        calls = [_parse(part, text) for part in self.parts]
         if calls and calls[0][0] == "decode":
-            calls = calls[1:]
+            self.parts, calls = self.parts[1:], calls[1:]
         self.steps, self.random = [], False
         for name, args, kwargs in calls:
             if name not in OPERATIONS:
@@ -124,6 +142,47 @@ class Pipeline:
             for wh in ((331, 467), (512, 389))
         }
         return shapes.pop() if len(shapes) == 1 else None
+
+    @functools.cached_property
+    def geometry(self) -> "Pipeline":
+        """The operations before :attr:`numbers`, which take and give a PIL image: resize, crop, flips, JPEG.
+
+        Its ``text`` is ``decode`` where there are none.
+        """
+        numeric = [name in NUMERIC for name, _ in self.steps]
+        first = numeric.index(True) if any(numeric) else len(numeric)
+        return Pipeline("|".join(self.parts[:first]) or "decode")
+
+    @functools.cached_property
+    def numbers(self) -> "Pipeline":
+        """The operation that makes numbers of the image: ``normalize``, ``to_float`` or ``high_pass``.
+
+        ``to_float`` where the line names none. ``random_erasing``, which changes numbers that are there already, is
+        part of neither this nor :attr:`geometry`.
+        """
+        made = [part for part, (name, _) in zip(self.parts, self.steps) if name in NUMERIC]
+        return Pipeline("|".join(made) or "to_float")
+
+    def affine(self, white: float = 1.0) -> Optional[Tuple[np.ndarray, np.ndarray]]:
+        """Scale and offset per channel with which :attr:`numbers` are ``scale * pixel + offset``.
+
+        Parameters
+        ----------
+        white : float
+            Value of a white pixel: 1 where pixels are in [0, 1], 255 for grey levels.
+
+        Returns
+        -------
+        (ndarray, ndarray) of float64, each of shape (3,), or None
+            Measured. None where a number depends on more than its own pixel (``high_pass``), or not on it at all.
+        """
+        ramp = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2))
+        values = self.numbers(ramp).reshape(3, 256).astype(np.float64)
+        offset, span = values[:, 0], values[:, 255] - values[:, 0]
+        straight = np.linspace(0, 1, 256) * span[:, None] + offset[:, None]
+        if not span.all() or np.abs(values - straight).max() > 1e-5 * max(1.0, np.abs(values).max()):
+            return None
+        return span / white, offset
 
 
 def applied(steps, image, rng):
@@ -533,14 +592,14 @@ def _to_array(image):
     return np.divide(pixels, np.float32(255), out=np.empty(pixels.shape, np.float32), dtype=np.float32)
 
 
-@operation()
+@operation(numeric=True)
 def to_float(low=0.0, high=1.0):
     """Grey levels 0..255 onto the range ``low..high``."""
     low, high = np.float32(_number("low", low)), np.float32(_number("high", high))
     return lambda image, rng: _to_array(image) * (high - low) + low
 
 
-@operation()
+@operation(numeric=True)
 def normalize(mean="imagenet", std=None):
     """Values in [0, 1], minus the mean, over the standard deviation, per channel.
 
@@ -572,7 +631,7 @@ def normalize(mean="imagenet", std=None):
     return run
 
 
-@operation()
+@operation(numeric=True)
 def high_pass(radius=3.0):
     """The image minus its Gaussian blur, over 255, in [-1, 1] (resnet_hf of Kahsolt/AIGC-clf)."""
     _number("radius", radius, 0, 100)
@@ -583,3 +642,7 @@ def high_pass(radius=3.0):
         return np.ascontiguousarray(difference.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
 
     return run
+
+
+# At the end, because it needs the names above: a line must open, or fail, whatever else was imported.
+from . import augment  # noqa: E402, F401 - registers the operations that only training uses

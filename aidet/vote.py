@@ -6,7 +6,6 @@ one model the result is the network's score itself, to the last bit.
 
 import functools
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -271,7 +270,7 @@ class Views:
         self.others = None
         if kind in GRIDS:
             self._need_size()
-            self.tail = transforms.Pipeline(_last(self.first))
+            self.tail = self.first.numbers
         elif votes > 1 or kind != "random":
             self.others = transforms.Pipeline(self._line(kind, line))
             if self.others.size() != self.size:
@@ -289,12 +288,13 @@ class Views:
     def _line(self, kind, line):
         if kind == "random" and line:
             return line
+        numbers = self.first.numbers.parts
         if kind == "random":
-            part = f"random_resized_crop({self.size}, scale=(0.8, 1.0)) | " if self.size else ""
-            return f"{part}hflip | vflip | {_last(self.first)}"
+            part = [f"random_resized_crop({self.size}, scale=(0.8, 1.0))"] if self.size else []
+            return " | ".join([*part, "hflip", "vflip", *numbers])
         if kind == "native":
             self._need_size()
-            return f"random_crop({self.size}) | {_last(self.first)}"
+            return " | ".join([f"random_crop({self.size})", *numbers])
         if "(" not in kind and "|" not in kind:
             raise UserError(nearest(kind, ("random", "native", *GRIDS), "views"))
         return kind
@@ -377,13 +377,6 @@ def detail(view):
 
 def _mirrored(make):
     return np.ascontiguousarray(make()[:, :, ::-1])
-
-
-def _last(pipeline):
-    """The operations of a pipeline that make numbers of pixels, as a line."""
-    numeric = ("normalize", "to_float", "high_pass")
-    parts = [p.strip() for p in pipeline.text.split("|")]
-    return " | ".join(p for p in parts if re.match(r"\w+", p).group() in numeric) or "to_float"
 
 
 def _grid(image, size, most):

@@ -6,6 +6,7 @@ Only this module and ``make_reference.py`` import torch; the product works witho
 import importlib
 import sys
 import types
+from typing import List, Tuple
 
 import numpy as np
 
@@ -78,7 +79,8 @@ def photos(plan, source, transform, names=PHOTOS):
     -------
     (dict, numpy.ndarray uint8 (N, H, W, 3) or None, numpy.ndarray float32 (N, C, H, W))
         Facts for the reference's meta (photos, pixels_by, mean, std). Where the photos are not installed, or the net
-        takes latents: seeded noise, and no pixels.
+        takes latents: seeded noise, and no pixels. No pixels, mean and std either where the input cannot be computed
+        from single pixels (``high_pass``).
     """
     from aidet.images import decode
     from aidet.transforms import Pipeline
@@ -98,12 +100,14 @@ def photos(plan, source, transform, names=PHOTOS):
     pictures = [decode(p) for p in paths]
     if pipeline.size() is None:
         pictures = [p.crop((0, 0, 256, 256)) for p in pictures]
+    if pipeline.affine() is None:
+        return {"photos": list(names)}, None, np.stack([pipeline(p) for p in pictures])
     mean, std = statistics(transform)
     facts = {"photos": list(names), "mean": mean, "std": std}
     pixels, made_by = torch_models.preprocess(plan, source, transform, pictures)
     if pixels is None:
-        plain = " | ".join(p for p in pipeline.text.split(" | ") if not p.startswith(("normalize", "to_float")))
-        pixels = np.rint(np.stack([Pipeline(plain)(p) for p in pictures]).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+        cut = np.stack([pipeline.geometry(p) for p in pictures])
+        pixels = np.rint(cut.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
     else:
         facts["pixels_by"] = made_by
     return facts, pixels, verify.normalised(pixels, mean, std)
@@ -174,14 +178,29 @@ def versions():
     return {n: version_of(n) for n in names if version_of(n)}
 
 
-def statistics(transform):
-    """Mean and standard deviation of a pipeline's last step, measured on black and white."""
-    from PIL import Image
+def statistics(transform: str) -> Tuple[List[float], List[float]]:
+    """Mean and standard deviation per channel with which a pipeline normalises pixels in [0, 1].
 
+    Parameters
+    ----------
+    transform : str
+
+    Returns
+    -------
+    (list of float, list of float)
+        Rounded to six digits.
+
+    Raises
+    ------
+    UserError
+        The numbers are no affine map of single pixels (``high_pass``).
+    """
     from aidet.transforms import Pipeline
 
-    black, white = (
-        Pipeline(transform)(Image.new("RGB", (640, 640), c)).astype(np.float64)[:, 0, 0] for c in ("black", "white")
-    )
-    std = 1 / (white - black)
-    return [round(v, 6) for v in (-black * std)], [round(v, 6) for v in std]
+    pipeline = Pipeline(transform)
+    affine = pipeline.affine()
+    if affine is None:
+        raise UserError(f"{pipeline.numbers.text!r} has no mean and deviation; use normalize or to_float")
+    scale, offset = affine
+    std = 1 / scale
+    return [round(v, 6) for v in (-offset * std)], [round(v, 6) for v in std]

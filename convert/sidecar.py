@@ -29,10 +29,11 @@ def views_line(line):
     """Random crops of native pixels, flipped: a crop keeps the high frequencies a resize destroys."""
     from aidet.transforms import Pipeline
 
-    size = Pipeline(line).size()
+    pipeline = Pipeline(line)
+    size = pipeline.size()
     if size is None:
         return line
-    last = [part for part in line.split(" | ") if part.startswith(("normalize", "to_float"))]
+    last = pipeline.parts[len(pipeline.geometry.parts) :]
     crop = f"random_crop({size[0]})" if size[0] == size[1] else f"random_crop(({size[0]}, {size[1]}))"
     return " | ".join(["decode", crop, "hflip()", *last])
 

@@ -231,9 +231,8 @@ def preprocessing(transform, reference):
     from aidet.images import decode
     from aidet.transforms import Pipeline
 
-    line = " | ".join(part for part in transform.split(" | ") if not part.startswith("normalize"))
-    pipeline = Pipeline(line)
-    ours = np.stack([pipeline(decode(p)) for p in paths]).transpose(0, 2, 3, 1) * 255
+    geometry = Pipeline(transform).geometry
+    ours = np.stack([geometry(decode(p)) for p in paths]).transpose(0, 2, 3, 1) * 255
     if ours.shape != reference.pixels.shape:
         return {"ok": False, "largest": None, "mean": None, "shape": [list(ours.shape), list(reference.pixels.shape)]}
     difference = np.abs(ours - reference.pixels)

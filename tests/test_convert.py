@@ -1,6 +1,7 @@
 """The converter end to end on small nets, without torch: detection, accounting, sidecar, verification, the way back."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -351,6 +352,58 @@ def test_timm_config_becomes_one_line():
         "std": [0.5] * 3,
     }
     assert sidecar.from_timm(config) == "decode | resize(256, bicubic) | center_crop(224) | normalize(half)"
+
+
+@pytest.mark.parametrize(
+    "line, views",
+    [
+        ("decode | resize(40) | center_crop(32) | high_pass(3)", "decode | random_crop(32) | hflip() | high_pass(3)"),
+        (
+            "decode | resize((32, 40)) | normalize([0.5, 0.4, 0.3], [0.2, 0.2, 0.2])",
+            "decode | random_crop((32, 40)) | hflip() | normalize([0.5, 0.4, 0.3], [0.2, 0.2, 0.2])",
+        ),
+        ("decode | center_crop(32) | to_float(-1, 1)", "decode | random_crop(32) | hflip() | to_float(-1, 1)"),
+        ("decode | center_crop(32)", "decode | random_crop(32) | hflip()"),
+        ("decode | normalize(half)", "decode | normalize(half)"),
+    ],
+)
+def test_views_make_the_same_numbers_as_the_evaluation_line(line, views):
+    assert sidecar.views_line(line) == views
+
+
+def test_a_reference_of_a_high_pass_model_keeps_its_input():
+    """No mean and deviation turn pixels into such an input: the reference holds the numbers, not the pixels."""
+    from aidet.images import decode
+    from aidet.transforms import Pipeline
+    from convert import live, verify
+
+    line = "decode | center_crop(64) | high_pass(3)"
+    paths = [verify.photo_path(name) for name in live.PHOTOS]
+    if None in paths:
+        pytest.skip("scikit-image's photos are not installed")
+    plan = SimpleNamespace(layout=SimpleNamespace(name="torch"), arguments={})
+    facts, pixels, x = live.photos(plan, SimpleNamespace(preprocessor=None), line)
+    assert pixels is None and "mean" not in facts and facts["photos"] == list(live.PHOTOS)
+    np.testing.assert_array_equal(x, np.stack([Pipeline(line)(decode(path)) for path in paths]))
+
+
+@pytest.mark.parametrize("numbers", ["normalize(half)", "to_float(-1, 1)", "high_pass(3)"])
+def test_pixels_are_compared_before_they_become_numbers(numbers):
+    from aidet.images import decode
+    from aidet.transforms import Pipeline
+    from convert import live, verify
+
+    paths = [verify.photo_path(name) for name in live.PHOTOS]
+    if None in paths:
+        pytest.skip("scikit-image's photos are not installed")
+    corners = [decode(path).crop((0, 0, 64, 64)) for path in paths]
+    meta = {"photos": list(live.PHOTOS), "pixels_by": "a crop"}
+    reference = verify.Reference(meta, None, None, {}, np.stack([np.asarray(c) for c in corners]))
+    found = verify.preprocessing(f"decode | center_crop(64) | {numbers}", reference)
+    assert not found["ok"]  # another corner of the photo: the comparison can fail
+    middle = np.stack([Pipeline("center_crop(64)")(decode(path)) for path in paths])
+    reference.pixels = np.rint(middle * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    assert verify.preprocessing(f"decode | center_crop(64) | {numbers}", reference)["largest"] < 1e-4
 
 
 def test_list_names_every_architecture_and_repository(capsys):

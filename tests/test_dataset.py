@@ -327,3 +327,18 @@ def test_random_erasing_covers_a_box():
     p = dataset.pipeline("to_float | random_erasing(1.0, scale=(0.1, 0.2), value=7)")
     out = p.steps[-1][1](array, np.random.default_rng(0))
     assert 0.05 < (out == 7).mean() < 0.3 and (array == 1).all()
+
+
+@pytest.mark.parametrize(
+    "line, left",
+    [
+        ("center_crop(16) | normalize(half)", "decode | normalize(half)"),
+        ("center_crop(16) | to_float(-1, 1)", "decode | to_float(-1, 1)"),
+        ("center_crop(16)", None),
+        ("center_crop(16) | high_pass(3)", None),  # looks at neighbours, which a batch stacked to one image changes
+        ("center_crop(16) | normalize(half) | random_erasing", None),
+    ],
+)
+def test_workers_leave_numbers_to_the_batch_where_pixels_count_one_by_one(line, left):
+    found = dataset.to_numbers(line)
+    assert (found and found.text) == left

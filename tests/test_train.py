@@ -92,6 +92,21 @@ def test_a_run_learns_and_writes_everything(data, tmp_path):
                                                      views="random_crop(16) | normalize(half)")).as_dict()  # fmt: skip
 
 
+def test_views_of_training_only_operations_open_in_a_fresh_process(data, tmp_path, run):
+    line = "vip_cup | random_crop(16) | normalize(half)"
+    code, said = fitted(data, tmp_path, epoch_size=1, views=line)
+    assert code == 0, said
+    assert ckpt.read_sidecar(tmp_path / "best.ckpt")["input"]["views"] == f"decode | {line}"
+    script = (
+        "import sys\nfrom aidet import Detector\n"
+        "detector = Detector(sys.argv[1], votes=3)\n"
+        "result = detector.score([sys.argv[2]])[0]\n"
+        "assert result.status == 'ok', result.status\n"
+    )
+    done = run("-c", script, tmp_path / "best.ckpt", next((data / "val" / "real").iterdir()))
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_same_seed_gives_the_same_run_and_workers_change_nothing(data, tmp_path):
     fitted(data, tmp_path / "a")
     fitted(data, tmp_path / "b", num_parallel_workers=2)

@@ -83,6 +83,12 @@ def trained(data, out, **more):
     return out / "last.ckpt"
 
 
+def test_teachers_cannot_look_at_a_high_passed_student():
+    line = transforms.Pipeline("center_crop(16) | high_pass(3)")
+    with pytest.raises(UserError, match="cannot turn a high_pass input back into pixels"):
+        distill.Teachers({"teachers": ["none.ckpt"]}, line, ["real", "generated"])
+
+
 def test_teachers_give_their_own_probability_whatever_the_units(data, tmp_path):
     """The teacher was trained on values normalised by .5; the student's pixels come in ImageNet's units."""
     path = trained(data, tmp_path / "t", epoch_size=1)

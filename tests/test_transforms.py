@@ -1,14 +1,23 @@
 """Each operation alone and in the pipeline; the line's grammar and its errors."""
 
+import importlib.util
 import io
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import augment, transforms  # noqa: F401 - training's operations register themselves
+from aidet import augment, degrade, transforms
 from aidet.errors import UserError
 from aidet.transforms import OPERATIONS, Pipeline, generator
+
+# Operations that need an argument, or numbers in place of an image; the others open by their name alone.
+ARGUMENTS = {
+    "resize": "resize(32)", "center_crop": "center_crop(32)", "random_crop": "random_crop(32)", "pad": "pad(16)",
+    "random_resized_crop": "random_resized_crop(32)", "grayscale": "grayscale(0.5)",
+    "random_erasing": "to_float | random_erasing", "albumentations": "albumentations(RandomGamma, p=1.0)",
+}  # fmt: skip
 
 
 def rng(seed=0):
@@ -84,12 +93,7 @@ def test_jpeg_operation_equals_a_real_save(photo):
 
 @pytest.mark.parametrize("name", sorted(n for n, (_, random) in OPERATIONS.items() if random))
 def test_random_operations_follow_the_generator_alone(photo, name):
-    lines = {
-        "random_crop": "random_crop(32)", "random_resized_crop": "random_resized_crop(32)",
-        "grayscale": "grayscale(0.5)", "random_erasing": "to_float | random_erasing",
-        "albumentations": "albumentations(RandomGamma, p=1.0)",
-    }  # fmt: skip
-    pipeline = Pipeline(lines.get(name, name))
+    pipeline = Pipeline(ARGUMENTS.get(name, name))
     image = photo()
     assert pipeline.random
     before = np.asarray(image).copy()
@@ -131,6 +135,67 @@ def test_text_is_a_normal_form(photo):
 
 
 @pytest.mark.parametrize(
+    ("line", "geometry", "numbers"),
+    [
+        ("decode | resize(40) | center_crop(32) | normalize(half)", "decode | resize(40) | center_crop(32)",
+         "decode | normalize(half)"),
+        ("random_crop(32)|hflip | high_pass( 3 )", "decode | random_crop(32) | hflip", "decode | high_pass(3)"),
+        ("resize(40) | center_crop(32)", "decode | resize(40) | center_crop(32)", "decode | to_float"),
+        ("center_crop(32) | normalize([0.1, 0.2, 0.3], 0.5)", "decode | center_crop(32)",
+         "decode | normalize((0.1, 0.2, 0.3), 0.5)"),
+        ("to_float(-1, 1)", "decode", "decode | to_float(-1, 1)"),
+        ("decode", "decode", "decode | to_float"),
+        ("hflip | normalize(half) | random_erasing", "decode | hflip", "decode | normalize(half)"),
+    ],
+)  # fmt: skip
+def test_a_pipeline_comes_apart_into_geometry_and_numbers(photo, line, geometry, numbers):
+    pipeline = Pipeline(line)
+    assert (pipeline.geometry.text, pipeline.numbers.text) == (geometry, numbers)
+    image = transforms.applied(pipeline.geometry.steps, photo(), rng(1))
+    assert isinstance(image, Image.Image)
+    if "random_erasing" not in line:
+        np.testing.assert_array_equal(pipeline.numbers(image), pipeline(photo(), rng(1)))
+
+
+def test_parts_are_the_operations_as_written():
+    pipeline = Pipeline("decode|resize( 64 ) | normalize([0.1, 0.2, 0.3], 0.5)")
+    assert pipeline.parts == ["resize( 64 )", "normalize([0.1, 0.2, 0.3], 0.5)"]
+    assert Pipeline("|".join(pipeline.parts)).text == pipeline.text
+
+
+def test_the_longest_line_comes_apart_too():
+    line = "|".join(["hflip"] * 666)
+    assert len(line) > 3990 and len(Pipeline(line).geometry.steps) == 666
+
+
+@pytest.mark.parametrize("name", [*transforms.STATISTICS, "(0.1, 0.2, 0.3), (0.9, 0.5, 0.01)"])
+@pytest.mark.parametrize("white", [1, 255])
+def test_affine_is_the_arithmetic_of_normalize(photo, name, white):
+    pipeline = Pipeline(f"random_crop(32) | normalize({name}) | random_erasing")
+    scale, offset = pipeline.affine(white)
+    mean, std = transforms.STATISTICS.get(name, ((0.1, 0.2, 0.3), (0.9, 0.5, 0.01)))
+    np.testing.assert_allclose(scale, 1 / np.array(std) / white, rtol=1e-6)
+    np.testing.assert_allclose(offset, -np.array(mean) / std, rtol=1e-6)
+    assert scale.dtype == offset.dtype == np.float64 and scale.shape == offset.shape == (3,)
+    pixels = np.asarray(photo(), np.float64).transpose(2, 0, 1) * (white / 255)
+    want = pixels * scale[:, None, None] + offset[:, None, None]
+    np.testing.assert_allclose(pipeline.numbers(photo()), want, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("line", "scale", "offset"),
+    [("hflip", 1, 0), ("to_float", 1, 0), ("to_float(-1, 1)", 2, -1), ("to_float(0, 255)", 255, 0)],
+)
+def test_affine_of_a_range(line, scale, offset):
+    np.testing.assert_allclose(Pipeline(line).affine(), ([scale] * 3, [offset] * 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("line", ["high_pass", "center_crop(32) | high_pass(0)", "to_float(0.5, 0.5)"])
+def test_numbers_that_do_not_tell_the_pixel_have_no_affine(line):
+    assert Pipeline(line).affine() is None
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("centre_crop(224)", "did you mean 'center_crop'"),
@@ -153,3 +218,22 @@ def test_errors_name_the_value_and_the_remedy(line, message):
 
 def test_every_operation_is_documented():
     assert all(factory.__doc__ for factory, _ in transforms.OPERATIONS.values())
+
+
+def test_every_operation_opens_whatever_was_imported_before(run):
+    """What training accepts in ``views`` goes into the sidecar; a process that only reads images must open it too."""
+    needed = {"vip_cup", "albumentations", "auto_augment", "random_erasing"}
+    assert needed <= set(OPERATIONS)
+    names = [n for n in OPERATIONS if n != "albumentations" or importlib.util.find_spec("albumentations")]
+    code = (
+        "import json, sys\n"
+        f"from {Pipeline.__module__} import Pipeline\n"
+        "early = {'cv2', 'albumentations'} & set(sys.modules)\n"
+        "assert not early, early\n"
+        "for line in json.loads(sys.argv[1]):\n    Pipeline(line)\n"
+    )
+    done = run("-c", code, json.dumps([ARGUMENTS.get(n, n) for n in names]))
+    assert done.returncode == 0, done.stderr
+    for first in (augment.__name__, degrade.__name__):
+        done = run("-c", f"import {first}\nfrom {Pipeline.__module__} import Pipeline\nPipeline('vip_cup | hflip')")
+        assert done.returncode == 0, done.stderr

@@ -220,3 +220,12 @@ def test_stability_views_change_pixels_and_keep_the_input_size(photo):
         assert view.shape == (3, 32, 32) and not np.array_equal(view, views(image, "")[0])
     flat = Image.new("RGB", (64, 64), (128, 128, 128))
     assert all(np.abs(views.first(i) - 128 / 255).max() < 0.01 for i in vote.changed_images(flat))
+
+
+@pytest.mark.parametrize("kind", ["random", "native", "grid", "pyramid"])
+def test_views_of_a_high_pass_model_are_high_passed(photo, kind):
+    image = photo(size=(96, 80))
+    views = vote.Views("center_crop(32) | high_pass(3)", votes=4, kind=kind)(image, "a.png")
+    assert len(views) == 4
+    for view in views:
+        assert view.shape == (3, 32, 32) and abs(view.mean()) < 0.02 < np.abs(view).max() and view.min() < 0
