@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Dict, Union
 
 import numpy as np
 
@@ -428,7 +429,7 @@ def _build(path, facts):
         ) from error
 
 
-def save_arrays(arrays, path):
+def save_arrays(arrays: Dict[str, Any], path: Union[str, Path]) -> None:
     """Arrays or parameters as one MindSpore checkpoint without a sidecar, whole or not at all."""
     with _written(arrays, Path(path)) as temporary:
         os.replace(temporary, path)
@@ -444,7 +445,7 @@ def _written(arrays, path):
         yield temporary
 
 
-def copy_checkpoint(source, target):
+def copy_checkpoint(source: Path, target: Path) -> None:
     """A checkpoint with its sidecar under another name, each file whole or not at all."""
     facts = read_sidecar(source, check_hash=False)
     facts["output"]["file"] = target.name

@@ -118,15 +118,9 @@ def test_the_loss_scale_falls_and_rises():
 
 def test_an_update_that_overflows_is_left_out_and_the_scale_halved(data, tmp_path):  # noqa: F811
     """A scale that makes the gradients infinite: nothing moves, and each of the two updates halves it."""
-    more = {
-        "epoch_size": 1,
-        "num_samples": 16,
-        "opt": "sgd",
-        "momentum": 0.0,
-        "weight_decay": 0.0,
-        "freeze": ["norm.*"],
-    }
-    fitted(data, tmp_path / "start", **{**more, "lr": 0.0})
+    more = {"epoch_size": 1, "num_samples": 16, "opt": "sgd", "momentum": 0.0, "weight_decay": 0.0}
+    more["freeze"] = ["norm.*"]  # whose statistics would move without an update
+    fitted(data, tmp_path / "start", **{**more, "lr": 0.0, "scheduler": "constant"})
     fitted(data, tmp_path / "b", **more, loss_scale=3e38, loss_scale_type="dynamic")
     meta = meta_of(tmp_path / "b" / "state.ckpt")
     assert meta["updates"] == 2 and meta["scale"] == 3e38 / 4 and meta["good_steps"] == 0
