@@ -20,9 +20,9 @@ def main(argv):
         return 0
     path, overrides, flags = config.parse_args(argv, flags=("dry_run",))
     settings = config.load(path, overrides)
-    from aidet import fit
+    from aidet.training import train
 
-    return fit.train(settings, dry_run="dry_run" in flags)
+    return train(settings, dry_run="dry_run" in flags)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,11 @@ import binascii
 import math
 import mmap
 import os
+import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Dict, Union
 
 import numpy as np
 
@@ -366,10 +369,7 @@ def save(net, path, sidecar, dtype=None):
         kind = {"fp32": np.float32, "fp16": np.float16}[dtype]
         arrays = {n: a.astype(kind) if np.issubdtype(a.dtype, np.floating) else a for n, a in arrays.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            temporary = os.path.join(folder, path.name)
-            write_arrays(arrays, temporary)
+        with _written(arrays, path) as temporary:
             facts = {"format": FORMAT, **sidecar}
             facts["output"] = {
                 "file": path.name,
@@ -427,3 +427,39 @@ def _build(path, facts):
             f"sidecar of {str(path)!r}: {facts['architecture']!r} cannot be built with {arguments}: "
             f"{' '.join(str(error).split())[:200]}"
         ) from error
+
+
+def save_arrays(arrays: Dict[str, Any], path: Union[str, Path]) -> None:
+    """Arrays or parameters as one MindSpore checkpoint without a sidecar, whole or not at all."""
+    with _written(arrays, Path(path)) as temporary:
+        os.replace(temporary, path)
+
+
+@contextmanager
+def _written(arrays, path):
+    """The arrays as a checkpoint in a temporary folder beside ``path``, to be renamed from there inside the block."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = os.path.join(folder, path.name)
+        write_arrays(arrays, temporary)
+        yield temporary
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """A checkpoint with its sidecar under another name, each file whole or not at all."""
+    facts = read_sidecar(source, check_hash=False)
+    facts["output"]["file"] = target.name
+    # As in save(): never weights beside the facts of others.
+    sidecar_path(target).unlink(missing_ok=True)
+    # A second name for the same bytes where the file system has links: writing replaces a checkpoint, never changes it.
+    temporary = target.with_name(f".{target.name}.link")
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(source, temporary)
+        os.replace(temporary, target)
+        temporary.unlink(missing_ok=True)  # still there where target was a name of these bytes already
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        with files.atomic(target, "wb") as file, open(source, "rb") as original:
+            shutil.copyfileobj(original, file, 1 << 20)
+    files.write_json(sidecar_path(target), facts)

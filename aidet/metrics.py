@@ -527,3 +527,63 @@ def wilson(good, n, level=0.95):
     z = norm.ppf(0.5 + level / 2)
     middle, width = (good + z * z / 2) / (n + z * z), z * np.sqrt(good * (n - good) / n + z * z / 4) / (n + z * z)
     return float(max(0.0, middle - width)), float(min(1.0, middle + width))
+
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "val_loss", "precision", "recall")
+
+
+def class_metrics(truth, decided, score, classes):
+    """Metrics of decisions, and AUC where there is a score.
+
+    Parameters
+    ----------
+    truth, decided : ndarray of int, shape (n,)
+    score : ndarray of float, shape (n,), or None
+    classes : int
+
+    Returns
+    -------
+    dict of str to float
+        ``precision`` and ``recall`` are those of class 1 (generated) where there are two classes.
+    """
+    confusion = np.zeros((classes, classes))
+    np.add.at(confusion, (truth, decided), 1)
+    hits, there, said = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    present = there > 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, precision = hits / there, np.where(said > 0, hits / said, 0.0)
+        f1 = np.where(hits > 0, 2 * hits / (there + said), 0.0)
+    result = {
+        "accuracy": float(hits.sum() / max(1, confusion.sum())),
+        "balanced_accuracy": float(recall[present].mean()) if present.any() else float("nan"),
+        "macro_f1": float(f1[present].mean()) if present.any() else float("nan"),
+    }
+    if classes == 2:
+        result["precision"], result["recall"] = float(precision[1]), float(np.nan_to_num(recall[1]))
+    if score is not None and 0 < truth.sum() < len(truth):
+        result["auc"] = area(truth, score)
+    return result
+
+
+def area(truth, score):
+    """Area under the ROC curve: the chance that a generated image scores above a real one, ties counting half."""
+    values, inverse, count = np.unique(score, return_inverse=True, return_counts=True)
+    rank = np.cumsum(count) - (count - 1) / 2.0
+    positive = truth == 1
+    n, m = positive.sum(), (~positive).sum()
+    return float((rank[inverse][positive].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def best_threshold(truth, score):
+    """Probability at which balanced accuracy is highest; the middle between two neighbouring scores."""
+    order = np.argsort(score, kind="stable")
+    score, truth = score[order], truth[order]
+    real, made = (truth == 0).sum(), (truth == 1).sum()
+    if not real or not made:
+        return 0.5
+    value = (np.cumsum(truth == 0) / real + 1 - np.cumsum(truth == 1) / made) / 2
+    usable = np.flatnonzero(np.diff(score) > 0)
+    if not len(usable):
+        return 0.5
+    at = usable[np.argmax(value[usable])]
+    return float(sigmoid((score[at] + score[at + 1]) / 2))

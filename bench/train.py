@@ -106,7 +106,8 @@ class Clock:
 
 
 def run_aidet(o):
-    from aidet import config, fit
+    from aidet import config
+    from aidet.training.run import train
 
     clock = Clock()
     with tempfile.TemporaryDirectory() as out:
@@ -128,7 +129,7 @@ def run_aidet(o):
             return loss
 
         steps.TrainStep.__call__ = timed
-        fit.train(settings, out=lambda text: clock.mark() if text.startswith("epoch ") else None)
+        train(settings, out=lambda text: clock.mark() if text.startswith("epoch ") else None)
     return clock
 
 

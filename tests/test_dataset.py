@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aidet import config, dataset, mixing, transforms, truth
+from aidet import config, dataset, transforms, truth
 from aidet.errors import UserError
+from aidet.training.targets import mix
 
 
 def save(photo, path, seed=0, size=(40, 32)):
@@ -313,12 +314,12 @@ def test_mixing_keeps_weights_and_mass():
     targets, weights = np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 1, 0]], np.array([1, 1, 1, 1, 1, 0], np.float32) / 5
     for keys in ({"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}):
         settings = config.load(None, keys)
-        a, t, w = mixing.mix(x, targets, weights, transforms.generator(1, "m"), settings)
+        a, t, w = mix(x, targets, weights, transforms.generator(1, "m"), settings)
         assert np.allclose(w.sum(), 1) and w[5] == 0 and np.array_equal(a[5], x[5]) and np.allclose(t.sum(1), 1)
         assert not np.array_equal(a, x) and np.allclose((t * w[:, None]).sum(0), (targets * weights[:, None]).sum(0))
-        again = mixing.mix(x, targets, weights, transforms.generator(1, "m"), settings)[0]
+        again = mix(x, targets, weights, transforms.generator(1, "m"), settings)[0]
         assert np.array_equal(a, again)
-    off = mixing.mix(x, targets, weights, rng, config.load(None, {"mixup": 0.4, "cutmix_prob": 0}))
+    off = mix(x, targets, weights, rng, config.load(None, {"mixup": 0.4, "cutmix_prob": 0}))
     assert off[0] is x
 
 

@@ -10,7 +10,7 @@ LEVELS = {
     0: {"errors", "labels", "records", "config", "files", "cli"},
     1: {"images", "transforms", "vote", "metrics", "audit", "leaks", "truth", "output", "augment"},
     2: {"runtime", "dataset", "models", "ckpt", "losses", "optim", "onnx_export", "exportable"},
-    3: {"fit", "engine", "report"},
+    3: {"training", "engine", "report"},
 }
 ROOT_SCRIPTS = ("train", "infer", "evaluate", "export", "app")
 # Written out, because sys.stdlib_module_names is missing in Python 3.9.
@@ -83,7 +83,7 @@ def test_frameworks_are_imported_late(path):
     if parts == ("aidet", "app", "page.py"):
         return  # the page itself; aidet.app.server imports it when the application starts
     if parts in (("aidet", "convolutions.py"), ("aidet", "optim.py"), ("aidet", "steps.py")):
-        return  # cells that are compiled, like architectures; aidet.fit imports them when a run starts
+        return  # cells that are compiled, like architectures; aidet.training imports them when a run starts
     heavy = (
         "mindspore",
         "mindcv",

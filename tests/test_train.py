@@ -1,4 +1,4 @@
-"""Training runs of the tiny architecture through train.py and aidet.fit."""
+"""Training runs of the tiny architecture through train.py and aidet.training."""
 
 import csv
 import os
@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import ckpt, config, fit
+from aidet import ckpt, config
 from aidet.errors import UserError
+from aidet.training.run import train
+from aidet.training.updates import Updater
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,7 +49,7 @@ def keys(data, out, **more):
 
 def fitted(data, out, **more):
     said = []
-    code = fit.train(config.load(None, keys(data, out, **more)), out=said.append)
+    code = train(config.load(None, keys(data, out, **more)), out=said.append)
     return code, said
 
 
@@ -171,17 +173,17 @@ def test_dropout_and_stochastic_depth_resume_bit_for_bit(data, tmp_path, monkeyp
     assert curve[1]["val_loss"] == rows(tmp_path / "whole/log.csv")[0]["val_loss"]
     fitted(data, tmp_path / "plain")
     assert log(tmp_path / "whole") != log(tmp_path / "plain")
-    plain = fit.Run._batch
+    plain = Updater.update
 
-    def stopped(self, epoch, number, *rest):
-        if (epoch, number) == (1, 3):
+    def stopped(self, batch, progress):
+        if (batch.epoch, batch.number) == (1, 3):
             raise KeyboardInterrupt
-        return plain(self, epoch, number, *rest)
+        return plain(self, batch, progress)
 
-    monkeypatch.setattr(fit.Run, "_batch", stopped)
+    monkeypatch.setattr(Updater, "update", stopped)
     with pytest.raises(KeyboardInterrupt):
         fitted(data, tmp_path / "cut", **more)
-    monkeypatch.setattr(fit.Run, "_batch", plain)
+    monkeypatch.setattr(Updater, "update", plain)
     said = fitted(data, tmp_path / "cut", resume="auto", **more)[1]
     assert any("resumed" in line and ": 8 updates" in line for line in said), said
     for file in ("steps.csv", "curve.csv"):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import ckpt, config, distill, fit, labels, transforms
+from aidet import ckpt, config, distill, labels, transforms
 from aidet.errors import UserError
+from aidet.training.run import train
 
 ROOT = Path(__file__).resolve().parents[1]
 PROCESSES = 2
@@ -79,7 +80,7 @@ def test_two_processes_give_the_curve_of_one_with_the_doubled_batch(data, tmp_pa
 def trained(data, out, **more):
     keys = dict(zip(*[iter(arguments(data, out, 16))] * 2))
     settings = config.load(None, {**{k[2:]: v for k, v in keys.items()}, "model": "testing", **more})
-    assert fit.train(settings, out=lambda text: None) == 0
+    assert train(settings, out=lambda text: None) == 0
     return out / "last.ckpt"
 
 

@@ -249,9 +249,9 @@ def train(argv, recipe):
         print(f"note: ignored, no key of a configuration: {' '.join(dropped)}", file=sys.stderr)
     path, overrides, flags = config.parse_args(argv, flags=("dry_run",))
     settings = config.load(path or recipe, overrides)
-    from .. import fit
+    from ..training import run
 
-    return fit.train(settings, dry_run="dry_run" in flags)
+    return run.train(settings, dry_run="dry_run" in flags)
 
 
 # --- command line ----------------------------------------------------------------------------------------------------

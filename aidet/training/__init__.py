@@ -1,0 +1,5 @@
+"""Training: from a configuration to best.ckpt."""
+
+from .run import train
+
+__all__ = ["train"]

@@ -1,0 +1,212 @@
+"""What a training will do, checked before the network is built: keys, files, data, pipelines, steps and rates."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from .. import dataset, metrics, transforms
+from ..dataset import Samples
+from ..errors import UserError, nearest
+from ..recipes import pipelines
+from ..schedules import learning_rates
+
+STATE = "state.ckpt"
+
+
+class Data(NamedTuple):
+    """The images; ``val_set`` is None where nothing validates, ``classes`` are in the order of the targets."""
+
+    train_set: Samples
+    val_set: Optional[Samples]
+    classes: List[str]
+
+
+class Lines(NamedTuple):
+    """The one-line pipelines; ``size`` and ``size_eval`` are the height and width that the first two give."""
+
+    text: str
+    text_eval: str
+    views: Optional[str]
+    size: Tuple[int, int]
+    size_eval: Tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training will do; nothing in it changes once the network is built.
+
+    Attributes
+    ----------
+    config : aidet.config.Config
+    folder : Path
+        Where the run is written.
+    data : Data
+    lines : Lines
+    batches : int
+        Steps an epoch, of each process.
+    updates_per_epoch : int
+        Updates of the weights: fewer than steps where gradients are accumulated.
+    rates : list of float, length updates_per_epoch * epoch_size
+        Learning rate of every update.
+    class_weights : ndarray of float, shape (classes,)
+    """
+
+    config: Any
+    folder: Path
+    data: Data
+    lines: Lines
+    batches: int
+    updates_per_epoch: int
+    rates: List[float]
+    class_weights: np.ndarray
+
+
+def make_plan(config: Any, data: Data, lines: Lines, world: int) -> Plan:
+    """Steps, rates and weights of a training by ``world`` processes.
+
+    Raises
+    ------
+    UserError
+        The schedule or the class weights contradict the data or the length of the run.
+    """
+    rows = (config.samples_per_epoch if config.sampler else None) or len(data.train_set)
+    whole = config.batch_size * world
+    # An epoch smaller than one batch would have no step at all.
+    batches = rows // whole if config.drop_remainder and rows >= whole else math.ceil(rows / whole)
+    updates = math.ceil(batches / config.gradient_accumulation_steps)
+    rates = learning_rates(config, updates)
+    weights = _class_weights(config.class_weights, data)
+    return Plan(config, run_folder(config), data, lines, batches, updates, rates, weights)
+
+
+def run_folder(config: Any) -> Path:
+    """Where the run is written."""
+    return Path(os.path.expanduser(config.ckpt_save_dir))
+
+
+def state_path(config: Any) -> Path:
+    """The state that ``resume`` goes on from, whether it is there or not."""
+    given = config.resume
+    return run_folder(config) / STATE if given in (None, "auto") else Path(os.path.expanduser(given))
+
+
+# --- one check after the other, cheapest first ----------------------------------------------------------------------
+def check_files(config: Any) -> None:
+    """Files that are named and missing, and metrics that are not known.
+
+    Raises
+    ------
+    UserError
+    """
+    if config.init_from and not Path(config.init_from).is_file():
+        raise UserError(f"init_from {config.init_from!r} does not exist")
+    folder = run_folder(config)
+    if config.resume not in (None, "auto") and not state_path(config).is_file():
+        raise UserError(f"resume {config.resume!r} does not exist")
+    if config.pretrained and not config.init_from:
+        raise UserError("pretrained downloads in MindCV; here convert the weights and give init_from FILE")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"ckpt_save_dir {str(folder)!r} is not a folder")
+    for name in (config.monitor, *config.metrics):
+        if name not in metrics.METRICS:
+            raise UserError(nearest(name, metrics.METRICS, "metric"))
+
+
+def check_keys(config: Any) -> None:
+    """Keys that contradict each other.
+
+    Raises
+    ------
+    UserError
+    """
+    if config.ckpt_save_policy == "top_k" and not config.val_while_train:
+        raise UserError("ckpt_save_policy top_k ranks by validation; set val_while_train true or use latest_k")
+    if config.aug_splits == 1 or (config.loss == "JSD" and not config.aug_splits):
+        raise UserError(
+            f"aug_splits (={config.aug_splits}) with loss {config.loss}: JSD compares views of an image, set "
+            "aug_splits 3 and auto_augment; without JSD leave aug_splits 0"
+        )
+    if config.aug_splits and (config.mixup or config.cutmix):
+        raise UserError("aug_splits compares views of one image; set mixup 0 and cutmix 0")
+
+
+def find_data(config: Any, warn: Callable[[str], Any]) -> Data:
+    """The images of a training; ``warn`` takes one line of text.
+
+    Raises
+    ------
+    UserError
+        There are none, they are of one class, or a key needs a validation set that is not there.
+    """
+    train_set, val_set, classes = dataset.open_data(config, warn)
+    if val_set is None and (config.early_stopping or config.threshold == "auto"):
+        raise UserError("early_stopping and threshold auto need a validation split; set val_split or val_fraction")
+    if val_set is None and config.ckpt_save_policy == "top_k":
+        raise UserError("ckpt_save_policy top_k ranks by validation; give a validation split or use latest_k")
+    return Data(train_set, val_set, classes)
+
+
+def find_lines(config: Any) -> Lines:
+    """The pipelines of a training.
+
+    Raises
+    ------
+    UserError
+        A line is wrong, gives images of different sizes, or validates with random pixels.
+    """
+    text, text_eval = pipelines(config)
+    policies = [name for name, _ in dataset.pipeline(text).steps].count("auto_augment")
+    if config.aug_splits and policies != 1:
+        raise UserError(f"aug_splits (={config.aug_splits}) needs one auto_augment in the training pipeline")
+    size, size_eval = _size("transform", text), _size("transform_eval", text_eval)
+    if dataset.pipeline(text_eval).random:
+        raise UserError(f"transform_eval {text_eval!r} is random; validation needs the same pixels every time")
+    views = None if config.views is None else transforms.Pipeline(config.views).text
+    return Lines(text, text_eval, views, size, size_eval)
+
+
+def _size(key, text):
+    size = dataset.pipeline(text).size()
+    if size is None:
+        raise UserError(f"{key} {text!r} gives images of different sizes; end it with a crop or resize((h, w))")
+    return size
+
+
+def _class_weights(given, data):
+    n = len(data.classes)
+    if given is None:
+        return np.ones(n)
+    if given == "balanced":
+        count = np.bincount(data.train_set.targets, minlength=n)
+        return len(data.train_set) / (n * np.maximum(count, 1))
+    if len(given) != n:
+        raise UserError(f"class_weights has {len(given)} values, the data {n} classes: {data.classes}")
+    return np.array(given, np.float64)
+
+
+def idle_keys(config: Any, device: str) -> List[str]:
+    """Keys that the user set and that do nothing here, each with the reason."""
+    idle = []
+    if "dataset_sink_mode" in config.given and config.dataset_sink_mode:
+        idle.append("dataset_sink_mode (batches are fed the same way on every device)")
+    if config.dataset not in (None, "", "imagenet") and "dataset" in config.given:
+        idle.append(f"dataset {config.dataset!r} (data_dir decides)")
+    if "keep_checkpoint_max" in config.given and not config.ckpt_save_policy:
+        idle.append("keep_checkpoint_max (ckpt_save_policy latest_k or top_k keeps epoch checkpoints)")
+    if config.eval_shuffle:
+        idle.append("eval_shuffle (the order changes no number)")
+    if config.use_nesterov and config.opt not in ("sgd", "momentum", "nesterov", "adam", "adamw"):
+        idle.append(f"use_nesterov (opt {config.opt} has none)")
+    if config.aug_repeats > 1 and config.num_samples:
+        idle.append("num_samples counts images before aug_repeats")
+    if config.dataset_download:
+        idle.append("dataset_download (nothing is downloaded)")
+    if config.jit_level and device == "CPU":
+        idle.append("jit_level (Ascend and GPU)")
+    if config.device_id and device == "CPU":
+        idle.append("device_id (there is one CPU)")
+    return idle

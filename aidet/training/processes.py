@@ -1,0 +1,94 @@
+"""The processes of one training: which of them this is, who may speak, and sums over all of them."""
+
+import os
+import sys
+from typing import Any, Callable, Optional
+
+import numpy as np
+
+from .. import runtime
+
+# Where msrun, a rank table and mpirun say how many processes there are.
+SIZES = ("MS_WORKER_NUM", "RANK_SIZE", "OMPI_COMM_WORLD_SIZE")
+
+
+class Processes:
+    """The processes that train together; one until :meth:`join` finds others.
+
+    Parameters
+    ----------
+    out : callable
+        Takes one line of text; asked in the first process only.
+
+    Attributes
+    ----------
+    rank, world : int
+        Number of this process, and of all.
+    device : str or None
+        ``"Ascend"``, ``"GPU"`` or ``"CPU"``; known after :meth:`join`.
+    """
+
+    def __init__(self, out: Callable[[str], Any]) -> None:
+        self.rank, self.world = 0, 1
+        self.device: Optional[str] = None
+        self._out, self._reducer = out, None
+
+    def join(self, config: Any) -> None:
+        """Load MindSpore, take the device, and join the others where a launcher started several processes.
+
+        Parameters
+        ----------
+        config : aidet.config.Config
+
+        Raises
+        ------
+        UserError
+            The device is not there.
+        """
+        ms, self.device = runtime.setup(
+            config.device_target, "pynative" if config.mode else "graph", config.seed,
+            device_id=config.device_id, jit_level=config.jit_level,
+        )  # fmt: skip
+        sizes = [os.environ.get(name, "") for name in SIZES]
+        several = any(size.isdigit() and int(size) > 1 for size in sizes)
+        if not (several or (config.distribute and any(sizes))):
+            if config.distribute:
+                self.warn("warning: distribute is set, but no launcher (msrun, mpirun) started this: one process")
+            return
+        from mindspore.communication import get_group_size, get_rank, init
+
+        init()
+        self.rank, self.world = get_rank(), get_group_size()
+        ms.reset_auto_parallel_context()
+        ms.set_auto_parallel_context(
+            parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=self.world
+        )
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that speaks and writes."""
+        return self.rank == 0
+
+    def say(self, text: str) -> None:
+        """A line for the user, of the first process only."""
+        if self.first:
+            self._out(text)
+
+    def warn(self, text: str) -> None:
+        """A line on stderr, of the first process only."""
+        if self.first:
+            print(text, file=sys.stderr, flush=True)
+
+    def total(self, value: float) -> float:
+        """Sum of a number over the processes."""
+        return value if self.world == 1 else float(self.sum(np.array([value], np.float32))[0])
+
+    def sum(self, array: np.ndarray) -> np.ndarray:
+        """Sum of an array over the processes, float32 of the same shape; all of them have to call it."""
+        import mindspore as ms
+
+        from .. import steps
+
+        if self._reducer is None:
+            self._reducer = steps.Reduce()
+        return self._reducer(ms.Tensor(np.asarray(array, np.float32))).asnumpy()

@@ -1,0 +1,269 @@
+"""Training: from a configuration to best.ckpt.
+
+:func:`train` is what ``train.py`` runs. A run is determined by its configuration and data: the order of an epoch, the
+random draws of an image, mixing and dropout depend on the seed, the epoch (or step) and the image alone. So a run that
+was killed and resumed gives the numbers of one that was not, and N processes give those of one with the N-fold batch.
+"""
+
+import sys
+import time
+from contextlib import closing
+from typing import Any, Callable, Dict, Iterator, List, Optional
+
+import numpy as np
+
+from .. import dataset
+from ..dataset import Loader, Workers, epoch_order
+from ..journal import Journal
+from . import checks, saving
+from .checks import Plan
+from .processes import Processes
+from .saving import Progress
+from .start import Student
+from .updates import Batch, Updater, first_scale
+from .validation import Validator, average_statistics, compare_teachers
+
+
+def train(config: Any, dry_run: bool = False, out: Optional[Callable[[str], Any]] = None) -> int:
+    """Run a training.
+
+    Parameters
+    ----------
+    config : aidet.config.Config
+    dry_run : bool
+        Print what would be done and stop.
+    out : callable, optional
+        Takes one line; default prints to stdout.
+
+    Returns
+    -------
+    int
+        0, or 3 where some images could not be read.
+
+    Raises
+    ------
+    UserError
+    """
+    processes = Processes(out or (lambda text: print(text, flush=True)))
+    # Everything that can be wrong, cheapest first; to join loads MindSpore, which takes seconds.
+    checks.check_files(config)
+    checks.check_keys(config)
+    data = checks.find_data(config, processes.warn)
+    lines = checks.find_lines(config)
+    processes.join(config)
+    plan = checks.make_plan(config, data, lines, processes.world)
+    student = Student(plan, processes)
+    if dry_run:
+        describe(plan, student, processes)
+        return 0
+    journal = Journal(plan.folder, active=processes.first)
+    with closing(Workers(config.num_parallel_workers)) as workers, closing(journal):
+        return Run(plan, student, processes, workers, journal).go()
+
+
+def describe(plan: Plan, student: Student, processes: Processes) -> None:
+    """What ``--dry_run`` prints."""
+    config, say, (train_set, val_set, classes) = plan.config, processes.say, plan.data
+    say(config.to_yaml(only_given=True))
+    say(f"train       {dataset.describe(train_set)}")
+    say(f"validation  {dataset.describe(val_set) if val_set is not None else 'none'}")
+    say(f"classes     {', '.join(classes[:12])}{' ...' if len(classes) > 12 else ''}")
+    say(f"transform   {plan.lines.text}")
+    say(f"evaluation  {plan.lines.text_eval}")
+    say(f"model       {config.model}: {student.parameters:,} parameters, {student.trainable:,} trained")
+    say(f"device      {processes.device}, {processes.world} process{'es' if processes.world > 1 else ''}")
+    rate = max(plan.rates or [0])
+    say(f"steps       {config.epoch_size} epochs x {plan.updates_per_epoch} updates, lr up to {rate:g}")
+    say(f"output      {plan.folder}")
+
+
+class Run:
+    """The epochs of one training, with everything that they need.
+
+    Parameters
+    ----------
+    plan : Plan
+    student : Student
+    processes : Processes
+    workers : aidet.dataset.Workers
+    journal : aidet.journal.Journal
+    """
+
+    def __init__(self, plan: Plan, student: Student, processes: Processes, workers: Workers, journal: Journal) -> None:
+        config, data, lines = plan.config, plan.data, plan.lines
+        self.config, self.plan, self.student, self.processes, self.journal = config, plan, student, processes, journal
+        self.updater = Updater(plan, student, processes)
+        self.loader = Loader(
+            data.train_set, lines.text, lines.size, config.batch_size, seed=config.seed, workers=workers,
+            cache_mb=config.cache_mb, splits=max(1, config.aug_splits),
+        )  # fmt: skip
+        self.validator = None
+        if data.val_set is not None and config.val_while_train:
+            self.validator = Validator(plan, student, self.updater.net, processes, workers)
+        self.progress = Progress(scale=first_scale(config), batches_per_epoch=plan.batches, world=processes.world)
+
+    def go(self) -> int:
+        """Train, resuming where asked, and write everything; gives the exit code."""
+        config = self.config
+        idle = checks.idle_keys(config, self.processes.device)
+        if idle:
+            self.processes.warn("note: without effect here: " + "; ".join(idle))
+        self._begin()
+        for epoch in range(self.progress.epochs, config.epoch_size):
+            self._epoch(epoch)
+            if config.early_stopping and self.progress.waiting >= config.early_stopping:
+                waited = self.progress.waiting
+                self.processes.say(f"early stopping: no better {config.monitor} in {waited} validations")
+                break
+        self.journal.curves(config.metrics)
+        teachers = self.updater.teachers
+        if teachers is not None and self.validator is not None and self.processes.first:
+            compare_teachers(self.plan, self.student, teachers, self.validator.loader, self.processes.say)
+        failed = self._failures()
+        best = self.progress.best
+        of = "" if best["value"] is None else f"; best {config.monitor} {best['value']:.4f} at epoch {best['epoch']}"
+        self.processes.say(f"wrote {self.plan.folder / 'best.ckpt'}{of}")
+        return 3 if failed else 0
+
+    def _begin(self):
+        """Load the state where there is one to resume, and open the logs."""
+        path = saving.state_path(self.config)
+        found = saving.resume(self.plan, self.updater.state(), self.processes.world)
+        if found is not None:
+            self.progress = found
+            self.processes.say(f"resumed {path}: {found.updates} updates, {found.epochs} whole epochs done")
+        if self.processes.first:
+            saving.begin_folder(self.plan, fresh=not self.progress.updates)
+        self.journal.start(self.progress.rows, self.progress.updates)
+        world, student = self.processes.world, self.student
+        several = f", {world} processes" if world > 1 else ""
+        self.processes.say(
+            f"train: {dataset.describe(self.plan.data.train_set)}; {self.config.model}, {student.trainable:,} of "
+            f"{student.parameters:,} parameters, {self.processes.device}{several}"
+        )
+
+    def _epoch(self, epoch):
+        from tqdm import tqdm
+
+        config, progress = self.config, self.progress
+        began, seen = time.time(), 0
+        bar = tqdm(
+            total=self.plan.batches, initial=progress.batches, desc=f"epoch {epoch + 1}/{config.epoch_size}",
+            unit="step", leave=False, file=sys.stderr, disable=not self.processes.first or not sys.stderr.isatty(),
+        )  # fmt: skip
+        for batch in self._batches(epoch):
+            loss = self.updater.update(batch, progress)
+            if batch.last and progress.updates % config.log_interval == 0:
+                self.journal.step(progress.updates, epoch + 1, self.updater.loss, self.plan.rates[batch.update])
+            seen += int((batch.rows >= 0).sum())
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            progress.batches = batch.number + 1
+            self._inside(batch)
+        bar.close()
+        progress.epochs, progress.batches = epoch + 1, 0
+        self._finish_epoch(epoch, time.time() - began, seen)
+
+    def _batches(self, epoch) -> Iterator[Batch]:
+        """This process's share of every step of an epoch that is not done yet."""
+        config, plan, rank = self.config, self.plan, self.processes.rank
+        size, group = config.batch_size, config.gradient_accumulation_steps
+        order = epoch_order(
+            plan.data.train_set, epoch, seed=config.seed, shuffle=config.shuffle, repeats=config.aug_repeats,
+            sampler=config.sampler, length=config.samples_per_epoch,
+        )  # fmt: skip
+        steps = global_batches(order, plan.batches, size * self.processes.world)
+        skip = self.progress.batches
+        own = [rows[rank * size : (rank + 1) * size] for rows in steps[skip:]]
+        stream = self.loader.run(np.concatenate(own) if own else np.zeros((0, 2), int), epoch)
+        for number, (x, rows) in zip(range(skip, len(steps)), stream):
+            first = number // group * group
+            yield Batch(
+                epoch, number, epoch * plan.updates_per_epoch + number // group, x, rows,
+                group=np.concatenate(steps[first : first + group])[:, 0], first=number == first,
+                last=number - first == group - 1 or number == len(steps) - 1,
+            )  # fmt: skip
+
+    def _inside(self, batch):
+        """Inside an epoch: a point of the learning curve, or a state, where the configuration asks for one.
+
+        Training goes on as if unseen. With several processes each validates its share with its own running statistics,
+        averaged only at the end.
+        """
+        config, progress, done = self.config, self.progress, batch.number + 1
+        if done % config.gradient_accumulation_steps:
+            return
+        every = config.val_every_steps
+        if every and self.validator is not None and progress.updates % every == 0:
+            with self.updater.averaged():
+                self.journal.point(progress.updates, batch.epoch + 1, self.validator.measure())
+        every = config.save_every_steps
+        if every and done % every == 0 and done < self.plan.batches:
+            self._save_state()
+
+    def _finish_epoch(self, epoch, seconds, seen):
+        """Validate, save, and write the epoch's row of the log."""
+        config, progress, processes = self.config, self.progress, self.processes
+        last = epoch + 1 == config.epoch_size
+        row = {
+            "epoch": epoch + 1, "updates": progress.updates,
+            "lr": self.plan.rates[max(0, min(progress.updates, len(self.plan.rates)) - 1)],
+            "train_loss": progress.running[0] / max(1, progress.running[1]),
+        }  # fmt: skip
+        progress.running = [0.0, 0]
+        if processes.world > 1:
+            average_statistics(self.student, processes)
+        better = self.validator is None
+        with self.updater.averaged():
+            if self.validator is not None and ((epoch + 1) % config.val_interval == 0 or last):
+                row.update(self.validator.measure())
+                better = progress.judge(row, config.monitor)
+            if processes.first:
+                facts = saving.sidecar(self.plan, self.student.facts(), row, processes.world, processes.device)
+                saving.save_weights(self.plan, self.student.tensors, facts, [*progress.rows, row], better)
+        speed = round(seen * processes.world / max(seconds, 1e-9), 1)
+        progress.rows.append({**row, "seconds": round(seconds, 2), "images_per_second": speed})
+        self.journal.epoch(progress.rows[-1])
+        processes.say(
+            f"epoch {epoch + 1}/{config.epoch_size}: {shown(row)} lr {row['lr']:.3g}, {seconds:.0f} s, "
+            f"{speed:.1f} images/s{' *' if better and self.validator is not None else ''}"
+        )
+        if (epoch + 1) % config.ckpt_save_interval == 0 or last:
+            self._save_state()
+
+    def _save_state(self):
+        if self.processes.first:
+            saving.save_state(self.progress, self.updater.state(), self.plan.folder)
+
+    def _failures(self) -> Dict[str, str]:
+        """Images that could not be read, each with the reason; said by every process, as each reads others."""
+        failed = dict(self.loader.failed)
+        if self.validator is not None:
+            failed.update(self.validator.loader.failed)
+        for path, reason in failed.items():
+            print(f"unusable image {path}: {reason}", file=sys.stderr)
+        return failed
+
+
+def global_batches(order: np.ndarray, count: int, size: int) -> List[np.ndarray]:
+    """The batches of an epoch over all processes, the last one filled up with -1.
+
+    Parameters
+    ----------
+    order : ndarray of int, shape (n, 2)
+    count, size : int
+        Number of batches, and images in each.
+
+    Returns
+    -------
+    list of ndarray of int, each of shape (size, 2)
+    """
+    missing = count * size - len(order)
+    if missing > 0:
+        order = np.concatenate([order, np.full((missing, 2), -1, np.int64)])
+    return [order[i * size : (i + 1) * size] for i in range(count)]
+
+
+def shown(row: Dict[str, Any]) -> str:
+    """Loss and metrics of a row of the log as text."""
+    return " ".join(f"{k} {v:.4f}" for k, v in row.items() if isinstance(v, float) and k not in ("lr", "threshold"))

@@ -1,0 +1,242 @@
+"""What a run leaves on the disk: its state, the weights with their sidecars, and what a resumed run reads back."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional
+
+import numpy as np
+
+from .. import ckpt, dataset, files, runtime
+from ..errors import UserError
+from .checks import STATE, Plan, state_path
+
+META = "__meta__"
+STATE_PREFIXES = ("optimizer.", "ema.", "ema_steps")
+
+
+@dataclass
+class Progress:
+    """How far a run is: exactly what ``state.ckpt`` remembers beside the tensors.
+
+    Attributes
+    ----------
+    epochs, batches : int
+        Whole epochs done, and steps of the one under way.
+    updates : int
+        Updates of the weights made.
+    running : list of (float, int)
+        Sum and number of the losses of this epoch's updates.
+    best : dict
+        ``value, epoch, threshold`` of the best validation.
+    waiting : int
+        Validations since then.
+    scale : float
+        Loss scale; ``good_steps`` counts the updates since it changed.
+    rows : list of dict
+        The log of the whole epochs.
+    batches_per_epoch, world : int
+        Steps an epoch and number of processes: a state from the middle of an epoch needs the same.
+    """
+
+    epochs: int = 0
+    batches: int = 0
+    updates: int = 0
+    running: List[Any] = field(default_factory=lambda: [0.0, 0])
+    best: Dict[str, Any] = field(default_factory=lambda: {"value": None, "epoch": None, "threshold": None})
+    waiting: int = 0
+    scale: float = 1.0
+    good_steps: int = 0
+    rows: List[Dict[str, Any]] = field(default_factory=list)
+    batches_per_epoch: int = 0
+    world: int = 1
+
+    def count(self, loss: float) -> None:
+        """Note one update and its loss."""
+        self.updates += 1
+        self.running[0] += loss
+        self.running[1] += 1
+
+    def judge(self, row: Dict[str, Any], monitor: str) -> bool:
+        """Whether a row of the log is the best so far by the metric ``monitor``; where it has none, it is not."""
+        value, best = row.get(monitor), self.best["value"]
+        if value is None:
+            return False
+        if best is None or (value < best if monitor.endswith("loss") else value > best):
+            self.best = {"value": value, "epoch": row["epoch"], "threshold": row.get("threshold")}
+            self.waiting = 0
+            return True
+        self.waiting += 1
+        return False
+
+
+# --- the state --------------------------------------------------------------------------------------------------------
+def save_state(progress: Progress, parameters: Dict[str, Any], folder: Path) -> None:
+    """Write everything that the next step depends on in one file, renamed into place when whole.
+
+    Parameters
+    ----------
+    progress : Progress
+    parameters : dict of str to mindspore.Parameter
+        Weights, optimizer and moving averages.
+    folder : Path
+    """
+    arrays = dict(parameters)
+    arrays[META] = np.frombuffer(json.dumps(asdict(progress)).encode(), np.uint8)
+    ckpt.save_arrays(arrays, folder / STATE)
+
+
+def resume(plan: Plan, parameters: Dict[str, Any], world: int) -> Optional[Progress]:
+    """Load the state into the parameters where ``resume`` asks for it.
+
+    Returns
+    -------
+    Progress or None
+        None where the run starts anew.
+
+    Raises
+    ------
+    UserError
+        The file is no state, or not one of this configuration.
+    """
+    path = state_path(plan.config)
+    if plan.config.resume is None or (plan.config.resume == "auto" and not path.is_file()):
+        return None
+    arrays = ckpt.load_arrays(path)
+    if META not in arrays:
+        raise UserError(f"resume {str(path)!r} is no state of train.py; to start from weights use init_from")
+    progress = _read_progress(arrays.pop(META), path)
+    if progress.batches and progress.batches_per_epoch != plan.batches:
+        raise UserError(
+            f"resume {str(path)!r} stands in the middle of an epoch of {progress.batches_per_epoch} steps, this "
+            f"configuration has {plan.batches}; use the same data, batch_size and number of processes"
+        )
+    put_arrays(parameters, arrays, path)
+    return replace(progress, batches_per_epoch=plan.batches, world=world)
+
+
+def _read_progress(meta, path):
+    try:
+        return Progress(**json.loads(meta.tobytes().decode()))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"resume {str(path)!r} is of another version or damaged ({error}); start anew, or from its weights with "
+            "init_from"
+        ) from None
+
+
+def put_arrays(parameters: Dict[str, Any], arrays: Dict[str, np.ndarray], path: Path) -> None:
+    """Put the arrays of a state into the parameters; every name and shape must match, or nothing is loaded.
+
+    Raises
+    ------
+    UserError
+        Lists both directions of the mismatch.
+    """
+    import mindspore as ms
+
+    difference = ckpt.compare_names(
+        {n: p.shape for n, p in parameters.items()}, {n: a.shape for n, a in arrays.items()}, "state"
+    )
+    if difference:
+        raise UserError(f"resume {str(path)!r} does not fit this configuration: {difference}")
+    for name, parameter in parameters.items():
+        parameter.set_data(ms.Tensor(arrays[name].reshape(parameter.shape), parameter.dtype))
+
+
+def weights_only(arrays: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    """The arrays of a file without what a state holds beside the weights."""
+    return {n: a for n, a in arrays.items() if n != META and not n.startswith(STATE_PREFIXES)}
+
+
+# --- the folder and the weights ---------------------------------------------------------------------------------------
+def begin_folder(plan: Plan, fresh: bool) -> None:
+    """Write config.yaml; a fresh run first removes what an earlier one left."""
+    folder = plan.folder
+    if fresh:
+        for name in ("best.ckpt", "best.json", "last.ckpt", "last.json", STATE, "curves.png", "teachers.csv"):
+            if (folder / name).exists():
+                (folder / name).unlink()
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+    with files.atomic(folder / "config.yaml") as file:
+        file.write(f"# written by train.py; train again with: python train.py -c {folder / 'config.yaml'}\n")
+        file.write(plan.config.to_yaml())
+
+
+def save_weights(
+    plan: Plan, tensors: Iterable[Any], facts: Dict[str, Any], rows: List[Dict[str, Any]], better: bool
+) -> None:
+    """Write last.ckpt, best.ckpt where the epoch is the best so far, and epoch checkpoints as the policy asks.
+
+    Parameters
+    ----------
+    plan : Plan
+    tensors : iterable of mindspore.Parameter
+    facts : dict
+        The sidecar, from :func:`sidecar`.
+    rows : list of dict
+        The log so far, this epoch last.
+    better : bool
+    """
+    config, folder, epoch = plan.config, plan.folder, rows[-1]["epoch"]
+    ckpt.save({p.name: p.asnumpy() for p in tensors}, folder / "last.ckpt", facts)
+    if better:
+        ckpt.copy_checkpoint(folder / "last.ckpt", folder / "best.ckpt")
+    keeps = config.ckpt_save_policy in ("latest_k", "top_k") and config.keep_checkpoint_max
+    if keeps and epoch % config.ckpt_save_interval == 0:
+        ckpt.copy_checkpoint(folder / "last.ckpt", folder / f"epoch_{epoch}.ckpt")
+        prune(config, folder, rows)
+
+
+def prune(config: Any, folder: Path, rows: List[Dict[str, Any]]) -> None:
+    """Keep the newest or, by the monitored metric, the best epoch checkpoints and delete the others."""
+    kept = {int(p.stem.split("_")[1]): p for p in folder.glob("epoch_*.ckpt") if p.stem[6:].isdigit()}
+    values = {row["epoch"]: row.get(config.monitor) for row in rows}
+    sign = -1 if config.monitor.endswith("loss") else 1
+
+    def rank(epoch):
+        value = values.get(epoch)
+        if config.ckpt_save_policy == "latest_k":
+            return epoch
+        return -math.inf if value is None else sign * value, epoch
+
+    for epoch in sorted(kept, key=rank)[: -config.keep_checkpoint_max]:
+        kept[epoch].with_suffix(".json").unlink(missing_ok=True)
+        kept[epoch].unlink()
+
+
+def sidecar(plan: Plan, network: Dict[str, Any], row: Dict[str, Any], world: int, device: str) -> Dict[str, Any]:
+    """The facts beside the weights of an epoch.
+
+    Parameters
+    ----------
+    plan : Plan
+    network : dict
+        What the network says of itself: architecture, arguments, classes.
+    row : dict
+        The epoch's row of the log.
+    world : int
+        Number of processes.
+    device : str
+    """
+    config, lines, data = plan.config, plan.lines, plan.data
+    training = {
+        "configuration": config.source, "data": str(config.data_dir), "images": len(data.train_set),
+        "validation_images": 0 if data.val_set is None else len(data.val_set), "epoch": row["epoch"],
+        "updates": row["updates"], "batch_size": config.batch_size * world, "seed": config.seed,
+        "transform": dataset.pipeline(lines.text).text, "init_from": config.init_from,
+        "metrics": {k: v for k, v in row.items() if isinstance(v, float) and k not in ("lr",) and math.isfinite(v)},
+        "versions": runtime.versions(), "device": device,
+    }  # fmt: skip
+    return {
+        **network,
+        "input": {
+            "size": list(lines.size_eval), "transform": dataset.pipeline(lines.text_eval).text, "views": lines.views,
+            "channels": 3, "range": [0.0, 1.0],
+        },
+        "source": {"repository": "trained with train.py", "init_from": config.init_from},
+        "training": training,
+        "threshold": row.get("threshold", config.threshold if config.threshold != "auto" else 0.5),
+    }  # fmt: skip

@@ -1,0 +1,178 @@
+"""Validation: loss and metrics over all images, however many processes share them."""
+
+import math
+from typing import Any, Callable, Dict
+
+import numpy as np
+
+from .. import ckpt, labels
+from ..dataset import Loader, Workers
+from ..metrics import best_threshold, class_metrics
+from .checks import Plan
+from .processes import Processes
+from .start import Student
+from .targets import loss_kind, soft_targets
+
+
+class Validator:
+    """Measures the student on the validation set.
+
+    Where ``val_amp_level`` asks for another precision than the training's, a twin of the network validates. A cast
+    changes a network for good, so the twin has weights of its own, copied before every validation.
+
+    Parameters
+    ----------
+    plan : Plan
+        With a validation set.
+    student : Student
+    net : mindspore.nn.Cell
+        The student's network in the precision of the training.
+    processes : Processes
+    workers : aidet.dataset.Workers
+
+    Attributes
+    ----------
+    loader : aidet.dataset.Loader
+        Over the validation set; ``loader.failed`` names the images that could not be read.
+    """
+
+    def __init__(self, plan: Plan, student: Student, net: Any, processes: Processes, workers: Workers) -> None:
+        from .. import models, steps
+
+        config, val_set, lines = plan.config, plan.data.val_set, plan.lines
+        self._plan, self._student, self._processes = plan, student, processes
+        size = min(config.batch_size, max(1, math.ceil(len(val_set) / processes.world)))
+        self.loader = Loader(
+            val_set, lines.text_eval, lines.size_eval, size, seed=config.seed, workers=workers, cache_mb=config.cache_mb
+        )
+        self._copies = []
+        if config.val_amp_level not in (None, config.amp_level):
+            twin = models.create(config.model, **student.arguments)
+            own = {p.name: p for p in student.tensors}
+            self._copies = [(p, own[p.name]) for p in twin.get_parameters()]
+            net = steps.mixed_precision(twin, config.val_amp_level, config.amp_dtype, processes.device)
+        self._forward = steps.Forward(net)
+        self._forward.set_train(False)
+        student.train_mode()
+
+    def measure(self) -> Dict[str, float]:
+        """Loss and metrics of the student as it is now; the student is left in training mode.
+
+        Returns
+        -------
+        dict of str to float
+            ``val_loss``, the metrics of the configuration, and ``threshold`` where it is chosen anew.
+        """
+        logits = self._logits()
+        if self._processes.world > 1:
+            logits = self._processes.sum(logits)
+        counted = logits[:, -1] > 0
+        return self._metrics(logits[counted, :-1].astype(np.float64), np.flatnonzero(counted))
+
+    def _logits(self):
+        """Outputs of this process's share, float32 (n, outputs + 1); the last column is 1 where an image was read."""
+        import mindspore as ms
+
+        n, size, processes = len(self._plan.data.val_set), self.loader.batch_size, self._processes
+        share = math.ceil(n / processes.world / size) * size
+        rows = np.arange(processes.rank * share, (processes.rank + 1) * share)
+        order = np.stack([np.where(rows < n, rows, -1), np.zeros_like(rows)], 1)
+        logits = np.zeros((n, self._student.outputs + 1), np.float32)
+        self._student.net.set_train(False)
+        for p, own in self._copies:
+            p.set_data(own.value())
+        for x, there in self.loader.run(order, 0):
+            out = self._forward(ms.Tensor(x)).asnumpy()
+            ok = there >= 0
+            logits[there[ok], :-1] = out[ok]
+            logits[there[ok], -1] = 1
+        self._student.train_mode()
+        return logits
+
+    def _metrics(self, logits, rows):
+        config, outputs, order = self._plan.config, self._student.outputs, self._student.class_order
+        targets, sides = self._plan.data.val_set.targets[rows], self._plan.data.val_set.sides[rows]
+        found = {"val_loss": host_loss(logits, targets, order, loss_kind(config, outputs))}
+        if order is None:
+            decided = logits.argmax(1) if outputs > 1 else (logits[:, 0] > 0).astype(int)
+            found.update(class_metrics(targets, decided, None, outputs))
+        else:
+            score = labels.score_from_logits(logits, order)
+            threshold = config.threshold
+            if threshold == "auto":
+                threshold = best_threshold(sides, score)
+                found["threshold"] = threshold
+            decided = (labels.sigmoid(score) > threshold).astype(int)
+            found.update(class_metrics(sides, decided, score, 2))
+        wanted = ["val_loss", *config.metrics, config.monitor, "threshold"]
+        return {name: found[name] for name in dict.fromkeys(wanted) if name in found}
+
+
+def host_loss(logits: np.ndarray, targets: np.ndarray, order: Any, kind: str) -> float:
+    """Mean loss against targets that are not smoothed, in float64.
+
+    Parameters
+    ----------
+    logits : ndarray of float64, shape (n, outputs)
+    targets : ndarray of int, shape (n,)
+        -1 where an image has no class; it is left out.
+    order : list of str, or None
+        Side of every output.
+    kind : str
+        ``"BCE"`` and ``"asl_multi_label"`` are measured as binary cross-entropy, all others as cross-entropy.
+
+    Returns
+    -------
+    float
+        NaN where no image has a class.
+    """
+    known = targets >= 0
+    logits, targets = logits[known], targets[known]
+    if not len(targets):
+        return float("nan")
+    hot = soft_targets(targets, logits.shape[1], order).astype(np.float64)
+    if kind in ("BCE", "asl_multi_label"):
+        return float((np.maximum(logits, 0) - logits * hot + np.log1p(np.exp(-np.abs(logits)))).mean())
+    shifted = logits - logits.max(1, keepdims=True)
+    return float(-(hot * (shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))).sum(1).mean())
+
+
+def average_statistics(student: Student, processes: Processes) -> None:
+    """Running statistics differ between the processes, which see different images: take their mean."""
+    import mindspore as ms
+
+    for p in student.tensors:
+        if "moving_" in p.name:
+            p.set_data(ms.Tensor(processes.sum(p.asnumpy()) / processes.world, p.dtype))
+
+
+def compare_teachers(plan: Plan, student: Student, teachers: Any, loader: Any, say: Callable[[str], Any]) -> None:
+    """Write teachers.csv, and say it: what each teacher and the best student decide, by generator.
+
+    Parameters
+    ----------
+    plan : Plan
+    student : Student
+    teachers : aidet.distill.Teachers
+    loader : aidet.dataset.Loader
+        Over the validation set.
+    say : callable
+        Takes one line of text.
+    """
+    import mindspore as ms
+
+    from .. import distill
+
+    path = plan.folder / "best.ckpt"
+    if not path.is_file():
+        return
+    net = ckpt.load_model(path)
+
+    def score(x):
+        out = net(ms.Tensor(x))
+        return labels.score_from_logits((out[0] if isinstance(out, tuple) else out).asnumpy(), student.class_order)
+
+    rows = distill.compare(teachers, score, loader, plan.data.val_set)
+    distill.write_table(rows, plan.folder / "teachers.csv")
+    for line in distill.lines(rows):
+        say(line)
