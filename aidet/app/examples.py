@@ -53,13 +53,13 @@ def decoded(source, target):
         return None
     import numpy as np
 
-    from .. import rules
+    from .. import cli, rules
 
     image = Image.open(source).convert("RGB")
     left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2
     batch = np.asarray(image.crop((left, top, left + SIDE, top + SIDE)), np.float32).transpose(2, 0, 1)[None] / 255
     try:
-        made = rules.Autoencoder(checkpoint, (SIDE, SIDE))(batch)[0]
+        made = rules.Autoencoder(checkpoint, (SIDE, SIDE), say=cli.to_stderr)(batch)[0]
     except UserError:
         return None
     Image.fromarray((np.clip(made, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)).save(target)

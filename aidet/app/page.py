@@ -91,7 +91,7 @@ class Page:
             with self._tab("tab_about"):
                 models = ", ".join(f"{m.name} ({m.backend_name})" for m in served.detector.models)
                 first = served.detector.models[0]
-                votes = getattr(getattr(first, "views", None), "count", 1)
+                votes = 1 if first.views is None else first.views.count
                 self._word(gr.Markdown, "about", values={"models": models, "votes": votes})
         self._events()
         if language is None:
