@@ -53,7 +53,7 @@ def run(argv):
         raise UserError(f"--port (={args['port']}) must be between 0 and 65535")
     from aidet.app import server, uploads
 
-    server.serve(checkpoints, limits=uploads.Limits(**given), **args)
+    server.serve(checkpoints, limits=uploads.Limits(**given), say=cli.to_stderr, **args)
 
 
 if __name__ == "__main__":

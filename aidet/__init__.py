@@ -4,7 +4,14 @@
 >>> detector = Detector("ckpt/demo/best.ckpt")
 >>> detector.score(["photo.jpg"])[0].decision
 'real'
+
+Messages of the library go to the logger ``aidet`` of :mod:`logging`, which is silent until an application configures
+it; the command lines print them.
 """
+
+import logging
+
+logging.getLogger("aidet").addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
 __all__ = ["Detector", "__version__"]

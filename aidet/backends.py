@@ -1,17 +1,20 @@
 """What runs a network: ONNX Runtime from a verified export, or MindSpore.
 
-On a CPU ONNX Runtime is several times faster, so it is the default there; its graph is made from the checkpoint by
-MindSpore, compared with it, and kept beside the checkpoint under a name that holds the hash of what it was made from.
-On Ascend and GPU MindSpore runs the network.
+On a CPU ONNX Runtime is several times faster, so it is the default there. MindSpore exports its graph from the
+checkpoint, the two are compared, and the graph is kept beside the checkpoint under a name that holds the hash of what
+it was made from. On Ascend and GPU MindSpore runs the network.
+
+Messages for the user go to the callable ``say``, or to the logger ``aidet`` if there is none.
 """
 
 import contextlib
 import glob
 import hashlib
 import json
+import logging
 import os
-import sys
 from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Tuple, Union
 
 import numpy as np
 
@@ -19,59 +22,70 @@ from . import ckpt, files, onnx_export, runtime
 from .errors import UserError, nearest
 
 BACKENDS = ("auto", "onnxruntime", "mindspore")
-# Views of one call; more are run in pieces of this size, which bounds memory. Part of a result's last digits, so fixed.
+# Largest batch of views, which bounds memory. Fixed, because the batch size shows in the last digits of a score.
 PIECE = 8
+Say = Optional[Callable[[str], None]]
+LOGGER = logging.getLogger("aidet")
+
+
+def tell(say: Say, line: str, level: int = logging.INFO) -> None:
+    """Hand a message to ``say``, or to the logger ``aidet`` at ``level`` if ``say`` is None."""
+    if say is None:
+        LOGGER.log(level, "%s", line)
+    else:
+        say(line)
 
 
 class OnnxRuntime:
-    """A session on the CPU; any thread may call it.
+    """A session on the CPU that any thread may call.
 
     Parameters
     ----------
     model : str, Path or bytes
+        An ONNX file, or its content.
     """
 
     threadsafe = True
     name, device = "onnxruntime", "CPU"
 
-    def __init__(self, model):
+    def __init__(self, model: Union[str, Path, bytes]) -> None:
         import onnxruntime
 
         model = model if isinstance(model, bytes) else str(model)
         self.session = onnxruntime.InferenceSession(model, onnx_export.session_options(), onnx_export.PROVIDERS)
 
-    def __call__(self, batch):
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, C, h, w) -> logits (N, K)."""
         return self.session.run([onnx_export.OUTPUT], {onnx_export.INPUT: batch})[0]
 
-    def metadata(self):
-        """The model's metadata, str to str."""
+    def metadata(self) -> Dict[str, str]:
+        """The model's metadata."""
         return self.session.get_modelmeta().custom_metadata_map
 
 
 class MindSpore:
-    """A network in MindSpore; to be called from one thread.
+    """A network in MindSpore, to be called from one thread only.
 
     Parameters
     ----------
     net : mindspore.nn.Cell
     device : str
     compiled : bool
-        Graph mode: one graph is compiled for each image size, batches are filled up to the first one's.
+        Graph mode: one graph is compiled for each image size, and smaller batches are padded to the size of the first.
     """
 
     threadsafe = False
     name = "mindspore"
 
-    def __init__(self, net, device, compiled=True):
+    def __init__(self, net: Any, device: str, compiled: bool = True) -> None:
         self.net, self.device = net, device
-        self.seen = {} if compiled else None  # image shape -> batch size the graph was compiled for
+        self.seen = {} if compiled else None  # image shape -> batch size that its graph was compiled for
 
-    def __call__(self, batch):
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, C, h, w) -> logits (N, K)."""
         import mindspore as ms
 
-        if self.seen is None:  # every image may have another size: nothing is kept of them
+        if self.seen is None:  # not compiled, because every image may have another size
             return self.net(ms.Tensor(batch)).asnumpy()
         rows = self.seen.setdefault(batch.shape[1:], batch.shape[0])
         pieces = []
@@ -84,7 +98,13 @@ class MindSpore:
         return np.concatenate(pieces)
 
 
-def open_model(path, backend="auto", size=None, device="auto", say=None):
+def open_model(
+    path: Union[str, Path],
+    backend: str = "auto",
+    size: Optional[Tuple[int, int]] = None,
+    device: str = "auto",
+    say: Say = None,
+) -> Union[OnnxRuntime, MindSpore]:
     """Open a checkpoint, or an exported ``.onnx``, for inference.
 
     Parameters
@@ -92,13 +112,14 @@ def open_model(path, backend="auto", size=None, device="auto", say=None):
     path : str or Path
         ``.ckpt`` with its sidecar, or an ``.onnx`` made by ``export.py``.
     backend : {"auto", "onnxruntime", "mindspore"}
-        ``auto``: MindSpore where there is an Ascend device or one is asked for, else ONNX Runtime, else, with one line
-        that says why, MindSpore.
+        ``auto``: MindSpore if an Ascend device is there or an Ascend or GPU is asked for, else ONNX Runtime; if that
+        is not possible, MindSpore, with one message that says why.
     size : (int, int), optional
         Input height and width. None: the network takes images of any size, which the cached graph does not.
     device : {"auto", "Ascend", "GPU", "CPU"}
     say : callable, optional
-        Takes a line for the user; default: stderr.
+        Takes a message, one line of text. Default: the logger ``aidet``, INFO for a graph that is made, WARNING for
+        the slower back end.
 
     Returns
     -------
@@ -107,10 +128,10 @@ def open_model(path, backend="auto", size=None, device="auto", say=None):
     Raises
     ------
     UserError
+        Unknown back end, a file that does not exist or cannot be run, or a back end that cannot run it.
     """
     if backend not in BACKENDS:
         raise UserError(nearest(backend, BACKENDS, "backend"))
-    say = say or (lambda line: print(line, file=sys.stderr))
     if str(path).endswith(".onnx"):
         if backend == "mindspore":
             raise UserError(f"{str(path)!r} is an ONNX model, which MindSpore does not run; give the .ckpt")
@@ -129,11 +150,12 @@ def open_model(path, backend="auto", size=None, device="auto", say=None):
             reason = str(error)
     if backend == "onnxruntime":
         raise UserError(f"backend 'onnxruntime' cannot run {str(path)!r}: {reason}; use --backend mindspore")
-    say(f"note: running {Path(path).name} on mindspore, slower than onnxruntime, because: {reason}")
+    note = f"note: running {Path(path).name} on mindspore, slower than onnxruntime, because: {reason}"
+    tell(say, note, logging.WARNING)
     return _mindspore(path, size, device)
 
 
-def has_ascend(device="auto"):
+def has_ascend(device: str = "auto") -> bool:
     """Whether an Ascend device file is there; asks the file system, so that MindSpore need not be imported."""
     return device == "auto" and bool(glob.glob("/dev/davinci[0-9]*"))
 
@@ -150,15 +172,15 @@ def _session(path):
 
 
 def _mindspore(path, size, device):
-    # A graph is compiled for one shape; where every image has another, compiling would cost more than it saves.
+    # A graph is compiled for one shape; if every image has its own, compiling costs more than it saves.
     ms, chosen = runtime.setup(device, mode="pynative" if size is None else "graph")
     net = ckpt.load_model(path)
     return MindSpore(net, chosen, compiled=size is not None)
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------
-def cache_key(path, facts, size):
-    """Hash of all that an exported graph depends on: weights, architecture, input size, the exporter's version."""
+def cache_key(path: Union[str, Path], facts: Dict[str, Any], size: Tuple[int, int]) -> str:
+    """Hash of everything an exported graph depends on: weights, architecture, input size, the exporter's version."""
     value = [
         (facts.get("output") or {}).get("sha256") or files.sha256(path),
         facts["architecture"],
@@ -169,18 +191,28 @@ def cache_key(path, facts, size):
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def cached(path, size, say):
+def cached(path: Union[str, Path], size: Tuple[int, int], say: Say = None) -> OnnxRuntime:
     """The checkpoint's ONNX graph, made and verified now if it is not there yet.
+
+    Parameters
+    ----------
+    path : str or Path
+        The checkpoint. The graph is kept beside it, or in the user's cache folder if that place cannot be written.
+    size : (int, int)
+        Input height and width.
+    say : callable, optional
+        See :func:`open_model`.
 
     Returns
     -------
     OnnxRuntime
-        Of the file beside the checkpoint; in the user's cache folder where that place cannot be written.
 
     Raises
     ------
     onnx_export.ExportError
+        The network cannot be exported, or the graph gives other numbers than the network.
     UserError
+        The checkpoint cannot be read.
     """
     path = Path(path)
     facts = ckpt.read_sidecar(path)
@@ -204,19 +236,19 @@ def _kept(places, name, key):
 
 @contextlib.contextmanager
 def _alone(path):
-    """Of several processes that start on one checkpoint (shards), the first makes its graph and the others wait."""
+    """Lock the checkpoint: of several processes that open it (shards), one makes the graph and the others wait."""
     with open(path, "rb") as file:
         try:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX)
         except (ImportError, OSError):
-            pass  # a system without locks: each makes its own, and each file is whole
+            pass  # a system without locks: each process makes its own graph, and writes it as a whole
         yield
 
 
 def _made(path, facts, size, places, name, key, say):
-    say(f"{path.name}: making its ONNX graph (once) ...")
+    tell(say, f"{path.name}: making its ONNX graph (once) ...")
     model, verdict = make(path, facts, size)
     onnx_export.stamp(model, "aidet.key", key)
     for place in places:
@@ -227,13 +259,15 @@ def _made(path, facts, size, places, name, key, say):
         except UserError:
             continue
         _forget(place, path.stem, keep=name)
-        say(f"{path.name}: verified, largest logit difference {verdict['difference']:.1e}; kept as {place / name}")
+        tell(
+            say, f"{path.name}: verified, largest logit difference {verdict['difference']:.1e}; kept as {place / name}"
+        )
         break
-    # Not from the file: another process, with other weights under the same name, may have removed it again.
+    # From memory: another process with other weights of the same name may have removed the file again.
     return OnnxRuntime(model.SerializeToString())
 
 
-def make(path, facts, size):
+def make(path: Union[str, Path], facts: Dict[str, Any], size: Tuple[int, int]) -> Tuple[Any, Dict[str, Any]]:
     """Load a checkpoint into MindSpore on the CPU and export it; see :func:`aidet.onnx_export.export`."""
     runtime.setup("CPU", mode="graph")
     net = ckpt.load_model(path)
@@ -241,16 +275,16 @@ def make(path, facts, size):
 
 
 def _intact(path, key):
-    """The cached graph if it is the one that its name promises, else None; a damaged one is made again.
+    """The cached graph, or None if it is absent, damaged or made from something else.
 
-    Read by ONNX Runtime alone: the package onnx would load protobuf's compiled classes, on which a later import of
+    Read by ONNX Runtime alone: the package onnx would load protobuf's compiled classes, and then a later import of
     MindSpore fails ("Descriptors cannot be created directly").
     """
     if not path.is_file():
         return None
     try:
         session = OnnxRuntime(path)
-    except Exception:  # noqa: BLE001 - whatever is wrong with it, the remedy is the same
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, it is made again
         return None
     return session if session.metadata().get("aidet.key") == key else None
 

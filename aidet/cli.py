@@ -133,6 +133,11 @@ def _leave_at_once():
     os._exit(STOPPED)
 
 
+def to_stderr(line):
+    """Print a line for the user on stderr: what command lines give as ``say``."""
+    print(line, file=sys.stderr)
+
+
 def printable(text):
     """Text of a file, or its name, for the terminal: what would move the cursor or clear the screen is spelled out."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,15 +1,16 @@
-"""The detector that comes along with a clone of the repository, for commands that are given no checkpoint."""
+"""The detector that a clone of the repository contains, for commands that are given no checkpoint."""
 
 import sys
 from pathlib import Path
+from typing import List, Optional
 
 from .errors import UserError
 
 CKPT = Path(__file__).resolve().parents[1] / "ckpt" / "aidet_default.ckpt"
 
 
-def checkpoints(given):
-    """``given``; where nothing is given, the default detector, which is said in one line on stderr.
+def checkpoints(given: Optional[List[str]]) -> List[str]:
+    """``given`` or, if nothing is given, the default detector, which one line on stderr reports.
 
     Parameters
     ----------
@@ -22,7 +23,7 @@ def checkpoints(given):
     Raises
     ------
     UserError
-        Nothing is given and the default detector is not there: a wheel comes without it.
+        Nothing is given and the default detector is missing: a wheel does not contain it.
     """
     if given:
         return given

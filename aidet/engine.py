@@ -1,23 +1,24 @@
-"""The detector: from files to one record each, in their order, with memory that does not grow with their number."""
+"""The detector: one record for each image, in input order, with memory that does not grow with their number."""
 
+import functools
 import os
-import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from PIL import Image
 
 from . import backends, ckpt, files, images, labels, onnx_export
 from . import vote as _vote
+from .detector.cascade import Cascade, open_first
+from .detector.scorer import Scorer
 from .errors import UserError, nearest
 from .records import Record
 
 ON_ERROR = ("fail", "real", "generated", "skip")
-# A score whose probability is 0 or 1 in float64: what a view that was not looked at could have said at most.
-SURE = 50.0
 
 
 @dataclass
@@ -27,12 +28,12 @@ class Verdict(Record):
     Attributes
     ----------
     views : dict of str to list of float
-        Scores of every view, per model.
+        Calibrated scores of the views, per model.
     weights : dict of str to list of float
-        How much every view counted, for the models whose views do not count alike.
+        How much each view counted, for the models that weigh their views.
     stability : dict of str to float
-        In stability mode, the fused probability of the image and of its re-saved and resized versions, by what was
-        done ("original" first).
+        In stability mode, the fused probability of the image ("original", first) and of each re-saved or resized
+        version, by the operation that made it.
     """
 
     views: Dict[str, List[float]] = field(default_factory=dict)
@@ -41,12 +42,12 @@ class Verdict(Record):
 
     @property
     def spread(self) -> Optional[float]:
-        """Largest minus smallest probability of stability mode; None outside it."""
+        """Range of the probabilities of stability mode; None if the image was scored without it."""
         return max(self.stability.values()) - min(self.stability.values()) if self.stability else None
 
 
-class Network:
-    """One checkpoint (or exported ``.onnx``) ready to score images.
+class Network(Scorer):
+    """A checkpoint, or an exported ``.onnx``, that is ready to score images.
 
     Parameters
     ----------
@@ -57,9 +58,22 @@ class Network:
         See :func:`aidet.backends.open_model`.
     **views
         See :class:`aidet.vote.Views`.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, is no detector, or cannot be run.
     """
 
-    def __init__(self, path, name, backend="auto", device="auto", say=None, **views):
+    def __init__(
+        self,
+        path: Union[str, Path],
+        name: str,
+        backend: str = "auto",
+        device: str = "auto",
+        say: backends.Say = None,
+        **views: Any,
+    ) -> None:
         self.path, self.name = Path(path), name
         onnx = self.path.suffix == ".onnx"
         self.facts = onnx_export.facts_from_file(path) if onnx else ckpt.read_sidecar(path)
@@ -77,12 +91,13 @@ class Network:
         stated = None if onnx else (self.facts.get("output") or {}).get("sha256")
         self.identity = stated or files.sha256(self.path)
 
-    def prepare(self, image, key, stability=False):
-        """PIL image -> list of lists of views: the image's own; in stability mode its changed versions', too."""
-        return [self.views(i, key) for i in [image, *(_vote.changed_images(image) if stability else [])]]
+    def views_of(self, image: Image.Image, key: str) -> List[np.ndarray]:
+        """The views that the model votes over: list of float32 (3, h, w)."""
+        return self.views(image, key)
 
-    def run(self, views, piece=backends.PIECE):
-        """Views -> scores, float64 (V,). Equal shapes go together, ``piece`` at a time."""
+    def run(self, views: Sequence[np.ndarray], piece: Optional[int] = None) -> np.ndarray:
+        """Views -> raw scores, float64 (V,). Views of one shape form batches of at most ``piece``."""
+        piece = piece or backends.PIECE
         scores = np.empty(len(views))
         by_shape = {}
         for i, view in enumerate(views):
@@ -94,17 +109,9 @@ class Network:
                 scores[some] = self.scores_of(batch)
         return scores
 
-    def scores_of(self, batch):
-        """float32 (N, 3, h, w) -> scores (N,)."""
+    def scores_of(self, batch: np.ndarray) -> np.ndarray:
+        """float32 (N, 3, h, w) -> raw scores (N,)."""
         return labels.score_from_logits(self.backend(batch), self.order)
-
-    def calibrate(self, score):
-        """Scores as the network and the vote give them -> as the sidecar's ``calibration`` says they are to be read."""
-        return self.scale * (score - self.offset)
-
-    def uncalibrate(self, score):
-        """The other way."""
-        return score / self.scale + self.offset
 
 
 def order_of(facts, what):
@@ -156,8 +163,8 @@ def calibration_of(facts, path):
     return tuple(map(float, pair))
 
 
-def open_detector(path, name, **options):
-    """A :class:`Network`, or a rule of :mod:`aidet.rules` where the path names one (``rule:size``, ``x.rule.json``)."""
+def open_scorer(path: Union[str, Path], name: str, **options: Any) -> Scorer:
+    """A :class:`Network`, or a rule of :mod:`aidet.rules` if the path names one (``rule:size``, ``x.rule.json``)."""
     from . import rules
 
     return rules.open_rule(path, name, **options) if rules.is_rule(path) else Network(path, name, **options)
@@ -178,234 +185,220 @@ class Detector:
     fuse : {"soft", "hard", "soft-or", "score"} or path of a YAML file
         See :class:`aidet.vote.Fusion`.
     threshold : float, optional
-        Generated where ``prob > threshold``. Default: the sidecar's with one model and soft votes, else 0.5.
+        Generated if ``prob > threshold``. Default: the sidecar's with one model and soft votes, else 0.5.
     unsure : (float, float) or "LOW,HIGH", optional
+        Zone of the probability in which the decision is ``unsure``.
     views : str, optional
         ``random``, ``native``, ``grid``, ``pyramid`` or a pipeline line, see :class:`aidet.vote.Views`. Default: the
         sidecar's ``voting``, else ``random``.
-    flips, stability : bool
+    flips : bool
+        Score every view mirrored, too.
+    stability : bool
+        Score re-saved and resized versions of each image, too.
     early_exit : bool
-        Look at no more views than the decision needs: it is the one that all views would have given, the score is that
-        of the views seen (Teerapittayanon et al. 2016 leave a network early in this way). One model, no stability mode.
+        Score no more views than the decision needs: it is the one that all views would have given, the score is that
+        of the views seen. One model, no stability mode. See :class:`aidet.detector.cascade.Cascade`.
     cascade : str or Path, optional
-        An eight-bit model of the same checkpoint (``export.py --int8``) that looks first; where its score is so near to
-        a boundary that its stated margin could change the decision, the checkpoint itself decides. One model on ONNX
-        Runtime, no stability mode.
+        An eight-bit model of the same checkpoint (``export.py --int8``) that is asked first; if its score is so close
+        to a threshold that its stated margin could change the decision, the checkpoint itself decides. One model on
+        ONNX Runtime, no stability mode.
     seed : int
         Of the random views.
     workers : int, optional
         Threads that decode, transform and (with ONNX Runtime) run the network; default: the CPUs this process may use.
     batch_size : int
-        Images in one network call on Ascend and GPU. On a CPU the views of one image are one call, so that no result
-        can depend on its neighbours.
+        Images in one network call on Ascend and GPU. On a CPU a batch holds the views of one image only, so that no
+        result can depend on other images.
     device : {"auto", "Ascend", "GPU", "CPU"}
     on_error : {"fail", "real", "generated", "skip"}
         ``real`` and ``generated`` give an unusable input that label; its status still says what was wrong.
     say : callable, optional
-        Takes a line for the user; default: print to stderr.
+        Takes each message for the user, one line of text. Default: they go to the logger ``aidet`` of :mod:`logging`,
+        at INFO (an ONNX graph is made) or WARNING (a slower back end is used), and are seen only if the application
+        shows that logger.
+
+    Attributes
+    ----------
+    models : list of aidet.detector.scorer.Scorer
+    names : list of str
+        How result files call the models.
+    threshold : float
+    unsure : (float, float) or None
+    votes, views :
+        What the models vote with, given or their own; a list if the models differ, None if none has views.
+    cascade : aidet.detector.cascade.Cascade or None
+        None if every view is always scored by every model.
 
     Raises
     ------
     UserError
+        No checkpoint, an unknown choice, a value out of range, or a model that cannot be opened.
+
+    Examples
+    --------
+    >>> import logging
+    >>> logging.basicConfig(level=logging.INFO)  # show the detector's messages
+    >>> detector = Detector("a.ckpt", votes=7)
     """
 
     def __init__(
         self,
-        *checkpoints,
-        backend="auto",
-        votes=None,
-        vote="soft",
-        fuse="soft",
-        threshold=None,
-        unsure=None,
-        views=None,
-        flips=False,
-        stability=False,
-        early_exit=False,
-        cascade=None,
-        seed=42,
-        workers=None,
-        batch_size=32,
-        device="auto",
-        on_error="fail",
-        say=None,
-    ):
+        *checkpoints: Union[str, Path],
+        backend: str = "auto",
+        votes: Optional[int] = None,
+        vote: str = "soft",
+        fuse: Union[str, Path] = "soft",
+        threshold: Optional[float] = None,
+        unsure: Union[None, str, Tuple[float, float]] = None,
+        views: Optional[str] = None,
+        flips: bool = False,
+        stability: bool = False,
+        early_exit: bool = False,
+        cascade: Union[None, str, Path] = None,
+        seed: int = 42,
+        workers: Optional[int] = None,
+        batch_size: int = 32,
+        device: str = "auto",
+        on_error: str = "fail",
+        say: backends.Say = None,
+    ) -> None:
         if not checkpoints:
             raise UserError("no checkpoint given; name at least one")
-        if vote not in _vote.VOTES:
-            raise UserError(nearest(vote, _vote.VOTES, "vote"))
+        if vote not in _vote.VOTE_RULES:
+            raise UserError(nearest(vote, _vote.VOTE_RULES, "vote"))
         if on_error not in ON_ERROR:
             raise UserError(nearest(on_error, ON_ERROR, "on_error"))
         self.workers = cpus() if workers is None else _at_least_one("workers", workers)
         self.batch_size = _at_least_one("batch_size", batch_size)
-        self.vote, self.stability, self.early_exit, self.on_error = vote, stability, early_exit, on_error
-        # Views one by one, and with them what can do without some of them.
-        self.one_by_one = early_exit or cascade is not None
-        if self.one_by_one and (len(checkpoints) > 1 or stability):
+        self.vote, self.stability, self.on_error = vote, stability, on_error
+        # Early exit and the cascade need the views one at a time.
+        one_by_one = early_exit or cascade is not None
+        if one_by_one and (len(checkpoints) > 1 or stability):
             what = "early_exit" if early_exit else "cascade"
             raise UserError(f"{what} takes one model and no stability mode, which need every view's score")
-        settings = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
-        names = model_names(checkpoints)
+        self.names = names = model_names(checkpoints)
         spec = {"fuse": fuse} if fuse in _vote.FUSIONS else _vote.read_fusion(fuse)
         threshold = spec.get("threshold") if threshold is None else threshold
         if threshold is not None:
             threshold = _threshold(threshold)
         self.unsure = _vote.unsure_zone(spec.get("unsure") if unsure is None else unsure)
-        how = spec.get("fuse", "soft")
-        _vote.Fusion(how, names, spec.get("weights"), spec.get("thresholds"))  # wrong names are said before loading
-        common = {"backend": backend, "device": device, "say": say, **settings}
-        self.models = [open_detector(path, name, **common) for path, name in zip(checkpoints, names)]
-        own = {m.name: m.threshold for m in self.models}
-        if self.one_by_one and not hasattr(self.models[0], "views"):
+        fusion = functools.partial(_vote.Fusion, spec.get("fuse", "soft"), names, spec.get("weights"))
+        fusion(spec.get("thresholds"))  # report a wrong name before any model is loaded
+        options = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
+        options.update(backend=backend, device=device, say=say)
+        self.models = [open_scorer(path, name, **options) for path, name in zip(checkpoints, names)]
+        if one_by_one and self.models[0].views is None:
             raise UserError(f"early_exit and cascade are for networks with views; {names[0]!r} is a rule")
-        self.first, self.margin, self.twice = None, 0.0, Count()
-        if cascade is not None:
-            self._open_first(cascade, common)
-        self.fusion = _vote.Fusion(how, names, spec.get("weights"), {**own, **(spec.get("thresholds") or {})})
+        self.fusion = fusion({**{m.name: m.threshold for m in self.models}, **(spec.get("thresholds") or {})})
         alone = len(names) == 1 and vote == "soft"
         self.threshold = threshold if threshold is not None else self.fusion.thresholds[names[0]] if alone else 0.5
-        self.names = names
-        used = [m.views for m in self.models if hasattr(m, "views")]
-        # What the models voted with, whether asked for or their own: one value where they agree.
-        self.votes, self.views = (one(getattr(v, n) for v in used) for n in ("votes", "kind"))
+        self.cascade = self._cascade(cascade, early_exit, options) if one_by_one else None
+        used = [m.views for m in self.models if m.views is not None]
+        self.votes, self.views = (common_value(getattr(v, n) for v in used) for n in ("votes", "kind"))
+
+    def _cascade(self, path, early_exit, options):
+        exact = self.models[0]
+        first, margin = None, 0.0
+        if path is not None:
+            first, margin = open_first(path, exact, lambda path: Network(path, exact.name, **options))
+
+        def decide(scores, weights):
+            return _vote.verdict(self._fuse([scores], [weights])[0], self.threshold, self.unsure)[1:]
+
+        return Cascade(exact, decide, early_exit, first, margin)
 
     # --- one image ---------------------------------------------------------------------------------------------------
-    def _prepare(self, item):
+    def _prepare(self, stability, item):
+        """(key, source) -> (key, views, None), or (key, None, reason) if the source cannot be decoded."""
         key, source = item
         try:
             image = images.decode(source)
         except images.ImageError as error:
             return key, None, str(error)
-        if self.one_by_one:
+        if self.cascade is not None:
             return key, self.models[0].views.later(image, key), None
-        return key, [m.prepare(image, key, self.stability) for m in self.models], None
+        return key, [m.prepare(image, key, stability) for m in self.models], None
 
     def _score(self, prepared):
         key, views, reason = prepared
         if reason is not None:
             return self._error(key, reason)
-        if self.one_by_one:
-            weights = weights_of(self.models[0], (make() for make in views))
-            seen = self._looked(views, weights)
+        if self.cascade is not None:
+            weights = self.models[0].weigh(make() for make in views)
+            seen = self.cascade.scores(views, weights)
             return self._verdict(key, [[seen]], [[None if weights is None else weights[: len(seen)]]])
         scores = [split(m.run(sum(v, [])), v) for m, v in zip(self.models, views)]
         return self._verdict(key, scores, self._weights(views))
 
     def _weights(self, views):
-        """Weights of each model's groups of views."""
-        return [[weights_of(m, group) for group in groups] for m, groups in zip(self.models, views)]
-
-    def _open_first(self, path, common):
-        """The eight-bit network of a cascade, which has to be of the checkpoint's own weights."""
-        from . import quantize
-
-        exact = self.models[0]
-        if exact.backend_name != "onnxruntime":
-            raise UserError(f"cascade is for ONNX Runtime on a CPU; {exact.name} runs on {exact.backend_name}")
-        if Path(path).suffix != ".onnx":
-            raise UserError(f"cascade (={str(path)!r}) must be an .onnx of export.py --int8")
-        self.first = Network(path, exact.name, **common)
-        # Both state the checkpoint; that of a checkpoint without the statement is its own hash.
-        source = (self.first.facts.get("output") or {}).get("sha256")
-        if source != ((exact.facts.get("output") or {}).get("sha256") or exact.identity):
-            raise UserError(f"cascade (={str(path)!r}) was not made from {str(exact.path)!r}; export that with --int8")
-        self.margin = quantize.margin_of(self.first.backend, path, exact.views) / exact.scale
-
-    def _looked(self, views, weights):
-        """Scores of one image's views, of the cascade's first network where they settle the decision."""
-        if self.first is not None:
-            seen = self._enough(self.first, views, weights, self.margin)
-            if self._settled(seen, len(views) - len(seen), weights, self.margin):
-                return seen
-            self.twice.add()
-        return self._enough(self.models[0], views, weights)
-
-    def _enough(self, model, views, weights, margin=0.0):
-        """Scores of the first views, as many as settle the decision; ``views``: functions that make them."""
-        seen = np.zeros(0)
-        while len(seen) < len(views) and np.isfinite(seen).all():
-            left = len(views) - len(seen)
-            more = self._needed(seen, left, weights, margin) if self.early_exit else left
-            if not more:
-                break
-            seen = np.append(seen, model.run([make() for make in views[len(seen) : len(seen) + more]]))
-        return seen
-
-    def _needed(self, seen, left, weights, margin):
-        """The smallest number of the views left that could settle the decision, 0 where it is settled."""
-        for more in range(0 if len(seen) else 1, left):
-            ends = (np.append(seen, np.full(more, s)) for s in (-SURE, SURE))
-            if any(self._settled(end, left - more, weights, margin) for end in ends):
-                return more
-        return left
-
-    def _settled(self, seen, left, weights, margin=0.0):
-        """Whether the decision stays, whatever the views left say and however far within ``margin`` the seen ones err.
-
-        Every vote is monotone in each view's score, so the ends tell: all surely real, all surely generated.
-        """
-        low, high = (np.append(seen + s * margin, np.full(left, s * SURE)) for s in (-1, 1))
-        return bool(np.isfinite(seen).all()) and self._decision(low, weights) == self._decision(high, weights)
-
-    def _decision(self, scores, weights):
-        """(label, decision) of one model's views."""
-        return _vote.verdict(self._fuse([scores], [weights])[0], self.threshold, self.unsure)[1:]
+        """For each model the weights of the views of each version."""
+        return [[m.weigh(version) for version in versions] for m, versions in zip(self.models, views)]
 
     def _error(self, key, reason):
         label = labels.NAMES.index(self.on_error) if self.on_error in labels.NAMES else None
         return Verdict(key, label=label, status=f"error: {reason}")
 
     def _verdict(self, key, scores, weights):
-        """``scores``, ``weights``: for each model those of its views: of the image, then of its changed versions."""
-        if not all(np.isfinite(s).all() for groups in scores for s in groups):
+        """``scores`` and ``weights`` hold, for each model, those of each version's views; the image itself is first."""
+        if not all(np.isfinite(s).all() for versions in scores for s in versions):
             return self._error(key, "the network's output is not a finite number")
-        columns = [self._fuse(*column) for column in zip(zip(*scores), zip(*weights))]
-        score, per_model = columns[0]
+        fused = [self._fuse(*version) for version in zip(zip(*scores), zip(*weights))]
+        score, per_model = fused[0]
         prob, label, decision = _vote.verdict(score, self.threshold, self.unsure)
-        views = {m.name: m.calibrate(groups[0]).tolist() for m, groups in zip(self.models, scores)}
-        counted = {m.name: groups[0].tolist() for m, groups in zip(self.models, weights) if groups[0] is not None}
+        views = {m.name: m.calibrate(versions[0]).tolist() for m, versions in zip(self.models, scores)}
+        counted = {m.name: versions[0].tolist() for m, versions in zip(self.models, weights) if versions[0] is not None}
         result = Verdict(key, score, prob, label, decision, "ok", per_model, views, counted)
-        if self.stability:
-            probs = [float(labels.sigmoid(fused)) for fused, _ in columns]
+        if len(fused) > 1:
+            probs = [float(labels.sigmoid(score)) for score, _ in fused]
             result.stability = dict(zip(("original", *_vote.STABILITY), probs))
         return result
 
     def _fuse(self, scores, weights):
-        """Views' scores and weights of each model to the fused score, and one score for each model."""
+        """Scores and weights of each model's views -> (fused score, score of each model)."""
         thresholds = self.fusion.thresholds
         each = {
             m.name: combined(m, s, self.vote, thresholds[m.name], w) for m, s, w in zip(self.models, scores, weights)
         }
         return self.fusion(each), each
 
-    def score_of_first(self, verdict, votes):
-        """Score of a :class:`Verdict` of this detector had it taken only the first ``votes`` views of each model."""
+    def score_of_first(self, verdict: Verdict, votes: int) -> float:
+        """The score that a verdict of this detector would have with only the first ``votes`` views of each model."""
         scores = [m.uncalibrate(np.array(verdict.views[m.name][:votes])) for m in self.models]
         return self._fuse(scores, [verdict.weights.get(m.name, [])[:votes] or None for m in self.models])[0]
 
     # --- many --------------------------------------------------------------------------------------------------------
-    def stream(self, items):
+    def stream(self, items: Iterable[Tuple[str, Any]], stability: Optional[bool] = None) -> Iterator[Verdict]:
         """Score inputs one after the other.
 
         Parameters
         ----------
         items : iterable of (str, source)
-            Key (the path that stands in the result, and that seeds the views) and what :func:`aidet.images.decode`
-            takes. Read a few items ahead, never as a whole.
+            Key (the path that the result names, and that seeds the views) and what :func:`aidet.images.decode`
+            takes. Only a few items are read ahead.
+        stability : bool, optional
+            Whether to score re-saved and resized versions, too; default: as the detector was made.
 
         Yields
         ------
         Verdict
             One for each item, in their order.
+
+        Raises
+        ------
+        UserError
+            Stability mode was asked of a detector with early exit or a cascade.
         """
-        safe = all(m.threadsafe for m in self.models)
-        if safe:
-            yield from in_order(lambda item: self._score(self._prepare(item)), items, self.workers)
+        stability = self.stability if stability is None else stability
+        if stability and self.cascade is not None:
+            raise UserError("stability mode needs every view's score; make the detector without early_exit and cascade")
+        prepare = functools.partial(self._prepare, stability)
+        if all(m.threadsafe for m in self.models):
+            yield from in_order(lambda item: self._score(prepare(item)), items, self.workers)
             return
         group = []
-        grouped = not self.one_by_one and any(m.device != "CPU" for m in self.models)
+        grouped = self.cascade is None and any(m.device != "CPU" for m in self.models)
         chunk = self.batch_size if grouped else 1
-        for prepared in in_order(self._prepare, items, self.workers):
+        for prepared in in_order(prepare, items, self.workers):
             group.append(prepared)
             if len(group) == chunk:
                 yield from self._score_group(group)
@@ -413,22 +406,22 @@ class Detector:
         yield from self._score_group(group)
 
     def _score_group(self, group):
-        """Score prepared images together, where a device gains from large calls."""
+        """Score prepared images in common batches, for devices that gain from large ones."""
         good = [g for g in group if g[2] is None]
         if len(good) < 2:
             yield from map(self._score, group)
             return
         columns = []
         for i, model in enumerate(self.models):
-            groups = [group for _, views, _ in good for group in views[i]]
+            versions = [version for _, views, _ in good for version in views[i]]
             most = max(sum(map(len, views[i])) for _, views, _ in good)
-            scores = iter(split(model.run(sum(groups, []), piece=self.batch_size * most), groups))
+            scores = iter(split(model.run(sum(versions, []), piece=self.batch_size * most), versions))
             columns.append([[next(scores) for _ in views[i]] for _, views, _ in good])
         rows = zip(zip(*columns), (self._weights(views) for _, views, _ in good))
         for key, _, reason in group:
             yield self._error(key, reason) if reason is not None else self._verdict(key, *next(rows))
 
-    def score(self, sources, root=None):
+    def score(self, sources: Iterable[Any], root: Union[None, str, Path] = None) -> List[Verdict]:
         """Score files, PIL images or uint8 arrays.
 
         Parameters
@@ -443,6 +436,11 @@ class Detector:
         -------
         list of Verdict
             One for each source, in their order.
+
+        Raises
+        ------
+        TypeError
+            A single path instead of a list.
         """
         if isinstance(sources, (str, os.PathLike)):
             raise TypeError("score takes a list of sources; for one file write score([path])")
@@ -456,42 +454,28 @@ class Detector:
         return list(self.stream(items()))
 
 
-class Count:
-    """A number that several threads add to."""
-
-    def __init__(self):
-        self.value, self.lock = 0, threading.Lock()
-
-    def add(self):
-        with self.lock:
-            self.value += 1
-
-
-def combined(model, scores, vote, threshold, weights=None):
+def combined(
+    model: Scorer, scores: np.ndarray, vote: str, threshold: float, weights: Optional[np.ndarray] = None
+) -> float:
     """One score of a model from its views' scores; calibrated after a soft vote, before a hard one."""
     if vote == "hard":
         return _vote.combine_views(model.calibrate(scores), vote, threshold, weights)
     return model.calibrate(_vote.combine_views(scores, vote, weights=weights))
 
 
-def weights_of(model, views):
-    """How much each view of one image counts for a model; None where all count alike, as for a rule."""
-    return model.views.weigh(views) if hasattr(model, "views") else None
-
-
-def one(values):
-    """The value that all share, else the list of them; None where there is none."""
+def common_value(values: Iterable[Any]) -> Any:
+    """The common value, or all values as a list if they differ; None if there are none."""
     values = list(values)
     return values[0] if len(set(values)) == 1 else values or None
 
 
-def split(scores, groups):
-    """Scores of views that stood one after the other, by the groups they came from."""
+def split(scores: np.ndarray, groups: Sequence[Sequence]) -> List[np.ndarray]:
+    """Cut the scores of concatenated groups of views back into one array a group."""
     return np.split(scores, np.cumsum([len(g) for g in groups])[:-1])
 
 
-def in_order(work, items, workers):
-    """``map`` over threads with a window, so that neither inputs nor results pile up; results in order."""
+def in_order(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
+    """``map`` over threads, in order; at most ``4 * workers`` items are taken ahead of the results."""
     items = iter(items)
     with ThreadPoolExecutor(workers, thread_name_prefix="aidet") as pool:
         window = deque()
@@ -507,15 +491,15 @@ def in_order(work, items, workers):
                 future.cancel()
 
 
-def model_names(paths):
-    """Short distinct names: the file's stem, with its folder where stems repeat."""
+def model_names(paths: Sequence[Union[str, Path]]) -> List[str]:
+    """Short distinct names: the file's stem, with its folder if several files have that stem."""
     stems = [Path(p).stem.replace(":", "-") for p in paths]
     names = [s if stems.count(s) == 1 else f"{Path(p).resolve().parent.name}/{s}" for p, s in zip(paths, stems)]
     return [n if names.count(n) == 1 else f"{n}#{names[: i + 1].count(n)}" for i, n in enumerate(names)]
 
 
-def cpus():
-    """CPUs this process may use."""
+def cpus() -> int:
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,18 +1,23 @@
 """Where in an image a detector's verdict comes from.
 
 Convolutional networks and Swin: Grad-CAM. Vision transformers with a class token: attention roll-out. Both run in
-MindSpore, whatever back end scores the images. Rules, exported ONNX models, and networks that have neither a feature
-map nor such an attention: occlusion, which needs only scores.
+MindSpore, whatever back end scores the images. Rules, exported ONNX models, and networks with neither a feature map nor
+such an attention: occlusion, which needs only scores.
 """
+
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
 
-from . import images, runtime, transforms
+from . import images, runtime
+from .detector.scorer import Scorer
+from .engine import Detector
 from .labels import GENERATED, NAMES
+from .transforms import Pipeline
 
 GRID = 8
-FINE = 64  # most cells along each side of a map that is laid over the whole image
+FINE = 64  # most cells along each side of a map of the whole image
 METHODS = {
     "Grad-CAM": "white speaks for generated, black for real, middle grey for neither",
     "attention roll-out": "white is where the class token looks; it does not say for which side",
@@ -21,7 +26,7 @@ METHODS = {
 
 
 class NoMap(Exception):
-    """A network offers neither a feature map nor an attention that can be shown; the message says so."""
+    """A network has neither a feature map nor an attention that can be shown; the message says which."""
 
 
 class Explainer:
@@ -37,19 +42,20 @@ class Explainer:
     Notes
     -----
     Grad-CAM (Selvaraju et al., ICCV 2017) on the last map with two spatial axes that any cell of the network puts out
-    (Swin: the normalised map of the last stage, channels last). The score's own gradient is taken, so a map has both
-    signs. Gradient and activation are multiplied place by place: behind a global mean that is Grad-CAM itself, up to a
-    constant; behind a flattened map it is what the head really reads (HiResCAM, Draelos & Carin 2020), where an average
-    of the gradient would move evidence to other places.
+    (Swin: the normalised map of the last stage, channels last). The gradient is that of the score, so a map has both
+    signs. Gradient and activation are multiplied element by element. Before a global mean that is Grad-CAM itself, up
+    to a constant; before a flattening head it is what the head really reads (HiResCAM, Draelos & Carin 2020), whereas
+    an averaged gradient would move evidence to other places.
 
-    Roll-out (Abnar & Zuidema, ACL 2020): attention averaged over heads, half of it the identity for the residual path,
-    multiplied through all layers; the class token's row (of a DeiT with two heads, the mean of both tokens' rows).
+    Roll-out (Abnar & Zuidema, ACL 2020): attention averaged over heads, mixed half and half with the identity for the
+    residual path, and multiplied through all layers; the row of the class token (with the two tokens of a distilled
+    DeiT, the mean of both rows).
     """
 
-    def __init__(self, net, order):
+    def __init__(self, net: Any, order: Sequence[str]) -> None:
         self.net, self.order = net, list(order)
 
-    def __call__(self, x):
+    def __call__(self, x: np.ndarray) -> Tuple[np.ndarray, str]:
         """Map of one view.
 
         Parameters
@@ -59,11 +65,12 @@ class Explainer:
         Returns
         -------
         (ndarray of float64, str)
-            The map (rows, columns), coarse as the network's own, and the method: a key of :data:`METHODS`.
+            The map (rows, columns) at the network's own resolution, and the method: a key of :data:`METHODS`.
 
         Raises
         ------
         NoMap
+            The network has no map with two spatial axes.
         """
         import mindspore as ms
 
@@ -82,13 +89,13 @@ class Explainer:
             ms.set_context(mode=before)
 
     def _watch(self, x):
-        """One pass that looks at every cell's output.
+        """Run the network once and record what its cells put out.
 
         Returns
         -------
         (list of (int, int), Cell or None, list of ndarray)
-            Last two axes of every map in the order they were made, the cell that made the last one, and the weights of
-            every attention.
+            Last two axes of every map in the order of computation, the cell that computed the last one, and the weights
+            of every attention.
         """
         from mindspore import nn
 
@@ -99,7 +106,7 @@ class Explainer:
                 return
             if isinstance(cell, nn.Softmax):
                 attentions.append(output.asnumpy())
-            elif sorted(output.shape[1:])[1] > 1:  # a map of 1 x 1 says nothing about places
+            elif sorted(output.shape[1:])[1] > 1:  # a map of 1 x 1 holds no position
                 grids.append(tuple(output.shape[2:]))
                 cells.append(cell)
 
@@ -119,8 +126,8 @@ class Explainer:
         handle = cell.register_forward_hook(lambda _, inputs, output: made.append(output.asnumpy()))
         self.net(x)
         handle.remove()
-        # The gradient with respect to a map is that with respect to something added to it; a cell that runs more than
-        # once (one ReLU for all layers) is met at its last call.
+        # The gradient with respect to a map equals that with respect to a term added to it. If a cell runs more than
+        # once (one ReLU for all layers), the term is added at its last call.
         calls = []
 
         def score(delta):
@@ -149,14 +156,14 @@ class Explainer:
         return generated - real
 
 
-def channel_axis(shape, size):
-    """Which of the three axes of a map holds the channels: the first (MindSpore's layout), or the last (Swin's)."""
+def channel_axis(shape: Tuple[int, int, int], size: Tuple[int, int]) -> int:
+    """Axis of a map's channels: 0 (MindSpore's layout) or 2 (Swin's), whichever leaves the aspect ratio of ``size``."""
     aspect = size[0] / size[1]
     first, last = (abs(np.log(a / b / aspect)) for a, b in ((shape[1], shape[2]), (shape[0], shape[1])))
     return 0 if first <= last else 2
 
 
-def rollout(attentions, grids, both=False):
+def rollout(attentions: List[np.ndarray], grids: Sequence[Tuple[int, int]], both: bool = False) -> np.ndarray:
     """Attention roll-out.
 
     Parameters
@@ -164,14 +171,14 @@ def rollout(attentions, grids, both=False):
     attentions : list of ndarray (heads, T, T)
         Weights of each layer, rows sum to 1.
     grids : sequence of (int, int)
-        Shapes of maps in the network; the first that leaves 0 to 2 of the T tokens over is the patches' grid.
+        Shapes of maps in the network; the first that leaves 0 to 2 of the T tokens over is the grid of patches.
     both : bool
-        The first two tokens are read, not the first alone.
+        Average the rows of the first two tokens instead of taking that of the first.
 
     Returns
     -------
     ndarray (rows, columns)
-        Least value 0.
+        The smallest value is 0.
 
     Raises
     ------
@@ -188,30 +195,30 @@ def rollout(attentions, grids, both=False):
         mean = mean + np.eye(tokens)
         total = (mean / mean.sum(axis=1, keepdims=True)) @ total
     extra = tokens - grid[0] * grid[1]
-    # Without a class token the network averages over all places.
+    # Without a class token the network averages over all patches.
     row = total.mean(axis=0) if not extra else total[:2].mean(axis=0) if both else total[0]
     heat = row[extra:].reshape(grid)
     return heat - heat.min()
 
 
 # --- from a view back to the image -----------------------------------------------------------------------------------
-def lay(heat, pipeline, size):
-    """Lay a view's map over the whole image, wherever the pipeline's crop and resize took the view from.
+def lay(heat: np.ndarray, pipeline: Pipeline, size: Tuple[int, int]) -> np.ndarray:
+    """Lay the map of a view over the whole image, at the place that the pipeline's crop and resize took it from.
 
     Parameters
     ----------
     heat : ndarray (rows, columns)
     pipeline : aidet.transforms.Pipeline
-        The one that made the view; without random operations.
+        The pipeline that made the view, without random operations.
     size : (int, int)
         Width and height of the image.
 
     Returns
     -------
     ndarray of float64
-        At most 64 x 64; 0 where the network saw nothing.
+        At most 64 x 64; 0 outside the view.
     """
-    # An image whose red says x and whose green says y tells where each pixel of the view comes from.
+    # An image whose red is x and whose green is y shows where each pixel of the view comes from.
     x, y = (np.rint(np.linspace(0, 255, n)).astype(np.uint8) for n in size)
     where = np.zeros((size[1], size[0], 3), np.uint8)
     where[..., 0], where[..., 1] = x, y[:, None]
@@ -226,7 +233,9 @@ def lay(heat, pipeline, size):
     return (total / np.maximum(count, 1)).reshape(rows, columns)
 
 
-def maps(detector, image, key="image", fallback=True):
+def maps(
+    detector: Detector, image: Any, key: str = "image", fallback: bool = True
+) -> List[Tuple[str, np.ndarray, str]]:
     """What each model of a detector looks at in one image.
 
     Parameters
@@ -236,8 +245,8 @@ def maps(detector, image, key="image", fallback=True):
     key : str
         See :func:`occlusion`.
     fallback : bool
-        Where a model has no map of its own, make one occlusion map of the whole detector, which stands at the end
-        under the name ``detector``.
+        If a model has no map of its own, add one occlusion map of the whole detector at the end, under the name
+        ``detector``.
 
     Returns
     -------
@@ -262,34 +271,32 @@ def maps(detector, image, key="image", fallback=True):
     return [*found, ("detector", occlusion(detector, image, key), "occlusion")] if left and fallback else found
 
 
-def _explainer(model):
+def _explainer(model: Scorer) -> Optional[Explainer]:
     """The model's :class:`Explainer`, made once; None for rules and ONNX files, and without MindSpore."""
-    path = getattr(model, "path", None)
-    order = getattr(model, "order", None)
-    if order is None or path is None or path.suffix != ".ckpt" or runtime.mindspore_version() is None:
+    if model.order is None or model.path.suffix != ".ckpt" or runtime.mindspore_version() is None:
         return None
-    if not hasattr(model, "explainer"):
+    if model.explainer is None:
         from . import ckpt
 
-        # The mode that the MindSpore back end runs in, if it is in use.
+        # The same mode as the MindSpore back end, which may be in use.
         runtime.setup(model.device, mode="pynative" if model.views.size is None else "graph")
-        model.explainer = Explainer(ckpt.load_model(path), order)
+        model.explainer = Explainer(ckpt.load_model(model.path), model.order)
     return model.explainer
 
 
 # --- occlusion -------------------------------------------------------------------------------------------------------
-def occlusion(detector, image, key="image", grid=GRID):
-    """Cover one cell of a grid after the other and see how the score changes (Zeiler & Fergus 2014).
+def occlusion(detector: Detector, image: Any, key: str = "image", grid: int = GRID) -> np.ndarray:
+    """Cover one cell of a grid after the other and measure how the score changes (Zeiler & Fergus 2014).
 
     Unlike Grad-CAM it needs no gradient and no layer, so it is the same for convolutional networks, transformers,
-    ensembles and exported ONNX models. It costs ``grid ** 2 + 1`` passes.
+    ensembles and exported ONNX models. It scores ``grid ** 2 + 1`` images.
 
     Parameters
     ----------
     detector : aidet.engine.Detector
     image : PIL.Image.Image or path
     key : str
-        Seeds the views, so that all passes see the same crops.
+        Seeds the views, so that all covered images are seen through the same crops.
     grid : int
         Cells along each side.
 
@@ -297,7 +304,7 @@ def occlusion(detector, image, key="image", grid=GRID):
     -------
     ndarray of float64, shape (grid, grid)
         Score of the whole image minus the score without the cell: above 0, the cell speaks for *generated*; below 0,
-        for *real*; 0 where the model does not look.
+        for *real*; 0 if the cell has no influence.
 
     Raises
     ------
@@ -313,16 +320,16 @@ def occlusion(detector, image, key="image", grid=GRID):
         for r in range(grid):
             for c in range(grid):
                 box = (columns[c], rows[r], columns[c + 1], rows[r + 1])
-                one = image.copy()
+                changed = image.copy()
                 if box[2] > box[0] and box[3] > box[1]:
-                    one.paste(fill, box)
-                yield key, one
+                    changed.paste(fill, box)
+                yield key, changed
 
-    scores = [v.score for v in detector.stream(covered())]
+    scores = [v.score for v in detector.stream(covered(), stability=False)]
     return (scores[0] - np.array(scores[1:])).reshape(grid, grid)
 
 
-def picture(heat, size):
+def picture(heat: np.ndarray, size: Tuple[int, int]) -> Image.Image:
     """A map as a grey image: white speaks for generated, black for real, middle grey for neither.
 
     Parameters

@@ -1,8 +1,8 @@
-"""What stands between a scored image and a file someone uploads: the journal of a run, and every format made from it.
+"""From scored images to the file that someone uploads: the journal of a run, and every format made from it.
 
-A run writes each row to a journal first, one JSON object a line, in the order of the inputs. The results are made from
-the journal at the end, so that a killed run can go on where it stopped, shards can be joined, and a result file is
-either whole or absent.
+A run first appends each row to a journal, one JSON object a line, in the order of the inputs. The results are made from
+the journal at the end. So a killed run can be resumed, shards can be joined, and a result file is either whole or
+absent.
 """
 
 import csv
@@ -11,13 +11,14 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 from . import files, images, records
 from .errors import UserError
 from .records import COLUMNS, Record, natural_key, number
 
 FORMATS = ("result", "csv", "logit", "submission")
-# Where checkpoints lie; what they are is said by their hashes, so a moved one does not make another run.
+# Ignored when comparing runs: a moved checkpoint is the same checkpoint, and its hash is in the header.
 PLACES = "files"
 
 
@@ -122,8 +123,14 @@ class Names:
 
 
 # --- the journal -----------------------------------------------------------------------------------------------------
-def shard_of(text):
-    """``"I/N"`` -> (I mod N, N). Shards may be counted from 0 or from 1; input k belongs to shard k mod N."""
+def shard_of(text: str) -> Tuple[int, int]:
+    """``"I/N"`` -> (I mod N, N). Shards may be counted from 0 or from 1; input k belongs to shard k mod N.
+
+    Raises
+    ------
+    UserError
+        Not of this form, or I above N.
+    """
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(text))
     index, of = (int(g) for g in match.groups()) if match else (0, 0)
     if not of or index > of:
@@ -131,7 +138,7 @@ def shard_of(text):
     return index % of, of
 
 
-def journal_path(out, shard=None):
+def journal_path(out: Union[str, Path], shard: Optional[Tuple[int, int]] = None) -> Path:
     """Where a run keeps its rows: ``infer.journal``, or ``shard-I-of-N.journal``."""
     return Path(out) / ("infer.journal" if shard is None else f"shard-{shard[0]}-of-{shard[1]}.journal")
 
@@ -143,28 +150,31 @@ class Journal:
     ----------
     path : str or Path
     header : dict
-        What the rows depend on (models, votes, seed, ...); a journal is only continued under the same.
+        What the rows depend on (models, votes, seed, ...), as JSON can hold it.
     resume : bool
+        Keep the complete rows of an earlier run with the same header; otherwise start anew.
 
     Attributes
     ----------
     done : int
-        Rows that were there already.
+        Rows of the earlier run.
+    bad : int
+        Rows of unusable inputs, earlier ones included.
 
     Raises
     ------
     UserError
-        ``resume`` and the journal was made with other settings; another process is writing it.
+        ``resume`` and the journal was made with another header; another process is writing it.
     """
 
-    def __init__(self, path, header, resume=False):
+    def __init__(self, path: Union[str, Path], header: Dict[str, Any], resume: bool = False) -> None:
         self.path, self.done, self.bad = Path(path), 0, 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Appending: also the rows of a process that the lock could not keep out stand whole, one after the other.
+        # Append mode: should the lock fail to keep another process out, the rows of both remain whole.
         self.file = open(self.path, "a", encoding="utf-8", newline="\n")
         try:
             _lock(self.file, self.path)
-            # What was being written when the run was killed goes; it is scored again.
+            # Drop the row that was being written when the run was killed; it is scored again.
             end = self._known(json.loads(json.dumps(header))) if resume else 0
             self.file.truncate(end)
             if not end:
@@ -175,7 +185,7 @@ class Journal:
             raise
 
     def _known(self, header):
-        """Bytes of the whole rows that are there; counts them."""
+        """Count the complete rows of an earlier run; gives the number of bytes up to their end."""
         end = 0
         with open(self.path, "rb") as file:
             for i, line in enumerate(file):
@@ -204,7 +214,7 @@ class Journal:
     def _line(self, value):
         self.file.write(json.dumps(value) + "\n")
 
-    def append(self, record):
+    def append(self, record: Record) -> None:
         """Add one row."""
         self.bad += not record.ok
         row = {
@@ -220,19 +230,19 @@ class Journal:
             row["stability"] = record.stability
         self._line(row)
 
-    def flush(self):
+    def flush(self) -> None:
         """Hand the rows to the operating system, so that killing this process does not lose them."""
         self.file.flush()
 
-    def close(self, rows=None, facts=None):
-        """Close; with ``rows``, mark the journal as complete, with what is to be remembered of the run."""
+    def close(self, rows: Optional[int] = None, facts: Optional[Dict[str, Any]] = None) -> None:
+        """Close the file; with ``rows``, mark the journal as complete and add facts about the run."""
         if rows is not None:
             self._line({"done": rows, **(facts or {})})
         self.file.close()
 
 
 def _lock(file, path):
-    """Keep other processes from writing the same journal; where the system has no locks, nobody is kept."""
+    """Keep other processes from writing the same journal; does nothing on a system without locks."""
     try:
         import fcntl
 
@@ -244,7 +254,7 @@ def _lock(file, path):
 
 
 def _row(line):
-    """One line of a journal, or None where it is none."""
+    """One line of a journal as a dict; None if it is not one."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -252,8 +262,14 @@ def _row(line):
     return value if isinstance(value, dict) else None
 
 
-def read_header(path):
-    """First line of a journal."""
+def read_header(path: Union[str, Path]) -> Dict[str, Any]:
+    """First line of a journal.
+
+    Raises
+    ------
+    UserError
+        The file is missing or is not a journal.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             header = _row(file.readline())
@@ -264,8 +280,8 @@ def read_header(path):
     return header
 
 
-def read_end(path):
-    """What the last line of a complete journal says: ``rows`` and the facts given to :meth:`Journal.close`.
+def read_end(path: Union[str, Path]) -> Dict[str, Any]:
+    """Last line of a complete journal: ``rows`` and the facts given to :meth:`Journal.close`.
 
     Raises
     ------
@@ -283,13 +299,22 @@ def read_end(path):
         raise UserError(f"{path.name} is not complete; run that shard again with --resume") from None
 
 
-def read_journal(paths):
-    """Yield the rows of complete journals in the order of the inputs: one journal, or the N shards in turn.
+def read_journal(paths: Sequence[Union[str, Path]]) -> Iterator[Record]:
+    """Read complete journals in the order of the inputs.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        One journal, or those of all N shards, which are read in turn.
+
+    Yields
+    ------
+    Record
 
     Raises
     ------
     UserError
-        A journal is not complete.
+        A journal is not complete, or holds rows that are not of ``infer.py``.
     """
     handles = [open(p, encoding="utf-8", errors="replace") for p in paths]
     try:
@@ -317,13 +342,13 @@ def read_journal(paths):
             handle.close()
 
 
-def find_shards(out):
+def find_shards(out: Union[str, Path]) -> List[Path]:
     """The journals of all shards in a folder, in order.
 
     Raises
     ------
     UserError
-        None there, one missing, one not complete, or made with different settings.
+        No shard, a missing or incomplete one, or shards of different runs.
     """
     found = {}
     for path in Path(out).glob("shard-*-of-*.journal"):
@@ -358,10 +383,20 @@ def _check_complete(paths, total):
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
-NAMES = {"result": "result.txt", "csv": "scores.csv", "logit": "logits.csv", "submission": "submission.csv"}
+FILE_NAMES = {"result": "result.txt", "csv": "scores.csv", "logit": "logits.csv", "submission": "submission.csv"}
+Rows = Callable[[], Iterable[Record]]
 
 
-def write(out, rows, models, kind="result", on_error="fail", sample=None, stability=False, name=None):
+def write(
+    out: Union[str, Path],
+    rows: Rows,
+    models: Sequence[str],
+    kind: str = "result",
+    on_error: str = "fail",
+    sample: Union[None, str, Path] = None,
+    stability: bool = False,
+    name: Optional[str] = None,
+) -> List[Path]:
     """Write the result files.
 
     Parameters
@@ -369,26 +404,32 @@ def write(out, rows, models, kind="result", on_error="fail", sample=None, stabil
     out : str or Path
         Folder.
     rows : callable
-        Gives a fresh iterator over the records; called once for each file.
+        Gives a fresh iterator over the records; it is called several times.
     models : sequence of str
+        Their scores become columns of ``scores.csv``.
     kind : {"result", "csv", "logit", "submission"}
-        ``scores.csv`` is written in any case; beside it ``result.txt``, nothing, ``logits.csv`` or ``submission.csv``.
+        ``scores.csv`` is always written; beside it ``result.txt``, nothing, ``logits.csv`` or ``submission.csv``.
     on_error : str
         ``skip`` leaves unusable inputs out of every file but ``scores.csv``.
     sample : str or Path, optional
-        The sample of ``submission``.
+        The contest's sample, for ``submission``.
     stability : bool
-        Write ``stability.csv`` too.
+        Write ``stability.csv``, too.
     name : str, optional
-        File name of the asked-for format.
+        File name of the chosen format; default: as above.
 
     Returns
     -------
     list of Path
-        What was written, the asked-for file first.
+        The files written, that of the chosen format first.
+
+    Raises
+    ------
+    UserError
+        A sample submission that does not fit the images.
     """
     out = Path(out)
-    path, skip = out / (name or NAMES[kind]), on_error == "skip"
+    path, skip = out / (name or FILE_NAMES[kind]), on_error == "skip"
     written = []
     if kind == "result":
         written.append(write_result(path, rows, skip))
@@ -403,11 +444,11 @@ def write(out, rows, models, kind="result", on_error="fail", sample=None, stabil
 
 
 def _open(path):
-    # A file name need not be Unicode on Linux; its odd bytes are shown as \udcXX.
+    # On Linux a file name need not be Unicode; bytes that are not are written as \udcXX.
     return files.atomic(path, errors="backslashreplace")
 
 
-def write_scores(path, rows, models):
+def write_scores(path: Union[str, Path], rows: Rows, models: Sequence[str]) -> Path:
     """``scores.csv`` as :func:`aidet.records.write_scores` writes it, but from a stream and for any file name."""
     with _open(path) as file:
         writer = records.csv_writer(file)
@@ -419,8 +460,8 @@ def write_scores(path, rows, models):
     return Path(path)
 
 
-def write_stability(path, rows):
-    """``stability.csv``: probability of the image and of each changed version, their spread, labels that flipped."""
+def write_stability(path: Union[str, Path], rows: Rows) -> Path:
+    """``stability.csv``: range of the probabilities, then the image's own and that of each changed version."""
     with _open(path) as file:
         writer = records.csv_writer(file)
         names = None
@@ -436,15 +477,15 @@ def write_stability(path, rows):
 
 
 def _label(record):
-    # A contest's file needs a 0 or 1 in every line. Undecided is real, as in a tied vote.
+    # A contest's file needs 0 or 1 in every line. Without a label it is real, as after a tied vote.
     return 0 if record.label is None else record.label
 
 
-def write_result(path, rows, skip=False):
+def write_result(path: Union[str, Path], rows: Rows, skip: bool = False) -> Path:
     """``result.txt``: one 0 or 1 a line, LF, in the order of :func:`aidet.records.stem_order`.
 
-    A folder's natural order is nearly always that order already; then the labels are passed through as a stream. Else
-    one sort key for each image is held.
+    The natural order of a folder nearly always is that order already; then the labels are streamed. Otherwise one sort
+    key for each image is held in memory.
     """
     numeric = ordered = natural = True
     before = before_natural = None
@@ -479,13 +520,13 @@ def write_result(path, rows, skip=False):
 
 
 def _logit(record):
-    """The score; for an unusable input 0 (undecided), or -1 and 1 where ``--on-error`` names a label."""
+    """The score; for an unusable input 0 (undecided), or -1 or 1 if ``--on-error`` names a label."""
     if record.score is not None:
         return number(record.score)
     return {None: "0", 0: "-1", 1: "1"}[record.label]
 
 
-def write_logits(path, rows, skip=False):
+def write_logits(path: Union[str, Path], rows: Rows, skip: bool = False) -> Path:
     """The VIP Cup's CSV: ``filename,logit``, rows in input order; above 0 means generated."""
     with _open(path) as file:
         writer = records.csv_writer(file)
@@ -496,8 +537,14 @@ def write_logits(path, rows, skip=False):
     return Path(path)
 
 
-def read_sample(path):
-    """A contest's sample submission: ``(rows, header)``; needs an identifier and an answer column."""
+def read_sample(path: Union[None, str, Path]) -> Tuple[List[Dict[str, str]], List[str]]:
+    """A contest's sample submission: ``(rows, header)``.
+
+    Raises
+    ------
+    UserError
+        No path, a file that cannot be read, no rows, or other columns than an identifier and an answer.
+    """
     if path is None:
         raise UserError("format 'submission' needs --sample-submission S.csv")
     rows, header = records.read_table(path, "sample submission")
@@ -508,7 +555,7 @@ def read_sample(path):
     return rows, header
 
 
-def match_sample(sample, rows, where):
+def match_sample(sample: Iterable[str], rows: Iterable[str], where: str) -> Dict[str, str]:
     """Find the image of every row of a sample submission.
 
     Parameters
@@ -528,7 +575,7 @@ def match_sample(sample, rows, where):
     Raises
     ------
     UserError
-        An identifier without an image, with several, or twice in the sample; an image that the sample does not name.
+        An identifier that fits no image or several, or appears twice; an image that the sample does not name.
     """
     known = {}
     total = 0
@@ -546,7 +593,7 @@ def match_sample(sample, rows, where):
             many = f"{len(matches)} images ({', '.join(matches[:3])})" if matches else "no image"
             raise UserError(f"sample submission {where!r}: {name!r} fits {many}")
         if name in found:
-            raise UserError(f"sample submission {where!r}: {name!r} stands twice")
+            raise UserError(f"sample submission {where!r}: {name!r} appears twice")
         found[name] = matches[0]
     left = total - len(set(found.values()))
     if left:
@@ -554,8 +601,8 @@ def match_sample(sample, rows, where):
     return found
 
 
-def write_submission(path, rows, sample):
-    """The sample's rows and columns in its order, with our labels."""
+def write_submission(path: Union[str, Path], rows: Rows, sample: Union[None, str, Path]) -> Path:
+    """``submission.csv``: the sample's rows and columns in its order, with our labels."""
     table, header = read_sample(sample)
     labels_ = {r.path: _label(r) for r in rows()}
     found = match_sample([row[header[0]] for row in table], labels_, str(sample))
@@ -568,21 +615,21 @@ def write_submission(path, rows, sample):
 
 
 # --- check -----------------------------------------------------------------------------------------------------------
-def check(path, images_at=None, count=None):
-    """Look at a ``result.txt`` as the contest's server will, before the day's only upload.
+def check(path: Union[str, Path], images_at: Union[None, str, Path] = None, count: Optional[int] = None) -> List[str]:
+    """Check a ``result.txt`` as the contest's server will, before the day's only upload.
 
     Parameters
     ----------
     path : str or Path
     images_at : str or Path, optional
-        The test images; their number must be the number of lines.
+        The test images; there must be as many as lines.
     count : int, optional
-        Number of lines wanted.
+        Number of lines that the contest wants.
 
     Returns
     -------
     list of str
-        What was seen, for the user: counts, and warnings that start with ``warning:``.
+        Lines for the user: counts, and warnings that start with ``warning:``.
 
     Raises
     ------
@@ -623,7 +670,7 @@ def check(path, images_at=None, count=None):
 
 
 def _check_scores(path, lines):
-    """Compare with the ``scores.csv`` beside the result, where there is one: same labels in the stated order?"""
+    """Compare labels and order with the ``scores.csv`` beside the result, if there is one."""
     scores = path.with_name("scores.csv")
     if not scores.is_file():
         return []

@@ -1,44 +1,51 @@
-"""Eight-bit ONNX models: ONNX Runtime's static quantisation, calibrated on images, with what it costs measured."""
+"""Eight-bit ONNX models: ONNX Runtime's static quantisation, calibrated on images, and a measure of what it costs."""
 
 import collections
 import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, Dict, Union
 
 import numpy as np
 
 from . import images, onnx_export, truth
+from .detector.cascade import STAMP
 from .engine import Detector
 from .errors import UserError
 from .output import Inputs
 
 CALIBRATION = 128
-# The largest change seen on some hundred images is not the largest there is.
-MARGIN = 1.5
-VOTES = 4
-STAMP = "aidet.quantized"
+# The margin is this many times the largest change that was measured: other images may change more.
+SAFETY_FACTOR = 1.5
+MIN_VOTES = 4
 
 
-def quantize(path, where, labels=None, limit=CALIBRATION):
+def quantize(
+    path: Union[str, Path],
+    where: Union[str, Path],
+    labels: Union[None, str, Path] = None,
+    limit: int = CALIBRATION,
+) -> Dict[str, Any]:
     """Quantise an exported model and compare the two.
 
     Parameters
     ----------
     path : str or Path
-        Plain ``.onnx`` of :func:`aidet.exporter.export`, free batch.
+        A plain ``.onnx`` of :func:`aidet.exporter.export` with a free batch size.
     where : str or Path
-        Images: every other one calibrates (at most ``limit``), the rest compare, so that no image does both.
+        Images. Every other one is for calibration (at most ``limit``), the rest for comparison; none serves both.
     labels : str or Path, optional
-        What :func:`aidet.truth.read_labels` takes, for balanced accuracy before and after on the comparing images.
+        What :func:`aidet.truth.read_labels` takes, for the balanced accuracy before and after.
     limit : int
+        Most images to calibrate on.
 
     Returns
     -------
     dict
         ``file``, ``images`` (compared), ``score_change`` (mean absolute), ``decisions_changed`` (share), ``speedup``,
-        ``margin`` (1.5 times the largest change of a single view's score, which the file states for
-        ``infer.py --cascade``), ``cascade_speedup`` and ``scored_twice`` (share) of that, and with labels
+        ``margin`` (1.5 times the largest change of a single view's score; the file states it for
+        ``infer.py --cascade``), ``cascade_speedup`` and ``scored_twice`` (share) of such a cascade, and with labels
         ``balanced_accuracy`` and ``balanced_accuracy_int8``.
 
     Raises
@@ -54,8 +61,8 @@ def quantize(path, where, labels=None, limit=CALIBRATION):
     if len(comparing) < 8:
         raise UserError(f"images {str(where)!r}: {len(inputs)} are too few to calibrate and compare; give at least 16")
     target = path.with_name(f"{path.stem}_int8.onnx")
-    # The views that votes are taken of, also where one view is the rule: they are other crops with other values.
-    votes = max(VOTES, (facts.get("voting") or {}).get("votes", 1))
+    # Calibrate on voting views even if the detector takes one view: they are other crops, with other values.
+    votes = max(MIN_VOTES, (facts.get("voting") or {}).get("votes", 1))
     views = Detector(path, votes=votes, backend="onnxruntime").models[0].views
     model = _quantized(path, views, calibrating)
     onnx_export.describe(model, facts)
@@ -64,7 +71,7 @@ def quantize(path, where, labels=None, limit=CALIBRATION):
     after, fast, _ = _verdicts(target, comparing)
     found = _compared(*({k: r.score for k, r in some.items()} for some in (before, after)), known)
     pairs = zip(*(_verdicts(p, comparing, votes=votes)[0].values() for p in (path, target)))
-    margin = MARGIN * max(_change(x, y) for x, y in pairs if x.ok and y.ok)
+    margin = SAFETY_FACTOR * max(_change(x, y) for x, y in pairs if x.ok and y.ok)
     about = {"calibration_images": len(calibrating), "compared_images": found["images"]}
     about.update(margin=margin, views=sorted(views.lines()))
     onnx_export.stamp(model, STAMP, json.dumps(about))
@@ -74,49 +81,13 @@ def quantize(path, where, labels=None, limit=CALIBRATION):
     return {"file": target.name, **found}
 
 
-def margin_of(session, path, views):
-    """The margin that an eight-bit model states: how far a view's score may be from the exact one.
-
-    It was measured on some images; on others a score may, rarely, be further off.
-
-    Parameters
-    ----------
-    session : aidet.backends.OnnxRuntime
-    path : str or Path
-        For the error.
-    views : aidet.vote.Views
-        Those it is to hold for.
-
-    Returns
-    -------
-    float
-        Of a calibrated score.
-
-    Raises
-    ------
-    UserError
-        It states none, or that of other views.
-    """
-    try:
-        about = json.loads(session.metadata()[STAMP])
-        margin, measured = float(about["margin"]), about["views"]
-        if not 0 <= margin < np.inf:
-            raise ValueError(margin)
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{str(path)!r} states no margin; make it with: export.py --format onnx --int8 DIR") from None
-    other = sorted(views.lines() - set(measured))
-    if other:
-        raise UserError(f"the margin of {str(path)!r} was measured with views {measured}, not with {other[0]!r}")
-    return margin
-
-
 def _change(before, after):
     """Largest absolute change of a view's score."""
     return max(float(np.abs(np.subtract(x, y)).max()) for x, y in zip(before.views.values(), after.views.values()))
 
 
 def _compared(before, after, known=None):
-    """What became of the scores: path -> score or None, before and after; ``known`` as of :func:`_labels`."""
+    """How far scores (path -> score or None) changed; ``known`` as :func:`_labels` gives it."""
     pairs = [(k, before[k], after[k]) for k in before if before[k] is not None and after[k] is not None]
     if not pairs:
         raise UserError(f"none of the {len(before)} images to compare on can be used; give others")
@@ -136,7 +107,7 @@ def _compared(before, after, known=None):
 
 
 def _labels(where):
-    """Path -> label, and file name -> label where no other file has that name; None without labels."""
+    """Path -> label, and file name -> label for names that occur once; None without labels."""
     if where is None:
         return None
     table = truth.read_labels(where)
@@ -156,11 +127,11 @@ def _label_of(path, known):
 
 
 def _verdicts(path, inputs, **settings):
-    """Path -> verdict, the seconds it took, and how many images a cascade scored twice."""
+    """Path -> verdict, the seconds that scoring took, and the number of images that a cascade scored twice."""
     detector = Detector(path, backend="onnxruntime", say=lambda line: None, **settings)
     start = time.perf_counter()
     found = {r.path: r for r in detector.stream(inputs)}
-    return found, time.perf_counter() - start, detector.twice.value
+    return found, time.perf_counter() - start, detector.cascade.twice if detector.cascade else 0
 
 
 def _quantized(path, views, inputs):

@@ -1,10 +1,10 @@
 """The rule detectors of the AIGC-clf project, behind the same interface as a network.
 
-``rule:size`` ("cheaty" there) calls an image generated where its width or height is 512. It reads no pixel: it detects
-how a data set was collected, not how an image was made, and is here as a yardstick for such shortcuts.
+``rule:size`` ("cheaty" there) calls an image generated if its width or height is 512. It reads no pixel: it detects how
+a data set was collected, not how an image was made, and serves as a yardstick for such shortcuts.
 
-``NAME.rule.json`` holds a logistic regression on how well an autoencoder reconstructs an image: images that came out of
-a latent-diffusion decoder are reconstructed better than photographs. It is fitted with::
+``NAME.rule.json`` holds a logistic regression on how well an autoencoder reconstructs an image: the output of a
+latent-diffusion decoder is reconstructed better than a photograph. It is fitted with::
 
     python -m aidet.rules fit --autoencoder ckpt/aidet_tae.ckpt --labels DIR|CSV --out my.rule.json
 
@@ -13,27 +13,36 @@ Source: Kahsolt/AIGC-clf (MIT), ``run_cheaty`` and the reconstruction-loss class
 
 import sys
 from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from PIL import Image
 
 from . import backends, ckpt, cli, files, images, truth, vote
+from .detector.scorer import Scorer
 from .engine import Network, cpus, in_order, voting
 from .errors import UserError, nearest
 
-FORMAT = 1
+RULE_FORMAT = 1
 FEATURES = ("l1", "l1_clipped")
 SIDE = 512
-# A rule knows no probability; it is as sure as a unanimous hard vote.
-SURE = float(np.log1p(-vote.UNANIMOUS) - np.log(vote.UNANIMOUS))
+# The size rule knows no probability; its score is that of a unanimous hard vote.
+UNANIMOUS_SCORE = float(np.log1p(-vote.UNANIMOUS) - np.log(vote.UNANIMOUS))
 
 
-def is_rule(path):
+def is_rule(path: Union[str, Path]) -> bool:
     """Whether a name given as a checkpoint means a rule."""
     return str(path).startswith("rule:") or str(path).endswith(".rule.json")
 
 
-def open_rule(path, name, **options):
-    """Open ``rule:size`` or a ``.rule.json``; options as of :class:`aidet.engine.Network`."""
+def open_rule(path: Union[str, Path], name: str, **options: Any) -> Scorer:
+    """Open ``rule:size``, ``rule:size:PIXELS`` or a ``.rule.json``; options of :class:`aidet.engine.Network`.
+
+    Raises
+    ------
+    UserError
+        Unknown rule, a size that is no number, or a file that is no rule.
+    """
     text = str(path)
     if text.endswith(".rule.json"):
         return Reconstruction(path, name, **options)
@@ -45,8 +54,8 @@ def open_rule(path, name, **options):
     return SizeRule(name, int(value or SIDE))
 
 
-class SizeRule:
-    """Generated where width or height is ``side`` pixels: a shortcut, not a detector.
+class SizeRule(Scorer):
+    """Generated if width or height is ``side`` pixels: a shortcut, not a detector.
 
     Parameters
     ----------
@@ -54,27 +63,21 @@ class SizeRule:
     side : int
     """
 
-    threshold, threadsafe, device, backend_name = 0.5, True, "CPU", "rule"
+    threadsafe, device, backend_name = True, "CPU", "rule"
 
-    def __init__(self, name, side=SIDE):
+    def __init__(self, name: str, side: int = SIDE) -> None:
         self.name, self.side, self.identity = name, side, f"size:{side}"
 
-    def prepare(self, image, key, stability=False):
-        """The sizes take the place of views."""
-        return [[i.size] for i in [image, *(vote.changed_images(image) if stability else [])]]
+    def views_of(self, image: Image.Image, key: str) -> List[Tuple[int, int]]:
+        """The image's size takes the place of views."""
+        return [image.size]
 
-    def calibrate(self, score):
-        """There is nothing to calibrate."""
-        return score
-
-    uncalibrate = calibrate
-
-    def run(self, views, piece=None):
-        """Sizes -> scores, all of one magnitude."""
-        return np.array([SURE if self.side in size else -SURE for size in views])
+    def run(self, views: Sequence[Tuple[int, int]], piece: Optional[int] = None) -> np.ndarray:
+        """Sizes -> scores, float64 (V,), all of one magnitude."""
+        return np.array([UNANIMOUS_SCORE if self.side in size else -UNANIMOUS_SCORE for size in views])
 
 
-def features(images_, reconstructed):
+def features(images_: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
     """Reconstruction errors of Kahsolt/AIGC-clf.
 
     Parameters
@@ -84,7 +87,7 @@ def features(images_, reconstructed):
     Returns
     -------
     numpy.ndarray, float64, shape (N, 2)
-        Mean absolute difference to the reconstruction as it is, and clipped to [0, 1].
+        Mean absolute difference to the reconstruction, and to the reconstruction clipped to [0, 1].
     """
     axes = (1, 2, 3)
     raw = np.abs(images_ - reconstructed).mean(axes, dtype=np.float64)
@@ -93,26 +96,40 @@ def features(images_, reconstructed):
 
 
 class Autoencoder:
-    """A reconstructing network as rules use it: images in [0, 1] in and out, whatever range the network has.
+    """An autoencoder that takes and gives images in [0, 1], whatever range its network has.
 
     Parameters
     ----------
     path : str or Path
         Checkpoint of an autoencoder whose ``construct`` gives the reconstruction.
     size : (int, int) or None
+        Input height and width, see :func:`aidet.backends.open_model`.
     backend, device, say :
         See :func:`aidet.backends.open_model`.
     """
 
-    def __init__(self, path, size, backend="auto", device="auto", say=None):
+    def __init__(
+        self,
+        path: Union[str, Path],
+        size: Optional[Tuple[int, int]],
+        backend: str = "auto",
+        device: str = "auto",
+        say: backends.Say = None,
+    ) -> None:
         facts = ckpt.read_sidecar(path)
         low, high = (facts.get("input") or {}).get("range") or (0, 1)
         self.low, self.width = np.float32(low), np.float32(high - low)
         self.sha256 = (facts.get("output") or {}).get("sha256") or files.sha256(path)
         self.backend = backends.open_model(path, backend, size, device, say)
 
-    def __call__(self, batch):
-        """float32 (N, 3, h, w) -> the same shape."""
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        """Reconstruct float32 (N, 3, h, w).
+
+        Raises
+        ------
+        UserError
+            The network gives another shape.
+        """
         made = self.backend(batch * self.width + self.low)
         if made.shape != batch.shape:
             raise UserError(
@@ -122,44 +139,55 @@ class Autoencoder:
 
 
 class Reconstruction(Network):
-    """Logistic regression on reconstruction errors, as saved by :func:`fit`; options as of ``Network``."""
+    """Logistic regression on reconstruction errors, as ``python -m aidet.rules fit`` saves it.
 
-    def __init__(self, path, name, backend="auto", device="auto", say=None, **views):
+    Parameters are those of :class:`aidet.engine.Network`; ``path`` is a ``.rule.json``.
+
+    Raises
+    ------
+    UserError
+        No rule, or one that was fitted with another autoencoder than the one that is there.
+    """
+
+    def __init__(
+        self,
+        path: Union[str, Path],
+        name: str,
+        backend: str = "auto",
+        device: str = "auto",
+        say: backends.Say = None,
+        **views: Any,
+    ) -> None:
         self.path, self.name, self.facts = Path(path), name, read(path)
         self.views = vote.Views(self.facts["transform"], line=self.facts.get("views"), **voting({}, path, **views))
         where = self.path.parent / self.facts["autoencoder"]
         self.autoencoder = Autoencoder(where, self.views.size, backend, device, say)
         if self.autoencoder.sha256 != self.facts["autoencoder_sha256"]:
             raise UserError(f"rule {str(path)!r} was fitted with another autoencoder than {str(where)!r}; fit it again")
-        self.threshold, self.scale, self.offset = 0.5, 1.0, 0.0
         self.backend = self.autoencoder.backend
         self.threadsafe, self.device = self.backend.threadsafe, self.backend.device
         self.backend_name = self.backend.name
         self.identity = files.sha256(path)
 
-    def scores_of(self, batch):
+    def scores_of(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, 3, h, w) in [0, 1] -> scores (N,)."""
         values = features(batch, self.autoencoder(batch))
         scaled = (values - self.facts["mean"]) / self.facts["scale"]
         return scaled @ np.array(self.facts["coefficients"]) + self.facts["intercept"]
 
 
-def read(path):
-    """Read a rule file; :class:`UserError` where it is none."""
+def read(path: Union[str, Path]) -> Dict[str, Any]:
+    """Read a ``.rule.json``.
+
+    Raises
+    ------
+    UserError
+        It is missing or no rule: a key or a number is missing or of the wrong kind.
+    """
     facts = files.read_json(path, "rule")
-    wanted = {
-        "format",
-        "rule",
-        "autoencoder",
-        "autoencoder_sha256",
-        "transform",
-        "mean",
-        "scale",
-        "coefficients",
-        "intercept",
-    }
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT or wanted - set(facts):
-        raise UserError(f"rule {str(path)!r} is not of format {FORMAT}; make it with python -m aidet.rules fit")
+    wanted = set("format rule autoencoder autoencoder_sha256 transform mean scale coefficients intercept".split())
+    if not isinstance(facts, dict) or facts.get("format") != RULE_FORMAT or wanted - set(facts):
+        raise UserError(f"rule {str(path)!r} is not of format {RULE_FORMAT}; make it with python -m aidet.rules fit")
     numbers = [facts[n] if isinstance(facts[n], list) else [] for n in ("mean", "scale", "coefficients")]
     lists = all(len(n) == len(FEATURES) for n in numbers)
     kinds = [isinstance(n, (int, float)) and np.isfinite(n) for n in [*sum(numbers, []), facts["intercept"]]]
@@ -172,29 +200,47 @@ def read(path):
     return facts
 
 
-def fit(autoencoder, labels, out, transform="pad(8) | to_float", backend="auto", folds=10, limit=None):
+def fit(
+    autoencoder: Union[str, Path],
+    labels: Union[str, Path],
+    out: Union[str, Path],
+    transform: str = "pad(8) | to_float",
+    backend: str = "auto",
+    folds: int = 10,
+    limit: Optional[int] = None,
+    say: backends.Say = None,
+) -> Dict[str, Any]:
     """Fit the reconstruction rule on a labelled set and save it.
 
     Parameters
     ----------
     autoencoder : str or Path
-        Its checkpoint; named in the rule relative to the rule's file.
+        Its checkpoint; the rule stores the path relative to its own folder.
     labels : str or Path
         What :func:`aidet.truth.read_labels` takes.
     out : str or Path
         Ends in ``.rule.json``.
     transform : str
-        Line that gives values in [0, 1], sides a multiple of 8. With a fixed size ONNX Runtime is used; the default
-        keeps every image's own size, as the original does.
+        Pipeline line whose values lie in [0, 1] and whose sides are multiples of 8. With a fixed size ONNX Runtime
+        runs the network; the default keeps every image's own size, as the original does.
+    backend : {"auto", "onnxruntime", "mindspore"}
     folds : int
         Of the cross-validation that chooses the regularisation (class weights balanced).
     limit : int, optional
-        Use only this many images, drawn evenly.
+        Use only this many images, evenly spaced over the set.
+    say : callable, optional
+        See :func:`aidet.backends.open_model`.
 
     Returns
     -------
     dict
-        The rule; ``training`` says number of images, those left out, and cross-validated balanced accuracy.
+        The rule; ``training`` holds the number of images, of images left out, and the cross-validated balanced
+        accuracy.
+
+    Raises
+    ------
+    UserError
+        Labels without file names, too few usable images of a class, or an ``out`` that does not end in ``.rule.json``.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
@@ -209,7 +255,7 @@ def fit(autoencoder, labels, out, transform="pad(8) | to_float", backend="auto",
         raise UserError(f"labels {str(labels)!r} name no files; give a CSV with paths or a folder")
     if limit is not None and limit < len(known):
         known = known.take(np.linspace(0, len(known) - 1, limit).round().astype(int))
-    values, kept = _measure(autoencoder, known, transform, backend)
+    values, kept = _measure(autoencoder, known, transform, backend, say)
     y = known.labels[kept]
     if min((y == 0).sum(), (y == 1).sum()) < folds:
         raise UserError(f"labels {str(labels)!r}: {folds} folds need {folds} usable images of each class")
@@ -218,7 +264,7 @@ def fit(autoencoder, labels, out, transform="pad(8) | to_float", backend="auto",
     search = GridSearchCV(model, grid, cv=folds, scoring="balanced_accuracy").fit(values, y)
     scaler, regression = search.best_estimator_[0], search.best_estimator_[1]
     rule = {
-        "format": FORMAT,
+        "format": RULE_FORMAT,
         "rule": "reconstruction",
         "autoencoder": _relative(autoencoder, out.parent),
         "autoencoder_sha256": files.sha256(autoencoder),
@@ -246,12 +292,12 @@ def _relative(path, start):
     return Path(os.path.relpath(path, start)).as_posix()
 
 
-def _measure(autoencoder, known, transform, backend):
-    """Features of every usable image, and their places."""
+def _measure(autoencoder, known, transform, backend, say):
+    """Features of every usable image, and the images' indices in ``known``."""
     from tqdm import tqdm
 
     views = vote.Views(transform)
-    net = Autoencoder(autoencoder, views.size, backend)
+    net = Autoencoder(autoencoder, views.size, backend, say=say)
 
     def prepare(item):
         try:
@@ -270,8 +316,8 @@ def _measure(autoencoder, known, transform, backend):
     return np.array(values), np.array(kept, int)
 
 
-def run(argv):
-    """``python -m aidet.rules fit``."""
+def run(argv: List[str]) -> int:
+    """``python -m aidet.rules fit``; gives the exit code."""
     p = cli.Parser(prog="python -m aidet.rules", description=__doc__)
     f = p.add_subparsers(dest="command", required=True).add_parser("fit", help="fit the reconstruction rule")
     f.add_argument("--autoencoder", required=True, metavar="A.ckpt")
@@ -281,7 +327,8 @@ def run(argv):
     f.add_argument("--backend", default="auto", choices=backends.BACKENDS)
     f.add_argument("--limit", type=int, metavar="N")
     args = p.parse_args(argv)
-    rule = fit(args.autoencoder, args.labels, args.out, args.transform, args.backend, limit=args.limit)
+    where = (args.autoencoder, args.labels, args.out)
+    rule = fit(*where, args.transform, args.backend, limit=args.limit, say=cli.to_stderr)
     done = rule["training"]
     print(
         f"{done['images']} images ({done['generated']} generated, {done['unusable']} left out): "

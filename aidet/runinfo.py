@@ -4,7 +4,6 @@ It holds what ``scores.csv`` must not, because times differ from run to run: sec
 back ends, and the SHA-256 of the checkpoints and of the scores it belongs to.
 """
 
-import os
 import platform
 from pathlib import Path
 
@@ -22,8 +21,9 @@ CONTEST_IMAGES, CONTEST_SECONDS = 5000, 3600
 
 def machine(device="CPU"):
     """One line: device, processor architecture, CPUs this process may use."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{device}, {platform.machine()}, {cpus} CPUs"
+    from .engine import cpus
+
+    return f"{device}, {platform.machine()}, {cpus()} CPUs"
 
 
 def write(out, header, parts, counts, written):

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import degrade, engine, files, images, metrics, plots, report, runinfo, scoring, truth
-from .cli import OK, PARTIAL
+from .cli import OK, PARTIAL, to_stderr
 from .errors import UserError
 from .labels import sigmoid
 
@@ -187,7 +187,7 @@ def run(options):
         raise UserError(f"sweep needs the image files; {options.labels} is a bare column of labels")
     true = true.take(degrade.even_sample(true.labels, options.limit, options.seed))
     metrics.check(true.labels, what=str(options.labels))
-    settings = {"backend": options.backend, "workers": options.workers, "seed": options.seed}
+    settings = {"backend": options.backend, "workers": options.workers, "seed": options.seed, "say": to_stderr}
     detector = engine.Detector(*options.ckpt, votes=options.votes, **settings)
     header = {
         "sweep": 1, "checkpoints": [files.sha256(c) for c in options.ckpt], "votes": detector.votes,

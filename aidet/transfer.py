@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from . import degrade, engine, files, metrics, plots, report, scoring, sweep, truth
-from .cli import OK, PARTIAL
+from .cli import OK, PARTIAL, to_stderr
 from .errors import UserError
 from .labels import sigmoid
 
@@ -51,6 +51,7 @@ def run(options):
     if lone:
         raise UserError(f"--by {lone[0]!r}: no set has such a column")
     settings = {"votes": options.votes, "backend": options.backend, "workers": options.workers, "seed": options.seed}
+    settings["say"] = to_stderr
     detectors = {name: engine.Detector(path, **settings) for name, path in models.items()}
     hashes = {name: files.sha256(path) for name, path in models.items()}
     header = {"transfer": 1, "checkpoints": hashes, "sets": sets, "votes": options.votes, "seed": options.seed}

@@ -1,12 +1,13 @@
 """Views of an image, votes over views, fusion over models. NumPy only; scores as :mod:`aidet.labels` defines them.
 
-All arithmetic on probabilities is done on their logarithms, so that a confident score keeps its size: with one view and
-one model the result is the network's score itself, to the last bit.
+Probabilities are handled as logarithms, so that confident scores keep their size: with one view and one model the
+result is the network's own score, bit for bit.
 """
 
 import functools
 import math
 from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -15,21 +16,22 @@ from . import transforms
 from .errors import UserError, nearest
 from .labels import decide, sigmoid
 
-VOTES = ("soft", "hard")
+VOTE_RULES = ("soft", "hard")
 GRIDS = ("grid", "pyramid")
 WEIGHTS = ("equal", "detail")
-# The other scale of a pyramid, as a part of the image's size: half, but not less than a crop and not more than twice.
-# Enlarged, because mirrored edges and enlarged pixels mislead a detector in different ways and their mean less than
-# either: balanced accuracy on halved validation crops of 128 pixels .906 instead of .839 mirrored and .899 enlarged.
-# Shrunk to a crop: on 256-pixel validation crops enlarged 1.5 times .924 instead of .897 (LOG.md).
+# Bounds of the second scale of a pyramid, relative to the image: half its size, or the scale at which one crop just
+# fits, at most twice. Enlarging pays, because mirrored edges and enlarged pixels mislead a detector in different ways,
+# and the mean of both misleads it less than either: balanced accuracy on halved validation crops of 128 pixels .906,
+# against .839 mirrored and .899 enlarged. Shrinking to one crop pays, too: on 256-pixel validation crops that were
+# enlarged 1.5 times .924 instead of .897 (LOG.md).
 SCALES = (0.5, 2.0)
-# Added to a view's detail before it is squared to a weight: one step of 8-bit pixels in [-1, 1], so that the views of a
-# plain picture count nearly alike, whatever noise there is.
+# Added to the detail of a view before squaring it to a weight: one step of 8-bit pixels in [-1, 1]. The views of a
+# plain picture then count nearly alike, instead of by their noise.
 FLAT = 1 / 127.5
 FUSIONS = ("soft", "hard", "soft-or", "score")
-# A unanimous hard vote has probability 0 or 1, whose score is infinite; it is written as this far from them.
+# A unanimous hard vote means probability 0 or 1, whose score is infinite; it is moved this far away from 0 or 1.
 UNANIMOUS = 1e-6
-# What stability mode does to an image before the model's own preprocessing: the codecs and sizes of everyday sharing.
+# What stability mode does to an image before the model's own preprocessing: everyday re-saving and resizing.
 STABILITY = (
     "jpeg(quality=(90, 90))",
     "jpeg(quality=(75, 75))",
@@ -66,7 +68,9 @@ def _share(votes, weights=None):
     return math.log(share) - math.log1p(-share) if share != 0.5 else 0.0
 
 
-def combine_views(scores, how="soft", threshold=0.5, weights=None):
+def combine_views(
+    scores: Sequence[float], how: str = "soft", threshold: float = 0.5, weights: Optional[Sequence[float]] = None
+) -> float:
     """One score of a model from the scores of its views.
 
     Parameters
@@ -78,21 +82,21 @@ def combine_views(scores, how="soft", threshold=0.5, weights=None):
     threshold : float
         The model's own threshold, for ``hard``.
     weights : array_like, shape (V,), optional
-        How much each view counts, above 0; see :meth:`Views.weigh`. Default: all alike.
+        How much each view counts, above 0; see :meth:`Views.weigh`. Default: equal weights.
 
     Returns
     -------
     float
-        The log-odds. A unanimous hard vote stands for a probability of ``1e-6`` or ``1 - 1e-6``, a tied one for
-        exactly 0.5, which decides for real.
+        The log-odds. A unanimous hard vote gives a probability of ``1e-6`` or ``1 - 1e-6``, a tied one exactly 0.5,
+        which decides for real.
 
     Raises
     ------
     UserError
         Unknown ``how``.
     """
-    if how not in VOTES:
-        raise UserError(nearest(how, VOTES, "vote"))
+    if how not in VOTE_RULES:
+        raise UserError(nearest(how, VOTE_RULES, "vote"))
     scores = np.asarray(scores, np.float64)
     if how == "soft":
         return _mean_probability(scores, weights)
@@ -106,14 +110,14 @@ class Fusion:
     ----------
     how : {"soft", "hard", "soft-or", "score"}
         ``soft``: (weighted) mean of probabilities. ``hard``: (weighted) share of models that say generated.
-        ``soft-or``: ``1 - prod(1 - p)``, generated where any model is sure. ``score``: (weighted) mean of scores.
+        ``soft-or``: ``1 - prod(1 - p)``, generated if any model is sure. ``score``: (weighted) mean of scores.
     names : sequence of str
         The models.
     weights : dict of str to float, optional
         Not negative, not all 0; default: equal. Not for ``soft-or``.
     thresholds : dict of str to float, optional
-        Each model's own threshold on its probability, default 0.5. Before fusion a model's score is moved by the
-        threshold's log-odds, so that 0.5 is its boundary.
+        Each model's own threshold on its probability, default 0.5. Before fusion the threshold's log-odds are
+        subtracted from the model's score, so that its threshold is 0.5.
 
     Raises
     ------
@@ -121,7 +125,13 @@ class Fusion:
         Unknown ``how`` or model, a value out of range.
     """
 
-    def __init__(self, how, names, weights=None, thresholds=None):
+    def __init__(
+        self,
+        how: str,
+        names: Sequence[str],
+        weights: Optional[Dict[str, float]] = None,
+        thresholds: Optional[Dict[str, float]] = None,
+    ) -> None:
         if how not in FUSIONS:
             raise UserError(nearest(how, FUSIONS, "fuse"))
         self.how, self.names = how, list(names)
@@ -145,8 +155,8 @@ class Fusion:
             raise UserError(nearest(name, self.names, "model"))
         return name
 
-    def __call__(self, scores):
-        """Fuse ``{model: score}`` into one score; a single model keeps its score as it is."""
+    def __call__(self, scores: Dict[str, float]) -> float:
+        """Fuse ``{model: score}`` into one score; the score of a single model is not changed."""
         if len(self.names) == 1:
             return float(scores[self.names[0]])
         moved = np.array([scores[n] - _log_odds_of(self.thresholds[n]) for n in self.names])
@@ -176,8 +186,14 @@ def _weight(name, value):
     return float(value)
 
 
-def unsure_zone(value):
-    """``"LOW,HIGH"`` or a pair -> (low, high) with ``0 <= low <= high <= 1``; None stays None."""
+def unsure_zone(value: Union[None, str, Iterable[float]]) -> Optional[Tuple[float, float]]:
+    """``"LOW,HIGH"`` or a pair -> (low, high) with ``0 <= low <= high <= 1``; None stays None.
+
+    Raises
+    ------
+    UserError
+        Not two such numbers.
+    """
     if value is None:
         return None
     parts = value.split(",") if isinstance(value, str) else list(value)
@@ -190,13 +206,13 @@ def unsure_zone(value):
     return low, high
 
 
-def read_fusion(path):
-    """Read a fusion file.
+def read_fusion(path: Union[str, Path]) -> Dict[str, Any]:
+    """Read a fusion file, a YAML mapping.
 
     Returns
     -------
     dict
-        Keys ``fuse``, ``weights``, ``thresholds``, ``threshold``, ``unsure``; only those the file has.
+        The keys that the file has, of ``fuse``, ``weights``, ``thresholds``, ``threshold``, ``unsure``.
 
     Raises
     ------
@@ -219,7 +235,9 @@ def read_fusion(path):
     return value
 
 
-def verdict(score, threshold=0.5, unsure=None):
+def verdict(
+    score: float, threshold: float = 0.5, unsure: Optional[Tuple[float, float]] = None
+) -> Tuple[float, int, str]:
     """``(prob, label, decision)`` of a fused score; see :func:`aidet.labels.decide`."""
     prob = float(sigmoid(score))
     return (prob, *decide(prob, threshold, unsure))
@@ -236,20 +254,29 @@ class Views:
     votes : int
         Number of views.
     kind : str
-        ``random``: the sidecar's ``views`` line, drawn anew for each view; ``native``: random crops of native pixels;
-        ``grid``: native crops on a regular grid (no random numbers; where the image has room for fewer, fewer views);
-        ``pyramid``: half of the views a grid of native crops, the others a grid on the image at half its size; where
-        half is less than a crop, on the image shrunk or enlarged (at most twice) until a crop just fits; or a pipeline
-        line. An image smaller than a crop is mirrored at its edges up to the crop's size.
+        ``random``: the sidecar's ``views`` line, with new random numbers for each view; ``native``: random crops at
+        native resolution; ``grid``: a regular grid of native crops, without random numbers (fewer views if the image
+        has no room for ``votes``); ``pyramid``: half of the views on a grid of native crops, the others on a grid of
+        the image at half its size or, if that is smaller than a crop, shrunk or enlarged (at most twice) until one
+        crop just fits; or a pipeline line. Images smaller than a crop are mirrored at their edges.
     line : str, optional
-        The sidecar's ``views``. Where it has none, views are made as in Kahsolt/AIGC-clf: a random part of 80-100% of
+        The sidecar's ``views``. Without it random views are made as in Kahsolt/AIGC-clf: a random crop of 80-100% of
         the area, resized to the input size, with horizontal and vertical flips.
     flips : bool
         Every view is scored a second time, mirrored left to right.
     seed : int
+        Of the random views.
     weights : str
-        ``equal``: every view counts as much as any other; ``detail``: by how much there is to see in it, see
-        :func:`detail`.
+        ``equal``: all views count alike; ``detail``: views with more texture count more, see :func:`detail`.
+
+    Attributes
+    ----------
+    first : aidet.transforms.Pipeline
+        The evaluation pipeline.
+    size : (int, int) or None
+        Height and width of a view; None if the network takes images of any size.
+    count : int
+        Number of views, mirrored ones included.
 
     Raises
     ------
@@ -257,7 +284,16 @@ class Views:
         ``votes`` below 1, unknown kind or weights, a line whose output has another size than the model's input.
     """
 
-    def __init__(self, transform, votes=1, kind="random", line=None, flips=False, seed=42, weights="equal"):
+    def __init__(
+        self,
+        transform: str,
+        votes: int = 1,
+        kind: str = "random",
+        line: Optional[str] = None,
+        flips: bool = False,
+        seed: int = 42,
+        weights: str = "equal",
+    ) -> None:
         if isinstance(votes, bool) or not isinstance(votes, int) or votes < 1:
             raise UserError(f"votes (={votes!r}) must be a whole number >= 1")
         if weights not in WEIGHTS:
@@ -299,14 +335,14 @@ class Views:
             raise UserError(nearest(kind, ("random", "native", *GRIDS), "views"))
         return kind
 
-    def __call__(self, image, key):
+    def __call__(self, image: Image.Image, key: str) -> List[np.ndarray]:
         """Make the views.
 
         Parameters
         ----------
         image : PIL.Image.Image, mode RGB
         key : str
-            The file's relative path; with the seed and the view's number it fixes every random draw.
+            The file's relative path. Key, seed and view number determine every random draw.
 
         Returns
         -------
@@ -314,19 +350,19 @@ class Views:
         """
         return [make() for make in self.later(image, key)]
 
-    def weigh(self, views):
-        """How much each of these views (an iterable) counts: float64 (V,), or None where all count alike."""
+    def weigh(self, views: Iterable[np.ndarray]) -> Optional[np.ndarray]:
+        """How much each of these views counts: float64 (V,), or None if all count alike."""
         return np.array([(FLAT + detail(view)) ** 2 for view in views]) if self.weights == "detail" else None
 
-    def lines(self):
-        """What the views are made by: pipeline lines, or the name of the grid; set of str."""
+    def lines(self) -> Set[str]:
+        """The pipeline lines that make the views, or the name of the grid."""
         if self.kind in GRIDS:
             return {self.kind}
         made = [self.first] * (self.kind == "random") + [self.others] * (self.others is not None)
         return {line.text for line in made}
 
-    def later(self, image, key):
-        """The views as functions that make them, each at most once: list of callables without arguments."""
+    def later(self, image: Image.Image, key: str) -> List[Callable[[], np.ndarray]]:
+        """The views, unmade: each callable makes its view when it is first called, and keeps it."""
         if self.kind in GRIDS:
             made = [functools.partial(self.tail, tile) for tile in self._tiles(image)]
         else:
@@ -343,7 +379,7 @@ class Views:
         return line(image, transforms.generator(self.seed, key, number) if line.random else None)
 
     def _tiles(self, image):
-        """Crops of the image and, for ``pyramid``, of the image at its other scale."""
+        """Crops of the image and, for ``pyramid``, of the image at its second scale."""
         least, most = SCALES
         scale = min(max(self.size[0] / image.height, self.size[1] / image.width, least), most)
         if self.kind == "grid" or self.votes < 2 or scale == 1:
@@ -354,22 +390,22 @@ class Views:
         return _grid(image, self.size, self.votes - count) + _grid(other, self.size, count)
 
 
-def detail(view):
-    """How much there is to see in a view: mean absolute difference of neighbouring pixels.
+def detail(view: np.ndarray) -> float:
+    """Amount of texture in a view: mean absolute difference of neighbouring pixels.
 
-    Plain skies, backdrops and what is out of focus hold little evidence of how they were made, and detectors err on
-    them: weighing the views of one image by it lets those with texture decide. That texture-rich patches tell more is
-    known from PatchCraft (Zhong et al. 2023), which picks them; here every view still counts.
+    Plain skies, backdrops and blurred areas hold little evidence of how they were made, and detectors err on them.
+    Weighted by detail, the views with texture decide. That texture-rich patches tell more is known from PatchCraft
+    (Zhong et al. 2023), which selects them; here every view still counts.
 
     Parameters
     ----------
     view : numpy.ndarray, float32, shape (3, h, w)
-        What the network sees, [-1, 1] for ``normalize(half)``; the channels' mean is looked at.
+        What the network sees, [-1, 1] for ``normalize(half)``. The mean of the channels is measured.
 
     Returns
     -------
     float
-        Horizontally plus vertically, in units of the network's input; 0 for a plain colour.
+        Horizontal plus vertical difference, in units of the network's input; 0 for a plain colour.
     """
     grey = view.mean(0, dtype=np.float64)
     return float(sum(np.abs(np.diff(grey, axis=axis)).mean() for axis in (0, 1) if grey.shape[axis] > 1))
@@ -394,8 +430,8 @@ def _grid(image, size, most):
     return [image.crop((x, y, x + w, y + h)) for x, y in corners]
 
 
-def changed_images(image):
-    """The image as it comes back from everyday sharing: one PIL image for each line of :data:`STABILITY`."""
+def changed_images(image: Image.Image) -> List[Image.Image]:
+    """The re-saved and resized versions of an RGB image: one for each line of :data:`STABILITY`."""
     result = []
     for line, pipeline in _stability():
         changed = image

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from . import explain, files, images, report, runtime
+from .cli import to_stderr
 from .errors import UserError
 from .labels import GENERATED, NAMES, REAL
 
@@ -92,7 +93,8 @@ class Maps:
         from . import engine
 
         # Only occlusion scores anything: for a map alone no graph of ONNX Runtime has to be made.
-        return engine.Detector(*self.files, **({} if self.asked else {"backend": "mindspore", "device": "CPU"}))
+        settings = {} if self.asked else {"backend": "mindspore", "device": "CPU"}
+        return engine.Detector(*self.files, say=to_stderr, **settings)
 
     def _none(self, why):
         self.missing.append(f"No maps of where the detector looked: {why}.")

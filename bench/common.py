@@ -47,7 +47,9 @@ def shown(value, interval=None):
 
 def cores():
     """``"1 of 2 cores"``: those that this process may use, of those that there are."""
-    return f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
+    from aidet.engine import cpus
+
+    return f"{cpus()} of {os.cpu_count()} cores"
 
 
 def rows(path):

@@ -135,7 +135,7 @@ def against_pipeline(name, hub, ckpt, paths, small=None):
     from aidet import Detector
 
     pipe = transformers.pipeline("image-classification", model=str(hub), device="cpu")
-    detector = Detector(ckpt, backend="onnxruntime")
+    detector = Detector(ckpt, backend="onnxruntime", say=cli.to_stderr)
 
     def theirs(some):
         found = pipe([str(p) for p in some], batch_size=8)
@@ -158,9 +158,8 @@ def against_pipeline(name, hub, ckpt, paths, small=None):
     yield {"what": "(a) aidet", "model": name, "value": len(paths) / o, "unit": "images/s"}
     yield {"what": "(a) ratio", "model": name, "value": t / o, "unit": "x", "target": ">= 2", "note": note}
     if small:
-        note = (
-            f"decisions equal {agreement(p, r[0], 0.5):.4f}, {cascade.twice.value} of {len(paths)} images scored twice"
-        )
+        twice = f"{cascade.cascade.twice} of {len(paths)} images scored twice"
+        note = f"decisions equal {agreement(p, r[0], 0.5):.4f}, {twice}"
         shared = {"model": name, "unit": "x", "target": ">= 2", "note": note}
         yield {"what": "(a) ratio, cascade", "value": t / c[0], **shared}
 
@@ -183,7 +182,7 @@ def against_loop(hub, ckpt, paths, small, votes=7):
     ways = {"": {}, ", early exit": {"early_exit": True}, ", cascade": {"cascade": small}}
     ways[", both"] = {"early_exit": True, "cascade": small}
     shared = {"votes": votes, "vote": "hard", "backend": "onnxruntime"}
-    detectors = {what: Detector(ckpt, **shared, **more) for what, more in ways.items()}
+    detectors = {what: Detector(ckpt, say=cli.to_stderr, **shared, **more) for what, more in ways.items()}
     views = detectors[""].models[0].views
 
     @torch.inference_mode()

@@ -9,7 +9,8 @@ from PIL import Image
 
 import export
 import infer
-from aidet import Detector, quantize
+from aidet import Detector
+from aidet.detector import cascade
 from aidet.errors import UserError
 
 SETTINGS = [{}, {"votes": 5}, {"votes": 5, "vote": "hard"}, {"votes": 5, "unsure": (0.4, 0.6), "early_exit": True}]
@@ -35,43 +36,42 @@ def pair(tmp_path_factory):
 def test_a_cascade_decides_as_the_checkpoint_does(pair, settings):
     path, small, files = pair
     exact, eight = (Detector(p, **settings).score(files, root=files[0].parent) for p in (path, small))
-    cascade = Detector(path, cascade=small, **settings)
-    found = cascade.score(files, root=files[0].parent)
+    detector = Detector(path, cascade=small, **settings)
+    found, twice = detector.score(files, root=files[0].parent), detector.cascade.twice
     assert [(r.label, r.decision) for r in found] == [(r.label, r.decision) for r in exact]
-    assert 0 < cascade.twice.value < len(files)
+    assert 0 < twice < len(files)
     if settings.get("early_exit"):
         return  # the first network looks at more views than it would alone, for its margin
     # Each row is one network's, whole; the checkpoint's as often as was counted.
     views = [[r.views["a" if some is not eight else "a_int8"] for r in some] for some in (found, exact, eight)]
     slow = sum(f == e for f, e, _ in zip(*views))
     quick = sum(f == q for f, _, q in zip(*views))
-    assert (slow, quick) == (cascade.twice.value, len(files) - cascade.twice.value)
+    assert (slow, quick) == (twice, len(files) - twice)
 
 
 def test_a_cascade_trusts_the_first_network_no_further_than_its_margin(pair, monkeypatch):
     path, small, files = pair
     exact = Detector(path, votes=3).score(files, root=files[0].parent)
     # One after the other, so that the errors below are drawn in the files' order.
-    cascade = Detector(path, votes=3, cascade=small, workers=1)
-    margin, plain = cascade.margin, cascade.first.run
-    assert cascade.models[0].scale * margin == pytest.approx(
-        quantize.margin_of(cascade.first.backend, small, cascade.models[0].views)
-    )
+    detector = Detector(path, votes=3, cascade=small, workers=1)
+    own, network = detector.cascade, detector.models[0]
+    margin, plain = own.margin, own.first.run
+    assert network.scale * margin == pytest.approx(cascade.margin_of(own.first.backend, small, network.views))
     errors = np.random.default_rng(0)
     changed = []
 
     def worse(views):  # as far off as the margin allows, this way or that
-        changed.append(cascade.models[0].run(views) + margin * errors.choice([-1, 1], len(views)))
+        changed.append(network.run(views) + margin * errors.choice([-1, 1], len(views)))
         return changed[-1]
 
-    monkeypatch.setattr(cascade.first, "run", worse)
-    assert [r.label for r in cascade.score(files, root=files[0].parent)] == [r.label for r in exact]
-    assert changed and 0 < cascade.twice.value < len(files)
+    monkeypatch.setattr(own.first, "run", worse)
+    assert [r.label for r in detector.score(files, root=files[0].parent)] == [r.label for r in exact]
+    assert changed and 0 < own.twice < len(files)
     # What is no number settles nothing: the checkpoint decides.
-    monkeypatch.setattr(cascade.first, "run", lambda views: np.full(len(views), np.nan))
-    before = cascade.twice.value
-    assert [r.score for r in cascade.score(files, root=files[0].parent)] == [r.score for r in exact]
-    assert cascade.twice.value == before + len(files) and plain is not worse
+    monkeypatch.setattr(own.first, "run", lambda views: np.full(len(views), np.nan))
+    before = own.twice
+    assert [r.score for r in detector.score(files, root=files[0].parent)] == [r.score for r in exact]
+    assert own.twice == before + len(files) and plain is not worse
 
 
 def test_a_cascade_from_the_command_line(pair, tmp_path, capsys):
@@ -114,10 +114,10 @@ def test_what_is_no_cascade_is_one_line(pair, settings, text):
 def test_a_damaged_margin_is_none(pair, value):
     class Session:
         def metadata(self):
-            return {quantize.STAMP: value}
+            return {cascade.STAMP: value}
 
     with pytest.raises(UserError, match="states no margin"):
-        quantize.margin_of(Session(), "a_int8.onnx", Detector(pair[0]).models[0].views)
+        cascade.margin_of(Session(), "a_int8.onnx", Detector(pair[0]).models[0].views)
 
 
 def test_a_cascade_of_other_weights_is_refused(pair, tmp_path):

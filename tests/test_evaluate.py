@@ -601,7 +601,7 @@ class Corner:
     def __init__(self, *checkpoints, **_):
         pass
 
-    def stream(self, items):
+    def stream(self, items, stability=None):
         for key, image in items:
             pixels = np.asarray(image, float)[..., 0]
             h, w = pixels.shape

@@ -53,7 +53,7 @@ def test_skip_leaves_only_good_rows(tmp_path):
 def test_sample_matching():
     paths = ["a/1.jpg", "b/1.jpg", "b/2.jpg", "3.png"]
     assert output.match_sample(["a/1", "b/1.jpg", "2", "3.png"], paths, "s")["2"] == "b/2.jpg"
-    for sample, text in ((["1"], "'1' fits 2 images"), (["9"], "fits no image"), (["2", "2"], "stands twice")):
+    for sample, text in ((["1"], "'1' fits 2 images"), (["9"], "fits no image"), (["2", "2"], "appears twice")):
         with pytest.raises(UserError, match=text):
             output.match_sample(sample, paths, "s")
 

@@ -5,8 +5,11 @@ import csv
 import html
 import io
 import re
+from typing import Any, Iterable, List, Sequence, Tuple
 
 from .. import records
+from ..engine import Verdict
+from .metadata import Finding
 from .service import flips
 from .words import say
 
@@ -48,8 +51,8 @@ footer {display: none !important}
 """
 
 
-def percent(p):
-    """A probability in words that never rounds to certainty: ``93%``, ``99.7%``, ``>99.9%``."""
+def percent(p: float) -> str:
+    """A probability as text that is never rounded to certainty: ``93%``, ``99.7%``, ``>99.9%``."""
     if p < 0.001:
         return "<0.1%"
     if p > 0.999:
@@ -57,8 +60,8 @@ def percent(p):
     return f"{100 * p:.0f}%" if 0.01 <= p <= 0.99 else f"{100 * p:.1f}%"
 
 
-def setting(p):
-    """A value that somebody chose, as it was chosen: ``37.8%``, ``100%``."""
+def setting(p: float) -> str:
+    """A setting as text: ``37.8%``, ``100%``."""
     return f"{round(100 * p, 1):g}%"
 
 
@@ -66,8 +69,10 @@ def _left(p):
     return f"left:{100 * min(max(p, 0), 1):.2f}%"
 
 
-def verdict(language, record, threshold, unsure, findings=()):
-    """The card with the word, the probability and what a verdict is not; ``findings`` are of the file's metadata."""
+def verdict(
+    language: str, record: Verdict, threshold: float, unsure: Tuple[float, float], findings: Iterable[Finding] = ()
+) -> str:
+    """The card with the decision, the probability and a warning; ``findings`` come from the file's metadata."""
     name = html.escape(record.path)
     if not record.ok:
         reason = html.escape(record.status[len("error: ") :])
@@ -107,7 +112,7 @@ def _stable(language, record, threshold):
 
 
 def _said_by_the_file(language, findings):
-    """A file that names its generator outright is said beside the verdict, which stays the pixels' alone."""
+    """A line for a file that names its generator; the verdict itself depends on the pixels only."""
     named = any(f.kind == "generator" for f in findings)
     return f'<p class="aidet-warn">{say(language, "file_says")}</p>' if named else ""
 
@@ -123,8 +128,8 @@ def _line(p, threshold, dots=()):
     return f'<div class="aidet-line">{bar}<span class="aidet-tick" style="{_left(threshold)}"></span>{marks}</div>'
 
 
-def votes(language, record, threshold):
-    """Per model its probability, and a dot for each view."""
+def votes(language: str, record: Verdict, threshold: float) -> str:
+    """The probability by each model, and a dot for each of its views."""
     from ..labels import sigmoid
 
     if not record.ok:
@@ -138,7 +143,7 @@ def votes(language, record, threshold):
     return f'<p>{say(language, "votes_help")}</p><div class="aidet-rows">{"".join(rows)}</div>'
 
 
-def change_name(language, line):
+def change_name(language: str, line: str) -> str:
     """``jpeg(quality=(90, 90))`` -> ``JPEG quality 90``."""
     if line == "original":
         return say(language, "original")
@@ -146,7 +151,7 @@ def change_name(language, line):
     return say(language, kind, value=value if kind != "rescale" else f"{100 * float(value):.0f}%")
 
 
-def stability(language, record, threshold):
+def stability(language: str, record: Verdict, threshold: float) -> str:
     """One bar for the image and each changed version."""
     rows = "".join(
         f"<span>{change_name(language, name)}</span>{_line(p, threshold)}<span>{percent(p)}</span>"
@@ -155,8 +160,8 @@ def stability(language, record, threshold):
     return f'<p>{say(language, "stability_help")}</p><div class="aidet-rows">{rows}</div>' if rows else ""
 
 
-def metadata(language, findings):
-    """A table of what the file says of itself."""
+def metadata(language: str, findings: Sequence[Finding]) -> str:
+    """A table of the file's metadata."""
     head = f"<p>{say(language, 'metadata_help')}</p>"
     if not findings:
         return f"{head}<p><b>{say(language, 'metadata_none')}</b></p>"
@@ -170,8 +175,8 @@ def metadata(language, findings):
     return f'{head}<table class="aidet-table">{rows}</table>'
 
 
-def inert(value):
-    """A cell that no spreadsheet takes for a formula: names come from whoever made the archive."""
+def inert(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula, because file names come from whoever made the archive."""
     text = str(value)
     if text[:1] not in "=+-@\t\r" or not text:
         return value
@@ -182,15 +187,15 @@ def inert(value):
     return value
 
 
-def csv_link(language, rows, columns, name):
-    """A link that holds the whole CSV, so that no file lies on the server; empty where there is no row."""
+def csv_link(language: str, rows: Sequence[Sequence[Any]], columns: Sequence[str], name: str) -> str:
+    """A link that holds the whole CSV, so that no file is kept on the server; empty if there are no rows."""
     if not rows:
         return ""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([inert(v) for v in row] for row in rows)
-    # The mark at the start makes Excel read UTF-8.
+    # The byte-order mark makes Excel read UTF-8.
     data = base64.b64encode(("\ufeff" + text.getvalue()).encode()).decode()
     return (
         f'<a class="aidet-link" download="{name}" href="data:text/csv;charset=utf-8;base64,{data}">'
@@ -198,7 +203,7 @@ def csv_link(language, rows, columns, name):
     )
 
 
-def score_rows(found):
+def score_rows(found: Iterable[Verdict]) -> List[list]:
     """Records as rows of ``scores.csv`` (:data:`aidet.records.COLUMNS`)."""
     text = records.number
     return [

@@ -1,17 +1,18 @@
-"""Content credentials (C2PA): what a manifest says of an image's making. Nothing of it is verified.
+"""Content credentials (C2PA): what a manifest says about how an image was made. Nothing of it is verified.
 
-The manifest store is a tree of JUMBF boxes (ISO/IEC 19566-5); claims and assertions in it are CBOR (RFC 8949). Where
-the store lies in a file, and what its boxes are called, is in the C2PA technical specification, "Embedding manifests
-into various file formats" and "Claims". Manifests kept elsewhere or compressed are not read.
+The manifest store is a tree of JUMBF boxes (ISO/IEC 19566-5) whose claims and assertions are CBOR (RFC 8949). Where a
+file holds the store, and the names of its boxes, are given in the C2PA technical specification, "Embedding manifests
+into various file formats" and "Claims". Compressed manifests, and those outside the file, are not read.
 """
 
 import re
 import struct
 from dataclasses import dataclass, field
+from typing import List, Optional, Tuple
 
-DEEPEST = 24  # boxes or values inside each other
-MOST = 12  # actions kept
-LARGEST = 16 << 20  # bytes of a store: a few small pictures and texts; more is no honest manifest
+DEEPEST = 24  # deepest nesting of boxes or values
+MOST = 12  # largest number of actions that are kept
+LARGEST = 16 << 20  # largest store in bytes; an honest one holds a few small pictures and texts
 # X.520 organizationName in a certificate, before its length and the name.
 _ORGANISATION = re.compile(rb"\x06\x03\x55\x04\x0a[\x0c\x13\x14\x16](.)", re.S)
 
@@ -23,20 +24,20 @@ class Credentials:
     Attributes
     ----------
     generator : str
-        The program that made the active manifest, ``""`` where none is named.
+        The program that made the active manifest, ``""`` if it names none.
     signer : str
         Organisation in the signer's certificate, unverified.
     actions : list of (str, str, str)
-        Action (``c2pa.created``), digital source type without its address, software; those of the active manifest
-        first, then those of the images that it was made from.
+        Action (``c2pa.created``), digital source type without its address, software. Those of the active manifest
+        come first, then those of the images that it was made from.
     """
 
     generator: str = ""
     signer: str = ""
-    actions: list = field(default_factory=list)
+    actions: List[Tuple[str, str, str]] = field(default_factory=list)
 
 
-def find(data):
+def find(data: bytes) -> Optional[bytes]:
     """The manifest store of a file.
 
     Parameters
@@ -47,7 +48,7 @@ def find(data):
     Returns
     -------
     bytes or None
-        JUMBF boxes; None where there is no store.
+        JUMBF boxes; None if the file has no store.
     """
     if data[:2] == b"\xff\xd8":
         store = _of_jpeg(data)
@@ -61,13 +62,13 @@ def find(data):
     return store if b"jumb" in store[:64] and b"c2pa" in store else None
 
 
-def read(store):
-    """What a manifest store says.
+def read(store: bytes) -> Credentials:
+    """Read a manifest store.
 
     Parameters
     ----------
     store : bytes
-        Of :func:`find`.
+        From :func:`find`.
 
     Returns
     -------
@@ -76,7 +77,7 @@ def read(store):
     Raises
     ------
     ValueError
-        The boxes are damaged, or of a kind that is not read here.
+        The boxes are damaged or of an unsupported kind.
     """
     if len(store) > LARGEST:
         raise ValueError("manifest store too large")

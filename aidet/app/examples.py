@@ -1,14 +1,15 @@
-"""Example images: photographs that installed packages carry, and the same through a neural decoder."""
+"""Example images: photographs from installed packages, and one of them through a neural decoder."""
 
 import importlib.util
 import shutil
 from pathlib import Path
+from typing import List, Optional, Union
 
 from PIL import Image
 
 from ..errors import UserError
 
-# shown name -> files inside installed packages, the first that is there
+# shown name -> file inside an installed package
 PHOTOGRAPHS = {
     "cat": "skimage/data/chelsea.png",
     "coffee": "skimage/data/coffee.png",
@@ -18,18 +19,19 @@ PHOTOGRAPHS = {
 SIDE = 256  # of the decoded example
 
 
-def files(folder):
-    """Put the examples that can be made into a folder.
+def files(folder: Union[str, Path]) -> List[Path]:
+    """Copy or make the examples that are possible here.
 
     Parameters
     ----------
-    folder : Path
+    folder : str or Path
+        They are put into its subfolder ``examples``.
 
     Returns
     -------
     list of Path
-        Photographs as they are shipped, and ``decoded.png``: the middle of one of them after the project's own tiny
-        autoencoder, where that can be run. Empty where no such package is installed.
+        The photographs and, if the project's own tiny autoencoder can be run, ``decoded.png``: the middle of one of
+        them as that reconstructs it. Empty if no such package is installed.
     """
     where = Path(folder) / "examples"
     where.mkdir(parents=True, exist_ok=True)
@@ -46,20 +48,20 @@ def files(folder):
     return found
 
 
-def decoded(source, target):
-    """The middle of a photograph through the tiny autoencoder; None where there is none, or nothing to run it."""
+def decoded(source: Path, target: Path) -> Optional[Path]:
+    """Save the tiny autoencoder's reconstruction of the middle of a photograph; None if it cannot be run here."""
     checkpoint = Path(__file__).resolve().parents[2] / "ckpt" / "aidet_tae.ckpt"
     if not checkpoint.is_file():
         return None
     import numpy as np
 
-    from .. import rules
+    from .. import cli, rules
 
     image = Image.open(source).convert("RGB")
     left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2
     batch = np.asarray(image.crop((left, top, left + SIDE, top + SIDE)), np.float32).transpose(2, 0, 1)[None] / 255
     try:
-        made = rules.Autoencoder(checkpoint, (SIDE, SIDE))(batch)[0]
+        made = rules.Autoencoder(checkpoint, (SIDE, SIDE), say=cli.to_stderr)(batch)[0]
     except UserError:
         return None
     Image.fromarray((np.clip(made, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)).save(target)

@@ -1,12 +1,14 @@
-"""What a file says of itself: camera data, prompts and parameters of generators, content credentials.
+"""Metadata of a file: camera data, prompts and parameters of generators, content credentials.
 
-None of it enters the verdict. Metadata is easily removed and easily forged: its presence is a hint, its absence none.
+None of it affects the verdict. Metadata is easily removed and easily forged: its presence is a hint, its absence none.
 """
 
 import io
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Union
 
 from PIL import ExifTags, Image
 
@@ -15,7 +17,7 @@ from . import credentials
 # kinds of finding
 CAMERA, GENERATOR, CREDENTIALS, OTHER = "camera", "generator", "credentials", "other"
 LONGEST = 400  # characters of a text that are shown
-LARGEST = 40_000_000  # pixels that are decoded to find a text behind them
+LARGEST = 40_000_000  # largest number of pixels that are decoded to find text behind them
 # Text chunks of PNG that generators write: AUTOMATIC1111 and its forks, ComfyUI, InvokeAI, Fooocus, NovelAI, DALL-E.
 _TEXT_KEYS = {
     "parameters", "prompt", "workflow", "invokeai_metadata", "invokeai_graph", "sd-metadata", "dream", "fooocus_scheme",
@@ -37,27 +39,32 @@ _EXIF_SHOWN = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found in a file: its kind, what it is called, what it says (shortened)."""
+    """One piece of metadata: its kind, its name and its (shortened) text."""
 
     kind: str
     name: str
     text: str
 
 
-def read(path, limit=64 << 20):
-    """Everything found in an image file.
+def read(path: Union[str, Path, bytes], limit: int = 64 << 20) -> List[Finding]:
+    """The metadata of an image file.
 
     Parameters
     ----------
     path : str, Path or bytes
-        The file as it was uploaded; a decoded image has lost most of this.
+        The file as it was uploaded, or its content; a decoded image has lost most of it.
     limit : int
-        Bytes read at most.
+        Largest number of bytes that are read.
 
     Returns
     -------
     list of Finding
-        Generators' traces first. Damaged metadata is left out without an error: it says nothing.
+        Traces of generators first. Damaged metadata is left out without an error.
+
+    Raises
+    ------
+    OSError
+        The file cannot be opened.
     """
     if isinstance(path, bytes):
         data = path
@@ -68,7 +75,7 @@ def read(path, limit=64 << 20):
     for part in (_texts, _exif):
         try:
             found += part(data)
-        except Exception:  # noqa: BLE001 - damaged metadata breaks Pillow in many ways and says nothing
+        except Exception:  # noqa: BLE001 - damaged metadata, on which Pillow fails in many ways
             continue
     found += _credentials(data)
     order = (GENERATOR, CREDENTIALS, CAMERA, OTHER)
@@ -82,7 +89,7 @@ def _short(value):
 
 
 def _kind_of_text(name, text):
-    """Whether a text is a generator's, by its name or by what stands in it."""
+    """``generator`` if a text's name or content shows that a generator wrote it, else ``other``."""
     if name.lower() in _TEXT_KEYS or _PARAMETERS.search(text) or _SOFTWARE.search(text):
         return GENERATOR
     if text[:1] in "{[":
@@ -99,7 +106,7 @@ def _kind_of_text(name, text):
 def _texts(data):
     with Image.open(io.BytesIO(data)) as image:
         if image.format == "PNG" and image.width * image.height <= LARGEST:
-            image.load()  # text may stand behind the pixels
+            image.load()  # there may be text behind the pixels
         values = dict(getattr(image, "text", None) or {})
         for name in ("comment", "Comment"):
             if image.info.get(name):
@@ -112,12 +119,12 @@ def _texts(data):
 
 
 def _comment(value):
-    """EXIF's UserComment: eight bytes name the encoding."""
+    """EXIF's UserComment, whose first eight bytes name the encoding."""
     if not isinstance(value, bytes):
         return str(value)
     head, body = value[:8], value[8:]
     if head.startswith(b"UNICODE"):
-        # The byte order is not stated; a text in Latin letters has its zeros in every second place.
+        # The byte order is not stated; in text in Latin letters every second byte is zero.
         return body.decode("utf-16-be" if body[:1] == b"\0" else "utf-16-le", "replace").strip("\0")
     return body.decode("utf-8", "replace").strip("\0")
 
@@ -135,12 +142,12 @@ def _exif(data):
             kind = _kind_of_text(name, text)
             yield Finding(kind if kind == GENERATOR else _EXIF_SHOWN[name], name, text)
     if exif.get_ifd(0x8825):
-        # Where a photograph was taken is nobody's business here.
+        # Private: where a photograph was taken is not shown.
         yield Finding(CAMERA, "GPS", "present, not shown")
 
 
 def _credentials(data):
-    """C2PA manifests (nothing in them is verified) and the IPTC digital source type."""
+    """C2PA manifests, which are not verified, and the IPTC digital source type."""
     store, stated = credentials.find(data), set()
     if store is not None:
         try:

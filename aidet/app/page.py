@@ -4,29 +4,31 @@ import functools
 import os
 import time
 from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import gradio as gr
 
 from .. import images
+from ..engine import Verdict
 from ..errors import UserError
 from ..records import COLUMNS
 from . import cards, examples, pictures, service, uploads
 from .words import LANGUAGES, language_of, say
 
-HISTORY = 1000  # rows that a window keeps
+HISTORY = 1000  # rows that a browser window keeps
 HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def build(served, language=None, folder=None):
+def build(served: service.Service, language: Optional[str] = None, folder: Union[None, str, Path] = None) -> gr.Blocks:
     """Build the page.
 
     Parameters
     ----------
     served : service.Service
     language : {"en", "zh"}, optional
-        Default: what the browser asks for.
-    folder : str or Path
-        The only folder from which an input may come: Gradio's upload folder.
+        Default: the browser's.
+    folder : str or Path, optional
+        The only folder from which an input may come. Default: Gradio's upload folder.
 
     Returns
     -------
@@ -38,15 +40,16 @@ def build(served, language=None, folder=None):
     return page
 
 
-def received(payload, folder):
-    """(path, name) of an upload as Gradio hands it over.
+def received(payload: Dict[str, Any], folder: Path) -> Tuple[Path, str]:
+    """(path, name) of an upload from Gradio.
 
-    Gradio refuses paths outside its upload folder; they are looked at again here, because a mistake in that one place
-    would open every file of the server.
+    Gradio refuses paths outside its upload folder. They are checked again here, because a fault there would expose
+    every file of the server.
 
     Raises
     ------
     UserError
+        The path is outside ``folder`` or no file.
     """
     path = Path(payload["path"]).resolve()
     if folder not in path.parents or not path.is_file():
@@ -54,13 +57,13 @@ def received(payload, folder):
     return path, uploads.safe_name(payload.get("orig_name") or path.name)
 
 
-def asked_for(request: gr.Request):
+def asked_for(request: gr.Request) -> str:
     """The language that a browser names first."""
     return language_of(request.headers.get("accept-language"))
 
 
-def theme():
-    """Fonts of the reader's own system: nothing is fetched."""
+def theme() -> gr.themes.Base:
+    """Fonts of the reader's own system, so that none is downloaded."""
     fonts = {"font": ["system-ui", "-apple-system", "Segoe UI", "Noto Sans SC", "Microsoft YaHei", "sans-serif"]}
     return gr.themes.Soft(**fonts, font_mono=["ui-monospace", "monospace"], primary_hue="blue", neutral_hue="slate")
 
@@ -75,7 +78,7 @@ class Page:
         See :func:`build`.
     """
 
-    def __init__(self, page, served, language, folder):
+    def __init__(self, page: gr.Blocks, served: service.Service, language: Optional[str], folder: Path) -> None:
         self.served, self.folder = served, folder
         self.start = language or "en"
         self.texts = []  # (component, {property: words key}, values)
@@ -91,7 +94,7 @@ class Page:
             with self._tab("tab_about"):
                 models = ", ".join(f"{m.name} ({m.backend_name})" for m in served.detector.models)
                 first = served.detector.models[0]
-                votes = getattr(getattr(first, "views", None), "count", 1)
+                votes = 1 if first.views is None else first.views.count
                 self._word(gr.Markdown, "about", values={"models": models, "votes": votes})
         self._events()
         if language is None:
@@ -123,7 +126,7 @@ class Page:
 
     @staticmethod
     def _heading(value):
-        # The heading's mark is part of the component, not of the words.
+        # The "#" of the heading belongs to the component, not to the translated text.
         return gr.Markdown(f"# {value}", elem_id="title")
 
     def _one(self):
@@ -228,7 +231,7 @@ class Page:
             api_visibility="private",
             show_progress_on=[self.card],
         )
-        # One event for all three: of several quick moves the last one's answer stays.
+        # One event for all three sliders: after several quick moves the answer to the last one is shown.
         moves = [slider.change for slider in self.rule]
         gr.on(moves, self.on_rule, [self.examined, *told], shown, trigger_mode="always_last", **HIDDEN)
         self.reset.click(self.on_reset, None, self.rule, **HIDDEN)
@@ -257,8 +260,10 @@ class Page:
         note = f'<p class="aidet-note">{say(language, "not")}</p>'
         return f'<div class="aidet-card"><p>{say(language, "empty")}</p>{note}</div>'
 
-    def on_image(self, payload, threshold, low, high, language, rows):
-        """Score an image that was put in, or clear everything where it was taken away."""
+    def on_image(
+        self, payload: Optional[Dict[str, Any]], threshold: float, low: float, high: float, language: str, rows: list
+    ) -> tuple:
+        """Score a new image, or clear the page when the image was removed."""
         if payload is None:
             cleared = (self._empty(language), "", "", "", None, None, None, None)
             return (*cleared, *self.history(rows, language))
@@ -279,11 +284,13 @@ class Page:
         )
 
     @staticmethod
-    def zone(threshold, low, high):
-        """Sliders to threshold and zone; the two ends of the zone may have been pushed past each other."""
+    def zone(threshold: float, low: float, high: float) -> Tuple[float, Tuple[float, float]]:
+        """Slider values -> threshold and zone; the two ends of the zone may have been moved past each other."""
         return threshold, (min(low, high), max(low, high))
 
-    def show(self, examined, threshold, low, high, language):
+    def show(
+        self, examined: Optional[Dict[str, Any]], threshold: float, low: float, high: float, language: str
+    ) -> Tuple[str, str, str, str]:
         """The cards of an examined image."""
         if examined is None:
             return self._empty(language), "", "", ""
@@ -296,15 +303,17 @@ class Page:
             cards.metadata(language, examined["findings"]),
         )
 
-    def on_rule(self, examined, threshold, low, high, language):
-        """A slider was moved: the scores stay, the words follow."""
+    def on_rule(
+        self, examined: Optional[Dict[str, Any]], threshold: float, low: float, high: float, language: str
+    ) -> Tuple[str, str, str, str]:
+        """Show the decision of the same scores after a slider was moved."""
         return self.show(examined, threshold, low, high, language)
 
-    def on_reset(self):
-        """The detector's own threshold and zone."""
+    def on_reset(self) -> List[float]:
+        """Set the sliders to the detector's own threshold and zone."""
         return [round(self.served.threshold, 3), *self.served.unsure]
 
-    def on_heat(self, examined, language):
+    def on_heat(self, examined: Optional[Dict[str, Any]], language: str) -> Any:
         """Occlusion map of the examined image."""
         if examined is None or not examined["record"].ok:
             gr.Info(say(language, "empty"))
@@ -312,7 +321,7 @@ class Page:
         return told(self.served.heat)(examined["path"], examined["record"].path)
 
     def on_batch(self, payload, threshold, low, high, language, rows, progress=gr.Progress()):  # noqa: B008
-        """Score many; Gradio wants the progress bar as a default value."""
+        """Score many images; Gradio takes the progress bar from the default value."""
         if not payload:
             return (say(language, "no_files"), [], "", *self.history(rows, language))
         items = [told(received)(one, self.folder) for one in payload]
@@ -330,26 +339,26 @@ class Page:
 
     # --- history -----------------------------------------------------------------------------------------------------
     @staticmethod
-    def add(rows, found):
-        """History rows (time, file, decision, probability, status) with new ones in front."""
+    def add(rows: List[list], found: Sequence[Verdict]) -> List[list]:
+        """History rows (time, file, decision, probability, status), the new ones first."""
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         new = [[now, r.path, r.decision, "" if r.prob is None else cards.percent(r.prob), r.status] for r in found]
         return [*new, *rows][:HISTORY]
 
     @staticmethod
-    def cells(row, language):
-        """A row for the eye: the decision in words."""
+    def cells(row: Sequence[str], language: str) -> List[str]:
+        """A row with the decision in the page's language."""
         *before, decision, probability, status = row
         return [*before, say(language, decision) if decision else "", probability, status]
 
-    def history(self, rows, language):
+    def history(self, rows: List[list], language: str) -> Tuple[List[list], List[list], str]:
         """(state, table, link)."""
         table = [self.cells(row, language) for row in rows]
         link = cards.csv_link(language, rows, ("time", "file", "decision", "probability", "status"), "history.csv")
         return rows, table, link or f"<p>{say(language, 'history_empty')}</p>"
 
     def on_language(self, examined, threshold, low, high, language, rows):
-        """Every text of the page in the other language."""
+        """Show every text of the page in the chosen language."""
         updates = []
         for _, keys, values in self.texts:
             prop, key = next(iter(keys.items()))
@@ -361,8 +370,8 @@ class Page:
         return (*updates, *shown, gr.update(headers=self._columns(language)), past, link)
 
 
-def told(work):
-    """Decorate: an error of the user becomes the line that Gradio shows and the HTTP interface returns."""
+def told(work: Callable) -> Callable:
+    """Decorate: a user's error becomes the message that Gradio shows and the HTTP interface returns."""
 
     @functools.wraps(work)
     def run(*arguments):
@@ -375,8 +384,8 @@ def told(work):
 
 
 # --- HTTP ------------------------------------------------------------------------------------------------------------
-def interface(served, folder):
-    """The documented endpoints; components that nobody sees carry their inputs and outputs."""
+def interface(served: service.Service, folder: Path) -> None:
+    """Add the documented endpoints; invisible components carry their inputs and outputs."""
     with gr.Group(visible=False):
         image, files = gr.File(label="image"), gr.File(label="files", file_count="multiple")
         threshold, low, high = (gr.Number(label=n, value=None) for n in ("threshold", "unsure_low", "unsure_high"))

@@ -1,4 +1,4 @@
-"""Pictures that show what a detector may go by: spectrum, noise residual, heat map over the image."""
+"""Pictures of what a detector may look at: spectrum, noise residual, heat map over the image."""
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -7,24 +7,29 @@ SIDE = 512
 GAIN = 8.0  # grey levels shown for one grey level of noise
 
 
-def luminance(image, side=SIDE):
-    """The middle ``side`` x ``side`` pixels (fewer where the image is smaller), never resized; float64 (h, w)."""
+def luminance(image: Image.Image, side: int = SIDE) -> np.ndarray:
+    """Grey values of the middle ``side`` x ``side`` pixels (fewer if the image is smaller), not resized.
+
+    Returns
+    -------
+    numpy.ndarray, float64, shape (h, w), in [0, 255]
+    """
     left, top = max(0, (image.width - side) // 2), max(0, (image.height - side) // 2)
     box = (left, top, min(image.width, left + side), min(image.height, top + side))
     return np.asarray(image.crop(box).convert("L"), np.float64)
 
 
-def spectrum(image, side=SIDE):
-    """Log-magnitude spectrum of the noise residual; low frequencies in the middle.
+def spectrum(image: Image.Image, side: int = SIDE) -> Image.Image:
+    """Log-magnitude spectrum of the noise residual, low frequencies in the middle.
 
-    Regular bright points away from the middle are what periodic upsampling leaves (Zhang et al., "Detecting and
-    simulating artifacts in GAN fake images", 2019); a JPEG's 8 x 8 blocks leave some, too.
+    Periodic upsampling leaves regular bright points away from the middle (Zhang et al., "Detecting and simulating
+    artifacts in GAN fake images", 2019); the 8 x 8 blocks of JPEG leave some, too.
 
     Parameters
     ----------
     image : PIL.Image.Image, mode RGB
     side : int
-        Pixels of the middle that are used.
+        Side of the square in the middle of the image that is used, in pixels.
 
     Returns
     -------
@@ -38,21 +43,21 @@ def spectrum(image, side=SIDE):
     return Image.fromarray((np.clip((power - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8))
 
 
-def residual(image, side=SIDE):
-    """What a 3 x 3 median takes away, enlarged 8 times around middle grey; mode RGB, middle of the image."""
+def residual(image: Image.Image, side: int = SIDE) -> Image.Image:
+    """What a 3 x 3 median filter removes from the middle of the image, 8 times as strong, around middle grey; RGB."""
     left, top = max(0, (image.width - side) // 2), max(0, (image.height - side) // 2)
     part = image.crop((left, top, min(image.width, left + side), min(image.height, top + side)))
     noise = np.asarray(part, np.float64) - np.asarray(part.filter(ImageFilter.MedianFilter(3)), np.float64)
     return Image.fromarray(np.clip(128 + GAIN * noise, 0, 255).astype(np.uint8))
 
 
-def overlay(heat, image, side=768):
-    """A heat map over the image: orange speaks for generated, blue for real, untouched for neither.
+def overlay(heat: np.ndarray, image: Image.Image, side: int = 768) -> Image.Image:
+    """A heat map over the image: orange speaks for generated, blue for real; other parts are not coloured.
 
     Parameters
     ----------
     heat : numpy.ndarray, shape (grid, grid)
-        Of :func:`aidet.explain.occlusion`.
+        From :func:`aidet.explain.occlusion`.
     image : PIL.Image.Image, mode RGB
     side : int
         Longest side of the result.

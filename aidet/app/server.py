@@ -7,11 +7,13 @@ import signal
 import sys
 import tempfile
 import threading
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence, Union
 
 from ..errors import UserError
 from . import uploads
 
-# Nothing is loaded from, or sent to, any other host, whatever a component of the page would like to do.
+# Nothing is loaded from, or sent to, any other host, whatever a component of the page attempts.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; worker-src 'self' blob:; "
@@ -23,8 +25,8 @@ HEADERS = (
     (b"referrer-policy", b"no-referrer"),
 )
 PYTHON = (3, 10)
-SESSIONS = 200  # whose history and settings are kept; the oldest go first
-WAITING = 2000  # sessions whose list of unfinished events is kept, as many as Gradio keeps lists of messages of
+SESSIONS = 200  # sessions whose history and settings are kept; the oldest are dropped first
+WAITING = 2000  # sessions whose unfinished events are kept; as many as Gradio keeps messages of
 
 
 class Guard:
@@ -35,10 +37,10 @@ class Guard:
     app : ASGI application
     """
 
-    def __init__(self, app):
+    def __init__(self, app: Any) -> None:
         self.app = app
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -72,7 +74,7 @@ class Guard:
 class Pending(dict):
     """Gradio's unfinished events (sets of ids) by session, without the sessions that have none.
 
-    Gradio forgets a session's set when its connection breaks off, never when all its events are finished; and every
+    Gradio drops the set of a session when its connection breaks, but not when all its events are finished; and every
     call of the HTTP interface is a session of its own.
     """
 
@@ -86,8 +88,8 @@ class Pending(dict):
         return set()
 
 
-def prepare():
-    """Environment of Gradio, before it is imported; gives the private folder that everything uploaded goes to."""
+def prepare() -> str:
+    """Set Gradio's environment, before it is imported; gives the private folder for everything that is uploaded."""
     folder = tempfile.mkdtemp(prefix="aidet-app-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ.update(
@@ -95,21 +97,21 @@ def prepare():
         GRADIO_ANALYTICS_ENABLED="False",
         GRADIO_RUN_HISTORY="False",
         GRADIO_ALLOWED_PATHS="",
-        # Gradio keeps the times of 10,000 events and after each makes a table of them all, which nobody reads here.
+        # By default Gradio keeps the times of 10,000 events and tabulates them all after each; nobody reads that here.
         GRADIO_ANALYTICS_MAX_EVENTS="100",
         GRADIO_ANALYTICS_CACHE_FREQUENCY=str(10**9),
         HF_HUB_OFFLINE="1",
         HF_HUB_DISABLE_TELEMETRY="1",
     )
-    # Gradio asks its own address once at the start; a proxy of the system must not be asked for it.
+    # Gradio requests its own address once at the start; that must not go through a proxy of the system.
     for name in ("NO_PROXY", "no_proxy"):
         known = os.environ.get(name)
         os.environ[name] = "127.0.0.1,localhost" + (f",{known}" if known else "")
     return folder
 
 
-def require_gradio():
-    """A clear line where Gradio 6 is not there."""
+def require_gradio() -> None:
+    """Raise a :class:`UserError` unless Gradio 6 can be used."""
     from ..runtime import version_of
 
     if sys.version_info < PYTHON:
@@ -120,8 +122,15 @@ def require_gradio():
         raise UserError(f"the application needs Gradio 6, found {version}; run: pip install 'aidet[onnx]'")
 
 
-def serve(checkpoints, host="127.0.0.1", port=7860, language=None, limits=None, **options):
-    """Start the application and stay until it is stopped.
+def serve(
+    checkpoints: Sequence[Union[str, Path]],
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    language: Optional[str] = None,
+    limits: Optional[uploads.Limits] = None,
+    **options: Any,
+) -> None:
+    """Start the application and run it until it is stopped.
 
     Parameters
     ----------
@@ -148,7 +157,7 @@ def serve(checkpoints, host="127.0.0.1", port=7860, language=None, limits=None, 
     page = launch(served, folder, host, port, language)
     print(f"AIDet: {page.local_url} ({', '.join(served.detector.names)}); Ctrl-C stops it", flush=True)
     stop = threading.Event()
-    # A service manager's or container's "stop" must leave no uploads behind, as Ctrl-C does not.
+    # Like Ctrl-C, the "stop" of a service manager or container must leave no uploads behind.
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         stop.wait()
@@ -156,8 +165,27 @@ def serve(checkpoints, host="127.0.0.1", port=7860, language=None, limits=None, 
         page.close(verbose=False)
 
 
-def launch(served, folder, host="127.0.0.1", port=7860, language=None):
-    """Build the page and listen; gives the ``gradio.Blocks``, which ``close()`` stops."""
+def launch(served: Any, folder: str, host: str = "127.0.0.1", port: int = 7860, language: Optional[str] = None) -> Any:
+    """Build the page and listen.
+
+    Parameters
+    ----------
+    served : aidet.app.service.Service
+    folder : str
+        From :func:`prepare`.
+    host, port, language :
+        See :func:`serve`.
+
+    Returns
+    -------
+    gradio.Blocks
+        ``close()`` stops it.
+
+    Raises
+    ------
+    UserError
+        The address cannot be listened on.
+    """
     from starlette.middleware import Middleware
 
     from ..engine import cpus
@@ -179,8 +207,8 @@ def launch(served, folder, host="127.0.0.1", port=7860, language=None):
             ssr_mode=False,
             run_history=False,
             mcp_server=False,
-            # Gradio keeps a copy of the page for each session, and every call of the HTTP interface is one: of its
-            # 10,000 some gigabytes would be held.
+            # Gradio keeps a copy of the page for each session, and every call of the HTTP interface is a session: its
+            # default of 10,000 would take some gigabytes.
             state_session_capacity=SESSIONS,
             show_error=True,
             footer_links=[],
@@ -196,8 +224,8 @@ def launch(served, folder, host="127.0.0.1", port=7860, language=None):
     return page
 
 
-def free_port(host):
-    """A port that nobody listens on at this moment."""
+def free_port(host: str) -> int:
+    """A port that is free at this moment."""
     import socket
 
     with socket.socket() as s:

@@ -3,17 +3,25 @@
 import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
+
+from PIL import Image
 
 from .. import Detector, __version__, explain, images, labels, vote
+from ..engine import Verdict
 from ..errors import UserError
+from ..records import Record
 from . import metadata, pictures, uploads
 
 NOTE = (
     "A verdict is an estimate, not proof: it says what this detector saw in the pixels, not who made the image, and it "
     "is wrong for some images. Do not use it alone against anyone."
 )
-# Half of the default zone on both sides of the threshold, in log-odds: 0.38 to 0.62 around 0.5.
+# Half the width of the default unsure zone, in log-odds: 0.38 to 0.62 around a threshold of 0.5.
 UNSURE = 0.5
+Zone = Union[str, Tuple[float, float]]
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 class Service:
@@ -24,87 +32,124 @@ class Service:
     checkpoints : list of str or Path
     limits : uploads.Limits, optional
     unsure : (float, float) or "LOW,HIGH", optional
-        Default: what a fusion file says, else the threshold moved by 0.5 in log-odds to both sides.
+        Default: what a fusion file says, else 0.5 in log-odds on both sides of the threshold.
     **options
         Of :class:`aidet.Detector`.
 
     Attributes
     ----------
+    detector : aidet.Detector
     threshold : float
     unsure : (float, float)
+
+    Raises
+    ------
+    UserError
+        A checkpoint or an option cannot be used.
     """
 
-    def __init__(self, checkpoints, limits=None, unsure=None, **options):
+    def __init__(
+        self,
+        checkpoints: Sequence[Union[str, Path]],
+        limits: Optional[uploads.Limits] = None,
+        unsure: Optional[Zone] = None,
+        **options: Any,
+    ) -> None:
         self.limits = limits or uploads.Limits()
-        # MindSpore is to be called from one thread, always the same; ONNX Runtime from any.
+        # MindSpore must always be called from the same thread; ONNX Runtime may be called from any.
         self._only = ThreadPoolExecutor(1, thread_name_prefix="aidet-model")
         self.detector = self._only.submit(
             lambda: Detector(*checkpoints, unsure=unsure, stability=True, **options)
         ).result()
         self.safe = all(m.threadsafe for m in self.detector.models)
-        self.plain = copy.copy(self.detector)
-        self.plain.stability = False
         self.threshold = self.detector.threshold
         self.unsure = self.detector.unsure or zone_around(self.threshold)
-        self._heat = threading.Semaphore(2)  # a heat map is some hundred passes; two at a time leave room for verdicts
+        self._heat = threading.Semaphore(2)  # a heat map scores 65 images; two at a time leave room for verdicts
 
     def _run(self, work):
         return work() if self.safe else self._only.submit(work).result()
 
     # --- one image ---------------------------------------------------------------------------------------------------
-    def verdict(self, source, name="image", threshold=None, unsure=None, stability=True):
+    def verdict(
+        self,
+        source: Union[str, Path],
+        name: str = "image",
+        threshold: Optional[float] = None,
+        unsure: Optional[Zone] = None,
+        stability: bool = True,
+    ) -> Verdict:
         """Score one image.
 
         Parameters
         ----------
         source : str or Path
-            The file as uploaded.
+            The uploaded file.
         name : str
-            What it was called: it seeds the random views, so that ``infer.py`` on a file of that name agrees.
+            Its original name, which seeds the random views, so that ``infer.py`` on a file of that name agrees.
         threshold : float, optional
-        unsure : (float, float), optional
+        unsure : (float, float) or "LOW,HIGH", optional
         stability : bool
             Score re-saved and resized versions, too.
 
         Returns
         -------
         aidet.engine.Verdict
-            Its status says what was wrong with an unusable file.
+            Its status says what is wrong with an unusable file.
+
+        Raises
+        ------
+        UserError
+            ``threshold`` or ``unsure`` out of range.
         """
-        detector = self.detector if stability else self.plain
         item = (uploads.safe_name(name), uploads.checked(source, self.limits))
-        record = self._run(lambda: list(detector.stream([item]))[0])
+        record = self._run(lambda: list(self.detector.stream([item], stability))[0])
         return self.decided(record, threshold, unsure)
 
-    def decided(self, record, threshold=None, unsure=None):
-        """A copy of a record with the decision under another threshold and zone; scores stay."""
+    def decided(self, record: AnyRecord, threshold: Optional[float] = None, unsure: Optional[Zone] = None) -> AnyRecord:
+        """A copy of a record, decided by another threshold and unsure zone; its scores are the same."""
         record = copy.copy(record)
         if record.ok:
             threshold, unsure = self.rule(threshold, unsure)
             record.prob, record.label, record.decision = vote.verdict(record.score, threshold, unsure)
         return record
 
-    def rule(self, threshold=None, unsure=None):
-        """(threshold, (low, high)) with what was not given filled in; values are checked."""
+    def rule(
+        self, threshold: Optional[float] = None, unsure: Optional[Zone] = None
+    ) -> Tuple[float, Tuple[float, float]]:
+        """(threshold, (low, high)), the detector's own for what is not given.
+
+        Raises
+        ------
+        UserError
+            A value that is no number or out of range.
+        """
         threshold = self.threshold if threshold is None else threshold
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
             raise UserError(f"threshold (={threshold!r}) must be between 0 and 1")
         return float(threshold), vote.unsure_zone(self.unsure if unsure is None else unsure)
 
-    def heat(self, source, name="image"):
-        """Occlusion map over the image; PIL image.
+    def heat(self, source: Union[str, Path], name: str = "image") -> Image.Image:
+        """The image with its occlusion map over it, mode RGB.
 
         Raises
         ------
         images.ImageError
+            The file cannot be used.
         """
         image = images.decode(uploads.checked(source, self.limits))
         with self._heat:
-            heat = self._run(lambda: explain.occlusion(self.plain, image, uploads.safe_name(name)))
+            heat = self._run(lambda: explain.occlusion(self.detector, image, uploads.safe_name(name)))
         return pictures.overlay(heat, image)
 
     # --- many --------------------------------------------------------------------------------------------------------
-    def batch(self, files, names=None, threshold=None, unsure=None, progress=None):
+    def batch(
+        self,
+        files: Sequence[Union[str, Path]],
+        names: Optional[Sequence[str]] = None,
+        threshold: Optional[float] = None,
+        unsure: Optional[Zone] = None,
+        progress: Optional[Callable[[int, int], Any]] = None,
+    ) -> List[Verdict]:
         """Score files and the images inside zip archives; one record each, in their order.
 
         Parameters
@@ -124,7 +169,7 @@ class Service:
 
         def work():
             records = []
-            for record in self.plain.stream(batch):
+            for record in self.detector.stream(batch, stability=False):
                 records.append(self.decided(record, threshold, unsure))
                 if progress is not None:
                     progress(len(records), len(batch))
@@ -133,8 +178,8 @@ class Service:
         return self._run(work)
 
     # --- what it is --------------------------------------------------------------------------------------------------
-    def about(self):
-        """Models, their hashes, threshold, limits: what a caller needs to repeat a verdict."""
+    def about(self) -> Dict[str, Any]:
+        """Models, their hashes, threshold and limits: what a caller needs to reproduce a verdict."""
         return {
             "aidet": __version__,
             "models": [
@@ -151,20 +196,25 @@ class Service:
         }
 
 
-def zone_around(threshold):
-    """The default unsure zone; nothing is unsure where the threshold is 0 or 1."""
+def zone_around(threshold: float) -> Tuple[float, float]:
+    """The default unsure zone; empty for a threshold of 0 or 1."""
     middle = labels.logit(threshold)
     return tuple(round(float(labels.sigmoid(middle + d)), 3) for d in (-UNSURE, UNSURE))
 
 
-def flips(record, threshold):
-    """Names of the re-saved and resized versions that lie on the other side of the threshold than the image itself."""
+def flips(record: Verdict, threshold: float) -> List[str]:
+    """Names of the re-saved and resized versions whose label differs from that of the image itself."""
     first = record.stability.get("original")
     return [name for name, value in record.stability.items() if (value > threshold) != (first > threshold)]
 
 
-def as_json(record, threshold, unsure, findings=None):
-    """A record as the HTTP interface gives it.
+def as_json(
+    record: Verdict,
+    threshold: float,
+    unsure: Tuple[float, float],
+    findings: Optional[Sequence[metadata.Finding]] = None,
+) -> Dict[str, Any]:
+    """A verdict as the HTTP interface gives it.
 
     Returns
     -------
@@ -200,8 +250,8 @@ def as_json(record, threshold, unsure, findings=None):
     return result
 
 
-def findings_of(source):
-    """Metadata of an upload; nothing where the file cannot be opened."""
+def findings_of(source: Union[str, Path]) -> List[metadata.Finding]:
+    """Metadata of an upload; an empty list if the file cannot be opened."""
     try:
         return metadata.read(source)
     except OSError:

@@ -1,10 +1,11 @@
-"""What people hand in: images and zip archives, read within limits and never unpacked onto the disk."""
+"""Uploads: images and zip archives, read within limits and never unpacked onto the disk."""
 
 import io
 import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 
 from PIL import Image
 
@@ -12,22 +13,23 @@ from .. import images
 from ..errors import UserError
 
 MB = 1 << 20
+Source = Union[str, Path, io.BytesIO]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may hold.
+    """Limits of one request.
 
     Attributes
     ----------
     images : int
-        Images of a batch.
+        Number of images in a batch.
     megabytes : int
-        One image, as uploaded or unpacked.
+        Size of one image, as uploaded or unpacked.
     upload_megabytes : int
-        One uploaded file: an archive may be larger than one image.
+        Size of one uploaded file: an archive may be larger than an image.
     total_megabytes : int
-        All files of a batch together, unpacked.
+        Size of all files of a batch together, unpacked.
     pixels : int
         Width times height of one image.
     """
@@ -40,26 +42,27 @@ class Limits:
 
 
 class Unusable:
-    """Stands where a file cannot be used; :func:`aidet.images.decode` reports the reason in the file's row."""
+    """Takes the place of a file that cannot be used; decoding it reports the reason in the file's own row."""
 
-    def __init__(self, reason):
+    def __init__(self, reason: str) -> None:
         self.reason = reason
 
-    def read(self, *_):
+    def read(self, *_: Any) -> bytes:
+        """Raise :class:`aidet.images.ImageError` with the reason."""
         raise images.ImageError(self.reason)
 
-    def seek(self, *_):
-        """Pillow rewinds before it reads."""
+    def seek(self, *_: Any) -> None:
+        """Do nothing; Pillow rewinds before it reads."""
 
 
-def safe_name(name):
-    """The last part of a path, as shown and as used for seeding; control characters removed."""
+def safe_name(name: str) -> str:
+    """The last part of a path without control characters, to be shown and to seed the views."""
     last = str(name).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
     return "".join(c for c in last if c.isprintable())[:200] or "image"
 
 
-def checked(source, limits):
-    """``source`` itself, or an :class:`Unusable` where the file or the image in it is over a limit.
+def checked(source: Source, limits: Limits) -> Union[Source, Unusable]:
+    """``source`` itself, or an :class:`Unusable` if the file or its image exceeds a limit.
 
     Parameters
     ----------
@@ -72,7 +75,7 @@ def checked(source, limits):
     try:
         with Image.open(source) as image:
             width, height = image.size
-    except Exception:  # noqa: BLE001 - what is wrong with it is said when it is decoded
+    except Exception:  # noqa: BLE001 - decoding will report what is wrong
         width = height = 0
     if isinstance(source, io.BytesIO):
         source.seek(0)
@@ -82,26 +85,31 @@ def checked(source, limits):
 
 
 class Batch:
-    """The images of a request: files, and what zip archives hold, in the order given.
+    """The images of a request: files and the content of zip archives, in the order given.
 
-    Iterating reads one image after the other into memory, so nothing from an archive is ever written to the disk and
+    Iterating reads one image after the other into memory. So nothing from an archive is ever written to the disk, and
     no name in it is ever used as a path.
 
     Parameters
     ----------
     files : list of str or Path
-        Where the uploads lie.
+        The uploaded files.
     names : list of str, optional
-        What they were called; default: the names of the files.
-    limits : Limits
+        Their original names; default: the names of the files.
+    limits : Limits, optional
 
     Raises
     ------
     UserError
-        No image, too many, a broken or encrypted archive.
+        No image, too many, or a broken or encrypted archive.
     """
 
-    def __init__(self, files, names=None, limits=None):
+    def __init__(
+        self,
+        files: Sequence[Union[str, Path]],
+        names: Optional[Sequence[str]] = None,
+        limits: Optional[Limits] = None,
+    ) -> None:
         self.limits = limits or Limits()
         self.entries = []  # (shown name, path, ZipInfo or None)
         for path, name in zip(files, names or [Path(f).name for f in files]):
@@ -114,10 +122,10 @@ class Batch:
         if not self.entries:
             raise UserError("no image in it; send images, or a zip archive that holds some")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.entries)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tuple[str, Union[Source, Unusable]]]:
         """Yield (name, source for :func:`aidet.images.decode`)."""
         left = self.limits.total_megabytes * MB
         for name, path, info in self.entries:
@@ -132,7 +140,7 @@ class Batch:
             yield name, source if isinstance(source, Unusable) else checked(source, self.limits)
 
     def _unpacked(self, path, info, left):
-        """(BytesIO or Unusable, bytes read). The size that the archive states is not trusted."""
+        """(BytesIO or Unusable, number of bytes read). The size that the archive states is not trusted."""
         most = min(self.limits.megabytes * MB, max(left, 0))
         try:
             with zipfile.ZipFile(path) as archive, archive.open(info) as file:
@@ -144,8 +152,18 @@ class Batch:
         return io.BytesIO(data), len(data)
 
 
-def members(path, name):
-    """The images of a zip archive: no folders, links, hidden files or other kinds of file; in natural order.
+def members(path: Union[str, Path], name: str) -> List[zipfile.ZipInfo]:
+    """The images of a zip archive in natural order; folders, links, hidden and other files are left out.
+
+    Parameters
+    ----------
+    path : str or Path
+    name : str
+        Original name of the archive, for the error message.
+
+    Returns
+    -------
+    list of zipfile.ZipInfo
 
     Raises
     ------

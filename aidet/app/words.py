@@ -1,5 +1,7 @@
 """Every text of the page, in English and Chinese; ``say("zh", "upload")``."""
 
+from typing import Any, Optional
+
 from ..errors import nearest
 
 LANGUAGES = {"en": "English", "zh": "中文"}
@@ -146,14 +148,14 @@ WORDS = {
 }  # fmt: skip
 
 
-def say(language, key, **values):
-    """A text in one language; unknown languages read English."""
+def say(language: str, key: str, **values: Any) -> str:
+    """A text in one language; English for unknown languages."""
     if key not in WORDS:
         raise KeyError(nearest(key, WORDS, "text"))
     text = WORDS[key][1 if language == "zh" else 0]
     return text.format(**values) if values else text
 
 
-def language_of(header):
-    """``zh`` where an Accept-Language header names Chinese first, else ``en``."""
+def language_of(header: Optional[str]) -> str:
+    """``zh`` if an Accept-Language header names Chinese first, else ``en``."""
     return "zh" if str(header or "").strip().lower().startswith("zh") else "en"

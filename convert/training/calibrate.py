@@ -115,7 +115,7 @@ def main(argv):
     facts["voting"] = {"votes": args.votes, "views": args.views, "weights": args.weights}
     files.write_json(ckpt.sidecar_path(args.ckpt), facts)
     rows = rows_of(args.labels, args.photos)
-    detector = engine.Detector(args.ckpt)
+    detector = engine.Detector(args.ckpt, say=cli.to_stderr)
     probs = np.array([[scores(detector, path, line) for line in CONDITIONS.values()] for path, _, _ in rows])
     real = np.array([label == 0 for _, _, label in rows])
     threshold, source, condition = choose(probs[real], [s for _, s, label in rows if not label], args.fpr)

@@ -1,0 +1,1 @@
+"""The detector: networks and rules that score images, votes over views, fusion over models, verdicts."""

@@ -1,0 +1,177 @@
+"""Early exit and the cascade: score no more views, and with no larger network, than the decision needs."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any, Callable, List, Optional, Tuple, Union
+
+import numpy as np
+
+from ..errors import UserError
+from ..vote import Views
+from .scorer import Scorer
+
+# Metadata key under which an eight-bit ONNX model states how it was quantised and its margin.
+STAMP = "aidet.quantized"
+# The score of a view that was not scored is taken to lie within these bounds; at them the probability is 0 or 1 but for
+# 2e-22, so no score outside can change a vote any further.
+BOUND = 50.0
+
+
+class Cascade:
+    """Scores the views of one image until the decision is certain.
+
+    Every vote is monotone in the score of each view. So if the decision is the same with all remaining views at their
+    lowest and at their highest score, it is the one that all views together would give (Teerapittayanon et al. 2016
+    leave a network early in this way).
+
+    Parameters
+    ----------
+    exact : Scorer
+        The network whose decision counts.
+    decide : callable
+        Takes the views' scores and their weights (or None), float64 (V,), and gives the decision, which is only
+        compared with others.
+    early_exit : bool
+        Stop as soon as the remaining views cannot change the decision; otherwise all views are scored.
+    first : Scorer, optional
+        A faster approximation of ``exact`` that is asked first; ``exact`` is asked if it cannot settle the decision.
+    margin : float
+        How far a view's score by ``first`` may be from the exact one.
+
+    Attributes
+    ----------
+    twice : int
+        Number of images that both networks had to score.
+    """
+
+    def __init__(
+        self,
+        exact: Scorer,
+        decide: Callable[[np.ndarray, Optional[np.ndarray]], Any],
+        early_exit: bool = False,
+        first: Optional[Scorer] = None,
+        margin: float = 0.0,
+    ) -> None:
+        self.exact, self.decide, self.early_exit = exact, decide, early_exit
+        self.first, self.margin = first, margin
+        self.twice = 0
+        self._lock = threading.Lock()
+
+    def scores(self, views: List[Callable[[], np.ndarray]], weights: Optional[np.ndarray] = None) -> np.ndarray:
+        """Score as many views of one image as the decision needs; any thread may call this.
+
+        Parameters
+        ----------
+        views : list of callable
+            Each makes one view.
+        weights : ndarray of float64, shape (V,), optional
+            How much each view counts.
+
+        Returns
+        -------
+        ndarray of float64, shape (at most V,)
+            Scores of the first views, all by the same network.
+        """
+        if self.first is not None:
+            seen = self._enough(self.first, views, weights, self.margin)
+            if self._settled(seen, len(views) - len(seen), weights, self.margin):
+                return seen
+            with self._lock:
+                self.twice += 1
+        return self._enough(self.exact, views, weights)
+
+    def _enough(self, model, views, weights, margin=0.0):
+        """Scores of as many of the first views as settle the decision."""
+        seen = np.zeros(0)
+        while len(seen) < len(views) and np.isfinite(seen).all():
+            left = len(views) - len(seen)
+            more = self._needed(seen, left, weights, margin) if self.early_exit else left
+            if not more:
+                break
+            seen = np.append(seen, model.run([make() for make in views[len(seen) : len(seen) + more]]))
+        return seen
+
+    def _needed(self, seen, left, weights, margin):
+        """Smallest number of the remaining views that could settle the decision; 0 if it is settled."""
+        for more in range(0 if len(seen) else 1, left):
+            ends = (np.append(seen, np.full(more, bound)) for bound in (-BOUND, BOUND))
+            if any(self._settled(end, left - more, weights, margin) for end in ends):
+                return more
+        return left
+
+    def _settled(self, seen, left, weights, margin=0.0):
+        """Whether no score of the remaining views, and no error within ``margin``, can change the decision."""
+        low, high = (np.append(seen + sign * margin, np.full(left, sign * BOUND)) for sign in (-1, 1))
+        return bool(np.isfinite(seen).all()) and self.decide(low, weights) == self.decide(high, weights)
+
+
+def open_first(
+    path: Union[str, Path], exact: Scorer, open_network: Callable[[Union[str, Path]], Scorer]
+) -> Tuple[Scorer, float]:
+    """Open the eight-bit network of a cascade and check that it was made from the same weights as the exact one.
+
+    Parameters
+    ----------
+    path : str or Path
+        An ``.onnx`` file of ``export.py --int8``.
+    exact : aidet.engine.Network
+    open_network : callable
+        Opens a network from its path.
+
+    Returns
+    -------
+    (aidet.engine.Network, float)
+        The network, and the margin of its raw scores.
+
+    Raises
+    ------
+    UserError
+        ``exact`` does not run on ONNX Runtime; the file is no eight-bit model of it, or was measured with other views.
+    """
+    if exact.backend_name != "onnxruntime":
+        raise UserError(f"cascade is for ONNX Runtime on a CPU; {exact.name} runs on {exact.backend_name}")
+    if Path(path).suffix != ".onnx":
+        raise UserError(f"cascade (={str(path)!r}) must be an .onnx of export.py --int8")
+    first = open_network(path)
+    # Both state the checkpoint they come from; one that does not is identified by its own hash.
+    source = (first.facts.get("output") or {}).get("sha256")
+    if source != ((exact.facts.get("output") or {}).get("sha256") or exact.identity):
+        raise UserError(f"cascade (={str(path)!r}) was not made from {str(exact.path)!r}; export that with --int8")
+    return first, margin_of(first.backend, path, exact.views) / exact.scale
+
+
+def margin_of(session: Any, path: Union[str, Path], views: Views) -> float:
+    """The margin that an eight-bit model states: how far a view's score may be from the exact one.
+
+    It was measured on some images; on others a score may, rarely, be further off.
+
+    Parameters
+    ----------
+    session : aidet.backends.OnnxRuntime
+    path : str or Path
+        For the error message.
+    views : aidet.vote.Views
+        The views that the margin has to hold for.
+
+    Returns
+    -------
+    float
+        In units of calibrated scores.
+
+    Raises
+    ------
+    UserError
+        The model states no margin, or one that was measured with other views.
+    """
+    try:
+        about = json.loads(session.metadata()[STAMP])
+        margin, measured = float(about["margin"]), about["views"]
+        if not 0 <= margin < np.inf:
+            raise ValueError(margin)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{str(path)!r} states no margin; make it with: export.py --format onnx --int8 DIR") from None
+    other = sorted(views.lines() - set(measured))
+    if other:
+        raise UserError(f"the margin of {str(path)!r} was measured with views {measured}, not with {other[0]!r}")
+    return margin
