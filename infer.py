@@ -118,12 +118,13 @@ def run(argv):
     begin = time.monotonic()
     args = parse(argv)
     from aidet import output, runinfo
+    from aidet.datasets import sources
 
     source, out, kind, name = targets(args)
     shard = None if args.shard is None else output.shard_of(args.shard)
     if shard is None and int(os.environ.get("RANK_SIZE") or 1) > 1 and os.environ.get("RANK_ID", "").isdigit():
         shard = output.shard_of(f"{os.environ['RANK_ID']}/{os.environ['RANK_SIZE']}")  # started by msrun
-    inputs = output.Inputs(source)
+    inputs = sources.Inputs(source)
     total, names = inputs.survey()
     if kind == "submission":
         table, header = output.read_sample(args.sample_submission)
@@ -220,9 +221,9 @@ def score_all(detector, inputs, journal, part, names):
 
     from tqdm import tqdm
 
-    from aidet import output
+    from aidet.datasets import sources
 
-    seen = output.Names()
+    seen = sources.Names()
 
     def mine():
         for i, item in enumerate(inputs):

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from . import ckpt, dataset, files, labels, runtime, schedules, transforms
+from .datasets import samples
 from .errors import UserError, nearest
 from .journal import Journal
 
@@ -88,7 +89,7 @@ class Run:
         config = self.config
         self._check_files()
         self._check_keys()
-        self.train_set, self.val_set, self.classes = dataset.open_data(config, self.warn)
+        self.train_set, self.val_set, self.classes = samples.open_data(config, self.warn)
         if self.val_set is None and (config.early_stopping or config.threshold == "auto"):
             raise UserError("early_stopping and threshold auto need a validation split; set val_split or val_fraction")
         if self.val_set is None and config.ckpt_save_policy == "top_k":
@@ -311,8 +312,8 @@ class Run:
         """What ``--dry_run`` prints."""
         config = self.config
         self.say(config.to_yaml(only_given=True))
-        self.say(f"train       {dataset.describe(self.train_set)}")
-        self.say(f"validation  {dataset.describe(self.val_set) if self.val_set is not None else 'none'}")
+        self.say(f"train       {samples.describe(self.train_set)}")
+        self.say(f"validation  {samples.describe(self.val_set) if self.val_set is not None else 'none'}")
         self.say(f"classes     {', '.join(self.classes[:12])}{' ...' if len(self.classes) > 12 else ''}")
         self.say(f"transform   {self.text}")
         self.say(f"evaluation  {self.text_eval}")
@@ -407,7 +408,7 @@ class Run:
         self.journal.start(rows, self.updates)
         several = f", {self.world} processes" if self.world > 1 else ""
         self.say(
-            f"train: {dataset.describe(self.train_set)}; {config.model}, {self.trainable:,} of {self.parameters:,} "
+            f"train: {samples.describe(self.train_set)}; {config.model}, {self.trainable:,} of {self.parameters:,} "
             f"parameters, {self.device}{several}"
         )
         for epoch in range(self.done_epochs, config.epoch_size):

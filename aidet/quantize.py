@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from . import images, onnx_export, truth
+from .datasets.sources import Inputs
 from .engine import Detector
 from .errors import UserError
-from .output import Inputs
 
 CALIBRATION = 128
 # The largest change seen on some hundred images is not the largest there is.
