@@ -89,7 +89,7 @@ def compare(teachers, student, loader, samples):
         (B, 3, h, w) as the loader gives it to scores (B,).
     loader : aidet.dataset.Loader
         Over ``samples``, with the student's evaluation pipeline: the teachers look at the same pixels.
-    samples : aidet.dataset.Samples
+    samples : aidet.datasets.samples.Samples
 
     Returns
     -------

@@ -14,7 +14,7 @@ from . import images, runtime
 from .detector.scorer import Scorer
 from .engine import Detector
 from .labels import GENERATED, NAMES
-from .transforms import Pipeline
+from .transforms import Pipeline, applied
 
 GRID = 8
 FINE = 64  # most cells along each side of a map of the whole image
@@ -223,7 +223,7 @@ def lay(heat: np.ndarray, pipeline: Pipeline, size: Tuple[int, int]) -> np.ndarr
     where = np.zeros((size[1], size[0], 3), np.uint8)
     where[..., 0], where[..., 1] = x, y[:, None]
     where = Image.fromarray(where)
-    where = transforms.applied(pipeline.geometry.steps, where, None)
+    where = applied(pipeline.geometry.steps, where, None)
     fine = Image.fromarray(heat.astype(np.float32)).resize(where.size, Image.Resampling.BILINEAR)
     rows, columns = (max(1, min(FINE, n, m)) for n, m in zip(where.size[::-1], size[::-1]))
     place = np.asarray(where, np.float64) / 256

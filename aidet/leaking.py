@@ -11,8 +11,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import crops, files, leaks, report, truth
+from . import crops, files, leaks, report
 from .cli import OK, PARTIAL, printable
+from .datasets import sources
 from .engine import cpus
 from .errors import UserError
 
@@ -76,9 +77,9 @@ def run(options):
     if options.crops:
         crops.require()
     # All sources are checked before an hour is spent on the first.
-    sources = {name: truth.read_paths(source) for name, source in given.items()}
-    roots = {name: root for name, (_, root) in sources.items()}
-    prints = {name: read_prints(name, paths, root, options.workers) for name, (paths, root) in sources.items()}
+    read = {name: sources.read_paths(source) for name, source in given.items()}
+    roots = {name: root for name, (_, root) in read.items()}
+    prints = {name: read_prints(name, paths, root, options.workers) for name, (paths, root) in read.items()}
     pairs = {}
     for first, second in itertools.combinations(given, 2):
         pairs[(first, second)] = leaks.compare(prints[first], prints[second], options.distance)
@@ -87,7 +88,7 @@ def run(options):
     out = Path(options.out)
     _write_rows(out / "leaks.csv", prints, pairs)
     result = _result(prints, pairs, options)
-    facts, where_from = report.provenance({name: truth.split_source(source)[0] for name, source in given.items()})
+    facts, where_from = report.provenance({name: sources.split_source(source)[0] for name, source in given.items()})
     page = _page(out / "report.html", prints, roots, pairs, result, where_from)
     files.write_json(out / "metrics.json", {**result, **facts})
     _say(result, prints, pairs, out)

@@ -5,121 +5,20 @@ the journal at the end. So a killed run can be resumed, shards can be joined, an
 absent.
 """
 
-import csv
-import hashlib
 import json
 import os
 import re
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
-from . import files, images, records
+from . import files, records
+from .datasets import sources
 from .errors import UserError
 from .records import COLUMNS, Record, natural_key, number
 
 FORMATS = ("result", "csv", "logit", "submission")
 # Ignored when comparing runs: a moved checkpoint is the same checkpoint, and its hash is in the header.
 PLACES = "files"
-
-
-# --- inputs ----------------------------------------------------------------------------------------------------------
-class Inputs:
-    """The images of a run: a folder, one file, or a list; read as a stream, as often as needed.
-
-    Parameters
-    ----------
-    where : str or Path
-        A folder (searched with its subfolders, natural order), an image, or a ``.csv`` (column ``path``, ``filename``,
-        ``image_path`` or ``image``, relative to the CSV) or ``.txt`` (one path a line, relative to the file).
-
-    Raises
-    ------
-    UserError
-        It does not exist; on reading, a list that is no UTF-8 text or CSV, or a folder that may not be read.
-    """
-
-    COLUMN_NAMES = ("path", "filename", "image_path", "image", "file", "name")
-
-    def __init__(self, where):
-        self.where = Path(where)
-        suffix = self.where.suffix.lower()
-        if not self.where.exists():
-            raise UserError(f"images {str(where)!r} does not exist")
-        self.kind = "folder" if self.where.is_dir() else {".csv": "csv", ".txt": "txt"}.get(suffix, "file")
-        self.root = self.where if self.kind == "folder" else self.where.parent
-
-    def __iter__(self):
-        """Yield (key, path): the name that stands in the result, and the file."""
-        names = {"folder": self._folder, "file": self._file, "csv": self._csv, "txt": self._txt}[self.kind]()
-        try:
-            for name in names:
-                yield name, os.path.join(self.root, name)
-        except (UnicodeDecodeError, csv.Error, OSError) as error:
-            raise UserError(f"list {str(self.where)!r} cannot be read as UTF-8 text: {error}") from None
-
-    def _folder(self):
-        return images.walk(self.where)
-
-    def _file(self):
-        yield self.where.name
-
-    def _txt(self):
-        with open(self.where, encoding="utf-8-sig") as file:
-            for line in file:
-                if line.strip():
-                    yield line.rstrip("\r\n")
-
-    def _csv(self):
-        with open(self.where, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [h.strip() for h in next(reader, [])]
-            column = next((c for c in self.COLUMN_NAMES if c in header), None)
-            if column is None:
-                wanted, there = ", ".join(self.COLUMN_NAMES), ", ".join(header)
-                raise UserError(f"list {str(self.where)!r} has none of the columns {wanted}; it has {there}")
-            place = header.index(column)
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) <= place or not row[place]:
-                    raise UserError(f"list {str(self.where)!r} line {reader.line_num}: no value for {column!r}")
-                yield row[place]
-
-    def count(self):
-        """Number of inputs; reads them once, which also finds the faults of a list before any work is done.
-
-        Raises
-        ------
-        UserError
-            No image at all, or a list that cannot be read.
-        """
-        return self.survey()[0]
-
-    def survey(self):
-        """``(number, SHA-256 of the names in their order)`` of the inputs; as :meth:`count`."""
-        names = Names()
-        for name, _ in self:
-            names.add(name)
-        if not names.number:
-            raise UserError(f"images {str(self.where)!r} holds no image file")
-        return names.number, names.digest()
-
-
-class Names:
-    """A run's names as one hash: two runs have the same inputs in the same order where it is equal."""
-
-    def __init__(self):
-        self.number, self._hash = 0, hashlib.sha256()
-
-    def add(self, name):
-        """Take the next one."""
-        self.number += 1
-        # No file name holds NUL.
-        self._hash.update(name.encode("utf-8", "surrogatepass") + b"\0")
-
-    def digest(self):
-        """Of all names so far, in hex."""
-        return self._hash.hexdigest()
 
 
 # --- the journal -----------------------------------------------------------------------------------------------------
@@ -449,7 +348,7 @@ def _open(path):
 
 
 def write_scores(path: Union[str, Path], rows: Rows, models: Sequence[str]) -> Path:
-    """``scores.csv`` as :func:`aidet.records.write_scores` writes it, but from a stream and for any file name."""
+    """``scores.csv``: path, score, prob, label, decision, status and one ``score:<model>`` column a model."""
     with _open(path) as file:
         writer = records.csv_writer(file)
         writer.writerow([*COLUMNS, *(f"score:{m}" for m in models)])
@@ -654,7 +553,7 @@ def check(path: Union[str, Path], images_at: Union[None, str, Path] = None, coun
         if line not in (b"0", b"1"):
             shown = line[:40].decode("utf-8", "replace")
             raise UserError(f"result {str(path)!r} line {i}: {shown!r} is neither 0 nor 1")
-    there = Inputs(images_at).count() if images_at is not None else None
+    there = sources.Inputs(images_at).count() if images_at is not None else None
     for wanted, what in ((count, "--count wants"), (there, "the images are")):
         if wanted is not None and len(lines) != wanted:
             raise UserError(f"result {str(path)!r} has {len(lines)} lines, {what} {wanted}")

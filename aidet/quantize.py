@@ -11,9 +11,9 @@ import numpy as np
 
 from . import images, onnx_export, truth
 from .detector.cascade import STAMP
+from .datasets.sources import Inputs
 from .engine import Detector
 from .errors import UserError
-from .output import Inputs
 
 CALIBRATION = 128
 # The margin is this many times the largest change that was measured: other images may change more.

@@ -4,18 +4,14 @@ import csv
 import math
 import os
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
-from . import files
 from .errors import UserError
 
 COLUMNS = ("path", "score", "prob", "label", "decision", "status")
-# What tables of labels call their paths and their classes; the first that is there counts (ArtiFact has both a filename
-# and, with its folder, an image_path).
-PATH_COLUMNS = ("path", "image_path", "filename", "file", "image", "ImageId", "name")
-LABEL_COLUMNS = ("label", "target", "class", "answer")
 
 
 @dataclass
@@ -83,17 +79,6 @@ def stem_of(path):
     return os.path.splitext(path.rsplit("/", 1)[-1])[0]
 
 
-def write_scores(path, records, models=()):
-    """Write ``scores.csv``: path, score, prob, label, decision, status and one ``score:<model>`` column a model."""
-    with files.atomic(path) as file:
-        writer = csv_writer(file)
-        writer.writerow([*COLUMNS, *(f"score:{m}" for m in models)])
-        for r in records:
-            label = "" if r.label is None else r.label
-            per_model = [number(r.scores.get(m)) for m in models]
-            writer.writerow([r.path, number(r.score), number(r.prob), label, r.decision, r.status, *per_model])
-
-
 def read_scores(path):
     """Read a ``scores.csv`` back.
 
@@ -148,7 +133,48 @@ def read_scores(path):
     return records
 
 
-def read_table(path, what="table"):
+@contextmanager
+def csv_reader(path: Union[str, Path]) -> Iterator[Any]:
+    """``csv.reader`` of a file as every table is read: UTF-8, with or without byte-order mark, strict quotes."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        yield csv.reader(file, strict=True)
+
+
+def stream_table(path: Union[str, Path], what: str = "table") -> Iterator[List[str]]:
+    """Yield the column names of a CSV with a header, then the fields of each row.
+
+    Raises
+    ------
+    UserError
+        As :func:`read_table`, when the row is reached.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{what} {str(path)!r} does not exist")
+    try:
+        with csv_reader(path) as reader:
+            header = next(reader, None)
+            if not header:
+                raise UserError(f"{what} {str(path)!r} is empty")
+            header = [h.strip() for h in header]
+            doubled = sorted({h for h in header if header.count(h) > 1})
+            if doubled:
+                raise UserError(f"{what} {str(path)!r}: column {doubled[0]!r} stands twice")
+            yield header
+            for fields in reader:
+                if not fields:
+                    continue
+                if len(fields) != len(header):
+                    raise UserError(
+                        f"{what} {str(path)!r} line {reader.line_num}: {len(fields)} fields, "
+                        f"the header has {len(header)}"
+                    )
+                yield fields
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise UserError(f"{what} {str(path)!r} cannot be read as UTF-8 CSV: {error}") from None
+
+
+def read_table(path: Union[str, Path], what: str = "table") -> Tuple[List[Dict[str, str]], List[str]]:
     """Read a CSV with a header.
 
     Returns
@@ -161,32 +187,9 @@ def read_table(path, what="table"):
     UserError
         Missing or empty file, not UTF-8, a row with more or fewer fields than the header.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{what} {str(path)!r} does not exist")
-    rows = []
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, None)
-            if not header:
-                raise UserError(f"{what} {str(path)!r} is empty")
-            header = [h.strip() for h in header]
-            doubled = sorted({h for h in header if header.count(h) > 1})
-            if doubled:
-                raise UserError(f"{what} {str(path)!r}: column {doubled[0]!r} stands twice")
-            for fields in reader:
-                if not fields:
-                    continue
-                if len(fields) != len(header):
-                    raise UserError(
-                        f"{what} {str(path)!r} line {reader.line_num}: {len(fields)} fields, "
-                        f"the header has {len(header)}"
-                    )
-                rows.append(dict(zip(header, fields)))
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise UserError(f"{what} {str(path)!r} cannot be read as UTF-8 CSV: {error}") from None
-    return rows, header
+    rows = stream_table(path, what)
+    header = next(rows)
+    return [dict(zip(header, fields)) for fields in rows], header
 
 
 def digits(text):

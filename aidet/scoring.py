@@ -7,6 +7,7 @@ import numpy as np
 
 from . import cifar100, files, metrics, plots, report, runinfo, truth, worst
 from .cli import OK, PARTIAL, printable
+from .datasets import sources
 from .errors import UserError
 from .labels import GENERATED, NAMES, REAL, logit, sigmoid
 from .records import natural_key
@@ -239,8 +240,8 @@ def run(options):
     inputs.update({f"explained with {i + 1}": path for i, path in enumerate(maps.files)})
     from . import included  # which imports this module
 
-    further, doubts, sources = included.read(options.include, result["run"])
-    inputs.update(sources)
+    further, doubts, more = included.read(options.include, result["run"])
+    inputs.update(more)
     facts, where_from = report.provenance(inputs)
     result.update(facts)
     out = Path(options.out)
@@ -265,7 +266,7 @@ def _extras(options, evaluation, result):
         inputs["against"] = options.against
     if options.leaks:
         result["deduplicated"] = _deduplicated(options, evaluation)
-        inputs["leaks"] = truth.split_source(options.leaks)[0]
+        inputs["leaks"] = sources.split_source(options.leaks)[0]
     return inputs
 
 
@@ -807,7 +808,7 @@ def _together(evaluations):
     first, second = evaluations
     true = truth.Truth(
         [*(f"P1/{p}" for p in first.true.paths), *(f"P2/{p}" for p in second.true.paths)],
-        np.concatenate([first.y, second.y]), {}, first.true.root, first.true.source,
+        {}, first.true.root, first.true.source, np.concatenate([first.y, second.y]),
     )  # fmt: skip
     parts = {
         name: np.concatenate([getattr(first.scores, name), getattr(second.scores, name)])

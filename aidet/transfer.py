@@ -6,6 +6,7 @@ import numpy as np
 
 from . import degrade, engine, files, metrics, plots, report, scoring, sweep, truth
 from .cli import OK, PARTIAL, to_stderr
+from .datasets import sources
 from .errors import UserError
 from .labels import sigmoid
 
@@ -18,7 +19,7 @@ def named(texts, what):
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or "/" in name or "@" in name:
-            path = Path(truth.split_source(text)[0])
+            path = Path(sources.split_source(text)[0])
             name, value = path.stem if path.stem not in out else f"{path.resolve().parent.name}/{path.stem}", text
         if not name or not value or name in out:
             raise UserError(f"{what} {text!r} " + ("stands twice" if name in out else "must be NAME=PATH"))
@@ -42,7 +43,7 @@ def run(options):
     models, sets = named(options.ckpt, "--ckpt"), named(options.sets, "--sets")
     truths = {}
     for name, source in sets.items():
-        path, conditions = truth.split_source(source)
+        path, conditions = sources.split_source(source)
         truths[name] = truth.read_labels(path, conditions)
         if truths[name].paths is None:
             raise UserError(f"set {name}: {path} is a bare column of labels; images are needed")
@@ -70,11 +71,11 @@ def run(options):
             got = judge(true, values, detector.threshold, options.bootstrap, options.seed)
             got["by"] = _by(true, values, detector.threshold, columns[name], options)
             cells.append({"model": model, "set": name, **got})
-    sources = {
-        **{f"set {n}": truth.split_source(s)[0] for n, s in sets.items()},
+    inputs = {
+        **{f"set {n}": sources.split_source(s)[0] for n, s in sets.items()},
         **{f"model {n}": p for n, p in models.items()},
     }
-    facts, where_from = report.provenance(sources)
+    facts, where_from = report.provenance(inputs)
     result = {
         "command": "transfer",
         "n": sum(map(len, truths.values())),

@@ -7,92 +7,42 @@ Decisions without scores: a contest's ``result.txt`` (a bare column) or ``submis
 """
 
 import os
-import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import List, Optional, Union
 
 import numpy as np
 
-from . import images, labels, records
+from . import labels, records
+from .datasets import sources
 from .errors import UserError, nearest
-
-SPLIT_WORDS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing", "images"))
-SHOWN = 5  # offenders named in an error
 
 
 @dataclass
-class Truth:
-    """True labels.
+class Truth(sources.Table):
+    """True labels: a table in which every row has a side.
 
     Attributes
     ----------
-    paths : list of str or None
-        Keys as written in the source; None for a bare column.
+    paths, columns, root, source
+        As in :class:`aidet.datasets.sources.Table`; ``columns`` is whatever else the source says of each row
+        (generator, group, source, ...).
     labels : ndarray of int, shape (n,)
         0 real, 1 generated.
-    columns : dict of str to list of str
-        Whatever else the source says of each row (generator, group, source, ...).
-    root : Path
-        Folder the paths are relative to.
-    source : str
-        Where the labels were read.
     """
 
-    paths: list
-    labels: np.ndarray
-    columns: dict = field(default_factory=dict)
-    root: Path = None
-    source: str = ""
+    labels: np.ndarray = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, index):
-        """The rows of ``index`` (integers), in that order."""
-        index = np.asarray(index, np.intp)
-        return Truth(
-            None if self.paths is None else [self.paths[i] for i in index],
-            self.labels[index],
-            {name: [values[i] for i in index] for name, values in self.columns.items()},
-            self.root,
-            self.source,
-        )
-
-    def where(self, conditions):
-        """Keep the rows that fulfil every ``column=value`` (several values: ``column=a,b``).
-
-        Raises
-        ------
-        UserError
-            For a column that does not exist, a condition that cannot be read, or no row left.
-        """
-        kept = np.ones(len(self), bool)
-        for condition in conditions or ():
-            name, equals, value = condition.partition("=")
-            if not equals:
-                raise UserError(f"--where {condition!r} must be COLUMN=VALUE")
-            wanted = set(value.split(","))
-            kept &= np.array([v in wanted for v in self.column(name)], bool)
-            if not kept.any():
-                have = ", ".join(sorted(set(self.column(name)))[:10])
-                raise UserError(f"--where {condition!r} leaves no row of {self.source}; the column has: {have}")
-        return self.take(np.flatnonzero(kept))
-
-    def column(self, name):
+    def column(self, name: str) -> List[str]:
         """Values of a column as text; ``label`` counts as one. An unknown name is a :class:`UserError`."""
         if name == "label":
             return [labels.NAMES[v] for v in self.labels]
         if name not in self.columns:
             raise UserError(f"{self.source}: {nearest(name, [*self.columns, 'label'], 'column')}")
         return self.columns[name]
-
-    def files(self):
-        """Paths on disk, one a row; empty list where the source names none."""
-        return [] if self.paths is None else [self.root / p for p in self.paths]
-
-    def groups(self):
-        """``group`` column (same source image = same group) or None where there is none."""
-        return self.columns.get("group")
 
 
 @dataclass
@@ -149,55 +99,7 @@ class Scores:
         return not np.isfinite(self.score).any() and (self.label >= 0).all()
 
 
-def _first(items):
-    items = list(items)
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(str(i) for i in items[:SHOWN]) + more
-
-
-def _rows(path, what):
-    """Header and columns of a CSV; the header is None for a bare column of 0 and 1, which comes as one list."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{what} {str(path)!r} " + ("is not a file" if path.exists() else "does not exist"))
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            first = next((line.strip() for line in file if line.strip()), "")
-            if first in ("0", "1"):
-                return None, [first] + [line.strip() for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {str(path)!r} cannot be read as UTF-8 CSV: {error}") from None
-    rows, header = records.read_table(path, what)
-    if not rows:
-        raise UserError(f"{what} {str(path)!r} has a header and no rows")
-    return header, {name: [row[name].strip() for row in rows] for name in header}
-
-
-def _pick(header, names, what, path):
-    for name in names:
-        if name in header:
-            return name
-    raise UserError(f"{str(path)!r} has no {what} column; it has {', '.join(header)}; wanted one of {', '.join(names)}")
-
-
-def _key(path):
-    """A path as a key: forward slashes, no leading ``./``."""
-    text = str(path).strip().replace("\\", "/")
-    return re.sub(r"/+", "/", re.sub(r"^(\./)+", "", text))
-
-
-def _refuse_doubles(keys, what):
-    if len(set(keys)) == len(keys):
-        return
-    seen, doubled = set(), []
-    for key in keys:
-        if key in seen and key not in doubled[:SHOWN]:
-            doubled.append(key)
-        seen.add(key)
-    raise UserError(f"{what}: {len(keys) - len(seen)} paths stand there more than once: {_first(doubled)}")
-
-
-def read_labels(path, where=None):
+def read_labels(path: Union[str, Path], where: Optional[List[str]] = None) -> Truth:
     """Read labels from any of the four sources.
 
     Parameters
@@ -205,7 +107,7 @@ def read_labels(path, where=None):
     path : str or Path
         A CSV, a bare column of 0/1, or a folder.
     where : list of str, optional
-        ``column=value`` conditions, see :meth:`Truth.where`.
+        ``column=value`` conditions, see :meth:`aidet.datasets.sources.Table.where`.
 
     Returns
     -------
@@ -220,48 +122,47 @@ def read_labels(path, where=None):
     return truth.where(where)
 
 
-def _from_csv(path):
-    header, columns = _rows(path, "labels")
-    if header is None:
-        wrong = [f"row {i + 1} is {r!r}" for i, r in enumerate(columns) if r not in ("0", "1")]
-        if wrong:
-            raise UserError(f"labels {str(path)!r} is a bare column of 0 and 1, but {_first(wrong)}")
-        return Truth(None, np.array([int(r) for r in columns]), {}, path.parent, str(path))
-    path_column, label_column = (
-        _pick(header, records.PATH_COLUMNS, "path", path),
-        _pick(header, records.LABEL_COLUMNS, "label", path),
-    )
-    keys = [_key(p) for p in columns.pop(path_column)]
-    values = [labels.of_cell(v, label_column) for v in columns[label_column]]
-    wrong = [f"{k} ({v!r})" for k, v, side in zip(keys, columns[label_column], values) if side is None]
+def _from_csv(path: Path) -> Truth:
+    table = sources.read_csv(path, "labels", labelled=True)
+    if table.paths is None:
+        return _from_bare_column(table)
+    column = sources.column_of(table.columns, sources.LABEL_COLUMNS)
+    cells = table.columns.pop(column)
+    values = [labels.of_cell(v, column) for v in cells]
+    wrong = [f"{k} ({v!r})" for k, v, side in zip(table.paths, cells, values) if side is None]
     if wrong:
-        raise UserError(f"labels {str(path)!r}: neither 0/1 nor real/generated: {_first(wrong)}")
-    columns.pop(label_column)
-    _refuse_doubles(keys, f"labels {str(path)!r}")
-    return Truth(keys, np.array(values), columns, path.parent, str(path))
+        raise UserError(f"labels {str(path)!r}: neither 0/1 nor real/generated: {sources.examples(wrong)}")
+    sources.refuse_doubles(table.paths, f"labels {str(path)!r}")
+    return Truth(table.paths, table.columns, table.root, table.source, np.array(values))
 
 
-def _from_folder(root):
-    keys = list(images.walk(root))
-    if not keys:
-        raise UserError(f"labels {str(root)!r}: no images in this folder")
-    parts = [key.split("/")[:-1] for key in keys]
+def _from_bare_column(table: sources.Table) -> Truth:
+    cells = table.columns["label"]
+    wrong = [f"row {i + 1} is {cell!r}" for i, cell in enumerate(cells) if cell not in ("0", "1")]
+    if wrong:
+        raise UserError(f"labels {table.source!r} is a bare column of 0 and 1, but {sources.examples(wrong)}")
+    return Truth(None, {}, table.root, table.source, np.array([int(cell) for cell in cells]))
+
+
+def _from_folder(root: Path) -> Truth:
+    table = sources.read_folder(root, "labels")
+    parts = [key.split("/")[:-1] for key in table.paths]
     depth = labels.class_depth(parts)
     sides, generators, lost = [], [], []
-    for key, part in zip(keys, parts):
+    for key, part in zip(table.paths, parts):
         said = {labels.side(p) for p in ([part[depth]] if depth is not None else part)} - {None}
         if len(said) != 1:
             lost.append(key)
             continue
         sides.append(said.pop())
-        rest = [p for p in part if p.lower() not in SPLIT_WORDS and labels.side(p) is None]
+        rest = [p for p in part if p.lower() not in sources.SPLIT_WORDS and labels.side(p) is None]
         generators.append("/".join(rest) or part[-1 if depth is None else depth])
     if lost:
         raise UserError(
-            f"labels {str(root)!r}: no folder name says real or generated for {_first(lost)}; "
+            f"labels {str(root)!r}: no folder name says real or generated for {sources.examples(lost)}; "
             "name the folders real and fake, or give a CSV path,label"
         )
-    return Truth(keys, np.array(sides), {"generator": generators}, Path(root), str(root))
+    return Truth(table.paths, {"generator": generators}, table.root, table.source, np.array(sides))
 
 
 def read_scores(path):
@@ -280,15 +181,15 @@ def read_scores(path):
     UserError
         Missing columns, scores that are not finite on rows that are ``ok``, doubled paths.
     """
-    header, columns = _rows(path, "scores")
+    header, columns = sources.read_columns(path, "scores")
     if header is None:
-        return _decisions(None, columns, path)
-    name = _pick(header, records.PATH_COLUMNS, "path", path)
-    keys = [_key(p) for p in columns[name]]
-    _refuse_doubles(keys, f"scores {str(path)!r}")
+        return _decisions(None, columns["label"], path)
+    name = sources.require_column(header, sources.PATH_COLUMNS, "path", path)
+    keys = [sources.normal_path(p) for p in columns[name]]
+    sources.refuse_doubles(keys, f"scores {str(path)!r}")
     value = {h: _floats(columns[h]) for h in ("score", "logit", "prob") if h in columns}
     if not value:
-        answer = next((c for c in records.LABEL_COLUMNS if c in header), None)
+        answer = sources.column_of(header, sources.LABEL_COLUMNS)
         if answer is None:
             raise UserError(f"scores {str(path)!r} has neither score, logit nor prob; it has {', '.join(header)}")
         return _decisions(keys, columns[answer], path)
@@ -298,7 +199,7 @@ def read_scores(path):
     if score is None:
         outside = [f"{k} ({p:g})" for k, p in zip(keys, value["prob"]) if not 0 <= p <= 1 and p == p]
         if outside:
-            raise UserError(f"scores {str(path)!r}: prob outside 0..1: {_first(outside)}")
+            raise UserError(f"scores {str(path)!r}: prob outside 0..1: {sources.examples(outside)}")
         score = np.where(np.isnan(value["prob"]), np.nan, labels.logit(value["prob"]))
     prob = value["prob"] if "prob" in value else labels.sigmoid(score)
     apart = np.abs(labels.sigmoid(score) - prob) > 1e-3
@@ -306,16 +207,18 @@ def read_scores(path):
         wrong = [f"{keys[i]} (score {score[i]:g}, prob {prob[i]:g})" for i in np.flatnonzero(apart)]
         raise UserError(
             f"scores {str(path)!r}: prob is not sigmoid(score), as score = logit(generated) - logit(real) has it; "
-            f"leave one of the two columns out: {_first(wrong)}"
+            f"leave one of the two columns out: {sources.examples(wrong)}"
         )
     bad = [k for k, s, a, b in zip(keys, status, score, prob) if s == "ok" and not (np.isfinite(a) and np.isfinite(b))]
     if bad:
-        raise UserError(f"scores {str(path)!r}: {len(bad)} rows are ok but have no finite score: {_first(bad)}")
+        raise UserError(
+            f"scores {str(path)!r}: {len(bad)} rows are ok but have no finite score: {sources.examples(bad)}"
+        )
     score = np.where(np.isfinite(score) & np.isfinite(prob), score, np.nan)
     own = [-1 if v == "" else labels.of_cell(v) for v in columns.get("label", [""] * len(keys))]
     wrong = [f"{k} ({v!r})" for k, v, side in zip(keys, columns.get("label", ()), own) if side is None]
     if wrong:
-        raise UserError(f"scores {str(path)!r}: label is the decision, 0, 1 or empty: {_first(wrong)}")
+        raise UserError(f"scores {str(path)!r}: label is the decision, 0, 1 or empty: {sources.examples(wrong)}")
     label = np.array(own)
     models = {h[6:]: _floats(columns[h]) for h in header if h.startswith("score:")}
     return Scores(keys, score, np.where(np.isnan(score), np.nan, prob), label, status, models, str(path))
@@ -325,7 +228,7 @@ def _decisions(keys, cells, path):
     """Labels without scores: a result.txt (``keys`` None) or a submission."""
     wrong = [f"{keys[i] if keys else f'line {i + 1}'} ({c!r})" for i, c in enumerate(cells) if c not in ("0", "1")]
     if wrong:
-        raise UserError(f"scores {str(path)!r}: decisions must be 0 or 1: {_first(wrong)}")
+        raise UserError(f"scores {str(path)!r}: decisions must be 0 or 1: {sources.examples(wrong)}")
     none = np.full(len(cells), np.nan)
     return Scores(keys, none, none, np.array([int(c) for c in cells]), ["ok"] * len(cells), {}, str(path))
 
@@ -381,9 +284,9 @@ def join(truth, scores):
     unscored = [k for k in truth.paths if k not in given]
     text = []
     if lone:
-        text.append(f"{len(lone)} scored paths have no label: {_first(lone)}")
+        text.append(f"{len(lone)} scored paths have no label: {sources.examples(lone)}")
     if unscored:
-        text.append(f"{len(unscored)} labels have no score: {_first(unscored)}")
+        text.append(f"{len(unscored)} labels have no score: {sources.examples(unscored)}")
     hint = "; choose a part of the labels with --where COLUMN=VALUE" if unscored and not lone else ""
     raise UserError(f"{scores.source} and {truth.source} do not match: " + "; ".join(text) + hint)
 
@@ -395,14 +298,8 @@ def _join_by_row(truth, scores):
     if truth.paths is not None:
         truth = truth.take(records.stem_order(truth.paths))
     paths = truth.paths or scores.paths or [f"line {i + 1}" for i in range(len(truth))]
-    truth = Truth(list(paths), truth.labels, truth.columns, truth.root, truth.source)
+    truth = replace(truth, paths=list(paths))
     return truth, scores if scores.paths else replace(scores, paths=list(paths))
-
-
-def split_source(text):
-    """``PATH@column=value`` -> (path, [conditions]); without ``@`` no condition."""
-    path, at, condition = str(text).rpartition("@")
-    return (path, [condition]) if at and "=" in condition else (str(text), [])
 
 
 def read_leaks(text, truth):
@@ -424,7 +321,7 @@ def read_leaks(text, truth):
     UserError
         Several splits to choose from, or paths that the labels do not have.
     """
-    path, conditions = split_source(text)
+    path, conditions = sources.split_source(text)
     rows, header = records.read_table(path, "leaks")
     if truth.paths is None or {"level", "split", "path"} - set(header):
         raise UserError(f"leaks {str(path)!r}: wanted the leaks.csv of evaluate.py leaks, and labels that name images")
@@ -437,7 +334,7 @@ def read_leaks(text, truth):
         raise UserError(f"leaks {str(path)!r} speaks of {', '.join(splits)}; choose one: {path}@split={splits[0]}")
     found = {}
     for row in rows:
-        found.setdefault(_key(row["path"]), row["level"])
+        found.setdefault(sources.normal_path(row["path"].strip()), row["level"])
     known = set(truth.paths)
     first = next(iter(found), "")
     moves = {("", 0), *((p, 0) for p in _prefixes(truth.paths, first))}
@@ -453,37 +350,7 @@ def read_leaks(text, truth):
         moved = {before + key[cut:]: level for key, level in found.items()}
         return [moved.get(p, "") for p in truth.paths]
     lone = [key for key in found if key not in known]
-    raise UserError(f"leaks {str(path)!r}: {len(lone)} images are not in {truth.source}: {_first(lone)}")
-
-
-def read_paths(text):
-    """Image paths of a folder or a CSV, no label needed.
-
-    Parameters
-    ----------
-    text : str
-        A folder, a CSV with a path column (relative to the CSV), either may end in ``@column=value`` where it is a CSV.
-
-    Returns
-    -------
-    (list of str, Path)
-        Paths, and the folder they are relative to.
-    """
-    text, conditions = split_source(text)
-    path = Path(text)
-    if path.is_dir():
-        keys = list(images.walk(path))
-        if not keys:
-            raise UserError(f"{text!r}: no images in this folder")
-        return keys, path
-    header, columns = _rows(path, "image list")
-    if header is None:
-        raise UserError(f"{text!r} is a bare column of labels; images are needed")
-    name = _pick(header, records.PATH_COLUMNS, "path", path)
-    keys = [_key(p) for p in columns.pop(name)]
-    kept = Truth(keys, np.zeros(len(keys), int), columns, path.parent, text).where(conditions)
-    _refuse_doubles(kept.paths, repr(text))
-    return kept.paths, path.parent
+    raise UserError(f"leaks {str(path)!r}: {len(lone)} images are not in {truth.source}: {sources.examples(lone)}")
 
 
 def _match(left, right):
@@ -497,7 +364,8 @@ def _match(left, right):
 def _plain(truth, scores):
     """Pairs of key lists: as written, then as files on disk."""
     # A file name need not be Unicode on Linux; infer.py writes its odd bytes as \udcXX.
-    yield [_key(p.encode("utf-8", "backslashreplace").decode("utf-8")) for p in truth.paths], scores.paths
+    shown = [p.encode("utf-8", "backslashreplace").decode("utf-8") for p in truth.paths]
+    yield [sources.normal_path(p.strip()) for p in shown], scores.paths
     here = Path(scores.source).parent
     yield [os.path.realpath(f) for f in truth.files()], [os.path.realpath(here / p) for p in scores.paths]
     if scores.decisions_only:

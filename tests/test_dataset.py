@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aidet import config, dataset, transforms, truth
+from aidet import config, dataset, images, transforms, truth
+from aidet.datasets.samples import open_data
 from aidet.errors import UserError
 from aidet.training.targets import mix
 
@@ -29,7 +30,7 @@ def folder(tmp_path, photo):
 
 
 def opened(place, **keys):
-    return dataset.open_data(config.load(None, {"data_dir": str(place), **keys}))
+    return open_data(config.load(None, {"data_dir": str(place), **keys}))
 
 
 def table(path, header, rows):
@@ -53,7 +54,7 @@ def test_pairs_share_their_draw(folder):
     order = np.array([[i, 0] for i in twins])
     ((x, rows),) = loader.run(order, epoch=5)
     for place, row in enumerate(rows):
-        image = dataset.images.decode(train.root / train.paths[row])
+        image = images.decode(train.root / train.paths[row])
         wanted = transforms.Pipeline(line)(image, transforms.generator(1, "train3.jpg", 5))
         assert np.array_equal(x[place], wanted)
 
@@ -148,7 +149,7 @@ def test_hold_out_keeps_groups_whole_and_is_stable(tmp_path, photo):
     with pytest.raises(UserError, match="val_fraction"):
         opened(tmp_path)
     train, val, _ = opened(tmp_path, val_fraction=0.3)
-    assert not set(train.groups) & set(val.groups) and len(train) + len(val) == 80 and 10 < len(val) < 40
+    assert not set(train.groups()) & set(val.groups()) and len(train) + len(val) == 80 and 10 < len(val) < 40
     assert opened(tmp_path, val_fraction=0.3)[1].paths == val.paths
 
 
@@ -196,7 +197,7 @@ def test_equal_bytes_in_both_splits_are_said(folder):
     (folder / "val" / "REAL" / "copy.jpg").write_bytes(first.read_bytes())
     (folder / "val" / "FAKE" / "copy.jpg").write_bytes((folder / "train" / "FAKE" / "train1.jpg").read_bytes())
     said = []
-    dataset.open_data(config.load(None, {"data_dir": str(folder)}), said.append)
+    open_data(config.load(None, {"data_dir": str(folder)}), said.append)
     assert "2 validation images are byte for byte in the training set" in said[0]
 
 

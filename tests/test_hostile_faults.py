@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent / "torture"))
 import hostile
 
 from aidet import ckpt, cli, dataset, files, leaking, output, records
+from aidet.datasets.samples import Samples
 from aidet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -210,7 +211,8 @@ def test_a_killed_worker_is_said_and_nobody_waits_for_ever(tmp_path, photo):
         photo(i, (200, 160)).save(tmp_path / f"{i}.png")
     workers = dataset.Workers(1)
     names = [f"{i}.png" for i in range(16)]
-    samples = dataset.Samples(tmp_path, names, [""] * 16, np.zeros(16, int), [""] * 16, [""] * 16, [""] * 16)
+    blank = [""] * 16
+    samples = Samples(names, {}, tmp_path, texts=blank, sides=np.zeros(16, int), generators=blank, pairs=blank)
     loader = dataset.Loader(samples, "center_crop(32) | normalize(half)", (32, 32), 2, 1, workers)
     batches = loader.run(np.stack([np.arange(16), np.zeros(16, int)], 1), 0)
     try:

@@ -19,8 +19,8 @@ import tiny
 
 import infer
 from aidet import Detector, images
+from aidet.datasets.sources import Inputs
 from aidet.errors import UserError
-from aidet.output import Inputs
 
 ROOT = Path(__file__).resolve().parents[1]
 MEGABYTES = 900  # peak of the whole process, of which the libraries take some 200

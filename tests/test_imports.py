@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {
     0: {"errors", "labels", "records", "config", "files", "cli"},
-    1: {"images", "transforms", "vote", "metrics", "audit", "leaks", "truth", "output", "augment"},
+    1: {"images", "transforms", "vote", "metrics", "audit", "leaks", "truth", "output", "augment", "datasets"},
     2: {"runtime", "dataset", "models", "ckpt", "losses", "optim", "onnx_export", "exportable"},
     3: {"training", "engine", "report"},
 }

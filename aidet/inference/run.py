@@ -14,6 +14,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 from tqdm import tqdm
 
 from .. import cli, default, files, output, runinfo
+from ..datasets.sources import Inputs, Names
 from ..engine import Detector
 from ..errors import UserError, nearest
 
@@ -97,7 +98,7 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
     """
     begin = time.monotonic() if begin is None else begin
     target, shard = targets(args), shard_to_run(args.shard)
-    inputs = output.Inputs(target.images)
+    inputs = Inputs(target.images)
     total, names = inputs.survey()
     if target.format == "submission":
         table, header = output.read_sample(args.sample_submission)
@@ -170,13 +171,13 @@ def header_of(args: argparse.Namespace, detector: Detector, shard: Shard, target
     }
 
 
-def score_all(detector: Detector, inputs: output.Inputs, journal: output.Journal, part: range, names: str) -> None:
+def score_all(detector: Detector, inputs: Inputs, journal: output.Journal, part: range, names: str) -> None:
     """Score the inputs of ``part`` that the journal does not hold yet, and append each row as it comes.
 
     Parameters
     ----------
     detector : aidet.Detector
-    inputs : aidet.output.Inputs
+    inputs : aidet.datasets.sources.Inputs
     journal : aidet.output.Journal
     part : range
         Numbers of the inputs of this shard.
@@ -188,7 +189,7 @@ def score_all(detector: Detector, inputs: output.Inputs, journal: output.Journal
     UserError
         A file was added or removed since: a row would be missing, or belong to another file than in other shards.
     """
-    seen = output.Names()
+    seen = Names()
 
     def mine():
         for i, item in enumerate(inputs):

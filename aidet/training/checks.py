@@ -9,7 +9,8 @@ from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from .. import dataset, metrics, transforms
-from ..dataset import Samples
+from ..datasets import samples
+from ..datasets.samples import Samples
 from ..errors import UserError, nearest
 from ..recipes import pipelines
 from ..schedules import learning_rates
@@ -142,7 +143,7 @@ def find_data(config: Any, warn: Callable[[str], Any]) -> Data:
     UserError
         There are none, they are of one class, or a key needs a validation set that is not there.
     """
-    train_set, val_set, classes = dataset.open_data(config, warn)
+    train_set, val_set, classes = samples.open_data(config, warn)
     if val_set is None and (config.early_stopping or config.threshold == "auto"):
         raise UserError("early_stopping and threshold auto need a validation split; set val_split or val_fraction")
     if val_set is None and config.ckpt_save_policy == "top_k":

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import numpy as np
 
-from .. import dataset
+from ..datasets import samples
 from ..dataset import Loader, Workers, epoch_order
 from ..journal import Journal
 from . import checks, saving
@@ -65,8 +65,8 @@ def describe(plan: Plan, student: Student, processes: Processes) -> None:
     """What ``--dry_run`` prints."""
     config, say, (train_set, val_set, classes) = plan.config, processes.say, plan.data
     say(config.to_yaml(only_given=True))
-    say(f"train       {dataset.describe(train_set)}")
-    say(f"validation  {dataset.describe(val_set) if val_set is not None else 'none'}")
+    say(f"train       {samples.describe(train_set)}")
+    say(f"validation  {samples.describe(val_set) if val_set is not None else 'none'}")
     say(f"classes     {', '.join(classes[:12])}{' ...' if len(classes) > 12 else ''}")
     say(f"transform   {plan.lines.text}")
     say(f"evaluation  {plan.lines.text_eval}")
@@ -138,7 +138,7 @@ class Run:
         world, student = self.processes.world, self.student
         several = f", {world} processes" if world > 1 else ""
         self.processes.say(
-            f"train: {dataset.describe(self.plan.data.train_set)}; {self.config.model}, {student.trainable:,} of "
+            f"train: {samples.describe(self.plan.data.train_set)}; {self.config.model}, {student.trainable:,} of "
             f"{student.parameters:,} parameters, {self.processes.device}{several}"
         )
 

@@ -89,7 +89,8 @@ def yaml(data):
 
 def csv(data):
     """Scores, labels, lists of images, samples of a submission, results."""
-    from aidet import dataset, output, records, truth
+    from aidet import config, output, records, truth
+    from aidet.datasets import samples, sources
     from aidet.errors import UserError
 
     path, text = scratch(data, "x.csv"), scratch(data, "x.txt")
@@ -97,10 +98,11 @@ def csv(data):
         lambda: records.read_scores(path),
         lambda: truth.read_scores(path),
         lambda: truth.read_labels(path),
-        lambda: truth.read_paths(str(path)),
-        lambda: dataset._read_csv(path, path.parent),
-        lambda: output.Inputs(path).count(),
-        lambda: output.Inputs(text).count(),
+        lambda: sources.read_paths(str(path)),
+        lambda: sources.read_paths(str(text)),
+        lambda: samples.open_data(config.load(None, {"data_dir": str(path), "val_split": ""})),
+        lambda: sources.Inputs(path).count(),
+        lambda: sources.Inputs(text).count(),
         lambda: output.read_sample(path),
         lambda: output.check(text),
         lambda: output.read_header(path),

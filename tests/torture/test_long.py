@@ -13,8 +13,8 @@ import tiny
 from record import measured
 
 from aidet import ckpt
+from aidet.datasets.sources import Inputs
 from aidet.errors import UserError
-from aidet.output import Inputs
 from convert import reading
 
 pytestmark = pytest.mark.torture

@@ -1,0 +1,401 @@
+"""Training sets: from the sources to samples with classes, their split into training and validation.
+
+Sources: an ImageFolder ``data_dir/<split>/[<anything>/]<class>/``; a CSV
+``path,label[,generator][,split][,group][,pair]``; ArtiFact folders with ``metadata.csv``
+(``image_path,target,category``; Rahman et al., ICIP 2023); numbered files beside a bare column of 0 and 1 (MindCon).
+Classes are read as ``evaluate.py`` reads them (:func:`aidet.labels.class_depth`, ``of_cell``).
+"""
+
+import collections
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .. import images, labels, transforms
+from ..errors import UserError, nearest
+from ..records import natural_key
+from . import sources
+
+# What a table may say of training samples besides their paths and classes. Other columns are not kept: a training set
+# may have millions of rows.
+COLUMNS = ("split", "group", "pair")
+
+
+@dataclass
+class Samples(sources.Table):
+    """Training images: a table in which every row has a class.
+
+    Attributes
+    ----------
+    paths, columns, root, source
+        As in :class:`aidet.datasets.sources.Table`; of the columns only :data:`COLUMNS`, as far as the source has them.
+    texts : list of str
+        The class as the source writes it.
+    sides : ndarray of int, shape (n,)
+        0 real, 1 generated, -1 where the class says neither.
+    generators : list of str
+    pairs : list of str
+        Images of one pair get the same random draws. The column ``pair``; without it, the pairs that names suggest
+        (the same name in both class folders), which need not show the same thing. ``""`` where there is none.
+    targets : ndarray of int, shape (n,)
+        Index of the class, filled by :func:`assign_classes`; -1 where training knows no such class.
+    """
+
+    texts: List[str] = None
+    sides: np.ndarray = None
+    generators: List[str] = None
+    pairs: List[str] = None
+    targets: Optional[np.ndarray] = None
+
+    @property
+    def splits(self) -> Optional[List[str]]:
+        """The column ``split``, or None."""
+        return self.columns.get("split")
+
+    def key(self, i: int) -> str:
+        """What the random draws of row ``i`` depend on: its pair where it has one, else its path."""
+        return self.pairs[i] or self.paths[i]
+
+    def unit(self, i: int) -> str:
+        """What must stay on one side of a split: the group, else the pair, else the path."""
+        groups = self.groups()
+        return (groups[i] if groups else "") or self.pairs[i] or self.paths[i]
+
+
+def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple[Samples, Optional[Samples], List[str]]:
+    """Find the training and validation samples that a configuration describes.
+
+    Parameters
+    ----------
+    config : aidet.config.Config
+    log : callable, optional
+        Takes one line of text.
+
+    Returns
+    -------
+    (Samples, Samples or None, list of str)
+        Training, validation (None where there is none) and the class names in the order of the targets.
+
+    Raises
+    ------
+    UserError
+        Missing data, one class only, or a validation set that shares images with the training set.
+    """
+    if not config.data_dir:
+        raise UserError("data_dir is not set; give --data_dir FOLDER or a CSV")
+    place = Path(os.path.expanduser(config.data_dir))
+    if not place.exists():
+        raise UserError(f"data_dir {config.data_dir!r} does not exist")
+    whole = _table(place)
+    train = _split(place, whole, config.train_split)
+    if config.val_split and config.val_split != config.train_split:
+        # An explicit fraction serves data that come without a validation part.
+        optional = config.val_fraction > 0 or not config.val_while_train
+        val = _split(place, whole, config.val_split, optional=optional)
+    else:
+        val = None
+    if val is None and config.val_fraction > 0:
+        train, val = hold_out(train, config.val_fraction, config.seed)
+    if val is not None:
+        _check_disjoint(train, val, log or (lambda text: None))
+    if config.num_samples and config.num_samples < len(train):
+        rng = transforms.generator(config.seed, "num_samples")
+        train = train.take(sorted(rng.permutation(len(train))[: config.num_samples]))
+    classes = assign_classes(train, val, config.multiclass_to_binary)
+    return train, val, classes
+
+
+def _table(place: Path) -> Optional[Samples]:
+    """The rows of a table, or of the tables in a folder; None where the source is a folder of folders."""
+    if place.is_file():
+        return _from_table(sources.read_csv(place, "data", labelled=True))
+    parts = [_from_table(table) for table in sources.tables_in(place)]
+    if not all(part.splits for part in parts):
+        for part in parts:
+            part.columns.pop("split", None)
+    return sources.joined(parts) if parts else None
+
+
+def _from_table(table: sources.Table) -> Samples:
+    if table.paths is None:
+        raise UserError(f"data {table.source!r} is a bare column of labels; give a CSV path,label or a folder")
+    sources.refuse_doubles(table.paths, f"data {table.source!r}")
+    label = sources.column_of(table.columns, sources.LABEL_COLUMNS)
+    texts = table.columns[label]
+    generator = sources.column_of(table.columns, sources.GENERATOR_COLUMNS)
+    columns = {name: table.columns[name] for name in COLUMNS if name in table.columns}
+    return Samples(
+        table.paths, columns, table.root, table.source,
+        texts=texts,
+        sides=_sides(texts, label),
+        generators=texts if generator is None else table.columns[generator],
+        pairs=columns["pair"] if "pair" in columns else twins(table.paths),
+    )  # fmt: skip
+
+
+def _sides(texts: List[str], column: str = "label") -> np.ndarray:
+    """Side of each cell or folder name, -1 where it says none."""
+    known = {text: labels.of_cell(text, column) for text in set(texts)}
+    return np.array([-1 if known[text] is None else known[text] for text in texts])
+
+
+def _split(place: Path, whole: Optional[Samples], name: str, optional: bool = False) -> Optional[Samples]:
+    wanted = next((names for names in sources.SPLIT_NAMES.values() if name in names), (name,))
+    wanted = (name, *(w for w in wanted if w != name))
+    if whole is not None:
+        return _split_of_table(whole, name, wanted, optional)
+    for word in wanted:
+        if (place / word).is_dir():
+            return _from_folder(place, word)
+    if optional:
+        return None
+    there = sorted(p.name for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
+    raise UserError(
+        f"data_dir {str(place)!r}: {nearest(name, there, 'split')}" if there
+        else f"data_dir {str(place)!r} holds neither labels.csv nor split folders"
+    )  # fmt: skip
+
+
+def _split_of_table(whole: Samples, name: str, wanted: Sequence[str], optional: bool) -> Optional[Samples]:
+    if whole.splits is None:
+        if name in sources.SPLIT_NAMES["train"]:
+            return whole
+        if optional:
+            return None
+        raise UserError(f"the data name no splits, so there is no {name!r}; set val_fraction to hold some out")
+    for word in wanted:
+        rows = [i for i, s in enumerate(whole.splits) if s == word]
+        if rows:
+            return whole.take(rows)
+    if optional:
+        return None
+    raise UserError(f"data: {nearest(name, set(whole.splits), 'split')}")
+
+
+def _from_folder(place: Path, split: str) -> Samples:
+    folder = place / split
+    table = sources.table_of(folder)
+    if table is not None:
+        return _from_table(table)
+    keys = list(images.walk(folder))
+    if not keys:
+        raise UserError(f"{str(folder)!r} holds no images")
+    flat = [k for k in keys if "/" not in k]
+    if len(flat) == len(keys):
+        table = read_numbered(place, split, keys)
+        texts = table.columns["label"]
+        return Samples(
+            table.paths, {}, table.root, table.source,
+            texts=texts, sides=_sides(texts), generators=list(texts), pairs=[""] * len(keys),
+        )  # fmt: skip
+    if flat:
+        raise UserError(f"{str(folder)!r}: {flat[0]!r} lies in no class folder")
+    parts = [k.split("/") for k in keys]
+    depth = class_level(parts)
+    texts = [p[depth] for p in parts]
+    # The same name in every class folder suggests the sides of a pair.
+    names = ["/".join(p[:depth] + p[depth + 1 :]) for p in parts]
+    count = collections.Counter(names)
+    n_classes = len(set(texts))
+    paired = n_classes > 1 and all(count[n] == n_classes for n in names)
+    return Samples(
+        keys, {}, folder, str(folder),
+        texts=texts,
+        sides=_sides(texts),
+        # generated/midjourney/1.png, sdv4/ai/1.png: the folder beside the class names the generator.
+        generators=[n.rsplit("/", 1)[0] if "/" in n else t for n, t in zip(names, texts)],
+        pairs=names if paired else [""] * len(keys),
+    )  # fmt: skip
+
+
+def hold_out(samples: Samples, fraction: float, seed: int) -> Tuple[Samples, Samples]:
+    """Split by a hash of each image's group, so that the parts stay the same when images are added.
+
+    Returns
+    -------
+    (Samples, Samples)
+        Training, held out.
+    """
+
+    def held(unit):
+        digest = hashlib.blake2b(f"{seed}\0{unit}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "little") / 2**64 < fraction
+
+    chosen = [held(samples.unit(i)) for i in range(len(samples))]
+    rest, out = [i for i, h in enumerate(chosen) if not h], [i for i, h in enumerate(chosen) if h]
+    if not rest or not out:
+        raise UserError(f"val_fraction (={fraction}) leaves one part of {len(samples)} images empty")
+    return samples.take(rest), samples.take(out)
+
+
+def _check_disjoint(train: Samples, val: Samples, log: Callable[[str], None]) -> None:
+    """No file, group or pair on both sides; files of equal bytes are counted and said.
+
+    Only a column says for certain what is a pair. That names are equal proves nothing: most data sets number their
+    files anew in every folder.
+    """
+    for what in ("group", "pair"):
+        shared = _shared(train.columns.get(what, ()), val.columns.get(what, ()))
+        if shared:
+            raise UserError(
+                f"{len(shared)} {what}s are in the training and the validation split, for example {shared[0]!r}; "
+                f"give all images of one {what} the same split"
+            )
+    here = {os.path.realpath(train.root / p) for p in train.paths}
+    shared = [p for p in val.paths if os.path.realpath(val.root / p) in here]
+    if shared:
+        raise UserError(f"{len(shared)} images are in the training and the validation split, for example {shared[0]!r}")
+    if train.root == val.root:  # names in two folders of splits have nothing to do with each other
+        shared = _shared(train.pairs, val.pairs)
+        if shared:
+            log(
+                f"warning: {len(shared)} names have one class in training and another in validation, as {shared[0]!r}; "
+                "if they are pairs, say so in a column 'pair' and give both images the same split"
+            )
+    doubled = _same_bytes(train, val)
+    if doubled:
+        log(f"warning: {len(doubled)} validation images are byte for byte in the training set too, as {doubled[0]!r}")
+
+
+def _shared(first: Sequence[str], second: Sequence[str]) -> List[str]:
+    """The names, without the empty one, that both have."""
+    return sorted(set(filter(None, first)) & set(filter(None, second)))
+
+
+def _same_bytes(train: Samples, val: Samples, limit: int = 512 << 20) -> List[str]:
+    """Paths of validation images whose bytes are in the training set; nothing where comparing would read too much."""
+
+    def sizes(samples):
+        result = collections.defaultdict(list)
+        for path in samples.paths:
+            try:
+                result[os.path.getsize(samples.root / path)].append(path)
+            except OSError:
+                pass
+        return result
+
+    ours, theirs = sizes(train), sizes(val)
+    common = ours.keys() & theirs.keys()
+    if sum(size * (len(ours[size]) + len(theirs[size])) for size in common) > limit:
+        return []
+    known = {hashlib.blake2b((train.root / p).read_bytes()).digest() for size in common for p in ours[size]}
+    return sorted(
+        p for size in common for p in theirs[size] if hashlib.blake2b((val.root / p).read_bytes()).digest() in known
+    )
+
+
+def assign_classes(train: Samples, val: Optional[Samples], by_generator: bool = False) -> List[str]:
+    """Fill ``targets`` of both sets and return the class names.
+
+    Real and generated become 0 and 1 wherever the names say so. With ``by_generator`` class 0 is real and every
+    generator of the training set gets a class of its own (vip-cup-2022's multi-class training); a generator that only
+    the validation set has keeps target -1 and counts in its two-class metrics alone. Where names say nothing, classes
+    are in natural order of their names, as MindCV and torchvision have them.
+    """
+    both = [s for s in (train, val) if s is not None]
+    known = all((s.sides >= 0).all() for s in both)
+    if known and set(train.sides.tolist()) != {0, 1}:
+        raise UserError(f"the training set has one class only: {sorted(set(train.texts))}")
+    if by_generator:
+        if not known:
+            raise UserError("multiclass_to_binary needs classes that say real or generated")
+        made = {g for g, side in zip(train.generators, train.sides) if side == 1}
+        classes = ["real", *sorted(made, key=natural_key)]
+        index = {name: i for i, name in enumerate(classes)}
+        for s in both:
+            s.targets = np.array([0 if side == 0 else index.get(g, -1) for g, side in zip(s.generators, s.sides)])
+        return classes
+    if known:
+        for s in both:
+            s.targets = s.sides.astype(np.int64)
+        return list(labels.NAMES)
+    classes = sorted(set(train.texts), key=natural_key)
+    if len(classes) < 2:
+        raise UserError(f"the training set has one class only: {classes}")
+    extra = sorted(set(val.texts) - set(classes)) if val is not None else []
+    if extra:
+        raise UserError(f"the validation set has a class that the training set lacks: {extra[0]!r}")
+    for s in both:
+        s.targets = np.array([classes.index(t) for t in s.texts])
+        s.sides = np.full(len(s), -1)
+    return classes
+
+
+def describe(samples: Samples) -> str:
+    """One line: how many of each class, and of each generator where there are several."""
+    count = collections.Counter(
+        samples.texts if (samples.sides < 0).any() else [labels.NAMES[s] for s in samples.sides]
+    )
+    text = ", ".join(f"{n} {name}" for name, n in sorted(count.items())[:12])
+    kinds = len(set(samples.generators))
+    paired = sum(1 for p in samples.pairs if p)
+    more = [f"{kinds} sources" if kinds > len(count) else "", f"{paired} in pairs" if paired else ""]
+    return f"{len(samples)} images ({text}{''.join(', ' + m for m in more if m)})"
+
+
+def read_numbered(place: Path, split: str, keys: Sequence[str]) -> sources.Table:
+    """Numbered files and a bare column of 0 and 1 in the order of their numbers (MindCon).
+
+    Parameters
+    ----------
+    place : Path
+    split : str
+        The folder of ``place`` that holds the files; the column is a text file in it, or ``<split>.txt`` beside it.
+    keys : sequence of str
+        The files.
+
+    Returns
+    -------
+    Table
+        With the column ``label``.
+    """
+    folder = place / split
+    files = [folder / f"{n}.txt" for n in ("labels", "truth", "label", "result")] + [place / f"{split}.txt"]
+    truth = next((f for f in files if f.is_file()), None)
+    if truth is None:
+        raise UserError(f"{str(folder)!r} has images but no class folders, no labels.csv and no {split}.txt beside it")
+    column = truth.read_text(encoding="utf-8").split()
+    if len(column) != len(keys) or set(column) - {"0", "1"}:
+        raise UserError(
+            f"{str(truth)!r} must hold {len(keys)} lines of 0 or 1, one an image; it has {len(column)} words"
+        )
+    return sources.Table(sorted(keys, key=natural_key), {"label": column}, folder, str(truth))
+
+
+def class_level(parts: Sequence[Sequence[str]]) -> int:
+    """The level of the class folders of a training set.
+
+    The first, but where its names say nothing and those of a deeper one do (``sdv4/nature/1.png``, ``sdv4/ai/2.png``)
+    that one, as ``evaluate.py`` reads the same folder.
+
+    Parameters
+    ----------
+    parts : sequence of sequence of str
+        Each path, split at ``/``.
+    """
+    folders = [p[:-1] for p in parts]
+    silent = all(labels.side(f[0]) is None for f in folders)
+    return (labels.class_depth(folders) or 0) if silent else 0
+
+
+def twins(paths: Sequence[str]) -> List[str]:
+    """Pairs that names suggest: the same path but for one folder, which says real in one and generated in the other.
+
+    Returns
+    -------
+    list of str
+        For each path the name of its pair; ``""`` for all unless every image has exactly one partner.
+    """
+    keys = []
+    for path in paths:
+        parts = path.split("/")
+        sides = [k for k, part in enumerate(parts[:-1]) if labels.side(part, numbers=False) is not None]
+        keys.append("/".join(parts[: sides[0]] + parts[sides[0] + 1 :]) if len(sides) == 1 else None)
+    count = collections.Counter(keys)
+    if None in count or set(count.values()) != {2}:
+        return [""] * len(paths)
+    return keys
