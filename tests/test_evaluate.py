@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 import evaluate
 from aidet import cifar100, ckpt, engine, explain, files, metrics, models, plots, runinfo, truth
 from aidet.errors import UserError
-from aidet.evaluation.evaluation import Evaluation
+from aidet.evaluation import comparisons
+from aidet.evaluation.evaluation import Evaluation, summary
+from aidet.evaluation.score_page import pages
 
 HEADER = "path,score,prob,label,decision,status\n"
 
@@ -319,6 +322,32 @@ def test_threshold_of_the_rows_is_found_or_said_to_be_none(small):
     assert Evaluation(*truth.join(true, scores)).threshold is None
     given = Evaluation(*truth.join(true, scores), threshold=0.3)
     assert given.threshold == 0.3 and (given.label == (scores.prob > 0.3)).all()
+
+
+def made(y, score, name):
+    """An evaluation without a file."""
+    paths = [f"{name}{i}.png" for i in range(len(y))]
+    score, none = np.asarray(score, float), np.full(len(y), -1)
+    scores = truth.Scores(paths, score, 1 / (1 + np.exp(-score)), none, ["ok"] * len(y), {}, f"{name}.csv")
+    return Evaluation(truth.Truth(paths, np.asarray(y), root=Path(name), source=f"{name} labels"), scores)
+
+
+def test_an_evaluation_needs_no_command_line():
+    """Numbers and the sections of the report out of arrays."""
+    here, valid = made([0, 0, 1, 1], [-1, 2, 1, 3], "here"), made([0] * 10 + [1], [*range(10), 20], "valid")
+    chosen = comparisons.from_validation(here, valid, target_fpr=0.2)
+    assert (chosen["score_threshold"], chosen["validation_fpr"]) == (7.0, 0.2)
+    assert (chosen["fpr"], chosen["tpr"], chosen["ci"]["fpr"]) == (0.0, 0.0, [])
+    with pytest.raises(UserError, match="judged on, first here.csv"):
+        comparisons.from_validation(here, here, target_fpr=0.2)
+    turned = here.take([3, 2, 1, 0])
+    assert turned.y.tolist() == [1, 1, 0, 0] and turned.label.tolist() == [1, 1, 1, 0]
+    assert comparisons.compared(here, turned, times=10)["mcnemar"]["p"] == 1
+    result = {**summary(here), "run": None, "from_validation": chosen}
+    assert result["accuracy"] == 0.75 and result["auc"] == 0.75 and result["ci"] == {}
+    sections, cards, warnings = pages(here, result, thumbnails=0)
+    assert [s.title for s in sections] == ["All numbers", "Curves", "Thresholds"]
+    assert cards[0] == ("balanced accuracy", "0.7500", "") and "Only 2 independent" in warnings[0]
 
 
 def test_threshold_from_validation_reals(tmp_path):
