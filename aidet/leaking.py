@@ -85,9 +85,9 @@ def main(options: argparse.Namespace) -> int:
     if with_crops:
         crops.require()
     # All sources are checked before an hour is spent on the first.
-    sources = {name: truth.read_paths(source) for name, source in given.items()}
-    roots = {name: root for name, (_, root) in sources.items()}
-    prints = {name: read_prints(name, paths, root, workers) for name, (paths, root) in sources.items()}
+    read = {name: truth.read_paths(source) for name, source in given.items()}
+    roots = {name: root for name, (_, root) in read.items()}
+    prints = {name: read_prints(name, paths, root, workers) for name, (paths, root) in read.items()}
     pairs = compare(prints, distance)
     if with_crops:
         _add_crops(prints, pairs, workers)

@@ -329,7 +329,9 @@ def made(y, score, name):
     paths = [f"{name}{i}.png" for i in range(len(y))]
     score, none = np.asarray(score, float), np.full(len(y), -1)
     scores = truth.Scores(paths, score, 1 / (1 + np.exp(-score)), none, ["ok"] * len(y), {}, f"{name}.csv")
-    return Evaluation(truth.Truth(paths, np.asarray(y), root=Path(name), source=f"{name} labels"), scores)
+    return Evaluation(
+        truth.Truth(paths=paths, labels=np.asarray(y), columns={}, root=Path(name), source=f"{name} labels"), scores
+    )
 
 
 def test_an_evaluation_needs_no_command_line():

@@ -59,8 +59,8 @@ def main(options: argparse.Namespace) -> int:
     result["run"], doubt = runinfo.read(options.scores)
     maps = worst.Maps(options.explain, result["run"])
     inputs.update({f"explained with {i + 1}": path for i, path in enumerate(maps.files)})
-    further, doubts, sources = included.read(options.include, result["run"])
-    facts, where_from = report.provenance({**inputs, **sources})
+    further, doubts, included_files = included.read(options.include, result["run"])
+    facts, where_from = report.provenance({**inputs, **included_files})
     result.update(facts)
     sections, cards, warnings = pages(evaluation, result, maps, times, options.thumbnails)
     warnings += [*([doubt] if doubt else []), *doubts]

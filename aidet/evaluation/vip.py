@@ -135,8 +135,9 @@ def together(first: Evaluation, second: Evaluation) -> Evaluation:
     paths = [f"P{i + 1}/{path}" for i, one in enumerate(both) for path in one.true.paths]
     columns = {name: np.concatenate([getattr(e.scores, name) for e in both]) for name in ("score", "prob", "label")}
     status = [text for one in both for text in one.scores.status]
+    y, true = np.concatenate([first.y, second.y]), first.true
     out = Evaluation(
-        Truth(paths, np.concatenate([first.y, second.y]), {}, first.true.root, first.true.source),
+        Truth(paths=paths, labels=y, columns={}, root=true.root, source=true.source),
         Scores(paths, **columns, status=status, models={}, source=first.scores.source),
     )
     out.label = np.concatenate([first.label, second.label])
