@@ -10,6 +10,7 @@ Exit codes: 0 done; 2 wrong argument or file; 3 done, but some images could not 
 """
 
 import argparse
+from typing import Sequence
 
 from aidet import cli
 from aidet.errors import UserError
@@ -153,22 +154,22 @@ def _leaks(commands):
     p.add_argument("--workers", type=int, help="processes that decode (default: CPUs)")
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> int:
     """Parse the command line and run one command."""
     options = _parser().parse_args(argv)
     if options.command == "score":
         if not options.scores and not options.vip:
             raise UserError("score needs --scores CSV (or --vip P1.csv P2.csv)")
-        from aidet.scoring import run
+        from aidet.evaluation import score as command
     elif options.command == "audit":
-        from aidet.auditing import run
+        from aidet import auditing as command
     elif options.command == "leaks":
-        from aidet.leaking import run
+        from aidet import leaking as command
     elif options.command == "sweep":
-        from aidet.sweep import run
+        from aidet import sweep as command
     else:
-        from aidet.transfer import run
-    return run(options)
+        from aidet import transfer as command
+    return command.main(options)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ predicts the label on images it was not fitted on.
 
 import hashlib
 import os
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
@@ -40,12 +42,12 @@ def _scaled_sums():
 _SUMS = _scaled_sums()
 
 
-def jpeg_quality(table):
+def jpeg_quality(table: Sequence[int]) -> int:
     """The Independent JPEG Group quality (1..100) whose luminance table has the nearest sum."""
     return int(np.argmin(np.abs(_SUMS - sum(table)))) + 1
 
 
-def file_features(path):
+def file_features(path: Union[str, Path]) -> Dict[str, Any]:
     """What the container of one image says; the pixels are not decoded.
 
     Parameters
@@ -106,7 +108,7 @@ class Folds:
         Fewer than :data:`FEWEST` images of a class, or fewer than two groups of one.
     """
 
-    def __init__(self, y, groups=None, seed=42):
+    def __init__(self, y: Sequence[int], groups: Optional[Sequence] = None, seed: int = 42) -> None:
         from sklearn.model_selection import StratifiedGroupKFold
 
         y = np.asarray(y)
@@ -121,8 +123,8 @@ class Folds:
         splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
         self.y, self.parts = y, list(splitter.split(y, y, names))
 
-    def predict(self, fit):
-        """Out-of-fold probabilities: ``fit(rows, y)`` gives a function from rows to probabilities."""
+    def predict(self, fit: Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]) -> np.ndarray:
+        """Out-of-fold probabilities (n,): ``fit(rows, y)`` gives a function from rows to probabilities."""
         out = np.full(len(self.y), 0.5)
         for train, test in self.parts:
             if len(set(self.y[train])) == 2 and len(test):
@@ -130,7 +132,7 @@ class Folds:
         return out
 
 
-def predict_from_number(values, folds):
+def predict_from_number(values: Sequence[float], folds: Folds) -> np.ndarray:
     """Out-of-fold probability of *generated* from one number: a small tree finds steps, bands and single values."""
     from sklearn.tree import DecisionTreeClassifier
 
@@ -144,7 +146,7 @@ def predict_from_number(values, folds):
     return folds.predict(fit)
 
 
-def predict_from_word(values, folds):
+def predict_from_word(values: Sequence[str], folds: Folds) -> np.ndarray:
     """Out-of-fold probability of *generated* from one word: its share in the other folds, ten images of prior added."""
     codes = np.unique([str(v) for v in values], return_inverse=True)[1]
 
@@ -157,7 +159,7 @@ def predict_from_word(values, folds):
     return folds.predict(fit)
 
 
-def predict_from_all(features, folds):
+def predict_from_all(features: Dict[str, Sequence], folds: Folds) -> np.ndarray:
     """Out-of-fold probability of *generated* from all properties together (a random forest)."""
     from sklearn.ensemble import RandomForestClassifier
 
@@ -172,7 +174,14 @@ def predict_from_all(features, folds):
     return folds.predict(fit)
 
 
-def audit(features, y, groups=None, warn=0.6, times=200, seed=42):
+def audit(
+    features: Dict[str, Sequence],
+    y: Sequence[int],
+    groups: Optional[Sequence] = None,
+    warn: float = 0.6,
+    times: int = 200,
+    seed: int = 42,
+) -> Tuple[Dict[str, Dict[str, Any]], np.ndarray]:
     """Ask every property, and all together, for the label.
 
     Parameters
@@ -214,7 +223,9 @@ def audit(features, y, groups=None, warn=0.6, times=200, seed=42):
     return found, everything
 
 
-def judge(y, prob, groups, warn, times, seed):
+def judge(
+    y: np.ndarray, prob: np.ndarray, groups: Optional[Sequence], warn: float, times: int, seed: int
+) -> Dict[str, Any]:
     """AUC with interval, balanced accuracy at the share of generated images, and whether that makes a shortcut."""
     label = (prob > y.mean()).astype(int)
     auc = metrics.ranking_metrics(y, prob, prob)["auc"]
@@ -227,7 +238,7 @@ def judge(y, prob, groups, warn, times, seed):
     }
 
 
-def aligned(features, y, names, seed=42):
+def aligned(features: Dict[str, Sequence], y: Sequence[int], names: Sequence[str], seed: int = 42) -> np.ndarray:
     """The largest part of a data set in which the named properties are the same for both classes.
 
     Coarsened exact matching (Iacus, King & Porro 2012): rows fall into cells of equal words and of numbers in ten bins

@@ -1,19 +1,59 @@
 """``evaluate.py audit``: the shortcuts of a data set, with and without a detector's scores."""
 
+import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from tqdm import tqdm
 
-from . import audit, files, metrics, plots, report, scoring, truth
+from . import audit, files, metrics, plots, report
 from .cli import OK, PARTIAL, printable
 from .errors import UserError
+from .evaluation.evaluation import Evaluation
 from .labels import NAMES, logit
+from .truth import join, read_labels, read_scores
+
+FEWEST_DRAWS = 100  # a shortcut is judged by its interval, also where no intervals are asked for
 
 
-def read_features(paths):
+@dataclass(frozen=True)
+class Properties:
+    """The files that could be read: what they say, their labels and their source images.
+
+    Attributes
+    ----------
+    features : dict of str to list, each of length n
+        Columns of :func:`aidet.audit.file_features`.
+    y : ndarray of int, shape (n,)
+        0 real, 1 generated.
+    groups : list of length n, or None
+    """
+
+    features: Dict[str, list]
+    y: np.ndarray
+    groups: Optional[list]
+
+    def take(self, rows: Sequence[int]) -> "Properties":
+        """Some of the files."""
+        features = {name: [values[i] for i in rows] for name, values in self.features.items()}
+        return Properties(features, self.y[rows], None if self.groups is None else [self.groups[i] for i in rows])
+
+    def measure(self, warn: float, times: int, seed: int) -> Tuple[Dict[str, Dict[str, Any]], np.ndarray]:
+        """:func:`aidet.audit.audit` of these files."""
+        return audit.audit(self.features, self.y, self.groups, warn, times, seed)
+
+
+def read_features(
+    paths: Sequence[Union[str, Path]],
+) -> Tuple[Dict[str, list], List[int], List[Tuple[int, str]]]:
     """:func:`aidet.audit.file_features` of many files.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
 
     Returns
     -------
@@ -21,9 +61,8 @@ def read_features(paths):
         Columns, the rows they belong to, and (row, reason) of the files that could not be read.
     """
     columns, rows, lost = {name: [] for name in audit.FEATURES}, [], []
-    for i, path in enumerate(
-        tqdm(paths, desc="reading headers", unit="file", disable=len(paths) < 2000, file=sys.stderr)
-    ):
+    bar = {"desc": "reading headers", "unit": "file", "disable": len(paths) < 2000, "file": sys.stderr}
+    for i, path in enumerate(tqdm(paths, **bar)):
         try:
             one = audit.file_features(path)
         except Exception as error:  # noqa: BLE001 - Pillow raises nearly every type on damaged files
@@ -35,7 +74,7 @@ def read_features(paths):
     return columns, rows, lost
 
 
-def run(options):
+def main(options: argparse.Namespace) -> int:
     """Run ``evaluate.py audit``.
 
     Parameters
@@ -47,41 +86,74 @@ def run(options):
     -------
     int
         Exit code: 3 where some files could not be read. A shortcut is a finding, not an error.
+
+    Raises
+    ------
+    UserError
+        Labels without image files, no file that can be read, or too few images.
     """
-    true = truth.read_labels(options.labels, options.where)
+    labels, warn, seed, out = options.labels, options.warn, options.seed, Path(options.out)
+    true = read_labels(labels, options.where)
     if true.paths is None:
-        raise UserError(f"audit needs the image files; {options.labels} is a bare column of labels")
+        raise UserError(f"audit needs the image files; {labels} is a bare column of labels")
     evaluation = None
     if options.scores:
-        evaluation = scoring.Evaluation(*truth.join(true, truth.read_scores(options.scores)))
+        evaluation = Evaluation(*join(true, read_scores(options.scores)))
         true = evaluation.true
     features, rows, lost = read_features(true.files())
     if not rows:
-        raise UserError(
-            f"audit: none of the {len(true)} images of {options.labels} can be read, first {true.files()[0]}"
-        )
-    y = true.labels[rows]
-    groups = None if true.groups() is None else [true.groups()[i] for i in rows]
-    draws = max(options.bootstrap, 100)
-    found, prob = audit.audit(features, y, groups, options.warn, draws, options.seed)
-    result = _combined(y, prob, groups, draws, options.seed)
-    shortcuts = [name for name in audit.FEATURES if found[name]["shortcut"]]
-    kept = audit.aligned(features, y, shortcuts, options.seed)
-    result["features"] = found
-    result["aligned"] = _aligned(features, y, groups, kept, shortcuts, options)
+        raise UserError(f"audit: none of the {len(true)} images of {labels} can be read, first {true.files()[0]}")
+    groups = true.groups()
+    found = Properties(features, true.labels[rows], None if groups is None else [groups[i] for i in rows])
+    times = max(options.bootstrap, FEWEST_DRAWS)
+    result, kept = summary(found, warn, times, seed)
     if evaluation:
-        result["detector"] = _detector(evaluation, np.array(rows)[kept], options)
+        result["detector"] = detector(evaluation, np.array(rows)[kept], times, seed)
     result["errors"] = {"n": len(lost), "first": [{"path": true.paths[i], "status": why} for i, why in lost[:10]]}
-    inputs = {"labels": options.labels, **({"scores": options.scores} if options.scores else {})}
-    facts, where_from = report.provenance(inputs)
-    page = _page(options, result, features, y, shortcuts, where_from)
-    files.write_json(Path(options.out) / "metrics.json", {"command": "audit", **result, **facts})
-    _say(result, options, page)
+    facts, where_from = report.provenance({"labels": labels, **({"scores": options.scores} if options.scores else {})})
+    lead = f"{labels}: what file properties alone give away"
+    page = _page(out / "report.html", lead, result, found, warn, where_from)
+    files.write_json(out / "metrics.json", {"command": "audit", **result, **facts})
+    _say(result, page)
     return PARTIAL if lost else OK
 
 
-def _combined(y, prob, groups, draws, seed):
+def summary(found: Properties, warn: float, times: int, seed: int) -> Tuple[Dict[str, Any], np.ndarray]:
+    """How well the properties predict the label, and what is left once the classes are matched on them.
+
+    Parameters
+    ----------
+    found : Properties
+    warn, times, seed
+        As in :func:`aidet.audit.audit`.
+
+    Returns
+    -------
+    (dict, ndarray of int)
+        Keys of ``metrics.json`` (the metrics of all properties together, ``features``, ``aligned``), and the rows of
+        the aligned subset.
+
+    Raises
+    ------
+    UserError
+        Too few images, see :class:`aidet.audit.Folds`.
+    """
+    features, prob = found.measure(warn, times, seed)
+    shortcuts = _shortcuts(features)
+    kept = audit.aligned(found.features, found.y, shortcuts, seed)
+    result = _combined(found, prob, times, seed)
+    result["features"] = features
+    result["aligned"] = _aligned(found, kept, shortcuts, warn, seed)
+    return result, kept
+
+
+def _shortcuts(features):
+    return [name for name in audit.FEATURES if features[name]["shortcut"]]
+
+
+def _combined(found, prob, times, seed):
     """The contract's metrics, of the classifier that sees the properties and nothing else."""
+    y = found.y
     label = (prob > y.mean()).astype(int)
     return {
         **metrics.decision_metrics(y, label),
@@ -89,32 +161,46 @@ def _combined(y, prob, groups, draws, seed):
         "threshold": float(y.mean()),
         "threshold_source": "share of generated images",
         "by": {},
-        "ci": metrics.intervals(y, label, prob, prob, groups, draws, seed=seed),
+        "ci": metrics.intervals(y, label, prob, prob, found.groups, times, seed=seed),
     }
 
 
-def _aligned(features, y, groups, kept, shortcuts, options):
+def _aligned(found, kept, shortcuts, warn, seed):
     """What is left of the shortcuts once the classes are matched on them."""
-    out = {"n": len(kept), "of": len(y), "matched_on": shortcuts, "features": None}
+    out = {"n": len(kept), "of": len(found.y), "matched_on": shortcuts, "features": None}
     if shortcuts and len(kept) >= 2 * audit.FEWEST:
-        part = {name: [values[i] for i in kept] for name, values in features.items()}
-        rows = None if groups is None else [groups[i] for i in kept]
         try:
-            out["features"] = audit.audit(part, y[kept], rows, options.warn, 100, options.seed)[0]
+            out["features"] = found.take(kept).measure(warn, FEWEST_DRAWS, seed)[0]
         except UserError:
             out["features"] = None  # too few source images are left for a cross-validation
     return out
 
 
-def _detector(evaluation, kept, options):
-    """A detector's accuracy on all images and on the aligned ones."""
+def detector(evaluation: Evaluation, kept: np.ndarray, times: int = 0, seed: int = 42) -> Dict[str, Any]:
+    """A detector's accuracy on all images and on the aligned ones.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        Of all images.
+    kept : ndarray of int
+        Rows of the aligned subset.
+    times, seed : int
+        Bootstrap draws of the intervals.
+
+    Returns
+    -------
+    dict
+        ``raw`` and ``aligned``: ``n, accuracy, balanced_accuracy, auc, ci``; ``aligned`` is None where the subset
+        does not hold both classes.
+    """
+    wanted = ("n", "accuracy", "balanced_accuracy", "auc", "ci")
 
     def measure(part):
-        return {k: v for k, v in part.measure(max(options.bootstrap, 100), options.seed).items() if k in wanted}
+        return {k: v for k, v in part.measure(times, seed).items() if k in wanted}
 
-    wanted = ("n", "accuracy", "balanced_accuracy", "auc", "ci")
     out = {"raw": measure(evaluation), "aligned": None}
-    part = scoring.Evaluation(evaluation.true.take(kept), evaluation.scores.take(kept)) if len(kept) else None
+    part = evaluation.take(kept) if len(kept) else None
     if part and len(set(part.y[part.label >= 0].tolist())) == 2:
         out["aligned"] = measure(part)
     return out
@@ -135,62 +221,63 @@ def _example(name, values, y):
     return "; ".join(said)
 
 
-def _page(options, result, features, y, shortcuts, where_from):
+def _page(path, lead, result, found, warn, where_from):
+    features, shortcuts = result["features"], _shortcuts(result["features"])
+    together = features["all together"]
+    sections = [_properties_section(features, result["aligned"]["features"] or {}, warn)]
+    if shortcuts:
+        texts = [f"{name}. {_example(name, found.features[name], found.y)}." for name in shortcuts]
+        sections.append(report.Section("What differs", texts))
+    sections.append(_aligned_section(result))
+    warnings = [f"{n} tells the classes apart: AUC {features[n]['auc']:.3f}." for n in shortcuts]
+    if result["errors"]["n"]:
+        warnings.append(f"{result['errors']['n']} files could not be read.")
+    cards = [
+        ("shortcuts", len(shortcuts), f"of {len(audit.FEATURES)} properties"),
+        ("AUC, all together", report.number(together["auc"], 3), report.interval(together["ci"], 3)),
+        ("images", len(found.y), f"{int((found.y == 0).sum())} real, {int((found.y == 1).sum())} generated"),
+        ("aligned images", result["aligned"]["n"], "same in every shortcut"),
+    ]
+    return report.write(path, "Shortcut audit", lead, [*sections, where_from], cards, warnings)
+
+
+def _properties_section(features, after, warn):
+    """Chart and table of the properties; ``after``: the same on the aligned subset, or empty."""
     number, interval = report.number, report.interval
-    found, matched = result["features"], result["aligned"]
-    ordered = sorted(found, key=lambda n: -found[n]["auc"])
-    after = matched["features"] or {}
     header = ["property", "AUC", "95% interval", "balanced accuracy", "verdict"] + (["AUC, aligned"] if after else [])
+    ordered = sorted(features, key=lambda n: -features[n]["auc"])
     rows = []
     for name in ordered:
-        row = found[name]
+        row = features[name]
         verdict = "SHORTCUT" if row["shortcut"] else "same everywhere" if row["distinct"] == 1 else "no alarm"
         cells = [name, number(row["auc"], 3), interval(row["ci"], 3), number(row["balanced_accuracy"], 3), verdict]
         rows.append(cells + ([number(after[name]["auc"], 3)] if after else []))
-    bars = [(n, found[n]["auc"], *(found[n]["ci"] or (None, None))) for n in ordered]
-    sections = [
-        report.Section(
-            "How well each property alone predicts the label",
-            ["Cross-validated by source image, on images that the rule was not fitted on. 0.5 is chance. A property "
-             f"above {options.warn:g} whose interval lies above 0.5 is a shortcut: a detector can learn it instead "
-             "of the "
-             "image."],
-            [report.Chart(plots.bars(bars, "AUC", options.warn), f"AUC by property; dashed: {options.warn:g}.", True)],
-            [report.Table("Properties of the files", header, rows)],
-        ),
-    ]  # fmt: skip
-    if shortcuts:
-        texts = [f"{name}. {_example(name, features[name], y)}." for name in shortcuts]
-        sections.append(report.Section("What differs", texts))
-    sections.append(_aligned_section(result))
-    warnings = [f"{n} tells the classes apart: AUC {found[n]['auc']:.3f}." for n in shortcuts]
-    if result["errors"]["n"]:
-        warnings.append(f"{result['errors']['n']} files could not be read.")
-    page = Path(options.out) / "report.html"
-    cards = [
-        ("shortcuts", len(shortcuts), f"of {len(audit.FEATURES)} properties"),
-        ("AUC, all together", number(found["all together"]["auc"], 3), interval(found["all together"]["ci"], 3)),
-        ("images", len(y), f"{int((y == 0).sum())} real, {int((y == 1).sum())} generated"),
-        ("aligned images", matched["n"], "same in every shortcut"),
-    ]
-    lead = f"{options.labels}: what file properties alone give away"
-    return report.write(page, "Shortcut audit", lead, [*sections, where_from], cards, warnings)
+    bars = [(n, features[n]["auc"], *(features[n]["ci"] or (None, None))) for n in ordered]
+    text = (
+        "Cross-validated by source image, on images that the rule was not fitted on. 0.5 is chance. A property above "
+        f"{warn:g} whose interval lies above 0.5 is a shortcut: a detector can learn it instead of the image."
+    )
+    return report.Section(
+        "How well each property alone predicts the label",
+        [text],
+        [report.Chart(plots.bars(bars, "AUC", warn), f"AUC by property; dashed: {warn:g}.", True)],
+        [report.Table("Properties of the files", header, rows)],
+    )
 
 
 def _aligned_section(result):
-    matched, detector = result["aligned"], result.get("detector")
+    matched, found = result["aligned"], result.get("detector")
     if not matched["matched_on"]:
         text = "No shortcut was found, so nothing has to be matched."
     else:
         text = (
             f"{matched['n']} of {matched['of']} images are left when both classes have the same number of images in "
-            "every "
-            f"combination of {', '.join(matched['matched_on'])} (numbers in ten bins)."
+            f"every combination of {', '.join(matched['matched_on'])} (numbers in ten bins)."
         )
     section = report.Section("The aligned subset", [text])
     rows = []
-    if detector:
-        for name, part in (("all images", detector["raw"]), ("aligned subset", detector["aligned"])):
+    if found:
+        for name, part in (("all images", found["raw"]), ("aligned subset", found["aligned"])):
             if part:
                 cells = [
                     [report.number(part[k]), report.interval(part["ci"].get(k), 3)]
@@ -199,36 +286,33 @@ def _aligned_section(result):
                 rows.append([name, part["n"], *cells[0], *cells[1]])
         header = ["", "images", "balanced accuracy", "95% interval", "AUC", "95% interval"]
         section.tables.append(report.Table("The detector", header, rows))
-        if not detector["aligned"]:
+        if not found["aligned"]:
             section.texts.append("The aligned subset is too small for a number.")
     return section
 
 
-def _say(result, options, page):
-    found = result["features"]
-    for name in sorted(found, key=lambda n: -found[n]["auc"]):
-        row = found[name]
+def _say(result, page):
+    features = result["features"]
+    for name in sorted(features, key=lambda n: -features[n]["auc"]):
+        row = features[name]
         if name in audit.FEATURES and row["shortcut"]:
             print(f"shortcut: {name} AUC {row['auc']:.3f} {report.interval(row['ci'], 3)}")
-    quiet = [name for name in audit.FEATURES if not found[name]["shortcut"]]
+    quiet = [name for name in audit.FEATURES if not features[name]["shortcut"]]
     if quiet:
-        top = max(quiet, key=lambda n: found[n]["auc"])
-        print(f"no alarm: {len(quiet)} other properties, highest {top} AUC {found[top]['auc']:.3f}")
-    print(f"all together: AUC {found['all together']['auc']:.3f}, balanced accuracy {result['balanced_accuracy']:.3f}")
-    matched, detector = result["aligned"], result.get("detector")
+        top = max(quiet, key=lambda n: features[n]["auc"])
+        print(f"no alarm: {len(quiet)} other properties, highest {top} AUC {features[top]['auc']:.3f}")
+    together = features["all together"]["auc"]
+    print(f"all together: AUC {together:.3f}, balanced accuracy {result['balanced_accuracy']:.3f}")
+    matched = result["aligned"]
     if matched["matched_on"]:
         after = matched["features"]
         left = f", all together AUC {after['all together']['auc']:.3f}" if after else ""
         print(f"aligned subset: {matched['n']} of {matched['of']} images{left}")
-    if detector:
-        for name in ("raw", "aligned"):
-            part = detector[name]
-            text = (
-                f"balanced accuracy {part['balanced_accuracy']:.4f}, AUC {report.number(part['auc'])}"
-                if part
-                else "too few images"
-            )
-            print(f"detector, {name}: {text}")
+    for name, part in result.get("detector", {}).items():
+        text = "too few images"
+        if part:
+            text = f"balanced accuracy {part['balanced_accuracy']:.4f}, AUC {report.number(part['auc'])}"
+        print(f"detector, {name}: {text}")
     if result["errors"]["n"]:
         print(printable(f"not read: {result['errors']['n']} files, first {result['errors']['first'][0]['path']}"))
     print(f"report: {page}")

@@ -6,6 +6,8 @@ then agree, too. Needs OpenCV. Pictures without corners, and images below 64 pix
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Collection, Dict, Iterable, List, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -52,7 +54,7 @@ def _cv2():
     return cv2
 
 
-def require():
+def require() -> None:
     """Raise :class:`UserError` where OpenCV is missing."""
     _cv2()
 
@@ -67,8 +69,12 @@ def _grey(path):
     return np.asarray(image) if min(image.size) >= SMALLEST else None
 
 
-def corners(path):
+def corners(path: Union[str, Path]) -> Tuple[np.ndarray, np.ndarray]:
     """Corners of one file.
+
+    Parameters
+    ----------
+    path : str or Path
 
     Returns
     -------
@@ -82,7 +88,7 @@ def corners(path):
     return np.array([p.pt for p in found[0]], np.float32), found[1]
 
 
-def collect(results):
+def collect(results: Iterable[Tuple[np.ndarray, np.ndarray]]) -> Corners:
     """Put the results of :func:`corners`, in the order of the images, into one :class:`Corners`."""
     results = [*results, NOTHING]
     places, codes = zip(*results)
@@ -91,7 +97,7 @@ def collect(results):
     )
 
 
-def candidates(known, other):
+def candidates(known: Corners, other: Corners) -> Dict[int, List[Tuple[int, np.ndarray, np.ndarray]]]:
     """Pairs of images with at least six matching corners.
 
     Parameters
@@ -110,7 +116,7 @@ def candidates(known, other):
                     for c in (known, other))  # fmt: skip
         values, count = np.unique(one, return_counts=True)
         rare = np.flatnonzero(~np.isin(one, values[count > COMMON]))
-        for i, j in leaks._pairs(one[rare], two):
+        for i, j in leaks.equal_pairs(one[rare], two):
             i = rare[i]
             bits = np.unpackbits(known.code[i] ^ other.code[j], axis=1).sum(axis=1)
             met.append(np.stack([i, j], 1)[bits <= BITS])
@@ -126,7 +132,7 @@ def candidates(known, other):
     return {row: sorted(some, key=lambda s: -len(s[1]))[:TRIED] for row, some in found.items()}
 
 
-def agree(known, other, here, there):
+def agree(known: Union[str, Path], other: Union[str, Path], here: np.ndarray, there: np.ndarray) -> float:
     """Whether two images show the same pixels where their matching corners lay them over each other.
 
     Parameters
@@ -164,7 +170,13 @@ def agree(known, other, here, there):
     return float(np.corrcoef(small[0][seen], small[1][seen])[0, 1])
 
 
-def compare(known, other, known_files, other_files, skip=()):
+def compare(
+    known: Corners,
+    other: Corners,
+    known_files: Sequence[str],
+    other_files: Sequence[str],
+    skip: Collection[int] = (),
+) -> List[leaks.Leak]:
     """Which images of ``other`` share a part with an image of ``known``.
 
     Parameters

@@ -1,6 +1,7 @@
 """What happens to images between their maker and a detector: families of degradations for the robustness sweep."""
 
 from functools import partial
+from typing import Callable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -8,6 +9,9 @@ from PIL import Image
 from . import transforms
 from .augment import jpeg_420, vip_impairment
 from .errors import UserError, nearest
+
+# Name, family, x, and f(image, rng) -> image.
+Point = Tuple[str, str, Union[float, str], Callable[[Image.Image, np.random.Generator], Image.Image]]
 
 # family -> (what x is, [(x, one-line pipeline)]). Ranges of one value make the random operations exact.
 _LINES = {
@@ -35,26 +39,26 @@ def _run_line(text):
 def _crop(part):
     """The middle ``part`` of both sides, at native pixels."""
 
-    def run(image, rng):
+    def middle(image, rng):
         w, h = (max(1, int(round(side * part))) for side in image.size)
         left, top = (image.width - w) // 2, (image.height - h) // 2
         return image.crop((left, top, left + w, top + h))
 
-    return run
+    return middle
 
 
 def _tier(longest, quality):
     """Longer side at most ``longest`` (Lanczos), then JPEG 4:2:0."""
 
-    def run(image, rng):
+    def shrunk(image, rng):
         image = image.copy()
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
         return jpeg_420(image, quality)
 
-    return run
+    return shrunk
 
 
-def points(families=None):
+def points(families: Optional[Sequence[str]] = None) -> List[Point]:
     """The points of the named families, ``clean`` first.
 
     Parameters
@@ -88,25 +92,23 @@ def points(families=None):
     return out
 
 
-def axis(family):
+def axis(family: str) -> str:
     """What the x of a family means, for a chart."""
     named = {"crop": "part of each side that is left", "tiers": "tier", "votes": "votes"}
     return named[family] if family in named else _LINES[family][0]
 
 
-def clean_x(family):
+def clean_x(family: str) -> Union[float, str, None]:
     """Where the clean image stands on a family's axis; None where it has no place there."""
-    return {"jpeg": None, "webp": None, "blur": 0.0, "noise": 0.0, "resize": 1.0, "crop": 1.0, "tiers": "clean"}.get(
-        family
-    )
+    return {"blur": 0.0, "noise": 0.0, "resize": 1.0, "crop": 1.0, "tiers": "clean"}.get(family)
 
 
-def apply(point, image, seed, key):
+def apply(point: Point, image: Image.Image, seed: int, key: str) -> Image.Image:
     """Run one point on an image with random numbers that depend on the seed, the image's key and the point alone."""
     return point[3](image, transforms.generator(seed, f"{point[0]}\0{key}"))
 
 
-def even_sample(y, count, seed=42):
+def even_sample(y: Sequence[int], count: int, seed: int = 42) -> np.ndarray:
     """Rows of ``count`` images, as many of each class as there are, in rising order; all where ``count`` is 0."""
     y = np.asarray(y)
     if not count or count >= len(y):

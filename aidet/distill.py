@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import ckpt, files, labels, transforms
+from . import ckpt, files, labels, metrics, transforms
 from .errors import UserError, nearest
 
 COMBINE = ("mean", "max")
@@ -111,8 +111,6 @@ def compare(teachers, student, loader, samples):
 
 
 def _rows(name, score, side, source):
-    from sklearn.metrics import roc_auc_score
-
     real, made = side == labels.REAL, side == labels.GENERATED
     right = (score > 0) == made
     for kind in sorted(set(source.tolist())):
@@ -121,11 +119,12 @@ def _rows(name, score, side, source):
             if not own.any():
                 continue
             both = own | real
-            area = float(roc_auc_score(side[both], score[both])) if group is made and real.any() else None
+            area = metrics.auc(side[both], score[both]) if group is made and real.any() else None
             accuracy = float(right[own].mean())
             yield {"model": name, "generator": kind, "images": int(own.sum()), "accuracy": accuracy, "auc": area}
     if real.any() and made.any():
-        mean, area = float((right[real].mean() + right[made].mean()) / 2), float(roc_auc_score(side, score))
+        mean = metrics.decision_metrics(side, (score > 0).astype(int))["balanced_accuracy"]
+        area = metrics.auc(side, score)
         yield {"model": name, "generator": "all", "images": len(side), "accuracy": mean, "auc": area}
 
 

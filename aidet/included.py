@@ -1,19 +1,22 @@
 """Robustness curves and transfer matrix of earlier runs inside the report of ``evaluate.py score --include``."""
 
 from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from . import files, sweep, transfer
+from . import files, report, sweep, transfer
 from .errors import UserError
 
 KINDS = {"sweep": ("Robustness", sweep.sections), "transfer": ("Transfer", transfer.sections)}
 
 
-def read(places, run=None):
+def read(
+    places: Optional[Sequence[str]], run: Optional[Dict[str, Any]] = None
+) -> Tuple[List[report.Section], List[str], Dict[str, Path]]:
     """Sections for what ``evaluate.py sweep`` and ``transfer`` have measured.
 
     Parameters
     ----------
-    places : list of str
+    places : list of str, optional
         Their ``--out`` folders, or the ``metrics.json`` in them.
     run : dict, optional
         ``run.json`` of the scores, see :func:`aidet.runinfo.read`: weights that it does not name are warned of.

@@ -1,5 +1,6 @@
 """``evaluate.py leaks``: compare the splits of a data set."""
 
+import argparse
 import csv
 import itertools
 import os
@@ -8,6 +9,7 @@ import sys
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from tqdm import tqdm
 
@@ -18,11 +20,11 @@ from .engine import cpus
 from .errors import UserError
 
 SPLITS = ("train", "valid", "test")
-SHOWN = 12
+SHOWN = 12  # thumbnails of leaks: a third of them for each level
 _IGNORE = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 
-def read_prints(name, paths, root, workers=None):
+def read_prints(name: str, paths: Sequence[str], root: Union[str, Path], workers: Optional[int] = None) -> leaks.Prints:
     """Fingerprints of all images of a split, decoded once, in several processes.
 
     Parameters
@@ -33,6 +35,7 @@ def read_prints(name, paths, root, workers=None):
     root : Path
         Folder the paths are relative to.
     workers : int, optional
+        Default: the CPUs.
 
     Returns
     -------
@@ -42,7 +45,7 @@ def read_prints(name, paths, root, workers=None):
     return leaks.collect(paths, root, spread(leaks.fingerprint, full, name, workers))
 
 
-def spread(work, items, name, workers=None):
+def spread(work: Callable[[Any], Any], items: Sequence, name: str, workers: Optional[int] = None) -> list:
     """``[work(i) for i in items]``, in several processes where that pays."""
     workers = min(workers or cpus(), max(1, len(items) // 200))
     bar = {"desc": name, "unit": "image", "total": len(items), "file": sys.stderr, "disable": len(items) < 1000}
@@ -56,7 +59,7 @@ def spread(work, items, name, workers=None):
         raise UserError("a worker process was killed (short of memory?); run again with fewer --workers") from None
 
 
-def run(options):
+def main(options: argparse.Namespace) -> int:
     """Run ``evaluate.py leaks``.
 
     Parameters
@@ -68,32 +71,56 @@ def run(options):
     -------
     int
         Exit code: 3 where some images could not be read. A leak is a finding, not an error.
+
+    Raises
+    ------
+    UserError
+        Fewer than two splits, a distance outside 0..12, a split that cannot be read, or ``--crops`` without OpenCV.
     """
+    out, distance, with_crops, workers = Path(options.out), options.distance, options.crops, options.workers
     given = {name: getattr(options, name) for name in SPLITS if getattr(options, name)}
     if len(given) < 2:
         raise UserError("leaks compares splits: give at least two of --train, --valid, --test")
-    if not 0 <= options.distance <= 12:
-        raise UserError(f"--distance (={options.distance}) must be between 0 and 12")
-    if options.crops:
+    if not 0 <= distance <= 12:
+        raise UserError(f"--distance (={distance}) must be between 0 and 12")
+    if with_crops:
         crops.require()
     # All sources are checked before an hour is spent on the first.
     read = {name: sources.read_paths(source) for name, source in given.items()}
     roots = {name: root for name, (_, root) in read.items()}
-    prints = {name: read_prints(name, paths, root, options.workers) for name, (paths, root) in read.items()}
-    pairs = {}
-    for first, second in itertools.combinations(given, 2):
-        pairs[(first, second)] = leaks.compare(prints[first], prints[second], options.distance)
-    if options.crops:
-        _add_crops(prints, pairs, options.workers)
-    out = Path(options.out)
+    prints = {name: read_prints(name, paths, root, workers) for name, (paths, root) in read.items()}
+    pairs = compare(prints, distance)
+    if with_crops:
+        _add_crops(prints, pairs, workers)
     _write_rows(out / "leaks.csv", prints, pairs)
-    result = _result(prints, pairs, options)
+    result = _result(prints, pairs, distance, with_crops)
     facts, where_from = report.provenance({name: sources.split_source(source)[0] for name, source in given.items()})
     page = _page(out / "report.html", prints, roots, pairs, result, where_from)
     files.write_json(out / "metrics.json", {**result, **facts})
     _say(result, prints, pairs, out)
     print(f"report: {page}")
     return PARTIAL if any(p.lost for p in prints.values()) else OK
+
+
+def compare(prints: Dict[str, leaks.Prints], distance: int) -> Dict[Tuple[str, str], List[leaks.Leak]]:
+    """:func:`aidet.leaks.compare` of every two splits.
+
+    Parameters
+    ----------
+    prints : dict of str to Prints
+        By name of the split; of two splits the first is the known one.
+    distance : int
+        See :func:`aidet.leaks.compare`.
+
+    Returns
+    -------
+    dict of (str, str) to list
+        By names of the known and the other split.
+    """
+    return {
+        (first, second): leaks.compare(prints[first], prints[second], distance)
+        for first, second in itertools.combinations(prints, 2)
+    }
 
 
 def _add_crops(prints, pairs, workers):
@@ -115,7 +142,7 @@ def _write_rows(path, prints, pairs):
                 writer.writerow([level, second, prints[second].paths[j], first, prints[first].paths[i], bits])
 
 
-def _result(prints, pairs, options):
+def _result(prints, pairs, distance, with_crops):
     counts = []
     for (first, second), found in pairs.items():
         by_level = {level: sum(row[0] == level for row in found) for level in leaks.LEVELS}
@@ -128,45 +155,16 @@ def _result(prints, pairs, options):
             for name, p in prints.items()
         },
         "leaks": counts,
-        "distance": options.distance,
-        "crops": options.crops,
+        "distance": distance,
+        "crops": with_crops,
         "errors": [{"split": n, "path": path, "status": why} for n, p in prints.items() for path, why in p.lost[:10]],
     }
 
 
 def _page(path, prints, roots, pairs, result, where_from):
-    rows = [
-        [c["split"], c["known"], c["of"], c["leaked"], *(c[level] for level in leaks.LEVELS)] for c in result["leaks"]
-    ]
-    header = ["images of", "also in", "images", "leaked", "same path", "same bytes", "same pixels", "near-duplicates",
-              "mirrored or turned", "crops"]  # fmt: skip
-    inside = [[n, s["images"], s["doubles_by_bytes"], s["unreadable"]] for n, s in result["splits"].items()]
-    sections = [
-        report.Section(
-            "Leaks",
-            [
-                "Each image is counted once, at its strongest level. Near-duplicates differ in at most "
-                f"{result['distance']} of the 64 bits of a perceptual hash and correlate by {leaks.CORRELATION} or "
-                "more as "
-                "thumbnails, as they are or mirrored or turned; look at them before you delete one. "
-                + ("Crops share corners and the pixels between them. " if result["crops"] else "Crops: not searched. ")
-                + "All are listed in leaks.csv."
-            ],
-            tables=[
-                report.Table("Images that are in two splits", header, rows),
-                report.Table("Inside each split", ["split", "images", "doubles by bytes", "unreadable"], inside),
-            ],
-        )
-    ]
+    sections = [_counts_section(result)]
     for (first, second), found in pairs.items():
-        shots = []
-        for level in leaks.LEVELS:
-            for _, j, i, bits in [row for row in found if row[0] == level][: SHOWN // 3]:
-                names = prints[second].paths[j], prints[first].paths[i]
-                small = [report.thumbnail(roots[s] / n) for s, n in zip((second, first), names)]
-                what = f"{level} ({bits} {'corners' if level == 'crop' else 'bits'})"
-                said = f"{what}: {second} {names[0]} = {first} {names[1]}"
-                shots.append(report.Shot([s for s in small if s], said))
+        shots = _shots((first, second), found, prints, roots)
         if shots:
             sections.append(report.Section(f"{second} in {first}", shots=shots))
     warnings = [
@@ -176,6 +174,41 @@ def _page(path, prints, roots, pairs, result, where_from):
     ]
     cards = [(f"{c['split']} in {c['known']}", c["leaked"], f"of {c['of']} images") for c in result["leaks"]]
     return report.write(path, "Leaks between splits", ", ".join(prints), [*sections, where_from], cards, warnings)
+
+
+def _counts_section(result):
+    rows = [
+        [c["split"], c["known"], c["of"], c["leaked"], *(c[level] for level in leaks.LEVELS)] for c in result["leaks"]
+    ]
+    header = ["images of", "also in", "images", "leaked", "same path", "same bytes", "same pixels", "near-duplicates",
+              "mirrored or turned", "crops"]  # fmt: skip
+    inside = [[n, s["images"], s["doubles_by_bytes"], s["unreadable"]] for n, s in result["splits"].items()]
+    cropped = "Crops share corners and the pixels between them." if result["crops"] else "Crops: not searched."
+    text = (
+        "Each image is counted once, at its strongest level. Near-duplicates differ in at most "
+        f"{result['distance']} of the 64 bits of a perceptual hash and correlate by {leaks.CORRELATION} or more as "
+        "thumbnails, as they are or mirrored or turned; look at them before you delete one. "
+        f"{cropped} All are listed in leaks.csv."
+    )
+    tables = [
+        report.Table("Images that are in two splits", header, rows),
+        report.Table("Inside each split", ["split", "images", "doubles by bytes", "unreadable"], inside),
+    ]
+    return report.Section("Leaks", [text], tables=tables)
+
+
+def _shots(names, found, prints, roots):
+    """The first leaks of each level, both images side by side; ``names``: the known split and the other one."""
+    known, other = names
+    shots = []
+    for level in leaks.LEVELS:
+        for _, j, i, bits in [row for row in found if row[0] == level][: SHOWN // 3]:
+            paths = {other: prints[other].paths[j], known: prints[known].paths[i]}
+            small = [report.thumbnail(roots[split] / path) for split, path in paths.items()]
+            what = f"{level} ({bits} {'corners' if level == 'crop' else 'bits'})"
+            said = f"{what}: {other} {paths[other]} = {known} {paths[known]}"
+            shots.append(report.Shot([s for s in small if s], said))
+    return shots
 
 
 def _say(result, prints, pairs, out):

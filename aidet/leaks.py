@@ -8,6 +8,8 @@ import hashlib
 import itertools
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -20,6 +22,7 @@ THUMB = 16
 HASHED, LOW = 32, 8  # pHash: cosine transform of 32 x 32 pixels, its 8 x 8 lowest frequencies
 CORRELATION = 0.95
 CHUNK = 1 << 20
+Leak = Tuple[str, int, int, int]  # level, row in the other split, row in the known one, differing bits (or corners)
 
 
 @dataclass
@@ -45,21 +48,25 @@ class Prints:
         that the hashes of all eight positions follow from one transform. None: turned copies are not searched.
     """
 
-    paths: list
-    files: list
+    paths: List[str]
+    files: List[str]
     digest: np.ndarray
     pixels: np.ndarray
     look: np.ndarray
     thumbs: np.ndarray
-    lost: list
-    waves: np.ndarray = None
+    lost: List[Tuple[str, str]]
+    waves: Optional[np.ndarray] = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
 
-def fingerprint(path):
+def fingerprint(path: Union[str, Path]) -> tuple:
     """Fingerprints of one file.
+
+    Parameters
+    ----------
+    path : str or Path
 
     Returns
     -------
@@ -90,7 +97,7 @@ def fingerprint(path):
     return digest, pixels, look, thumb, waves.reshape(-1)
 
 
-def collect(paths, root, results):
+def collect(paths: Sequence[str], root: Union[str, Path], results: Sequence[tuple]) -> Prints:
     """Put the results of :func:`fingerprint`, in the order of ``paths``, into one :class:`Prints`."""
     good, lost = [], []
     for path, one in zip(paths, results):
@@ -111,7 +118,7 @@ def collect(paths, root, results):
     )
 
 
-def turned(prints):
+def turned(prints: Prints) -> Iterator[Prints]:
     """The split as it would look had every image been mirrored or turned: seven :class:`Prints`, one a position."""
     sign = np.where(np.arange(LOW) % 2, -1, 1).astype(np.float32)
     thumbs = prints.thumbs.reshape(-1, THUMB, THUMB)
@@ -129,8 +136,8 @@ def turned(prints):
         yield replace(prints, look=look, thumbs=np.ascontiguousarray(small).reshape(len(prints), -1))
 
 
-def compare(known, other, distance=4):
-    """Which images of ``other`` are in ``known`` already.
+def compare(known: Prints, other: Prints, distance: int = 4) -> List[Leak]:
+    """Which images of ``other`` are already in ``known``.
 
     Parameters
     ----------
@@ -174,7 +181,7 @@ def compare(known, other, distance=4):
     return [found[j] for j in sorted(found)]
 
 
-def near(known, other, distance):
+def near(known: Prints, other: Prints, distance: int) -> List[Tuple[int, int, int]]:
     """Near-duplicates: (row in other, row in known, bits), the nearest of each row of ``other``.
 
     Hashes that differ in at most d bits agree wholly in at least one of d + 1 bands of bits (multi-index hashing,
@@ -185,7 +192,7 @@ def near(known, other, distance):
     for start in range(0, 64, width):
         mask = np.uint64((1 << min(width, 64 - start)) - 1)
         bands = [(side.look >> np.uint64(start)) & mask for side in (known, other)]
-        for mine, theirs in _pairs(*bands):
+        for mine, theirs in equal_pairs(*bands):
             bits = popcount(known.look[mine] ^ other.look[theirs])
             close = bits <= distance
             mine, theirs, bits = mine[close], theirs[close], bits[close]
@@ -196,8 +203,18 @@ def near(known, other, distance):
     return [(j, i, b) for j, (i, b) in sorted(best.items())]
 
 
-def _pairs(left, right):
-    """Yield index arrays of all pairs with equal values, about a million pairs at a time."""
+def equal_pairs(left: np.ndarray, right: np.ndarray) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+    """Index arrays of all pairs with equal values, about a million pairs at a time.
+
+    Parameters
+    ----------
+    left, right : ndarray, shapes (n,) and (m,)
+
+    Yields
+    ------
+    (ndarray of int, ndarray of int)
+        Rows of ``left`` and of ``right``, same length.
+    """
     order = np.argsort(left, kind="stable")
     ordered = left[order]
     low, high = np.searchsorted(ordered, right, "left"), np.searchsorted(ordered, right, "right")
@@ -214,12 +231,12 @@ def _pairs(left, right):
         first = last
 
 
-def popcount(values):
+def popcount(values: np.ndarray) -> np.ndarray:
     """Set bits of uint64 values."""
     return np.unpackbits(np.ascontiguousarray(values).view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1)
 
 
-def correlation(first, second):
+def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Row-wise correlation of thumbnails (n, 256); 0 where one of the two is flat, which says nothing."""
     out = np.zeros(len(first))
     for start in range(0, len(first), 1 << 16):
@@ -230,6 +247,6 @@ def correlation(first, second):
     return out
 
 
-def doubles(prints):
-    """Files of one split whose bytes stand there before: the number of superfluous ones."""
+def doubles(prints: Prints) -> int:
+    """How many files of one split repeat the bytes of another one of it."""
     return len(prints) - len({d.tobytes() for d in prints.digest})

@@ -1,13 +1,16 @@
 """Metrics of a detector, their bootstrap intervals, and paired tests between two detectors.
 
-Point estimates are scikit-learn's. The bootstrap draws whole source images (a group of rows), because crops of one
-photograph are no independent observations; it works on weights, one sort for all replicates.
+One implementation, :class:`Weighted`: in a point estimate every row has the weight 1. The bootstrap draws whole source
+images (a group of rows), because crops of one photograph are no independent observations; a draw is a set of weights,
+so that one sort serves all of them. The tests compare every metric with scikit-learn's.
 """
+
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .errors import UserError
-from .labels import GENERATED, REAL, sigmoid
+from .labels import GENERATED, NAMES, REAL, sigmoid
 
 FPRS = (0.01, 0.05, 0.10)
 BINS = 15
@@ -17,16 +20,15 @@ RANKING = ("auc", "ap", "eer", "ece", "balanced_ece", "nll")
 CI_NAMES = DECISIONS + RANKING + tuple(f"tpr_at_fpr_{f:g}" for f in FPRS)
 
 
-def check(y, score=None, what="the data"):
-    """Arrays of equal length, labels 0/1 of both classes, finite scores; otherwise a :class:`UserError`."""
+def check(y: Sequence[int], score: Optional[Sequence[float]] = None, what: str = "the data") -> None:
+    """Raise :class:`UserError` unless the labels are 0 and 1, both occur, and the scores are finite and as many."""
     y = np.asarray(y)
     if len(y) == 0:
         raise UserError(f"{what}: no rows")
     if not np.isin(y, (REAL, GENERATED)).all():
         raise UserError(f"{what}: labels must be 0 or 1, got {sorted(set(y[~np.isin(y, (0, 1))].tolist()))[:5]}")
     if len(set(y.tolist())) < 2:
-        only = "real" if y[0] == REAL else "generated"
-        raise UserError(f"{what}: all {len(y)} labels are {only}; both classes are needed")
+        raise UserError(f"{what}: all {len(y)} labels are {NAMES[int(y[0])]}; both classes are needed")
     if score is not None:
         score = np.asarray(score, np.float64)
         if score.shape != y.shape:
@@ -36,7 +38,7 @@ def check(y, score=None, what="the data"):
             raise UserError(f"{what}: {len(bad)} scores are not finite, first in rows {bad[:5].tolist()}")
 
 
-def decision_metrics(y, label):
+def decision_metrics(y: Sequence[int], label: Sequence[int]) -> Dict[str, Any]:
     """Metrics of hard decisions.
 
     Parameters
@@ -47,32 +49,37 @@ def decision_metrics(y, label):
     Returns
     -------
     dict
-        ``n, accuracy, balanced_accuracy, macro_f1, classes`` (precision, recall, f1, n for ``real`` and
-        ``generated``) and ``confusion`` ``[[real as real, real as generated], [generated as real, generated as
-        generated]]``.
+        ``n, accuracy, balanced_accuracy, macro_f1, real_recall, generated_recall``, ``classes`` (precision, recall,
+        f1, n for ``real`` and ``generated``) and ``confusion`` ``[[real as real, real as generated], [generated as
+        real, generated as generated]]``. The recall of an absent class and the precision of a decision that was never
+        taken are 0; balanced accuracy is over the classes that occur.
     """
-    from sklearn import metrics as sk
-
-    precision, recall, f1, support = sk.precision_recall_fscore_support(
-        y, label, labels=[REAL, GENERATED], zero_division=0
-    )
+    y, label = np.asarray(y), np.asarray(label)
+    if not len(y):
+        raise UserError("metrics of decisions need at least one row")
+    none = np.full(len(y), np.nan)
+    measured, ones = Weighted(y, label, none, none), np.ones(len(y))
+    table = measured.confusion(ones)
+    there, said, hits = table.sum(axis=1), table.sum(axis=0), np.diag(table)
+    classes = {
+        name: {
+            "precision": float(hits[c] / said[c]) if said[c] else 0.0,
+            "recall": float(hits[c] / there[c]) if there[c] else 0.0,
+            "f1": float(2 * hits[c] / (there[c] + said[c])) if there[c] + said[c] else 0.0,
+            "n": int(there[c]),
+        }
+        for c, name in enumerate(NAMES)
+    }
+    found = measured(ones)
     return {
         "n": int(len(y)),
-        "accuracy": float(sk.accuracy_score(y, label)),
-        # Not sklearn's own function: it warns where a class is absent from one of the two.
-        "balanced_accuracy": float(recall[support > 0].mean()),
-        "macro_f1": float(sk.f1_score(y, label, labels=[REAL, GENERATED], average="macro", zero_division=0)),
-        "real_recall": float(recall[0]),
-        "generated_recall": float(recall[1]),
-        "classes": {
-            name: {"precision": float(p), "recall": float(r), "f1": float(f), "n": int(s)}
-            for name, p, r, f, s in zip(("real", "generated"), precision, recall, f1, support)
-        },
-        "confusion": sk.confusion_matrix(y, label, labels=[REAL, GENERATED]).tolist(),
+        **{name: float(found.get(name, 0.0)) for name in DECISIONS},
+        "classes": classes,
+        "confusion": table.astype(int).tolist(),
     }
 
 
-def ranking_metrics(y, score, prob=None):
+def ranking_metrics(y: Sequence[int], score: Sequence[float], prob: Optional[Sequence[float]] = None) -> Dict[str, Any]:
     """Metrics of scores: how well they rank the classes and how honest their probabilities are.
 
     Parameters
@@ -80,13 +87,19 @@ def ranking_metrics(y, score, prob=None):
     y : array of int, shape (n,)
         Both classes must occur.
     score : array of float, shape (n,)
+        Finite.
     prob : array of float, shape (n,), optional
-        Defaults to ``sigmoid(score)``.
+        In [0, 1]. Defaults to ``sigmoid(score)``.
 
     Returns
     -------
     dict
         ``auc, ap, eer, ece, balanced_ece, nll, brier, tpr_at_fpr`` (keys ``"0.01"``, ``"0.05"``, ``"0.1"``).
+
+    Raises
+    ------
+    UserError
+        One class only, scores that are not finite, or a probability outside [0, 1].
 
     Notes
     -----
@@ -94,120 +107,57 @@ def ranking_metrics(y, score, prob=None):
     (Naeini et al. 2015); the balanced one gives both classes the same total weight. EER is where the two error rates
     cross, interpolated. TPR at FPR is the best point of the ROC whose FPR does not exceed the value.
     """
-    from sklearn import metrics as sk
-
     check(y, score)
     y, score = np.asarray(y), np.asarray(score, np.float64)
     prob = sigmoid(score) if prob is None else np.asarray(prob, np.float64)
-    fpr, tpr, _ = sk.roc_curve(y, score, drop_intermediate=False)
+    outside = np.flatnonzero(~((prob >= 0) & (prob <= 1)))
+    if len(outside):
+        raise UserError(f"probability (={prob[outside[0]]:g}) of row {outside[0]} must be between 0 and 1")
+    found = Weighted(y, np.full(len(y), -1), score, prob)(np.ones(len(y)))
     return {
-        "auc": float(sk.roc_auc_score(y, score)),
-        "ap": float(sk.average_precision_score(y, score)),
-        "eer": eer(fpr, tpr),
-        "ece": ece(y, prob),
-        "balanced_ece": ece(y, prob, _balanced(y)),
-        "nll": float(sk.log_loss(y, prob, labels=[REAL, GENERATED])),
-        "brier": float(sk.brier_score_loss(y, prob)),
-        "tpr_at_fpr": {f"{f:g}": float(tpr[fpr <= f + 1e-12].max()) for f in FPRS},
+        # Exact, where a sum over the steps of the ROC gives 0.9999999999999999 for a perfect ranking.
+        "auc": auc(y, score),
+        **{name: float(found[name]) for name in ("ap", "eer", "ece", "balanced_ece", "nll", "brier")},
+        "tpr_at_fpr": {f"{f:g}": found[f"tpr_at_fpr_{f:g}"] for f in FPRS},
     }
 
 
-def eer(fpr, tpr):
-    """Equal error rate of an ROC curve that starts at (0, 0) and ends at (1, 1)."""
-    gap = np.asarray(fpr) - (1 - np.asarray(tpr))  # rises from -1 to 1
-    right = int(np.argmax(gap >= 0))
-    if right == 0:
-        return float(fpr[0])
-    left = right - 1
-    part = -gap[left] / (gap[right] - gap[left])
-    return float(fpr[left] + part * (fpr[right] - fpr[left]))
+def auc(y: Sequence[int], score: Sequence[float]) -> Optional[float]:
+    """Area under the ROC curve: the chance that a generated image scores above a real one, ties counting half.
 
-
-def _balanced(y):
-    y = np.asarray(y)
-    return np.where(y == GENERATED, 0.5 / max(1, (y == GENERATED).sum()), 0.5 / max(1, (y == REAL).sum()))
-
-
-def _bin(prob):
-    return np.minimum((np.asarray(prob) * BINS).astype(int), BINS - 1)
-
-
-def ece(y, prob, weight=None):
-    """Expected calibration error over 15 equal bins of the probability of *generated*; in [0, 1]."""
-    weight = np.ones(len(y)) if weight is None else weight
-    gap = np.bincount(_bin(prob), weight * (np.asarray(prob) - np.asarray(y)), BINS)
-    return float(np.abs(gap).sum() / weight.sum())
-
-
-def reliability(y, prob):
-    """Per bin that holds images: mean probability, share of generated images, count.
+    Parameters
+    ----------
+    y : array of int, shape (n,)
+    score : array of float, shape (n,)
 
     Returns
     -------
-    list of (float, float, int)
+    float or None
+        In [0, 1]; None where only one class occurs.
     """
-    where = _bin(prob)
-    count = np.bincount(where, minlength=BINS)
-    mean, share = np.bincount(where, prob, BINS), np.bincount(where, y, BINS)
-    return [(float(mean[i] / count[i]), float(share[i] / count[i]), int(count[i])) for i in range(BINS) if count[i]]
-
-
-def group_numbers(groups, count):
-    """A number for each row's source image, from 0 on; without groups, or with an empty one, a row stands by itself."""
-    if groups is None:
-        return np.arange(count)
-    names = [str(g) if g not in (None, "") else f"\0{i}" for i, g in enumerate(groups)]
-    return np.unique(names, return_inverse=True)[1]
-
-
-class Resampler:
-    """Draws of source images with replacement, within strata, as weights of rows.
-
-    Parameters
-    ----------
-    y : array of int, shape (n,)
-    groups : sequence of hashable, shape (n,), optional
-        Rows with the same value are drawn together. None: each row by itself. An empty value counts as a row by itself.
-    seed : int
-
-    Notes
-    -----
-    Strata are groups of reals only, of generated only, and of both, so that no draw loses a class
-    (Davison & Hinkley 1997, section 3.2: resample within the known strata).
-    """
-
-    def __init__(self, y, groups=None, seed=42):
-        y = np.asarray(y)
-        self.of_row = group_numbers(groups, len(y))
-        self.count = int(self.of_row.max()) + 1 if len(y) else 0
-        has = np.stack([np.bincount(self.of_row[y == side], minlength=self.count) > 0 for side in (REAL, GENERATED)])
-        kinds = has[0] + 2 * has[1]
-        self.strata = [np.flatnonzero(kinds == k) for k in (1, 2, 3) if (kinds == k).any()]
-        self.seed = seed
-
-    def weights(self, times):
-        """Yield ``times`` arrays (n,): how often each row was drawn."""
-        rng = np.random.default_rng(self.seed)
-        for _ in range(times):
-            drawn = np.zeros(self.count)
-            for stratum in self.strata:
-                drawn[stratum] = np.bincount(rng.integers(0, len(stratum), len(stratum)), minlength=len(stratum))
-            yield drawn[self.of_row]
+    y = np.asarray(y)
+    generated, real = int((y == GENERATED).sum()), int((y == REAL).sum())
+    if not generated or not real:
+        return None
+    _, inverse, count = np.unique(score, return_inverse=True, return_counts=True)
+    rank = np.cumsum(count) - (count - 1) / 2.0
+    return float((rank[inverse][y == GENERATED].sum() - generated * (generated + 1) / 2) / (generated * real))
 
 
 class Weighted:
-    """All metrics of :func:`decision_metrics` and :func:`ranking_metrics` under weights, one sort for many weights.
+    """All metrics of decisions and of scores under weights, one sort for many weights.
 
     Parameters
     ----------
     y : array of int, shape (n,)
+        True label, 0 real, 1 generated.
     label : array of int, shape (n,)
         -1 where a row has no decision.
     score, prob : array of float, shape (n,)
         NaN where a row has no score.
     """
 
-    def __init__(self, y, label, score, prob):
+    def __init__(self, y: np.ndarray, label: np.ndarray, score: np.ndarray, prob: np.ndarray) -> None:
         self.cell = np.where(label >= 0, 2 * y + label, 4)
         self.scored = np.flatnonzero(np.isfinite(score))
         y, score, prob = y[self.scored], score[self.scored], prob[self.scored]
@@ -220,12 +170,27 @@ class Weighted:
         clipped = np.clip(self.prob, np.finfo(float).eps, 1 - np.finfo(float).eps)
         self.loss = -np.where(self.y == 1, np.log(clipped), np.log1p(-clipped))
 
-    def __call__(self, weight):
-        """Metrics under the weights (n,) as a flat dict over :data:`CI_NAMES`; absent where they are undefined."""
+    def __call__(self, weight: np.ndarray) -> Dict[str, float]:
+        """Metrics under weights.
+
+        Parameters
+        ----------
+        weight : ndarray of float, shape (n,)
+            Not negative; how often each row counts.
+
+        Returns
+        -------
+        dict of str to float
+            :data:`CI_NAMES` and ``brier``; what is undefined (one class, no decision, no score) is absent.
+        """
         return {**self._decisions(weight), **self._ranking(weight[self.scored][self.order])}
 
+    def confusion(self, weight: np.ndarray) -> np.ndarray:
+        """Weights (2, 2) of the rows with a decision: true label down, decision across."""
+        return np.bincount(self.cell, weight, 5)[:4].reshape(2, 2)
+
     def _decisions(self, weight):
-        tn, fp, fn, tp = np.bincount(self.cell, weight, 5)[:4]
+        (tn, fp), (fn, tp) = self.confusion(weight)
         if tn + fp + fn + tp == 0:
             return {}
         recalls = [good / (good + bad) for good, bad in ((tn, fp), (tp, fn)) if good + bad > 0]
@@ -255,16 +220,108 @@ class Weighted:
             "auc": float(((fpr[1:] - fpr[:-1]) * (tpr[1:] + tpr[:-1])).sum() / 2),
             "ap": float(((tpr[1:] - tpr[:-1]) * precision).sum()),
             "eer": eer(fpr, tpr),
-            "ece": float(np.abs(np.bincount(self.bin, weight * (self.prob - self.y), BINS)).sum() / total),
-            "balanced_ece": float(np.abs(np.bincount(self.bin, balanced * (self.prob - self.y), BINS)).sum()),
+            "ece": float(_gaps(self.bin, weight * (self.prob - self.y)) / total),
+            "balanced_ece": float(_gaps(self.bin, balanced * (self.prob - self.y))),
             "nll": float((weight * self.loss).sum() / total),
+            "brier": float((weight * (self.prob - self.y) ** 2).sum() / total),
         }
         for f in FPRS:
             out[f"tpr_at_fpr_{f:g}"] = float(tpr[fpr <= f + 1e-12].max())
         return out
 
 
-def intervals(y, label, score, prob=None, groups=None, times=1000, level=0.95, seed=42):
+def eer(fpr: np.ndarray, tpr: np.ndarray) -> float:
+    """Equal error rate of an ROC curve that starts at (0, 0) and ends at (1, 1)."""
+    gap = np.asarray(fpr) - (1 - np.asarray(tpr))  # rises from -1 to 1
+    right = int(np.argmax(gap >= 0))
+    if right == 0:
+        return float(fpr[0])
+    left = right - 1
+    part = -gap[left] / (gap[right] - gap[left])
+    return float(fpr[left] + part * (fpr[right] - fpr[left]))
+
+
+def _bin(prob):
+    return np.minimum((np.asarray(prob) * BINS).astype(int), BINS - 1)
+
+
+def ece(y: Sequence[int], prob: Sequence[float], weight: Optional[np.ndarray] = None) -> float:
+    """Expected calibration error over 15 equal bins of the probability of *generated*; in [0, 1]."""
+    weight = np.ones(len(y)) if weight is None else weight
+    return float(_gaps(_bin(prob), weight * (np.asarray(prob) - np.asarray(y))) / weight.sum())
+
+
+def _gaps(bins, gap):
+    """Sum over the bins of the absolute gap between probability and truth; ``gap`` (n,) is weighted."""
+    return np.abs(np.bincount(bins, gap, BINS)).sum()
+
+
+def reliability(y: Sequence[int], prob: Sequence[float]) -> List[Tuple[float, float, int]]:
+    """Per bin that holds images: mean probability, share of generated images, count.
+
+    Returns
+    -------
+    list of (float, float, int)
+    """
+    where = _bin(prob)
+    count = np.bincount(where, minlength=BINS)
+    mean, share = np.bincount(where, prob, BINS), np.bincount(where, y, BINS)
+    return [(float(mean[i] / count[i]), float(share[i] / count[i]), int(count[i])) for i in range(BINS) if count[i]]
+
+
+def group_numbers(groups: Optional[Sequence], count: int) -> np.ndarray:
+    """A number for each row's source image, from 0 on; without groups, or with an empty one, a row stands by itself."""
+    if groups is None:
+        return np.arange(count)
+    names = [str(g) if g not in (None, "") else f"\0{i}" for i, g in enumerate(groups)]
+    return np.unique(names, return_inverse=True)[1]
+
+
+class Resampler:
+    """Draws of source images with replacement, within strata, as weights of rows.
+
+    Parameters
+    ----------
+    y : array of int, shape (n,)
+    groups : sequence of hashable, shape (n,), optional
+        Rows with the same value are drawn together. None: each row by itself. An empty value counts as a row by itself.
+    seed : int
+
+    Notes
+    -----
+    Strata are groups of reals only, of generated only, and of both, so that no draw loses a class
+    (Davison & Hinkley 1997, section 3.2: resample within the known strata).
+    """
+
+    def __init__(self, y: Sequence[int], groups: Optional[Sequence] = None, seed: int = 42) -> None:
+        y = np.asarray(y)
+        self.of_row = group_numbers(groups, len(y))
+        self.count = int(self.of_row.max()) + 1 if len(y) else 0
+        has = np.stack([np.bincount(self.of_row[y == side], minlength=self.count) > 0 for side in (REAL, GENERATED)])
+        kinds = has[0] + 2 * has[1]
+        self.strata = [np.flatnonzero(kinds == k) for k in (1, 2, 3) if (kinds == k).any()]
+        self.seed = seed
+
+    def weights(self, times: int) -> Iterator[np.ndarray]:
+        """Yield ``times`` arrays (n,): how often each row was drawn."""
+        rng = np.random.default_rng(self.seed)
+        for _ in range(times):
+            drawn = np.zeros(self.count)
+            for stratum in self.strata:
+                drawn[stratum] = np.bincount(rng.integers(0, len(stratum), len(stratum)), minlength=len(stratum))
+            yield drawn[self.of_row]
+
+
+def intervals(
+    y: Sequence[int],
+    label: Sequence[int],
+    score: Sequence[float],
+    prob: Optional[Sequence[float]] = None,
+    groups: Optional[Sequence] = None,
+    times: int = 1000,
+    level: float = 0.95,
+    seed: int = 42,
+) -> Dict[str, List[float]]:
     """Percentile bootstrap intervals over source images.
 
     Parameters
@@ -318,7 +375,14 @@ def _percentiles(draws, level, point):
     return out
 
 
-def paired(y, first, second, groups=None, times=1000, seed=42):
+def paired(
+    y: Sequence[int],
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    groups: Optional[Sequence] = None,
+    times: int = 1000,
+    seed: int = 42,
+) -> Dict[str, Any]:
     """Compare two detectors on the same images.
 
     Parameters
@@ -362,7 +426,7 @@ def paired(y, first, second, groups=None, times=1000, seed=42):
     return {"differences": differences, "mcnemar": {"only_first": only[0], "only_second": only[1], "p": p}}
 
 
-def threshold_at_fpr(real_scores, target):
+def threshold_at_fpr(real_scores: Sequence[float], target: float) -> Tuple[float, float]:
     """The lowest threshold whose false-positive rate on these real images does not exceed the target.
 
     Parameters
@@ -387,30 +451,62 @@ def threshold_at_fpr(real_scores, target):
     return threshold, float((scores > threshold).mean())
 
 
-def oracle(y, score):
+def roc_counts(y: np.ndarray, score: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The ROC curve in whole images.
+
+    Parameters
+    ----------
+    y : ndarray of int, shape (n,)
+    score : ndarray of float, shape (n,)
+
+    Returns
+    -------
+    (ndarray of float, ndarray of int, ndarray of int), each of shape (k,)
+        The distinct scores from the highest down, and how many real and how many generated images have that score or a
+        higher one.
+    """
+    values, place = np.unique(score, return_inverse=True)
+    real, generated = (np.bincount(place[y == side], minlength=len(values)) for side in (REAL, GENERATED))
+    return values[::-1], np.cumsum(real[::-1]), np.cumsum(generated[::-1])
+
+
+def oracle(y: Sequence[int], score: Sequence[float]) -> Tuple[float, float]:
     """Threshold with the best balanced accuracy on the very images it is judged on: an upper bound, never a result.
+
+    Parameters
+    ----------
+    y : array of int, shape (n,)
+        Both classes must occur.
+    score : array of float, shape (n,)
 
     Returns
     -------
     (float, float)
-        Threshold (generated where the score is above it) and balanced accuracy.
+        Threshold (generated where the score is above it) and balanced accuracy. Of several best thresholds the highest;
+        half way between two neighbouring scores.
     """
-    from sklearn.metrics import roc_curve
-
     check(y, score)
-    fpr, tpr, cut = roc_curve(y, score, drop_intermediate=False)
-    best = int(np.argmax(tpr - fpr))
-    ordered = np.unique(score)
-    below = np.searchsorted(ordered, cut[best]) - 1 if np.isfinite(cut[best]) else len(ordered) - 1
-    # `cut` is inclusive (>=): the exclusive threshold lies half way to the next lower score.
-    if np.isfinite(cut[best]):
-        threshold = float((ordered[below] + cut[best]) / 2) if below >= 0 else float(cut[best] - 1)
+    cut, real, generated = roc_counts(np.asarray(y), np.asarray(score))
+    fpr, tpr = np.append(0, real / real[-1]), np.append(0, generated / generated[-1])
+    best = int(np.argmax(tpr - fpr))  # so many of the distinct scores lie above the threshold
+    if best == 0:
+        threshold = cut[0]
+    elif best == len(cut):
+        threshold = cut[-1] - 1
     else:
-        threshold = float(ordered[-1])
-    return threshold, float((1 + tpr[best] - fpr[best]) / 2)
+        threshold = (cut[best] + cut[best - 1]) / 2
+    return float(threshold), float((1 + tpr[best] - fpr[best]) / 2)
 
 
-def by_value(y, label, score, values, groups=None, times=1000, seed=42):
+def by_value(
+    y: Sequence[int],
+    label: Sequence[int],
+    score: Sequence[float],
+    values: Sequence[str],
+    groups: Optional[Sequence] = None,
+    times: int = 1000,
+    seed: int = 42,
+) -> Dict[str, Dict[str, Any]]:
     """A table of one column: how the detector does on each of its values.
 
     A value with images of one class only (a generator, a camera) is ranked against all images of the other class.
@@ -444,7 +540,7 @@ def by_value(y, label, score, values, groups=None, times=1000, seed=42):
             "n": int(own.sum()),
             "classes": "both" if len(sides) == 2 else ("real", "generated")[sides.pop()],
             "accuracy": float((label[decided] == y[decided]).mean()) if decided.any() else None,
-            "auc": _auc(y[ranked], score[ranked]) if scored.any() else None,
+            "auc": auc(y[ranked], score[ranked]) if scored.any() else None,
             "mean_score": float(score[scored].mean()) if scored.any() else None,
             "ci": {},
         }
@@ -460,12 +556,6 @@ def by_value(y, label, score, values, groups=None, times=1000, seed=42):
     return table
 
 
-def _auc(y, score):
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(y, score)) if len(set(y.tolist())) == 2 else None
-
-
 def _accuracy_interval(y, label, groups, times, seed):
     """Bootstrap over groups; Wilson's interval where resampling a few groups would feign certainty."""
     right = (y == label).astype(float)
@@ -476,7 +566,9 @@ def _accuracy_interval(y, label, groups, times, seed):
     return [float(v) for v in np.percentile(draws, [2.5, 97.5])]
 
 
-def spread(table, classes="generated", key="accuracy"):
+def spread(
+    table: Dict[str, Dict[str, Any]], classes: str = "generated", key: str = "accuracy"
+) -> Optional[Dict[str, Any]]:
     """Average and minimum of a :func:`by_value` table over the values of one class.
 
     Returns
@@ -491,12 +583,16 @@ def spread(table, classes="generated", key="accuracy"):
     return {"values": len(rows), "average": float(np.mean([r[0] for r in rows])), "minimum": low, "worst": name}
 
 
-def vip(first, second):
+def vip(first: float, second: float) -> float:
     """IEEE VIP Cup 2022 score: ``0.7 * balanced accuracy 1 + 0.3 * balanced accuracy 2``."""
     return 0.7 * first + 0.3 * second
 
 
-def threshold_table(y, prob, thresholds=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)):
+def threshold_table(
+    y: Sequence[int],
+    prob: np.ndarray,
+    thresholds: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+) -> List[Dict[str, float]]:
     """Decision metrics at fixed probability thresholds (0.1 to 0.9, as CIFAKE's authors print them).
 
     Parameters
@@ -518,7 +614,7 @@ def threshold_table(y, prob, thresholds=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8,
     return rows
 
 
-def wilson(good, n, level=0.95):
+def wilson(good: float, n: float, level: float = 0.95) -> Tuple[float, float]:
     """Wilson score interval of a share (Wilson 1927); (0, 1) where ``n`` is 0."""
     from scipy.stats import norm
 

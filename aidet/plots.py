@@ -4,6 +4,7 @@ import base64
 import io
 import warnings
 from contextlib import contextmanager
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -14,6 +15,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "x", "*")
 NAME = 40  # characters of a name beside a chart
+# x (or a name), value, and the ends of its interval, which may be None.
+Row = Tuple[Any, float, Optional[float], Optional[float]]
 STYLE = {
     "font.size": 11,
     "axes.spines.top": False,
@@ -75,7 +78,7 @@ def _thin(x, y, most=600):
     return np.asarray(x)[keep], np.asarray(y)[keep]
 
 
-def roc(y, scores):
+def roc(y: np.ndarray, scores: Dict[str, np.ndarray]) -> str:
     """ROC curves. ``scores`` maps a name to (n,) scores; returns a data URI."""
     from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -95,7 +98,7 @@ def roc(y, scores):
         return _svg(figure)
 
 
-def precision_recall(y, scores):
+def precision_recall(y: np.ndarray, scores: Dict[str, np.ndarray]) -> str:
     """Precision-recall curves; arguments as :func:`roc`."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
@@ -113,7 +116,7 @@ def precision_recall(y, scores):
         return _svg(figure)
 
 
-def reliability(points):
+def reliability(points: Sequence[Tuple[float, float, int]]) -> str:
     """Reliability diagram from :func:`aidet.metrics.reliability`; the dots' area follows the number of images."""
     mean, share, count = (np.array(v) for v in zip(*points))
     with _figure() as (figure, axes):
@@ -129,7 +132,7 @@ def reliability(points):
         return _svg(figure)
 
 
-def histogram(y, score, threshold):
+def histogram(y: np.ndarray, score: np.ndarray, threshold: Optional[float]) -> str:
     """Scores of both classes; real hatched one way, generated the other, the threshold dashed."""
     import matplotlib.colors
 
@@ -150,7 +153,13 @@ def histogram(y, score, threshold):
         return _svg(figure)
 
 
-def curves(lines, xlabel, ylabel, ylim=None, chance=None):
+def curves(
+    lines: Dict[str, Sequence[Row]],
+    xlabel: str,
+    ylabel: str,
+    ylim: Optional[Tuple[float, float]] = None,
+    chance: Optional[float] = None,
+) -> str:
     """Lines with intervals.
 
     Parameters
@@ -184,7 +193,7 @@ def curves(lines, xlabel, ylabel, ylim=None, chance=None):
         return _svg(figure)
 
 
-def heat(matrix, rows, columns, label):
+def heat(matrix: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], label: str) -> str:
     """A matrix as a heat map in greys with its numbers written in; NaN cells stay empty."""
     matrix = np.asarray(matrix, float)
     with _figure((1.9 + 0.95 * len(columns), 1.5 + 0.5 * len(rows))) as (figure, axes):
@@ -207,7 +216,7 @@ def heat(matrix, rows, columns, label):
         return _svg(figure)
 
 
-def bars(rows, xlabel, level=None):
+def bars(rows: Sequence[Row], xlabel: str, level: Optional[float] = None) -> str:
     """Horizontal bars: ``rows`` is a list of (name, value, low, high); ``level`` a dashed line."""
     rows = rows[::-1]
     with _figure((5.0, 1.2 + 0.32 * len(rows))) as (figure, axes):

@@ -9,9 +9,9 @@ from typing import Any, Dict, Union
 
 import numpy as np
 
-from . import images, onnx_export, truth
-from .detector.cascade import STAMP
+from . import images, metrics, onnx_export, truth
 from .datasets.sources import Inputs
+from .detector.cascade import STAMP
 from .engine import Detector
 from .errors import UserError
 
@@ -102,7 +102,7 @@ def _compared(before, after, known=None):
         if len(set(truths.tolist())) < 2:
             raise UserError(f"the {len(pairs)} images to compare on are all of one class; give labelled images of both")
         for name, scores in (("balanced_accuracy", x), ("balanced_accuracy_int8", y)):
-            found[name] = float(np.mean([((scores > 0) == c)[truths == c].mean() for c in (0, 1)]))
+            found[name] = metrics.decision_metrics(truths, (scores > 0).astype(int))["balanced_accuracy"]
     return found
 
 

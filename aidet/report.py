@@ -5,6 +5,9 @@ import io
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+from PIL import Image
 
 from . import __version__, files, images
 from .runtime import version_of
@@ -15,11 +18,11 @@ THUMBNAIL = 160
 
 @dataclass
 class Table:
-    """``caption``, ``header`` (list of str) and ``rows`` (lists of str)."""
+    """A table: a caption, the names of its columns, and rows of text or numbers."""
 
     caption: str
-    header: list
-    rows: list
+    header: List[str]
+    rows: List[list]
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Chart:
 class Shot:
     """Thumbnails (data URIs) with a caption."""
 
-    images: list
+    images: List[str]
     caption: str
 
 
@@ -44,13 +47,20 @@ class Section:
     """A heading with texts, charts, tables and thumbnails under it."""
 
     title: str
-    texts: list = field(default_factory=list)
-    charts: list = field(default_factory=list)
-    tables: list = field(default_factory=list)
-    shots: list = field(default_factory=list)
+    texts: List[str] = field(default_factory=list)
+    charts: List[Chart] = field(default_factory=list)
+    tables: List[Table] = field(default_factory=list)
+    shots: List[Shot] = field(default_factory=list)
 
 
-def write(path, title, lead, sections, cards=(), warnings=()):
+def write(
+    path: Union[str, Path],
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    cards: Sequence[Tuple[str, Any, str]] = (),
+    warnings: Sequence[str] = (),
+) -> Path:
     """Render the report.
 
     Parameters
@@ -82,22 +92,22 @@ def write(path, title, lead, sections, cards=(), warnings=()):
         warnings=list(warnings),
     )
     with files.atomic(path) as file:
-        # A path may hold bytes that are no UTF-8; they are shown as escapes.
+        # A path may hold bytes that are not UTF-8; they are shown as escapes.
         file.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
     return Path(path)
 
 
-def number(value, digits=4):
+def number(value: Optional[float], digits: int = 4) -> str:
     """A number as text; an en dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def interval(ci, digits=4):
+def interval(ci: Optional[Sequence[float]], digits: int = 4) -> str:
     """``[low, high]`` as text; empty where there is none."""
     return "" if not ci else f"[{ci[0]:.{digits}f}, {ci[1]:.{digits}f}]"
 
 
-def thumbnail(image, side=THUMBNAIL):
+def thumbnail(image: Union[str, Path, Image.Image], side: int = THUMBNAIL) -> Optional[str]:
     """A data URI of an image (PIL, or a file), at most ``side`` pixels; None where it cannot be decoded."""
     try:
         image = images.decode(image)
@@ -112,14 +122,14 @@ def thumbnail(image, side=THUMBNAIL):
     return f"data:{mime};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def versions():
-    """Versions of AIDet, Python and the packages that numbers depend on."""
+def versions() -> Dict[str, str]:
+    """Versions of AIDet, Python and the packages that the numbers depend on."""
     found = {"aidet": __version__, "python": platform.python_version()}
     found.update({name: version_of(name) for name in PACKAGES if version_of(name)})
     return found
 
 
-def provenance(inputs):
+def provenance(inputs: Dict[str, Union[str, Path]]) -> Tuple[Dict[str, Any], Section]:
     """What went in: sha256 of each input file (a folder is named only), and the versions.
 
     Parameters

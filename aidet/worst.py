@@ -1,12 +1,15 @@
 """The worst errors of an evaluation: the images themselves, and what the detector looked at in them."""
 
 from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
+from PIL import Image
 
 from . import explain, files, images, report, runtime
 from .cli import to_stderr
 from .errors import UserError
+from .evaluation.evaluation import Evaluation
 from .labels import GENERATED, NAMES, REAL
 
 OFF = "none"
@@ -42,12 +45,12 @@ class Maps:
         ``none`` together with checkpoints.
     """
 
-    def __init__(self, asked=None, run=None):
+    def __init__(self, asked: Optional[Sequence[str]] = None, run: Optional[Dict[str, Any]] = None) -> None:
         self.files, self.missing, self.asked = [], [], bool(asked)
         self.shown, self.methods, self._detector = 0, [], None
         if asked and OFF in asked:
             if len(asked) > 1:
-                raise UserError(f"--explain {OFF} stands beside {', '.join(a for a in asked if a != OFF)}; choose one")
+                raise UserError(f"--explain {OFF} cannot go with {', '.join(a for a in asked if a != OFF)}; choose one")
             self._none(f"--explain {OFF}")
         elif asked:
             self.files = list(asked)
@@ -61,7 +64,7 @@ class Maps:
                 else:
                     self.files.append(model["file"])
 
-    def of(self, image, key):
+    def of(self, image: Image.Image, key: str) -> List[Tuple[str, np.ndarray, str]]:
         """Maps of one decoded image.
 
         Returns
@@ -78,7 +81,7 @@ class Maps:
         except Exception as error:
             if self.asked:
                 raise
-            # Whatever MindSpore raises: the evaluation is whole without maps that nobody asked for.
+            # MindSpore raises many types. Maps that nobody asked for must not stop an evaluation.
             self._none(" ".join(str(error).split())[:200])
             return []
         if not found:
@@ -100,7 +103,7 @@ class Maps:
         self.missing.append(f"No maps of where the detector looked: {why}.")
         self.files = []
 
-    def legend(self):
+    def legend(self) -> List[str]:
         """What a reader of the maps must know, and which could not be made: a list of sentences."""
         if not self.shown:
             return self.missing
@@ -126,17 +129,19 @@ def _unusable(model):
     return "" if runtime.mindspore_version() else "MindSpore, which computes maps, is not installed here"
 
 
-def places(evaluation, run=None):
-    """Where the images may lie: (folder, paths below it) beside the labels, beside the scores, where they were scored.
+def places(evaluation: Evaluation, run: Optional[Dict[str, Any]] = None) -> List[Tuple[Path, List[str]]]:
+    """Where the images may be: beside the labels, beside the scores, or where they were scored.
 
     Parameters
     ----------
-    evaluation : aidet.scoring.Evaluation
+    evaluation : Evaluation
     run : dict, optional
+        See :class:`Maps`.
 
     Returns
     -------
     list of (Path, list of str)
+        Folder, and the paths of all images below it.
     """
     found = [(evaluation.true.root, evaluation.true.paths)]
     found.append((Path(evaluation.scores.source).parent, evaluation.scores.paths))
@@ -147,14 +152,16 @@ def places(evaluation, run=None):
     return found
 
 
-def section(evaluation, most, maps=None, run=None):
+def section(
+    evaluation: Evaluation, most: int, maps: Optional[Maps] = None, run: Optional[Dict[str, Any]] = None
+) -> Optional[report.Section]:
     """The most confident errors of both kinds, with thumbnails and maps where the images can be reached.
 
     Parameters
     ----------
-    evaluation : aidet.scoring.Evaluation
+    evaluation : Evaluation
     most : int
-        Of each class.
+        Errors of each class.
     maps : Maps, optional
     run : dict, optional
         See :class:`Maps`.
@@ -193,7 +200,7 @@ def section(evaluation, most, maps=None, run=None):
     return made
 
 
-def ranked(evaluation, most):
+def ranked(evaluation: Evaluation, most: int) -> List[int]:
     """Rows of the wrong decisions: at most ``most`` reals, then as many generated, the most confident first."""
     margin = np.where(evaluation.y == GENERATED, -evaluation.scores.score, evaluation.scores.score)
     wrong = (evaluation.label != evaluation.y) & (evaluation.label >= 0)
@@ -203,7 +210,7 @@ def ranked(evaluation, most):
 
 
 def _decoded(candidates):
-    """The first of the files that is there and can be decoded; None where none is."""
+    """The first of the files that exists and can be decoded; None if there is none."""
     for path in candidates:
         if path.is_file():
             try:

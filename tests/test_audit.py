@@ -68,7 +68,7 @@ def found(capsys):
         options = Namespace(
             labels=path, where=None, out=path.parent / "out", scores=scores, warn=0.6, bootstrap=100, seed=42
         )
-        assert auditing.run(options) == code
+        assert auditing.main(options) == code
         out = capsys.readouterr().out
         shortcuts = [line.split()[1] for line in out.splitlines() if line.startswith("shortcut: ")]
         return shortcuts, json.loads((path.parent / "out/metrics.json").read_text()), out

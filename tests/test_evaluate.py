@@ -4,15 +4,19 @@ import csv
 import json
 import os
 import re
-from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from aidet import cifar100, ckpt, engine, explain, files, metrics, models, plots, runinfo, scoring, truth
+import evaluate
+from aidet import cifar100, ckpt, engine, explain, files, metrics, models, plots, runinfo, truth
 from aidet.errors import UserError
+from aidet.evaluation import comparisons
+from aidet.evaluation.evaluation import Evaluation, summary
+from aidet.evaluation.score_page import pages
 
 HEADER = "path,score,prob,label,decision,status\n"
 
@@ -26,14 +30,21 @@ def write_csv(path, header, rows):
     return path
 
 
-def options(tmp_path, **given):
-    base = {
-        "scores": None, "labels": None, "out": tmp_path / "out", "by": None, "where": None, "bootstrap": 50, "seed": 42,
-        "threshold": None, "target_fpr": 0.05, "valid_scores": None, "valid_labels": None, "valid_where": None,
-        "against": None, "vip": None, "thumbnails": 2, "explain": None, "one_class": False, "leaks": None,
-        "include": None,
-    }  # fmt: skip
-    return Namespace(**{**base, **given})
+REPEATED = ("explain", "where", "valid_where")  # options that take one value each time
+
+
+def run_score(folder, **given):
+    """``evaluate.py score`` in this process, into ``folder/out``, with few draws and pictures; gives the exit code."""
+    arguments = []
+    for name, value in {"out": folder / "out", "bootstrap": 50, "thumbnails": 2, **given}.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            arguments.append(flag)
+        elif name in REPEATED:
+            arguments += [text for one in value for text in (flag, one)]
+        else:
+            arguments += [flag, *(value if isinstance(value, list) else [value])]
+    return evaluate.main(["score", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -75,7 +86,7 @@ def test_command_line_prints_the_three_numbers_and_writes_both_files(run, small)
 
 
 def test_report_is_one_offline_file(small):
-    scoring.run(options(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"]))
+    run_score(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"])
     page = (small / "out" / "report.html").read_text(encoding="utf-8")
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page) and "<script" not in page and "url(" not in page
     assert "http" not in re.sub(r"data:[^\"]+", "", page)
@@ -86,7 +97,7 @@ def test_report_is_one_offline_file(small):
 
 def test_same_input_same_files(small):
     for name in ("a", "b"):
-        scoring.run(options(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"], out=small / name))
+        run_score(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"], out=small / name)
     assert (small / "a/metrics.json").read_bytes() == (small / "b/metrics.json").read_bytes()
     assert (small / "a/report.html").read_bytes() == (small / "b/report.html").read_bytes()
 
@@ -94,7 +105,7 @@ def test_same_input_same_files(small):
 def test_names_from_outside_are_escaped(small):
     text = (small / "labels.csv").read_text().replace("sdxl", "<script>alert(1)</script>")
     (small / "labels.csv").write_text(text)
-    scoring.run(options(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"]))
+    run_score(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"])
     page = (small / "out" / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page and "&lt;script&gt;" in page
 
@@ -104,7 +115,7 @@ def _with_errors(small, label):
     lines = (small / "run/scores.csv").read_text().splitlines()
     lines[5] = f"4.png,,,{label},,error: truncated file"
     (small / "run/scores.csv").write_text("\n".join(lines) + "\n")
-    code = scoring.run(options(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"]))
+    code = run_score(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"])
     return code, json.loads((small / "out" / "metrics.json").read_text())
 
 
@@ -177,9 +188,9 @@ def test_artifact_metadata(tmp_path):
 
 def test_bare_column_follows_the_rows_of_the_scores(small):
     (small / "truth.txt").write_text("".join(f"{i // 4 % 2}\n" for i in range(40)))
-    scoring.run(options(small, scores=small / "run/scores.csv", labels=[small / "truth.txt"]))
+    run_score(small, scores=small / "run/scores.csv", labels=[small / "truth.txt"])
     bare = json.loads((small / "out" / "metrics.json").read_text())
-    scoring.run(options(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"]))
+    run_score(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"])
     assert bare["auc"] == json.loads((small / "out" / "metrics.json").read_text())["auc"]
 
 
@@ -237,7 +248,7 @@ def test_mismatches_name_the_first_offenders_both_ways(tmp_path):
 def bad(tmp_path, labels="path,label\n1.png,0\n2.png,1\n", scores="path,score\n1.png,-1\n2.png,1\n"):
     (tmp_path / "l.csv").write_text(labels)
     (tmp_path / "s.csv").write_text(scores)
-    return options(tmp_path, scores=tmp_path / "s.csv", labels=[tmp_path / "l.csv"])
+    return {"scores": tmp_path / "s.csv", "labels": tmp_path / "l.csv"}
 
 
 @pytest.mark.parametrize(
@@ -268,13 +279,13 @@ def bad(tmp_path, labels="path,label\n1.png,0\n2.png,1\n", scores="path,score\n1
 )
 def test_bad_input_is_one_clear_line_and_writes_nothing(tmp_path, given, text):
     with pytest.raises(UserError, match=text):
-        scoring.run(bad(tmp_path, **given))
+        run_score(tmp_path, **bad(tmp_path, **given))
     assert not (tmp_path / "out").exists()
 
 
 def test_unknown_column_names_the_nearest(small):
     with pytest.raises(UserError, match="did you mean 'generator'"):
-        scoring.run(options(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"], by=["generatr"]))
+        run_score(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"], by=["generatr"])
     with pytest.raises(UserError, match="leaves no row"):
         truth.read_labels(small / "labels.csv", ["generator=dalle"])
 
@@ -305,12 +316,40 @@ def test_threshold_of_the_rows_is_found_or_said_to_be_none(small):
     true = truth.read_labels(small / "labels.csv")
     scores = truth.read_scores(small / "run/scores.csv")
     scores.label = (scores.prob > 0.8).astype(int)
-    found = scoring.Evaluation(*truth.join(true, scores))
+    found = Evaluation(*truth.join(true, scores))
     assert ((scores.prob > found.threshold) == (scores.label == 1)).all() and found.threshold != 0.5
     scores.label = 1 - scores.label
-    assert scoring.Evaluation(*truth.join(true, scores)).threshold is None
-    given = scoring.Evaluation(*truth.join(true, scores), threshold=0.3)
+    assert Evaluation(*truth.join(true, scores)).threshold is None
+    given = Evaluation(*truth.join(true, scores), threshold=0.3)
     assert given.threshold == 0.3 and (given.label == (scores.prob > 0.3)).all()
+
+
+def made(y, score, name):
+    """An evaluation without a file."""
+    paths = [f"{name}{i}.png" for i in range(len(y))]
+    score, none = np.asarray(score, float), np.full(len(y), -1)
+    scores = truth.Scores(paths, score, 1 / (1 + np.exp(-score)), none, ["ok"] * len(y), {}, f"{name}.csv")
+    return Evaluation(
+        truth.Truth(paths=paths, labels=np.asarray(y), columns={}, root=Path(name), source=f"{name} labels"), scores
+    )
+
+
+def test_an_evaluation_needs_no_command_line():
+    """Numbers and the sections of the report out of arrays."""
+    here, valid = made([0, 0, 1, 1], [-1, 2, 1, 3], "here"), made([0] * 10 + [1], [*range(10), 20], "valid")
+    chosen = comparisons.from_validation(here, valid, target_fpr=0.2)
+    assert (chosen["score_threshold"], chosen["validation_fpr"]) == (7.0, 0.2)
+    assert (chosen["fpr"], chosen["tpr"], chosen["ci"]["fpr"]) == (0.0, 0.0, [])
+    with pytest.raises(UserError, match="judged on, first here.csv"):
+        comparisons.from_validation(here, here, target_fpr=0.2)
+    turned = here.take([3, 2, 1, 0])
+    assert turned.y.tolist() == [1, 1, 0, 0] and turned.label.tolist() == [1, 1, 1, 0]
+    assert comparisons.compared(here, turned, times=10)["mcnemar"]["p"] == 1
+    result = {**summary(here), "run": None, "from_validation": chosen}
+    assert result["accuracy"] == 0.75 and result["auc"] == 0.75 and result["ci"] == {}
+    sections, cards, warnings = pages(here, result, thumbnails=0)
+    assert [s.title for s in sections] == ["All numbers", "Curves", "Thresholds"]
+    assert cards[0] == ("balanced accuracy", "0.7500", "") and "Only 2 independent" in warnings[0]
 
 
 def test_threshold_from_validation_reals(tmp_path):
@@ -320,8 +359,8 @@ def test_threshold_from_validation_reals(tmp_path):
         score = rng.normal(size=n) + 3 * y - 1
         write_csv(tmp_path / f"{name}l.csv", ["path", "label"], [[f"{i}.png", y[i]] for i in range(n)])
         write_csv(tmp_path / f"{name}s.csv", ["path", "score"], [[f"{i}.png", score[i]] for i in range(n)])
-    scoring.run(options(tmp_path, scores=tmp_path / "ts.csv", labels=[tmp_path / "tl.csv"], target_fpr=0.1,
-                        valid_scores=tmp_path / "vs.csv", valid_labels=tmp_path / "vl.csv"))  # fmt: skip
+    run_score(tmp_path, scores=tmp_path / "ts.csv", labels=[tmp_path / "tl.csv"], target_fpr=0.1,
+                        valid_scores=tmp_path / "vs.csv", valid_labels=tmp_path / "vl.csv")  # fmt: skip
     found = json.loads((tmp_path / "out/metrics.json").read_text())
     chosen = found["from_validation"]
     assert chosen["validation_fpr"] == 0.1 and chosen["validation_reals"] == 200
@@ -335,15 +374,15 @@ def test_a_threshold_is_never_chosen_on_the_images_it_is_judged_on(small):
     (small / "copy.csv").write_text((small / "run/scores.csv").read_text())
     for scores in (small / "run/scores.csv", small / "copy.csv"):
         with pytest.raises(UserError, match="threshold would be chosen on images that it is judged on"):
-            scoring.run(options(small, **given, valid_scores=scores, valid_labels=small / "labels.csv"))
+            run_score(small, **given, valid_scores=scores, valid_labels=small / "labels.csv")
     with pytest.raises(UserError, match="go with --valid-scores, which is missing"):
-        scoring.run(options(small, **given, valid_labels=small / "labels.csv"))
+        run_score(small, **given, valid_labels=small / "labels.csv")
     assert not (small / "out").exists()
 
 
 def test_words_in_the_label_column_of_scores_are_decisions(tmp_path):
     given = bad(tmp_path, scores="path,score,label\n1.png,-1,FAKE\n2.png,1,1.0\n")
-    scoring.run(given)
+    run_score(tmp_path, **given)
     assert json.loads((tmp_path / "out/metrics.json").read_text())["confusion"] == [[0, 1], [0, 1]]
 
 
@@ -360,7 +399,7 @@ def test_unseen_errors_are_bounded_by_the_rarer_class(tmp_path):
     rows = [[f"{i}.png", int(i < 10), f"p{i}" if i % 2 else ""] for i in range(210)]
     write_csv(tmp_path / "l.csv", ["path", "label", "group"], rows)
     write_csv(tmp_path / "s.csv", ["path", "score"], [[r[0], 2 * r[1] - 1] for r in rows])
-    scoring.run(options(tmp_path, scores=tmp_path / "s.csv", labels=[tmp_path / "l.csv"]))
+    run_score(tmp_path, scores=tmp_path / "s.csv", labels=[tmp_path / "l.csv"])
     assert json.loads((tmp_path / "out/metrics.json").read_text())["n_groups"] == 210
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert "With 10 independent source images of the rarer class an error rate below 30.0% can go unseen" in page
@@ -394,15 +433,13 @@ def test_names_that_are_not_unicode_meet_their_scores(tmp_path):
     os.rename(tmp_path / "real/0.png", os.fsencode(tmp_path) + b"/real/odd\xff.png")
     rows = [["real/odd\\udcff.png", -1], ["real/1.png", 1], ["fake/0.png", 1], ["fake/1.png", 1]]
     write_csv(tmp_path / "s/s.csv", ["path", "score"], rows)
-    assert scoring.run(options(tmp_path, scores=tmp_path / "s/s.csv", labels=[tmp_path])) == 0
+    assert run_score(tmp_path, scores=tmp_path / "s/s.csv", labels=[tmp_path]) == 0
 
 
 def test_against_a_second_file(small):
     lines = (small / "run/scores.csv").read_text().splitlines()
     (small / "other.csv").write_text("\n".join([lines[0]] + lines[:0:-1]) + "\n")  # same rows, other order
-    scoring.run(
-        options(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"], against=small / "other.csv")
-    )
+    run_score(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"], against=small / "other.csv")
     found = json.loads((small / "out/metrics.json").read_text())["paired"]
     assert found["n"] == 40 and found["differences"]["auc"]["difference"] == 0 and found["mcnemar"]["p"] == 1
 
@@ -430,14 +467,14 @@ def test_vip_of_two_files(tmp_path, run):
 )  # fmt: skip
 def test_what_vip_does_not_take_is_refused(tmp_path, given, text):
     with pytest.raises(UserError, match=text):
-        scoring.run(options(tmp_path, **{"labels": ["l.csv"], "vip": ["a.csv", "b.csv"], **given}))
+        run_score(tmp_path, **{"labels": ["l.csv"], "vip": ["a.csv", "b.csv"], **given})
 
 
 def test_vip_needs_scores(tmp_path):
     given = bad(tmp_path)
     (tmp_path / "result.txt").write_text("0\n1\n")
     with pytest.raises(UserError, match="the VIP Cup's form is filename,logit"):
-        scoring.run(options(tmp_path, labels=given.labels, vip=[tmp_path / "result.txt", given.scores]))
+        run_score(tmp_path, labels=given["labels"], vip=[tmp_path / "result.txt", given["scores"]])
 
 
 def test_few_photographs_are_warned_of_however_many_crops_they_have(small):
@@ -445,7 +482,7 @@ def test_few_photographs_are_warned_of_however_many_crops_they_have(small):
     assert "Only 5 independent source images of the rarer class" in page and "too narrow as well" in page
 
 
-def test_scores_turned_round_are_pointed_out(small):
+def test_inverted_scores_are_pointed_out(small):
     lines = (small / "run/scores.csv").read_text().splitlines()
     turned = [lines[0]] + [
         re.sub(r",(-?)([0-9.e-]+),.*", lambda m: f",{'' if m[1] else '-'}{m[2]},,,,ok", r) for r in lines[1:]
@@ -454,13 +491,13 @@ def test_scores_turned_round_are_pointed_out(small):
     (small / "run/scores.csv").write_text(
         (small / "run/scores.csv").read_text().replace(",".join(HEADER.strip().split(",")), "path,score")
     )
-    scoring.run(options(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"]))
-    assert "may be turned round" in (small / "out/report.html").read_text(encoding="utf-8")
+    run_score(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"])
+    assert "the scores may be inverted" in (small / "out/report.html").read_text(encoding="utf-8")
 
 
 # --- decisions without scores ----------------------------------------------------------------------------------------
 def measured(small, **given):
-    scoring.run(options(small, labels=[small / "labels.csv"], **given))
+    run_score(small, labels=[small / "labels.csv"], **given)
     return json.loads((small / "out/metrics.json").read_text())
 
 
@@ -488,7 +525,7 @@ def test_a_contests_files_alone_give_the_same_decisions(small):
 def test_a_result_follows_the_numbers_in_the_stems(tmp_path):
     write_csv(tmp_path / "l.csv", ["path", "label"], [["10.jpg", 1], ["2.jpg", 0], ["1.jpg", 1]])
     (tmp_path / "r.txt").write_text("1\n0\n1\n")  # images 1, 2, 10
-    scoring.run(options(tmp_path, scores=tmp_path / "r.txt", labels=[tmp_path / "l.csv"]))
+    run_score(tmp_path, scores=tmp_path / "r.txt", labels=[tmp_path / "l.csv"])
     assert json.loads((tmp_path / "out/metrics.json").read_text())["accuracy"] == 1
 
 
@@ -515,7 +552,7 @@ def test_recall_of_a_real_set_by_its_classes(tmp_path):
         tmp_path / "s.csv", ["path", "score"], [[f"{i}.png", 1 if f == "wolf" else -1] for i, f in enumerate(fine)]
     )
     given = {"scores": tmp_path / "s.csv", "labels": [tmp_path / "l.csv"], "by": ["fine", "superclass"]}
-    assert scoring.run(options(tmp_path, one_class=True, **given)) == 0
+    assert run_score(tmp_path, one_class=True, **given) == 0
     found = json.loads((tmp_path / "out/metrics.json").read_text())
     assert found["accuracy"] == found["real_recall"] == 0.75 and found["auc"] is found["macro_f1"] is None
     assert "macro_f1" not in found["ci"] and found["generated_recall"] is None
@@ -625,9 +662,9 @@ def test_occlusion_finds_where_a_model_looks():
 def test_worst_errors_come_with_their_maps(small, monkeypatch):
     monkeypatch.setattr(engine, "Detector", Corner)
     given = {"scores": small / "run/scores.csv", "labels": [small / "labels.csv"]}
-    scoring.run(options(small, **given))
+    run_score(small, **given)
     plain = (small / "out/report.html").read_text(encoding="utf-8").count("data:image/png")
-    scoring.run(options(small, **given, explain=["m.ckpt"]))
+    run_score(small, **given, explain=["m.ckpt"])
     page = (small / "out/report.html").read_text(encoding="utf-8")
     assert plain > 0 and page.count("data:image/png") + page.count("data:image/jpeg") == 2 * plain
     assert "occlusion of detector" in page
@@ -659,10 +696,10 @@ def pictures(small):
 
 def test_maps_of_the_model_that_made_the_scores_come_without_asking(small, tiny, capsys):
     given = made_by(small, tiny)
-    scoring.run(options(small, **given, explain=["none"]))
+    run_score(small, **given, explain=["none"])
     plain, page = pictures(small)
     assert plain > 0 and "No maps of where the detector looked: --explain none." in page
-    scoring.run(options(small, **given))
+    run_score(small, **given)
     with_maps, page = pictures(small)
     assert with_maps == 2 * plain and "Grad-CAM of tiny" in page and "white speaks for generated" in page
     said = f"maps               of {plain} shown errors, by tiny.ckpt (run.json); --explain none leaves them out\n"
@@ -683,14 +720,14 @@ def test_the_report_says_why_there_are_no_maps(small, tiny, tmp_path_factory):
     }
     for text, change in cases.items():
         (small / "run/run.json").write_text(json.dumps({**run, "models": [{**run["models"][0], **change}]}))
-        scoring.run(options(small, **given))
+        run_score(small, **given)
         count, page = pictures(small)
         assert count > 0 and text in page and "Grad-CAM" not in page, text
     (small / "run/run.json").unlink()
-    scoring.run(options(small, **given))
+    run_score(small, **given)
     assert "no run.json of infer.py that belongs to the scores" in pictures(small)[1]
-    with pytest.raises(UserError, match="--explain none stands beside a.ckpt"):
-        scoring.run(options(small, **given, explain=["none", "a.ckpt"]))
+    with pytest.raises(UserError, match="--explain none cannot go with a.ckpt"):
+        run_score(small, **given, explain=["none", "a.ckpt"])
 
 
 def test_a_map_that_fails_does_not_stop_an_evaluation(small, tiny, monkeypatch):
@@ -700,19 +737,19 @@ def test_a_map_that_fails_does_not_stop_an_evaluation(small, tiny, monkeypatch):
         raise RuntimeError("no gradient of this operator")
 
     monkeypatch.setattr(explain.Explainer, "_grad_cam", broken)
-    assert scoring.run(options(small, **given)) == 0
+    assert run_score(small, **given) == 0
     assert "No maps of where the detector looked: no gradient of this operator." in pictures(small)[1]
     with pytest.raises(RuntimeError):
-        scoring.run(options(small, **given, explain=[str(tiny)]))
+        run_score(small, **given, explain=[str(tiny)])
 
 
 def test_images_are_found_where_they_were_scored(small, tiny):
     given = made_by(small, tiny, images=str(small / "test"))
     (small / "elsewhere").mkdir()
     (small / "labels.csv").rename(small / "elsewhere/labels.csv")
-    scoring.run(options(small, scores=given["scores"], labels=[small / "elsewhere/labels.csv"]))
+    run_score(small, scores=given["scores"], labels=[small / "elsewhere/labels.csv"])
     assert "Grad-CAM of tiny" in pictures(small)[1]
     (small / "test").rename(small / "moved")
-    scoring.run(options(small, scores=given["scores"], labels=[small / "elsewhere/labels.csv"]))
+    run_score(small, scores=given["scores"], labels=[small / "elsewhere/labels.csv"])
     count, page = pictures(small)
     assert count == 0 and "no thumbnails, no maps" in page

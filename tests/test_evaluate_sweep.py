@@ -69,7 +69,7 @@ def result(stub):
 def test_all_points_are_measured_and_each_image_is_decoded_once(stub, pictures, monkeypatch):
     decoded, decode = [], images.decode
     monkeypatch.setattr(images, "decode", lambda source, **k: decoded.append(source) or decode(source, **k))
-    assert sweep.run(options(stub, pictures)) == 0
+    assert sweep.main(options(stub, pictures)) == 0
     found = result(stub)
     assert {r["family"] for r in found["points"]} == {"clean", *degrade.FAMILIES}
     assert [r["x"] for r in found["points"] if r["family"] == "votes"] == list(range(1, 16))
@@ -81,38 +81,38 @@ def test_all_points_are_measured_and_each_image_is_decoded_once(stub, pictures, 
 
 
 def test_a_killed_run_goes_on_and_new_points_are_added(stub, pictures):
-    sweep.run(options(stub, pictures, points=["jpeg"]))
+    sweep.main(options(stub, pictures, points=["jpeg"]))
     log = stub.parent / "out" / "sweep.jsonl"
     whole, first = log.read_bytes(), result(stub)
     log.write_bytes(whole[: len(whole) // 2])  # ends inside a line
     Bright.calls = []
-    sweep.run(options(stub, pictures, points=["jpeg"]))
+    sweep.main(options(stub, pictures, points=["jpeg"]))
     assert 0 < len(Bright.calls) < 24 * 8
     second = result(stub)
     assert first["points"] == second["points"]
     Bright.calls = []
-    sweep.run(options(stub, pictures, points=["jpeg", "crop"]))
+    sweep.main(options(stub, pictures, points=["jpeg", "crop"]))
     assert len(Bright.calls) == 24 * 4
 
 
 def test_a_damaged_line_of_the_log_is_named(stub, pictures):
-    sweep.run(options(stub, pictures, points=["crop"]))
+    sweep.main(options(stub, pictures, points=["crop"]))
     log = stub.parent / "out/sweep.jsonl"
     lines = log.read_text().splitlines()
     log.write_text("\n".join([*lines[:4], lines[4][:9], *lines[5:]]) + "\n")
     with pytest.raises(UserError, match="sweep.jsonl line 5 is damaged; remove that line"):
-        sweep.run(options(stub, pictures, points=["crop"]))
+        sweep.main(options(stub, pictures, points=["crop"]))
 
 
 def test_a_log_of_something_else_is_refused(stub, pictures):
-    sweep.run(options(stub, pictures, points=["crop"]))
+    sweep.main(options(stub, pictures, points=["crop"]))
     stub.write_bytes(b"other weights")
     with pytest.raises(UserError, match="other checkpoints, labels or options; name a new --out"):
-        sweep.run(options(stub, pictures, points=["crop"]))
+        sweep.main(options(stub, pictures, points=["crop"]))
 
 
 def test_votes_are_those_of_a_detector_with_that_many(stub, pictures):
-    sweep.run(options(stub, pictures, points=["votes"]))
+    sweep.main(options(stub, pictures, points=["votes"]))
     lines = [json.loads(line) for line in open(stub.parent / "out/sweep.jsonl").read().splitlines()[1:]]
     got = {path: value for path, point, value in lines if point == "votes"}
     for k in (1, 4, 15):
@@ -122,7 +122,7 @@ def test_votes_are_those_of_a_detector_with_that_many(stub, pictures):
 
 def test_unreadable_images_are_counted_and_left_out(stub, pictures):
     (pictures / "3.png").write_bytes(b"no image")
-    assert sweep.run(options(stub, pictures, points=["jpeg"])) == 3
+    assert sweep.main(options(stub, pictures, points=["jpeg"])) == 3
     found = result(stub)
     assert found["errors"] == 1 and found["n"] == 23
     assert "1 images could not be scored" in (stub.parent / "out/report.html").read_text(encoding="utf-8")
@@ -132,7 +132,7 @@ def test_a_set_of_which_nothing_can_be_scored_names_its_first_image(stub, pictur
     for path in pictures.glob("*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(UserError, match="no image could be scored, first 0.png: error: not an image"):
-        sweep.run(options(stub, pictures, points=["jpeg"]))
+        sweep.main(options(stub, pictures, points=["jpeg"]))
 
 
 def test_limit_takes_as_many_of_each_class():
@@ -145,7 +145,7 @@ def test_limit_takes_as_many_of_each_class():
 
 def test_unknown_family_names_the_nearest(stub, pictures):
     with pytest.raises(UserError, match="did you mean 'jpeg'"):
-        sweep.run(options(stub, pictures, points=["jpg"]))
+        sweep.main(options(stub, pictures, points=["jpg"]))
     assert not (stub.parent / "out").exists()
 
 
@@ -194,14 +194,14 @@ def test_matrix_with_average_and_minimum(stub, pictures):
     (pictures / "turned.csv").write_text("\n".join(turned) + "\n")
     (pictures / "reals.csv").write_text("\n".join(line for line in lines if not line.endswith(",1")) + "\n")
     sets = [f"good={pictures}/labels.csv", f"turned={pictures}/turned.csv", f"reals={pictures}/reals.csv"]
-    assert transfer.run(transfer_options(stub, sets)) == 0
+    assert transfer.main(transfer_options(stub, sets)) == 0
     found = result(stub)
     cells = {c["set"]: c for c in found["cells"]}
     assert (cells["good"]["auc"], cells["turned"]["auc"], cells["reals"]["auc"]) == (1.0, 0.0, None)
     assert cells["reals"]["accuracy"] == 1.0 and cells["reals"]["one_class"] == "real"
     assert found["models"]["bright"] == {"average": pytest.approx(2 / 3), "minimum": 0.0, "worst": "turned"}
     Bright.calls = []
-    transfer.run(transfer_options(stub, sets))
+    transfer.main(transfer_options(stub, sets))
     assert Bright.calls == []  # nothing is scored twice
     assert "One class only in reals" in (stub.parent / "out/report.html").read_text(encoding="utf-8")
 
@@ -212,7 +212,7 @@ def test_models_share_the_decoded_images_of_a_set(stub, pictures, monkeypatch):
     other = stub.with_name("other.ckpt")
     other.write_bytes(b"others")
     models = {"ckpt": [f"first={stub}", f"second={other}"]}
-    transfer.run(transfer_options(stub, [f"A={pictures}/labels.csv"], **models))
+    transfer.main(transfer_options(stub, [f"A={pictures}/labels.csv"], **models))
     assert len(decoded) == 24 and len(Bright.calls) == 48
     assert [(c["model"], c["n"]) for c in result(stub)["cells"]] == [("first", 24), ("second", 24)]
 
@@ -221,7 +221,7 @@ def test_sets_may_be_parts_of_a_csv(stub, pictures):
     lines = (pictures / "labels.csv").read_text().splitlines()
     with_split = ["path,label,split"] + [f"{line},{'a' if i < 12 else 'b'}" for i, line in enumerate(lines[1:])]
     (pictures / "l.csv").write_text("\n".join(with_split) + "\n")
-    transfer.run(transfer_options(stub, [f"A={pictures}/l.csv@split=a", f"B={pictures}/l.csv@split=b"]))
+    transfer.main(transfer_options(stub, [f"A={pictures}/l.csv@split=a", f"B={pictures}/l.csv@split=b"]))
     assert [c["n"] for c in result(stub)["cells"]] == [12, 12]
 
 
@@ -232,30 +232,34 @@ def test_cells_have_tables_of_columns(stub, pictures):
     ]
     (pictures / "reals.csv").write_text("\n".join(["path,label,fine", *some]) + "\n")
     sets = [f"all={pictures}/labels.csv", f"cifar={pictures}/reals.csv"]
-    transfer.run(transfer_options(stub, sets, by=["superclass"]))
+    transfer.main(transfer_options(stub, sets, by=["superclass"]))
     cells = {c["set"]: c["by"] for c in result(stub)["cells"]}
     assert cells["all"] == {} and set(cells["cifar"]["superclass"]) == {"fruit_and_vegetables", "large_carnivores"}
     assert cells["cifar"]["superclass"]["large_carnivores"]["accuracy"] == 1
     assert "bright on cifar: by superclass" in (stub.parent / "out/report.html").read_text(encoding="utf-8")
     with pytest.raises(UserError, match="no set has such a column"):
-        transfer.run(transfer_options(stub, sets, by=["colour"]))
+        transfer.main(transfer_options(stub, sets, by=["colour"]))
 
 
-@pytest.mark.parametrize(("texts", "text"), [(["a=x", "a=y"], "stands twice"), (["=x"], "must be NAME=PATH")])
+@pytest.mark.parametrize(
+    ("texts", "text"), [(["a=x", "a=y"], "the name 'a' appears twice"), (["=x"], "must be NAME=PATH")]
+)
 def test_names_of_models_and_sets(texts, text):
     with pytest.raises(UserError, match=text):
         transfer.named(texts, "--sets")
 
 
 def test_names_default_to_the_stem():
-    assert transfer.named(["x/best.ckpt", "y/best.ckpt"], "--ckpt") == {"best": "x/best.ckpt", "y/best": "y/best.ckpt"}
+    given = ["x/best.ckpt", "own=z.ckpt", "y/best.ckpt"]
+    want = {"x/best": "x/best.ckpt", "own": "z.ckpt", "y/best": "y/best.ckpt"}
+    assert transfer.named(given, "--ckpt") == want and list(want) == list(transfer.named(given, "--ckpt"))
     assert list(transfer.named(["d/l.csv@split=a"], "--sets")) == ["l"]
 
 
 # --- in the report of score -------------------------------------------------------------------------------------------
 def test_curves_and_matrix_stand_in_the_report_of_score(run, stub, pictures, tmp_path):
-    assert sweep.run(options(stub, pictures, points=["jpeg"], out=tmp_path / "sw")) == 0
-    assert transfer.run(transfer_options(stub, [f"good={pictures}/labels.csv"], out=tmp_path / "tr")) == 0
+    assert sweep.main(options(stub, pictures, points=["jpeg"], out=tmp_path / "sw")) == 0
+    assert transfer.main(transfer_options(stub, [f"good={pictures}/labels.csv"], out=tmp_path / "tr")) == 0
     (tmp_path / "run").mkdir()
     lines = [f"{i}.png,{i % 2 * 2 - 1}" for i in range(24)]
     (tmp_path / "run" / "scores.csv").write_text("\n".join(["path,score", *lines]) + "\n")
@@ -279,7 +283,7 @@ def test_curves_and_matrix_stand_in_the_report_of_score(run, stub, pictures, tmp
 
 
 def test_curves_of_other_weights_are_warned_of(stub, pictures, tmp_path):
-    sweep.run(options(stub, pictures, points=["jpeg"], out=tmp_path / "sw"))
+    sweep.main(options(stub, pictures, points=["jpeg"], out=tmp_path / "sw"))
     for sha, warned in ((files.sha256(stub), 0), ("0" * 64, 1)):
         _, warnings, _ = included.read([tmp_path / "sw"], {"models": [{"sha256": sha}]})
         assert len(warnings) == warned and all("not with the weights that made these scores" in w for w in warnings)

@@ -38,10 +38,55 @@ def test_point_estimates_equal_scikit_learn(case):
         sk.f1_score(y, label, average="macro", labels=[0, 1], zero_division=0), **close
     )
     assert decided["confusion"] == sk.confusion_matrix(y, label, labels=[0, 1]).tolist()
+    each = sk.precision_recall_fscore_support(y, label, labels=[0, 1], zero_division=0)
+    for side, name in enumerate(("real", "generated")):
+        precision, recall, f1, count = (float(column[side]) for column in each)
+        want = {"precision": precision, "recall": recall, "f1": f1, "n": count}
+        assert decided["classes"][name] == pytest.approx(want, **close)
+        assert decided[f"{name}_recall"] == pytest.approx(recall, **close)
+    fpr, tpr, _ = sk.roc_curve(y, score, drop_intermediate=False)
+    assert ranked["tpr_at_fpr"] == {f"{f:g}": tpr[fpr <= f + 1e-12].max() for f in metrics.FPRS}
+    assert ranked["eer"] == metrics.eer(fpr, tpr)
     assert ranked["auc"] == pytest.approx(sk.roc_auc_score(y, score), **close)
     assert ranked["ap"] == pytest.approx(sk.average_precision_score(y, score), **close)
     assert ranked["nll"] == pytest.approx(sk.log_loss(y, prob), **close)
     assert ranked["brier"] == pytest.approx(sk.brier_score_loss(y, prob), **close)
+
+
+def test_certain_probabilities_equal_scikit_learn():
+    """Scores so large that the probability is 0 or 1, some of them wrong."""
+    y = np.array([0, 0, 1, 1, 1])
+    score = np.array([-800.0, 37.0, 800.0, -40.0, 1e-9])
+    prob = metrics.sigmoid(score)
+    found = metrics.ranking_metrics(y, score)
+    assert found["nll"] == pytest.approx(sk.log_loss(y, prob), rel=1e-12)
+    assert found["brier"] == pytest.approx(sk.brier_score_loss(y, prob), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("y", "score", "auc"),
+    [([0] * 7 + [1] * 3, range(10), 1.0), ([1] * 7 + [0] * 3, range(10), 0.0), ([0, 1] * 49, [0.3] * 98, 0.5)],
+)
+def test_the_auc_of_a_perfect_inverted_or_constant_ranking_is_exact(y, score, auc):
+    assert metrics.ranking_metrics(y, list(score))["auc"] == metrics.auc(y, list(score)) == auc
+
+
+def test_what_cannot_be_measured_is_refused_or_none():
+    assert metrics.auc([1, 1], [0.0, 1.0]) is None
+    with pytest.raises(UserError, match=r"probability \(=1.5\) of row 1 must be between 0 and 1"):
+        metrics.ranking_metrics([0, 1], [0.0, 1.0], [0.5, 1.5])
+    with pytest.raises(UserError, match="at least one row"):
+        metrics.decision_metrics([], [])
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_roc_counts_are_those_of_the_curve(case):
+    y, score, _, _ = case
+    cut, real, generated = metrics.roc_counts(y, score)
+    fpr, tpr, edge = sk.roc_curve(y, score, drop_intermediate=False)
+    assert cut.tolist() == edge[1:].tolist()
+    assert (real / real[-1]).tolist() == fpr[1:].tolist() and (generated / generated[-1]).tolist() == tpr[1:].tolist()
 
 
 @settings(max_examples=150, deadline=None)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import runinfo, scoring
+from aidet import runinfo
+from aidet.evaluation import score
 
 KEPT = Path(__file__).resolve().parents[1] / "build" / "screenshots"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -51,7 +52,7 @@ def page(tmp_path_factory):
     header = {"models": {"first_model": "a" * 64, "second_model": "b" * 64}, "backends": ["onnxruntime", "mindspore"]}
     part = {"rows": 120, "scored": 120, "seconds": 10.0, "load_seconds": 2.0, "device": "CPU, x86_64, 2 CPUs"}
     runinfo.write(folder, header, [part], {"real": 60, "generated": 58, "error": 2}, [folder / "scores.csv"])
-    scoring.run(options)
+    score.main(options)
     return folder / "out" / "report.html"
 
 

@@ -12,8 +12,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import numpy as np
 
-from ..datasets import samples
 from ..dataset import Loader, Workers, epoch_order
+from ..datasets import samples
 from ..journal import Journal
 from . import checks, saving
 from .checks import Plan

@@ -1,0 +1,162 @@
+"""What a second file adds to an evaluation: a table of leaks, a validation set, another detector's scores."""
+
+import os
+from typing import Any, Dict
+
+import numpy as np
+
+from .. import metrics
+from ..errors import UserError
+from ..labels import NAMES, REAL, sigmoid
+from ..truth import read_leaks
+from .evaluation import Evaluation
+from .sections import HEADLINE
+
+EXACT = ("path", "bytes", "pixels")  # levels of `evaluate.py leaks` that are beyond doubt
+FEWEST_DRAWS = 100  # of a paired test, also where no intervals are asked for
+
+
+def deduplicated(
+    evaluation: Evaluation, leaks: str, times: int = 0, seed: int = 42, one_class: bool = False
+) -> Dict[str, Any]:
+    """The headline numbers without the images that another split also has.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    leaks : str
+        ``leaks.csv`` of ``evaluate.py leaks``, see :func:`aidet.truth.read_leaks`.
+    times, seed, one_class
+        As in :meth:`Evaluation.measure`.
+
+    Returns
+    -------
+    dict
+        ``n``, ``left_out`` (count by level), ``kept_though_alike``, the headline metrics and their ``ci``.
+
+    Raises
+    ------
+    UserError
+        Every image of a class has leaked, or the table does not fit the labels.
+    """
+    levels = read_leaks(leaks, evaluation.true)
+    exact = np.array([level in EXACT for level in levels], bool)
+    kept = np.flatnonzero(~exact)
+    gone = set(evaluation.y.tolist()) - set(evaluation.y[kept].tolist())
+    if gone:
+        raise UserError(f"--leaks {leaks}: another split has every {NAMES[gone.pop()]} image; none is left")
+    got = evaluation.take(kept).measure(times, seed, one_class)
+    names = [name for name, _ in HEADLINE if name in got]
+    return {
+        "n": int(len(kept)),
+        "left_out": {level: int(sum(v == level for v in levels)) for level in EXACT},
+        "kept_though_alike": int(sum(bool(v) for v in levels) - exact.sum()),
+        **{name: got[name] for name in names},
+        "ci": {name: v for name, v in got["ci"].items() if name in names},
+    }
+
+
+def from_validation(
+    evaluation: Evaluation, valid: Evaluation, target_fpr: float, times: int = 0, seed: int = 42
+) -> Dict[str, Any]:
+    """The threshold that holds a false-positive rate on the real images of a validation set, applied to this set.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        The set that is judged.
+    valid : Evaluation
+        The set that the threshold is chosen on.
+    target_fpr : float
+        In (0, 1).
+    times, seed : int
+        Bootstrap draws of the intervals.
+
+    Returns
+    -------
+    dict
+        ``threshold`` (on the probability), ``score_threshold``, ``validation_reals``, ``validation_fpr``, and what it
+        gives here: ``fpr, tpr, balanced_accuracy, ci``.
+
+    Raises
+    ------
+    UserError
+        This set has no scores of both classes, or the two sets share images.
+    """
+    if not evaluation.ranked:
+        raise UserError(f"a threshold needs scores of both classes; {evaluation.scores.source} has none")
+    _refuse_shared(valid, evaluation)
+    real = valid.scored & (valid.y == REAL)
+    threshold, reached = metrics.threshold_at_fpr(valid.scores.score[real], target_fpr)
+    scored = evaluation.scored
+    y, score = evaluation.y[scored], evaluation.scores.score[scored]
+    label = (score > threshold).astype(int)
+    decided = metrics.decision_metrics(y, label)
+    ci = metrics.intervals(y, label, score, None, evaluation.groups(scored), times, seed=seed)
+    return {
+        "target_fpr": target_fpr,
+        "threshold": float(sigmoid(threshold)),
+        "score_threshold": threshold,
+        "validation_reals": int(real.sum()),
+        "validation_fpr": reached,
+        "fpr": 1 - decided["real_recall"],
+        "tpr": decided["generated_recall"],
+        "balanced_accuracy": decided["balanced_accuracy"],
+        "ci": {
+            "fpr": [1 - v for v in reversed(ci["real_recall"])] if ci else [],
+            "tpr": ci.get("generated_recall", []),
+            "balanced_accuracy": ci.get("balanced_accuracy", []),
+        },
+    }
+
+
+def _refuse_shared(valid, evaluation):
+    """A threshold chosen on the images it is judged on is an oracle, whatever the two files are called."""
+    here = {os.path.realpath(path) for path in evaluation.true.files()}
+    shared = [str(path) for path in valid.true.files() if os.path.realpath(path) in here and path.is_file()]
+    if os.path.realpath(valid.scores.source) == os.path.realpath(evaluation.scores.source):
+        shared = [valid.scores.source]
+    if shared:
+        raise UserError(
+            f"--valid-scores: the threshold would be chosen on images that it is judged on, first {shared[0]}; give "
+            "the scores of other images"
+        )
+
+
+def compared(evaluation: Evaluation, other: Evaluation, times: int = 0, seed: int = 42) -> Dict[str, Any]:
+    """Paired comparison with a second scores file over the same labels.
+
+    Parameters
+    ----------
+    evaluation, other : Evaluation
+        ``other`` may have more images, and another order.
+    times, seed : int
+        Bootstrap draws; at least 100 are taken.
+
+    Returns
+    -------
+    dict
+        ``n`` (images that both could score), ``second`` (the other file), and what :func:`aidet.metrics.paired` gives.
+
+    Raises
+    ------
+    UserError
+        The second file lacks an image, or there is none that both could score.
+    """
+    place = {p: i for i, p in enumerate(other.true.paths)}
+    lone = [p for p in evaluation.true.paths if p not in place]
+    if lone:
+        raise UserError(f"{other.scores.source} has no row for {', '.join(lone[:5])}; both must score the same images")
+    other = other.take([place[p] for p in evaluation.true.paths])
+    both = (evaluation.label >= 0) & (other.label >= 0)
+    for one in (evaluation, other):
+        both &= one.scored | one.scores.decisions_only
+    if not both.any():
+        first, second = evaluation.scores.source, other.scores.source
+        raise UserError(f"{first} and {second} have no image that both could score")
+    one, two = ((e.label[both], e.scores.score[both], e.scores.prob[both]) for e in (evaluation, other))
+    times = max(times, FEWEST_DRAWS)
+    found = metrics.paired(evaluation.y[both], one, two, evaluation.groups(both), times, seed)
+    if len(set(evaluation.y[both].tolist())) == 1:
+        del found["differences"]["macro_f1"]  # the F1 of a class without images is no number
+    return {"n": int(both.sum()), "second": other.scores.source, **found}

@@ -1,0 +1,309 @@
+"""Labels and scores that belong together, and the numbers that a scores file gives by itself."""
+
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+import numpy as np
+
+from .. import cifar100, metrics
+from ..errors import UserError
+from ..labels import NAMES, sigmoid
+from ..truth import Scores, Truth, join, read_labels, read_scores
+
+DERIVED = ("size", "format")
+SIZES = 20  # most values that a table by size names one by one
+# What needs scores of both classes; None in a file of decisions and in a set of one class.
+RANKED = ("auc", "ap", "eer", "ece", "balanced_ece", "nll", "brier")
+
+
+class Evaluation:
+    """Labels and scores that belong together, and the decisions taken from them.
+
+    Parameters
+    ----------
+    true : Truth
+    scores : Scores
+        Joined, same order.
+    threshold : float, optional
+        On the probability, in (0, 1). None keeps the decision that each row carries (0.5 where it carries none).
+
+    Attributes
+    ----------
+    y : ndarray of int, shape (n,)
+        True labels, 0 real, 1 generated.
+    label : ndarray of int, shape (n,)
+        Decisions; -1 where there is none.
+    scored : ndarray of bool, shape (n,)
+        Rows that have a score.
+    threshold : float or None
+        What the decisions follow; None where they follow no single threshold.
+    threshold_source : str
+        Where the threshold comes from, in words.
+
+    Raises
+    ------
+    UserError
+        A threshold for a file of decisions without scores.
+
+    Notes
+    -----
+    A row whose image could not be read has no score: it is absent from AUC, AP, EER, ECE, NLL and TPR at FPR. It
+    counts in accuracy, recall, F1 and the confusion matrix where it carries a label (``infer.py --on-error real`` or
+    ``generated``), because a contest counts it too; without a label it counts nowhere. All three are counted and shown.
+    """
+
+    def __init__(self, true: Truth, scores: Scores, threshold: Optional[float] = None) -> None:
+        self.true, self.scores, self._given, self._headers = true, scores, threshold, None
+        self.y = true.labels
+        self.scored = np.isfinite(scores.score)
+        fixed = np.where(self.scored, scores.prob > (0.5 if threshold is None else threshold), -1).astype(int)
+        own = scores.label
+        self.label = fixed if threshold is not None else np.where(own >= 0, own, fixed)
+        if threshold is not None:
+            self.label = np.where(self.scored, self.label, own)
+        self.threshold, self.threshold_source = self._threshold(threshold)
+
+    def _threshold(self, given):
+        if self.scores.decisions_only:
+            if given is not None:
+                raise UserError(f"{self.scores.source} holds decisions and no scores; leave --threshold out")
+            return None, "the decisions of the file itself, which holds no scores"
+        if given is not None:
+            return float(given), "--threshold"
+        if not ((self.scores.label >= 0) & self.scored).any():
+            return 0.5, "default"
+        prob, label = self.scores.prob[self.scored], self.label[self.scored]
+        if ((prob > 0.5) == (label == 1)).all():
+            return 0.5, "the labels of the scores file"
+        low = prob[label == 0].max(initial=0.0)
+        high = prob[label == 1].min(initial=1.0)
+        if low < high:
+            return float((low + high) / 2), f"the labels of the scores file (between {low:.6f} and {high:.6f})"
+        return None, "the labels of the scores file, which follow no single threshold of prob"
+
+    def take(self, index: Sequence[int]) -> "Evaluation":
+        """The rows of ``index`` (integers), in that order, decided in the same way."""
+        return Evaluation(self.true.take(index), self.scores.take(index), self._given)
+
+    @property
+    def errors(self) -> Dict[str, Any]:
+        """What became of rows that could not be scored: counts and the first paths."""
+        bad = np.flatnonzero(self.scores.errors)
+        decided = bad[self.label[bad] >= 0]
+        return {
+            "n": int(len(bad)),
+            "counted_by_their_label": int(len(decided)),
+            "left_out": int(len(bad) - len(decided)),
+            "first": [{"path": self.scores.paths[i], "status": self.scores.status[i]} for i in bad[:10]],
+        }
+
+    @property
+    def ranked(self) -> bool:
+        """Whether there are scores of both classes, which AUC, AP, EER, ECE, NLL and TPR at FPR need."""
+        return len(set(self.y[self.scored].tolist())) == 2
+
+    @property
+    def independent(self) -> int:
+        """Source images of the class that has fewer of them; all crops of one photograph count as one."""
+        groups = metrics.group_numbers(self.true.groups(), len(self.y))
+        return min(len(set(groups[self.y == side].tolist())) for side in set(self.y.tolist()))
+
+    def groups(self, rows: np.ndarray) -> Optional[np.ndarray]:
+        """Source images of the rows of a mask (n,); None where the labels have no column ``group``."""
+        groups = self.true.groups()
+        return None if groups is None else np.array(groups, object)[rows]
+
+    def measure(self, times: int = 0, seed: int = 42, one_class: bool = False) -> Dict[str, Any]:
+        """The metrics of contract and report.
+
+        Parameters
+        ----------
+        times, seed : int
+            Bootstrap draws of the intervals; 0 gives no intervals.
+        one_class : bool
+            Allow a set of one class; macro-F1 and the other class's recall are None then.
+
+        Returns
+        -------
+        dict
+            Keys of ``metrics.json``. What needs scores of both classes is None where there are none.
+
+        Raises
+        ------
+        UserError
+            No row has a score or a decision, or only one class occurs.
+        """
+        y, label, score, prob = self.y, self.label, self.scores.score, self.scores.prob
+        decided = label >= 0
+        if not decided.any() and not self.scored.any():
+            raise UserError(f"{self.scores.source}: no row has a score")
+        sides = set(y[decided].tolist())
+        if not (one_class and len(sides) == 1):
+            self._check_both(y[decided])
+        out = metrics.decision_metrics(y[decided], label[decided])
+        if self.ranked:
+            out.update(metrics.ranking_metrics(y[self.scored], score[self.scored], prob[self.scored]))
+        else:
+            out.update(dict.fromkeys(RANKED), tpr_at_fpr={f"{f:g}": None for f in metrics.FPRS})
+        out["threshold"], out["threshold_source"] = self.threshold, self.threshold_source
+        out["ci"] = metrics.intervals(y, label, score, prob, self.true.groups(), times, seed=seed)
+        if len(sides) == 1:
+            absent = f"{NAMES[1 - sides.pop()]}_recall"
+            out.update(dict.fromkeys(("macro_f1", absent)))
+            out["ci"] = {k: v for k, v in out["ci"].items() if k not in ("macro_f1", absent)}
+        return out
+
+    def _check_both(self, y):
+        what = f"{self.scores.source} with {self.true.source}"
+        try:
+            metrics.check(y, what=what)
+        except UserError as error:
+            hint = "; for a set of one class add --one-class" if len(set(y.tolist())) == 1 else ""
+            raise UserError(f"{error}{hint}") from None
+
+    def tables(self, columns: Sequence[str], times: int, seed: int) -> Dict[str, Dict[str, Any]]:
+        """:func:`aidet.metrics.by_value` for each of the named columns."""
+        return {
+            c: metrics.by_value(self.y, self.label, self.scores.score, self.column(c), self.true.groups(), times, seed)
+            for c in columns
+        }
+
+    def column(self, name: str) -> List[str]:
+        """A column of the labels; ``size`` and ``format`` read from the images; CIFAR-100's two levels of classes."""
+        if name in DERIVED and name not in self.true.columns:
+            if self._headers is None:
+                self._headers = [_header(path) for path in self.true.files()]
+            values = [one[name] for one in self._headers]
+            return _coarse_sizes(values) if name == "size" and len(set(values)) > SIZES else values
+        return label_column(self.true, name)
+
+
+def label_column(true: Truth, name: str) -> List[str]:
+    """A column of the labels, or ``fine`` or ``superclass`` of CIFAR-100 derived from one."""
+    if name in cifar100.COLUMNS and name not in true.columns:
+        return cifar100.column(true.columns, name, true.source)
+    return true.column(name)
+
+
+def _header(path):
+    """Size and format of an image file without decoding it; ``unreadable`` where that fails."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return {"size": f"{image.width}x{image.height}", "format": image.format}
+    except Exception:  # noqa: BLE001 - Pillow raises nearly every type on damaged files
+        return {"size": "unreadable", "format": "unreadable"}
+
+
+def _coarse_sizes(values):
+    """Sizes by their longer side, in steps of a factor of two: photographs come in hundreds of sizes."""
+
+    def step(value):
+        if "x" not in value:
+            return value  # unreadable
+        top = 1 << (max(map(int, value.split("x"))) - 1).bit_length()
+        return f"longer side {top // 2 + 1} to {top}"
+
+    return [step(value) for value in values]
+
+
+def load(
+    scores_path: Union[str, Path],
+    labels_path: Union[str, Path],
+    where: Optional[Sequence[str]] = None,
+    threshold: Optional[float] = None,
+) -> Evaluation:
+    """Read scores and labels, and join them strictly.
+
+    Parameters
+    ----------
+    scores_path, labels_path : str or Path
+        See :func:`aidet.truth.read_scores` and :func:`aidet.truth.read_labels`.
+    where : list of str, optional
+        ``column=value`` conditions on the labels.
+    threshold : float, optional
+        See :class:`Evaluation`.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    UserError
+        A file that cannot be read, or rows without a partner.
+    """
+    return Evaluation(*join(read_labels(labels_path, where), read_scores(scores_path)), threshold)
+
+
+def columns_to_show(true: Truth, asked: Optional[Sequence[str]]) -> List[str]:
+    """The columns of ``--by``, checked; without it ``generator`` and ``source`` where the labels have them."""
+    if asked:
+        for name in asked:
+            if name not in DERIVED:
+                label_column(true, name)
+        return list(dict.fromkeys(asked))
+    return [c for c in ("generator", "source") if len(set(true.columns.get(c, ()))) > 1]
+
+
+def summary(
+    evaluation: Evaluation, columns: Sequence[str] = (), times: int = 0, seed: int = 42, one_class: bool = False
+) -> Dict[str, Any]:
+    """All numbers of one scores file, without what a second file adds.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    columns : sequence of str
+        Tables by these columns, see :meth:`Evaluation.column`.
+    times, seed, one_class
+        As in :meth:`Evaluation.measure`.
+
+    Returns
+    -------
+    dict
+        Keys of ``metrics.json``.
+    """
+    result = {
+        "command": "score",
+        **evaluation.measure(times, seed, one_class),
+        "n_groups": len(set(metrics.group_numbers(evaluation.true.groups(), len(evaluation.y)).tolist())),
+        "errors": evaluation.errors,
+        "by": evaluation.tables(columns, times, seed),
+        "thresholds": [],
+        "oracle": None,
+        "models": {},
+    }
+    result["contest"] = {"pacc": result["accuracy"], "fake_or_real_macro_f1": result["macro_f1"]}
+    if evaluation.ranked:
+        kept = evaluation.scored
+        result["thresholds"] = metrics.threshold_table(evaluation.y[kept], evaluation.scores.prob[kept])
+        result["oracle"], result["models"] = _oracle(evaluation), _models(evaluation)
+    return result
+
+
+def _oracle(evaluation):
+    threshold, balanced = metrics.oracle(evaluation.y[evaluation.scored], evaluation.scores.score[evaluation.scored])
+    return {
+        "threshold": float(sigmoid(threshold)),
+        "balanced_accuracy": balanced,
+        "note": "fitted on the very images it is judged on: an upper bound, not a result",
+    }
+
+
+def _models(evaluation):
+    """AUC and balanced accuracy of each single model of an ensemble."""
+    out = {}
+    for name, score in evaluation.scores.models.items():
+        own = np.isfinite(score) & evaluation.scored
+        y = evaluation.y[own]
+        if len(evaluation.scores.models) > 1 and len(set(y.tolist())) == 2:
+            label = (score[own] > 0).astype(int)
+            decided = metrics.decision_metrics(y, label)
+            out[name] = {
+                "auc": metrics.ranking_metrics(y, score[own])["auc"],
+                "balanced_accuracy": decided["balanced_accuracy"],
+                "macro_f1": decided["macro_f1"],
+            }
+    return out

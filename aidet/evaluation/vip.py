@@ -1,0 +1,158 @@
+"""``evaluate.py score --vip``: the score of the IEEE VIP Cup 2022, of two files."""
+
+import argparse
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+
+from .. import files, metrics, plots, report
+from ..cli import OK, PARTIAL
+from ..errors import UserError
+from ..truth import Scores, Truth, join, read_labels, read_scores
+from .evaluation import Evaluation
+
+ALONE = ("by", "valid_scores", "against", "leaks", "explain", "include", "one_class")  # options that --vip excludes
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run ``evaluate.py score --vip``.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        ``vip, labels, where, out, threshold, bootstrap, seed``; ``scores`` and :data:`ALONE` must be empty.
+
+    Returns
+    -------
+    int
+        Exit code: 3 where some rows could not be scored.
+
+    Raises
+    ------
+    UserError
+        Arguments that do not go with ``--vip``, or files that do not go together.
+    """
+    if options.scores:
+        raise UserError("--vip takes its two score files itself; leave --scores out")
+    beside = [name for name in ALONE if getattr(options, name)]
+    if beside:
+        raise UserError(f"--vip is measured by itself; leave --{beside[0].replace('_', '-')} out")
+    if len(options.labels) > 2:
+        raise UserError(f"--vip takes one or two sources of --labels, not {len(options.labels)}")
+    times, seed = options.bootstrap, options.seed
+    evaluations = load_pair(options.vip, options.labels, options.where, options.threshold)
+    both = together(*evaluations)
+    result = summary(evaluations, both, times, seed)
+    inputs = {"P1": options.vip[0], "P2": options.vip[1]}
+    inputs.update({f"labels {i + 1}": path for i, path in enumerate(options.labels)})
+    facts, where_from = report.provenance(inputs)
+    result.update(facts)
+    page = Path(options.out) / "report.html"
+    lead, score = f"{options.vip[0]} and {options.vip[1]}", result["contest"]["vip"]
+    cards = [("VIP Cup score", report.number(score), "of 1")]
+    report.write(page, "VIP Cup score", lead, [_section(evaluations, result), where_from], cards)
+    files.write_json(Path(options.out) / "metrics.json", result)
+    first, second = result["contest"]["vip_balanced_accuracy"]
+    print(f"VIP Cup score      {score:.4f} = 0.7 * {first:.4f} + 0.3 * {second:.4f}")
+    print(f"report             {page}")
+    return PARTIAL if both.errors["n"] else OK
+
+
+def load_pair(
+    scores: Sequence[str],
+    labels: Sequence[str],
+    where: Optional[Sequence[str]] = None,
+    threshold: Optional[float] = None,
+) -> List[Evaluation]:
+    """Both files of the contest with their labels.
+
+    Parameters
+    ----------
+    scores : sequence of str
+        The two files.
+    labels : sequence of str
+        A source for each of them, or one for both; then each file takes the rows that its scores name.
+    where : list of str, optional
+        ``column=value`` conditions on the labels.
+    threshold : float, optional
+        On the probability, see :class:`aidet.evaluation.evaluation.Evaluation`.
+
+    Returns
+    -------
+    list of Evaluation
+
+    Raises
+    ------
+    UserError
+        A file of decisions without scores, or rows without a partner.
+    """
+    shared = len(labels) == 1
+    sources = [*labels, *labels] if shared else labels
+    return [_part(path, source, shared, where, threshold) for path, source in zip(scores, sources)]
+
+
+def _part(path, labels, shared, where, threshold):
+    true, given = read_labels(labels, where), read_scores(path)
+    if given.decisions_only:
+        raise UserError(f"--vip {path}: decisions alone; the VIP Cup's form is filename,logit")
+    if shared and true.paths is not None:
+        known = set(given.paths)
+        true = true.take([i for i, p in enumerate(true.paths) if p in known])
+    return Evaluation(*join(true, given), threshold)
+
+
+def summary(evaluations: Sequence[Evaluation], both: Evaluation, times: int = 0, seed: int = 42) -> Dict[str, Any]:
+    """The contest's score (0.7 * balanced accuracy of the first file + 0.3 * of the second) and all other numbers.
+
+    Parameters
+    ----------
+    evaluations : sequence of two Evaluation
+    both : Evaluation
+        Of :func:`together`.
+    times, seed : int
+        Bootstrap draws of the intervals.
+
+    Returns
+    -------
+    dict
+        Keys of ``metrics.json``.
+    """
+    parts = [e.measure(times, seed) for e in evaluations]
+    balanced = [part["balanced_accuracy"] for part in parts]
+    return {
+        "command": "score",
+        **both.measure(times, seed),
+        "errors": both.errors,
+        "by": {"vip_file": {f"P{i + 1}": part for i, part in enumerate(parts)}},
+        "contest": {"vip": metrics.vip(*balanced), "vip_balanced_accuracy": balanced},
+    }
+
+
+def together(first: Evaluation, second: Evaluation) -> Evaluation:
+    """Two evaluations as one, for the numbers over all images; paths begin with ``P1/`` and ``P2/``."""
+    both = (first, second)
+    paths = [f"P{i + 1}/{path}" for i, one in enumerate(both) for path in one.true.paths]
+    columns = {name: np.concatenate([getattr(e.scores, name) for e in both]) for name in ("score", "prob", "label")}
+    status = [text for one in both for text in one.scores.status]
+    y, true = np.concatenate([first.y, second.y]), first.true
+    out = Evaluation(
+        Truth(paths=paths, labels=y, columns={}, root=true.root, source=true.source),
+        Scores(paths, **columns, status=status, models={}, source=first.scores.source),
+    )
+    out.label = np.concatenate([first.label, second.label])
+    return out
+
+
+def _section(evaluations, result):
+    rows = [
+        [name, r["n"], report.number(r["balanced_accuracy"]), report.interval(r["ci"].get("balanced_accuracy"), 3),
+         report.number(r["auc"])]
+        for name, r in result["by"]["vip_file"].items()
+    ]  # fmt: skip
+    table = report.Table("Both files", ["file", "images", "balanced accuracy", "95% interval", "AUC"], rows)
+    charts = [
+        report.Chart(plots.roc(e.y[e.scored], {f"P{i + 1}": e.scores.score[e.scored]}), f"ROC of P{i + 1}")
+        for i, e in enumerate(evaluations)
+    ]
+    return report.Section("Score", ["0.7 x balanced accuracy of P1 + 0.3 x that of P2."], charts, [table])
