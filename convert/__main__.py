@@ -47,7 +47,7 @@ def run(argv):
     _start()
     from aidet.files import write_json
 
-    from .core import convert
+    from .conversion import convert
 
     result = convert(
         args.src,

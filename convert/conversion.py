@@ -9,8 +9,10 @@ import numpy as np
 from aidet import files, labels
 from aidet.errors import UserError
 
-from . import detect, hub, reading, rules, verify
-from .sidecar import evaluation_line
+from . import hub, reading, rules
+from .parity import compare
+from .plan import build, make_plan
+from .preprocessing import evaluation_line
 
 # What a shape or a value of config.json that nobody writes by accident leads to, in the families' own arithmetic.
 _NONSENSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
@@ -45,7 +47,7 @@ def convert(
         File, folder, ``pypi:PACKAGE`` or hub id.
     dst : str or Path
         ``.ckpt`` to write; the sidecar goes beside it.
-    architecture, layout, num_classes, head : see :func:`convert.detect.make`.
+    architecture, layout, num_classes, head : see :func:`convert.plan.make_plan`.
     positive : str, optional
         Name or index of the class that means generated, where the class names do not tell.
     dtype : {"fp32", "fp16"}
@@ -73,7 +75,7 @@ def convert(
     digest = source.sha256()
     numpy_type = np.float16 if dtype == "fp16" else np.float32
     try:
-        plan = detect.make(source, layout, architecture, num_classes, head)
+        plan = make_plan(source, layout, architecture, num_classes, head)
         classes, order = class_names(plan, source, entry, positive)
         sidecar = describe(plan, source, entry, src, digest, classes, order)
     except _NONSENSE as error:
@@ -127,7 +129,7 @@ def _write(plan, source, sidecar, report, dst, dtype, level, reference, digest, 
         ckpt.save(_arrays(plan, dtype), path, sidecar)
         parity = {"level": level}
         if level != "none":
-            parity["tensors"] = verify.tensors(plan, path, dtype)
+            parity["tensors"] = compare.tensors(plan, path, dtype)
             say(f"tensors {len(plan.entries)} of {len(plan.entries)} equal to the source bit by bit")
         if level in ("logits", "layers") and not plan.fresh:
             parity.update(_parity(plan, source, path, sidecar, level, reference, digest, dtype, say))
@@ -146,7 +148,7 @@ def _arrays(plan, dtype):
     arrays = dict(rules.gather(plan.entries, plan.tensors, plan.shapes, dtype))
     missing = [n for n in plan.shapes if n not in arrays]
     if missing:
-        net = detect.build(plan.architecture, plan.arguments, plan.num_classes, weights=True)
+        net = build(plan.architecture, plan.arguments, plan.num_classes, weights=True)
         values = {p.name: p.asnumpy() for p in net.get_parameters() if p.name in set(missing)}
         arrays.update({n: v.astype(dtype) if v.dtype.kind == "f" else v for n, v in values.items()})
     return {n: arrays[n] for n in plan.shapes}
@@ -155,15 +157,15 @@ def _arrays(plan, dtype):
 def _parity(plan, source, path, sidecar, level, reference, digest, dtype, say):
     from aidet import ckpt
 
-    chosen = verify.Reference.load(reference) if reference else verify.stored_reference(digest)
+    chosen = compare.Reference.load(reference) if reference else compare.stored_reference(digest)
     if chosen is None:
-        from . import live
+        from .parity import torch_reference
 
-        chosen = live.reference(plan, source, sidecar, level)
+        chosen = torch_reference.reference(plan, source, sidecar, level)
     net = ckpt.load_model(path)
-    result = verify.activations(net, chosen, level)
-    result["preprocessing"] = verify.preprocessing(sidecar["input"]["transform"], chosen)
-    for line in verify.lines(result):
+    result = compare.activations(net, chosen, level)
+    result["preprocessing"] = compare.preprocessing(sidecar["input"]["transform"], chosen)
+    for line in compare.lines(result):
         say(line)
     if not result["ok"] and dtype == np.float32:
         raise UserError(

@@ -116,7 +116,7 @@ def _settle(found, config):
     return fitting or found
 
 
-def make(source, layout=None, architecture=None, num_classes=None, head="keep"):
+def make_plan(source, layout=None, architecture=None, num_classes=None, head="keep"):
     """Detect, build the net's names and shapes, and account for every key.
 
     Parameters
@@ -142,7 +142,7 @@ def make(source, layout=None, architecture=None, num_classes=None, head="keep"):
     lookups = plan.family.lookups(plan.architecture, plan.arguments)
     plan.num_classes = _outputs(plan, lookups, num_classes, head)
     plan.shapes = shapes_of(plan.architecture, plan.arguments, plan.num_classes)
-    plan.entries, plan.computed = rules.plan(plan.layout, plan.shapes, lookups)
+    plan.entries, plan.computed = rules.assign(plan.layout, plan.shapes, lookups)
     plan.fresh = (
         [n for n in (plan.layout.head or plan.family.head(plan.architecture)) if n in plan.shapes]
         if head == "init"

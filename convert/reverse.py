@@ -62,7 +62,7 @@ def to_layout(arrays, family, layout, architecture, arguments):
         Bit-equal to what was converted; constants that the net computes itself are left out.
     """
     shapes = {name: a.shape for name, a in arrays.items()}
-    entries, _ = rules.plan(layout, shapes, family.lookups(architecture, arguments))
+    entries, _ = rules.assign(layout, shapes, family.lookups(architecture, arguments))
 
     def shape(entry):
         want = arrays[entry.target].shape

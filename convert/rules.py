@@ -103,7 +103,7 @@ def compile_rules(rules):
     return compiled
 
 
-def plan(layout, shapes, lookups):
+def assign(layout, shapes, lookups):
     """Say for every target parameter where it comes from.
 
     Parameters

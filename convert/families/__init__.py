@@ -143,7 +143,7 @@ def mindcv(*marks):
 
 def families():
     """All families, in the order of :data:`MODULES`."""
-    return [importlib.import_module(f"convert.families.{m}").FAMILY for m in MODULES]
+    return [importlib.import_module(f"{__name__}.{m}").FAMILY for m in MODULES]
 
 
 def family_of(architecture):

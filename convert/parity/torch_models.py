@@ -1,6 +1,6 @@
 """PyTorch builders of the original models, one function a family: ``f(plan, source) -> module or None``."""
 
-from .live import without_broken_ops
+from .torch_imports import without_broken_ops
 
 
 def _timm(name, **kwargs):
@@ -43,7 +43,7 @@ def _pretrained(plan, cls, config):
     import tempfile
     from pathlib import Path
 
-    from .reverse import write_safetensors
+    from ..reverse import write_safetensors
 
     with tempfile.TemporaryDirectory() as folder:
         cls.config_class(num_labels=plan.num_classes, **config).save_pretrained(folder)

@@ -3,15 +3,11 @@
 Only this module and ``make_reference.py`` import torch; the product works without.
 """
 
-import importlib
-import sys
-import types
-
 import numpy as np
 
 from aidet.errors import UserError
 
-from . import verify
+from . import compare
 
 PHOTOS = ("skimage:chelsea.png", "skimage:coffee.png", "skimage:astronaut.png", "skimage:motorcycle_left.png")
 
@@ -36,7 +32,9 @@ def torch_model(plan, source):
             "no stored reference is known for these weights and PyTorch is not installed: pass --reference REF.npz "
             "(convert/make_reference.py writes one where PyTorch is), or --verify tensors"
         ) from None
-    builder = getattr(importlib.import_module("convert.torch_models"), plan.family.name, None)
+    from . import torch_models
+
+    builder = getattr(torch_models, plan.family.name, None)
     model = builder(plan, source) if builder else None
     if model is None:
         raise UserError(
@@ -61,16 +59,6 @@ def torch_model(plan, source):
     return model.float().eval()
 
 
-def without_broken_ops():
-    """Let torchvision and timm import beside a CPU build of torch whose compiled operators do not fit."""
-    try:
-        importlib.import_module("torchvision")
-    except (RuntimeError, ImportError):
-        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations")
-
-
 def photos(plan, source, transform, names=PHOTOS):
     """The photos as the source's own preprocessing makes them, and the model's input.
 
@@ -89,7 +77,7 @@ def photos(plan, source, transform, names=PHOTOS):
         shape = (2, plan.arguments.get("latent_channels", 4), 16, 16)
         return {}, None, np.random.default_rng(0).normal(size=shape).astype(np.float32)
     pipeline = Pipeline(transform)
-    paths = [verify.photo_path(n) for n in names]
+    paths = [compare.photo_path(n) for n in names]
     if None in paths:
         size = pipeline.size() or (256, 256)
         coarse = np.random.default_rng(0).normal(size=(2, 3, 8, 8))
@@ -106,7 +94,7 @@ def photos(plan, source, transform, names=PHOTOS):
         pixels = np.rint(np.stack([Pipeline(plain)(p) for p in pictures]).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
     else:
         facts["pixels_by"] = made_by
-    return facts, pixels, verify.normalised(pixels, mean, std)
+    return facts, pixels, compare.normalised(pixels, mean, std)
 
 
 def reference(plan, source, sidecar, level="layers", names=PHOTOS):
@@ -114,7 +102,7 @@ def reference(plan, source, sidecar, level="layers", names=PHOTOS):
 
     Returns
     -------
-    convert.verify.Reference
+    convert.parity.compare.Reference
     """
     import warnings
 
@@ -139,7 +127,7 @@ def reference(plan, source, sidecar, level="layers", names=PHOTOS):
         "versions": versions(),
         **facts,
     }
-    return verify.Reference(meta, x, output.numpy().astype(np.float32), taps, pixels)
+    return compare.Reference(meta, x, output.numpy().astype(np.float32), taps, pixels)
 
 
 def hook_taps(model, plan, taps):
@@ -152,7 +140,7 @@ def hook_taps(model, plan, taps):
             continue
 
         def record(module, inputs, output, cell=cell):
-            taps[cell] = verify.sample(plain(output).detach().numpy())
+            taps[cell] = compare.sample(plain(output).detach().numpy())
 
         modules[name].register_forward_hook(record)
 

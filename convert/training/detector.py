@@ -65,12 +65,14 @@ def halves(encoder, decoder):
     """PyTorch module of a TAESD-family pair of files (read by the converter's own safe reader)."""
     import torch
 
-    from convert import detect, live, reading
+    from .. import reading
+    from ..parity.torch_reference import torch_model
+    from ..plan import make_plan
 
     parts = []
     for path in (encoder, decoder):
         source = reading.read(Path(path))
-        parts.append(live.torch_model(detect.make(source), source))
+        parts.append(torch_model(make_plan(source), source))
     return torch.nn.Sequential(*parts).eval()
 
 
@@ -260,9 +262,10 @@ def batches(pool, classes, args):
 
 def network(init, outputs):
     """timm's tf_efficientnet_lite0 with the packaged ImageNet weights and a new head."""
-    from convert import live, reading
+    from .. import reading
+    from ..parity.torch_imports import without_broken_ops
 
-    live.without_broken_ops()
+    without_broken_ops()
     import timm
     import torch
 

@@ -63,9 +63,9 @@ def main(argv):
     p.add_argument("--part", type=float, default=1.0, help="of the way from the run's own statistics to the new")
     p.add_argument("--out", required=True)
     args = p.parse_args(argv)
-    from convert import live
+    from ..parity.torch_imports import without_broken_ops
 
-    live.without_broken_ops()
+    without_broken_ops()
     import timm
     from safetensors.torch import load_file, save_file
 
