@@ -7,13 +7,16 @@ of every compared layer: what a verification needs, and no more.
 """
 
 import argparse
+from typing import List
 
 from aidet.cli import main
 
+from . import MAKE_REFERENCE
 
-def run(argv):
+
+def run(argv: List[str]) -> int:
     """Read, build the original model, run it, store what it gives."""
-    parser = argparse.ArgumentParser(prog="python -m convert.make_reference", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=MAKE_REFERENCE, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("src", metavar="SRC")
     parser.add_argument("dst", metavar="REF.npz")
     parser.add_argument("--arch")

@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 from aidet.errors import UserError, nearest
 
-from . import rules
+from . import COMMAND, rules
 from .families import families
 from .reading import natural, strip_prefix
 
@@ -78,7 +78,7 @@ def detect(source, layout=None, architecture=None):
         wanted = f" as layout {layout!r}" if layout else ""
         raise UserError(
             f"{source.files[0].name}: its {len(keys)} keys ({', '.join(keys[:4])}, ...) fit no known layout{wanted}; "
-            "`python -m convert list` shows what is known"
+            f"`{COMMAND} list` shows what is known"
         )
     if len(found) > 1:
         names = ", ".join(f"{f.name}/{x.name}" for f, x, _, _ in found)

@@ -7,6 +7,7 @@ import numpy as np
 
 from aidet.errors import UserError
 
+from .. import MAKE_REFERENCE
 from . import compare
 
 PHOTOS = ("skimage:chelsea.png", "skimage:coffee.png", "skimage:astronaut.png", "skimage:motorcycle_left.png")
@@ -30,7 +31,7 @@ def torch_model(plan, source):
     except ImportError:
         raise UserError(
             "no stored reference is known for these weights and PyTorch is not installed: pass --reference REF.npz "
-            "(convert/make_reference.py writes one where PyTorch is), or --verify tensors"
+            f"({MAKE_REFERENCE} writes one where PyTorch is), or --verify tensors"
         ) from None
     from . import torch_models
 

@@ -98,7 +98,7 @@ def slope(margins, made):
 
 
 def main(argv):
-    p = cli.Parser(prog="python -m convert.training.calibrate", description=__doc__)
+    p = cli.Parser(prog=f"python -m {__package__}.calibrate", description=__doc__)
     p.add_argument("--ckpt", required=True)
     p.add_argument("--labels", action="append", required=True)
     p.add_argument("--photos", action="append", default=[], help="folder of photographs")

@@ -82,7 +82,7 @@ def drawn(folder, photos, count, seed):
 
 
 def main(argv):
-    p = cli.Parser(prog="python -m convert.training.photographs", description=__doc__)
+    p = cli.Parser(prog=f"python -m {__package__}.photographs", description=__doc__)
     p.add_argument("--folder", required=True, help="one sub-folder of photographs a source")
     p.add_argument("--list", metavar="CSV", help="the photographs: name, file")
     p.add_argument("--out", required=True)

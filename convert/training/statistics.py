@@ -56,7 +56,7 @@ def mixed(old, new, part):
 
 
 def main(argv):
-    p = cli.Parser(prog="python -m convert.training.statistics", description=__doc__)
+    p = cli.Parser(prog=f"python -m {__package__}.statistics", description=__doc__)
     p.add_argument("run", help="folder with model.safetensors and config.json")
     p.add_argument("--data", nargs=2, action="append", required=True, metavar=("LABELS", "COUNT"),
                    help="a labels.csv, and how many of its training images of each class")  # fmt: skip

@@ -94,7 +94,7 @@ def training(found):
 
 
 def main(argv):
-    p = cli.Parser(prog="python -m convert.training.web_photographs", description=__doc__)
+    p = cli.Parser(prog=f"python -m {__package__}.web_photographs", description=__doc__)
     p.add_argument("--rcc", required=True, help="folder of Qt resource files")
     p.add_argument("--out", required=True)
     args = p.parse_args(argv)
