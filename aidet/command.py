@@ -59,8 +59,8 @@ def entry(name: str) -> Callable[[List[str]], int]:
 def converter() -> ModuleType:
     """The converter's command line, from the wheel, else from the root of the repository.
 
-    The wheel holds the folder ``convert`` of the repository as ``aidet.convert``. It is imported by name because nothing
-    in aidet depends on it.
+    The wheel holds the folder ``convert`` of the repository as ``aidet.convert``. Nothing in aidet depends on it, so
+    it is imported by name.
     """
     if importlib.util.find_spec("aidet.convert") is None:
         _load("aidet.convert", ROOT / "convert" / "__init__.py")
