@@ -1,5 +1,7 @@
 """Verify a converted checkpoint again, at any later time and on any machine."""
 
+from typing import Callable, Optional
+
 import numpy as np
 
 from aidet import ckpt
@@ -10,8 +12,14 @@ from .parity import compare
 from .plan import make_plan
 
 
-def check(path, source=None, level="logits", reference=None, say=print):
-    """Hash, strict load, and whatever proof is at hand: the original file, a reference, the shipped reference.
+def check(
+    path: str,
+    source: Optional[str] = None,
+    level: str = "logits",
+    reference: Optional[str] = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Check the hash, load strictly, and compare with all that is available: the source, a reference, the shipped one.
 
     Parameters
     ----------
@@ -38,9 +46,8 @@ def check(path, source=None, level="logits", reference=None, say=print):
     chosen = compare.Reference.load(reference) if reference else compare.stored_reference(origin.get("sha256"))
     if chosen is None:
         if source is None:
-            say(
-                "note    no reference is stored for these weights; --source SRC or --reference REF.npz would prove more"
-            )
+            way = "--source SRC or --reference REF.npz would prove more"
+            say(f"note    no reference is stored for these weights; {way}")
         return 0
     result = compare.activations(net, chosen, level)
     result["preprocessing"] = compare.preprocessing(sidecar["input"]["transform"], chosen)

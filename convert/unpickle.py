@@ -8,7 +8,7 @@ not used. Sizes and depths are bounded by what the file itself holds.
 import math
 import pickletools
 from collections import OrderedDict
-from typing import Any, Callable, Dict, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union, cast
 
 import numpy as np
 
@@ -302,7 +302,7 @@ class Machine:
     def load(self, cursor: Cursor) -> Any:
         """Run the pickle that starts at the cursor, and leave the cursor after its end."""
         try:
-            for count, (opcode, arg, _) in enumerate(pickletools.genops(cursor)):
+            for count, (opcode, arg, _) in enumerate(pickletools.genops(cast(Any, cursor))):
                 if count > MAX_OPCODES:
                     raise UserError(f"{self.where}: a pickle of over {MAX_OPCODES} steps")
                 if opcode.name == "STOP":

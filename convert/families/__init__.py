@@ -18,7 +18,7 @@ Reasons = Sequence[Tuple[str, str]]  # (regular expression, reason)
 Tensors = Mapping[str, Tensor]
 Config = Optional[Mapping[str, Any]]  # of a config.json
 Arguments = Dict[str, Any]  # of an architecture
-Lookups = Mapping[str, Mapping[Tuple[int, ...], Any]]
+Lookups = Mapping[str, Mapping[Any, Any]]  # name of a table -> {tuple of numbers: what it stands for}
 Taps = List[Tuple[str, Dict[str, str]]]  # (cell name, {layout: module name})
 
 

@@ -5,8 +5,8 @@ import sys
 import types
 
 
-def without_broken_ops():
-    """Let torchvision and timm import beside a CPU build of torch whose compiled operators do not fit."""
+def without_broken_ops() -> None:
+    """Let torchvision and timm import where torchvision's compiled operators do not fit the build of torch."""
     try:
         importlib.import_module("torchvision")
     except (RuntimeError, ImportError):
