@@ -19,7 +19,6 @@ from .preprocessing import evaluation_line
 # What the arithmetic of the families raises on shapes or values of config.json that make no sense.
 _NONSENSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
-
 Facts = Dict[str, Any]
 Say = Callable[[str], None]
 
@@ -32,7 +31,7 @@ class Result:
     ----------
     plan : Plan
     sidecar : dict
-        Without its hash, and after a dry run without ``parity``.
+        As written, but without ``parity`` and the hash of the output.
     report : dict
         What ``--report`` writes: what happened to every key.
     """
