@@ -1,12 +1,16 @@
-"""Puts the root scripts into the wheel as ``aidet.scripts``, where the console command ``aidet`` finds them.
+"""Two things that pyproject.toml cannot say; all else is there.
 
-They stay at the root of the repository, where the project's users look for them; installed under their own names
-(``train``, ``app`` ...) they would take common names from other packages. All else is in pyproject.toml.
+The wheel installs one top-level package, ``aidet``, so that it takes no common name from another project:
+
+* the folder ``convert`` at the root of the repository becomes ``aidet.convert``;
+* the root scripts (``train``, ``app`` ...) become ``aidet.scripts``, where the console command ``aidet`` finds them.
+
+Both stay at the root of the repository, where the project's users look for them.
 """
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
@@ -27,4 +31,11 @@ class BuildWithScripts(build_py):
             self.copy_file(str(ROOT / f"{name}.py"), str(target / f"{name}.py"))
 
 
-setup(cmdclass={"build_py": BuildWithScripts})
+# Every folder with an __init__.py is found, new ones too.
+product = find_packages(str(ROOT), include=("aidet", "aidet.*"))
+converter = find_packages(str(ROOT), include=("convert", "convert.*"))
+setup(
+    packages=[*product, *(f"aidet.{name}" for name in converter)],
+    package_dir={"aidet.convert": "convert"},
+    cmdclass={"build_py": BuildWithScripts},
+)

@@ -5,7 +5,7 @@ aidet evaluate   measure a detector             (evaluate.py)
 aidet app        the application in a browser   (app.py)
 aidet export     MindIR, ONNX                   (export.py; needs MindSpore)
 aidet train      train or finetune              (train.py; needs MindSpore)
-aidet convert    PyTorch weights to MindSpore   (python -m convert; needs MindSpore)
+aidet convert    PyTorch weights to MindSpore   (python -m convert in the repository; needs MindSpore)
 aidet xihe       folders for the Xihe platform  (python -m aidet.xihe)
 """
 
@@ -13,23 +13,27 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Callable, List, Optional, Sequence
 
 from . import __version__, cli
 from .errors import UserError, nearest
 
 SCRIPTS = ("infer", "evaluate", "app", "export", "train")
 COMMANDS = (*SCRIPTS, "convert", "xihe")
+# The repository, where the package lies in one; the wheel has everything below aidet.
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry point of the wheel; leaves with the exit code of the script."""
     cli.main(run, argv)
 
 
-def run(argv):
+def run(argv: List[str]) -> int:
     """``aidet COMMAND ...``; gives the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: aidet COMMAND [--help] ...\n\n" + __doc__.strip())
+        print("usage: aidet COMMAND [--help] ...\n\n" + (__doc__ or "").strip())
         return cli.OK
     if argv[0] in ("-V", "--version"):
         print(f"aidet {__version__}")
@@ -40,29 +44,44 @@ def run(argv):
     return entry(name)(rest)
 
 
-def entry(name):
+def entry(name: str) -> Callable[[List[str]], int]:
     """The function behind a command; it takes the arguments and gives the exit code."""
     if name == "xihe":
         from . import xihe
 
         return xihe.run
     if name == "convert":
-        # By name: nothing in aidet depends on the converter, which is a package of its own.
-        return importlib.import_module("convert.__main__").run
+        return converter().run
     module = script(name)
     return getattr(module, "run", None) or module.main
 
 
-def script(name):
+def converter() -> ModuleType:
+    """The converter's command line, from the wheel, else from the root of the repository.
+
+    The wheel holds the folder ``convert`` of the repository as ``aidet.convert``. Nothing in aidet depends on it, so
+    it is imported by name.
+    """
+    if importlib.util.find_spec("aidet.convert") is None:
+        _load("aidet.convert", ROOT / "convert" / "__init__.py")
+    return importlib.import_module("aidet.convert.__main__")
+
+
+def script(name: str) -> ModuleType:
     """A root script as a module: from the wheel, else from the root of the repository."""
     if importlib.util.find_spec("aidet.scripts") is not None:
         return importlib.import_module(f"aidet.scripts.{name}")
-    path = Path(__file__).resolve().parents[1] / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"aidet_script_{name}", path)
-    if not path.is_file():
-        raise UserError(f"{name}.py is missing from this installation; install the wheel, or run in the repository")
+    return _load(f"aidet_script_{name}", ROOT / f"{name}.py")
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    """Import a file of the repository under a name; an ``__init__.py`` makes a package with all that lies beside it."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        shown = path.relative_to(ROOT).as_posix()
+        raise UserError(f"{shown} is missing from this installation; install the wheel, or run in the repository")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 

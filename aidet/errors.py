@@ -1,6 +1,7 @@
 """Errors a user can cause, and the help that goes with them."""
 
 import difflib
+from typing import Optional
 
 
 class UserError(Exception):
@@ -34,3 +35,20 @@ def nearest(name, choices, what="name"):
         return f"unknown {what} {str(name)!r}; did you mean {close[0]!r}?"
     shown = ", ".join(choices[:30]) + (f", ... ({len(choices)} in all)" if len(choices) > 30 else "")
     return f"unknown {what} {str(name)!r}; choose from: {shown}"
+
+
+def first_line(error: BaseException, limit: Optional[int] = None) -> str:
+    """The first line of an error's text that is not blank, for messages of one line.
+
+    Parameters
+    ----------
+    error : BaseException
+    limit : int, optional
+        Cut after so many characters; None keeps the whole line.
+
+    Returns
+    -------
+    str
+        The error's type where it has no text.
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:limit]

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import ckpt, exportable, files, labels, onnx_export, runtime
 from .engine import calibration_of, order_of
-from .errors import UserError, nearest
+from .errors import UserError, first_line, nearest
 from .transforms import Pipeline
 
 FORMATS = ("mindir", "onnx", "air")
@@ -200,7 +200,7 @@ def _mindir(net, facts, sample, batch, target, preprocess):
                 ms.export(net, example, file_name=made, file_format="MINDIR")
                 graph = nn.GraphCell(ms.load(made))
         except Exception as error:  # noqa: BLE001 - MindSpore raises RuntimeError, TypeError, ValueError alike
-            raise UserError(f"{target.name}: MindSpore cannot export it: {onnx_export.first_line(error)}") from None
+            raise UserError(f"{target.name}: MindSpore cannot export it: {first_line(error, 300)}") from None
         batches = onnx_export.VERIFIED if batch == "dynamic" else (batch,)
         worst = 0.0
         for n in batches:

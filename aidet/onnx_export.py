@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from . import ckpt, exportable, files
-from .errors import UserError
+from .errors import UserError, first_line
 
 INPUT, OUTPUT = "image", "logits"
 # Part of a cached file's name: raise it when graphs made before must be made anew.
@@ -100,13 +100,8 @@ def trace(net, example, path, output):
         else:  # before 2.7.2
             ms.export(net, example, file_name=str(path), file_format="ONNX")
     except Exception as error:  # noqa: BLE001 - the exporter raises RuntimeError, TypeError, ValueError alike
-        raise ExportError(f"MindSpore's ONNX exporter: {first_line(error)}") from None
+        raise ExportError(f"MindSpore's ONNX exporter: {first_line(error, 300)}") from None
     return onnx.load(str(path))
-
-
-def first_line(error):
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
 
 
 # --- freeing the batch dimension -------------------------------------------------------------------------------------
@@ -300,7 +295,7 @@ def facts_from_file(path):
     except ImportError:
         raise UserError("onnxruntime is not installed; run: pip install 'aidet[onnx]'") from None
     except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types, one for each status code
-        raise UserError(f"{str(path)!r} cannot be read as an ONNX model: {first_line(error)}") from None
+        raise UserError(f"{str(path)!r} cannot be read as an ONNX model: {first_line(error, 300)}") from None
     metadata = session.get_modelmeta().custom_metadata_map
     if "aidet.sidecar" not in metadata:
         raise UserError(f"{str(path)!r} was not exported by this project: its metadata names no preprocessing")
@@ -340,7 +335,7 @@ def compare(expected, model, sample, output=OUTPUT):
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), session_options(), PROVIDERS)
     except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types, one for each status code
-        raise ExportError(f"ONNX Runtime refuses the graph: {first_line(error)}") from None
+        raise ExportError(f"ONNX Runtime refuses the graph: {first_line(error, 300)}") from None
     worst = relative = 0.0
     largest = max(float(np.abs(ours).max()) for ours in expected.values())
     for n, ours in expected.items():
@@ -348,7 +343,7 @@ def compare(expected, model, sample, output=OUTPUT):
         try:
             theirs = session.run(None, {INPUT: x})[0]
         except Exception as error:  # noqa: BLE001 - as above
-            raise ExportError(f"ONNX Runtime fails at batch {n}: {first_line(error)}") from None
+            raise ExportError(f"ONNX Runtime fails at batch {n}: {first_line(error, 300)}") from None
         if theirs.shape != ours.shape or not np.isfinite(theirs).all():
             raise ExportError(f"ONNX Runtime gives shape {theirs.shape} at batch {n}, MindSpore {ours.shape}")
         difference = float(np.abs(ours - theirs).max())

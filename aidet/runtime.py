@@ -14,7 +14,7 @@ from importlib import metadata
 
 import numpy as np
 
-from .errors import UserError
+from .errors import UserError, first_line
 
 DEVICES = ("auto", "Ascend", "GPU", "CPU")
 
@@ -134,7 +134,7 @@ def setup(device="auto", mode="graph", seed=None, device_id=None, jit_level=None
         try:
             ms.set_device(chosen, device_id) if device_id is not None else ms.set_device(chosen)
         except Exception as error:  # noqa: BLE001 - each backend raises its own types
-            raise UserError(f"device_target {chosen!r} does not answer: {_first_line(error)}") from None
+            raise UserError(f"device_target {chosen!r} does not answer: {first_line(error)}") from None
     else:
         ms.set_context(device_target=chosen, **({} if device_id is None else {"device_id": device_id}))
     ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
@@ -157,10 +157,6 @@ def _choose(ms, device):
     except Exception:  # noqa: BLE001 - an image without the Ascend driver answers with several kinds of error
         pass
     return "CPU"
-
-
-def _first_line(error):
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def versions():

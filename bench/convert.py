@@ -29,12 +29,13 @@ def source(folder, architecture):
     from aidet import runtime
 
     runtime.setup(device="CPU", mode="pynative")
-    from convert import detect, reverse
+    from convert import reverse
     from convert.families import family_of
+    from convert.plan import build
 
     layout, arguments, _ = CASES[architecture]
     rng, family = np.random.default_rng(0), family_of(architecture)
-    net = detect.build(architecture, arguments, 1000 if family.head(architecture) else None)
+    net = build(architecture, arguments, 1000 if family.head(architecture) else None)
     arrays = {p.name: rng.standard_normal(p.shape, np.float32) for p in net.get_parameters()}
     path = Path(folder) / "model.safetensors"
     reverse.write_safetensors(
@@ -52,14 +53,14 @@ def one(path, destination):
 
     runtime.setup(device="CPU", mode="pynative")
     from aidet import models
-    from convert import core
+    from convert.conversion import convert
     from convert.families import families
 
     models.names()
     families()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     start = time.perf_counter()
-    core.convert(path, destination, level="tensors", say=lambda text: None)
+    convert(path, destination, level="tensors", say=lambda text: None)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"seconds": seconds, "peak": peak - before}))

@@ -22,16 +22,17 @@ FIELDS = ("weights", "architecture", "check", "value", "relative", "reference", 
 def one(source, commit):
     """Convert with ``--verify layers`` against a live PyTorch; the row."""
     from aidet.runtime import version_of
-    from convert import core, live, verify
+    from convert.conversion import convert
+    from convert.parity import compare, torch_reference
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = core.convert(source, Path(folder) / "out.ckpt", say=lambda text: None)
+        result = convert(source, Path(folder) / "out.ckpt", say=lambda text: None)
         from aidet import ckpt
         from convert import hub, reading
 
-        reference = live.reference(result.plan, reading.read(hub.locate(source)[0]), result.sidecar)
-        found = verify.activations(ckpt.load_model(Path(folder) / "out.ckpt"), reference, "layers")
+        reference = torch_reference.reference(result.plan, reading.read(hub.locate(source)[0]), result.sidecar)
+        found = compare.activations(ckpt.load_model(Path(folder) / "out.ckpt"), reference, "layers")
     row, layers = found["logits"], found["layers"]
     what = "outputs on 4 photos" if reference.pixels is not None else "outputs on 2 seeded latents"
     over = found["first_over"]

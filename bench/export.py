@@ -17,6 +17,7 @@ import common
 from common import ROOT
 
 from aidet import cli, files, runtime
+from aidet.errors import first_line
 
 TABLE = ROOT / "results" / "export.csv"
 NAMES = (
@@ -110,7 +111,7 @@ def row_of(name, folder):
         again = nn.GraphCell(ms.load(str(path)))(x).asnumpy()
         row.update(mindir="yes", mindir_difference=f"{np.abs(again - net(x).asnumpy()).max():g}")
     except Exception as error:  # noqa: BLE001 - whatever MindSpore raises is the result
-        row["mindir"] = onnx_export.first_line(error)
+        row["mindir"] = first_line(error, 300)
     row["seconds"] = f"{time.perf_counter() - start:.0f}"
     return row
 

@@ -1,20 +1,21 @@
-"""``python -m convert``: see ``docs/convert.md``. Heavy imports happen after the arguments are read."""
+"""The command line of the converter: see ``docs/convert.md``. Heavy imports happen after the arguments are read."""
 
 import argparse
-import sys
+from typing import Callable, Dict, List
 
 from aidet.cli import main
+from aidet.errors import UserError
 
-COMMANDS = ("check", "reverse", "list")
+from . import COMMAND, MAKE_REFERENCE
 
 
-def parser_convert():
+def parser_convert() -> argparse.ArgumentParser:
     """Arguments of a conversion."""
     parser = argparse.ArgumentParser(
-        prog="python -m convert",
+        prog=COMMAND,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="PyTorch or Hugging Face weights to a MindSpore checkpoint with a sidecar, proven equal.",
-        epilog="also: python -m convert check DST.ckpt | reverse SRC.ckpt DST.safetensors --layout L | list",
+        epilog=f"also: {COMMAND} check DST.ckpt | reverse SRC.ckpt DST.safetensors --layout L | list",
     )
     parser.add_argument(
         "src",
@@ -29,25 +30,28 @@ def parser_convert():
     parser.add_argument("--positive", metavar="NAME|INDEX", help="the class that means generated")
     parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32")
     parser.add_argument("--verify", choices=("none", "tensors", "logits", "layers"), default="tensors")
-    parser.add_argument("--reference", metavar="REF.npz", help="stored activations (convert/make_reference.py)")
+    parser.add_argument("--reference", metavar="REF.npz", help=f"stored activations ({MAKE_REFERENCE})")
     parser.add_argument("--dry-run", action="store_true", help="decide and account for every key, write nothing")
     parser.add_argument("--report", metavar="R.json", help="write what happened to every key")
     return parser
 
 
-def run(argv):
-    """Dispatch; a first word of :data:`COMMANDS` is a command, anything else is a conversion."""
+def run(argv: List[str]) -> int:
+    """Dispatch: a first word of :data:`COMMANDS` is a command, anything else is a conversion."""
     if argv and argv[0] in COMMANDS:
-        return globals()["run_" + argv[0]](argv[1:])
+        return COMMANDS[argv[0]](argv[1:])
+    return run_convert(argv)
+
+
+def run_convert(argv: List[str]) -> int:
+    """Convert one source."""
     args = parser_convert().parse_args(argv)
     if args.num_classes is not None and args.num_classes < 1:
-        from aidet.errors import UserError
-
         raise UserError(f"--num-classes (={args.num_classes}) must be >= 1")
     _start()
     from aidet.files import write_json
 
-    from .core import convert
+    from .conversion import convert
 
     result = convert(
         args.src,
@@ -68,9 +72,9 @@ def run(argv):
     return 0
 
 
-def run_check(argv):
+def run_check(argv: List[str]) -> int:
     """Verify a converted checkpoint again."""
-    parser = argparse.ArgumentParser(prog="python -m convert check", description=run_check.__doc__)
+    parser = argparse.ArgumentParser(prog=f"{COMMAND} check", description=run_check.__doc__)
     parser.add_argument("ckpt", metavar="DST.ckpt")
     parser.add_argument("--source", metavar="SRC", help="the original weights, to compare tensors bit by bit")
     parser.add_argument("--verify", choices=("logits", "layers"), default="logits")
@@ -82,9 +86,9 @@ def run_check(argv):
     return check(args.ckpt, args.source, args.verify, args.reference)
 
 
-def run_reverse(argv):
+def run_reverse(argv: List[str]) -> int:
     """Write a checkpoint under the names of PyTorch libraries, as safetensors."""
-    parser = argparse.ArgumentParser(prog="python -m convert reverse", description=run_reverse.__doc__)
+    parser = argparse.ArgumentParser(prog=f"{COMMAND} reverse", description=run_reverse.__doc__)
     parser.add_argument("src", metavar="SRC.ckpt")
     parser.add_argument("dst", metavar="DST.safetensors")
     parser.add_argument("--layout", required=True)
@@ -95,9 +99,9 @@ def run_reverse(argv):
     return reverse(args.src, args.dst, args.layout)
 
 
-def run_list(argv):
+def run_list(argv: List[str]) -> int:
     """Show architectures, layouts and known repositories."""
-    parser = argparse.ArgumentParser(prog="python -m convert list", description=run_list.__doc__)
+    parser = argparse.ArgumentParser(prog=f"{COMMAND} list", description=run_list.__doc__)
     parser.parse_args(argv)
     _start()
     from .listing import show
@@ -105,13 +109,14 @@ def run_list(argv):
     return show()
 
 
-def _start():
+def _start() -> None:
     """PyNative: one forward pass does not pay for compiling a graph."""
     from aidet import runtime
 
     runtime.setup(device="CPU", mode="pynative")
 
 
+COMMANDS: Dict[str, Callable[[List[str]], int]] = {"check": run_check, "reverse": run_reverse, "list": run_list}
+
 if __name__ == "__main__":
-    sys.path.insert(0, "")
     main(run)

@@ -1,15 +1,25 @@
 """Verify a converted checkpoint again, at any later time and on any machine."""
 
+from typing import Callable, Optional
+
 import numpy as np
 
 from aidet import ckpt
 from aidet.errors import UserError
 
-from . import detect, hub, reading, rules, verify
+from . import hub, reading, rules
+from .parity import compare
+from .plan import make_plan
 
 
-def check(path, source=None, level="logits", reference=None, say=print):
-    """Hash, strict load, and whatever proof is at hand: the original file, a reference, the shipped reference.
+def check(
+    path: str,
+    source: Optional[str] = None,
+    level: str = "logits",
+    reference: Optional[str] = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Check the hash, load strictly, and compare with all that is available: the source, a reference, the shipped one.
 
     Parameters
     ----------
@@ -33,16 +43,15 @@ def check(path, source=None, level="logits", reference=None, say=print):
     origin = sidecar.get("source") or {}
     if source is not None:
         _against_source(path, source, origin, sidecar, say)
-    chosen = verify.Reference.load(reference) if reference else verify.stored_reference(origin.get("sha256"))
+    chosen = compare.Reference.load(reference) if reference else compare.stored_reference(origin.get("sha256"))
     if chosen is None:
         if source is None:
-            say(
-                "note    no reference is stored for these weights; --source SRC or --reference REF.npz would prove more"
-            )
+            way = "--source SRC or --reference REF.npz would prove more"
+            say(f"note    no reference is stored for these weights; {way}")
         return 0
-    result = verify.activations(net, chosen, level)
-    result["preprocessing"] = verify.preprocessing(sidecar["input"]["transform"], chosen)
-    for line in verify.lines(result):
+    result = compare.activations(net, chosen, level)
+    result["preprocessing"] = compare.preprocessing(sidecar["input"]["transform"], chosen)
+    for line in compare.lines(result):
         say(line)
     if not result["ok"]:
         raise UserError(f"{path}: its outputs differ from the reference by {result['logits']['largest']}")
@@ -56,7 +65,7 @@ def _against_source(path, source, origin, sidecar, say):
         raise UserError(f"{source} is not the file {path} was made from (sha256 differs)")
     arrays = ckpt.load_arrays(path)
     kinds = {a.dtype for a in arrays.values() if a.dtype.kind == "f"}
-    plan = detect.make(read, origin.get("layout"))
+    plan = make_plan(read, origin.get("layout"))
     dtype = np.float16 if kinds == {np.dtype(np.float16)} else np.float32
     same = [
         np.array_equal(arrays[name], array)

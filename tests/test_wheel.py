@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -26,9 +27,9 @@ def sources(folder):
     return folder
 
 
-def build(folder):
-    """Build the wheel with the setuptools that is installed; nothing is downloaded."""
-    code = "import setuptools.build_meta as b, sys; print(b.build_wheel(sys.argv[1]))"
+def build(folder, kind="wheel"):
+    """Build the wheel or the sdist with the setuptools that is installed; nothing is downloaded."""
+    code = f"import setuptools.build_meta as b, sys; print(b.build_{kind}(sys.argv[1]))"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, str(folder)], cwd=folder, capture_output=True, text=True
     )
@@ -42,31 +43,118 @@ def wheel(tmp_path_factory):
     return build(sources(tmp_path_factory.mktemp("source")))
 
 
+@pytest.fixture(scope="module")
+def unpacked(wheel, tmp_path_factory):
+    """The wheel unpacked, and the environment of a process that finds it and not the repository."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(folder)
+    return folder, {**os.environ, "PYTHONPATH": str(folder)}
+
+
 def test_what_is_in_the_wheel(wheel):
     assert wheel.name == f"aidet-{__version__}-py3-none-any.whl" and wheel.stat().st_size < 3 << 20
     with zipfile.ZipFile(wheel) as file:
         names = file.namelist()
         metadata = file.read(f"aidet-{__version__}.dist-info/METADATA").decode()
         entries = file.read(f"aidet-{__version__}.dist-info/entry_points.txt").decode()
-    assert {n.split("/")[0] for n in names} == {"aidet", "convert", f"aidet-{__version__}.dist-info"}
+        top = file.read(f"aidet-{__version__}.dist-info/top_level.txt").decode()
+    assert {n.split("/")[0] for n in names} == {"aidet", f"aidet-{__version__}.dist-info"} and top.split() == ["aidet"]
     assert {f"aidet/scripts/{s}.py" for s in SCRIPTS} <= set(names)
-    assert {"aidet/app/page.py", "aidet/xihe/boot_app.py"} <= set(names)
-    assert any(n.startswith("aidet/templates/") for n in names)
+    assert {"aidet/app/page.py", "aidet/xihe/boot_app.py", "aidet/py.typed"} <= set(names)
+    assert not in_the_repository("aidet", "aidet") - set(names)
+    assert not in_the_repository("convert", "aidet/convert") - set(names)
+    assert any(n.endswith(".j2") for n in names), "the report's template"
     assert "aidet = aidet.command:main" in entries
     needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert needed and not any(word in line for line in needed for word in ("mindspore", "torch", "onnx"))
 
 
-def test_the_command_finds_the_scripts_from_the_wheel(wheel, tmp_path):
+def in_the_repository(folder, name):
+    """All that git would track under a folder, under the name that it has in the wheel."""
+    found = [p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    return {f"{name}/{p.relative_to(ROOT / folder).as_posix()}" for p in found}
+
+
+def test_the_source_distribution_gives_the_same_wheel(wheel, tmp_path):
+    sdist = build(sources(tmp_path), "sdist")
+    with tarfile.open(sdist) as file:
+        file.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    again = build(tmp_path / f"aidet-{__version__}")
+    with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(again) as second:
+        assert sorted(first.namelist()) == sorted(second.namelist())
+
+
+IMPORT_ALL = """
+import importlib, sys
+from pathlib import Path
+
+root, optional, absent = Path(sys.argv[1]), set(sys.argv[2].split()), {}
+names = [".".join(p.relative_to(root).with_suffix("").parts) for p in sorted(root.glob("aidet/**/*.py"))]
+for name in (n[: -len(".__init__")] if n.endswith(".__init__") else n for n in names):
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name.split(".")[0] not in optional:
+            raise
+        absent[name] = error.name
+        continue
+    assert Path(module.__file__).is_relative_to(root), module.__file__
+print(len(names) - len(absent), "of", len(names), absent)
+"""
+# What the extras of pyproject.toml install.
+OPTIONAL = (
+    "onnx onnxruntime sklearn scipy matplotlib jinja2 imagehash gradio gradio_client mindspore mindcv tensorboardX "
+    "albumentations cv2 skimage torch torchvision timm transformers diffusers safetensors"
+)
+
+
+def test_every_module_imports_from_the_wheel(unpacked):
+    """No folder was forgotten, and nothing reaches for a module that only the repository has."""
+    folder, environment = unpacked
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IMPORT_ALL, str(folder), OPTIONAL],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    imported, total = map(int, done.stdout.split()[:3:2])
+    assert total == len(list(folder.glob("aidet/**/*.py"))) and imported > total // 2, done.stdout
+
+
+def test_the_converter_in_the_wheel(unpacked):
+    """It is called what the user has to type, and the shipped reference is where it looks for it."""
+    folder, environment = unpacked
+
+    def python(*argv):
+        return subprocess.run(
+            [sys.executable, *argv], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    for argv in (("-m", "aidet.command", "convert"), ("-m", "aidet.convert")):
+        done = python(*argv, "--help")
+        assert done.returncode == 0 and done.stdout.startswith("usage: aidet convert "), done.stderr
+        assert "python -m aidet.convert.make_reference" in " ".join(done.stdout.split())
+    done = python("-m", "aidet.convert.make_reference", "--help")
+    assert done.stdout.startswith("usage: python -m aidet.convert.make_reference "), done.stderr
+    code = (
+        "from aidet.convert.hub import KNOWN\n"
+        "from aidet.convert.parity.compare import stored_reference\n"
+        "print(stored_reference(KNOWN[0]['sha256']).meta['architecture'])"
+    )
+    assert python("-c", code).stdout == "efficientnet_lite0\n"
+
+
+def test_the_command_finds_the_scripts_from_the_wheel(unpacked):
     """Unpacked somewhere else, with no repository in sight."""
-    with zipfile.ZipFile(wheel) as file:
-        file.extractall(tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    folder, environment = unpacked
 
     def aidet(*argv):
         return subprocess.run(
             [sys.executable, "-m", "aidet.command", *argv],
-            cwd=tmp_path,
+            cwd=folder,
             env=environment,
             capture_output=True,
             text=True,
@@ -79,15 +167,30 @@ def test_the_command_finds_the_scripts_from_the_wheel(wheel, tmp_path):
     done = aidet("infer", "--images", "x")
     assert done.returncode == 2 and "--out is missing" in done.stderr
     code = "import aidet.command as c; print(c.script('infer').__file__)"
-    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert found.stdout.strip() == str(tmp_path / "aidet" / "scripts" / "infer.py")
+    found = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert found.stdout.strip() == str(folder / "aidet" / "scripts" / "infer.py")
 
 
 def test_unknown_commands():
     with pytest.raises(UserError, match="did you mean 'infer'"):
         command.run(["inferr"])
     assert command.entry("evaluate").__name__ in ("run", "main")
-    assert command.entry("convert").__module__ == "convert.__main__"
+    assert command.entry("convert").__module__ == "aidet.convert.__main__"
+
+
+def test_the_converter_in_the_repository(tmp_path):
+    """The same command, from the folder at the root, even where something else is called convert."""
+    (tmp_path / "convert.py").write_text("raise SystemExit('another project')\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    code = "from aidet import command; command.main(['convert', 'check', '--help'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and done.stdout.startswith("usage: aidet convert check "), done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "convert", "check", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.startswith("usage: python -m convert check "), done.stderr
 
 
 @pytest.mark.matrix

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from .. import files, included, report, runinfo, worst
 from ..cli import OK, PARTIAL
+from ..datasets.sources import split_source
 from ..errors import UserError
-from ..truth import split_source
 from . import vip
 from .comparisons import compared, deduplicated, from_validation
 from .evaluation import columns_to_show, load, summary

@@ -6,11 +6,7 @@ Parameter names follow diffusers, with MindSpore's ``gamma`` and ``beta`` for no
 from mindspore import nn, ops
 
 from . import register
-from .layers import GroupNorm, Swish, Upsample
-
-
-def _conv(cin, cout, kernel=3):
-    return nn.Conv2d(cin, cout, kernel, pad_mode="pad", padding=kernel // 2, has_bias=True)
+from .layers import GroupNorm, Swish, Upsample, conv
 
 
 class Resnet(nn.Cell):
@@ -18,10 +14,10 @@ class Resnet(nn.Cell):
 
     def __init__(self, cin, cout):
         super().__init__()
-        self.norm1, self.conv1 = GroupNorm(32, cin), _conv(cin, cout)
-        self.norm2, self.conv2 = GroupNorm(32, cout), _conv(cout, cout)
+        self.norm1, self.conv1 = GroupNorm(32, cin), conv(cin, cout, 3, bias=True)
+        self.norm2, self.conv2 = GroupNorm(32, cout), conv(cout, cout, 3, bias=True)
         self.act = Swish()
-        self.conv_shortcut = _conv(cin, cout, 1) if cin != cout else nn.Identity()
+        self.conv_shortcut = conv(cin, cout, 1, bias=True) if cin != cout else nn.Identity()
 
     def construct(self, x):
         y = self.conv1(self.act(self.norm1(x)))
@@ -75,7 +71,7 @@ class Up(nn.Cell):
 
     def __init__(self, width):
         super().__init__()
-        self.up, self.conv = Upsample(), _conv(width, width)
+        self.up, self.conv = Upsample(), conv(width, width, 3, bias=True)
 
     def construct(self, x):
         return self.conv(self.up(x))
@@ -111,13 +107,13 @@ class Encoder(nn.Cell):
     def __init__(self, latent_channels, widths, depth):
         super().__init__()
         last = len(widths) - 1
-        self.conv_in = _conv(3, widths[0])
+        self.conv_in = conv(3, widths[0], 3, bias=True)
         self.down_blocks = nn.SequentialCell(
             [DownBlock(widths[max(i - 1, 0)], w, depth, i == last) for i, w in enumerate(widths)]
         )
         self.mid_block = Middle(widths[-1])
         self.conv_norm_out, self.act = GroupNorm(32, widths[-1]), Swish()
-        self.conv_out = _conv(widths[-1], 2 * latent_channels)
+        self.conv_out = conv(widths[-1], 2 * latent_channels, 3, bias=True)
 
     def construct(self, x):
         x = self.mid_block(self.down_blocks(self.conv_in(x)))
@@ -130,13 +126,13 @@ class Decoder(nn.Cell):
     def __init__(self, latent_channels, widths, depth):
         super().__init__()
         wide, last = widths[::-1], len(widths) - 1
-        self.conv_in = _conv(latent_channels, wide[0])
+        self.conv_in = conv(latent_channels, wide[0], 3, bias=True)
         self.mid_block = Middle(wide[0])
         self.up_blocks = nn.SequentialCell(
             [UpBlock(wide[max(i - 1, 0)], w, depth + 1, i == last) for i, w in enumerate(wide)]
         )
         self.conv_norm_out, self.act = GroupNorm(32, wide[-1]), Swish()
-        self.conv_out = _conv(wide[-1], 3)
+        self.conv_out = conv(wide[-1], 3, 3, bias=True)
 
     def construct(self, x):
         x = self.up_blocks(self.mid_block(self.conv_in(x)))
@@ -169,8 +165,8 @@ class AutoencoderKL(nn.Cell):
         self.latent_channels, self.scaling_factor = latent_channels, scaling_factor
         self.encoder = Encoder(latent_channels, tuple(widths), depth)
         self.decoder = Decoder(latent_channels, tuple(widths), depth)
-        self.quant_conv = _conv(2 * latent_channels, 2 * latent_channels, 1) if quant else nn.Identity()
-        self.post_quant_conv = _conv(latent_channels, latent_channels, 1) if quant else nn.Identity()
+        self.quant_conv = conv(2 * latent_channels, 2 * latent_channels, 1, bias=True) if quant else nn.Identity()
+        self.post_quant_conv = conv(latent_channels, latent_channels, 1, bias=True) if quant else nn.Identity()
 
     def encode(self, x):
         return self.quant_conv(self.encoder(x))[:, : self.latent_channels]
@@ -194,7 +190,7 @@ class AutoencoderClassifier(nn.Cell):
         super().__init__()
         self.latent_channels = latent_channels
         self.encoder = Encoder(latent_channels, tuple(widths), depth)
-        self.quant_conv = _conv(2 * latent_channels, 2 * latent_channels, 1)
+        self.quant_conv = conv(2 * latent_channels, 2 * latent_channels, 1, bias=True)
         self.flatten = nn.Flatten()
         self.clf = nn.SequentialCell(
             [

@@ -7,13 +7,9 @@ shortcut takes every second pixel and pads the new channels with zeros on both s
 from mindspore import nn
 
 from . import register
-from .layers import GlobalPool, initialise
+from .layers import GlobalPool, conv, initialise
 
 DEPTHS = (20, 32, 44, 56, 110)
-
-
-def _conv(cin, cout, stride=1):
-    return nn.Conv2d(cin, cout, 3, stride, pad_mode="pad", padding=1, has_bias=False)
 
 
 class Shortcut(nn.Cell):
@@ -34,8 +30,8 @@ class Block(nn.Cell):
 
     def __init__(self, cin, width, stride):
         super().__init__()
-        self.conv1, self.bn1 = _conv(cin, width, stride), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = _conv(width, width), nn.BatchNorm2d(width)
+        self.conv1, self.bn1 = conv(cin, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3), nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
         self.shortcut = nn.Identity() if stride == 1 and cin == width else Shortcut(width)
 
@@ -49,7 +45,7 @@ class CifarResNet(nn.Cell):
 
     def __init__(self, depth, num_classes=10, in_channels=3):
         super().__init__()
-        self.conv1, self.bn1, self.relu = _conv(in_channels, 16), nn.BatchNorm2d(16), nn.ReLU()
+        self.conv1, self.bn1, self.relu = conv(in_channels, 16, 3), nn.BatchNorm2d(16), nn.ReLU()
         channels, stages = 16, []
         for i, width in enumerate((16, 32, 64)):
             cells = []

@@ -7,7 +7,7 @@ right and bottom only; PyTorch's pads on both sides. ``padding`` says which one 
 from mindspore import nn
 
 from . import register
-from .layers import GlobalPool, check_stem_stride, initialise
+from .layers import GlobalPool, check_stem_stride, conv, initialise
 
 # block, blocks in each stage
 SIZES = {
@@ -19,10 +19,6 @@ SIZES = {
 }
 
 
-def _conv(cin, cout, kernel, stride=1):
-    return nn.Conv2d(cin, cout, kernel, stride, pad_mode="pad", padding=kernel // 2, has_bias=False)
-
-
 class Basic(nn.Cell):
     """Two 3x3 convolutions around a shortcut."""
 
@@ -30,8 +26,8 @@ class Basic(nn.Cell):
 
     def __init__(self, cin, width, stride):
         super().__init__()
-        self.conv1, self.bn1 = _conv(cin, width, 3, stride), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = _conv(width, width, 3), nn.BatchNorm2d(width)
+        self.conv1, self.bn1 = conv(cin, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3), nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
         self.down_sample = _shortcut(cin, width, stride)
 
@@ -47,9 +43,9 @@ class Bottleneck(nn.Cell):
 
     def __init__(self, cin, width, stride):
         super().__init__()
-        self.conv1, self.bn1 = _conv(cin, width, 1), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = _conv(width, width, 3, stride), nn.BatchNorm2d(width)
-        self.conv3, self.bn3 = _conv(width, 4 * width, 1), nn.BatchNorm2d(4 * width)
+        self.conv1, self.bn1 = conv(cin, width, 1), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = conv(width, 4 * width, 1), nn.BatchNorm2d(4 * width)
         self.relu = nn.ReLU()
         self.down_sample = _shortcut(cin, 4 * width, stride)
 
@@ -62,7 +58,7 @@ class Bottleneck(nn.Cell):
 def _shortcut(cin, cout, stride):
     if stride == 1 and cin == cout:
         return nn.Identity()
-    return nn.SequentialCell([_conv(cin, cout, 1, stride), nn.BatchNorm2d(cout)])
+    return nn.SequentialCell([conv(cin, cout, 1, stride), nn.BatchNorm2d(cout)])
 
 
 class ResNet(nn.Cell):
@@ -87,7 +83,7 @@ class ResNet(nn.Cell):
         super().__init__()
         kind, depths = SIZES[name]
         block = Basic if kind == "basic" else Bottleneck
-        self.conv1 = _conv(in_channels, 64, 7, check_stem_stride(stem_stride, 2))
+        self.conv1 = conv(in_channels, 64, 7, check_stem_stride(stem_stride, 2))
         self.bn1, self.relu = nn.BatchNorm2d(64), nn.ReLU()
         pool = {"pad_mode": "same"} if padding == "same" else {"pad_mode": "pad", "padding": 1}
         self.max_pool = nn.MaxPool2d(3, 2, **pool)

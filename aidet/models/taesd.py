@@ -6,11 +6,7 @@ Images are in [0, 1]. The numbered names are those of the published files, so ea
 from mindspore import nn, ops
 
 from . import register
-from .layers import GroupNorm, Upsample
-
-
-def _conv(cin, cout, stride=1, bias=True):
-    return nn.Conv2d(cin, cout, 3, stride, pad_mode="pad", padding=1, has_bias=bias)
+from .layers import GroupNorm, Upsample, conv
 
 
 class Clamp(nn.Cell):
@@ -25,7 +21,8 @@ class Block(nn.Cell):
 
     def __init__(self, cin, cout, pool=False):
         super().__init__()
-        self.conv = nn.SequentialCell([_conv(cin, cout), nn.ReLU(), _conv(cout, cout), nn.ReLU(), _conv(cout, cout)])
+        first, second, third = (conv(n, cout, 3, bias=True) for n in (cin, cout, cout))
+        self.conv = nn.SequentialCell([first, nn.ReLU(), second, nn.ReLU(), third])
         self.skip = nn.Identity() if cin == cout else nn.Conv2d(cin, cout, 1, has_bias=False)
         self.relu = nn.ReLU()
         self.pooled = pool
@@ -47,21 +44,21 @@ class Block(nn.Cell):
 
 def _encoder(latent_channels, pool, deep):
     if deep:
-        cells = [_conv(3, 32, 2), nn.ReLU(), _conv(32, 64, 2), nn.ReLU(), Block(64, 64)]
+        cells = [conv(3, 32, 3, 2, bias=True), nn.ReLU(), conv(32, 64, 3, 2, bias=True), nn.ReLU(), Block(64, 64)]
     else:
-        cells = [_conv(3, 64), Block(64, 64)]
+        cells = [conv(3, 64, 3, bias=True), Block(64, 64)]
     for stage in range(3):
-        cells += [_conv(64, 64, 2, bias=False)] + [Block(64, 64, pool and stage == 2) for _ in range(3)]
-    return nn.SequentialCell(cells + [_conv(64, latent_channels)])
+        cells += [conv(64, 64, 3, 2)] + [Block(64, 64, pool and stage == 2) for _ in range(3)]
+    return nn.SequentialCell(cells + [conv(64, latent_channels, 3, bias=True)])
 
 
 def _decoder(latent_channels, pool, widths):
-    cells = [Clamp(), _conv(latent_channels, widths[0]), nn.ReLU()]
+    cells = [Clamp(), conv(latent_channels, widths[0], 3, bias=True), nn.ReLU()]
     for stage, width in enumerate(widths):
         after = widths[min(stage + 1, len(widths) - 1)]
         cells += [Block(width, width, pool and stage == 0) for _ in range(3)]
-        cells += [Upsample(), _conv(width, after, bias=False)]
-    return nn.SequentialCell(cells + [Block(64, 64), _conv(64, 3)])
+        cells += [Upsample(), conv(width, after, 3)]
+    return nn.SequentialCell(cells + [Block(64, 64), conv(64, 3, 3, bias=True)])
 
 
 class Half(nn.Cell):

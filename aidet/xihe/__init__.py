@@ -114,7 +114,7 @@ def _pack(checkpoint, out, repo, name, recipe):
     model = _model(checkpoint, out / "model")
     train, inference = out / "train" / name, out / "inference"
     for folder, boot in ((train, "train.py"), (inference, "app.py")):
-        shutil.copytree(PACKAGE, folder / "aidet", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        shutil.copytree(PACKAGE, folder / "aidet", ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "convert"))
         shutil.copy(Path(__file__).with_name(f"boot_{boot}"), folder / boot)
     shutil.copy(recipe, train / "recipe.yaml")
     _write(train / "pip-requirements.txt", TRAIN_REQUIREMENTS)

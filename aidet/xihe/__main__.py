@@ -1,4 +1,5 @@
 from .. import cli
 from . import run
 
-cli.main(run)
+if __name__ == "__main__":
+    cli.main(run)

@@ -2,24 +2,27 @@
 
 import importlib
 import re
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from aidet.errors import UserError, nearest
 
+from ..reading import Tensor
+
 MODULES = (
-    "efficientnet",
-    "resnet",
-    "cifar_resnet",
-    "squeezenet",
-    "mobilenet_v3",
-    "cifake",
-    "taesd",
-    "swin",
-    "vit",
-    "convnext",
-    "autoencoder_kl",
+    "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit convnext autoencoder_kl".split()
 )
+Shape = Tuple[int, ...]
+Rules = Sequence[Tuple[str, str, str]]  # (kind, target, source)
+Reasons = Sequence[Tuple[str, str]]  # (regular expression, reason)
+Tensors = Mapping[str, Tensor]
+Config = Optional[Mapping[str, Any]]  # of a config.json
+Arguments = Dict[str, Any]  # of an architecture
+Lookups = Mapping[str, Mapping[Any, Any]]  # name of a table -> {tuple of numbers: what it stands for}
+Taps = List[Tuple[str, Dict[str, str]]]  # (cell name, {layout: module name})
 
 
+@dataclass(frozen=True, eq=False)
 class Layout:
     """One way of naming a family's weights.
 
@@ -30,7 +33,7 @@ class Layout:
     marks : sequence of str
         Regular expressions; each must fit at least one key for the layout to be detected.
     rules : sequence of (kind, target, source)
-        See :mod:`convert.rules`.
+        See the module ``rules``.
     without : sequence of str
         Regular expressions that must fit no key.
     drop : sequence of (regex, reason)
@@ -40,14 +43,14 @@ class Layout:
     arguments : dict
         Arguments of the architecture that this layout's models were built with.
     prefix : str
-        Only keys under it belong to the model, the rest of the file is another part of a pipeline.
+        Only keys under it belong to the model; the rest of the file is another part of a pipeline.
     configured : str
         Regular expression on the ``architecture`` (timm) or ``model_type`` (Hugging Face) of a config.json that
         settles an ambiguity.
     transform : str or None
-        Evaluation pipeline of these models where neither file nor folder tells; None: the family's.
+        Evaluation pipeline of these models if neither file nor folder says; None: that of the family.
     reshaped : tuple of (regex, dimensions)
-        For reverse: source keys whose weight is stored with trailing dimensions of one.
+        For the way back: source keys whose weight is stored with trailing dimensions of size one.
     aliases : tuple of str
         Other names of the same layout.
     classes : tuple of str or None
@@ -55,39 +58,32 @@ class Layout:
     head : tuple of str
         Target parameter names of the classifier, weight first, where they are not the family's.
     identity : bool
-        The file already carries the target's names (MindCV's own checkpoints and ours).
+        The file already has the target's names (MindCV's own checkpoints and ours).
     """
 
-    def __init__(
-        self,
-        name,
-        marks,
-        rules,
-        without=(),
-        drop=(),
-        computed=(),
-        arguments=None,
-        prefix="",
-        configured="",
-        transform=None,
-        reshaped=(),
-        aliases=(),
-        classes=None,
-        identity=False,
-        head=(),
-    ):
-        self.name, self.marks, self.rules, self.without = name, marks, rules, without
-        self.drop, self.computed, self.arguments, self.prefix = drop, computed, dict(arguments or {}), prefix
-        self.configured, self.transform, self.reshaped = configured, transform, tuple(reshaped)
-        self.aliases, self.classes, self.identity = tuple(aliases), classes, identity
-        self.head = tuple(head)
+    name: str
+    marks: Sequence[str]
+    rules: Rules
+    without: Sequence[str] = ()
+    drop: Reasons = ()
+    computed: Reasons = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str = ""
+    configured: str = ""
+    transform: Optional[str] = None
+    reshaped: Sequence[Tuple[str, int]] = ()
+    aliases: Tuple[str, ...] = ()
+    classes: Optional[Tuple[str, ...]] = None
+    identity: bool = False
+    head: Tuple[str, ...] = ()
 
-    def called(self, name):
+    def called(self, name: str) -> bool:
         """Whether ``name`` is the layout's name or one of its aliases."""
         return name == self.name or name in self.aliases
 
-    def fits(self, keys):
-        """Whether the marks are there and the excluded keys are not."""
+    def fits(self, keys: Iterable[str]) -> bool:
+        """Whether all marks are among the keys and no excluded key is."""
+        keys = list(keys)
         return all(any(re.fullmatch(m, k) for k in keys) for m in self.marks) and not any(
             re.fullmatch(w, k) for w in self.without for k in keys
         )
@@ -107,61 +103,71 @@ class Family:
     lookups : callable
         ``f(architecture, arguments) -> dict`` of tables for the templates.
     transform : callable
-        ``f(architecture, layout, arguments) -> str``: evaluation pipeline where no file tells it.
+        ``f(architecture, layout, arguments) -> str or None``: evaluation pipeline if no file says it.
     head : tuple of str, or dict of architecture to such tuples
         Target parameter names of the classifier, weight first; empty where there is none.
     taps : callable
         ``f(architecture) -> list of (cell name, {layout: module name})``: where layer-by-layer comparison looks.
     """
 
-    def __init__(self, name, architectures, layouts, infer, transform, lookups=None, head=(), taps=None):
+    def __init__(
+        self,
+        name: str,
+        architectures: Iterable[str],
+        layouts: Iterable[Layout],
+        infer: Callable[[Layout, Tensors, Config], Tuple[str, Arguments]],
+        transform: Callable[[str, Layout, Arguments], Optional[str]],
+        lookups: Optional[Callable[[str, Arguments], Lookups]] = None,
+        head: Union[Tuple[str, ...], Mapping[str, Tuple[str, ...]]] = (),
+        taps: Optional[Callable[[str], Taps]] = None,
+    ) -> None:
         self.name, self.architectures, self.layouts = name, tuple(architectures), tuple(layouts)
         self.infer, self.transform, self.heads = infer, transform, head
-        self.lookups = lookups or (lambda arch, args: {})
-        self.taps = taps or (lambda arch: [])
+        self.lookups = lookups or (lambda architecture, arguments: {})
+        self.taps = taps or (lambda architecture: [])
 
-    def head(self, architecture):
+    def head(self, architecture: str) -> Tuple[str, ...]:
         """Parameter names of the classifier, weight first."""
-        return tuple(self.heads.get(architecture, ()) if isinstance(self.heads, dict) else self.heads)
+        return self.heads if isinstance(self.heads, tuple) else self.heads.get(architecture, ())
 
-    def layout(self, name):
+    def layout(self, name: str) -> Layout:
         """The layout of that name, or a :class:`UserError` with the nearest."""
         for layout in self.layouts:
             if layout.called(name):
                 return layout
         raise UserError(f"{self.name}: {nearest(name, self.layout_names(), 'layout')}")
 
-    def layout_names(self):
+    def layout_names(self) -> List[str]:
         """Names and aliases of all layouts."""
         return [n for x in self.layouts for n in (x.name, *x.aliases)]
 
 
-def mindcv(*marks):
-    """The layout of a MindCV checkpoint: the target's own names."""
+def mindcv(*marks: str) -> Layout:
+    """The layout of a MindCV checkpoint, which has the target's own names."""
     return Layout("mindcv", marks, (), identity=True)
 
 
-def families():
+def families() -> List[Family]:
     """All families, in the order of :data:`MODULES`."""
-    return [importlib.import_module(f"convert.families.{m}").FAMILY for m in MODULES]
+    return [importlib.import_module(f"{__name__}.{m}").FAMILY for m in MODULES]
 
 
-def family_of(architecture):
-    """The family an architecture belongs to."""
+def family_of(architecture: str) -> Family:
+    """The family that an architecture belongs to."""
     for family in families():
         if architecture in family.architectures:
             return family
     raise UserError(nearest(architecture, [a for f in families() for a in f.architectures], "architecture"))
 
 
-def count(tensors, pattern):
-    """How many different numbers (or tuples of numbers) the groups of ``pattern`` take over the keys."""
+def count(tensors: Tensors, pattern: str) -> int:
+    """How many different values the groups of ``pattern`` have among the keys that it matches."""
     regex = re.compile(pattern)
     return len({m.groups() for m in map(regex.fullmatch, tensors) if m})
 
 
-def shape(tensors, *keys):
-    """Shape of the first of ``keys`` that is there, else None."""
+def shape(tensors: Tensors, *keys: str) -> Any:
+    """Shape (a tuple) of the first of ``keys`` that is there, else None."""
     for key in keys:
         if key in tensors:
             return tuple(tensors[key].shape)

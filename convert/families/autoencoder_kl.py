@@ -1,10 +1,11 @@
 """AutoencoderKL: diffusers with new and old attention names, the original LDM naming, and AIGC-clf's classifier."""
 
 import re
+from typing import Tuple
 
 from aidet.errors import UserError
 
-from . import Family, Layout, shape
+from . import Arguments, Config, Family, Layout, Lookups, Taps, Tensors, shape
 
 _NEW = ("to_q", "to_k", "to_v", "to_out.0")
 _OLD = ("query", "key", "value", "proj_attn")
@@ -103,7 +104,7 @@ LAYOUTS = (
 )
 
 
-def infer(layout, tensors, config):
+def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
     """Widths, depth and latent channels from shapes; the scaling factor from config.json where there is one."""
     latent = shape(tensors, "encoder.conv_out.weight")[0] // 2
     if layout.name.startswith("ldm"):
@@ -130,13 +131,13 @@ def infer(layout, tensors, config):
     return "autoencoder_kl", arguments
 
 
-def lookups(architecture, arguments):
+def lookups(architecture: str, arguments: Arguments) -> Lookups:
     """``rev``: resolutions counted from the other end."""
     last = len(arguments["widths"]) - 1
     return {"rev": {(i,): last - i for i in range(last + 1)}}
 
 
-def transform(architecture, layout, arguments):
+def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
     """[-1, 1] for the autoencoder; AIGC-clf's classifier takes [0, 1] at the size its first layer fits (256)."""
     if architecture == "aekl_clf":
         side = arguments["latent_size"] * 2 ** (len(arguments["widths"]) - 1)
@@ -144,7 +145,7 @@ def transform(architecture, layout, arguments):
     return "decode | center_crop(256) | normalize(half)"
 
 
-def taps(architecture):
+def taps(architecture: str) -> Taps:
     """Stages of both halves, in the order of the forward pass."""
     layouts = ("diffusers", "diffusers-old", "aekl", "aekl-old")
     stages = {"encoder": [f"down_blocks.{i}" for i in range(4)] + ["mid_block"]}

@@ -4,7 +4,9 @@ Its class always owns the attention's parameters, so both variants save the same
 counter of the attention's BatchNorm: where it never ran it is zero.
 """
 
-from . import Family, Layout
+from typing import Tuple
+
+from . import Arguments, Config, Family, Layout, Taps, Tensors
 
 AICS = (
     ("wb", "conv{i}", "conv{i}"),
@@ -24,19 +26,19 @@ LAYOUTS = (
 )
 
 
-def infer(layout, tensors, config):
+def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
     """With attention where its BatchNorm has seen a batch."""
     counter = tensors.get("attend.bn.num_batches_tracked")
     used = "attend.cfc.weight" in tensors and (counter is None or int(counter.array()) > 0)
     return ("cifake_cnn_srm" if used else "cifake_cnn"), {}
 
 
-def transform(architecture, layout, arguments):
+def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
     """32x32, mean and deviation a half."""
     return "decode | resize((32, 32), bilinear) | normalize(half)"
 
 
-def taps(architecture):
+def taps(architecture: str) -> Taps:
     """Every layer with weights."""
     names = ["conv1"] + (["attend"] if architecture.endswith("srm") else []) + ["conv2", "fc1", "fc2"]
     return [(name, {"aics": name}) for name in names]

@@ -1,9 +1,11 @@
 """CIFAR ResNets: akamaster/pytorch_resnet_cifar10."""
 
+from typing import Tuple
+
 from aidet.errors import UserError
 from aidet.models.cifar_resnet import DEPTHS
 
-from . import Family, Layout, count
+from . import Arguments, Config, Family, Layout, Taps, Tensors, count
 
 AKAMASTER = (
     ("w", "conv1", "conv1"),
@@ -22,20 +24,20 @@ LAYOUTS = (
 )
 
 
-def infer(layout, tensors, config):
+def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
     """Depth is 6 n + 2, n blocks a stage."""
     depth = 6 * count(tensors, r"layer1\.(\d+)\..*") + 2
     if depth not in DEPTHS:
-        raise UserError(f"a CIFAR ResNet of depth {depth} is none of {', '.join(map(str, DEPTHS))}")
+        raise UserError(f"a CIFAR ResNet of depth {depth} is not one of {', '.join(map(str, DEPTHS))}")
     return f"cifar_resnet{depth}", {}
 
 
-def transform(architecture, layout, arguments):
+def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
     """32x32, with the channel statistics akamaster's trainer uses (ImageNet's)."""
     return "decode | resize((32, 32), bilinear) | normalize(imagenet)"
 
 
-def taps(architecture):
+def taps(architecture: str) -> Taps:
     """Stem and three stages."""
     return [(name, {"akamaster": name}) for name in ("bn1", "layer1", "layer2", "layer3")]
 

@@ -1,11 +1,12 @@
 """ConvNeXt tiny, small, base: torchvision, timm, Hugging Face, Meta's own."""
 
 import re
+from typing import Tuple
 
 from aidet.errors import UserError
 from aidet.models.convnext import SIZES
 
-from . import Family, Layout, count, mindcv
+from . import Arguments, Config, Family, Layout, Lookups, Taps, Tensors, count, mindcv
 
 # Target: feature.0 stem, feature.1, 3, 5, 7 stages, feature.2, 4, 6 downsampling.
 TORCHVISION = (
@@ -73,7 +74,7 @@ LAYOUTS = (
 )
 
 
-def infer(layout, tensors, config):
+def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
     """Size from width and depths."""
     stem = next(
         tuple(t.shape)
@@ -91,15 +92,15 @@ def infer(layout, tensors, config):
     for name, (known, widths) in SIZES.items():
         if (known, widths[0]) == (depths, stem[0]):
             return name, {}
-    raise UserError(f"a ConvNeXt of width {stem[0]} and depths {depths} is none of {', '.join(SIZES)}")
+    raise UserError(f"a ConvNeXt of width {stem[0]} and depths {depths} is not one of {', '.join(SIZES)}")
 
 
-def lookups(architecture, arguments):
+def lookups(architecture: str, arguments: Arguments) -> Lookups:
     """Place in our list -> stage."""
     return {"stage": {(f,): (f - 1) // 2 for f in (1, 3, 5, 7)}, "down": {(f,): f // 2 for f in (2, 4, 6)}}
 
 
-def transform(architecture, layout, arguments):
+def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
     """The published evaluation of each library."""
     if layout.name == "torchvision":
         edge = {"convnext_tiny": 236, "convnext_small": 230, "convnext_base": 232}[architecture]
@@ -107,7 +108,7 @@ def transform(architecture, layout, arguments):
     return "decode | resize(256, bicubic) | center_crop(224) | normalize(imagenet)"
 
 
-def taps(architecture):
+def taps(architecture: str) -> Taps:
     """Stem, stages and the blocks of the last stage."""
     rows = [("feature.0", {"torchvision": "features.0", "timm": "stem", "hf": "convnext.embeddings.layernorm"})]
     for s in range(4):

@@ -1,9 +1,11 @@
 """EfficientNet B0-B7 and Lite0-Lite2: torchvision, timm, lukemelas and Hugging Face names."""
 
+from typing import Tuple
+
 from aidet.errors import UserError
 from aidet.models.efficientnet import SIZES, depths
 
-from . import Family, Layout, count, mindcv, shape
+from . import Arguments, Config, Family, Layout, Lookups, Taps, Tensors, count, mindcv, shape
 
 TF = {"padding": "same", "bn_eps": 1e-3}
 TORCH = {"padding": "symmetric"}
@@ -143,7 +145,7 @@ for _size, (_width, _, _, _) in SIZES.items():
     _KNOWN[(1280 if _lite else 4 * _last, _last, sum(depths(_size)), not _lite)] = _size
 
 
-def infer(layout, tensors, config):
+def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
     """Size from the head's shape, the number of blocks and whether there is a squeeze-excite."""
     head = shape(
         tensors,
@@ -164,14 +166,14 @@ def infer(layout, tensors, config):
     )
     size = _KNOWN.get((head[0], head[1], blocks, gated)) if head else None
     if size is None:
-        raise UserError(f"an EfficientNet with head {head} and {blocks} blocks is none of {', '.join(SIZES)}")
+        raise UserError(f"an EfficientNet with head {head} and {blocks} blocks is not one of {', '.join(SIZES)}")
     arguments = dict(layout.arguments)
     if arguments.get("padding") == "symmetric":
         arguments["bn_eps"] = 1e-3 if size in ("b5", "b6", "b7") and layout.name != "timm" else 1e-5
     return "efficientnet_" + size, arguments
 
 
-def lookups(architecture, arguments):
+def lookups(architecture: str, arguments: Arguments) -> Lookups:
     """``flat``: (feature, block in it) -> number of the block in the whole net."""
     table, n = {}, 0
     for stage, repeats in enumerate(depths(architecture.split("_")[1])):
@@ -197,7 +199,7 @@ _CROPS = {"b1": 0.882, "b2": 0.89, "b3": 0.904, "b4": 0.922, "b5": 0.934, "b6": 
 _CROPS.update(lite2=0.89, lite1=0.882)
 
 
-def transform(architecture, layout, arguments):
+def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
     """Published evaluation of the library: short edge, central crop."""
     name = architecture.split("_")[1]
     size = SIZES[name][3]
@@ -209,7 +211,7 @@ def transform(architecture, layout, arguments):
     return f"decode | resize({edge}, bicubic) | center_crop({size}) | normalize({statistics})"
 
 
-def taps(architecture):
+def taps(architecture: str) -> Taps:
     """Stem, seven stages, head convolution."""
     ends, n = [], -1
     for repeats in depths(architecture.split("_")[1]):

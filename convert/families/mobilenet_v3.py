@@ -4,9 +4,11 @@ torchvision numbers what is there (expansion, depthwise, squeeze-excite, project
 it has; the lookups ``dw``, ``se`` and ``pw`` give them.
 """
 
+from typing import Tuple
+
 from aidet.models.mobilenet_v3 import BLOCKS
 
-from . import Family, Layout, mindcv, shape
+from . import Arguments, Config, Family, Layout, Lookups, Taps, Tensors, mindcv, shape
 
 # Our block numbers: with expansion 0 1 | 3 4 | [6 gate] | last two; without: 0 1 | [3 gate] | last two.
 TORCHVISION = (
@@ -36,13 +38,13 @@ def _size(architecture):
     return architecture.split("_")[2]
 
 
-def infer(layout, tensors, config):
+def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
     """The hidden layer has 1280 (large) or 1024 units."""
     size = "large" if shape(tensors, "classifier.0.weight")[0] == 1280 else "small"
     return f"mobilenet_v3_{size}_100", dict(layout.arguments)
 
 
-def lookups(architecture, arguments):
+def lookups(architecture: str, arguments: Arguments) -> Lookups:
     """Places in torchvision's numbering, by (feature, place in our block)."""
     blocks = BLOCKS[_size(architecture)]
     conv, norm, gate, channels = {}, {}, {}, 16
@@ -61,12 +63,12 @@ def lookups(architecture, arguments):
     return {"conv": conv, "norm": norm, "se": gate, "last": {(last,): last - 2}, "lastnorm": {(last + 1,): last - 2}}
 
 
-def transform(architecture, layout, arguments):
+def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
     """torchvision's published evaluation."""
     return "decode | resize(256, bilinear) | center_crop(224) | normalize(imagenet)"
 
 
-def taps(architecture):
+def taps(architecture: str) -> Taps:
     """Stem, every block."""
     return [("features.1", {"torchvision": "features.0.1"})] + [
         (f"features.{i + 3}", {"torchvision": f"features.{i + 1}"}) for i in range(len(BLOCKS[_size(architecture)]))

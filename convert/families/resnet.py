@@ -1,9 +1,11 @@
 """ResNet 18 to 152: torchvision and timm (one naming), Hugging Face (also as AIGC-clf's npz), MindCV."""
 
+from typing import Tuple
+
 from aidet.errors import UserError
 from aidet.models.resnet import SIZES
 
-from . import Family, Layout, count, mindcv
+from . import Arguments, Config, Family, Layout, Taps, Tensors, count, mindcv
 
 TORCH = {"padding": "symmetric"}
 TORCHVISION = (
@@ -38,7 +40,7 @@ LAYOUTS = (
 )
 
 
-def infer(layout, tensors, config):
+def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
     """Size from the blocks of each stage and the number of convolutions in a block."""
     if layout.name == "hf":
         depths = tuple(count(tensors, rf"resnet\.encoder\.stages\.{s}\.layers\.(\d+)\..*") for s in range(4))
@@ -50,15 +52,15 @@ def infer(layout, tensors, config):
     for name, size in SIZES.items():
         if size == wanted:
             return name, dict(layout.arguments)
-    raise UserError(f"a ResNet with {depths} blocks of {convs} convolutions is none of {', '.join(SIZES)}")
+    raise UserError(f"a ResNet with {depths} blocks of {convs} convolutions is not one of {', '.join(SIZES)}")
 
 
-def transform(architecture, layout, arguments):
+def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
     """torchvision's and Hugging Face's published evaluation."""
     return "decode | resize(256, bilinear) | center_crop(224) | normalize(imagenet)"
 
 
-def taps(architecture):
+def taps(architecture: str) -> Taps:
     """Stem and four stages."""
     stages = [(f"layer{s}", {"torchvision": f"layer{s}", "hf": f"resnet.encoder.stages.{s - 1}"}) for s in range(1, 5)]
     return [("bn1", {"torchvision": "bn1", "hf": "resnet.embedder.embedder.normalization"})] + stages

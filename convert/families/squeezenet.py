@@ -1,6 +1,8 @@
 """SqueezeNet 1.0 and 1.1: torchvision's names, which MindCV shares."""
 
-from . import Family, Layout, mindcv, shape
+from typing import Tuple
+
+from . import Arguments, Config, Family, Layout, Taps, Tensors, mindcv, shape
 
 LAYOUTS = (
     Layout(
@@ -19,19 +21,19 @@ LAYOUTS = (
 )
 
 
-def infer(layout, tensors, config):
+def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
     """1.0 begins with 96 channels, 1.1 with 64."""
     return ("squeezenet1_0" if shape(tensors, "features.0.weight")[0] == 96 else "squeezenet1_1"), dict(
         layout.arguments
     )
 
 
-def transform(architecture, layout, arguments):
+def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
     """torchvision's published evaluation."""
     return "decode | resize(256, bilinear) | center_crop(224) | normalize(imagenet)"
 
 
-def taps(architecture):
+def taps(architecture: str) -> Taps:
     """Every fire module."""
     fires = (3, 4, 5, 7, 8, 9, 10, 12) if architecture == "squeezenet1_0" else (3, 4, 6, 7, 9, 10, 11, 12)
     return [("features.0", {"torchvision": "features.0"})] + [

@@ -2,11 +2,12 @@
 
 import math
 import re
+from typing import Tuple
 
 from aidet.errors import UserError
 from aidet.models.swin import SIZES
 
-from . import Family, Layout, count, mindcv, shape
+from . import Arguments, Config, Family, Layout, Lookups, Taps, Tensors, count, mindcv, shape
 
 _STAGES = (("0.blocks.{b}.", 0), ("0.blocks.{s}.blocks.{b}.", None))
 
@@ -142,7 +143,7 @@ LAYOUTS = (
 )
 
 
-def infer(layout, tensors, config):
+def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
     """Size from width and depths, window from the bias table, input size from config.json, a mask, or the window."""
     patch = next(
         tuple(t.shape)
@@ -162,7 +163,7 @@ def infer(layout, tensors, config):
     name = next((n for n, (width, d, _) in SIZES.items() if (width, tuple(depths)) == (patch[0], d)), None)
     if name is None or patch[2:] != (4, 4):
         raise UserError(
-            f"a Swin of width {patch[0]}, patch {patch[2:]} and depths {depths} is none of {', '.join(SIZES)}"
+            f"a Swin of width {patch[0]}, patch {patch[2:]} and depths {depths} is not one of {', '.join(SIZES)}"
         )
     table = next(tuple(t.shape) for k, t in tensors.items() if k.endswith("relative_position_bias_table"))
     window = (math.isqrt(table[0]) + 1) // 2
@@ -180,12 +181,12 @@ def _image_size(tensors, config, window):
     return {7: 224, 12: 384}.get(window, 32 * window)
 
 
-def lookups(architecture, arguments):
+def lookups(architecture: str, arguments: Arguments) -> Lookups:
     """torchvision alternates stages and merges in one list."""
     return {"stage": {(s,): 2 * s + 1 for s in range(4)}, "merge": {(s,): 2 * s + 2 for s in range(3)}}
 
 
-def transform(architecture, layout, arguments):
+def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
     """The published evaluation of each library."""
     size = arguments["image_size"]
     if layout.name == "torchvision":
@@ -197,7 +198,7 @@ def transform(architecture, layout, arguments):
     return f"decode | resize({edge}, bicubic) | center_crop({size}) | normalize(imagenet)"
 
 
-def taps(architecture):
+def taps(architecture: str) -> Taps:
     """Patches, every second block, the final norm."""
     hf = dict.fromkeys(("hf", "hf5"), "swin.embeddings.norm")
     rows = [("patch_embed", {"timm": "patch_embed", "timm-old": "patch_embed", "torchvision": "features.0", **hf})]

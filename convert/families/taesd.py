@@ -1,8 +1,10 @@
 """TAESD family: numbered keys of one sequence, and diffusers' AutoencoderTiny."""
 
+from typing import Optional, Tuple
+
 from aidet.errors import UserError
 
-from . import Family, Layout, shape
+from . import Arguments, Config, Family, Layout, Taps, Tensors, shape
 
 SEQUENTIAL = (
     ("one", "{i}.weight", "{i}.weight"),
@@ -33,7 +35,7 @@ LAYOUTS = (
 )
 
 
-def infer(layout, tensors, config):
+def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
     """Encoder or decoder from where the first convolution is, the variant from widths and branches."""
     if layout.name == "diffusers-encoder":
         last = max(int(k.split(".")[2]) for k in tensors if k.startswith("encoder.layers."))
@@ -56,14 +58,14 @@ def infer(layout, tensors, config):
     raise UserError(f"a tiny autoencoder that begins with a convolution of shape {first} is not known")
 
 
-def transform(architecture, layout, arguments):
+def transform(architecture: str, layout: Layout, arguments: Arguments) -> Optional[str]:
     """Pixels in [0, 1], sides a multiple of the factor; a decoder takes latents and has no pipeline."""
     if "decoder" in architecture:
         return None
     return f"decode | center_crop({256 if 'sana' in architecture else 128}) | to_float()"
 
 
-def taps(architecture):
+def taps(architecture: str) -> Taps:
     """Every layer of the sequence but the last, whose output is the net's."""
     kind = architecture.split("_")[1]
     count = {"taesd_encoder": 15, "taesd_decoder": 20, "taesana_encoder": 18, "taesana_decoder": 30}[architecture]

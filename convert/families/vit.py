@@ -1,11 +1,12 @@
 """ViT and DeiT with 16-pixel patches: timm and Hugging Face."""
 
 import math
+from typing import Tuple
 
 from aidet.errors import UserError
 from aidet.models.vit import SIZES
 
-from . import Family, Layout, count, mindcv, shape
+from . import Arguments, Config, Family, Layout, Taps, Tensors, count, mindcv, shape
 
 TIMM = (
     ("one", "cls_token", "cls_token"),
@@ -82,7 +83,7 @@ LAYOUTS = (
 )
 
 
-def infer(layout, tensors, config):
+def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
     """Size from the width, input size from the number of positions."""
     tokens = shape(tensors, "pos_embed", "vit.embeddings.position_embeddings", "deit.embeddings.position_embeddings")
     patch = shape(
@@ -108,7 +109,7 @@ def infer(layout, tensors, config):
     return f"{'deit' if arguments.get('distilled') else 'vit'}_{size}_16_{edge}", arguments
 
 
-def transform(architecture, layout, arguments):
+def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
     """The published evaluation: ViT of timm and Hugging Face with a half, DeiT with ImageNet's statistics."""
     size = int(architecture.rsplit("_", 1)[1])
     statistics = "imagenet" if architecture.startswith("deit") else "half"
@@ -118,7 +119,7 @@ def transform(architecture, layout, arguments):
     return f"decode | resize({edge}, bicubic) | center_crop({size}) | normalize({statistics})"
 
 
-def taps(architecture):
+def taps(architecture: str) -> Taps:
     """Patches, every block, the final norm."""
     roots = {"hf": "vit", "hf5": "vit", "hf-deit": "deit", "hf-deit-teacher": "deit"}
 

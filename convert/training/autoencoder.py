@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any, List, Sequence, Tuple
 
 import numpy as np
 
@@ -21,7 +22,7 @@ CROP = 128
 TOLERANCE = 2e-3  # largest pixel difference (range 0..1): the file holds half precision, PyTorch trained in single
 
 
-def load(sources):
+def load(sources: Sequence[str]) -> List[np.ndarray]:
     """Decode every image of the folders or CSV files (rows with label 0 and split train); list of uint8 (h, w, 3)."""
     result = []
     for source in map(Path, sources):
@@ -44,7 +45,7 @@ def load(sources):
     return result
 
 
-def batch(pool, rng, size):
+def batch(pool: Sequence[np.ndarray], rng: np.random.Generator, size: int) -> np.ndarray:
     """Random crops as float32 (size, 3, CROP, CROP) in [0, 1]."""
     crops = np.empty((size, CROP, CROP, 3), np.uint8)
     for i in range(size):
@@ -55,7 +56,7 @@ def batch(pool, rng, size):
     return np.ascontiguousarray(crops.transpose(0, 3, 1, 2)).astype(np.float32) / 255
 
 
-def network(latent_channels=4, widths=(32, 64)):
+def network(latent_channels: int = 4, widths: Tuple[int, ...] = (32, 64)) -> Any:
     """The PyTorch twin of ``aidet.models.tae.TinyAutoencoder``, with the same parameter names."""
     import torch
     from torch import nn
@@ -71,7 +72,8 @@ def network(latent_channels=4, widths=(32, 64)):
         def forward(self, x):
             return torch.relu(x + self.conv2(torch.relu(self.conv1(x))))
 
-    encoder, decoder = [], []
+    encoder: List[nn.Module] = []
+    decoder: List[nn.Module] = []
     for before, width in zip((3, *widths), widths):
         encoder += [conv(before, width, 2), nn.ReLU(), Block(width)]
     encoder += [Block(widths[-1]), conv(widths[-1], latent_channels)]
@@ -79,12 +81,12 @@ def network(latent_channels=4, widths=(32, 64)):
     for width, after in zip(widths[::-1], (*widths[-2::-1], widths[0] // 2)):
         decoder += [Block(width), nn.Upsample(scale_factor=2), conv(width, after), nn.ReLU()]
     decoder += [conv(widths[0] // 2, 3)]
-    net = nn.Module()
+    net: Any = nn.Module()
     net.encoder, net.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
     return net
 
 
-def train(pool, args):
+def train(pool: Sequence[np.ndarray], args: argparse.Namespace) -> Tuple[Any, float]:
     """Run the training; gives the PyTorch network and the mean loss of the last 100 steps."""
     import torch
 
@@ -93,7 +95,8 @@ def train(pool, args):
     net = network().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(net.parameters(), args.lr)
     warm = max(1, args.steps // 40)
-    start, recent = time.time(), []
+    start = time.time()
+    recent: List[float] = []
     for i in range(args.steps):
         for group in optimizer.param_groups:
             group["lr"] = args.lr * min(1, (i + 1) / warm) * 0.5 * (1 + np.cos(np.pi * i / args.steps))
@@ -110,8 +113,9 @@ def train(pool, args):
     return net, float(np.mean(recent))
 
 
-def main(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str]) -> None:
+    """Train, write the checkpoint and compare it with the PyTorch network."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", action="append", required=True, help="folder of photographs, or a labels.csv")
     parser.add_argument("--out", default="ckpt/aidet_tae.ckpt")
     parser.add_argument("--steps", type=int, default=5000)
@@ -137,8 +141,8 @@ def main(argv):
     check(net, args.out, pool, args.seed)
 
 
-def check(net, path, pool, seed):
-    """Compare the written file, run in MindSpore, with the PyTorch network; a difference removes nothing but fails."""
+def check(net: Any, path: str, pool: Sequence[np.ndarray], seed: int) -> None:
+    """Compare the written file, run in MindSpore, with the PyTorch network; fail, but keep the file, if they differ."""
     import torch
 
     ms, _ = runtime.setup(mode="pynative")

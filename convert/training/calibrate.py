@@ -14,6 +14,7 @@ with the boundary held where the photographs put it).
 """
 
 from pathlib import Path
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -24,7 +25,7 @@ CONDITIONS = {"clean": None, "JPEG 70": "jpeg((70, 70))", "half size": "rescale(
 FEW = 10
 
 
-def rows_of(labels, photos):
+def rows_of(labels: Sequence[str], photos: Sequence[str]) -> List[Tuple[Path, str, int]]:
     """(path, source, label) of the validation rows and of the folders of photographs."""
     from .detector import read
 
@@ -36,8 +37,8 @@ def rows_of(labels, photos):
     return rows
 
 
-def scores(detector, path, line):
-    """Probability of one image after the operations of a line; nan where less than a crop of the image is left."""
+def scores(detector: engine.Detector, path: Path, line: Optional[str]) -> float:
+    """Probability of one image after the operations of a line; nan if less than a crop of the image is left."""
     image = images.decode(path)
     if line:
         image = transforms.applied(transforms.Pipeline(line).steps, image, transforms.generator(0, str(path)))
@@ -47,7 +48,7 @@ def scores(detector, path, line):
     return detector.score([image])[0].prob
 
 
-def choose(probs, sources, fpr):
+def choose(probs: np.ndarray, sources: Sequence[str], fpr: float) -> Tuple[float, str, int]:
     """The lowest threshold, and the source and condition that needs it.
 
     Parameters
@@ -63,11 +64,11 @@ def choose(probs, sources, fpr):
     """
     names, counts = np.unique(sources, return_counts=True)
     small = set(names[counts < FEW])
-    sources = np.array(["small sources" if s in small else s for s in sources])
+    grouped = np.array(["small sources" if s in small else s for s in sources])
     found = []
-    for name in np.unique(sources):
+    for name in np.unique(grouped):
         for c in range(probs.shape[1]):
-            ordered = np.sort(probs[sources == name, c])
+            ordered = np.sort(probs[grouped == name, c])
             ordered = ordered[~np.isnan(ordered)]
             if not len(ordered):
                 continue
@@ -76,7 +77,7 @@ def choose(probs, sources, fpr):
     return max(found)
 
 
-def slope(margins, made):
+def slope(margins: np.ndarray, made: np.ndarray) -> float:
     """The scale of least balanced log loss: ``P(generated) = sigmoid(scale * margin)``.
 
     Parameters
@@ -97,8 +98,9 @@ def slope(margins, made):
     return float(np.exp(found.x))
 
 
-def main(argv):
-    p = cli.Parser(prog="python -m convert.training.calibrate", description=__doc__)
+def main(argv: Sequence[str]) -> None:
+    """Choose threshold and scale and write them into the sidecar."""
+    p = cli.Parser(prog=f"python -m {__package__}.calibrate", description=__doc__)
     p.add_argument("--ckpt", required=True)
     p.add_argument("--labels", action="append", required=True)
     p.add_argument("--photos", action="append", default=[], help="folder of photographs")

@@ -26,6 +26,7 @@ import queue
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -33,6 +34,11 @@ from PIL import Image
 from aidet import cli, files, images, records, transforms
 from aidet.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+
+Row = Dict[str, Any]  # of a labels.csv, see read()
+Batch = Tuple[np.ndarray, np.ndarray]
 # One line for both classes. A quarter of the crops stays as it is.
 DEGRADE = (
     "color_jitter(0.2, 0.2, 0.2, p=0.25) | down_up((0.5, 0.95), p=0.1) | blur((0.2, 1.2), p=0.1)"
@@ -47,9 +53,9 @@ HISTORY = (70, 98)
 SHRINK = {"real": (0.5, 0.38), "generated": (0.35, 0.5)}
 
 
-def read(sources):
+def read(sources: Sequence[Union[str, Path]]) -> List[Row]:
     """Rows of every CSV: dicts with path (absolute), label (int), generator, split, set (the folder's name)."""
-    rows = []
+    rows: List[Row] = []
     for source in map(Path, sources):
         table, _ = records.read_table(source)
         for r in table:
@@ -61,20 +67,22 @@ def read(sources):
     return rows
 
 
-def halves(encoder, decoder):
-    """PyTorch module of a TAESD-family pair of files (read by the converter's own safe reader)."""
+def halves(encoder: str, decoder: str) -> "torch.nn.Module":
+    """PyTorch module of a pair of files of the TAESD family, read by the converter's own safe reader."""
     import torch
 
-    from convert import detect, live, reading
+    from .. import reading
+    from ..parity.torch_reference import torch_model
+    from ..plan import make_plan
 
     parts = []
     for path in (encoder, decoder):
         source = reading.read(Path(path))
-        parts.append(live.torch_model(detect.make(source), source))
+        parts.append(torch_model(make_plan(source), source))
     return torch.nn.Sequential(*parts).eval()
 
 
-def own_autoencoder(path):
+def own_autoencoder(path: str) -> "torch.nn.Module":
     """The project's tiny autoencoder as a PyTorch module."""
     import torch
 
@@ -87,7 +95,7 @@ def own_autoencoder(path):
     return torch.nn.Sequential(net.encoder, net.decoder).eval()
 
 
-def reconstruct(net, array):
+def reconstruct(net: Any, array: np.ndarray) -> np.ndarray:
     """uint8 (h, w, 3) through an autoencoder on [0, 1]; grey photographs stay grey."""
     import torch
 
@@ -100,12 +108,12 @@ def reconstruct(net, array):
     return y
 
 
-def plan(rows, names):
+def plan(rows: Sequence[Row], names: Sequence[str]) -> List[Tuple[Row, str, float]]:
     """Which reconstructions are made: (row, autoencoder, scale).
 
     Large crops go through the autoencoders at several scales (``LARGE``), small ones as they are.
     """
-    jobs = []
+    jobs: List[Tuple[Row, str, float]] = []
     for r in (r for r in rows if not r["label"]):
         with Image.open(r["path"]) as image:
             large = min(image.size) >= 400
@@ -116,7 +124,9 @@ def plan(rows, names):
     return jobs
 
 
-def twin(row, name, scale, nets, cache):
+def twin(
+    row: Row, name: str, scale: float, nets: Mapping[str, "torch.nn.Module"], cache: Union[str, Path]
+) -> List[np.ndarray]:
     """A photograph (at its scale) and its reconstruction, uint8 arrays of one size; kept in ``cache`` as PNG."""
     key = f"{row['set']}_{row['path'].stem}_{name}_{scale}"
     real, fake = (Path(cache) / f"{key}_{kind}.png" for kind in "rf")
@@ -138,12 +148,12 @@ def twin(row, name, scale, nets, cache):
     return pair
 
 
-def jpeg_like(array, path):
+def jpeg_like(array: np.ndarray, path: Path) -> np.ndarray:
     """The pixels after the JPEG compression of a file: its quantisation tables, 4:2:0."""
     with Image.open(path) as original:
         if original.format != "JPEG":
             return array
-        tables = original.quantization
+        tables = original.quantization  # type: ignore[attr-defined] # JPEG files have it
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "JPEG", qtables=tables, subsampling="4:2:0")
     return np.asarray(Image.open(buffer))
@@ -152,30 +162,32 @@ def jpeg_like(array, path):
 class Pool:
     """Decoded images of the training part, by group: real sources, generators, twins (name, real, fake)."""
 
-    def __init__(self, rows, nets, cache):
-        self.real, self.fake = {}, {}
+    def __init__(self, rows: Sequence[Row], nets: Mapping[str, "torch.nn.Module"], cache: Union[str, Path]) -> None:
+        self.real: Dict[str, List[np.ndarray]] = {}
+        self.fake: Dict[str, List[np.ndarray]] = {}
         for r in rows:
             group = self.fake if r["label"] else self.real
             group.setdefault(r["generator"], []).append(np.asarray(images.decode(r["path"])))
         jobs = plan(rows, list(nets))
-        self.twins = []
+        self.twins: List[Tuple[str, np.ndarray, np.ndarray]] = []
         for i, (row, name, scale) in enumerate(jobs):
-            self.twins.append((name, *twin(row, name, scale, nets, cache)))
+            real, fake = twin(row, name, scale, nets, cache)
+            self.twins.append((name, real, fake))
             if i % 200 == 0:
                 print(f"  {i}/{len(jobs)} reconstructions", flush=True)
 
-    def classes(self):
+    def classes(self) -> List[str]:
         """Class names: real first, then one a generator and one an autoencoder."""
         return ["real", *sorted(map(called, self.fake)), *sorted({called(t[0]) for t in self.twins})]
 
 
-def called(generator):
-    """The class name of a generator: one word after ``generated``, so that a word like photo in it says nothing."""
+def called(generator: str) -> str:
+    """The class name of a generator: one word after ``generated``, so that no word in it is taken for a class."""
     return "generated_" + "".join(c for c in generator if c.isalnum())
 
 
-def compressed_before(image, side, rng):
-    """A part of an image a little larger than ``side``, through JPEG: a crop of it lies anywhere on the 8x8 grid.
+def compressed_before(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
+    """A crop a little larger than ``side`` after JPEG, so that a crop of it can lie anywhere on the 8x8 grid.
 
     Photographs come from cameras as JPEG, generated images mostly as PNG: an older compression would mean real.
     """
@@ -183,7 +195,7 @@ def compressed_before(image, side, rng):
     return transforms.jpeg(HISTORY)(transforms.random_crop(outer)(image, rng), rng)
 
 
-def view(array, crop, seed, shrink, history=0.0):
+def view(array: np.ndarray, crop: int, seed: int, shrink: Tuple[float, float], history: float = 0.0) -> np.ndarray:
     """A degraded crop, uint8 (crop, crop, 3). The same seed gives the same place, scale and degradations.
 
     ``history`` is the probability of an older JPEG compression.
@@ -213,7 +225,15 @@ def view(array, crop, seed, shrink, history=0.0):
 DEGRADE_STEPS = transforms.Pipeline(DEGRADE).steps
 
 
-def draw(pool, classes, rng, size, crop, twins, history=0.0):
+def draw(
+    pool: Pool,
+    classes: Sequence[str],
+    rng: np.random.Generator,
+    size: int,
+    crop: int,
+    twins: float,
+    history: float = 0.0,
+) -> Batch:
     """One batch: uint8 crops (size, crop, crop, 3) and class indices.
 
     A part ``twins`` of the batch are pairs of a real crop and its reconstruction, alike in everything else; the rest is
@@ -226,7 +246,8 @@ def draw(pool, classes, rng, size, crop, twins, history=0.0):
         name = names[rng.choice(len(names), p=weights / weights.sum())]
         return name, groups[name][int(rng.integers(len(groups[name])))]
 
-    x, y = [], []
+    x: List[np.ndarray] = []
+    y: List[int] = []
     while len(x) < size:
         seed = int(rng.integers(1 << 62))
         if rng.random() < twins:
@@ -244,9 +265,9 @@ def draw(pool, classes, rng, size, crop, twins, history=0.0):
     return np.stack(x[:size]), np.array(y[:size])
 
 
-def batches(pool, classes, args):
-    """The same batches in the same order, made ahead by a thread."""
-    todo = queue.Queue(maxsize=6)
+def batches(pool: Pool, classes: Sequence[str], args: argparse.Namespace) -> Iterator[Batch]:
+    """The same batches in the same order, prepared ahead by a thread."""
+    todo: queue.Queue[Optional[Batch]] = queue.Queue(maxsize=6)
 
     def work():
         for step in range(args.steps):
@@ -258,15 +279,16 @@ def batches(pool, classes, args):
     return iter(todo.get, None)
 
 
-def network(init, outputs):
+def network(init: str, outputs: int) -> Any:
     """timm's tf_efficientnet_lite0 with the packaged ImageNet weights and a new head."""
-    from convert import live, reading
+    from .. import reading
+    from ..parity.torch_imports import without_broken_ops
 
-    live.without_broken_ops()
+    without_broken_ops()
     import timm
     import torch
 
-    net = timm.create_model("tf_efficientnet_lite0", pretrained=False, drop_rate=0.2, drop_path_rate=0.1)
+    net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, drop_rate=0.2, drop_path_rate=0.1)
     source = reading.read(Path(init))
     # The packaged file has lukemelas' names; both list the same tensors in the same order (difference 0 to timm).
     state = dict(zip(net.state_dict(), (torch.from_numpy(np.array(t.array())) for t in source.tensors.values())))
@@ -275,7 +297,7 @@ def network(init, outputs):
     return net
 
 
-def continued(path, classes, state):
+def continued(path: str, classes: Sequence[str], state: Mapping[str, "torch.Tensor"]) -> Dict[str, "torch.Tensor"]:
     """Weights of an earlier run; classes that it did not have keep the row of ``state``."""
     from safetensors.torch import load_file
 
@@ -290,22 +312,22 @@ def continued(path, classes, state):
     return loaded
 
 
-def collapsed(logits):
-    """Score of (N, C) logits whose first class is real."""
+def collapsed(logits: "torch.Tensor") -> "torch.Tensor":
+    """Score (N,) of logits (N, C) whose first class is real."""
     import torch
 
     return torch.logsumexp(logits[:, 1:], 1) - logits[:, 0]
 
 
-def normalise(x):
+def normalise(x: np.ndarray) -> "torch.Tensor":
     """uint8 (N, h, w, 3) -> float32 (N, 3, h, w) in [-1, 1], channels last."""
     import torch
 
-    x = torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return x.contiguous(memory_format=torch.channels_last)
+    pixels = torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
-def train(pool, classes, args, out):
+def train(pool: Pool, classes: Sequence[str], args: argparse.Namespace, out: Path) -> None:
     """AdamW, warm-up and one cosine, averaged weights."""
     import torch
 
@@ -319,7 +341,9 @@ def train(pool, classes, args, out):
     optimizer = torch.optim.AdamW(
         [{"params": body, "m": 1.0}, {"params": head, "m": 5.0}], weight_decay=args.weight_decay
     )
-    start, recent, log = time.time(), [], []
+    start = time.time()
+    recent: List[Tuple[float, float, float]] = []
+    log: List[List[float]] = []
     for i, (x, y) in enumerate(batches(pool, classes, args)):
         rate = args.lr * min(1, (i + 1) / 100) * 0.5 * (1 + np.cos(np.pi * i / args.steps))
         for group in optimizer.param_groups:
@@ -347,7 +371,9 @@ def train(pool, classes, args, out):
             write(ema, classes, out, log)
 
 
-def write(state, classes, out, log):
+def write(
+    state: Mapping[str, "torch.Tensor"], classes: Sequence[str], out: Path, log: Sequence[Sequence[float]]
+) -> None:
     """Weights in timm's names, the class names, and the training log."""
     from safetensors.torch import save_file
 
@@ -360,8 +386,9 @@ def write(state, classes, out, log):
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
-def main(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str]) -> None:
+    """Reconstruct the photographs and train the detector."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--data", action="append", required=True, help="labels.csv with path, label, generator, split")
     add("--init", required=True, help="efficientnet-lite0-57934424.pth")

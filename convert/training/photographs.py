@@ -18,7 +18,9 @@ validation. The draws depend on the photograph's name alone.
 """
 
 from pathlib import Path
+from typing import Any, Iterable, Iterator, List, Sequence, Tuple
 
+import numpy as np
 from PIL import Image
 
 from aidet import cli, files, images, records, transforms
@@ -26,9 +28,10 @@ from aidet.errors import UserError
 
 CROP, WEB, QUALITY = 448, (900, 2200), (85, 95)
 VALIDATION = 8  # one in so many
+Photo = Tuple[Iterable[Tuple[Image.Image, int]], str, str, str]  # crops, source, split, name of the photograph
 
 
-def crops(image, rng, count):
+def crops(image: Image.Image, rng: np.random.Generator, count: int) -> List[Tuple[Image.Image, int]]:
     """Crops of one photograph and the JPEG quality of each: a list of (PIL.Image, int)."""
     found = []
     for i in range(count):
@@ -40,22 +43,23 @@ def crops(image, rng, count):
     return found
 
 
-def shrunk(image, scale):
+def shrunk(image: Image.Image, scale: float) -> Image.Image:
     """The image at a part of its size, at least one pixel."""
-    return image.resize([max(1, round(n * scale)) for n in image.size], Image.Resampling.LANCZOS)
+    width, height = (max(1, round(n * scale)) for n in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def cut(picture, rng):
+def cut(picture: Image.Image, rng: np.random.Generator) -> Tuple[Image.Image, int]:
     """A crop at a random place, as large as the picture allows, and its JPEG quality: (PIL.Image, int)."""
     width, height = (min(CROP, n) for n in picture.size)
     x, y = (int(rng.integers(n - side + 1)) for n, side in zip(picture.size, (width, height)))
     return picture.crop((x, y, x + width, y + height)), int(rng.integers(QUALITY[0], QUALITY[1] + 1))
 
 
-def write(out, photos):
+def write(out: Path, photos: Iterable[Photo]) -> None:
     """Crops as JPEG files and their ``labels.csv``; ``photos``: (crops, source, split, name of the photograph)."""
     (out / "crops").mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows: List[List[Any]] = []
     for found, source, split, name in photos:
         for crop, quality in found:
             path = f"crops/{len(rows):05d}.jpg"
@@ -68,8 +72,8 @@ def write(out, photos):
     print(f"{len(rows)} crops in {out}")
 
 
-def drawn(folder, photos, count, seed):
-    """What ``write`` takes, for (name, file) under a folder; what cannot be decoded is named and left out."""
+def drawn(folder: Path, photos: Iterable[Tuple[str, str]], count: int, seed: int) -> Iterator[Photo]:
+    """The photos of ``write``, for (name, file) under a folder; files that cannot be decoded are named and left out."""
     for name, file in photos:
         rng = transforms.generator(seed, Path(name).as_posix())
         split = "val" if rng.integers(VALIDATION) == 0 else "train"
@@ -81,8 +85,9 @@ def drawn(folder, photos, count, seed):
         yield crops(image, rng, count), Path(name).parts[0], split, name
 
 
-def main(argv):
-    p = cli.Parser(prog="python -m convert.training.photographs", description=__doc__)
+def main(argv: Sequence[str]) -> None:
+    """Cut the crops and write them with their labels."""
+    p = cli.Parser(prog=f"python -m {__package__}.photographs", description=__doc__)
     p.add_argument("--folder", required=True, help="one sub-folder of photographs a source")
     p.add_argument("--list", metavar="CSV", help="the photographs: name, file")
     p.add_argument("--out", required=True)

@@ -12,6 +12,7 @@ precision, so that the converted file can be compared with its source to the usu
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -19,15 +20,19 @@ from aidet import cli, images, vote
 
 from . import detector
 
+if TYPE_CHECKING:
+    import torch
+
 VIEWS, BATCH, SEED = 4, 48, 5
 TRANSFORM = "decode | center_crop(224) | normalize(half)"
 
 
-def chosen(sources):
+def chosen(sources: Iterable[Tuple[str, int]]) -> List[detector.Row]:
     """Training rows, as many of each class as each source's number says, in one random order."""
-    rng, rows = np.random.default_rng(SEED), []
+    rng = np.random.default_rng(SEED)
+    rows: List[detector.Row] = []
     for path, count in sources:
-        classes = {}
+        classes: Dict[int, List[detector.Row]] = {}
         for row in detector.read([path]):
             if row["split"] == "train":
                 classes.setdefault(row["label"], []).append(row)
@@ -36,8 +41,8 @@ def chosen(sources):
     return [rows[i] for i in rng.permutation(len(rows))]
 
 
-def measure(net, batches):
-    """Means and variances over all batches, each batch counting the same, in place of the network's own."""
+def measure(net: "torch.nn.Module", batches: Iterable[Sequence[np.ndarray]]) -> None:
+    """Replace the network's means and variances by those over all batches, each batch with the same weight."""
     import torch
 
     for module in net.modules():
@@ -50,22 +55,23 @@ def measure(net, batches):
             net(torch.from_numpy(np.stack(batch)).contiguous(memory_format=torch.channels_last))
 
 
-def mixed(old, new, part):
+def mixed(old: Mapping[str, Any], new: Mapping[str, Any], part: float) -> Dict[str, Any]:
     """State with running statistics ``part`` of the way from ``old`` to ``new``; everything else as in ``old``."""
     return {k: old[k] + part * (new[k] - old[k]) if k.split(".")[-1].startswith("running_") else old[k] for k in old}
 
 
-def main(argv):
-    p = cli.Parser(prog="python -m convert.training.statistics", description=__doc__)
+def main(argv: Sequence[str]) -> None:
+    """Measure the statistics and write the weights with a part of them."""
+    p = cli.Parser(prog=f"python -m {__package__}.statistics", description=__doc__)
     p.add_argument("run", help="folder with model.safetensors and config.json")
     p.add_argument("--data", nargs=2, action="append", required=True, metavar=("LABELS", "COUNT"),
                    help="a labels.csv, and how many of its training images of each class")  # fmt: skip
     p.add_argument("--part", type=float, default=1.0, help="of the way from the run's own statistics to the new")
     p.add_argument("--out", required=True)
     args = p.parse_args(argv)
-    from convert import live
+    from ..parity.torch_imports import without_broken_ops
 
-    live.without_broken_ops()
+    without_broken_ops()
     import timm
     from safetensors.torch import load_file, save_file
 

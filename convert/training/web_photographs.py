@@ -15,18 +15,22 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Dict, Iterator, Mapping, Sequence, Tuple, Union
+
+import numpy as np
+from PIL import Image
 
 from aidet import cli, images, records, transforms
 from aidet.errors import UserError
 
-from .photographs import cut, shrunk, write
+from .photographs import Photo, cut, shrunk, write
 
 LIST = Path(__file__).with_suffix(".csv")
 CROPS, SCALE, LEAST = 4, (0.45, 0.85), 200
 APART = 3  # one in so many is never trained on
 
 
-def resources(path):
+def resources(path: Union[str, Path]) -> Iterator[Tuple[str, bytes]]:
     """Files inside a Qt resource file: yields (name, bytes); what zstd compressed is left out.
 
     The layout is that of Qt's ``rcc`` (qtbase, src/tools/rcc/rcc.cpp, versions 1 to 3): a tree of nodes, breadth first,
@@ -34,11 +38,11 @@ def resources(path):
     """
     body = Path(path).read_bytes()
     if body[:4] != b"qres":
-        raise UserError(f"{path} is no Qt resource file")
+        raise UserError(f"{path} is not a Qt resource file")
     version, tree, data, names = struct.unpack(">4I", body[4:20])
     size = 22 if version >= 2 else 14
 
-    def visit(node, above):
+    def visit(node: int, above: str) -> Iterator[Tuple[str, bytes]]:
         at = tree + node * size
         place, flags = struct.unpack(">IH", body[at : at + 6])
         (length,) = struct.unpack(">H", body[names + place : names + place + 2])
@@ -57,7 +61,7 @@ def resources(path):
     yield from visit(0, "")
 
 
-def photographs(rcc):
+def photographs(rcc: Union[str, Path]) -> Dict[str, bytes]:
     """The listed photographs in a folder of Qt resource files: dict of name to bytes, in the order of their names."""
     listed = {row["file"] for row in records.read_table(LIST)[0]}
     found = {}
@@ -69,13 +73,13 @@ def photographs(rcc):
     return dict(sorted(found.items()))
 
 
-def drawn(name):
+def drawn(name: str) -> Tuple[np.random.Generator, bool]:
     """The photograph's random numbers, and whether it is kept apart from training."""
     rng = transforms.generator(0, name)
-    return rng, rng.integers(APART) == 0
+    return rng, bool(rng.integers(APART) == 0)
 
 
-def crops(image, rng):
+def crops(image: Image.Image, rng: np.random.Generator) -> Iterator[Tuple[Image.Image, int]]:
     """Crops of one photograph and the JPEG quality of each: yields (PIL.Image, int)."""
     for i in range(CROPS):
         picture = image
@@ -85,16 +89,17 @@ def crops(image, rng):
             yield cut(picture, rng)
 
 
-def training(found):
-    """What ``write`` takes, for the photographs that are not kept apart; ``found``: dict of name to bytes."""
+def training(found: Mapping[str, bytes]) -> Iterator[Photo]:
+    """The photos of ``write``, of those that are not kept apart; ``found``: dict of name to bytes."""
     for name, blob in found.items():
         rng, apart = drawn(name)
         if not apart:
             yield crops(images.decode(io.BytesIO(blob)), rng), "gcompris", "train", name
 
 
-def main(argv):
-    p = cli.Parser(prog="python -m convert.training.web_photographs", description=__doc__)
+def main(argv: Sequence[str]) -> None:
+    """Cut the crops and write them with their labels."""
+    p = cli.Parser(prog=f"python -m {__package__}.web_photographs", description=__doc__)
     p.add_argument("--rcc", required=True, help="folder of Qt resource files")
     p.add_argument("--out", required=True)
     args = p.parse_args(argv)

@@ -119,7 +119,7 @@ def photos(side, count):
     """Photos of scikit-image, normalised: float32 (count, 3, side, side). Seeded smooth noise where it is missing."""
     from PIL import Image
 
-    from convert.verify import photo_path
+    from convert.parity.compare import photo_path
 
     rng = np.random.default_rng(1)
     rows = []
@@ -455,7 +455,7 @@ def akamaster(depth):
     """CIFAR ResNet with the prefix of DataParallel and the trainer's wrapper, from the published description."""
 
     def make(folder):
-        from convert import torch_models
+        from convert.parity import torch_models
 
         plan = types.SimpleNamespace(architecture=f"cifar_resnet{depth}", num_classes=10)
         model = shake(torch_models.cifar_resnet(plan, None), side=32)
@@ -469,7 +469,7 @@ def aics(attention):
     """CIFAKE_CNN; the counter of the attention's BatchNorm tells the variants apart."""
 
     def make(folder):
-        from convert import torch_models
+        from convert.parity import torch_models
 
         name = "cifake_cnn_srm" if attention else "cifake_cnn"
         model = shake(torch_models.cifake(types.SimpleNamespace(architecture=name, num_classes=1), None), side=32)
@@ -672,7 +672,7 @@ CELLS = list(_cells())
 
 def output(model, x):
     """The original's logits (or reconstruction), in the type of ``x``."""
-    from convert.live import plain
+    from convert.parity.torch_reference import plain
 
     with torch.no_grad():
         return plain(model(torch.from_numpy(x))).numpy()

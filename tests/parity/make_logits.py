@@ -94,7 +94,7 @@ def one(cell, side):
     from cells import output
     from recipe import image
 
-    from convert import verify
+    from convert.parity import compare
 
     with tempfile.TemporaryDirectory() as folder:
         model, path = cell.make(Path(folder))
@@ -106,7 +106,7 @@ def one(cell, side):
     assert np.abs(first - second).max() > 1e-2 * np.abs(first).max(), f"{cell.name}: the same for every image"
     facts.update(architecture=cell.architecture, layout=cell.layout, flags=cell.flags)
     print(f"{cell.name}: {len(facts['rows'])} tensors, scale {np.abs(first).max():.3g}")
-    return facts, first if first.ndim == 2 else verify.sample(first)
+    return facts, first if first.ndim == 2 else compare.sample(first)
 
 
 def main(wanted):

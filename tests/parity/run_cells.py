@@ -39,13 +39,13 @@ def measure(cell, folder, apart=True):
     Returns
     -------
     dict
-        As :func:`convert.verify.compare`, plus the detected ``architecture`` and ``layout``, the checkpoint's path, and
-        ``own``: how far PyTorch itself, in float32, is from float64, relative to the same scale.
+        As :func:`convert.parity.compare.compare`, plus the detected ``architecture`` and ``layout``, the checkpoint's
+        path, and ``own``: how far PyTorch itself, in float32, is from float64, relative to the same scale.
     """
     from cells import inputs, output
 
     from aidet import ckpt, runtime
-    from convert import verify
+    from convert.parity import compare
 
     (folder / "source").mkdir()
     model, path = cell.make(folder / "source")
@@ -63,12 +63,12 @@ def measure(cell, folder, apart=True):
     theirs = output(model, x)
     runtime.setup(device="CPU", mode="pynative")
     net = ckpt.load_model(destination)
-    ours, _ = verify.run(net, x)
+    ours, _ = compare.run(net, x)
     exact = output(model.double(), x.astype(np.float64))
     sidecar = ckpt.read_sidecar(destination)
     spread = float(np.abs(theirs - theirs.mean(axis=0, keepdims=True)).max()) if len(theirs) > 1 else None
     return {
-        **verify.compare(ours, theirs),
+        **compare.compare(ours, theirs),
         "architecture": sidecar["architecture"],
         "layout": sidecar["source"]["layout"],
         "classes": sidecar["class_order"],

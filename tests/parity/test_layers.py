@@ -7,7 +7,9 @@ import pytest
 from cells import CELLS, Cell, stacked_b6
 
 from aidet import ckpt
-from convert import core, live, reading, verify
+from convert import conversion, reading
+from convert.parity import compare
+from convert.parity.torch_reference import PHOTOS, reference
 
 NAMES = """resnet18-hf resnet18-torchvision resnet18-npz cifar_resnet20-akamaster cifake_cnn-aics cifake_cnn_srm-aics
 squeezenet1_1-torchvision mobilenet_v3_small_100-torchvision efficientnet_b0-torchvision efficientnet_b0-timm
@@ -36,7 +38,7 @@ def test_every_stage_is_compared(tmp_path, name):
     cell = LARGE if name == LARGE.name else BY_NAME[name]
     _, path = cell.make(tmp_path)
     flags = dict(zip(cell.flags[::2], cell.flags[1::2]))
-    result = core.convert(
+    result = conversion.convert(
         str(path),
         tmp_path / "x.ckpt",
         layout=flags.get("--layout"),
@@ -44,8 +46,8 @@ def test_every_stage_is_compared(tmp_path, name):
         level="tensors" if cell is LARGE else "logits",
         say=lambda text: None,
     )
-    reference = live.reference(result.plan, reading.read(path), result.sidecar, names=live.PHOTOS[:1])
-    parity = verify.activations(ckpt.load_model(tmp_path / "x.ckpt"), reference, "layers")
+    original = reference(result.plan, reading.read(path), result.sidecar, names=PHOTOS[:1])
+    parity = compare.activations(ckpt.load_model(tmp_path / "x.ckpt"), original, "layers")
     stages = [t for t, _ in result.plan.family.taps(cell.architecture)]
     assert [row["cell"] for row in parity["layers"]] == [t for t in stages if t not in NO_MODULE.get(name, ())]
     assert parity["first_over"] is None and parity["logits"]["ok"]
@@ -56,12 +58,12 @@ def test_every_stage_is_compared(tmp_path, name):
 def test_a_fault_is_found_where_it_is(tmp_path):
     """One value of the third stage of a converted ResNet is changed."""
     _, path = BY_NAME["resnet18-hf"].make(tmp_path)
-    result = core.convert(str(path), tmp_path / "x.ckpt", say=lambda text: None)
-    reference = live.reference(result.plan, reading.read(path), result.sidecar, names=live.PHOTOS[:1])
+    result = conversion.convert(str(path), tmp_path / "x.ckpt", say=lambda text: None)
+    original = reference(result.plan, reading.read(path), result.sidecar, names=PHOTOS[:1])
     net = ckpt.load_model(tmp_path / "x.ckpt")
-    assert verify.activations(net, reference, "layers")["first_over"] is None
+    assert compare.activations(net, original, "layers")["first_over"] is None
     weight = net.layer3[0].conv1.weight
     changed = weight.asnumpy().copy()
     changed[:, 0] += np.float32(1)
     weight.set_data(type(weight.value())(changed))
-    assert verify.activations(net, reference, "layers")["first_over"] == "layer3"
+    assert compare.activations(net, original, "layers")["first_over"] == "layer3"

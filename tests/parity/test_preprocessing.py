@@ -9,8 +9,10 @@ from cells import HF_PROCESSOR
 
 from aidet.images import decode
 from aidet.transforms import Pipeline
-from convert import live, sidecar, verify
+from convert import preprocessing
 from convert.families import family_of
+from convert.parity import compare, torch_reference
+from convert.parity.torch_imports import without_broken_ops
 
 pytestmark = [pytest.mark.parity, pytest.mark.matrix]
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -85,7 +87,7 @@ TIMM = {
 
 
 def photos():
-    paths = [verify.photo_path(n) for n in live.PHOTOS]
+    paths = [compare.photo_path(n) for n in torch_reference.PHOTOS]
     if None in paths:
         pytest.skip("scikit-image's photos are not installed")
     return [decode(p) for p in paths]
@@ -93,7 +95,7 @@ def photos():
 
 def apart(line, theirs):
     """Largest difference in grey levels between our pipeline and (C, H, W) arrays of the library, over the photos."""
-    std = np.asarray(live.statistics(line)[1], np.float32)[:, None, None]
+    std = np.asarray(torch_reference.statistics(line)[1], np.float32)[:, None, None]
     worst = 0.0
     for photo in photos():
         ours, other = Pipeline(line)(photo), np.asarray(theirs(photo), np.float32)
@@ -107,11 +109,11 @@ def apart(line, theirs):
 def test_hugging_face(name):
     import transformers
 
-    live.without_broken_ops()
+    without_broken_ops()
     kind, config = name.split()[0], PROCESSORS[name]
     cls = getattr(transformers, kind + "Pil", None) or getattr(transformers, kind)
     processor = cls.from_dict(dict(config))
-    line = sidecar.from_huggingface({"image_processor_type": kind, **config})
+    line = preprocessing.from_huggingface({"image_processor_type": kind, **config})
     assert apart(line, lambda photo: processor(photo, return_tensors="np")["pixel_values"][0]) < 1e-3
 
 
@@ -139,7 +141,7 @@ def test_timm(case):
 
     config = timm.get_pretrained_cfg(TIMM[case]).to_dict()
     theirs = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=config))
-    assert apart(sidecar.from_timm(config), theirs) < 1e-3
+    assert apart(preprocessing.from_timm(config), theirs) < 1e-3
     arguments = {"image_size": case[2] if len(case) > 2 else 224}
     line = family_of(case[0]).transform(case[0], Layout(case[1]), arguments)
     assert apart(line, theirs) < 1e-3

@@ -1,13 +1,18 @@
 """Preprocessing of a converted model, from the files that came with it."""
 
+from typing import Any, Mapping, Optional, Sequence, Tuple
+
 from aidet.errors import UserError
 from aidet.transforms import STATISTICS
+
+from .plan import Plan
+from .reading import Source
 
 # PIL's numbers, as preprocessor_config.json writes them.
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
-def evaluation_line(plan, source):
+def evaluation_line(plan: Plan, source: Source) -> Tuple[Optional[str], Optional[str]]:
     """The evaluation pipeline and the pipeline of random views.
 
     Returns
@@ -16,17 +21,19 @@ def evaluation_line(plan, source):
         None for a net that takes no image (a decoder). From ``preprocessor_config.json`` (Hugging Face),
         ``pretrained_cfg`` (timm) or the family's published recipe, in that order.
     """
+    timm = (source.config or {}).get("pretrained_cfg")
+    line: Optional[str]
     if source.preprocessor:
         line = from_huggingface(source.preprocessor)
-    elif isinstance((source.config or {}).get("pretrained_cfg"), dict):
-        line = from_timm(source.config["pretrained_cfg"])
+    elif isinstance(timm, dict):
+        line = from_timm(timm)
     else:
         line = plan.layout.transform or plan.family.transform(plan.architecture, plan.layout, plan.arguments)
     return (line, views_line(line)) if line else (None, None)
 
 
-def views_line(line):
-    """Random crops of native pixels, flipped: a crop keeps the high frequencies a resize destroys."""
+def views_line(line: str) -> str:
+    """Random flipped crops of native pixels: a crop keeps the high frequencies that a resize destroys."""
     from aidet.transforms import Pipeline
 
     pipeline = Pipeline(line)
@@ -38,21 +45,21 @@ def views_line(line):
     return " | ".join(["decode", crop, "hflip()", *last])
 
 
-def normalize(mean, std):
-    """``normalize(...)`` with a name where the numbers have one."""
-    mean, std = tuple(float(m) for m in mean), tuple(float(s) for s in std)
+def normalize(mean: Sequence[float], std: Sequence[float]) -> str:
+    """``normalize(...)``, by name where the statistics have one."""
+    mean, std = [float(m) for m in mean], [float(s) for s in std]
     for name, (known_mean, known_std) in STATISTICS.items():
         if _near(mean, known_mean) and _near(std, known_std):
             return f"normalize({name})"
-    return f"normalize({list(mean)}, {list(std)})"
+    return f"normalize({mean}, {std})"
 
 
 def _near(a, b):
     return len(a) == len(b) and all(abs(x - y) < 1e-6 for x, y in zip(a, b))
 
 
-def from_huggingface(config):
-    """``preprocessor_config.json`` to one line.
+def from_huggingface(config: Mapping[str, Any]) -> str:
+    """Turn ``preprocessor_config.json`` into a pipeline.
 
     Understands ``size`` as a number, ``{"height", "width"}`` or ``{"shortest_edge"}``, ``crop_pct`` (ConvNeXt and the
     older ViT-style processors), ``do_center_crop``, ``resample``, ``image_mean``, ``image_std``.
@@ -61,7 +68,7 @@ def from_huggingface(config):
     size, crop = config.get("size"), config.get("crop_size")
     how = _RESAMPLE.get(config.get("resample", 2))
     if how is None:
-        raise UserError(f"preprocessor_config.json: resample {config.get('resample')!r} is no PIL filter")
+        raise UserError(f"preprocessor_config.json: resample {config.get('resample')!r} is not a PIL filter")
     if config.get("do_resize", True) and size is not None:
         edge = size if isinstance(size, int) else size.get("shortest_edge")
         if edge is not None and config.get("crop_pct") and edge < 384:
@@ -95,8 +102,8 @@ def _huggingface_normalize(config):
     return normalize([m / full for m in mean], [d / full for d in divided])
 
 
-def from_timm(config):
-    """timm's ``pretrained_cfg`` to one line: resize to size / crop_pct, crop, normalise."""
+def from_timm(config: Mapping[str, Any]) -> str:
+    """Turn timm's ``pretrained_cfg`` into a pipeline: resize to size / crop_pct, crop, normalise."""
     size = int(config["input_size"][-1])
     how = config.get("interpolation", "bicubic")
     edge = int(size / float(config.get("crop_pct", 0.875)))

@@ -1,29 +1,31 @@
 """The original model in PyTorch, where PyTorch is installed, as the reference of a conversion.
 
-Only this module and ``make_reference.py`` import torch; the product works without.
+Within the converter only this folder imports torch; a conversion works without.
 """
 
-import importlib
-import sys
-import types
-from typing import List, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from aidet.errors import UserError
 
-from . import verify
+from .. import MAKE_REFERENCE
+from ..plan import Plan
+from ..reading import Source
+from . import compare
+
+if TYPE_CHECKING:
+    import torch
 
 PHOTOS = ("skimage:chelsea.png", "skimage:coffee.png", "skimage:astronaut.png", "skimage:motorcycle_left.png")
 
 
-def torch_model(plan, source):
-    """Build the source's own model with its own weights.
+def torch_model(plan: Plan, source: Source) -> "torch.nn.Module":
+    """The source's own model with its own weights, in inference mode.
 
     Returns
     -------
-    (torch.nn.Module, callable or None)
-        In inference mode; the callable turns the module's output into a tensor.
+    torch.nn.Module
 
     Raises
     ------
@@ -35,15 +37,16 @@ def torch_model(plan, source):
     except ImportError:
         raise UserError(
             "no stored reference is known for these weights and PyTorch is not installed: pass --reference REF.npz "
-            "(convert/make_reference.py writes one where PyTorch is), or --verify tensors"
+            f"({MAKE_REFERENCE} writes one where PyTorch is), or --verify tensors"
         ) from None
-    builder = getattr(importlib.import_module("convert.torch_models"), plan.family.name, None)
+    from . import torch_models
+
+    builder = getattr(torch_models, plan.family.name, None)
     model = builder(plan, source) if builder else None
     if model is None:
         raise UserError(
             f"there is no PyTorch reference for {plan.family.name} in layout {plan.layout.name}: use --verify "
-            "tensors, or "
-            "--reference REF.npz"
+            "tensors, or --reference REF.npz"
         )
     if getattr(model, "aidet_loaded", False):
         return model.float().eval()
@@ -62,18 +65,10 @@ def torch_model(plan, source):
     return model.float().eval()
 
 
-def without_broken_ops():
-    """Let torchvision and timm import beside a CPU build of torch whose compiled operators do not fit."""
-    try:
-        importlib.import_module("torchvision")
-    except (RuntimeError, ImportError):
-        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations")
-
-
-def photos(plan, source, transform, names=PHOTOS):
-    """The photos as the source's own preprocessing makes them, and the model's input.
+def photos(
+    plan: Plan, source: Source, transform: Optional[str], names: Sequence[str] = PHOTOS
+) -> Tuple[Dict[str, Any], Optional[np.ndarray], np.ndarray]:
+    """Photos after the source's own preprocessing, and the model's input.
 
     Returns
     -------
@@ -91,8 +86,8 @@ def photos(plan, source, transform, names=PHOTOS):
         shape = (2, plan.arguments.get("latent_channels", 4), 16, 16)
         return {}, None, np.random.default_rng(0).normal(size=shape).astype(np.float32)
     pipeline = Pipeline(transform)
-    paths = [verify.photo_path(n) for n in names]
-    if None in paths:
+    paths = [path for path in map(compare.photo_path, names) if path is not None]
+    if len(paths) < len(names):
         size = pipeline.size() or (256, 256)
         coarse = np.random.default_rng(0).normal(size=(2, 3, 8, 8))
         x = coarse.repeat(-(-size[0] // 8), 2).repeat(-(-size[1] // 8), 3)[:, :, : size[0], : size[1]]
@@ -103,22 +98,24 @@ def photos(plan, source, transform, names=PHOTOS):
     if pipeline.affine() is None:
         return {"photos": list(names)}, None, np.stack([pipeline(p) for p in pictures])
     mean, std = statistics(transform)
-    facts = {"photos": list(names), "mean": mean, "std": std}
+    facts: Dict[str, Any] = {"photos": list(names), "mean": mean, "std": std}
     pixels, made_by = torch_models.preprocess(plan, source, transform, pictures)
     if pixels is None:
         cut = np.stack([pipeline.geometry(p) for p in pictures])
         pixels = np.rint(cut.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
     else:
         facts["pixels_by"] = made_by
-    return facts, pixels, verify.normalised(pixels, mean, std)
+    return facts, pixels, compare.normalised(pixels, mean, std)
 
 
-def reference(plan, source, sidecar, level="layers", names=PHOTOS):
-    """Run the original model and keep what it gives.
+def reference(
+    plan: Plan, source: Source, sidecar: Dict[str, Any], level: str = "layers", names: Sequence[str] = PHOTOS
+) -> compare.Reference:
+    """Run the original model and keep its outputs.
 
     Returns
     -------
-    convert.verify.Reference
+    compare.Reference
     """
     import warnings
 
@@ -128,7 +125,7 @@ def reference(plan, source, sidecar, level="layers", names=PHOTOS):
         import torch
 
         facts, pixels, x = photos(plan, source, sidecar["input"]["transform"], names)
-        taps = {}
+        taps: Dict[str, np.ndarray] = {}
         if level == "layers":
             hook_taps(model, plan, taps)
         with torch.no_grad():
@@ -143,11 +140,11 @@ def reference(plan, source, sidecar, level="layers", names=PHOTOS):
         "versions": versions(),
         **facts,
     }
-    return verify.Reference(meta, x, output.numpy().astype(np.float32), taps, pixels)
+    return compare.Reference(meta, x, output.numpy().astype(np.float32), taps, pixels)
 
 
-def hook_taps(model, plan, taps):
-    """Record the sampled output of every module that the family's taps name."""
+def hook_taps(model: "torch.nn.Module", plan: Plan, taps: Dict[str, np.ndarray]) -> None:
+    """Record into ``taps`` the sampled output of every module that the family's taps name."""
     modules = dict(model.named_modules())
     table = getattr(model, "aidet_taps", None) or plan.layout.name
     for cell, names in plan.family.taps(plan.architecture):
@@ -156,13 +153,13 @@ def hook_taps(model, plan, taps):
             continue
 
         def record(module, inputs, output, cell=cell):
-            taps[cell] = verify.sample(plain(output).detach().numpy())
+            taps[cell] = compare.sample(plain(output).detach().numpy())
 
         modules[name].register_forward_hook(record)
 
 
-def plain(output):
-    """The tensor inside a model's output."""
+def plain(output: Any) -> Any:
+    """The tensor in the output of a model of any library."""
     for name in ("logits", "latents", "sample", "last_hidden_state", "pooler_output"):
         value = getattr(output, name, None)
         if value is not None and not callable(value):
@@ -170,8 +167,8 @@ def plain(output):
     return output[0] if isinstance(output, (tuple, list)) else output
 
 
-def versions():
-    """Versions of what the reference was made with."""
+def versions() -> Dict[str, str]:
+    """Versions of the libraries that the reference was made with."""
     from aidet.runtime import version_of
 
     names = ("torch", "timm", "torchvision", "transformers", "diffusers", "numpy", "pillow")

@@ -2,41 +2,65 @@
 
 import re
 from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
 from aidet.errors import UserError, nearest
 
-from . import rules
-from .families import families
-from .reading import natural, strip_prefix
+from . import COMMAND, rules
+from .families import Arguments, Family, Layout, Lookups, Shape, families
+from .reading import Source, Tensors, natural, strip_prefix
+
+if TYPE_CHECKING:
+    from mindspore import nn
 
 
+@dataclass
 class Plan:
     """A conversion that is fully decided: nothing is guessed after this.
 
     Attributes
     ----------
-    family, layout : convert.families.Family, Layout
+    family, layout : Family, Layout
     architecture : str
     arguments : dict
         What :func:`aidet.models.create` gets besides ``num_classes``.
     num_classes : int or None
         None where the architecture has no classifier.
-    tensors : dict
+    tensors : dict of str to lazy tensor
         The source tensors that belong to the model, prefixes taken off.
-    shapes : dict
-        Target parameter -> shape, in the net's order.
-    entries, computed, report
-        See :mod:`convert.rules`.
+    shapes : dict of str to tuple
+        Parameters of the target net and their shapes, in the net's order.
+    entries : list of Entry
+        Where every parameter comes from; see the module ``rules``.
+    computed : dict of str to str
+        Parameters that the net computes itself, and why.
     fresh : list of str
-        Head parameters that start anew (``--head init``).
+        Parameters of a head that starts anew (``--head init``).
+    report : dict
+        What happened to every key: see :func:`.rules.account`, and ``new``.
     """
 
-    def model_arguments(self):
+    family: Family
+    layout: Layout
+    architecture: str
+    arguments: Arguments
+    num_classes: Optional[int]
+    tensors: Tensors
+    shapes: Mapping[str, Shape]
+    entries: List[rules.Entry]
+    computed: Dict[str, str]
+    fresh: List[str] = field(default_factory=list)
+    report: Dict[str, Any] = field(default_factory=dict)
+
+    def model_arguments(self) -> Arguments:
         """All that :func:`aidet.models.create` needs besides the name."""
         return dict(self.arguments) if self.num_classes is None else {**self.arguments, "num_classes": self.num_classes}
 
 
-def detect(source, layout=None, architecture=None):
+def detect(
+    source: Source, layout: Optional[str] = None, architecture: Optional[str] = None
+) -> Tuple[Family, Layout, Tensors]:
     """Find family and layout.
 
     Returns
@@ -64,7 +88,7 @@ def detect(source, layout=None, architecture=None):
         for candidate in family.layouts:
             if layout is not None and not candidate.called(layout):
                 continue
-            # The names of some families are the same on both sides; the kind of file tells them apart.
+            # Some families have the same names in both frameworks; the kind of file tells them apart.
             if candidate.identity != (source.kind == "mindspore"):
                 continue
             for tensors, note in views:
@@ -78,7 +102,7 @@ def detect(source, layout=None, architecture=None):
         wanted = f" as layout {layout!r}" if layout else ""
         raise UserError(
             f"{source.files[0].name}: its {len(keys)} keys ({', '.join(keys[:4])}, ...) fit no known layout{wanted}; "
-            "`python -m convert list` shows what is known"
+            f"`{COMMAND} list` shows what is known"
         )
     if len(found) > 1:
         names = ", ".join(f"{f.name}/{x.name}" for f, x, _, _ in found)
@@ -116,7 +140,13 @@ def _settle(found, config):
     return fitting or found
 
 
-def make(source, layout=None, architecture=None, num_classes=None, head="keep"):
+def make_plan(
+    source: Source,
+    layout: Optional[str] = None,
+    architecture: Optional[str] = None,
+    num_classes: Optional[int] = None,
+    head: str = "keep",
+) -> Plan:
     """Detect, build the net's names and shapes, and account for every key.
 
     Parameters
@@ -132,39 +162,49 @@ def make(source, layout=None, architecture=None, num_classes=None, head="keep"):
     Returns
     -------
     Plan
+
+    Raises
+    ------
+    UserError
+        The layout is unknown or ambiguous, the file does not fit it, or the head wanted is not to be had.
     """
-    plan = Plan()
-    plan.family, plan.layout, plan.tensors = detect(source, layout, architecture)
-    plan.architecture, plan.arguments = plan.family.infer(plan.layout, plan.tensors, source.config)
-    if architecture is not None and architecture != plan.architecture:
-        if getattr(plan.family, "strict_shapes", True):
-            raise UserError(f"--arch {architecture!r}: the file's shapes are those of {plan.architecture!r}")
-    lookups = plan.family.lookups(plan.architecture, plan.arguments)
-    plan.num_classes = _outputs(plan, lookups, num_classes, head)
-    plan.shapes = shapes_of(plan.architecture, plan.arguments, plan.num_classes)
-    plan.entries, plan.computed = rules.plan(plan.layout, plan.shapes, lookups)
-    plan.fresh = (
-        [n for n in (plan.layout.head or plan.family.head(plan.architecture)) if n in plan.shapes]
-        if head == "init"
-        else []
-    )
-    if plan.fresh:
-        dropped = [s for e in plan.entries if e.target in plan.fresh for s in e.sources]
-        plan.entries = [e for e in plan.entries if e.target not in plan.fresh]
-        plan.tensors = {k: v for k, v in plan.tensors.items() if k not in dropped}
-    plan.report = rules.account(plan.entries, plan.computed, plan.shapes, plan.tensors, plan.layout)
-    plan.report["new"] = dict.fromkeys(plan.fresh, "a new head (--head init)")
-    return plan
+    family, chosen, tensors = detect(source, layout, architecture)
+    found, arguments = family.infer(chosen, tensors, source.config)
+    if architecture is not None and architecture != found:
+        raise UserError(f"--arch {architecture!r}: the file's shapes are those of {found!r}")
+    lookups = family.lookups(found, arguments)
+    names = chosen.head or family.head(found)
+    outputs = _outputs(found, chosen, names, tensors, lookups, num_classes, head)
+    shapes = shapes_of(found, arguments, outputs)
+    entries, computed = rules.assign(chosen, shapes, lookups)
+    fresh = [n for n in names if n in shapes] if head == "init" else []
+    if fresh:
+        dropped = [s for e in entries if e.target in fresh for s in e.sources]
+        entries = [e for e in entries if e.target not in fresh]
+        tensors = {k: v for k, v in tensors.items() if k not in dropped}
+    report: Dict[str, Any] = {
+        **rules.account(entries, computed, shapes, tensors, chosen),
+        "new": dict.fromkeys(fresh, "a new head (--head init)"),
+    }
+    return Plan(family, chosen, found, arguments, outputs, tensors, shapes, entries, computed, fresh, report)
 
 
-def _outputs(plan, lookups, wanted, head):
-    names = plan.layout.head or plan.family.head(plan.architecture)
+def _outputs(
+    architecture: str,
+    layout: Layout,
+    names: Tuple[str, ...],
+    tensors: Tensors,
+    lookups: Lookups,
+    wanted: Optional[int],
+    head: str,
+) -> Optional[int]:
+    """Outputs of the classifier, whose parameters are ``names``; None where there is none."""
     if not names:
         if wanted is not None or head == "init":
-            raise UserError(f"{plan.architecture} has no classifier: --num-classes and --head do not apply")
+            raise UserError(f"{architecture} has no classifier: --num-classes and --head do not apply")
         return None
-    key = rules.source_of(plan.layout, names[0], lookups)
-    have = plan.tensors[key].shape[0] if key in plan.tensors and plan.tensors[key].shape else None
+    key = rules.source_of(layout, names[0], lookups)
+    have = tensors[key].shape[0] if key in tensors and tensors[key].shape else None
     if head == "init":
         if wanted is None:
             raise UserError("--head init needs --num-classes")
@@ -178,8 +218,10 @@ def _outputs(plan, lookups, wanted, head):
     return have
 
 
-def build(architecture, arguments, num_classes, weights=False):
-    """The net; without ``weights`` its parameters are not filled, which saves most of the time."""
+def build(
+    architecture: str, arguments: Mapping[str, Any], num_classes: Optional[int], weights: bool = False
+) -> "nn.Cell":
+    """The net. Without ``weights`` its parameters are not filled, which saves most of the time."""
     import contextlib
 
     from mindspore import nn
@@ -192,7 +234,7 @@ def build(architecture, arguments, num_classes, weights=False):
         return models.create(architecture, **kwargs)
 
 
-def shapes_of(architecture, arguments, num_classes):
-    """Parameter name -> shape of the net, in its order."""
+def shapes_of(architecture: str, arguments: Mapping[str, Any], num_classes: Optional[int]) -> "OrderedDict[str, Shape]":
+    """Names and shapes of the net's parameters, in its order."""
     net = build(architecture, arguments, num_classes)
     return OrderedDict((p.name, tuple(p.shape)) for p in net.get_parameters())

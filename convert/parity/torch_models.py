@@ -1,27 +1,41 @@
 """PyTorch builders of the original models, one function a family: ``f(plan, source) -> module or None``."""
 
-from .live import without_broken_ops
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..plan import Plan
+from ..reading import Source
+from ..reverse import write_safetensors
+from .torch_imports import without_broken_ops
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def _timm(name, **kwargs):
+def _timm(name: str, **kwargs: Any) -> Any:
     without_broken_ops()
     import timm
 
     return timm.create_model(name, pretrained=False, **kwargs)
 
 
-def _torchvision(name, **kwargs):
+def _torchvision(name: str, **kwargs: Any) -> Any:
     without_broken_ops()
     import torchvision
 
     return getattr(torchvision.models, name)(weights=None, **kwargs)
 
 
-def _huggingface(plan, source, kind=None, config=None):
-    """By transformers itself from the folder, weights and all.
+def _huggingface(
+    plan: Plan, source: Source, kind: Optional[str] = None, config: Optional[Dict[str, Any]] = None
+) -> Optional["nn.Module"]:
+    """Loaded from the folder by transformers itself, weights included.
 
-    A file without a ``config.json`` (an npz, a ``.pth``) gets one made of what its shapes said: class ``kind``,
-    settings ``config``.
+    A file without a ``config.json`` (an npz, a ``.pth``) gets one from its shapes: class ``kind``, settings ``config``.
     """
     without_broken_ops()
     import transformers
@@ -33,18 +47,13 @@ def _huggingface(plan, source, kind=None, config=None):
     elif kind is None:
         return None
     else:
-        model = _pretrained(plan, getattr(transformers, kind + "ForImageClassification"), {**config})
+        model = _pretrained(plan, getattr(transformers, kind + "ForImageClassification"), {**(config or {})})
     model.aidet_loaded = True
     return model
 
 
 def _pretrained(plan, cls, config):
-    """``cls.from_pretrained`` on a folder made for the occasion: it knows every older naming of its tensors."""
-    import tempfile
-    from pathlib import Path
-
-    from .reverse import write_safetensors
-
+    """``cls.from_pretrained`` on a temporary folder, because it knows all older names of its tensors."""
     with tempfile.TemporaryDirectory() as folder:
         cls.config_class(num_labels=plan.num_classes, **config).save_pretrained(folder)
         arrays = {plan.layout.prefix + k: t.array() for k, t in plan.tensors.items()}
@@ -52,18 +61,16 @@ def _pretrained(plan, cls, config):
         return cls.from_pretrained(folder, local_files_only=True)
 
 
-def preprocess(plan, source, transform, pictures):
-    """Resize and crop by the source library's own code.
+def preprocess(
+    plan: Plan, source: Source, transform: str, pictures: Sequence[Any]
+) -> Tuple[Optional[np.ndarray], Optional[str]]:
+    """Resize and crop photos with the source library's own code.
 
     Returns
     -------
     (numpy.ndarray uint8 (N, H, W, 3), str) or (None, None)
         The pixels before normalisation and the name of what made them.
     """
-    import re
-
-    import numpy as np
-
     size = re.search(r"center_crop\((\d+)\)", transform)
     edge = re.search(r"resize\((\d+), (\w+)\)", transform)
     if plan.layout.name == "hf" and source.preprocessor:
@@ -88,7 +95,7 @@ def preprocess(plan, source, transform, pictures):
     return None, None
 
 
-def efficientnet(plan, source):
+def efficientnet(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """timm's TensorFlow ports stand in for lukemelas' package: the same tensors in the same order."""
     layout, size = plan.layout.name, plan.architecture
     if layout == "hf":
@@ -106,12 +113,11 @@ def efficientnet(plan, source):
     if layout == "stacked":
         from torch import nn
 
-        model = nn.Sequential(_torchvision(size), nn.Dropout(0.5), nn.Linear(1000, plan.num_classes))
-        return model
+        return nn.Sequential(_torchvision(size), nn.Dropout(0.5), nn.Linear(1000, plan.num_classes or 0))
     return None
 
 
-def resnet(plan, source):
+def resnet(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """torchvision, or Hugging Face from the folder's config.json."""
     if plan.layout.name == "hf":
         from aidet.models.resnet import SIZES
@@ -124,17 +130,17 @@ def resnet(plan, source):
     return _torchvision(plan.architecture, num_classes=plan.num_classes)
 
 
-def squeezenet(plan, source):
+def squeezenet(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """torchvision."""
     return _torchvision(plan.architecture, num_classes=plan.num_classes)
 
 
-def mobilenet_v3(plan, source):
+def mobilenet_v3(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """torchvision."""
     return _torchvision(plan.architecture[:-4], num_classes=plan.num_classes)
 
 
-def swin(plan, source):
+def swin(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """transformers, timm (either naming: the older is moved to the newer), torchvision."""
     if plan.layout.name.startswith("hf"):
         from aidet.models.swin import SIZES
@@ -159,7 +165,7 @@ def swin(plan, source):
     return model
 
 
-def vit(plan, source):
+def vit(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """transformers or timm."""
     kind, size, _, edge = plan.architecture.split("_")
     if plan.layout.name.startswith("hf"):
@@ -174,7 +180,7 @@ def vit(plan, source):
     return _timm(timm_name, num_classes=plan.num_classes, img_size=int(edge))
 
 
-def convnext(plan, source):
+def convnext(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """transformers, timm, torchvision."""
     if plan.layout.name == "hf":
         from aidet.models.convnext import SIZES
@@ -192,7 +198,7 @@ def convnext(plan, source):
     return model
 
 
-def autoencoder_kl(plan, source):
+def autoencoder_kl(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """diffusers; older attention names and LDM's are moved by diffusers' own converters."""
     without_broken_ops()
     import torch
@@ -201,7 +207,7 @@ def autoencoder_kl(plan, source):
 
     a = plan.arguments
     stages = len(a["widths"])
-    vae = AutoencoderKL(
+    vae: Any = AutoencoderKL(
         block_out_channels=tuple(a["widths"]),
         layers_per_block=a["depth"],
         latent_channels=a["latent_channels"],
@@ -231,7 +237,7 @@ def autoencoder_kl(plan, source):
         def forward(self, x):
             return self.clf(torch.flatten(vae.encode(x).latent_dist.mode(), 1))
 
-    model = Classify(plan.shapes) if plan.architecture == "aekl_clf" else Reconstruct()
+    model: Any = Classify(plan.shapes) if plan.architecture == "aekl_clf" else Reconstruct()
     if plan.layout.name.startswith("ldm"):
         from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
@@ -254,7 +260,7 @@ def autoencoder_kl(plan, source):
     return model
 
 
-def cifar_resnet(plan, source):
+def cifar_resnet(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """The net of arXiv:1512.03385, section 4.2, as akamaster's file names its parts."""
     import torch
     from torch import nn
@@ -289,7 +295,7 @@ def cifar_resnet(plan, source):
     return Net((int(plan.architecture[12:]) - 2) // 6, plan.num_classes)
 
 
-def cifake(plan, source):
+def cifake(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """CIFAKE_CNN as aics describes it; the output is the logit in front of its sigmoid."""
     import torch
     from torch import nn
@@ -321,7 +327,7 @@ def cifake(plan, source):
     return Net(plan.architecture.endswith("srm"), plan.num_classes)
 
 
-def taesd(plan, source):
+def taesd(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """The published sequences, from their description in the file's keys; diffusers' own class for its layouts."""
     import torch
     from torch import nn
@@ -353,7 +359,7 @@ def taesd(plan, source):
         return _Tiny(diffusers.AutoencoderTiny(latent_channels=plan.arguments["latent_channels"]), plan.layout.name)
     tensors, decoder = plan.tensors, "decoder" in plan.architecture
     numbers = sorted({int(k.split(".")[0]) for k in tensors})
-    layers = []
+    layers: List[nn.Module] = []
     for i in range(numbers[-1] + 1):
         weight = tensors.get(f"{i}.weight")
         if weight is not None:

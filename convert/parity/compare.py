@@ -1,21 +1,27 @@
 """Is the converted model the same model? Tensors, logits, and layer by layer.
 
-The reference is PyTorch itself where it is installed, or a small file of stored activations that
-``convert/make_reference.py`` wrote with PyTorch, so that a machine without torch (an Ascend image) can verify too.
+The reference is PyTorch itself where it is installed, or a small file of stored activations that ``make_reference``
+wrote with PyTorch, so that a machine without torch (an Ascend image) can verify too.
 """
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from aidet.errors import UserError
 
-from . import reading, rules
+from .. import reading, rules
+from ..plan import Plan
+
+if TYPE_CHECKING:
+    from mindspore import nn
+
+Facts = Dict[str, Any]
 
 TOLERANCE = 1e-4  # of the largest reference value
-LEVELS = ("none", "tensors", "logits", "layers")
-STORED = Path(__file__).parent / "references"
+STORED = Path(__file__).parents[1] / "references"
 SAMPLES = 256
 
 
@@ -35,11 +41,18 @@ class Reference:
         uint8 (N, H, W, 3): what the source's own preprocessing made of the photos before normalisation.
     """
 
-    def __init__(self, meta, x, logits, taps, pixels=None):
+    def __init__(
+        self,
+        meta: Facts,
+        x: np.ndarray,
+        logits: np.ndarray,
+        taps: Dict[str, np.ndarray],
+        pixels: Optional[np.ndarray] = None,
+    ) -> None:
         self.meta, self.x, self.logits, self.taps, self.pixels = meta, x, logits, taps, pixels
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: Union[str, Path]) -> "Reference":
         """Read an ``.npz`` written by :meth:`save`."""
         try:
             data = reading.arrays_of_npz(path)
@@ -55,26 +68,29 @@ class Reference:
         except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
             raise UserError(f"reference {str(path)!r} cannot be read: {error}") from None
 
-    def save(self, path):
+    def save(self, path: Union[str, Path]) -> None:
         """Write; pixels are kept as bytes, a float input as it is."""
         from aidet.files import atomic
 
         data = {"tap:" + k: v for k, v in self.taps.items()}
         data["meta"] = np.array(json.dumps(self.meta, sort_keys=True))
         data["logits"] = self.logits
-        data["x" if self.pixels is None else "pixels"] = self.x if self.pixels is None else self.pixels
+        if self.pixels is None:
+            data["x"] = self.x
+        else:
+            data["pixels"] = self.pixels
         with atomic(path, "wb") as file:
             np.savez_compressed(file, **data)
 
 
-def normalised(pixels, mean, std):
+def normalised(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """uint8 (N, H, W, 3) to float32 (N, 3, H, W), normalised."""
     x = pixels.astype(np.float32) / np.float32(255)
     x = (x - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
 
 
-def stored_reference(sha256):
+def stored_reference(sha256: Optional[str]) -> Optional[Reference]:
     """The shipped reference for a source file, or None."""
     for path in sorted(STORED.glob("*.npz")):
         with np.load(path, allow_pickle=False) as file:
@@ -83,15 +99,15 @@ def stored_reference(sha256):
     return None
 
 
-def sample(activation):
-    """(N, ...) to (N, at most 256) values at evenly spaced places, float32."""
+def sample(activation: np.ndarray) -> np.ndarray:
+    """(N, ...) to (N, at most 256): values at evenly spaced places, float32."""
     flat = np.asarray(activation, np.float32).reshape(len(activation), -1)
     places = np.linspace(0, flat.shape[1] - 1, min(SAMPLES, flat.shape[1])).astype(np.int64)
     return flat[:, places]
 
 
-def compare(ours, theirs, tolerance=TOLERANCE):
-    """Numbers that say how far two arrays are apart.
+def compare(ours: Any, theirs: Any, tolerance: float = TOLERANCE) -> Facts:
+    """Measure how far two arrays are apart.
 
     Returns
     -------
@@ -126,8 +142,8 @@ def compare(ours, theirs, tolerance=TOLERANCE):
     }
 
 
-def tensors(plan, path, dtype):
-    """Every tensor of the written file against the source, bit by bit.
+def tensors(plan: Plan, path: Union[str, Path], dtype: Any) -> Facts:
+    """Compare every tensor of the written file with the source, bit by bit.
 
     Raises
     ------
@@ -150,7 +166,9 @@ def tensors(plan, path, dtype):
     return {"checked": len(plan.entries), "equal": True}
 
 
-def run(net, x, taps=(), batch=4):
+def run(
+    net: "nn.Cell", x: np.ndarray, taps: Sequence[str] = (), batch: int = 4
+) -> Tuple[np.ndarray, Dict[str, np.ndarray]]:
     """Run a net on (N, C, H, W) and record the sampled outputs of some of its cells.
 
     Returns
@@ -160,7 +178,7 @@ def run(net, x, taps=(), batch=4):
     """
     import mindspore as ms
 
-    seen = {name: [] for name in taps}
+    seen: Dict[str, List[np.ndarray]] = {name: [] for name in taps}
     cells = dict(net.cells_and_names())
     missing = [n for n in taps if n not in cells]
     if missing:
@@ -182,7 +200,7 @@ def run(net, x, taps=(), batch=4):
     return np.concatenate(outputs), {k: np.concatenate(v) for k, v in seen.items()}
 
 
-def activations(net, reference, level):
+def activations(net: "nn.Cell", reference: Reference, level: str) -> Facts:
     """Compare a net with a reference.
 
     Parameters
@@ -199,14 +217,15 @@ def activations(net, reference, level):
     """
     taps = list(reference.taps) if level == "layers" else []
     output, seen = run(net, reference.x, taps)
-    result = {"reference": _describe(reference), "tolerance": TOLERANCE, "logits": compare(output, reference.logits)}
+    logits = compare(output, reference.logits)
+    result: Facts = {"reference": _describe(reference), "tolerance": TOLERANCE, "logits": logits}
     if output.ndim == 2 and output.shape == reference.logits.shape and output.shape[1] > 1:
-        result["logits"]["argmax"] = [int((output.argmax(1) == reference.logits.argmax(1)).sum()), len(output)]
+        logits["argmax"] = [int((output.argmax(1) == reference.logits.argmax(1)).sum()), len(output)]
     layers = [{"cell": name, **compare(seen[name], reference.taps[name])} for name in taps]
     if level == "layers":
         result["layers"] = layers
         result["first_over"] = next((row["cell"] for row in layers if not row["ok"]), None)
-    result["ok"] = result["logits"]["ok"]
+    result["ok"] = logits["ok"]
     return result
 
 
@@ -215,8 +234,8 @@ def _describe(reference):
     return {k: reference.meta[k] for k in keep if k in reference.meta}
 
 
-def preprocessing(transform, reference):
-    """Our pipeline against the source's own, on the same photos, apart from any model.
+def preprocessing(transform: Optional[str], reference: Reference) -> Optional[Facts]:
+    """Compare our pipeline with the source's own on the same photos, without any model.
 
     Returns
     -------
@@ -244,7 +263,7 @@ def preprocessing(transform, reference):
     }
 
 
-def photo_path(name):
+def photo_path(name: str) -> Optional[Path]:
     """Path of a photo of scikit-image's wheel (``skimage:chelsea.png``), None where it is not installed."""
     from importlib import util
 
@@ -255,8 +274,8 @@ def photo_path(name):
     return path if path and path.is_file() else None
 
 
-def lines(result):
-    """The result as lines for a terminal."""
+def lines(result: Facts) -> List[str]:
+    """The result of :func:`activations` as lines for a terminal."""
     row = result["logits"]
     text = [f"logits  {_numbers(row)}"]
     if "argmax" in row:

@@ -2,41 +2,59 @@
 
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
 from aidet import files, labels
 from aidet.errors import UserError
 
-from . import detect, hub, reading, rules, verify
-from .sidecar import evaluation_line
+from . import hub, reading, rules
+from .parity import compare
+from .plan import Plan, build, make_plan
+from .preprocessing import evaluation_line
 
-# What a shape or a value of config.json that nobody writes by accident leads to, in the families' own arithmetic.
+# What the arithmetic of the families raises on shapes or values of config.json that make no sense.
 _NONSENSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
+Facts = Dict[str, Any]
+Say = Callable[[str], None]
 
+
+@dataclass
 class Result:
-    """What a conversion gives: the plan, the sidecar (a dict) and the report (a dict)."""
+    """What a conversion gives.
 
-    def __init__(self, plan, sidecar, report):
-        self.plan, self.sidecar, self.report = plan, sidecar, report
+    Attributes
+    ----------
+    plan : Plan
+    sidecar : dict
+        As written, but without ``parity`` and the hash of the output.
+    report : dict
+        What ``--report`` writes: what happened to every key.
+    """
+
+    plan: Plan
+    sidecar: Facts
+    report: Facts
 
 
 def convert(
-    src,
-    dst,
-    architecture=None,
-    layout=None,
-    num_classes=None,
-    head="keep",
-    positive=None,
-    dtype="fp32",
-    level="logits",
-    reference=None,
-    dry_run=False,
-    say=print,
-):
+    src: Union[str, Path],
+    dst: Union[str, Path],
+    architecture: Optional[str] = None,
+    layout: Optional[str] = None,
+    num_classes: Optional[int] = None,
+    head: str = "keep",
+    positive: Optional[str] = None,
+    dtype: str = "fp32",
+    level: str = "logits",
+    reference: Optional[str] = None,
+    dry_run: bool = False,
+    say: Say = print,
+) -> Result:
     """Convert one source.
 
     Parameters
@@ -45,13 +63,13 @@ def convert(
         File, folder, ``pypi:PACKAGE`` or hub id.
     dst : str or Path
         ``.ckpt`` to write; the sidecar goes beside it.
-    architecture, layout, num_classes, head : see :func:`convert.detect.make`.
+    architecture, layout, num_classes, head : see :func:`.plan.make_plan`.
     positive : str, optional
         Name or index of the class that means generated, where the class names do not tell.
     dtype : {"fp32", "fp16"}
     level : {"none", "tensors", "logits", "layers"}
     reference : str, optional
-        Stored activations; default: the shipped ones for this file, else PyTorch where installed.
+        Stored activations. Default: the shipped ones of this file, else PyTorch where it is installed.
     dry_run : bool
         Decide and account for everything, write nothing.
 
@@ -73,7 +91,7 @@ def convert(
     digest = source.sha256()
     numpy_type = np.float16 if dtype == "fp16" else np.float32
     try:
-        plan = detect.make(source, layout, architecture, num_classes, head)
+        plan = make_plan(source, layout, architecture, num_classes, head)
         classes, order = class_names(plan, source, entry, positive)
         sidecar = describe(plan, source, entry, src, digest, classes, order)
     except _NONSENSE as error:
@@ -113,8 +131,19 @@ def convert(
     return Result(plan, sidecar, report)
 
 
-def _write(plan, source, sidecar, report, dst, dtype, level, reference, digest, say):
-    """Write beside the goal, prove, and only then move into place."""
+def _write(
+    plan: Plan,
+    source: reading.Source,
+    sidecar: Facts,
+    report: Facts,
+    dst: Path,
+    dtype: type,
+    level: str,
+    reference: Optional[str],
+    digest: str,
+    say: Say,
+) -> None:
+    """Write into a temporary folder beside ``dst``, prove, and only then move into place."""
     from aidet import ckpt
 
     try:
@@ -125,9 +154,9 @@ def _write(plan, source, sidecar, report, dst, dtype, level, reference, digest, 
     with folder as name:
         path = Path(name) / dst.name
         ckpt.save(_arrays(plan, dtype), path, sidecar)
-        parity = {"level": level}
+        parity: Facts = {"level": level}
         if level != "none":
-            parity["tensors"] = verify.tensors(plan, path, dtype)
+            parity["tensors"] = compare.tensors(plan, path, dtype)
             say(f"tensors {len(plan.entries)} of {len(plan.entries)} equal to the source bit by bit")
         if level in ("logits", "layers") and not plan.fresh:
             parity.update(_parity(plan, source, path, sidecar, level, reference, digest, dtype, say))
@@ -142,28 +171,40 @@ def _write(plan, source, sidecar, report, dst, dtype, level, reference, digest, 
     say(f"wrote   {dst} and {dst.with_suffix('.json').name}")
 
 
-def _arrays(plan, dtype):
+def _arrays(plan: Plan, dtype: type) -> Dict[str, np.ndarray]:
+    """All parameters of the net: those of the source, and as the net fills them the computed and the new ones."""
     arrays = dict(rules.gather(plan.entries, plan.tensors, plan.shapes, dtype))
     missing = [n for n in plan.shapes if n not in arrays]
     if missing:
-        net = detect.build(plan.architecture, plan.arguments, plan.num_classes, weights=True)
+        net = build(plan.architecture, plan.arguments, plan.num_classes, weights=True)
         values = {p.name: p.asnumpy() for p in net.get_parameters() if p.name in set(missing)}
         arrays.update({n: v.astype(dtype) if v.dtype.kind == "f" else v for n, v in values.items()})
     return {n: arrays[n] for n in plan.shapes}
 
 
-def _parity(plan, source, path, sidecar, level, reference, digest, dtype, say):
+def _parity(
+    plan: Plan,
+    source: reading.Source,
+    path: Path,
+    sidecar: Facts,
+    level: str,
+    reference: Optional[str],
+    digest: str,
+    dtype: type,
+    say: Say,
+) -> Facts:
+    """Run the written checkpoint and compare it with the reference."""
     from aidet import ckpt
 
-    chosen = verify.Reference.load(reference) if reference else verify.stored_reference(digest)
+    chosen = compare.Reference.load(reference) if reference else compare.stored_reference(digest)
     if chosen is None:
-        from . import live
+        from .parity import torch_reference
 
-        chosen = live.reference(plan, source, sidecar, level)
+        chosen = torch_reference.reference(plan, source, sidecar, level)
     net = ckpt.load_model(path)
-    result = verify.activations(net, chosen, level)
-    result["preprocessing"] = verify.preprocessing(sidecar["input"]["transform"], chosen)
-    for line in verify.lines(result):
+    result = compare.activations(net, chosen, level)
+    result["preprocessing"] = compare.preprocessing(sidecar["input"]["transform"], chosen)
+    for line in compare.lines(result):
         say(line)
     if not result["ok"] and dtype == np.float32:
         raise UserError(
@@ -173,7 +214,9 @@ def _parity(plan, source, path, sidecar, level, reference, digest, dtype, say):
     return result
 
 
-def class_names(plan, source, entry, positive):
+def class_names(
+    plan: Plan, source: reading.Source, entry: Optional[Mapping[str, Any]], positive: Optional[str]
+) -> Tuple[Optional[List[str]], Optional[List[str]]]:
     """The source's class names and, for a detector, which side each is on.
 
     Returns
@@ -183,9 +226,9 @@ def class_names(plan, source, entry, positive):
     count = plan.num_classes
     if count is None:
         return None, None
-    names = None
+    names: Optional[List[str]] = None
     if plan.fresh:
-        names = None
+        pass  # the file's names are of the classifier that is left out
     elif plan.layout.classes:
         names = list(plan.layout.classes)
     elif entry and entry.get("classes"):
@@ -201,11 +244,11 @@ def class_names(plan, source, entry, positive):
     try:
         return names, labels.class_order(names)
     except UserError:
-        # ImageNet's thousand names say nothing of real and generated; such a model is a start for finetuning.
+        # ImageNet's classes are neither real nor generated: such a model is a start for finetuning.
         return names, None
 
 
-def _config_names(config, count):
+def _config_names(config: Mapping[str, Any], count: int) -> Optional[List[str]]:
     table = config.get("id2label")
     if isinstance(table, dict):
         return [str(table[k]) for k in sorted(table, key=lambda k: int(k))]
@@ -215,7 +258,15 @@ def _config_names(config, count):
     return None
 
 
-def describe(plan, source, entry, src, digest, classes, order):
+def describe(
+    plan: Plan,
+    source: reading.Source,
+    entry: Optional[Mapping[str, Any]],
+    src: Union[str, Path],
+    digest: str,
+    classes: Optional[List[str]],
+    order: Optional[List[str]],
+) -> Facts:
     """The sidecar without its parity and output parts."""
     transform, views = evaluation_line(plan, source)
     from aidet.transforms import Pipeline
