@@ -277,7 +277,8 @@ def _explainer(model):
 
         # The mode that the MindSpore back end runs in, if it is in use.
         runtime.setup(model.device, mode="pynative" if model.views.size is None else "graph")
-        model.explainer = Explainer(ckpt.load_model(path), order)
+        model.sidecar.verify()  # the file may have been replaced since the detector was opened
+        model.explainer = Explainer(ckpt.load_network(model.sidecar), order)
     return model.explainer
 
 

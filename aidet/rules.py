@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from . import backends, ckpt, cli, files, images, truth, vote
-from .engine import Network, cpus, in_order, voting
+from .engine import Network, cpus, in_order
 from .errors import UserError, nearest
 
 FORMAT = 1
@@ -105,11 +105,11 @@ class Autoencoder:
     """
 
     def __init__(self, path, size, backend="auto", device="auto", say=None):
-        facts = ckpt.read_sidecar(path)
-        low, high = (facts.get("input") or {}).get("range") or (0, 1)
+        sidecar = ckpt.Sidecar.read(path)
+        low, high = sidecar.value_range
         self.low, self.width = np.float32(low), np.float32(high - low)
-        self.sha256 = (facts.get("output") or {}).get("sha256") or files.sha256(path)
-        self.backend = backends.open_model(path, backend, size, device, say)
+        self.sha256 = sidecar.identity
+        self.backend = backends.open_model(sidecar, backend, size, device, say)
 
     def __call__(self, batch):
         """float32 (N, 3, h, w) -> the same shape."""
@@ -126,7 +126,8 @@ class Reconstruction(Network):
 
     def __init__(self, path, name, backend="auto", device="auto", say=None, **views):
         self.path, self.name, self.facts = Path(path), name, read(path)
-        self.views = vote.Views(self.facts["transform"], line=self.facts.get("views"), **voting({}, path, **views))
+        voting = ckpt.Voting().settings(**views)
+        self.views = vote.Views(self.facts["transform"], line=self.facts.get("views"), **voting)
         where = self.path.parent / self.facts["autoencoder"]
         self.autoencoder = Autoencoder(where, self.views.size, backend, device, say)
         if self.autoencoder.sha256 != self.facts["autoencoder_sha256"]:

@@ -26,14 +26,13 @@ def check(path, source=None, level="logits", reference=None, say=print):
     int
         0. Anything wrong is a :class:`UserError`.
     """
-    sidecar = ckpt.read_sidecar(path)
-    say(f"hash    {sidecar['output']['sha256'][:16]}... is the one its sidecar states")
-    net = ckpt.load_model(path)
-    say(f"load    {sidecar['architecture']}: every name and shape fits")
-    origin = sidecar.get("source") or {}
+    sidecar = ckpt.Sidecar.read(path)
+    say(f"hash    {sidecar.identity[:16]}... is the one its sidecar states")
+    net = ckpt.load_network(sidecar)
+    say(f"load    {sidecar.architecture}: every name and shape fits")
     if source is not None:
-        _against_source(path, source, origin, sidecar, say)
-    chosen = verify.Reference.load(reference) if reference else verify.stored_reference(origin.get("sha256"))
+        _against_source(path, source, sidecar, say)
+    chosen = verify.Reference.load(reference) if reference else verify.stored_reference(sidecar.source_sha256)
     if chosen is None:
         if source is None:
             say(
@@ -41,7 +40,7 @@ def check(path, source=None, level="logits", reference=None, say=print):
             )
         return 0
     result = verify.activations(net, chosen, level)
-    result["preprocessing"] = verify.preprocessing(sidecar["input"]["transform"], chosen)
+    result["preprocessing"] = verify.preprocessing(sidecar.transform, chosen)
     for line in verify.lines(result):
         say(line)
     if not result["ok"]:
@@ -49,14 +48,14 @@ def check(path, source=None, level="logits", reference=None, say=print):
     return 0
 
 
-def _against_source(path, source, origin, sidecar, say):
+def _against_source(path, source, sidecar, say):
     where, _ = hub.locate(source)
     read = reading.read(where)
-    if origin.get("sha256") and read.sha256() != origin["sha256"]:
+    if sidecar.source_sha256 and read.sha256() != sidecar.source_sha256:
         raise UserError(f"{source} is not the file {path} was made from (sha256 differs)")
     arrays = ckpt.load_arrays(path)
     kinds = {a.dtype for a in arrays.values() if a.dtype.kind == "f"}
-    plan = detect.make(read, origin.get("layout"))
+    plan = detect.make(read, sidecar.source_layout)
     dtype = np.float16 if kinds == {np.dtype(np.float16)} else np.float32
     same = [
         np.array_equal(arrays[name], array)

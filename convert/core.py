@@ -125,15 +125,16 @@ def _write(plan, source, sidecar, report, dst, dtype, level, reference, digest, 
     with folder as name:
         path = Path(name) / dst.name
         ckpt.save(_arrays(plan, dtype), path, sidecar)
+        written = ckpt.Sidecar.read(path)
         parity = {"level": level}
         if level != "none":
             parity["tensors"] = verify.tensors(plan, path, dtype)
             say(f"tensors {len(plan.entries)} of {len(plan.entries)} equal to the source bit by bit")
         if level in ("logits", "layers") and not plan.fresh:
-            parity.update(_parity(plan, source, path, sidecar, level, reference, digest, dtype, say))
+            parity.update(_parity(plan, source, written, level, reference, digest, dtype, say))
         elif level in ("logits", "layers"):
             say("logits  not compared: the head is new")
-        sidecar = {**ckpt.read_sidecar(path), "parity": parity}
+        sidecar = {**written.raw, "parity": parity}
         report["parity"] = parity
         files.write_json(path.with_suffix(".json"), sidecar)
         # The sidecar first: weights without one are refused, a sidecar without weights is harmless.
@@ -152,17 +153,18 @@ def _arrays(plan, dtype):
     return {n: arrays[n] for n in plan.shapes}
 
 
-def _parity(plan, source, path, sidecar, level, reference, digest, dtype, say):
+def _parity(plan, source, facts, level, reference, digest, dtype, say):
+    """Run the checkpoint that ``facts``, its sidecar, describes, and compare it with the reference."""
     from aidet import ckpt
 
     chosen = verify.Reference.load(reference) if reference else verify.stored_reference(digest)
     if chosen is None:
         from . import live
 
-        chosen = live.reference(plan, source, sidecar, level)
-    net = ckpt.load_model(path)
+        chosen = live.reference(plan, source, facts, level)
+    net = ckpt.load_network(facts)
     result = verify.activations(net, chosen, level)
-    result["preprocessing"] = verify.preprocessing(sidecar["input"]["transform"], chosen)
+    result["preprocessing"] = verify.preprocessing(facts.transform, chosen)
     for line in verify.lines(result):
         say(line)
     if not result["ok"] and dtype == np.float32:

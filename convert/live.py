@@ -112,6 +112,8 @@ def photos(plan, source, transform, names=PHOTOS):
 def reference(plan, source, sidecar, level="layers", names=PHOTOS):
     """Run the original model and keep what it gives.
 
+    ``sidecar`` is the :class:`aidet.ckpt.Sidecar` of the converted model.
+
     Returns
     -------
     convert.verify.Reference
@@ -123,7 +125,7 @@ def reference(plan, source, sidecar, level="layers", names=PHOTOS):
         model = torch_model(plan, source)
         import torch
 
-        facts, pixels, x = photos(plan, source, sidecar["input"]["transform"], names)
+        facts, pixels, x = photos(plan, source, sidecar.transform, names)
         taps = {}
         if level == "layers":
             hook_taps(model, plan, taps)
@@ -133,8 +135,8 @@ def reference(plan, source, sidecar, level="layers", names=PHOTOS):
         "architecture": plan.architecture,
         "arguments": plan.model_arguments(),
         "layout": plan.layout.name,
-        "source_sha256": sidecar["source"]["sha256"],
-        "transform": sidecar["input"]["transform"],
+        "source_sha256": sidecar.source_sha256,
+        "transform": sidecar.transform,
         "made_by": type(model).__module__ + "." + type(model).__name__,
         "versions": versions(),
         **facts,

@@ -20,7 +20,7 @@ def run(argv):
     parser.add_argument("--layout")
     parser.add_argument("--photos", type=int, default=4, help="how many of the photos of live.PHOTOS (1 to 4)")
     args = parser.parse_args(argv)
-    from aidet import runtime
+    from aidet import ckpt, runtime
 
     runtime.setup(device="CPU", mode="pynative")
     from . import core, detect, hub, live, reading
@@ -28,7 +28,8 @@ def run(argv):
     path, entry = hub.locate(args.src)
     source = reading.read(path)
     plan = detect.make(source, args.layout, args.arch)
-    sidecar = core.describe(plan, source, entry, args.src, source.sha256(), None, None)
+    facts = core.describe(plan, source, entry, args.src, source.sha256(), None, None)
+    sidecar = ckpt.Sidecar(facts, args.src)
     reference = live.reference(plan, source, sidecar, names=live.PHOTOS[: args.photos])
     reference.save(args.dst)
     print(f"wrote {args.dst}: {len(reference.x)} inputs, {len(reference.taps)} layers, by {reference.meta['made_by']}")
