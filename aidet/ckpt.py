@@ -232,7 +232,7 @@ class Sidecar:
 
     @property
     def voting(self) -> Voting:
-        """The views that the detector was measured with. If none are stated: one, and random ones if more are asked for.
+        """The views that the detector was measured with; if none are stated one, or random ones if more are asked for.
 
         :class:`UserError` if they are no mapping of the known keys.
         """
