@@ -62,18 +62,16 @@ class Reconstructor:
     def __init__(self, path, tile=TILE, device="auto", decoder=None):
         from . import ckpt, runtime
 
-        facts = ckpt.read_sidecar(path)
-        halves = [facts] if decoder is None else [facts, ckpt.read_sidecar(decoder)]
+        halves = [ckpt.Sidecar.read(p) for p in (path, decoder) if p is not None]
         runtime.setup(device=device, mode="pynative")
-        nets = [ckpt.load_model(p) for p in (path, decoder) if p is not None]
+        nets = [ckpt.load_network(half) for half in halves]
         self.encode, self.decode = _coder(nets, halves, path, decoder)
-        about = facts.get("input") or {}
-        self.low, self.high = about.get("range") or (0, 1)
-        self.multiple = int(about.get("multiple") or self._reduction())
+        self.low, self.high = halves[0].value_range
+        self.multiple = halves[0].multiple or self._reduction()
         if tile < 4 * OVERLAP or tile % self.multiple:
             raise UserError(f"--tile (={tile}) must be a multiple of {self.multiple} and at least {4 * OVERLAP}")
-        self.name, self.tile = facts["architecture"], tile
-        self.sha256, self.decoder_sha256 = ((h.get("output") or {}).get("sha256") for h in (*halves, {})[:2])
+        self.name, self.tile = halves[0].architecture, tile
+        self.sha256, self.decoder_sha256 = halves[0].sha256, None if decoder is None else halves[1].sha256
         self._check(path, decoder)
 
     def _reduction(self):
@@ -110,10 +108,10 @@ class Reconstructor:
 
 def _coder(nets, halves, path, decoder):
     """The two functions of an autoencoder that comes in one piece or in two."""
-    first = halves[0]["architecture"]
+    first = halves[0].architecture
     whole = hasattr(nets[0], "encode") and hasattr(nets[0], "decode")
     if decoder is not None:
-        second = halves[1]["architecture"]
+        second = halves[1].architecture
         if whole or "encoder" not in first or "decoder" not in second:
             raise UserError(f"--ckpt is {first!r} and --decoder {second!r}; wanted an encoder and its decoder")
         return nets

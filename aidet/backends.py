@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, Optional, Tuple, Union
 
 import numpy as np
 
-from . import ckpt, files, onnx_export, runtime
+from . import ckpt, onnx_export, runtime
 from .errors import UserError, nearest
 
 BACKENDS = ("auto", "onnxruntime", "mindspore")
@@ -99,7 +99,7 @@ class MindSpore:
 
 
 def open_model(
-    path: Union[str, Path],
+    sidecar: ckpt.Sidecar,
     backend: str = "auto",
     size: Optional[Tuple[int, int]] = None,
     device: str = "auto",
@@ -109,8 +109,8 @@ def open_model(
 
     Parameters
     ----------
-    path : str or Path
-        ``.ckpt`` with its sidecar, or an ``.onnx`` made by ``export.py``.
+    sidecar : aidet.ckpt.Sidecar
+        Of the model: a ``.ckpt``, or an ``.onnx`` made by ``export.py``.
     backend : {"auto", "onnxruntime", "mindspore"}
         ``auto``: MindSpore if an Ascend device is there or an Ascend or GPU is asked for, else ONNX Runtime; if that
         is not possible, MindSpore, with one message that says why.
@@ -130,6 +130,7 @@ def open_model(
     UserError
         Unknown back end, a file that does not exist or cannot be run, or a back end that cannot run it.
     """
+    path = sidecar.path
     if backend not in BACKENDS:
         raise UserError(nearest(backend, BACKENDS, "backend"))
     if str(path).endswith(".onnx"):
@@ -137,7 +138,7 @@ def open_model(
             raise UserError(f"{str(path)!r} is an ONNX model, which MindSpore does not run; give the .ckpt")
         return _session(path)
     if backend == "mindspore" or (backend == "auto" and (device in ("Ascend", "GPU") or has_ascend(device))):
-        return _mindspore(path, size, device)
+        return _mindspore(sidecar, size, device)
     reason = None
     if size is None:
         reason = "the model takes images of any size"
@@ -145,14 +146,14 @@ def open_model(
         reason = "onnx and onnxruntime are not installed (pip install 'aidet[onnx]')"
     else:
         try:
-            return cached(path, size, say)
+            return cached(sidecar, size, say)
         except onnx_export.ExportError as error:
             reason = str(error)
     if backend == "onnxruntime":
         raise UserError(f"backend 'onnxruntime' cannot run {str(path)!r}: {reason}; use --backend mindspore")
     note = f"note: running {Path(path).name} on mindspore, slower than onnxruntime, because: {reason}"
     tell(say, note, logging.WARNING)
-    return _mindspore(path, size, device)
+    return _mindspore(sidecar, size, device)
 
 
 def has_ascend(device: str = "auto") -> bool:
@@ -171,27 +172,27 @@ def _session(path):
         raise UserError(f"{str(path)!r} cannot be run by ONNX Runtime: {str(error).splitlines()[0][:200]}") from None
 
 
-def _mindspore(path, size, device):
+def _mindspore(sidecar, size, device):
     # A graph is compiled for one shape; if every image has its own, compiling costs more than it saves.
     ms, chosen = runtime.setup(device, mode="pynative" if size is None else "graph")
-    net = ckpt.load_model(path)
+    net = ckpt.load_network(sidecar)
     return MindSpore(net, chosen, compiled=size is not None)
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------
-def cache_key(path: Union[str, Path], facts: Dict[str, Any], size: Tuple[int, int]) -> str:
+def cache_key(sidecar: ckpt.Sidecar, size: Tuple[int, int]) -> str:
     """Hash of everything an exported graph depends on: weights, architecture, input size, the exporter's version."""
     value = [
-        (facts.get("output") or {}).get("sha256") or files.sha256(path),
-        facts["architecture"],
-        facts.get("arguments", {}),
+        sidecar.identity,
+        sidecar.architecture,
+        sidecar.arguments,
         list(size),
         onnx_export.FORMAT,
     ]
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def cached(path: Union[str, Path], size: Tuple[int, int], say: Say = None) -> OnnxRuntime:
+def cached(sidecar: ckpt.Sidecar, size: Tuple[int, int], say: Say = None) -> OnnxRuntime:
     """The checkpoint's ONNX graph, made and verified now if it is not there yet.
 
     Parameters
@@ -214,16 +215,15 @@ def cached(path: Union[str, Path], size: Tuple[int, int], say: Say = None) -> On
     UserError
         The checkpoint cannot be read.
     """
-    path = Path(path)
-    facts = ckpt.read_sidecar(path)
-    key = cache_key(path, facts, size)
+    path = Path(sidecar.path)
+    key = cache_key(sidecar, size)
     places = [path.parent, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aidet"]
     name = f"{path.stem}.{key[:16]}.onnx"
     kept = _kept(places, name, key)
     if kept is not None:
         return kept
     with _alone(path):
-        return _kept(places, name, key) or _made(path, facts, size, places, name, key, say)
+        return _kept(places, name, key) or _made(sidecar, size, places, name, key, say)
 
 
 def _kept(places, name, key):
@@ -247,9 +247,10 @@ def _alone(path):
         yield
 
 
-def _made(path, facts, size, places, name, key, say):
+def _made(sidecar, size, places, name, key, say):
+    path = Path(sidecar.path)
     tell(say, f"{path.name}: making its ONNX graph (once) ...")
-    model, verdict = make(path, facts, size)
+    model, verdict = make(sidecar, size)
     onnx_export.stamp(model, "aidet.key", key)
     for place in places:
         if place.is_dir() and not os.access(place, os.W_OK):
@@ -267,11 +268,11 @@ def _made(path, facts, size, places, name, key, say):
     return OnnxRuntime(model.SerializeToString())
 
 
-def make(path: Union[str, Path], facts: Dict[str, Any], size: Tuple[int, int]) -> Tuple[Any, Dict[str, Any]]:
+def make(sidecar: ckpt.Sidecar, size: Tuple[int, int]) -> Tuple[Any, Dict[str, Any]]:
     """Load a checkpoint into MindSpore on the CPU and export it; see :func:`aidet.onnx_export.export`."""
     runtime.setup("CPU", mode="graph")
-    net = ckpt.load_model(path)
-    return onnx_export.export(net, facts, onnx_export.pixels(facts, size))
+    net = ckpt.load_network(sidecar)
+    return onnx_export.export(net, sidecar, onnx_export.pixels(size, sidecar.channels))
 
 
 def _intact(path, key):

@@ -6,18 +6,18 @@ takes these facts from there, never from flags alone.
 """
 
 import binascii
+import functools
 import math
 import mmap
 import os
 import shutil
-import tempfile
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
-from . import files
+from . import files, labels
 from .errors import UserError
 
 FORMAT = 1
@@ -58,9 +58,8 @@ def read_sidecar(path, check_hash=True):
         )
     facts = files.read_json(sidecar_path(path), "sidecar")
     check_facts(facts, f"sidecar {str(sidecar_path(path))!r}")
-    stated = (facts.get("output") or {}).get("sha256")
-    if check_hash and stated and files.sha256(path) != stated:
-        raise UserError(f"{str(path)!r} is not the file its sidecar describes (sha256 differs); copy both again")
+    if check_hash:
+        Sidecar(facts, path).verify()
     return facts
 
 
@@ -77,6 +76,229 @@ def check_facts(facts, what):
     for name in ("class_order", "classes"):
         if any(not isinstance(value, str) for value in facts.get(name) or ()):
             raise UserError(f"{what}: {name!r} must be texts")
+
+
+@dataclass(frozen=True)
+class Voting:
+    """How a detector's views are made and counted; see :class:`aidet.vote.Views`, which checks the values.
+
+    Attributes
+    ----------
+    votes : int
+        Views of each image.
+    views : str
+        ``random``, ``native``, ``grid``, ``pyramid`` or a pipeline line.
+    weights : str
+        ``equal`` or ``detail``.
+    """
+
+    votes: int = 1
+    views: str = "random"
+    weights: str = "equal"
+
+    def settings(self, votes: Optional[int] = None, kind: Optional[str] = None, **others: Any) -> Dict[str, Any]:
+        """Arguments of :class:`aidet.vote.Views`; what the caller leaves open (None) is as stated here.
+
+        A detector is to be used with the views that it was measured with, and its threshold chosen for.
+        """
+        votes = self.votes if votes is None else votes
+        kind = self.views if kind is None else kind
+        return {"votes": votes, "kind": kind, "weights": self.weights, **others}
+
+
+@dataclass(frozen=True, eq=False)
+class Sidecar:
+    """The facts of one model: what the JSON file beside a checkpoint, or the metadata of an exported ``.onnx``, says.
+
+    Made by :meth:`read` or :meth:`from_facts`, which check the form. What only some models have, and only some users
+    need (the class order of a detector, its threshold), is checked when it is asked for, so that a backbone or an
+    autoencoder can be read like any other model.
+
+    Parameters
+    ----------
+    raw : dict
+        The facts as they are in the file. Not to be changed.
+    path : str or Path
+        The model that they describe; errors name it.
+    """
+
+    raw: Dict[str, Any]
+    path: Union[str, Path]
+
+    @classmethod
+    def read(cls, path: Union[str, Path], check_hash: bool = True) -> "Sidecar":
+        """The sidecar of a checkpoint; parameters and errors as of :func:`read_sidecar`."""
+        return cls(read_sidecar(path, check_hash), path)
+
+    @classmethod
+    def from_facts(cls, facts: Dict[str, Any], path: Union[str, Path], what: str) -> "Sidecar":
+        """Facts that came from elsewhere, such as the metadata of an ONNX file.
+
+        Parameters
+        ----------
+        facts : dict
+        path : str or Path
+            The model that they describe.
+        what : str
+            Where the facts come from, for the error.
+
+        Raises
+        ------
+        UserError
+            They are not of the form of a sidecar.
+        """
+        check_facts(facts, what)
+        return cls(facts, path)
+
+    def verify(self) -> None:
+        """Compare the checkpoint with the hash that its sidecar states, if any; :class:`UserError` if they differ."""
+        if self.sha256 and files.sha256(self.path) != self.sha256:
+            raise UserError(
+                f"{str(self.path)!r} is not the file its sidecar describes (sha256 differs); copy both again"
+            )
+
+    # --- the network -------------------------------------------------------------------------------------------------
+    @property
+    def architecture(self) -> str:
+        """Name that :func:`aidet.models.create` knows."""
+        return self.raw["architecture"]
+
+    @property
+    def arguments(self) -> Dict[str, Any]:
+        """Arguments of :func:`aidet.models.create`."""
+        return self.raw.get("arguments") or {}
+
+    @property
+    def sha256(self) -> Optional[str]:
+        """Hash of the checkpoint as stated, in hex; an exported file states that of the checkpoint it was made from."""
+        return (self.raw.get("output") or {}).get("sha256")
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Hash of the checkpoint, in hex: as stated, else that of the file."""
+        return self.sha256 or files.sha256(self.path)
+
+    # --- its output --------------------------------------------------------------------------------------------------
+    @property
+    def classes(self) -> Optional[List[str]]:
+        """Name of each output, if known."""
+        return self.raw.get("classes")
+
+    @property
+    def class_order(self) -> Optional[List[str]]:
+        """``real`` or ``generated`` for each output, as stated; None if the model is no detector."""
+        return self.raw.get("class_order")
+
+    @property
+    def detector_order(self) -> List[str]:
+        """The class order of a detector; :class:`UserError` if the model is none."""
+        order = self.class_order
+        if not order or any(o not in labels.NAMES for o in order):
+            classes = self.classes or []
+            shown = ", ".join(map(str, classes[:4])) + (", ..." if len(classes) > 4 else "")
+            raise UserError(
+                f"{str(self.path)!r} is no detector: its classes ({shown or 'unknown'}) do not mean real and generated"
+            )
+        return order
+
+    @property
+    def threshold(self) -> float:
+        """Threshold on the probability of *generated*, above 0 and below 1; 0.5 if none is stated.
+
+        :class:`UserError` if it is no such number.
+        """
+        value = self.raw.get("threshold")
+        if value is None:
+            return 0.5
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+            raise UserError(f"sidecar of {str(self.path)!r}: threshold (={value!r}) must be between 0 and 1")
+        return float(value)
+
+    @property
+    def calibration(self) -> Tuple[float, float]:
+        """Scale and offset of Platt's calibration: a score ``s`` is read as ``scale * (s - offset)``.
+
+        It is monotone, so that no order and no AUC changes; it puts the decision boundary at 0 and the probability
+        where the validation images say (Platt 1999). (1, 0) if none is stated; :class:`UserError` if the scale is not
+        a number above 0 or the offset not a number.
+        """
+        own = self.raw.get("calibration") or {}
+        pair = (own.get("scale", 1.0), own.get("offset", 0.0)) if isinstance(own, dict) else (None, None)
+        good = all(isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v) for v in pair)
+        if not good or pair[0] <= 0:
+            raise UserError(
+                f"sidecar of {str(self.path)!r}: calibration (={own!r}) must have a scale above 0 and an offset"
+            )
+        return float(pair[0]), float(pair[1])
+
+    @property
+    def voting(self) -> Voting:
+        """The views that the detector was measured with; if none are stated one, or random ones if more are asked for.
+
+        :class:`UserError` if they are no mapping of the known keys.
+        """
+        own = self.raw.get("voting") or {}
+        if not isinstance(own, dict) or set(own) - {"votes", "views", "weights"}:
+            keys = "votes, views, weights"
+            raise UserError(f"sidecar of {str(self.path)!r}: voting (={own!r}) must be a mapping with the keys {keys}")
+        return Voting(**own)
+
+    # --- its input ---------------------------------------------------------------------------------------------------
+    @property
+    def transform(self) -> Optional[str]:
+        """The evaluation pipeline as a line; None for a network that takes no image."""
+        return self._input.get("transform")
+
+    @property
+    def detector_transform(self) -> str:
+        """The evaluation pipeline of a detector as a line; :class:`UserError` if none is stated."""
+        if not self.transform:
+            raise UserError(f"the sidecar of {str(self.path)!r} names no input.transform; convert or train it again")
+        return self.transform
+
+    @property
+    def views_line(self) -> Optional[str]:
+        """The pipeline of random views as a line, if stated."""
+        return self._input.get("views")
+
+    @property
+    def size(self) -> Optional[Tuple[int, int]]:
+        """Height and width of the input in pixels; None if it is not fixed."""
+        size = self._input.get("size")
+        return tuple(size) if size else None
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input; 3 if none are stated."""
+        stated = self._input.get("channels")
+        return stated if isinstance(stated, int) else 3
+
+    @property
+    def value_range(self) -> Tuple[float, float]:
+        """Values of a black and a white pixel in the input of an autoencoder; (0, 1) if none are stated."""
+        low, high = self._input.get("range") or (0, 1)
+        return low, high
+
+    @property
+    def multiple(self) -> Optional[int]:
+        """What both sides of the input have to be a multiple of, in pixels, if stated."""
+        stated = self._input.get("multiple")
+        return int(stated) if stated else None
+
+    @property
+    def _input(self) -> Dict[str, Any]:
+        return self.raw.get("input") or {}
+
+    # --- where it came from ------------------------------------------------------------------------------------------
+    @property
+    def source_sha256(self) -> Optional[str]:
+        """Hash of the file that the checkpoint was converted from, in hex, if stated."""
+        return (self.raw.get("source") or {}).get("sha256")
+
+    @property
+    def source_layout(self) -> Optional[str]:
+        """Layout of the file that the checkpoint was converted from (a name of the converter), if stated."""
+        return (self.raw.get("source") or {}).get("layout")
 
 
 def load_arrays(path):
@@ -369,7 +591,8 @@ def save(net, path, sidecar, dtype=None):
         kind = {"fp32": np.float32, "fp16": np.float16}[dtype]
         arrays = {n: a.astype(kind) if np.issubdtype(a.dtype, np.floating) else a for n, a in arrays.items()}
     try:
-        with _written(arrays, path) as temporary:
+        with files.atomic_path(path) as temporary:
+            write_arrays(arrays, temporary)
             facts = {"format": FORMAT, **sidecar}
             facts["output"] = {
                 "file": path.name,
@@ -381,8 +604,7 @@ def save(net, path, sidecar, dtype=None):
             # refused, never one with the facts of another.
             if sidecar_path(path).exists():
                 sidecar_path(path).unlink()
-            os.replace(temporary, path)
-            files.write_json(sidecar_path(path), facts)
+        files.write_json(sidecar_path(path), facts)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place") from None
     return facts
@@ -403,46 +625,41 @@ def load_model(path, train=False):
         Takes float32 (N, 3, h, w) and gives raw logits as the source model gives them; the sidecar is its attribute
         ``sidecar``.
     """
-    facts = read_sidecar(path)
-    net = _build(path, facts)
-    load_strict(net, load_arrays(path), what=f"checkpoint {str(path)!r}")
+    return load_network(Sidecar.read(path), train)
+
+
+def load_network(sidecar: Sidecar, train: bool = False) -> Any:
+    """:func:`load_model` for a checkpoint whose sidecar has been read, and its hash compared, before."""
+    net = _build(sidecar)
+    load_strict(net, load_arrays(sidecar.path), what=f"checkpoint {str(sidecar.path)!r}")
     net.set_train(train)
-    net.sidecar = facts
+    net.sidecar = sidecar.raw
     return net
 
 
-def _build(path, facts):
+def _build(sidecar):
     """The network that a sidecar describes. No size in it can be larger than the file, or the memory would be."""
     from . import models
 
-    arguments, size = facts.get("arguments") or {}, Path(path).stat().st_size
+    path, arguments = sidecar.path, sidecar.arguments
+    size = Path(path).stat().st_size
     flat = [n for v in arguments.values() for n in (v if isinstance(v, (list, tuple)) else [v])]
     large = [n for n in flat if isinstance(n, (int, float)) and not abs(n) <= max(size, 1024)]
     if large:
         raise UserError(f"sidecar of {str(path)!r}: arguments hold {large[0]}, the file has {size} bytes")
     try:
-        return models.create(facts["architecture"], **arguments)
+        return models.create(sidecar.architecture, **arguments)
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
         raise UserError(
-            f"sidecar of {str(path)!r}: {facts['architecture']!r} cannot be built with {arguments}: "
+            f"sidecar of {str(path)!r}: {sidecar.architecture!r} cannot be built with {arguments}: "
             f"{' '.join(str(error).split())[:200]}"
         ) from error
 
 
 def save_arrays(arrays: Dict[str, Any], path: Union[str, Path]) -> None:
     """Arrays or parameters as one MindSpore checkpoint without a sidecar, whole or not at all."""
-    with _written(arrays, Path(path)) as temporary:
-        os.replace(temporary, path)
-
-
-@contextmanager
-def _written(arrays, path):
-    """The arrays as a checkpoint in a temporary folder beside ``path``, to be renamed from there inside the block."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = os.path.join(folder, path.name)
+    with files.atomic_path(path) as temporary:
         write_arrays(arrays, temporary)
-        yield temporary
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:

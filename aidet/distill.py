@@ -156,18 +156,18 @@ class _Teacher:
         import mindspore as ms
 
         self.ms = ms
-        self.net = ckpt.load_model(path)
-        facts = self.net.sidecar
-        self.order = facts.get("class_order")
+        sidecar = ckpt.Sidecar.read(path)
+        self.net = ckpt.load_network(sidecar)
+        self.order = sidecar.class_order
         if not self.order:
             raise UserError(f"teacher {str(path)!r} is no detector: its sidecar has no class_order")
-        own_offset, own_factor = _units(transforms.Pipeline(facts["input"]["transform"]))
+        own_offset, own_factor = _units(transforms.Pipeline(sidecar.detector_transform))
         # student = (p - offset) / factor of the pixel p in [0, 1]; turned back, then into the teacher's units.
         self.scale = (factor / own_factor).reshape(1, 3, 1, 1)
         self.shift = ((offset - own_offset) / own_factor).reshape(1, 3, 1, 1)
         # A transformer takes one size only; convolutional teachers see the native pixels of the crop.
-        fixed = any(word in facts["architecture"] for word in ("vit", "deit", "swin"))
-        self.size = tuple(facts["input"]["size"]) if fixed else None
+        fixed = any(word in sidecar.architecture for word in ("vit", "deit", "swin"))
+        self.size = sidecar.size if fixed else None
 
     def __call__(self, x):
         x = self.ms.Tensor((x * self.scale + self.shift).astype(np.float32))

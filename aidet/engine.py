@@ -76,20 +76,17 @@ class Network(Scorer):
     ) -> None:
         self.path, self.name = Path(path), name
         onnx = self.path.suffix == ".onnx"
-        self.facts = onnx_export.facts_from_file(path) if onnx else ckpt.read_sidecar(path)
-        self.order = order_of(self.facts, str(path))
-        about = self.facts.get("input") or {}
-        if not about.get("transform"):
-            raise UserError(f"the sidecar of {str(path)!r} names no input.transform; convert or train it again")
-        self.views = _vote.Views(about["transform"], line=about.get("views"), **voting(self.facts, path, **views))
-        self.threshold = threshold_of(self.facts, path)
-        self.scale, self.offset = calibration_of(self.facts, path)
-        self.backend = backends.open_model(path, backend, self.views.size, device, say)
+        self.sidecar = sidecar = onnx_export.sidecar_of(path) if onnx else ckpt.Sidecar.read(path)
+        self.order = sidecar.detector_order
+        transform, voting = sidecar.detector_transform, sidecar.voting.settings(**views)
+        self.views = _vote.Views(transform, line=sidecar.views_line, **voting)
+        self.threshold = sidecar.threshold
+        self.scale, self.offset = sidecar.calibration
+        self.backend = backends.open_model(sidecar, backend, self.views.size, device, say)
         self.threadsafe, self.device = self.backend.threadsafe, self.backend.device
         self.backend_name = self.backend.name
         # An exported file states the hash of the checkpoint it was made from, also where it was quantised since.
-        stated = None if onnx else (self.facts.get("output") or {}).get("sha256")
-        self.identity = stated or files.sha256(self.path)
+        self.identity = files.sha256(self.path) if onnx else sidecar.identity
 
     def views_of(self, image: Image.Image, key: str) -> List[np.ndarray]:
         """The views that the model votes over: list of float32 (3, h, w)."""
@@ -112,55 +109,6 @@ class Network(Scorer):
     def scores_of(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, 3, h, w) -> raw scores (N,)."""
         return labels.score_from_logits(self.backend(batch), self.order)
-
-
-def order_of(facts, what):
-    """The class order of a detector; :class:`UserError` where the model is none."""
-    order = facts.get("class_order")
-    if not order or any(o not in labels.NAMES for o in order):
-        classes = facts.get("classes") or []
-        shown = ", ".join(map(str, classes[:4])) + (", ..." if len(classes) > 4 else "")
-        raise UserError(f"{what!r} is no detector: its classes ({shown or 'unknown'}) do not mean real and generated")
-    return order
-
-
-def voting(facts, path, votes=None, kind=None, **others):
-    """Settings of :class:`aidet.vote.Views`; what the caller leaves open is as the sidecar's ``voting`` says.
-
-    A detector is to be used with the views that it was measured, and its threshold chosen, with. Without ``voting`` it
-    is one view, and random ones where more are asked for.
-    """
-    own = facts.get("voting") or {}
-    if not isinstance(own, dict) or set(own) - {"votes", "views", "weights"}:
-        keys = "votes, views, weights"
-        raise UserError(f"sidecar of {str(path)!r}: voting (={own!r}) must be a mapping with the keys {keys}")
-    votes = own.get("votes", 1) if votes is None else votes
-    kind = own.get("views", "random") if kind is None else kind
-    return {"votes": votes, "kind": kind, "weights": own.get("weights", "equal"), **others}
-
-
-def threshold_of(facts, path):
-    """The sidecar's threshold on the probability of *generated*, 0.5 where it has none."""
-    value = facts.get("threshold")
-    if value is None:
-        return 0.5
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise UserError(f"sidecar of {str(path)!r}: threshold (={value!r}) must be between 0 and 1")
-    return float(value)
-
-
-def calibration_of(facts, path):
-    """Scale and offset of the sidecar's ``calibration``: a score ``s`` is read as ``scale * (s - offset)``.
-
-    Monotone, so that no order and no AUC changes; it puts the boundary at 0 and the probability where the validation
-    images say (Platt 1999). Without it (1, 0).
-    """
-    own = facts.get("calibration") or {}
-    pair = (own.get("scale", 1.0), own.get("offset", 0.0)) if isinstance(own, dict) else (None, None)
-    good = all(isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v) for v in pair)
-    if not good or pair[0] <= 0:
-        raise UserError(f"sidecar of {str(path)!r}: calibration (={own!r}) must have a scale above 0 and an offset")
-    return tuple(map(float, pair))
 
 
 def open_scorer(path: Union[str, Path], name: str, **options: Any) -> Scorer:

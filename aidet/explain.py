@@ -280,7 +280,8 @@ def _explainer(model: Scorer) -> Optional[Explainer]:
 
         # The same mode as the MindSpore back end, which may be in use.
         runtime.setup(model.device, mode="pynative" if model.views.size is None else "graph")
-        model.explainer = Explainer(ckpt.load_model(model.path), model.order)
+        model.sidecar.verify()  # the file may have been replaced since the detector was opened
+        model.explainer = Explainer(ckpt.load_network(model.sidecar), model.order)
     return model.explainer
 
 

@@ -1,14 +1,12 @@
 """Exports that are loaded again and compared: MindIR, ONNX, AIR, and what MindSpore Lite needs beside them."""
 
-import os
-import shutil
 import tempfile
 from pathlib import Path
+from typing import Tuple
 
 import numpy as np
 
 from . import ckpt, exportable, files, labels, onnx_export, runtime
-from .engine import calibration_of, order_of
 from .errors import UserError, first_line, nearest
 from .transforms import Pipeline
 
@@ -52,13 +50,13 @@ def export(path, kind, out, batch="dynamic", preprocess=False, lite=False):
         raise UserError(f"--emit-lite goes with --format mindir, not {kind}")
     if kind == "air":
         _refuse_air()
-    facts = ckpt.read_sidecar(path)
-    size, pipeline = input_of(facts, path)
+    sidecar = ckpt.Sidecar.read(path)
+    size, pipeline = input_of(sidecar)
     runtime.setup("CPU" if kind != "air" else "Ascend", mode="graph")
-    net = ckpt.load_model(path)
-    sample = onnx_export.pixels(facts, size)
+    net = ckpt.load_network(sidecar)
+    sample = onnx_export.pixels(size, sidecar.channels)
     if preprocess:
-        net = with_preprocessing(net, pipeline, order_of(facts, str(path)), calibration_of(facts, path))
+        net = with_preprocessing(net, pipeline, sidecar.detector_order, sidecar.calibration)
         sample = _bytes(size)
     net.set_train(False)
     name = Path(path).stem + ("_uint8" if preprocess else "")
@@ -67,8 +65,8 @@ def export(path, kind, out, batch="dynamic", preprocess=False, lite=False):
     verdict = {
         "format": kind,
         "file": target.name,
-        "checkpoint_sha256": facts["output"]["sha256"],
-        "architecture": facts["architecture"],
+        "checkpoint_sha256": sidecar.identity,
+        "architecture": sidecar.architecture,
         "batch": batch,
         "input": {
             "name": onnx_export.INPUT,
@@ -78,20 +76,20 @@ def export(path, kind, out, batch="dynamic", preprocess=False, lite=False):
         "output": SCORE if preprocess else onnx_export.OUTPUT,
         # What stays outside the graph in every export.
         "geometry": pipeline.geometry.text,
-        **write(net, facts, sample, batch, target, preprocess),
+        **write(net, sidecar, sample, batch, target, preprocess),
     }
     if kind == "mindir":
         verdict["input"]["name"] = input_name(target)
     verdict["versions"] = runtime.versions()
     files.write_json(target.with_name(target.name + ".json"), verdict)
     if lite:
-        verdict["lite"] = emit_lite(net, facts, size, pipeline, sample, batch, target, preprocess)
+        verdict["lite"] = emit_lite(net, size, pipeline, sample, batch, target, preprocess)
     return verdict
 
 
-def input_of(facts, path):
-    """((height, width), evaluation pipeline) of a sidecar; :class:`UserError` where the size is not fixed."""
-    line = (facts.get("input") or {}).get("transform")
+def input_of(sidecar: ckpt.Sidecar) -> Tuple[Tuple[int, int], Pipeline]:
+    """((height, width), evaluation pipeline) of a model; :class:`UserError` if the size is not fixed."""
+    path, line = sidecar.path, sidecar.transform
     if not line:
         raise UserError(f"the sidecar of {str(path)!r} names no input.transform, so its input size is unknown")
     pipeline = Pipeline(line)
@@ -162,11 +160,11 @@ def with_preprocessing(net, pipeline, order, calibration=(1.0, 0.0)):
 
 
 # --- formats ---------------------------------------------------------------------------------------------------------
-def _onnx(net, facts, sample, batch, target, preprocess):
+def _onnx(net, sidecar, sample, batch, target, preprocess):
     output = SCORE if preprocess else onnx_export.OUTPUT
     batches = onnx_export.VERIFIED if batch == "dynamic" else (batch,)
     try:
-        model, verdict = onnx_export.export(net, facts, sample, batches, output)
+        model, verdict = onnx_export.export(net, sidecar, sample, batches, output)
     except onnx_export.ExportError as error:
         raise UserError(f"{target.name}: {error}{_where(net, sample)}") from None
     if batch != "dynamic":
@@ -183,7 +181,7 @@ def _where(net, sample):
     return f" (at {layer})" if layer else ""
 
 
-def _mindir(net, facts, sample, batch, target, preprocess):
+def _mindir(net, sidecar, sample, batch, target, preprocess):
     import mindspore as ms
     from mindspore import nn
 
@@ -192,13 +190,11 @@ def _mindir(net, facts, sample, batch, target, preprocess):
     x = sample(2 if batch == "dynamic" else batch)
     kind = ms.uint8 if x.dtype == np.uint8 else ms.float32
     example = ms.Tensor(shape=(None, *x.shape[1:]), dtype=kind) if batch == "dynamic" else ms.Tensor(x)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with native_sigmoid(net), tempfile.TemporaryDirectory(dir=target.parent, prefix=".export.") as folder:
-        made = os.path.join(folder, target.name)
+    with native_sigmoid(net), files.atomic_path(target) as made:
         try:
-            with onnx_export.standing_in(folder):
-                ms.export(net, example, file_name=made, file_format="MINDIR")
-                graph = nn.GraphCell(ms.load(made))
+            with onnx_export.standing_in(made.parent):
+                ms.export(net, example, file_name=str(made), file_format="MINDIR")
+                graph = nn.GraphCell(ms.load(str(made)))
         except Exception as error:  # noqa: BLE001 - MindSpore raises RuntimeError, TypeError, ValueError alike
             raise UserError(f"{target.name}: MindSpore cannot export it: {first_line(error, 300)}") from None
         batches = onnx_export.VERIFIED if batch == "dynamic" else (batch,)
@@ -208,7 +204,6 @@ def _mindir(net, facts, sample, batch, target, preprocess):
             worst = max(worst, float(np.abs(graph(x).asnumpy() - net(x).asnumpy()).max()))
         if worst != 0:
             raise UserError(f"{target.name}: reloaded, it differs from the network by {worst:.2g}, wanted 0")
-        os.replace(made, target)
     return {"difference": worst, "tolerance": 0.0, "batches": list(batches)}
 
 
@@ -231,16 +226,13 @@ def _refuse_air():
         )
 
 
-def _air(net, facts, sample, batch, target, preprocess):
+def _air(net, sidecar, sample, batch, target, preprocess):
     import mindspore as ms
 
     if batch == "dynamic":
         raise UserError("format 'air' has no free batch dimension; give --batch N")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export.") as folder:
-        made = os.path.join(folder, target.name)
-        ms.export(net, ms.Tensor(sample(batch)), file_name=made, file_format="AIR")
-        os.replace(made, target)
+    with files.atomic_path(target) as made:
+        ms.export(net, ms.Tensor(sample(batch)), file_name=str(made), file_format="AIR")
     return {"difference": None, "note": "AIR cannot be loaded again by MindSpore; not compared"}
 
 
@@ -307,7 +299,7 @@ def _exports(cell, example):
 
 
 # --- MindSpore Lite --------------------------------------------------------------------------------------------------
-def emit_lite(net, facts, size, pipeline, sample, batch, target, preprocess):
+def emit_lite(net, size, pipeline, sample, batch, target, preprocess):
     """Write what the Ascend hand-over needs: converter INI, AIPP, commands, golden input and output, their comparison.
 
     Returns
@@ -316,14 +308,9 @@ def emit_lite(net, facts, size, pipeline, sample, batch, target, preprocess):
         The folder. Its commands were not run by this project: MindSpore Lite and a 310-class device are needed.
     """
     goal = target.with_suffix(".lite")
-    # Whole or not at all: a folder of that name has everything, also after a kill.
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export.") as made:
-        folder = Path(made) / goal.name
+    with files.atomic_path(goal) as folder:
         folder.mkdir()
         _lite_files(folder, net, size, pipeline, sample, batch, target, preprocess)
-        if goal.exists():
-            shutil.rmtree(goal)
-        os.replace(folder, goal)
     return str(goal)
 
 

@@ -4,9 +4,11 @@ import collections
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator, Union
 
 from .errors import UserError
 
@@ -52,6 +54,40 @@ def atomic(path, mode="w", **kwargs):
         except OSError:
             pass
         raise
+
+
+@contextmanager
+def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
+    """Like :func:`atomic`, for writers that take a name instead of an open file, and for whole folders.
+
+    Parameters
+    ----------
+    path : str or Path
+        The final name; its folder is made if missing. A folder of that name is replaced.
+
+    Yields
+    ------
+    Path
+        Absolute, with the same file name, in a temporary folder beside ``path``. The block makes a file or a folder of
+        that name; it is renamed onto ``path`` when the block ends well, and removed when it raises.
+
+    Raises
+    ------
+    UserError
+        The place cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=os.path.abspath(path.parent), prefix=f".{path.name}.")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place") from None
+    with folder as place:
+        made = Path(place) / path.name
+        yield made
+        if made.is_dir() and path.exists():
+            shutil.rmtree(path)
+        os.replace(made, path)
 
 
 def write_json(path, value):

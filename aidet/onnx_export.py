@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any, Callable, Tuple, Union
 
 import numpy as np
 
@@ -25,15 +26,15 @@ VERIFIED = (1, 5)
 TOLERANCE = 1e-5
 
 
-def export(net, facts, sample, check=VERIFIED, output=OUTPUT):
+def export(net, sidecar, sample, check=VERIFIED, output=OUTPUT):
     """Make a verified ONNX model of a network.
 
     Parameters
     ----------
     net : mindspore.nn.Cell
         One input, one output, the batch first in both.
-    facts : dict
-        The sidecar; it goes into the model's metadata, with class order and preprocessing.
+    sidecar : aidet.ckpt.Sidecar
+        Goes into the model's metadata, with class order and preprocessing.
     sample : callable
         Number of images -> an input array of that batch size; see :func:`pixels`.
     check : tuple of int
@@ -61,7 +62,7 @@ def export(net, facts, sample, check=VERIFIED, output=OUTPUT):
         for graph in graphs:
             finish(graph)
     model = free_batch(*graphs, TRACED, output)
-    describe(model, facts)
+    describe(model, sidecar)
     verdict = compare(expected, model, sample, output)
     stamp(model, "aidet.verified", json.dumps(verdict))
     return model, verdict
@@ -82,10 +83,9 @@ def standing_in(folder):
         os.chdir(before)
 
 
-def pixels(facts, size):
+def pixels(size: Tuple[int, int], channels: int = 3) -> Callable[[int], np.ndarray]:
     """A function that makes normalised input: number of images -> float32 (N, C, h, w), always the same numbers."""
-    stated = (facts.get("input") or {}).get("channels")
-    shape = (stated if isinstance(stated, int) else 3, *size)
+    shape = (channels, *size)
     return lambda n: np.random.default_rng(n).standard_normal((n, *shape)).astype(np.float32)
 
 
@@ -266,19 +266,18 @@ def stamp(model, key, value):
     entry.key, entry.value = key, value
 
 
-def describe(model, facts):
-    """Write class order, preprocessing and the whole sidecar into the model's metadata."""
-    about = facts.get("input") or {}
-    stamp(model, "aidet.sidecar", json.dumps(facts, ensure_ascii=False))
-    stamp(model, "aidet.architecture", facts["architecture"])
-    stamp(model, "aidet.classes", json.dumps(facts.get("classes")))
-    stamp(model, "aidet.class_order", json.dumps(facts.get("class_order")))
-    stamp(model, "aidet.transform", str(about.get("transform")))
+def describe(model: Any, sidecar: ckpt.Sidecar) -> None:
+    """Write class order, preprocessing and the whole sidecar into the metadata of an ``onnx.ModelProto``."""
+    stamp(model, "aidet.sidecar", json.dumps(sidecar.raw, ensure_ascii=False))
+    stamp(model, "aidet.architecture", sidecar.architecture)
+    stamp(model, "aidet.classes", json.dumps(sidecar.classes))
+    stamp(model, "aidet.class_order", json.dumps(sidecar.class_order))
+    stamp(model, "aidet.transform", str(sidecar.transform))
     stamp(model, "aidet.opset", str(model.opset_import[0].version))
     model.producer_name = "AIDet"
 
 
-def facts_from_file(path):
+def sidecar_of(path: Union[str, Path]) -> ckpt.Sidecar:
     """The sidecar in the metadata of an exported file.
 
     Raises
@@ -305,8 +304,7 @@ def facts_from_file(path):
         facts = json.loads(metadata["aidet.sidecar"])
     except (ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r}: its metadata cannot be read ({error}): damaged file") from None
-    ckpt.check_facts(facts, f"the metadata of {str(path)!r}")
-    return facts
+    return ckpt.Sidecar.from_facts(facts, path, f"the metadata of {str(path)!r}")
 
 
 def reference(net, sample, batches):

@@ -54,7 +54,7 @@ def quantize(
         Fewer than 16 usable images.
     """
     path = Path(path)
-    facts = onnx_export.facts_from_file(path)
+    sidecar = onnx_export.sidecar_of(path)
     known = _labels(labels)
     inputs = list(Inputs(where))
     calibrating, comparing = inputs[::2][:limit], inputs[1::2]
@@ -62,10 +62,10 @@ def quantize(
         raise UserError(f"images {str(where)!r}: {len(inputs)} are too few to calibrate and compare; give at least 16")
     target = path.with_name(f"{path.stem}_int8.onnx")
     # Calibrate on voting views even if the detector takes one view: they are other crops, with other values.
-    votes = max(MIN_VOTES, (facts.get("voting") or {}).get("votes", 1))
+    votes = max(MIN_VOTES, sidecar.voting.votes)
     views = Detector(path, votes=votes, backend="onnxruntime").models[0].views
     model = _quantized(path, views, calibrating)
-    onnx_export.describe(model, facts)
+    onnx_export.describe(model, sidecar)
     onnx_export.save(model, target)
     before, slow, _ = _verdicts(path, comparing)
     after, fast, _ = _verdicts(target, comparing)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from . import backends, ckpt, cli, files, images, truth, vote
 from .detector.scorer import Scorer
-from .engine import Network, cpus, in_order, voting
+from .engine import Network, cpus, in_order
 from .errors import UserError, nearest
 
 RULE_FORMAT = 1
@@ -116,11 +116,11 @@ class Autoencoder:
         device: str = "auto",
         say: backends.Say = None,
     ) -> None:
-        facts = ckpt.read_sidecar(path)
-        low, high = (facts.get("input") or {}).get("range") or (0, 1)
+        sidecar = ckpt.Sidecar.read(path)
+        low, high = sidecar.value_range
         self.low, self.width = np.float32(low), np.float32(high - low)
-        self.sha256 = (facts.get("output") or {}).get("sha256") or files.sha256(path)
-        self.backend = backends.open_model(path, backend, size, device, say)
+        self.sha256 = sidecar.identity
+        self.backend = backends.open_model(sidecar, backend, size, device, say)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Reconstruct float32 (N, 3, h, w).
@@ -159,7 +159,8 @@ class Reconstruction(Network):
         **views: Any,
     ) -> None:
         self.path, self.name, self.facts = Path(path), name, read(path)
-        self.views = vote.Views(self.facts["transform"], line=self.facts.get("views"), **voting({}, path, **views))
+        voting = ckpt.Voting().settings(**views)
+        self.views = vote.Views(self.facts["transform"], line=self.facts.get("views"), **voting)
         where = self.path.parent / self.facts["autoencoder"]
         self.autoencoder = Autoencoder(where, self.views.size, backend, device, say)
         if self.autoencoder.sha256 != self.facts["autoencoder_sha256"]:

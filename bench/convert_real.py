@@ -31,8 +31,9 @@ def one(source, commit):
         from aidet import ckpt
         from convert import hub, reading
 
-        reference = torch_reference.reference(result.plan, reading.read(hub.locate(source)[0]), result.sidecar)
-        found = compare.activations(ckpt.load_model(Path(folder) / "out.ckpt"), reference, "layers")
+        sidecar = ckpt.Sidecar.read(Path(folder) / "out.ckpt")
+        reference = torch_reference.reference(result.plan, reading.read(hub.locate(source)[0]), sidecar)
+        found = compare.activations(ckpt.load_network(sidecar), reference, "layers")
     row, layers = found["logits"], found["layers"]
     what = "outputs on 4 photos" if reference.pixels is not None else "outputs on 2 seeded latents"
     over = found["first_over"]

@@ -77,7 +77,7 @@ def row_of(name, folder):
     import numpy as np
     from mindspore import nn
 
-    from aidet import models, onnx_export
+    from aidet import ckpt, models, onnx_export
 
     start = time.perf_counter()
     ms.set_seed(1)
@@ -93,9 +93,9 @@ def row_of(name, folder):
         "input": f"N x {channels} x {size} x {size}",
         "parameters": sum(p.size for p in net.trainable_params()),
     }
-    sample = onnx_export.pixels({"input": {"channels": channels}}, (size, size))
+    sample = onnx_export.pixels((size, size), channels)
     try:
-        _, verdict = onnx_export.export(net, {"architecture": name}, sample)
+        _, verdict = onnx_export.export(net, ckpt.Sidecar({"architecture": name}, name), sample)
         row.update(
             onnx="free batch",
             opset=verdict["opset"],

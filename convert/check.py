@@ -36,21 +36,20 @@ def check(
     int
         0. Anything wrong is a :class:`UserError`.
     """
-    sidecar = ckpt.read_sidecar(path)
-    say(f"hash    {sidecar['output']['sha256'][:16]}... is the one its sidecar states")
-    net = ckpt.load_model(path)
-    say(f"load    {sidecar['architecture']}: every name and shape fits")
-    origin = sidecar.get("source") or {}
+    sidecar = ckpt.Sidecar.read(path)
+    say(f"hash    {sidecar.identity[:16]}... is the one its sidecar states")
+    net = ckpt.load_network(sidecar)
+    say(f"load    {sidecar.architecture}: every name and shape fits")
     if source is not None:
-        _against_source(path, source, origin, sidecar, say)
-    chosen = compare.Reference.load(reference) if reference else compare.stored_reference(origin.get("sha256"))
+        _against_source(path, source, sidecar, say)
+    chosen = compare.Reference.load(reference) if reference else compare.stored_reference(sidecar.source_sha256)
     if chosen is None:
         if source is None:
             way = "--source SRC or --reference REF.npz would prove more"
             say(f"note    no reference is stored for these weights; {way}")
         return 0
     result = compare.activations(net, chosen, level)
-    result["preprocessing"] = compare.preprocessing(sidecar["input"]["transform"], chosen)
+    result["preprocessing"] = compare.preprocessing(sidecar.transform, chosen)
     for line in compare.lines(result):
         say(line)
     if not result["ok"]:
@@ -58,14 +57,14 @@ def check(
     return 0
 
 
-def _against_source(path, source, origin, sidecar, say):
+def _against_source(path, source, sidecar, say):
     where, _ = hub.locate(source)
     read = reading.read(where)
-    if origin.get("sha256") and read.sha256() != origin["sha256"]:
+    if sidecar.source_sha256 and read.sha256() != sidecar.source_sha256:
         raise UserError(f"{source} is not the file {path} was made from (sha256 differs)")
     arrays = ckpt.load_arrays(path)
     kinds = {a.dtype for a in arrays.values() if a.dtype.kind == "f"}
-    plan = make_plan(read, origin.get("layout"))
+    plan = make_plan(read, sidecar.source_layout)
     dtype = np.float16 if kinds == {np.dtype(np.float16)} else np.float32
     same = [
         np.array_equal(arrays[name], array)

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
-from aidet import files, labels
+from aidet import ckpt, files, labels
 from aidet.errors import UserError
 
 from . import hub, reading, rules
@@ -144,7 +144,6 @@ def _write(
     say: Say,
 ) -> None:
     """Write into a temporary folder beside ``dst``, prove, and only then move into place."""
-    from aidet import ckpt
 
     try:
         dst.parent.mkdir(parents=True, exist_ok=True)
@@ -154,15 +153,16 @@ def _write(
     with folder as name:
         path = Path(name) / dst.name
         ckpt.save(_arrays(plan, dtype), path, sidecar)
+        written = ckpt.Sidecar.read(path)
         parity: Facts = {"level": level}
         if level != "none":
             parity["tensors"] = compare.tensors(plan, path, dtype)
             say(f"tensors {len(plan.entries)} of {len(plan.entries)} equal to the source bit by bit")
         if level in ("logits", "layers") and not plan.fresh:
-            parity.update(_parity(plan, source, path, sidecar, level, reference, digest, dtype, say))
+            parity.update(_parity(plan, source, written, level, reference, digest, dtype, say))
         elif level in ("logits", "layers"):
             say("logits  not compared: the head is new")
-        sidecar = {**ckpt.read_sidecar(path), "parity": parity}
+        sidecar = {**written.raw, "parity": parity}
         report["parity"] = parity
         files.write_json(path.with_suffix(".json"), sidecar)
         # The sidecar first: weights without one are refused, a sidecar without weights is harmless.
@@ -185,25 +185,23 @@ def _arrays(plan: Plan, dtype: type) -> Dict[str, np.ndarray]:
 def _parity(
     plan: Plan,
     source: reading.Source,
-    path: Path,
-    sidecar: Facts,
+    sidecar: ckpt.Sidecar,
     level: str,
     reference: Optional[str],
     digest: str,
     dtype: type,
     say: Say,
 ) -> Facts:
-    """Run the written checkpoint and compare it with the reference."""
-    from aidet import ckpt
+    """Run the checkpoint that the sidecar describes, and compare it with the reference."""
 
     chosen = compare.Reference.load(reference) if reference else compare.stored_reference(digest)
     if chosen is None:
         from .parity import torch_reference
 
         chosen = torch_reference.reference(plan, source, sidecar, level)
-    net = ckpt.load_model(path)
+    net = ckpt.load_network(sidecar)
     result = compare.activations(net, chosen, level)
-    result["preprocessing"] = compare.preprocessing(sidecar["input"]["transform"], chosen)
+    result["preprocessing"] = compare.preprocessing(sidecar.transform, chosen)
     for line in compare.lines(result):
         say(line)
     if not result["ok"] and dtype == np.float32:

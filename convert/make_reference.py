@@ -23,7 +23,7 @@ def run(argv: List[str]) -> int:
     parser.add_argument("--layout")
     parser.add_argument("--photos", type=int, default=4, help="how many of the four photos (1 to 4)")
     args = parser.parse_args(argv)
-    from aidet import runtime
+    from aidet import ckpt, runtime
 
     runtime.setup(device="CPU", mode="pynative")
     from . import hub, reading
@@ -34,8 +34,8 @@ def run(argv: List[str]) -> int:
     path, entry = hub.locate(args.src)
     source = reading.read(path)
     plan = make_plan(source, args.layout, args.arch)
-    sidecar = describe(plan, source, entry, args.src, source.sha256(), None, None)
-    made = reference(plan, source, sidecar, names=PHOTOS[: args.photos])
+    facts = describe(plan, source, entry, args.src, source.sha256(), None, None)
+    made = reference(plan, source, ckpt.Sidecar(facts, args.src), names=PHOTOS[: args.photos])
     made.save(args.dst)
     print(f"wrote {args.dst}: {len(made.x)} inputs, {len(made.taps)} layers, by {made.meta['made_by']}")
     return 0

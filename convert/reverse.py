@@ -37,19 +37,19 @@ def reverse(src: str, dst: str, layout: str, say: Callable[[str], None] = print)
     """
     if Path(dst).suffix != ".safetensors":
         raise UserError(f"the output {str(dst)!r} must end in .safetensors")
-    sidecar = ckpt.read_sidecar(src)
-    family = family_of(sidecar["architecture"])
+    sidecar = ckpt.Sidecar.read(src)
+    family = family_of(sidecar.architecture)
     chosen = family.layout(layout)
-    arguments = sidecar.get("arguments") or {}
+    arguments = sidecar.arguments
     wrong = {k: (arguments[k], v) for k, v in chosen.arguments.items() if k in arguments and arguments[k] != v}
     if wrong:
         shown = ", ".join(f"{k} {ours!r} (there {theirs!r})" for k, (ours, theirs) in wrong.items())
         raise UserError(
-            f"--layout {layout}: that library's {sidecar['architecture']} differs in {shown}; "
+            f"--layout {layout}: that library's {sidecar.architecture} differs in {shown}; "
             "it would compute something else"
         )
-    tensors = to_layout(ckpt.load_arrays(src), family, chosen, sidecar["architecture"], arguments)
-    write_safetensors(dst, tensors, {"format": "pt", "architecture": sidecar["architecture"], "layout": chosen.name})
+    tensors = to_layout(ckpt.load_arrays(src), family, chosen, sidecar.architecture, arguments)
+    write_safetensors(dst, tensors, {"format": "pt", "architecture": sidecar.architecture, "layout": chosen.name})
     say(f"wrote   {dst}: {len(tensors)} tensors in layout {chosen.name}")
     return 0
 

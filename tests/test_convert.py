@@ -376,15 +376,15 @@ def test_a_reference_of_a_high_pass_model_keeps_its_input():
     """No mean and deviation turn pixels into such an input: the reference holds the numbers, not the pixels."""
     from aidet.images import decode
     from aidet.transforms import Pipeline
-    from convert.parity import torch_reference
+    from convert.parity import compare, torch_reference
 
     line = "decode | center_crop(64) | high_pass(3)"
-    paths = [verify.photo_path(name) for name in live.PHOTOS]
+    paths = [compare.photo_path(name) for name in torch_reference.PHOTOS]
     if None in paths:
         pytest.skip("scikit-image's photos are not installed")
     plan = SimpleNamespace(layout=SimpleNamespace(name="torch"), arguments={})
     facts, pixels, x = torch_reference.photos(plan, SimpleNamespace(preprocessor=None), line)
-    assert pixels is None and "mean" not in facts and facts["photos"] == list(live.PHOTOS)
+    assert pixels is None and "mean" not in facts and facts["photos"] == list(torch_reference.PHOTOS)
     np.testing.assert_array_equal(x, np.stack([Pipeline(line)(decode(path)) for path in paths]))
 
 
@@ -392,14 +392,14 @@ def test_a_reference_of_a_high_pass_model_keeps_its_input():
 def test_pixels_are_compared_before_they_become_numbers(numbers):
     from aidet.images import decode
     from aidet.transforms import Pipeline
-    from convert.parity import compare
+    from convert.parity import compare, torch_reference
 
-    paths = [verify.photo_path(name) for name in live.PHOTOS]
+    paths = [compare.photo_path(name) for name in torch_reference.PHOTOS]
     if None in paths:
         pytest.skip("scikit-image's photos are not installed")
     corners = [decode(path).crop((0, 0, 64, 64)) for path in paths]
-    meta = {"photos": list(live.PHOTOS), "pixels_by": "a crop"}
-    reference = verify.Reference(meta, None, None, {}, np.stack([np.asarray(c) for c in corners]))
+    meta = {"photos": list(torch_reference.PHOTOS), "pixels_by": "a crop"}
+    reference = compare.Reference(meta, None, None, {}, np.stack([np.asarray(c) for c in corners]))
     found = compare.preprocessing(f"decode | center_crop(64) | {numbers}", reference)
     assert not found["ok"]  # another corner of the photo: the comparison can fail
     middle = np.stack([Pipeline("center_crop(64)")(decode(path)) for path in paths])

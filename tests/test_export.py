@@ -233,6 +233,11 @@ class Inner(nn.Cell):
         return ops.erfinv(ops.tanh(x)) if x.ndim == 4 else x
 
 
+def facts_of(architecture):
+    """The least that a sidecar says."""
+    return ckpt.Sidecar({"architecture": architecture}, "x.ckpt")
+
+
 class Outer(nn.Cell):
     def __init__(self):
         super().__init__()
@@ -246,9 +251,9 @@ class Outer(nn.Cell):
 def test_an_operator_that_cannot_be_exported_is_named_with_its_layer():
     runtime.setup()
     net = Outer()
-    sample = onnx_export.pixels({}, (8, 8))
+    sample = onnx_export.pixels((8, 8))
     with pytest.raises(onnx_export.ExportError, match="Erfinv"):
-        onnx_export.export(net, {"architecture": "x"}, sample)
+        onnx_export.export(net, facts_of("x"), sample)
     assert exporter.find_layer(net, sample(2)) == "block.1 (Inner)"
 
 
@@ -284,7 +289,7 @@ class Attends(nn.Cell):
 def test_onnx_runtime_recognises_layernorm_and_gelu(tmp_path):
     """In their one-pass form they take a fraction of the time; a sum over another count than the axis stays a sum."""
     runtime.setup(seed=1)
-    model, verdict = onnx_export.export(Attends(), {"architecture": "x"}, onnx_export.pixels({}, (3, 4)))
+    model, verdict = onnx_export.export(Attends(), facts_of("x"), onnx_export.pixels((3, 4)))
     assert verdict["difference"] <= 1e-5
     options = onnx_export.session_options()
     options.optimized_model_filepath = str(tmp_path / "run.onnx")
@@ -299,7 +304,7 @@ def test_gelu_h_swish_in_place_sums_and_padded_pools_are_exported_and_the_networ
     runtime.setup(seed=1)
     net = Residual()
     construct, cells = Residual.construct, list(net.acts.cell_list)
-    model, verdict = onnx_export.export(net, {"architecture": "x"}, onnx_export.pixels({}, size))
+    model, verdict = onnx_export.export(net, facts_of("x"), onnx_export.pixels(size))
     assert verdict["difference"] <= 1e-5
     kinds = [n.op_type for n in model.graph.node]
     assert "Erf" in kinds and "Acos" not in kinds
@@ -400,23 +405,23 @@ def test_what_cannot_be_freed_is_refused():
 @pytest.mark.parametrize("padding", [(0, 1, 0, 1), (1, 1, 2, 2), (0, 1, 2, 3)])
 def test_paddings_that_differ_from_side_to_side(padding):
     net = nn.SequentialCell([nn.Conv2d(3, 2, 3, 2, pad_mode="pad", padding=padding), nn.Flatten()])
-    sample = onnx_export.pixels({}, (9, 12))
-    _, verdict = onnx_export.export(net, {"architecture": "padded"}, sample)
+    sample = onnx_export.pixels((9, 12))
+    _, verdict = onnx_export.export(net, facts_of("padded"), sample)
     assert verdict["difference"] <= 1e-5
 
 
 def test_a_network_that_gives_no_numbers_is_refused(model):
     """A NaN compared with a NaN would be a difference of 0, and a weight that depends on the batch size."""
-    net, facts = ckpt.load_model(model), ckpt.read_sidecar(model)
+    net, sidecar = ckpt.load_model(model), ckpt.Sidecar.read(model)
     net.classifier.bias.set_data(ms.Tensor(np.array([np.nan, 0], np.float32)))
     with pytest.raises(onnx_export.ExportError, match="not finite"):
-        onnx_export.export(net, facts, onnx_export.pixels(facts, (32, 32)))
+        onnx_export.export(net, sidecar, onnx_export.pixels((32, 32)))
 
 
 def test_a_wrong_graph_is_not_called_verified(model):
     net = ckpt.load_model(model)
-    sample = onnx_export.pixels({}, (32, 32))
-    good, verdict = onnx_export.export(net, {"architecture": "testing"}, sample)
+    sample = onnx_export.pixels((32, 32))
+    good, verdict = onnx_export.export(net, facts_of("testing"), sample)
     assert 0 <= verdict["difference"] <= 1e-5
     for tensor in good.graph.initializer:
         if tensor.name == "classifier.bias":
@@ -445,5 +450,5 @@ COMMON = "resnet18 resnext50_32x4d efficientnet_b0 mobilenet_v2_100 densenet121 
 def test_common_architectures_export(name):
     runtime.setup()
     net = models.create(name, num_classes=2)
-    _, verdict = onnx_export.export(net, {"architecture": name}, onnx_export.pixels({}, (224, 224)))
+    _, verdict = onnx_export.export(net, facts_of(name), onnx_export.pixels((224, 224)))
     assert verdict["relative"] <= 1e-5

@@ -135,8 +135,7 @@ def open_first(
         raise UserError(f"cascade (={str(path)!r}) must be an .onnx of export.py --int8")
     first = open_network(path)
     # Both state the checkpoint they come from; one that does not is identified by its own hash.
-    source = (first.facts.get("output") or {}).get("sha256")
-    if source != ((exact.facts.get("output") or {}).get("sha256") or exact.identity):
+    if first.sidecar.sha256 != (exact.sidecar.sha256 or exact.identity):
         raise UserError(f"cascade (={str(path)!r}) was not made from {str(exact.path)!r}; export that with --int8")
     return first, margin_of(first.backend, path, exact.views) / exact.scale
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from aidet.ckpt import Sidecar
 from aidet.errors import UserError
 
 from .. import MAKE_REFERENCE
@@ -109,9 +110,11 @@ def photos(
 
 
 def reference(
-    plan: Plan, source: Source, sidecar: Dict[str, Any], level: str = "layers", names: Sequence[str] = PHOTOS
+    plan: Plan, source: Source, sidecar: Sidecar, level: str = "layers", names: Sequence[str] = PHOTOS
 ) -> compare.Reference:
     """Run the original model and keep its outputs.
+
+    ``sidecar`` is the :class:`aidet.ckpt.Sidecar` of the converted model.
 
     Returns
     -------
@@ -124,7 +127,7 @@ def reference(
         model = torch_model(plan, source)
         import torch
 
-        facts, pixels, x = photos(plan, source, sidecar["input"]["transform"], names)
+        facts, pixels, x = photos(plan, source, sidecar.transform, names)
         taps: Dict[str, np.ndarray] = {}
         if level == "layers":
             hook_taps(model, plan, taps)
@@ -134,8 +137,8 @@ def reference(
         "architecture": plan.architecture,
         "arguments": plan.model_arguments(),
         "layout": plan.layout.name,
-        "source_sha256": sidecar["source"]["sha256"],
-        "transform": sidecar["input"]["transform"],
+        "source_sha256": sidecar.source_sha256,
+        "transform": sidecar.transform,
         "made_by": type(model).__module__ + "." + type(model).__name__,
         "versions": versions(),
         **facts,

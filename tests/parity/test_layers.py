@@ -46,7 +46,8 @@ def test_every_stage_is_compared(tmp_path, name):
         level="tensors" if cell is LARGE else "logits",
         say=lambda text: None,
     )
-    original = reference(result.plan, reading.read(path), result.sidecar, names=PHOTOS[:1])
+    sidecar = ckpt.Sidecar.read(tmp_path / "x.ckpt")
+    original = reference(result.plan, reading.read(path), sidecar, names=PHOTOS[:1])
     parity = compare.activations(ckpt.load_model(tmp_path / "x.ckpt"), original, "layers")
     stages = [t for t, _ in result.plan.family.taps(cell.architecture)]
     assert [row["cell"] for row in parity["layers"]] == [t for t in stages if t not in NO_MODULE.get(name, ())]
@@ -59,7 +60,8 @@ def test_a_fault_is_found_where_it_is(tmp_path):
     """One value of the third stage of a converted ResNet is changed."""
     _, path = BY_NAME["resnet18-hf"].make(tmp_path)
     result = conversion.convert(str(path), tmp_path / "x.ckpt", say=lambda text: None)
-    original = reference(result.plan, reading.read(path), result.sidecar, names=PHOTOS[:1])
+    sidecar = ckpt.Sidecar.read(tmp_path / "x.ckpt")
+    original = reference(result.plan, reading.read(path), sidecar, names=PHOTOS[:1])
     net = ckpt.load_model(tmp_path / "x.ckpt")
     assert compare.activations(net, original, "layers")["first_over"] is None
     weight = net.layer3[0].conv1.weight
