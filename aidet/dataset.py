@@ -73,18 +73,12 @@ def _probabilities(samples, sampler):
 
 # --- from files to batches ----------------------------------------------------------------------------------------
 @lru_cache(maxsize=16)
-def pipeline(text):
-    """The parsed pipeline, parsed once a process."""
-    return transforms.Pipeline(text)
-
-
-@lru_cache(maxsize=16)
 def to_numbers(text: str) -> Optional[transforms.Pipeline]:
     """The last operation of a pipeline where it maps grey levels to numbers one by one, else None.
 
     Workers leave it to the batch (:meth:`Loader._numbers`): bytes are a quarter to send, and one call serves them all.
     """
-    line = pipeline(text)
+    line = transforms.parsed(text)
     last = line.numbers.parts == line.parts[-1:]
     return line.numbers if last and line.affine() else None
 
@@ -98,12 +92,12 @@ def _one(text, seed, source, key, view, size, splits=1):
     try:
         image = images.decode(source)
         if splits > 1:
-            array = _splits(pipeline(text), image, seed, key, view, splits)
+            array = _splits(transforms.parsed(text), image, seed, key, view, splits)
         elif to_numbers(text):
             rng = transforms.generator(seed, key, view)
-            array = np.asarray(transforms.applied(pipeline(text).geometry.steps, image, rng))
+            array = np.asarray(transforms.applied(transforms.parsed(text).geometry.steps, image, rng))
         else:
-            array = pipeline(text)(image, transforms.generator(seed, key, view))
+            array = transforms.parsed(text)(image, transforms.generator(seed, key, view))
     except images.ImageError as error:
         return None, str(error)
     found = array.shape[:2] if array.dtype == np.uint8 else array.shape[-2:]
@@ -327,7 +321,7 @@ class Loader:
         if not self._last or not self._memory.filled or self._memory.size != self.size:
             return False
         if self._direct is None:
-            self._direct = all(self._idle(name, step) for name, step in pipeline(self.text).geometry.steps)
+            self._direct = all(self._idle(name, step) for name, step in transforms.parsed(self.text).geometry.steps)
         return self._direct
 
     def _idle(self, name, step):

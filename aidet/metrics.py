@@ -657,29 +657,19 @@ def class_metrics(truth, decided, score, classes):
     if classes == 2:
         result["precision"], result["recall"] = float(precision[1]), float(np.nan_to_num(recall[1]))
     if score is not None and 0 < truth.sum() < len(truth):
-        result["auc"] = area(truth, score)
+        result["auc"] = auc(truth, score)
     return result
 
 
-def area(truth, score):
-    """Area under the ROC curve: the chance that a generated image scores above a real one, ties counting half."""
-    values, inverse, count = np.unique(score, return_inverse=True, return_counts=True)
-    rank = np.cumsum(count) - (count - 1) / 2.0
-    positive = truth == 1
-    n, m = positive.sum(), (~positive).sum()
-    return float((rank[inverse][positive].sum() - n * (n + 1) / 2) / (n * m))
+def best_threshold(truth: np.ndarray, score: np.ndarray) -> float:
+    """Probability at which balanced accuracy is highest: the middle between two neighbouring scores.
 
-
-def best_threshold(truth, score):
-    """Probability at which balanced accuracy is highest; the middle between two neighbouring scores."""
-    order = np.argsort(score, kind="stable")
-    score, truth = score[order], truth[order]
-    real, made = (truth == 0).sum(), (truth == 1).sum()
-    if not real or not made:
+    Unlike :func:`oracle`, which may call everything real, it lies between two scores, and of equally good ones it is
+    the lowest.
+    """
+    cut, real, made = roc_counts(truth, score)
+    if len(cut) < 2 or not real[-1] or not made[-1]:
         return 0.5
-    value = (np.cumsum(truth == 0) / real + 1 - np.cumsum(truth == 1) / made) / 2
-    usable = np.flatnonzero(np.diff(score) > 0)
-    if not len(usable):
-        return 0.5
-    at = usable[np.argmax(value[usable])]
-    return float(sigmoid((score[at] + score[at + 1]) / 2))
+    value = (((real[-1] - real) / real[-1] + 1 - (made[-1] - made) / made[-1]) / 2)[:-1]
+    at = len(value) - 1 - int(np.argmax(value[::-1]))
+    return float(sigmoid((cut[at + 1] + cut[at]) / 2))

@@ -326,7 +326,7 @@ def test_mixing_keeps_weights_and_mass():
 
 def test_random_erasing_covers_a_box():
     array = np.ones((3, 32, 32), np.float32)
-    p = dataset.pipeline("to_float | random_erasing(1.0, scale=(0.1, 0.2), value=7)")
+    p = transforms.parsed("to_float | random_erasing(1.0, scale=(0.1, 0.2), value=7)")
     out = p.steps[-1][1](array, np.random.default_rng(0))
     assert 0.05 < (out == 7).mean() < 0.3 and (array == 1).all()
 

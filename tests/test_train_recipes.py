@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import config, dataset, degrade, recipes, schedules, transforms
+from aidet import config, degrade, recipes, schedules, transforms
 from aidet.errors import UserError
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "mindcv_cfg").glob("*.yaml"))
@@ -19,7 +19,7 @@ def test_a_recipe_loads_states_its_command_and_runs_its_pipelines(path):
     c = config.load(path)
     assert "data_dir" not in c.given or path.stem == "demo"
     training, evaluation = recipes.pipelines(c)
-    first, last = dataset.pipeline(training), dataset.pipeline(evaluation)
+    first, last = transforms.parsed(training), transforms.parsed(evaluation)
     assert not last.random and last.size() is not None
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 280, 3), np.uint8))
     a, b = first(image, transforms.generator(1, "k")), last(image)
@@ -31,7 +31,7 @@ def test_a_recipe_loads_states_its_command_and_runs_its_pipelines(path):
 
 def test_the_cups_impairment_is_one_for_training_and_evaluation(photo):
     image = photo(3, (700, 520))
-    line = dataset.pipeline("vip_cup | to_float")
+    line = transforms.parsed("vip_cup | to_float")
     point = next(p for p in degrade.points(["tiers"]) if p[0] == "tier vip")
     for view in range(3):
         wanted = point[3](image, transforms.generator(1, "k", view))
@@ -226,7 +226,7 @@ def test_a_mindcv_file_loads_unchanged(tmp_path):
     c = config.load(tmp_path / "c.yaml")
     assert (c.min_lr, c.opt, c.loss, c.ckpt_save_policy) == (1e-6, "adamw", "CE", "top_k")
     training, evaluation = recipes.pipelines(c)
-    steps = [name for name, _ in dataset.pipeline(training).steps]
+    steps = [name for name, _ in transforms.parsed(training).steps]
     assert steps == ["random_resized_crop", "hflip", "auto_augment", "normalize", "random_erasing"]
     assert evaluation.startswith("resize(235, bicubic) | center_crop((224, 224))")
 
@@ -284,7 +284,7 @@ def test_both_files_hold_every_key_of_mindcv_and_make_a_network(tmp_path):
         (tmp_path / "c.yaml").write_text(text)
         c = config.load(tmp_path / "c.yaml")
         given |= c.given
-        dataset.pipeline(recipes.pipelines(c)[0])
+        transforms.parsed(recipes.pipelines(c)[0])
         assert len(schedules.learning_rates(c, 3)) == 3 * c.epoch_size
         net = models.create("testing", drop_rate=c.drop_rate or 0.0, drop_path_rate=c.drop_path_rate or 0.0)
         assert steps.seed_dropout(net) is not None
@@ -297,14 +297,14 @@ def test_both_files_hold_every_key_of_mindcv_and_make_a_network(tmp_path):
     "policy", ["randaug-m9-n2-mstd0.5-inc1", "autoaug", "autoaugr", "3a", "augmix-m5-w4-d2", "trivialaugwide"]
 )
 def test_automatic_policies_follow_their_seed(policy, photo):
-    p = dataset.pipeline(f"auto_augment('{policy}') | to_float")
+    p = transforms.parsed(f"auto_augment('{policy}') | to_float")
     draws = [p(photo(), transforms.generator(1, "k", v)) for v in (0, 0, 1, 2, 3)]
     assert np.array_equal(draws[0], draws[1]) and any(not np.array_equal(draws[0], d) for d in draws[2:])
 
 
 def test_unknown_names_are_errors():
     with pytest.raises(UserError, match="did you mean 'randaug'"):
-        dataset.pipeline("auto_augment('randagu-m9')")
+        transforms.parsed("auto_augment('randagu-m9')")
     with pytest.raises(UserError, match="did you mean 'bicubic'"):
         recipes.pipelines(config.load(None, {"interpolation": "bicubicc"}))
     with pytest.raises(UserError, match="transform_eval"):
@@ -313,10 +313,10 @@ def test_unknown_names_are_errors():
 
 def test_albumentations_follow_the_seed_and_name_their_errors(photo):
     pytest.importorskip("albumentations")
-    p = dataset.pipeline("albumentations(GaussNoise, p=1.0) | to_float")
+    p = transforms.parsed("albumentations(GaussNoise, p=1.0) | to_float")
     a, b, c = (p(photo(), transforms.generator(1, "k", v)) for v in (0, 0, 1))
     assert np.array_equal(a, b) and not np.array_equal(a, c)
     with pytest.raises(UserError, match="did you mean 'GaussNoise'"):
-        dataset.pipeline("albumentations(GausNoise)")
+        transforms.parsed("albumentations(GausNoise)")
     with pytest.raises(UserError, match="foo"):
-        dataset.pipeline("albumentations(GaussNoise, foo=1)")
+        transforms.parsed("albumentations(GaussNoise, foo=1)")

@@ -8,7 +8,7 @@ from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from .. import dataset, metrics, transforms
+from .. import metrics, transforms
 from ..datasets import samples
 from ..datasets.samples import Samples
 from ..errors import UserError, nearest
@@ -160,18 +160,18 @@ def find_lines(config: Any) -> Lines:
         A line is wrong, gives images of different sizes, or validates with random pixels.
     """
     text, text_eval = pipelines(config)
-    policies = [name for name, _ in dataset.pipeline(text).steps].count("auto_augment")
+    policies = [name for name, _ in transforms.parsed(text).steps].count("auto_augment")
     if config.aug_splits and policies != 1:
         raise UserError(f"aug_splits (={config.aug_splits}) needs one auto_augment in the training pipeline")
     size, size_eval = _size("transform", text), _size("transform_eval", text_eval)
-    if dataset.pipeline(text_eval).random:
+    if transforms.parsed(text_eval).random:
         raise UserError(f"transform_eval {text_eval!r} is random; validation needs the same pixels every time")
     views = None if config.views is None else transforms.Pipeline(config.views).text
     return Lines(text, text_eval, views, size, size_eval)
 
 
 def _size(key, text):
-    size = dataset.pipeline(text).size()
+    size = transforms.parsed(text).size()
     if size is None:
         raise UserError(f"{key} {text!r} gives images of different sizes; end it with a crop or resize((h, w))")
     return size

@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple
 
 import numpy as np
 
-from .. import dataset, transforms
+from .. import transforms
 from ..errors import UserError
 from .checks import Plan
 from .processes import Processes
@@ -226,7 +226,7 @@ def _teachers(plan, student, device):
         return None
     from ..distill import Teachers
 
-    return Teachers(settings, dataset.pipeline(plan.lines.text), student.class_order, device)
+    return Teachers(settings, transforms.parsed(plan.lines.text), student.class_order, device)
 
 
 def first_scale(config: Any) -> float:
