@@ -121,7 +121,7 @@ def _splits(line, image, seed, key, view, splits):
     for number in range(splits):
         rng = transforms.generator(seed, key, f"{view}.split{number}")
         part = transforms.applied(line.steps[at + (number == 0) :], image, rng)
-        out.append(part if isinstance(part, np.ndarray) else transforms._to_array(part))
+        out.append(part if isinstance(part, np.ndarray) else transforms.to_array(part))
     return np.stack(out)
 
 
