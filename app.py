@@ -5,7 +5,8 @@ python app.py [--ckpt A.ckpt ...] [--host 127.0.0.1] [--port 7860]
 One image, many, or a zip archive; English and Chinese; an HTTP interface. Nothing leaves the machine. See docs/app.md.
 """
 
-from aidet import cli, default
+from aidet import cli
+from aidet.detector import default
 from aidet.errors import UserError
 
 LIMITS = ("images", "megabytes")

@@ -162,13 +162,13 @@ def main(argv: Sequence[str]) -> int:
             raise UserError("score needs --scores CSV (or --vip P1.csv P2.csv)")
         from aidet.evaluation import score as command
     elif options.command == "audit":
-        from aidet import auditing as command
+        from aidet.audit import audit as command
     elif options.command == "leaks":
-        from aidet import leaking as command
+        from aidet.audit import leaks as command
     elif options.command == "sweep":
-        from aidet import sweep as command
+        from aidet.evaluation import sweep as command
     else:
-        from aidet import transfer as command
+        from aidet.evaluation import transfer as command
     return command.main(options)
 
 

@@ -22,7 +22,7 @@ def run(argv):
     batch = int(args.batch) if args.batch.isdecimal() else args.batch
     from pathlib import Path
 
-    from aidet import exporter
+    from aidet.export import exporter
 
     if Path(args.out).exists() and not Path(args.out).is_dir():
         raise UserError(f"--out {args.out!r} is a file; give a folder")
@@ -47,9 +47,9 @@ def run(argv):
 
 def report_int8(path, args):
     """Quantise the exported model and say what it costs."""
-    from aidet import quantize
+    from aidet.detector import int8
 
-    found = quantize.quantize(path, args.int8, args.labels)
+    found = int8.quantize(path, args.int8, args.labels)
     print(
         f"wrote {path.with_name(found['file'])}: on {found['images']} images kept out of calibration, "
         f"mean change of score {found['score_change']:.3g}, decisions changed {found['decisions_changed']:.2%}, "

@@ -20,7 +20,7 @@ __all__ = ["Detector", "__version__"]
 def __getattr__(name):
     # Lazy, so that `import aidet` stays free of frameworks.
     if name == "Detector":
-        from .engine import Detector
+        from .detector import Detector
 
         return Detector
     raise AttributeError(f"module 'aidet' has no attribute {name!r}")

@@ -1,7 +1,21 @@
 """Errors a user can cause, and the help that goes with them."""
 
 import difflib
+import reprlib
 from typing import Optional
+
+
+def _shown(value):
+    """A value in a message: short, however deep or long it is."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # a number of more digits than Python prints
+        return f"a {type(value).__name__}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 8, 8
 
 
 class UserError(Exception):

@@ -4,13 +4,103 @@ import collections
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Union
 
-from .errors import UserError
+import yaml
+
+from .errors import UserError, _shown
+
+MAX_BYTES = 1 << 18  # of a configuration file
+MAX_DEPTH = 100  # of brackets in it: PyYAML's time grows with the square of it
+MAX_VALUES = 20_000  # in it, with everything that an alias (*name) repeats
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key that stands twice."""
+
+
+def _mapping(loader, node, deep=False):
+    seen = set()
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, (str, int, float, bool)):
+            what = f"a key is a {type(key).__name__}, not a text"
+            raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
+        if key in seen:
+            what = f"key {_shown(key)} stands twice"
+            raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
+        seen.add(key)
+        try:
+            loader.construct_object(value_node, deep=True)
+        except yaml.constructor.ConstructorError as error:
+            raise yaml.constructor.ConstructorError(None, None, f"{key}: {error.problem}", error.problem_mark) from None
+        except (ValueError, TypeError) as error:  # a date of a 13th month, a number of 5000 digits
+            raise yaml.constructor.ConstructorError(None, None, f"{key}: {error}", value_node.start_mark) from None
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_mapping(path, what="configuration"):
+    """Read a YAML mapping from anyone: nothing is constructed, doubled keys and bombs are refused.
+
+    Parameters
+    ----------
+    path : Path
+    what : str
+        What the file is, for the message.
+
+    Returns
+    -------
+    dict of str
+
+    Raises
+    ------
+    UserError
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{what} {str(path)!r} is larger than {MAX_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+        if _depth(text) > MAX_DEPTH:
+            raise UserError(f"{what} {str(path)!r} cannot be read: over {MAX_DEPTH} brackets within each other")
+        values = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, TypeError, OSError, RecursionError) as error:
+        raise UserError(f"{what} {str(path)!r} cannot be read as YAML: {' '.join(str(error).split())[:300]}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(k, str) for k in values):
+        raise UserError(f"{what} {str(path)!r} must be a mapping of keys to values")
+    known = {}
+    for name, value in values.items():
+        if _count(value, known) > MAX_VALUES:
+            raise UserError(f"{what} {str(path)!r}: {name} repeats its aliases to over {MAX_VALUES} values")
+    return values
+
+
+def _depth(text):
+    """The most brackets that are open at a time."""
+    depth = most = 0
+    for mark in re.findall(r"[\[\]{}]", text):
+        depth += 1 if mark in "[{" else -1
+        most = max(most, depth)
+    return most
+
+
+def _count(value, known):
+    """How many values a value holds, those that an alias repeats counted each time; never walks one twice."""
+    if not isinstance(value, (list, dict, set)):
+        return 1
+    if id(value) not in known:
+        inside = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(v, known) for v in inside)
+    return known[id(value)]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import files, runtime
 from .errors import UserError
+from .parallel import cpus
 
 NAME, FORMAT = "run.json", 1
 OPTIONS = (
@@ -21,8 +22,6 @@ CONTEST_IMAGES, CONTEST_SECONDS = 5000, 3600
 
 def machine(device="CPU"):
     """One line: device, processor architecture, CPUs this process may use."""
-    from .engine import cpus
-
     return f"{device}, {platform.machine()}, {cpus()} CPUs"
 
 

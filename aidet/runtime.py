@@ -5,6 +5,7 @@ Call :func:`setup` before anything else imports ``mindspore``.
 
 import atexit
 import contextlib
+import glob
 import os
 import random
 import signal
@@ -15,6 +16,12 @@ from importlib import metadata
 import numpy as np
 
 from .errors import UserError, first_line
+
+
+def has_ascend(device: str = "auto") -> bool:
+    """Whether an Ascend device file is there; asks the file system, so that MindSpore need not be imported."""
+    return device == "auto" and bool(glob.glob("/dev/davinci[0-9]*"))
+
 
 DEVICES = ("auto", "Ascend", "GPU", "CPU")
 

@@ -47,7 +47,7 @@ def shown(value, interval=None):
 
 def cores():
     """``"1 of 2 cores"``: those that this process may use, of those that there are."""
-    from aidet.engine import cpus
+    from aidet.parallel import cpus
 
     return f"{cpus()} of {os.cpu_count()} cores"
 

@@ -77,7 +77,8 @@ def row_of(name, folder):
     import numpy as np
     from mindspore import nn
 
-    from aidet import ckpt, models, onnx_export
+    from aidet import ckpt, models
+    from aidet.export import onnx_graph
 
     start = time.perf_counter()
     ms.set_seed(1)
@@ -93,16 +94,16 @@ def row_of(name, folder):
         "input": f"N x {channels} x {size} x {size}",
         "parameters": sum(p.size for p in net.trainable_params()),
     }
-    sample = onnx_export.pixels((size, size), channels)
+    sample = onnx_graph.pixels((size, size), channels)
     try:
-        _, verdict = onnx_export.export(net, ckpt.Sidecar({"architecture": name}, name), sample)
+        _, verdict = onnx_graph.export(net, ckpt.Sidecar({"architecture": name}, name), sample)
         row.update(
             onnx="free batch",
             opset=verdict["opset"],
             largest_logit=f"{verdict['largest']:.2g}",
             onnx_difference=f"{verdict['difference'] / verdict['largest']:.1e}",
         )
-    except onnx_export.ExportError as error:
+    except onnx_graph.ExportError as error:
         row["onnx"] = str(error)
     try:
         path = Path(folder) / f"{name}.mindir"

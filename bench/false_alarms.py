@@ -16,7 +16,8 @@ from pathlib import Path
 import common
 from measure_set import run
 
-from aidet import cli, degrade, images
+from aidet import cli, images
+from aidet.evaluation import degrade
 from aidet.metrics import wilson
 from convert.training import web_photographs
 

@@ -267,9 +267,9 @@ def ceiling(side=2048):
     import numpy as np
     import torch
 
-    from aidet.backends import OnnxRuntime
-    from aidet.engine import cpus
-    from aidet.onnx_export import INPUT, OUTPUT
+    from aidet.detector.backends import OnnxRuntime
+    from aidet.export.onnx_graph import INPUT, OUTPUT
+    from aidet.parallel import cpus
 
     a = np.random.default_rng(0).random((side, side), np.float32)
     t, session, n = torch.from_numpy(a), OnnxRuntime(_product(side, INPUT, OUTPUT)), cpus()
@@ -300,7 +300,7 @@ def reading_rate(ckpt, paths):
     from concurrent.futures import ThreadPoolExecutor
 
     from aidet import Detector, images
-    from aidet.engine import cpus
+    from aidet.parallel import cpus
 
     model = Detector(ckpt, backend="onnxruntime", say=lambda line: None).models[0]
     with ThreadPoolExecutor(cpus()) as pool:
@@ -324,7 +324,7 @@ def network_rate(path):
     import numpy as np
 
     from aidet import Detector
-    from aidet.engine import cpus
+    from aidet.parallel import cpus
 
     model = Detector(path, backend="onnxruntime", say=lambda line: None).models[0]
     x = np.random.default_rng(0).standard_normal((1, 3, *model.views.size)).astype(np.float32)
@@ -416,12 +416,13 @@ def flat(folder, images):
 
 
 def eight_bit_model(folder, detector, images, labels, limit):
-    """The eight-bit model, the float32 one, and what :func:`aidet.quantize.quantize` found."""
-    from aidet import exporter, quantize
+    """The eight-bit model, the float32 one, and what :func:`aidet.detector.int8.quantize` found."""
+    from aidet.detector import int8
+    from aidet.export import exporter
 
     exporter.export(detector, "onnx", folder / "q")
     plain = folder / "q" / f"{Path(detector).stem}.onnx"
-    found = quantize.quantize(plain, images, labels, limit)
+    found = int8.quantize(plain, images, labels, limit)
     return plain.with_name(found["file"]), plain, found
 
 

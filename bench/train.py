@@ -117,9 +117,9 @@ def run_aidet(o):
             "val_while_train": False, "val_split": "", "ckpt_save_dir": out, "num_parallel_workers": o.workers,
             "device_target": "CPU",
         })  # fmt: skip
-        from aidet import steps
+        from aidet.training import cells
 
-        plain = steps.TrainStep.__call__
+        plain = cells.TrainStep.__call__
 
         def timed(self, *inputs):
             began = time.process_time()
@@ -128,7 +128,7 @@ def run_aidet(o):
             clock.step += time.process_time() - began
             return loss
 
-        steps.TrainStep.__call__ = timed
+        cells.TrainStep.__call__ = timed
         train(settings, out=lambda text: clock.mark() if text.startswith("epoch ") else None)
     return clock
 

@@ -267,7 +267,7 @@ def describe(
 ) -> Facts:
     """The sidecar without its parity and output parts."""
     transform, views = evaluation_line(plan, source)
-    from aidet.transforms import Pipeline
+    from aidet.images import Pipeline
 
     size = Pipeline(transform).size() if transform else None
     channels = 3 if transform else plan.arguments.get("latent_channels")

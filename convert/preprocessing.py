@@ -3,7 +3,7 @@
 from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from aidet.errors import UserError
-from aidet.transforms import STATISTICS
+from aidet.images import STATISTICS
 
 from .plan import Plan
 from .reading import Source
@@ -34,7 +34,7 @@ def evaluation_line(plan: Plan, source: Source) -> Tuple[Optional[str], Optional
 
 def views_line(line: str) -> str:
     """Random flipped crops of native pixels: a crop keeps the high frequencies that a resize destroys."""
-    from aidet.transforms import Pipeline
+    from aidet.images import Pipeline
 
     pipeline = Pipeline(line)
     size = pipeline.size()

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402 - the repository's root comes first on the path
 from PIL import Image  # noqa: E402
 
-from aidet import cli, files, images, transforms  # noqa: E402
+from aidet import cli, files, images  # noqa: E402
 from aidet.errors import UserError  # noqa: E402
 
 # photograph -> (split, files inside the packages). The two motorcycle pictures are a stereo pair: one scene.
@@ -83,7 +83,7 @@ def tiles(path, scale=1.0, most=MOST):
     array = np.asarray(image)
     grid = [(r, c) for r in range(array.shape[0] // TILE) for c in range(array.shape[1] // TILE)]
     cut = [(r, c, array[r * TILE : (r + 1) * TILE, c * TILE : (c + 1) * TILE]) for r, c in grid]
-    high_pass = transforms.Pipeline("high_pass(2)")
+    high_pass = images.Pipeline("high_pass(2)")
     cut = [t for t in cut if high_pass(Image.fromarray(t[2])).std() * 255 >= FLAT]
     keep = np.unique(np.linspace(0, len(cut) - 1, min(most, len(cut))).round().astype(int)) if cut else []
     return [cut[i] for i in keep]
@@ -136,7 +136,7 @@ def main(argv):
             side = "_right" if path.stem.endswith("_right") else ""
             name = f"{scene}{side}_x{scale:g}_{r}_{c}.jpg" if scale != 1 else f"{scene}{side}_{r}_{c}.jpg"
             # One quality for both twins, so that the file format says nothing.
-            quality = int(transforms.generator(args.seed, name).integers(85, 96))
+            quality = int(images.generator(args.seed, name).integers(85, 96))
             for label, pixels in (("real", real), ("generated", fake)):
                 target = temporary / split / label / name
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
-from aidet import align, audit, ckpt, files, images, models, runtime
+from aidet import align, ckpt, files, images, models, runtime
+from aidet.audit import shortcuts
 from aidet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,7 +145,7 @@ def test_command_makes_pairs_whose_files_say_nothing(run, photos):
         assert real["group"] == fake["group"] and (real["label"], fake["label"]) == ("0", "1")
         assert fake["path"] == real["path"].replace("real/", "generated/", 1) and fake["generator"] == "aidet_tae"
         assert (out / real["path"]).read_bytes() == (photos / real["group"]).read_bytes()
-        a, b = (audit.file_features(out / r["path"]) for r in (real, fake))
+        a, b = (shortcuts.file_features(out / r["path"]) for r in (real, fake))
         different = {k for k in a if a[k] != b[k]}
         assert different <= {"bytes_per_pixel"}
         assert (out / real["path"]).read_bytes() != (out / fake["path"]).read_bytes()

@@ -13,8 +13,9 @@ from app_tools import make_onnx
 from PIL import Image, PngImagePlugin
 
 import app
-from aidet import Detector, default, engine, images, records, runtime
+from aidet import Detector, images, records, runtime
 from aidet.app import cards, credentials, metadata, pictures, server, service, uploads, words
+from aidet.detector import default, detector
 from aidet.errors import UserError
 
 TINY = uploads.Limits(images=3, megabytes=1, upload_megabytes=2, total_megabytes=2, pixels=10_000)
@@ -215,7 +216,7 @@ def test_a_manifest_says_who_made_the_image_and_how(tmp_path, photo):
         "manifest present, made with Example Painter 3.1, signed in the name of Example Pictures Ltd; "
         "its signature was not verified"
     )
-    record = engine.Verdict("a", -2.0, 0.12, 0, "real", "ok", {}, {})
+    record = detector.Verdict("a", -2.0, 0.12, 0, "real", "ok", {}, {})
     for language, words_of in (("en", "metadata name a generator"), ("zh", "写有生成工具")):
         assert words_of in cards.verdict(language, record, 0.5, (0.4, 0.6), [generator])
         assert words_of not in cards.verdict(language, record, 0.5, (0.4, 0.6), [manifest])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import audit, auditing
+from aidet.audit import audit, shortcuts
 from aidet.errors import UserError
 
 
@@ -68,7 +68,7 @@ def found(capsys):
         options = Namespace(
             labels=path, where=None, out=path.parent / "out", scores=scores, warn=0.6, bootstrap=100, seed=42
         )
-        assert auditing.main(options) == code
+        assert audit.main(options) == code
         out = capsys.readouterr().out
         shortcuts = [line.split()[1] for line in out.splitlines() if line.startswith("shortcut: ")]
         return shortcuts, json.loads((path.parent / "out/metrics.json").read_text()), out
@@ -123,39 +123,39 @@ def test_groups_stay_together(plant):
     """A property that names the photograph predicts nothing about other photographs."""
     y = np.repeat(np.arange(20) % 2, 10)
     groups = np.repeat(np.arange(20), 10)
-    features = {name: ["x"] * 200 for name in audit.WORDS}
-    features.update({name: np.ones(200) for name in audit.NUMBERS})
+    features = {name: ["x"] * 200 for name in shortcuts.WORDS}
+    features.update({name: np.ones(200) for name in shortcuts.NUMBERS})
     features["jpeg_tables"] = groups
-    result, _ = audit.audit(features, y, groups)
+    result, _ = shortcuts.audit(features, y, groups)
     assert not result["jpeg_tables"]["shortcut"]
-    assert audit.audit(features, y, None)[0]["jpeg_tables"]["auc"] > 0.99
+    assert shortcuts.audit(features, y, None)[0]["jpeg_tables"]["auc"] > 0.99
 
 
 def test_aligned_keeps_equal_numbers_in_every_cell():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 500)
     features = {"width": rng.integers(0, 400, 500) + 60 * y, "format": rng.choice(["JPEG", "PNG"], 500)}
-    kept = audit.aligned(features, y, ["width", "format"])
+    kept = shortcuts.aligned(features, y, ["width", "format"])
     assert len(kept) > 200 and len(set(kept)) == len(kept)
     assert (y[kept] == 0).sum() == (y[kept] == 1).sum()
     for kind in ("JPEG", "PNG"):
         own = kept[features["format"][kept] == kind]
         assert (y[own] == 0).sum() == (y[own] == 1).sum()
-    assert (audit.aligned(features, y, ["width"]) == audit.aligned(features, y, ["width"])).all()
-    assert len(audit.aligned({"format": np.where(y, "PNG", "JPEG")}, y, ["format"])) == 0
+    assert (shortcuts.aligned(features, y, ["width"]) == shortcuts.aligned(features, y, ["width"])).all()
+    assert len(shortcuts.aligned({"format": np.where(y, "PNG", "JPEG")}, y, ["format"])) == 0
 
 
 @pytest.mark.parametrize("quality", [10, 35, 50, 75, 90, 95, 100])
 def test_jpeg_quality_is_read_off_the_tables(tmp_path, photo, quality):
     photo().save(tmp_path / "a.jpg", quality=quality)
-    assert audit.file_features(tmp_path / "a.jpg")["jpeg_quality"] == quality
+    assert shortcuts.file_features(tmp_path / "a.jpg")["jpeg_quality"] == quality
 
 
 def test_features_of_a_file(tmp_path, photo):
     photo(size=(50, 40)).save(
         tmp_path / "a.JPG", "JPEG", quality=80, subsampling=0, progressive=True, icc_profile=b"icc"
     )
-    got = audit.file_features(tmp_path / "a.JPG")
+    got = shortcuts.file_features(tmp_path / "a.JPG")
     assert (got["width"], got["height"], got["aspect"], got["format"], got["extension"]) == (
         50,
         40,
@@ -171,9 +171,9 @@ def test_features_of_a_file(tmp_path, photo):
         "RGB",
     )
     photo().convert("L").save(tmp_path / "b.png")
-    got = audit.file_features(tmp_path / "b.png")
+    got = shortcuts.file_features(tmp_path / "b.png")
     assert (got["jpeg_tables"], got["jpeg_quality"], got["mode"], got["subsampling"]) == ("none", -1, "L", "none")
-    assert set(got) == set(audit.FEATURES)
+    assert set(got) == set(shortcuts.FEATURES)
 
 
 def test_unreadable_files_are_counted_by_the_command(run, plant):
@@ -188,16 +188,16 @@ def test_unreadable_files_are_counted_by_the_command(run, plant):
 
 def test_too_few_images_are_refused():
     with pytest.raises(UserError, match="only 3 images of one class; at least 20"):
-        audit.Folds([0] * 50 + [1] * 3)
+        shortcuts.Folds([0] * 50 + [1] * 3)
     with pytest.raises(UserError, match="at least two source images"):
-        audit.Folds([0] * 50 + [1] * 30, ["a"] * 50 + ["b"] * 30)
+        shortcuts.Folds([0] * 50 + [1] * 30, ["a"] * 50 + ["b"] * 30)
 
 
 def test_images_without_a_group_are_each_their_own(plant):
     """Fakes have no source photograph: their empty cells are no one group."""
     y = np.repeat([0, 1], 40)
-    folds = audit.Folds(y, [f"photo {i // 2}" for i in range(40)] + [""] * 40)
-    assert len(folds.parts) == audit.FOLDS
+    folds = shortcuts.Folds(y, [f"photo {i // 2}" for i in range(40)] + [""] * 40)
+    assert len(folds.parts) == shortcuts.FOLDS
     assert all(set(y[test]) == {0, 1} for _, test in folds.parts)
 
 

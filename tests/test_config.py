@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aidet import config, schedules
+from aidet import config
 from aidet.errors import UserError
+from aidet.training import schedules
 
 
 def write(tmp_path, text):

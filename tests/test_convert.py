@@ -374,8 +374,7 @@ def test_views_make_the_same_numbers_as_the_evaluation_line(line, views):
 
 def test_a_reference_of_a_high_pass_model_keeps_its_input():
     """No mean and deviation turn pixels into such an input: the reference holds the numbers, not the pixels."""
-    from aidet.images import decode
-    from aidet.transforms import Pipeline
+    from aidet.images import Pipeline, decode
     from convert.parity import compare, torch_reference
 
     line = "decode | center_crop(64) | high_pass(3)"
@@ -390,8 +389,7 @@ def test_a_reference_of_a_high_pass_model_keeps_its_input():
 
 @pytest.mark.parametrize("numbers", ["normalize(half)", "to_float(-1, 1)", "high_pass(3)"])
 def test_pixels_are_compared_before_they_become_numbers(numbers):
-    from aidet.images import decode
-    from aidet.transforms import Pipeline
+    from aidet.images import Pipeline, decode
     from convert.parity import compare, torch_reference
 
     paths = [compare.photo_path(name) for name in torch_reference.PHOTOS]

@@ -6,7 +6,8 @@ import pytest
 from mindspore import Tensor, nn, ops
 from test_train import data, fitted, rows  # noqa: F401 - data is a fixture
 
-from aidet import convolutions, models, runtime
+from aidet import models, runtime
+from aidet.training import convolutions
 
 
 class Gradients(nn.Cell):

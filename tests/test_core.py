@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from aidet import files, images, labels, output, records
+from aidet import files, images, labels, records
 from aidet.errors import UserError, nearest
+from aidet.inference import results
 from aidet.records import Record
 
 
@@ -85,7 +86,7 @@ def test_scores_come_back_as_written(tmp_path):
         Record("日本.png", None, None, None, "", "error: empty file"),
     ]
     path = tmp_path / "scores.csv"
-    output.write_scores(path, lambda: iter(rows), ["m"])
+    results.write_scores(path, lambda: iter(rows), ["m"])
     assert (
         path.read_bytes().startswith(b"path,score,prob,label,decision,status,score:m\n")
         and b"\r" not in path.read_bytes()

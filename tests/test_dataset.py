@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aidet import config, dataset, images, transforms, truth
+from aidet import config, images
+from aidet.datasets import truth
 from aidet.datasets.samples import open_data
 from aidet.errors import UserError
+from aidet.training import loader, workers
+from aidet.training.loader import Loader, epoch_order
 from aidet.training.targets import mix
+from aidet.training.workers import Workers
 
 
 def save(photo, path, seed=0, size=(40, 32)):
@@ -50,12 +54,12 @@ def test_pairs_share_their_draw(folder):
     twins = [i for i, p in enumerate(train.paths) if p.endswith("train3.jpg")]
     assert len(twins) == 2 and len({train.key(i) for i in twins}) == 1
     line = "random_crop(16) | hflip | normalize(half)"
-    loader = dataset.Loader(train, line, (16, 16), 2, 1, dataset.Workers(0))
+    loader = Loader(train, line, (16, 16), 2, 1, workers.Workers(0))
     order = np.array([[i, 0] for i in twins])
     ((x, rows),) = loader.run(order, epoch=5)
     for place, row in enumerate(rows):
         image = images.decode(train.root / train.paths[row])
-        wanted = transforms.Pipeline(line)(image, transforms.generator(1, "train3.jpg", 5))
+        wanted = images.Pipeline(line)(image, images.generator(1, "train3.jpg", 5))
         assert np.array_equal(x[place], wanted)
 
 
@@ -203,11 +207,11 @@ def test_equal_bytes_in_both_splits_are_said(folder):
 
 def test_order_is_a_permutation_that_changes_by_epoch(folder):
     train, _, _ = opened(folder)
-    first, second = (dataset.epoch_order(train, e, seed=3) for e in (0, 1))
+    first, second = (loader.epoch_order(train, e, seed=3) for e in (0, 1))
     assert sorted(first[:, 0]) == list(range(12)) and not np.array_equal(first, second)
-    assert np.array_equal(first, dataset.epoch_order(train, 0, seed=3))
-    assert dataset.epoch_order(train, 0, seed=3, shuffle=False)[:, 0].tolist() == list(range(12))
-    repeated = dataset.epoch_order(train, 0, seed=3, repeats=3)
+    assert np.array_equal(first, loader.epoch_order(train, 0, seed=3))
+    assert loader.epoch_order(train, 0, seed=3, shuffle=False)[:, 0].tolist() == list(range(12))
+    repeated = loader.epoch_order(train, 0, seed=3, repeats=3)
     assert repeated[:3, 0].tolist() == [first[0, 0]] * 3 and repeated[:3, 1].tolist() == [0, 1, 2]
     # The epoch keeps its length, as with MindCV's RepeatAugSampler.
     assert len(repeated) == 12 and len(set(repeated[:, 0].tolist())) == 4
@@ -218,9 +222,9 @@ def test_samplers_balance_classes_and_generators(tmp_path, photo):
     save(photo, tmp_path / "0.png")
     table(tmp_path / "labels.csv", ("path", "label", "generator"), rows)
     train, _, _ = opened(tmp_path, val_while_train=False)
-    by_class = dataset.epoch_order(train, 0, 1, sampler="class", length=4000)[:, 0]
+    by_class = loader.epoch_order(train, 0, 1, sampler="class", length=4000)[:, 0]
     assert abs((by_class >= 90).mean() - 0.5) < 0.04
-    by_generator = dataset.epoch_order(train, 0, 1, sampler="generator", length=4000)[:, 0]
+    by_generator = loader.epoch_order(train, 0, 1, sampler="generator", length=4000)[:, 0]
     assert abs(((by_generator >= 85) & (by_generator < 90)).mean() - 0.25) < 0.04
 
 
@@ -235,7 +239,7 @@ def test_samplers_balance_classes_and_generators(tmp_path, photo):
 )
 def test_every_way_of_loading_gives_the_same_pixels(folder, line, monkeypatch):
     train, _, _ = opened(folder)
-    order = dataset.epoch_order(train, 2, seed=7)[:10]
+    order = epoch_order(train, 2, seed=7)[:10]
     order = np.concatenate([order, [[-1, 0]] * 2])
     wanted = None
     for count, cache, mapped in (
@@ -250,8 +254,8 @@ def test_every_way_of_loading_gives_the_same_pixels(folder, line, monkeypatch):
             monkeypatch.delattr("os.memfd_create", raising=False)
         else:
             monkeypatch.undo()
-        workers = dataset.Workers(count)
-        loader = dataset.Loader(train, line, (32, 40), 6, 7, workers, cache)
+        workers = Workers(count)
+        loader = Loader(train, line, (32, 40), 6, 7, workers, cache)
         batches = list(loader.run(order, 2))
         workers.close()
         assert [r.tolist() for _, r in batches] == [order[:6, 0].tolist(), order[6:, 0].tolist()]
@@ -263,12 +267,12 @@ def test_every_way_of_loading_gives_the_same_pixels(folder, line, monkeypatch):
 
 def test_pixels_of_a_gone_loader_are_neither_kept_open_nor_mistaken_for_others(tmp_path, photo):
     """The second set gets the file number of the first; the worker is the same."""
-    seen, before, workers = [], None, dataset.Workers(1)
+    seen, before, workers = [], None, Workers(1)
     for seed in range(2):
         for name in ("REAL", "FAKE"):
             save(photo, tmp_path / str(seed) / "train" / name / "a.jpg", seed)
         train, _, _ = opened(tmp_path / str(seed), val_while_train=False, val_split="")
-        loader = dataset.Loader(train, "hflip(0) | to_float", (32, 40), 2, 0, workers)
+        loader = Loader(train, "hflip(0) | to_float", (32, 40), 2, 0, workers)
         ((x, _),) = loader.run(np.array([[0, 0], [1, 0]]), 0)
         wanted = np.asarray(photo(seed, (40, 32)), np.float32).transpose(2, 0, 1) / 255
         assert np.abs(x[0] - wanted).mean() < 0.05
@@ -284,15 +288,15 @@ def test_pixels_of_a_gone_loader_are_neither_kept_open_nor_mistaken_for_others(t
 def test_splits_are_one_crop_without_and_with_the_policy(folder):
     train, _, _ = opened(folder)
     line = "random_crop(16) | hflip | auto_augment('trivialaugwide') | normalize(half)"
-    order, batches = dataset.epoch_order(train, 0, seed=3)[:4], []
+    order, batches = loader.epoch_order(train, 0, seed=3)[:4], []
     for count in (0, 2):
-        workers = dataset.Workers(count)
-        batches.append(next(dataset.Loader(train, line, (16, 16), 4, 3, workers, splits=3).run(order, 0)))
+        workers = Workers(count)
+        batches.append(next(loader.Loader(train, line, (16, 16), 4, 3, workers, splits=3).run(order, 0)))
         workers.close()
     assert all(np.array_equal(a, b) for a, b in zip(*batches))
     x, rows = batches[0]
-    plain = dataset.Loader(train, line.replace("auto_augment('trivialaugwide') | ", ""), (16, 16), 4, 3,
-                           dataset.Workers(0))  # fmt: skip
+    plain = loader.Loader(train, line.replace("auto_augment('trivialaugwide') | ", ""), (16, 16), 4, 3,
+                           Workers(0))  # fmt: skip
     clean, same = next(plain.run(order, 0))
     assert x.shape == (12, 3, 16, 16) and np.array_equal(x[:4], clean) and np.array_equal(rows, same)
     assert not np.array_equal(x[4:8], clean) and not np.array_equal(x[4:8], x[8:])
@@ -303,8 +307,8 @@ def test_an_unreadable_image_is_left_out_by_name(folder, cache):
     broken = folder / "train" / "REAL" / "train2.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
     train, _, _ = opened(folder)
-    loader = dataset.Loader(train, "to_float", (32, 40), 12, 7, dataset.Workers(0), cache)
-    ((x, rows),) = loader.run(dataset.epoch_order(train, 0, seed=7), 0)
+    loader = Loader(train, "to_float", (32, 40), 12, 7, workers.Workers(0), cache)
+    ((x, rows),) = loader.run(epoch_order(train, 0, seed=7), 0)
     assert (rows == -1).sum() == 1 and (x[rows == -1] == 0).all()
     assert list(loader.failed) == ["REAL/train2.jpg"] and "truncated" in loader.failed["REAL/train2.jpg"]
 
@@ -315,10 +319,10 @@ def test_mixing_keeps_weights_and_mass():
     targets, weights = np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 1, 0]], np.array([1, 1, 1, 1, 1, 0], np.float32) / 5
     for keys in ({"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}):
         settings = config.load(None, keys)
-        a, t, w = mix(x, targets, weights, transforms.generator(1, "m"), settings)
+        a, t, w = mix(x, targets, weights, images.generator(1, "m"), settings)
         assert np.allclose(w.sum(), 1) and w[5] == 0 and np.array_equal(a[5], x[5]) and np.allclose(t.sum(1), 1)
         assert not np.array_equal(a, x) and np.allclose((t * w[:, None]).sum(0), (targets * weights[:, None]).sum(0))
-        again = mix(x, targets, weights, transforms.generator(1, "m"), settings)[0]
+        again = mix(x, targets, weights, images.generator(1, "m"), settings)[0]
         assert np.array_equal(a, again)
     off = mix(x, targets, weights, rng, config.load(None, {"mixup": 0.4, "cutmix_prob": 0}))
     assert off[0] is x
@@ -326,7 +330,7 @@ def test_mixing_keeps_weights_and_mass():
 
 def test_random_erasing_covers_a_box():
     array = np.ones((3, 32, 32), np.float32)
-    p = transforms.parsed("to_float | random_erasing(1.0, scale=(0.1, 0.2), value=7)")
+    p = images.parsed("to_float | random_erasing(1.0, scale=(0.1, 0.2), value=7)")
     out = p.steps[-1][1](array, np.random.default_rng(0))
     assert 0.05 < (out == 7).mean() < 0.3 and (array == 1).all()
 
@@ -342,5 +346,5 @@ def test_random_erasing_covers_a_box():
     ],
 )
 def test_workers_leave_numbers_to_the_batch_where_pixels_count_one_by_one(line, left):
-    found = dataset.to_numbers(line)
+    found = workers.to_numbers(line)
     assert (found and found.text) == left

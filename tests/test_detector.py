@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from infer_tools import make_model
 
-from aidet import Detector, backends, engine, rules
+from aidet import Detector
+from aidet.detector import backends, detector, rules
 from aidet.detector.cascade import Cascade
+from aidet.detector.network import Network
 from aidet.detector.scorer import Scorer
 from aidet.errors import UserError
 
@@ -27,7 +29,7 @@ def model(tmp_path_factory):
 # --- models ----------------------------------------------------------------------------------------------------------
 def test_every_model_offers_the_same(model, photo):
     network, rule = Detector(model, "rule:size:40", votes=2).models
-    assert isinstance(network, engine.Network) and isinstance(rule, rules.SizeRule)
+    assert isinstance(network, Network) and isinstance(rule, rules.SizeRule)
     assert issubclass(rules.Reconstruction, Scorer)
     for one, count in ((network, 2), (rule, 1)):
         assert isinstance(one, Scorer)
@@ -43,18 +45,18 @@ def test_every_model_offers_the_same(model, photo):
 
 
 def test_a_common_value_or_all_of_them():
-    assert engine.common_value([3, 3]) == 3
-    assert engine.common_value(iter([3, 4])) == [3, 4]
-    assert engine.common_value([]) is None
+    assert detector.common_value([3, 3]) == 3
+    assert detector.common_value(iter([3, 4])) == [3, 4]
+    assert detector.common_value([]) is None
 
 
 def test_stability_of_a_stream_is_asked_for_or_the_detectors(model, photo):
     items = [("a", photo(1))]
     plain, stable = Detector(model, votes=2), Detector(model, votes=2, stability=True)
-    for detector, asked, versions in (
+    for opened, asked, versions in (
         (plain, None, 0), (plain, True, 7), (plain, False, 0), (stable, None, 7), (stable, False, 0),
     ):  # fmt: skip
-        (found,) = detector.stream(items, stability=asked)
+        (found,) = opened.stream(items, stability=asked)
         assert len(found.stability) == versions
         assert found.score == pytest.approx(next(plain.stream(items)).score, abs=1e-6)
     assert next(stable.stream(items, stability=False)) == next(plain.stream(items)), "to the last bit"

@@ -12,11 +12,14 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 import evaluate
-from aidet import cifar100, ckpt, engine, explain, files, metrics, models, plots, runinfo, truth
+from aidet import ckpt, files, metrics, models, report, runinfo
+from aidet.datasets import cifar100, truth
+from aidet.detector import detector, explain
 from aidet.errors import UserError
-from aidet.evaluation import comparisons
+from aidet.evaluation import comparisons, scores
 from aidet.evaluation.evaluation import Evaluation, summary
 from aidet.evaluation.score_page import pages
+from aidet.evaluation.scores import Scores, join, read_scores
 
 HEADER = "path,score,prob,label,decision,status\n"
 
@@ -205,7 +208,7 @@ def rows(tmp_path, labels, scores):
         tmp_path / "l.csv", ["path", "label", "split"], [[p, i % 2, p.split("/")[0]] for i, p in enumerate(labels)]
     )
     given = write_csv(tmp_path / "s.csv", ["path", "score"], [[p, i] for i, p in enumerate(scores)])
-    return truth.read_labels(true), truth.read_scores(given)
+    return truth.read_labels(true), read_scores(given)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +222,7 @@ def rows(tmp_path, labels, scores):
     ],
 )
 def test_paths_that_belong_together_are_found(tmp_path, labels, scores):
-    true, given = truth.join(*rows(tmp_path, labels, scores))
+    true, given = join(*rows(tmp_path, labels, scores))
     assert len(true) == len(given) == len(scores)
     for a, b in zip(true.paths, given.paths):
         assert a.endswith(b) or b.endswith(a)
@@ -229,18 +232,18 @@ def test_paths_that_belong_together_are_found(tmp_path, labels, scores):
 
 def test_absolute_and_relative_paths_meet_on_disk(tmp_path):
     true, given = rows(tmp_path, ["a/1.png", "a/2.png"], [str(tmp_path / "a/2.png"), str(tmp_path / "a/1.png")])
-    assert truth.join(true, given)[0].paths == ["a/2.png", "a/1.png"]
+    assert scores.join(true, given)[0].paths == ["a/2.png", "a/1.png"]
 
 
 def test_two_folders_that_fit_equally_well_are_an_error(tmp_path):
     with pytest.raises(UserError, match="matches 2 folders of .* choose one with --where"):
-        truth.join(*rows(tmp_path, ["train/1.png", "test/1.png"], ["1.png"]))
+        scores.join(*rows(tmp_path, ["train/1.png", "test/1.png"], ["1.png"]))
 
 
 def test_mismatches_name_the_first_offenders_both_ways(tmp_path):
     true, given = rows(tmp_path, [f"{i}.png" for i in range(9)], ["0.png", "x.png"])
     with pytest.raises(UserError) as error:
-        truth.join(true, given)
+        scores.join(true, given)
     assert "1 scored paths have no label: x.png" in str(error.value)
     assert "8 labels have no score: 1.png, 2.png, 3.png, 4.png, 5.png and 3 more" in str(error.value)
 
@@ -314,13 +317,13 @@ def test_wrong_arguments_are_exit_2_and_one_line(run, tmp_path, arguments, text)
 # --- thresholds, comparison, contests --------------------------------------------------------------------------------
 def test_threshold_of_the_rows_is_found_or_said_to_be_none(small):
     true = truth.read_labels(small / "labels.csv")
-    scores = truth.read_scores(small / "run/scores.csv")
+    scores = read_scores(small / "run/scores.csv")
     scores.label = (scores.prob > 0.8).astype(int)
-    found = Evaluation(*truth.join(true, scores))
+    found = Evaluation(*join(true, scores))
     assert ((scores.prob > found.threshold) == (scores.label == 1)).all() and found.threshold != 0.5
     scores.label = 1 - scores.label
-    assert Evaluation(*truth.join(true, scores)).threshold is None
-    given = Evaluation(*truth.join(true, scores), threshold=0.3)
+    assert Evaluation(*join(true, scores)).threshold is None
+    given = Evaluation(*join(true, scores), threshold=0.3)
     assert given.threshold == 0.3 and (given.label == (scores.prob > 0.3)).all()
 
 
@@ -328,7 +331,7 @@ def made(y, score, name):
     """An evaluation without a file."""
     paths = [f"{name}{i}.png" for i in range(len(y))]
     score, none = np.asarray(score, float), np.full(len(y), -1)
-    scores = truth.Scores(paths, score, 1 / (1 + np.exp(-score)), none, ["ok"] * len(y), {}, f"{name}.csv")
+    scores = Scores(paths, score, 1 / (1 + np.exp(-score)), none, ["ok"] * len(y), {}, f"{name}.csv")
     return Evaluation(
         truth.Truth(paths=paths, labels=np.asarray(y), columns={}, root=Path(name), source=f"{name} labels"), scores
     )
@@ -372,9 +375,9 @@ def test_threshold_from_validation_reals(tmp_path):
 def test_a_threshold_is_never_chosen_on_the_images_it_is_judged_on(small):
     given = {"scores": small / "run/scores.csv", "labels": [small / "labels.csv"]}
     (small / "copy.csv").write_text((small / "run/scores.csv").read_text())
-    for scores in (small / "run/scores.csv", small / "copy.csv"):
+    for other in (small / "run/scores.csv", small / "copy.csv"):
         with pytest.raises(UserError, match="threshold would be chosen on images that it is judged on"):
-            run_score(small, **given, valid_scores=scores, valid_labels=small / "labels.csv")
+            run_score(small, **given, valid_scores=other, valid_labels=small / "labels.csv")
     with pytest.raises(UserError, match="go with --valid-scores, which is missing"):
         run_score(small, **given, valid_labels=small / "labels.csv")
     assert not (small / "out").exists()
@@ -413,7 +416,7 @@ def test_any_name_of_a_generator_can_be_drawn(small, name):
 
 
 def test_a_folder_that_is_not_unicode_can_be_drawn():
-    assert plots.bars([("odd\udcff\n", 0.5, None, None)], "accuracy").startswith("data:image/svg+xml")
+    assert report.bars([("odd\udcff\n", 0.5, None, None)], "accuracy").startswith("data:image/svg+xml")
 
 
 def test_many_sizes_are_put_together(small):
@@ -601,7 +604,7 @@ def test_leaks_of_other_splits_or_images_are_refused(small):
         touch(small / "two", f"{folder}/real/1.png", f"{folder}/fake/1.png")
     leak_rows(small, ["bytes", "test", "real/1.png", "train", "x", 0])
     with pytest.raises(UserError, match="fits 2 folders of .* a/real/1.png and b/real/1.png"):
-        truth.read_leaks(str(small / "leaks.csv"), truth.read_labels(small / "two"))
+        scores.read_leaks(str(small / "leaks.csv"), truth.read_labels(small / "two"))
     leak_rows(small)
     assert measured(small, leaks=str(small / "leaks.csv"), **given)["deduplicated"]["n"] == 40
 
@@ -643,7 +646,7 @@ class Corner:
             pixels = np.asarray(image, float)[..., 0]
             h, w = pixels.shape
             score = pixels[: h // 2, : w // 2].mean() - pixels[h // 2 :, w // 2 :].mean()
-            yield engine.Verdict(key, float(score))
+            yield detector.Verdict(key, float(score))
 
 
 def test_occlusion_finds_where_a_model_looks():
@@ -660,7 +663,7 @@ def test_occlusion_finds_where_a_model_looks():
 
 
 def test_worst_errors_come_with_their_maps(small, monkeypatch):
-    monkeypatch.setattr(engine, "Detector", Corner)
+    monkeypatch.setattr(detector, "Detector", Corner)
     given = {"scores": small / "run/scores.csv", "labels": [small / "labels.csv"]}
     run_score(small, **given)
     plain = (small / "out/report.html").read_text(encoding="utf-8").count("data:image/png")

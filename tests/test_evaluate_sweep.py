@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import degrade, engine, files, images, included, sweep, transfer, truth, vote
+from aidet import files, images
+from aidet.datasets import truth
+from aidet.detector import detector, vote
 from aidet.errors import UserError
+from aidet.evaluation import degrade, included, sweep, transfer
+from aidet.images import reading
 
 
 @pytest.fixture
@@ -43,12 +47,12 @@ class Bright:
         for key, image in items:
             Bright.calls.append(key)
             views = [float(np.asarray(image).mean() - 85) / 10 + k / 10 for k in range(self.votes)]
-            yield engine.Verdict(key, vote.combine_views(views), None, None, "", "ok", {}, {"m": views})
+            yield detector.Verdict(key, vote.combine_views(views), None, None, "", "ok", {}, {"m": views})
 
 
 @pytest.fixture
 def stub(monkeypatch, tmp_path):
-    monkeypatch.setattr(engine, "Detector", Bright)
+    monkeypatch.setattr(detector, "Detector", Bright)
     Bright.calls = []
     (tmp_path / "m.ckpt").write_bytes(b"weights")
     return tmp_path / "m.ckpt"
@@ -68,7 +72,7 @@ def result(stub):
 
 def test_all_points_are_measured_and_each_image_is_decoded_once(stub, pictures, monkeypatch):
     decoded, decode = [], images.decode
-    monkeypatch.setattr(images, "decode", lambda source, **k: decoded.append(source) or decode(source, **k))
+    monkeypatch.setattr(reading, "decode", lambda source, **k: decoded.append(source) or decode(source, **k))
     assert sweep.main(options(stub, pictures)) == 0
     found = result(stub)
     assert {r["family"] for r in found["points"]} == {"clean", *degrade.FAMILIES}
@@ -208,7 +212,7 @@ def test_matrix_with_average_and_minimum(stub, pictures):
 
 def test_models_share_the_decoded_images_of_a_set(stub, pictures, monkeypatch):
     decoded, decode = [], images.decode
-    monkeypatch.setattr(images, "decode", lambda path: decoded.append(path) or decode(path))
+    monkeypatch.setattr(reading, "decode", lambda path: decoded.append(path) or decode(path))
     other = stub.with_name("other.ckpt")
     other.write_bytes(b"others")
     models = {"ckpt": [f"first={stub}", f"second={other}"]}

@@ -6,9 +6,10 @@ import pytest
 from mindspore import nn, ops
 from PIL import Image
 
-from aidet import Detector, ckpt, explain, models, runtime
+from aidet import Detector, ckpt, models, runtime
+from aidet.detector import explain
+from aidet.images import Pipeline
 from aidet.models import vit
-from aidet.transforms import Pipeline
 
 BOTH = ("real", "generated")
 

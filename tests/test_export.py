@@ -17,8 +17,9 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 from onnx import TensorProto, helper, numpy_helper
 
 import export
-from aidet import Detector, ckpt, exporter, models, onnx_export, runtime
+from aidet import Detector, ckpt, models, runtime
 from aidet.errors import UserError
+from aidet.export import exporter, onnx_graph
 
 LINES = {"size": 32, "channels": 3, "transform": "decode | resize(40) | center_crop(32) | normalize(imagenet)"}
 
@@ -251,9 +252,9 @@ class Outer(nn.Cell):
 def test_an_operator_that_cannot_be_exported_is_named_with_its_layer():
     runtime.setup()
     net = Outer()
-    sample = onnx_export.pixels((8, 8))
-    with pytest.raises(onnx_export.ExportError, match="Erfinv"):
-        onnx_export.export(net, facts_of("x"), sample)
+    sample = onnx_graph.pixels((8, 8))
+    with pytest.raises(onnx_graph.ExportError, match="Erfinv"):
+        onnx_graph.export(net, facts_of("x"), sample)
     assert exporter.find_layer(net, sample(2)) == "block.1 (Inner)"
 
 
@@ -289,11 +290,11 @@ class Attends(nn.Cell):
 def test_onnx_runtime_recognises_layernorm_and_gelu(tmp_path):
     """In their one-pass form they take a fraction of the time; a sum over another count than the axis stays a sum."""
     runtime.setup(seed=1)
-    model, verdict = onnx_export.export(Attends(), facts_of("x"), onnx_export.pixels((3, 4)))
+    model, verdict = onnx_graph.export(Attends(), facts_of("x"), onnx_graph.pixels((3, 4)))
     assert verdict["difference"] <= 1e-5
-    options = onnx_export.session_options()
+    options = onnx_graph.session_options()
     options.optimized_model_filepath = str(tmp_path / "run.onnx")
-    onnxruntime.InferenceSession(model.SerializeToString(), options, onnx_export.PROVIDERS)
+    onnxruntime.InferenceSession(model.SerializeToString(), options, onnx_graph.PROVIDERS)
     kinds = [n.op_type for n in onnx.load(tmp_path / "run.onnx").graph.node]
     assert {"LayerNormalization", "Gelu"} <= set(kinds)
     assert not {"Sqrt", "Erf"} & set(kinds)
@@ -304,7 +305,7 @@ def test_gelu_h_swish_in_place_sums_and_padded_pools_are_exported_and_the_networ
     runtime.setup(seed=1)
     net = Residual()
     construct, cells = Residual.construct, list(net.acts.cell_list)
-    model, verdict = onnx_export.export(net, facts_of("x"), onnx_export.pixels(size))
+    model, verdict = onnx_graph.export(net, facts_of("x"), onnx_graph.pixels(size))
     assert verdict["difference"] <= 1e-5
     kinds = [n.op_type for n in model.graph.node]
     assert "Erf" in kinds and "Acos" not in kinds
@@ -351,7 +352,7 @@ def graph(nodes, constants, n, out):
 
 
 def freed(build):
-    free = onnx_export.free_batch(build(2), build(3), (2, 3))
+    free = onnx_graph.free_batch(build(2), build(3), (2, 3))
     run = onnxruntime.InferenceSession(free.SerializeToString(), providers=["CPUExecutionProvider"])
     return lambda x: run.run(None, {"image": x})[0]
 
@@ -391,22 +392,22 @@ def test_what_cannot_be_freed_is_refused():
         node = helper.make_node("MatMul", ["x", "w"], ["y"])
         return graph([node], {"w": np.full((4, 2), n, np.float32)}, n, [n, 2])
 
-    with pytest.raises(onnx_export.ExportError, match="constant w of shape"):
+    with pytest.raises(onnx_graph.ExportError, match="constant w of shape"):
         freed(build)
 
     def grows(n):
         nodes = [helper.make_node("Relu", ["x" if i == 0 else f"r{i}"], [f"r{i + 1}"]) for i in range(n)]
         return graph([*nodes, helper.make_node("Relu", [f"r{n}"], ["y"])], {}, n, [n, 4])
 
-    with pytest.raises(onnx_export.ExportError, match="graph itself depends"):
+    with pytest.raises(onnx_graph.ExportError, match="graph itself depends"):
         freed(grows)
 
 
 @pytest.mark.parametrize("padding", [(0, 1, 0, 1), (1, 1, 2, 2), (0, 1, 2, 3)])
 def test_paddings_that_differ_from_side_to_side(padding):
     net = nn.SequentialCell([nn.Conv2d(3, 2, 3, 2, pad_mode="pad", padding=padding), nn.Flatten()])
-    sample = onnx_export.pixels((9, 12))
-    _, verdict = onnx_export.export(net, facts_of("padded"), sample)
+    sample = onnx_graph.pixels((9, 12))
+    _, verdict = onnx_graph.export(net, facts_of("padded"), sample)
     assert verdict["difference"] <= 1e-5
 
 
@@ -414,20 +415,20 @@ def test_a_network_that_gives_no_numbers_is_refused(model):
     """A NaN compared with a NaN would be a difference of 0, and a weight that depends on the batch size."""
     net, sidecar = ckpt.load_model(model), ckpt.Sidecar.read(model)
     net.classifier.bias.set_data(ms.Tensor(np.array([np.nan, 0], np.float32)))
-    with pytest.raises(onnx_export.ExportError, match="not finite"):
-        onnx_export.export(net, sidecar, onnx_export.pixels((32, 32)))
+    with pytest.raises(onnx_graph.ExportError, match="not finite"):
+        onnx_graph.export(net, sidecar, onnx_graph.pixels((32, 32)))
 
 
 def test_a_wrong_graph_is_not_called_verified(model):
     net = ckpt.load_model(model)
-    sample = onnx_export.pixels((32, 32))
-    good, verdict = onnx_export.export(net, facts_of("testing"), sample)
+    sample = onnx_graph.pixels((32, 32))
+    good, verdict = onnx_graph.export(net, facts_of("testing"), sample)
     assert 0 <= verdict["difference"] <= 1e-5
     for tensor in good.graph.initializer:
         if tensor.name == "classifier.bias":
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(1e-3), tensor.name))
-    with pytest.raises(onnx_export.ExportError, match="differs from MindSpore by 0.001"):
-        onnx_export.compare(onnx_export.reference(net, sample, (2,)), good, sample)
+    with pytest.raises(onnx_graph.ExportError, match="differs from MindSpore by 0.001"):
+        onnx_graph.compare(onnx_graph.reference(net, sample, (2,)), good, sample)
     onnx.checker.check_model(good)
 
 
@@ -450,5 +451,5 @@ COMMON = "resnet18 resnext50_32x4d efficientnet_b0 mobilenet_v2_100 densenet121 
 def test_common_architectures_export(name):
     runtime.setup()
     net = models.create(name, num_classes=2)
-    _, verdict = onnx_export.export(net, facts_of(name), onnx_export.pixels((224, 224)))
+    _, verdict = onnx_graph.export(net, facts_of(name), onnx_graph.pixels((224, 224)))
     assert verdict["relative"] <= 1e-5

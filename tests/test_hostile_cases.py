@@ -9,7 +9,8 @@ sys.path.insert(0, str(Path(__file__).parent / "torture"))
 import fuzz
 import record
 
-from aidet import output, records
+from aidet import records
+from aidet.inference import results
 
 HERE = Path(__file__).resolve().parent
 CASES = sorted((HERE / "data" / "hostile").glob("*/*"))
@@ -36,7 +37,7 @@ def test_names_of_many_digits_are_ordered_as_numbers(tmp_path):
     order = records.stem_order(names)
     assert [names[i][:3] for i in order] == ["2.p", "010", "10.", "999", "100"]
     rows = [records.Record(name, label=k % 2) for k, name in enumerate(names)]
-    output.write_result(tmp_path / "result.txt", lambda: iter(rows))
+    results.write_result(tmp_path / "result.txt", lambda: iter(rows))
     assert (tmp_path / "result.txt").read_text() == "".join(f"{i % 2}\n" for i in order)
 
 

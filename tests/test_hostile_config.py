@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aidet import cli, config
+from aidet.config import loading
 from aidet.errors import UserError
 
 
@@ -119,7 +120,7 @@ def test_the_command_line_leaves_with_2_and_one_line(tmp_path, capsys):
 
 
 def test_fusion_files_are_read_with_the_same_care(tmp_path):
-    from aidet import vote
+    from aidet.detector import vote
 
     for text in (
         laughs().replace("model_args", "weights"),
@@ -154,7 +155,7 @@ def holds(name, value):
         return False
     target = config.ALIASES.get(name, name)
     if target is not None:  # what was taken can be written down and read back
-        line = config.yaml.safe_load(config._line(target, getattr(made, target)))
+        line = loading.yaml.safe_load(loading._line(target, getattr(made, target)))
         assert config.Config(line)[target] == made[target], (name, value)
     return True
 

@@ -13,9 +13,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "torture"))
 import hostile
 
-from aidet import ckpt, cli, dataset, files, leaking, output, records
+from aidet import ckpt, cli, files, parallel, records
 from aidet.datasets.samples import Samples
 from aidet.errors import UserError
+from aidet.inference import results
+from aidet.inference.journal import Journal, read_journal
+from aidet.training.loader import Loader
+from aidet.training.workers import Workers
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -108,14 +112,14 @@ def test_results_are_whole_at_every_moment(tmp_path):
     whole = None
 
     def work(folder):
-        journal = output.Journal(folder / "infer.journal", {"models": ["m"], "total": 500}, resume=True)
+        journal = Journal(folder / "infer.journal", {"models": ["m"], "total": 500}, resume=True)
         for row in rows[journal.done :]:
             journal.append(row)
             if row.path.endswith("77.png"):
                 journal.flush()
                 os.fsync(journal.file.fileno())
         journal.close(len(rows))
-        output.write(folder, lambda: output.read_journal([folder / "infer.journal"]), ["m"])
+        results.write(folder, lambda: read_journal([folder / "infer.journal"]), ["m"])
 
     def check(folder):
         for name in ("result.txt", "scores.csv"):
@@ -130,13 +134,13 @@ def test_results_are_whole_at_every_moment(tmp_path):
 
 
 def test_a_damaged_line_of_a_training_log_is_dropped(tmp_path):
-    from aidet import journal
+    from aidet.training import log
 
     lines = [b"update,epoch,loss,lr", b"1,1,0.5,0.1", bytes(9), b"\xff\xfe,1", b"2,1,0.4,0.1", b"3,1,0.3,0.1", b"4,1"]
     (tmp_path / "steps.csv").write_bytes(b"\n".join(lines))
-    kept = journal.Journal(tmp_path)._kept(tmp_path / "steps.csv", 2)
+    kept = log.Journal(tmp_path)._kept(tmp_path / "steps.csv", 2)
     assert kept == ["update,epoch,loss,lr\n", "1,1,0.5,0.1\n", "2,1,0.4,0.1\n"]
-    assert journal.Journal(tmp_path)._kept(tmp_path / "steps.csv", 4)[-1] == "3,1,0.3,0.1\n", "half a line is none"
+    assert log.Journal(tmp_path)._kept(tmp_path / "steps.csv", 4)[-1] == "3,1,0.3,0.1\n", "half a line is none"
 
 
 # --- no space, no right, no memory ------------------------------------------------------------------------------------
@@ -180,7 +184,7 @@ def test_a_place_that_cannot_be_written(tmp_path, capsys):
     for place in (tmp_path / "file" / "x.ckpt", Path("/proc/nowhere/x.ckpt")):
         with pytest.raises(UserError, match="cannot write|folder"):
             ckpt.save(hostile.good_arrays(), place, {"architecture": "a"})
-    import convert.__main__ as command
+    from convert import __main__ as command
 
     with pytest.raises(SystemExit) as end:
         cli.main(command.run, [str(hostile.safetensors(tmp_path / "s.safetensors")), str(tmp_path / "file" / "x.ckpt")])
@@ -206,14 +210,14 @@ def die(item):
 
 def test_a_killed_worker_is_said_and_nobody_waits_for_ever(tmp_path, photo):
     with pytest.raises(UserError, match="worker process was killed"):
-        leaking.spread(die, list(range(400)), "x", workers=2)
+        parallel.spread(die, list(range(400)), "x", workers=2)
     for i in range(16):
         photo(i, (200, 160)).save(tmp_path / f"{i}.png")
-    workers = dataset.Workers(1)
+    workers = Workers(1)
     names = [f"{i}.png" for i in range(16)]
     blank = [""] * 16
     samples = Samples(names, {}, tmp_path, texts=blank, sides=np.zeros(16, int), generators=blank, pairs=blank)
-    loader = dataset.Loader(samples, "center_crop(32) | normalize(half)", (32, 32), 2, 1, workers)
+    loader = Loader(samples, "center_crop(32) | normalize(half)", (32, 32), 2, 1, workers)
     batches = loader.run(np.stack([np.arange(16), np.zeros(16, int)], 1), 0)
     try:
         next(batches)

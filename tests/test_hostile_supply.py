@@ -143,7 +143,7 @@ def no_network(monkeypatch):
 
 
 def test_converting_scoring_and_evaluating_need_no_network(tmp_path, no_network, photo, capsys):
-    import convert.__main__ as command
+    from convert import __main__ as command
 
     with pytest.raises(SystemExit) as end:
         cli.main(command.run, [str(hostile.safetensors(tmp_path / "x.safetensors")), str(tmp_path / "x.ckpt")])

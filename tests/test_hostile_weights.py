@@ -19,10 +19,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "torture"))
 import hostile
 
-import convert.__main__ as command
 import infer
 from aidet import ckpt, cli, models, runtime
 from aidet.errors import UserError
+from convert import __main__ as command
 from convert import reading
 
 MEMORY = 384 << 20  # bytes that Python and NumPy may allocate on any of these files

@@ -16,8 +16,11 @@ from infer_tools import make_model
 from PIL import Image
 
 import infer
-from aidet import Detector, backends, ckpt, default, files, output, vote
+from aidet import Detector, ckpt, files
+from aidet.detector import backends, default
+from aidet.detector.views import detail
 from aidet.errors import UserError
+from aidet.inference import journal
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -359,10 +362,10 @@ def test_resume_after_kill_gives_the_same_file(model, tmp_path, photo):
 
 def test_a_checkpoint_that_was_moved_is_still_the_same_run(tmp_path):
     header = {"models": {"a": "c0ffee"}, "total": 1, "files": {"a": "/here/a.ckpt"}}
-    output.Journal(tmp_path / "x.journal", header).close()
-    output.Journal(tmp_path / "x.journal", {**header, "files": {"a": "/there/a.ckpt"}}, resume=True).close()
+    journal.Journal(tmp_path / "x.journal", header).close()
+    journal.Journal(tmp_path / "x.journal", {**header, "files": {"a": "/there/a.ckpt"}}, resume=True).close()
     with pytest.raises(UserError, match="another models"):
-        output.Journal(tmp_path / "x.journal", {**header, "models": {"a": "beef"}}, resume=True)
+        journal.Journal(tmp_path / "x.journal", {**header, "models": {"a": "beef"}}, resume=True)
 
 
 def test_images_that_come_or_go_meanwhile_are_noticed(model, folder, tmp_path, monkeypatch, photo):
@@ -419,7 +422,7 @@ def test_a_run_is_not_resumed_with_another_fusion_file_or_line(model, folder, tm
 
 def test_an_exported_file_is_known_by_its_own_hash(model, tmp_path):
     """An eight-bit graph holds what its checkpoint's sidecar said, the checkpoint's hash among it."""
-    from aidet import exporter
+    from aidet.export import exporter
 
     exporter.export(model, "onnx", tmp_path)
     path = tmp_path / "a.onnx"
@@ -543,7 +546,7 @@ def test_views_count_by_the_sidecars_weights(tmp_path, photo, how):
     detector = Detector(path, vote=how)
     for image, r in zip(pictures, detector.score(pictures)):
         views = detector.models[0].views(image, "")
-        weights = np.array([vote.detail(v) + 1 / 127.5 for v in views]) ** 2
+        weights = np.array([detail(v) + 1 / 127.5 for v in views]) ** 2
         assert r.weights["m"] == pytest.approx(weights)
         each = np.array(r.views["m"])  # calibrated
         if how == "hard":

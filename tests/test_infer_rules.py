@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 import infer
-from aidet import Detector, ckpt, files, models, rules, runtime
+from aidet import Detector, ckpt, files, models, runtime
+from aidet.detector import rules
 from aidet.errors import UserError
-from aidet.transforms import Pipeline
+from aidet.images import Pipeline
+from aidet.rules import fit
 
 
 def test_size_rule(tmp_path):
@@ -54,7 +56,7 @@ def fitted(tmp_path_factory):
             Image.fromarray(base.clip(0, 255).astype(np.uint8)).save(folder / "set" / side / f"{i}.png")
     (folder / "set" / "real" / "bad.png").write_bytes(b"x")
     line = "center_crop(32) | to_float"
-    rule = rules.fit(folder / "ae.ckpt", folder / "set", folder / "r.rule.json", line, folds=3)
+    rule = fit(folder / "ae.ckpt", folder / "set", folder / "r.rule.json", line, folds=3)
     return folder, rule
 
 
@@ -92,7 +94,7 @@ def test_rule_refuses_another_autoencoder_and_a_broken_file(fitted, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         Detector(tmp_path / "none.rule.json")
     with pytest.raises(UserError, match="need 10 usable images"):
-        rules.fit(folder / "ae.ckpt", folder / "set", tmp_path / "y.rule.json", "center_crop(32) | to_float", limit=8)
+        fit(folder / "ae.ckpt", folder / "set", tmp_path / "y.rule.json", "center_crop(32) | to_float", limit=8)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
-from aidet import crops, leaks
+from aidet.audit import crops, fingerprints
 from aidet.errors import UserError
 
 
 def prints_of(root):
     paths = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
-    return leaks.collect(paths, root, [leaks.fingerprint(root / p) for p in paths])
+    return fingerprints.collect(paths, root, [fingerprints.fingerprint(root / p) for p in paths])
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ POSITIONS = ["FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "ROTATE_90", "ROTATE_180", "R
 def test_mirrored_and_turned_copies_are_found(splits, position):
     image = Image.open(splits / "train" / "7.jpg").transpose(Image.Transpose[position])
     image.save(splits / "test" / "copy.jpg", quality=80)
-    found = leaks.compare(prints_of(splits / "train"), prints_of(splits / "test"))
+    found = fingerprints.compare(prints_of(splits / "train"), prints_of(splits / "test"))
     other, known = (sorted(p.name for p in (splits / s).iterdir()) for s in ("test", "train"))
     assert [(level, other[j], known[i]) for level, j, i, _ in found] == [("turned", "copy.jpg", "7.jpg")]
 
@@ -74,7 +74,7 @@ def test_mirrored_and_turned_copies_are_found(splits, position):
 def test_hashes_of_all_positions_follow_from_one_transform(tmp_path, photo):
     photo(3, (160, 120)).save(tmp_path / "a.png")
     prints, image = prints_of(tmp_path), Image.open(tmp_path / "a.png").convert("L")
-    own = [prints.look, *(view.look for view in leaks.turned(prints))]
+    own = [prints.look, *(view.look for view in fingerprints.turned(prints))]
     want = [imagehash.phash(i) for i in [image, *(image.transpose(Image.Transpose[p]) for p in POSITIONS)]]
     want = {int(str(h), 16) for h in want}
     assert len(want) == 8 and {int(look[0]) for look in own} == want
@@ -139,7 +139,7 @@ def test_flat_images_are_no_near_duplicates_of_each_other(tmp_path):
     for split, grey in (("train", 100), ("test", 180)):
         (tmp_path / split).mkdir()
         Image.new("RGB", (64, 64), (grey, grey, grey)).save(tmp_path / split / "a.png")
-    assert leaks.compare(prints_of(tmp_path / "train"), prints_of(tmp_path / "test")) == []
+    assert fingerprints.compare(prints_of(tmp_path / "train"), prints_of(tmp_path / "test")) == []
 
 
 def test_band_search_equals_comparing_all_pairs():
@@ -151,7 +151,7 @@ def test_band_search_equals_comparing_all_pairs():
             look = look ^ (np.uint64(1) << rng.integers(0, 64, n).astype(np.uint64))
         thumbs = np.tile(rng.integers(-100, 100, 256).astype(np.int8), (n, 1))
         empty = np.array([bytes(16)] * n, "V16")
-        return leaks.Prints([str(i) for i in range(n)], [""] * n, empty, empty, look, thumbs, [])
+        return fingerprints.Prints([str(i) for i in range(n)], [""] * n, empty, empty, look, thumbs, [])
 
     base = rng.integers(0, 2**63, 20).astype(np.uint64)
     known, other = some(300, base), some(200, base)
@@ -159,7 +159,7 @@ def test_band_search_equals_comparing_all_pairs():
     for distance in (0, 3, 6, 12):
         bits = np.array([[bin(int(a ^ b)).count("1") for a in known.look] for b in other.look])
         want = [(j, int(bits[j].argmin()), int(bits[j].min())) for j in range(200) if bits[j].min() <= distance]
-        assert leaks.near(known, other, distance) == want
+        assert fingerprints.near(known, other, distance) == want
     assert len(want) > 100
 
 
@@ -172,11 +172,11 @@ def test_large_sets_do_not_need_all_pairs():
     digest = np.zeros(120000, "V16")
 
     def part(rows):
-        return leaks.Prints(
+        return fingerprints.Prints(
             [""] * len(look[rows]), [""] * len(look[rows]), digest[rows], digest[rows], look[rows], thumbs[rows], []
         )
 
-    found = leaks.near(part(slice(100000)), part(slice(100000, None)), 4)
+    found = fingerprints.near(part(slice(100000)), part(slice(100000, None)), 4)
     assert [(j, i) for j, i, _ in found][:378] == [(k, k) for k in range(378)] and len(found) < 400
 
 
@@ -236,6 +236,6 @@ def test_wrong_arguments(run, splits, more, text):
 
 
 def test_distance_is_checked():
-    empty = leaks.collect([], ".", [])
+    empty = fingerprints.collect([], ".", [])
     with pytest.raises(UserError, match=r"distance \(=13\)"):
-        leaks.compare(empty, empty, 13)
+        fingerprints.compare(empty, empty, 13)

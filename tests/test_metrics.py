@@ -8,6 +8,7 @@ from sklearn import metrics as sk
 
 from aidet import metrics
 from aidet.errors import UserError
+from aidet.metrics import points, thresholds
 
 
 @st.composite
@@ -57,7 +58,7 @@ def test_certain_probabilities_equal_scikit_learn():
     """Scores so large that the probability is 0 or 1, some of them wrong."""
     y = np.array([0, 0, 1, 1, 1])
     score = np.array([-800.0, 37.0, 800.0, -40.0, 1e-9])
-    prob = metrics.sigmoid(score)
+    prob = points.sigmoid(score)
     found = metrics.ranking_metrics(y, score)
     assert found["nll"] == pytest.approx(sk.log_loss(y, prob), rel=1e-12)
     assert found["brier"] == pytest.approx(sk.brier_score_loss(y, prob), rel=1e-12)
@@ -83,7 +84,7 @@ def test_what_cannot_be_measured_is_refused_or_none():
 @given(cases())
 def test_roc_counts_are_those_of_the_curve(case):
     y, score, _, _ = case
-    cut, real, generated = metrics.roc_counts(y, score)
+    cut, real, generated = thresholds.roc_counts(y, score)
     fpr, tpr, edge = sk.roc_curve(y, score, drop_intermediate=False)
     assert cut.tolist() == edge[1:].tolist()
     assert (real / real[-1]).tolist() == fpr[1:].tolist() and (generated / generated[-1]).tolist() == tpr[1:].tolist()
@@ -94,7 +95,7 @@ def test_roc_counts_are_those_of_the_curve(case):
 def test_weighted_metrics_equal_scikit_learn_under_weights(case):
     y, score, label, weight = case
     prob = 1 / (1 + np.exp(-score))
-    got = metrics.Weighted(y, label, score, prob)(weight)
+    got = points.Weighted(y, label, score, prob)(weight)
     close = {"rel": 1e-9, "abs": 1e-9}
     assert got["accuracy"] == pytest.approx(sk.accuracy_score(y, label, sample_weight=weight), **close)
     f1 = sk.f1_score(y, label, average="macro", labels=[0, 1], sample_weight=weight, zero_division=0)
@@ -114,7 +115,7 @@ def test_weighted_metrics_equal_scikit_learn_under_weights(case):
 def test_a_draw_of_every_row_once_gives_the_point_estimate(case):
     y, score, label, _ = case
     prob = 1 / (1 + np.exp(-score))
-    got = metrics.Weighted(y, label, score, prob)(np.ones(len(y)))
+    got = points.Weighted(y, label, score, prob)(np.ones(len(y)))
     want = {**metrics.decision_metrics(y, label), **metrics.ranking_metrics(y, score)}
     want.update({f"tpr_at_fpr_{k}": v for k, v in want["tpr_at_fpr"].items()})
     for name in metrics.CI_NAMES:

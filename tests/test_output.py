@@ -4,9 +4,10 @@ import csv
 
 import pytest
 
-from aidet import output, records
+from aidet import records
 from aidet.datasets import sources
 from aidet.errors import UserError
+from aidet.inference import journal, results
 from aidet.records import Record
 
 
@@ -34,7 +35,7 @@ def test_result_order(tmp_path, paths, order):
     from aidet.records import stem_order
 
     labels = [1, 0, 0][: len(paths)]
-    path = output.write_result(tmp_path / "result.txt", rows_of(*paths, labels=labels))
+    path = results.write_result(tmp_path / "result.txt", rows_of(*paths, labels=labels))
     order = stem_order(paths) if order is None else order
     assert path.read_bytes() == b"".join(b"%d\n" % labels[i] for i in order)
 
@@ -46,17 +47,17 @@ def test_skip_leaves_only_good_rows(tmp_path):
         Record("3.jpg", label=0),
     ]
     for skip, text in ((False, "1\n0\n0\n"), (True, "1\n0\n")):
-        assert output.write_result(tmp_path / "r.txt", lambda: iter(made), skip).read_text() == text
-    output.write_logits(tmp_path / "l.csv", lambda: iter(made))
+        assert results.write_result(tmp_path / "r.txt", lambda: iter(made), skip).read_text() == text
+    results.write_logits(tmp_path / "l.csv", lambda: iter(made))
     assert (tmp_path / "l.csv").read_text() == "filename,logit\n1.jpg,1\n2.jpg,0\n3.jpg,-1\n"
 
 
 def test_sample_matching():
     paths = ["a/1.jpg", "b/1.jpg", "b/2.jpg", "3.png"]
-    assert output.match_sample(["a/1", "b/1.jpg", "2", "3.png"], paths, "s")["2"] == "b/2.jpg"
+    assert results.match_sample(["a/1", "b/1.jpg", "2", "3.png"], paths, "s")["2"] == "b/2.jpg"
     for sample, text in ((["1"], "'1' fits 2 images"), (["9"], "fits no image"), (["2", "2"], "appears twice")):
         with pytest.raises(UserError, match=text):
-            output.match_sample(sample, paths, "s")
+            results.match_sample(sample, paths, "s")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_check_finds_what_the_server_would_refuse(tmp_path, data, text):
     path = tmp_path / "result.txt"
     path.write_bytes(data)
     with pytest.raises(UserError, match=text):
-        output.check(path, count=3 if data == b"0\n1\n" else None)
+        results.check(path, count=3 if data == b"0\n1\n" else None)
 
 
 def test_check_of_a_good_file_and_of_a_shifted_one(tmp_path, photo):
@@ -84,18 +85,18 @@ def test_check_of_a_good_file_and_of_a_shifted_one(tmp_path, photo):
     for i in (1, 2, 10):
         photo(i).save(tmp_path / "in" / f"{i}.jpg")
     rows = rows_of("1.jpg", "2.jpg", "10.jpg", labels=[1, 0, 0])
-    output.write(tmp_path, rows, ["m"])
-    said = output.check(tmp_path / "result.txt", tmp_path / "in", 3)
+    results.write(tmp_path, rows, ["m"])
+    said = results.check(tmp_path / "result.txt", tmp_path / "in", 3)
     assert said == ["3 lines: 2 real (0), 1 generated (1)", "labels and order agree with scores.csv"]
     (tmp_path / "result.txt").write_text("0\n0\n1\n")  # text order instead of numeric order
     with pytest.raises(UserError, match="line 1 says 0, scores.csv says 1 for '1.jpg'"):
-        output.check(tmp_path / "result.txt")
+        results.check(tmp_path / "result.txt")
     photo(4).save(tmp_path / "in" / "4.jpg")
     with pytest.raises(UserError, match="has 3 lines, the images are 4"):
-        output.check(tmp_path / "result.txt", tmp_path / "in")
+        results.check(tmp_path / "result.txt", tmp_path / "in")
     (tmp_path / "my result.txt").write_text("0\n")
     with pytest.raises(UserError, match="has no space"):
-        output.check(tmp_path / "my result.txt")
+        results.check(tmp_path / "my result.txt")
 
 
 def test_check_of_a_file_that_leaves_unusable_images_out(tmp_path):
@@ -104,24 +105,24 @@ def test_check_of_a_file_that_leaves_unusable_images_out(tmp_path):
         Record("2.jpg", status="error: empty"),
         Record("3.jpg", -1.0, 0.3, 0),
     ]
-    output.write(tmp_path, lambda: iter(made), [], on_error="skip")
-    said = output.check(tmp_path / "result.txt")
+    results.write(tmp_path, lambda: iter(made), [], on_error="skip")
+    said = results.check(tmp_path / "result.txt")
     assert "labels and order agree with scores.csv" in said
     assert said[-1] == "warning: 1 images could not be used and are left out, the first is 2.jpg: error: empty"
     (tmp_path / "result.txt").write_text("0\n1\n")
     with pytest.raises(UserError, match="line 1 says 0, scores.csv says 1 for '1.jpg'"):
-        output.check(tmp_path / "result.txt")
+        results.check(tmp_path / "result.txt")
 
 
 @pytest.mark.parametrize("text, expected", [("0/4", (0, 4)), ("1/4", (1, 4)), ("4/4", (0, 4)), ("1/1", (0, 1))])
 def test_shards_count_from_zero_or_one(text, expected):
-    assert output.shard_of(text) == expected
+    assert journal.shard_of(text) == expected
 
 
 @pytest.mark.parametrize("text", ["5/4", "1", "a/b", "1/0", "-1/2", "1/2/3", ""])
 def test_wrong_shards(text):
     with pytest.raises(UserError, match="must be I/N"):
-        output.shard_of(text)
+        journal.shard_of(text)
 
 
 def test_lists(tmp_path, photo):
@@ -148,7 +149,7 @@ def test_any_character_of_a_name_stays_in_its_field(tmp_path):
     """A bare carriage return ends a row for csv.reader, and before Python 3.13 csv.writer leaves it bare."""
     names = ["a\rb.png", "a\nb.png", 'a"b,c.png', "\r", " a ", "a\r\nb"]
     rows = rows_of(*names)
-    output.write(tmp_path, rows, ["m"], "logit")
+    results.write(tmp_path, rows, ["m"], "logit")
     for name in ("scores.csv", "logits.csv"):
         with open(tmp_path / name, encoding="utf-8", newline="") as file:
             assert [r[0] for r in csv.reader(file, strict=True)][1:] == names, name
@@ -179,16 +180,16 @@ HEADER = {"votes": 1, "zone": (0.4, 0.6), "total": 3, "names": "abc"}
 
 def test_two_processes_do_not_write_one_journal(tmp_path):
     path = tmp_path / "x.journal"
-    first = output.Journal(path, HEADER)
+    first = journal.Journal(path, HEADER)
     first.append(Record("1.png", 1.0, 0.7, 1, "generated"))
     first.flush()
     whole = path.read_bytes()
     for resume in (False, True):
         with pytest.raises(UserError, match="another process is writing .*x.journal"):
-            output.Journal(path, HEADER, resume)
+            journal.Journal(path, HEADER, resume)
         assert path.read_bytes() == whole
     first.close()
-    again = output.Journal(path, HEADER, resume=True)
+    again = journal.Journal(path, HEADER, resume=True)
     assert again.done == 1
     again.close()
     assert path.read_bytes() == whole
@@ -196,7 +197,7 @@ def test_two_processes_do_not_write_one_journal(tmp_path):
 
 def test_a_journal_of_other_images_is_not_continued(tmp_path):
     path = tmp_path / "x.journal"
-    output.Journal(path, HEADER).close()
+    journal.Journal(path, HEADER).close()
     whole = path.read_bytes()
     for change, text in (
         ({"names": "abd"}, "of other images or another order"),
@@ -204,6 +205,6 @@ def test_a_journal_of_other_images_is_not_continued(tmp_path):
         ({"zone": (0.4, 0.7)}, "another zone"),
     ):
         with pytest.raises(UserError, match=text):
-            output.Journal(path, {**HEADER, **change}, resume=True)
+            journal.Journal(path, {**HEADER, **change}, resume=True)
         assert path.read_bytes() == whole
-    output.Journal(path, HEADER, resume=True).close()
+    journal.Journal(path, HEADER, resume=True).close()

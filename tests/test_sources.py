@@ -10,8 +10,8 @@ from PIL import Image
 
 import evaluate
 import infer
-from aidet import config, truth
-from aidet.datasets import sources
+from aidet import config
+from aidet.datasets import sources, truth
 from aidet.datasets.samples import open_data
 from aidet.errors import UserError
 

@@ -380,12 +380,12 @@ def test_loss_scaling_leaves_the_result_alone(data, tmp_path):
 
 
 def test_idle_kernels_change_no_number(data, tmp_path, monkeypatch):
-    from aidet import steps
+    from aidet.training import cells
 
-    assert steps.filler("CPU", 1, 10) == 60 and steps.filler("CPU", 1, 60) == 0
-    assert steps.filler("CPU", 2, 10) == 0 and steps.filler("Ascend", 1, 10) == 0
+    assert cells.filler("CPU", 1, 10) == 60 and cells.filler("CPU", 1, 60) == 0
+    assert cells.filler("CPU", 2, 10) == 0 and cells.filler("Ascend", 1, 10) == 0
     fitted(data, tmp_path / "with")
-    monkeypatch.setattr(steps, "filler", lambda device, world, weights: 0)
+    monkeypatch.setattr(cells, "filler", lambda device, world, weights: 0)
     fitted(data, tmp_path / "without")
     assert log(tmp_path / "with") == log(tmp_path / "without")
     assert same_weights(tmp_path / "with" / "last.ckpt", tmp_path / "without" / "last.ckpt")

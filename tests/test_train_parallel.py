@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import ckpt, config, distill, labels, transforms
+from aidet import ckpt, config, images, labels
 from aidet.errors import UserError
+from aidet.training import distill
 from aidet.training.run import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +86,7 @@ def trained(data, out, **more):
 
 
 def test_teachers_cannot_look_at_a_high_passed_student():
-    line = transforms.Pipeline("center_crop(16) | high_pass(3)")
+    line = images.Pipeline("center_crop(16) | high_pass(3)")
     with pytest.raises(UserError, match="cannot turn a high_pass input back into pixels"):
         distill.Teachers({"teachers": ["none.ckpt"]}, line, ["real", "generated"])
 
@@ -93,13 +94,13 @@ def test_teachers_cannot_look_at_a_high_passed_student():
 def test_teachers_give_their_own_probability_whatever_the_units(data, tmp_path):
     """The teacher was trained on values normalised by .5; the student's pixels come in ImageNet's units."""
     path = trained(data, tmp_path / "t", epoch_size=1)
-    line = transforms.Pipeline("resize((32,32)) | normalize(imagenet)")
+    line = images.Pipeline("resize((32,32)) | normalize(imagenet)")
     teachers = distill.Teachers({"teachers": [str(path)], "temperature": 4}, line, ["real", "generated"])
     image = Image.open(next((data / "val/real").iterdir()))
     soft = teachers(line(image)[None])
     import mindspore as ms
 
-    own = transforms.Pipeline("resize((32,32)) | normalize(half)")(image)[None]
+    own = images.Pipeline("resize((32,32)) | normalize(half)")(image)[None]
     score = labels.score_from_logits(ckpt.load_model(path)(ms.Tensor(own)).asnumpy(), ["real", "generated"])
     assert np.allclose(soft[0, 1], labels.sigmoid(score[0] / 4), atol=1e-5) and np.allclose(soft.sum(), 1)
     assert np.allclose(distill.Teachers({"teachers": [str(path)] * 2, "combine": "max", "temperature": 4}, line,
@@ -131,7 +132,7 @@ def test_the_table_of_teachers_and_student(data, tmp_path):
         table = {(r["model"], r["generator"]): r for r in csv.DictReader(file)}
     models = [str(first), str(second), "teachers together", "student"]
     assert set(table) == {(m, g) for m in models for g in ("real", "fake", "all")}
-    line = transforms.Pipeline("resize((32,32)) | normalize(half)")
+    line = images.Pipeline("resize((32,32)) | normalize(half)")
     net = ckpt.load_model(tmp_path / "s/best.ckpt")
     for side, name in ((0, "real"), (1, "fake")):
         x = np.stack([line(Image.open(p)) for p in sorted((data / "val" / name).iterdir())])
@@ -154,4 +155,4 @@ def test_the_table_of_teachers_and_student(data, tmp_path):
 )
 def test_wrong_teachers_are_named(settings, message):
     with pytest.raises(UserError, match=message):
-        distill.Teachers(settings, transforms.Pipeline("to_float"), ["real", "generated"])
+        distill.Teachers(settings, images.Pipeline("to_float"), ["real", "generated"])

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import config, degrade, recipes, schedules, transforms
+from aidet import config, images
 from aidet.errors import UserError
+from aidet.evaluation import degrade
+from aidet.training import pipelines, schedules
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "mindcv_cfg").glob("*.yaml"))
 
@@ -18,26 +20,26 @@ def test_a_recipe_loads_states_its_command_and_runs_its_pipelines(path):
     assert f"# Command: python train.py -c mindcv_cfg/{path.name}" in text and "../shared" not in text
     c = config.load(path)
     assert "data_dir" not in c.given or path.stem == "demo"
-    training, evaluation = recipes.pipelines(c)
-    first, last = transforms.parsed(training), transforms.parsed(evaluation)
+    training, evaluation = pipelines.pipelines(c)
+    first, last = images.parsed(training), images.parsed(evaluation)
     assert not last.random and last.size() is not None
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 280, 3), np.uint8))
-    a, b = first(image, transforms.generator(1, "k")), last(image)
+    a, b = first(image, images.generator(1, "k")), last(image)
     assert a.shape == b.shape and a.dtype == b.dtype == np.float32
     if c.views:
-        assert transforms.Pipeline(c.views)(image, transforms.generator(1, "k")).shape == b.shape
+        assert images.Pipeline(c.views)(image, images.generator(1, "k")).shape == b.shape
     assert len(schedules.learning_rates(c, 7)) == 7 * c.epoch_size
 
 
 def test_the_cups_impairment_is_one_for_training_and_evaluation(photo):
     image = photo(3, (700, 520))
-    line = transforms.parsed("vip_cup | to_float")
+    line = images.parsed("vip_cup | to_float")
     point = next(p for p in degrade.points(["tiers"]) if p[0] == "tier vip")
     for view in range(3):
-        wanted = point[3](image, transforms.generator(1, "k", view))
+        wanted = point[3](image, images.generator(1, "k", view))
         assert wanted.size == (200, 200)
         pixels = np.asarray(wanted, np.float32).transpose(2, 0, 1) / 255
-        assert np.array_equal(line(image, transforms.generator(1, "k", view)), pixels)
+        assert np.array_equal(line(image, images.generator(1, "k", view)), pixels)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_a_loss_is_mindcvs(name, smoothing):
     import mindspore as ms
     from mindcv.loss import create_loss
 
-    from aidet import steps
+    from aidet.training import losses
 
     ms.set_context(mode=ms.PYNATIVE_MODE)
     rng = np.random.default_rng(0)
@@ -86,7 +88,7 @@ def test_a_loss_is_mindcvs(name, smoothing):
         wanted /= 6  # MindCV adds the images up whatever `reduction` says; here it is their mean
     soft = hot * np.float32(1 - smoothing) + np.float32(smoothing / 5)
     weights = np.full(6, 1 / 6, np.float32)
-    found = steps.Loss(name)(ms.Tensor(z), ms.Tensor(soft), ms.Tensor(weights))
+    found = losses.Loss(name)(ms.Tensor(z), ms.Tensor(soft), ms.Tensor(weights))
     assert abs(float(found.asnumpy()) - wanted) < 2e-5 * max(1.0, abs(wanted))
 
 
@@ -94,7 +96,7 @@ def test_jensen_shannon_by_its_formula():
     """Cross-entropy of the clean views, and 12 times the mean divergence of the views from their mixture."""
     import mindspore as ms
 
-    from aidet import steps
+    from aidet.training import losses
 
     rng = np.random.default_rng(0)
     z, index = rng.normal(0, 2, (12, 3)), np.array([0, 2, 1, 2])
@@ -105,7 +107,7 @@ def test_jensen_shannon_by_its_formula():
     wanted = (-np.log(views[0][np.arange(4), index]) + 12 * divergence).mean()
     hot = np.tile(np.eye(3, dtype=np.float32)[index], (3, 1))
     weights = np.full(12, 1 / 12, np.float32)
-    found = steps.Loss("JSD", splits=3)(ms.Tensor(z.astype(np.float32)), ms.Tensor(hot), ms.Tensor(weights))
+    found = losses.Loss("JSD", splits=3)(ms.Tensor(z.astype(np.float32)), ms.Tensor(hot), ms.Tensor(weights))
     assert abs(float(found.asnumpy()) - wanted) < 1e-5
 
 
@@ -123,7 +125,8 @@ def test_names_of_older_mindcv_versions_are_known():
 def test_layer_decay_counts_as_mindcv_does():
     from mindcv.optim.optim_factory import _layer_map
 
-    from aidet import models, optim
+    from aidet import models
+    from aidet.training import optim
 
     # 60 values in ResNet-18's trunk of convolutions, 5 groups of 12 and more; a multiple of 12 is the edge.
     for name in ("resnet18", "squeezenet1_0", "testing"):
@@ -148,7 +151,8 @@ def test_layer_decay_counts_as_mindcv_does():
     ],
 )
 def test_what_weight_decay_leaves_out(choice, free):
-    from aidet import models, optim
+    from aidet import models
+    from aidet.training import optim
 
     net = models.create("testing")
     made = optim.create(config.load(None, {"weight_decay": 0.1, "weight_decay_filter": choice}), net)
@@ -225,8 +229,8 @@ def test_a_mindcv_file_loads_unchanged(tmp_path):
     (tmp_path / "c.yaml").write_text(MINDCV)
     c = config.load(tmp_path / "c.yaml")
     assert (c.min_lr, c.opt, c.loss, c.ckpt_save_policy) == (1e-6, "adamw", "CE", "top_k")
-    training, evaluation = recipes.pipelines(c)
-    steps = [name for name, _ in transforms.parsed(training).steps]
+    training, evaluation = pipelines.pipelines(c)
+    steps = [name for name, _ in images.parsed(training).steps]
     assert steps == ["random_resized_crop", "hflip", "auto_augment", "normalize", "random_erasing"]
     assert evaluation.startswith("resize(235, bicubic) | center_crop((224, 224))")
 
@@ -276,7 +280,8 @@ save_checkpoint: True
 
 
 def test_both_files_hold_every_key_of_mindcv_and_make_a_network(tmp_path):
-    from aidet import models, optim, steps
+    from aidet import models
+    from aidet.training import cells, optim
 
     theirs = {name for group, keys in config.GROUPS.items() if group != "added" for name in keys}
     given, made = set(), []
@@ -284,10 +289,10 @@ def test_both_files_hold_every_key_of_mindcv_and_make_a_network(tmp_path):
         (tmp_path / "c.yaml").write_text(text)
         c = config.load(tmp_path / "c.yaml")
         given |= c.given
-        transforms.parsed(recipes.pipelines(c)[0])
+        images.parsed(pipelines.pipelines(c)[0])
         assert len(schedules.learning_rates(c, 3)) == 3 * c.epoch_size
         net = models.create("testing", drop_rate=c.drop_rate or 0.0, drop_path_rate=c.drop_path_rate or 0.0)
-        assert steps.seed_dropout(net) is not None
+        assert cells.seed_dropout(net) is not None
         made.append(optim.create(c, net))
     assert given == theirs
     assert [type(o).__name__ for o in made] == ["AdamW", "Adam"] and made[1].eps == 1e-3
@@ -297,26 +302,26 @@ def test_both_files_hold_every_key_of_mindcv_and_make_a_network(tmp_path):
     "policy", ["randaug-m9-n2-mstd0.5-inc1", "autoaug", "autoaugr", "3a", "augmix-m5-w4-d2", "trivialaugwide"]
 )
 def test_automatic_policies_follow_their_seed(policy, photo):
-    p = transforms.parsed(f"auto_augment('{policy}') | to_float")
-    draws = [p(photo(), transforms.generator(1, "k", v)) for v in (0, 0, 1, 2, 3)]
+    p = images.parsed(f"auto_augment('{policy}') | to_float")
+    draws = [p(photo(), images.generator(1, "k", v)) for v in (0, 0, 1, 2, 3)]
     assert np.array_equal(draws[0], draws[1]) and any(not np.array_equal(draws[0], d) for d in draws[2:])
 
 
 def test_unknown_names_are_errors():
     with pytest.raises(UserError, match="did you mean 'randaug'"):
-        transforms.parsed("auto_augment('randagu-m9')")
+        images.parsed("auto_augment('randagu-m9')")
     with pytest.raises(UserError, match="did you mean 'bicubic'"):
-        recipes.pipelines(config.load(None, {"interpolation": "bicubicc"}))
+        pipelines.pipelines(config.load(None, {"interpolation": "bicubicc"}))
     with pytest.raises(UserError, match="transform_eval"):
-        recipes.pipelines(config.load(None, {"transform": "hflip"}))
+        pipelines.pipelines(config.load(None, {"transform": "hflip"}))
 
 
 def test_albumentations_follow_the_seed_and_name_their_errors(photo):
     pytest.importorskip("albumentations")
-    p = transforms.parsed("albumentations(GaussNoise, p=1.0) | to_float")
-    a, b, c = (p(photo(), transforms.generator(1, "k", v)) for v in (0, 0, 1))
+    p = images.parsed("albumentations(GaussNoise, p=1.0) | to_float")
+    a, b, c = (p(photo(), images.generator(1, "k", v)) for v in (0, 0, 1))
     assert np.array_equal(a, b) and not np.array_equal(a, c)
     with pytest.raises(UserError, match="did you mean 'GaussNoise'"):
-        transforms.parsed("albumentations(GausNoise)")
+        images.parsed("albumentations(GausNoise)")
     with pytest.raises(UserError, match="foo"):
-        transforms.parsed("albumentations(GaussNoise, foo=1)")
+        images.parsed("albumentations(GaussNoise, foo=1)")

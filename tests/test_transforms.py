@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import augment, degrade, transforms
+from aidet import images
 from aidet.errors import UserError
-from aidet.transforms import OPERATIONS, Pipeline, generator
+from aidet.evaluation import degrade
+from aidet.images import OPERATIONS, Pipeline, augment, generator
 
 # Operations that need an argument, or numbers in place of an image; the others open by their name alone.
 ARGUMENTS = {
@@ -151,7 +152,7 @@ def test_text_is_a_normal_form(photo):
 def test_a_pipeline_comes_apart_into_geometry_and_numbers(photo, line, geometry, numbers):
     pipeline = Pipeline(line)
     assert (pipeline.geometry.text, pipeline.numbers.text) == (geometry, numbers)
-    image = transforms.applied(pipeline.geometry.steps, photo(), rng(1))
+    image = images.applied(pipeline.geometry.steps, photo(), rng(1))
     assert isinstance(image, Image.Image)
     if "random_erasing" not in line:
         np.testing.assert_array_equal(pipeline.numbers(image), pipeline(photo(), rng(1)))
@@ -168,12 +169,12 @@ def test_the_longest_line_comes_apart_too():
     assert len(line) > 3990 and len(Pipeline(line).geometry.steps) == 666
 
 
-@pytest.mark.parametrize("name", [*transforms.STATISTICS, "(0.1, 0.2, 0.3), (0.9, 0.5, 0.01)"])
+@pytest.mark.parametrize("name", [*images.STATISTICS, "(0.1, 0.2, 0.3), (0.9, 0.5, 0.01)"])
 @pytest.mark.parametrize("white", [1, 255])
 def test_affine_is_the_arithmetic_of_normalize(photo, name, white):
     pipeline = Pipeline(f"random_crop(32) | normalize({name}) | random_erasing")
     scale, offset = pipeline.affine(white)
-    mean, std = transforms.STATISTICS.get(name, ((0.1, 0.2, 0.3), (0.9, 0.5, 0.01)))
+    mean, std = images.STATISTICS.get(name, ((0.1, 0.2, 0.3), (0.9, 0.5, 0.01)))
     np.testing.assert_allclose(scale, 1 / np.array(std) / white, rtol=1e-6)
     np.testing.assert_allclose(offset, -np.array(mean) / std, rtol=1e-6)
     assert scale.dtype == offset.dtype == np.float64 and scale.shape == offset.shape == (3,)
@@ -217,7 +218,7 @@ def test_errors_name_the_value_and_the_remedy(line, message):
 
 
 def test_every_operation_is_documented():
-    assert all(factory.__doc__ for factory, _ in transforms.OPERATIONS.values())
+    assert all(factory.__doc__ for factory, _ in images.OPERATIONS.values())
 
 
 def test_every_operation_opens_whatever_was_imported_before(run):

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from aidet import vote
+from aidet.detector import views, vote
+from aidet.detector.views import STABILITY, Views, changed_images
 from aidet.errors import UserError
 from aidet.labels import sigmoid
 
@@ -75,7 +76,7 @@ def test_a_models_threshold_moves_its_boundary():
     "call, text",
     [
         (lambda: vote.combine_views([1], "mean"), "unknown vote 'mean'"),
-        (lambda: vote.Views("to_float", weights="details"), "did you mean 'detail'"),
+        (lambda: views.Views("to_float", weights="details"), "did you mean 'detail'"),
         (lambda: vote.Fusion("softor", ["a"]), "did you mean 'soft-or'"),
         (lambda: vote.Fusion("soft", ["alpha"], weights={"alfa": 1}), "did you mean 'alpha'"),
         (lambda: vote.Fusion("soft", ["a", "b"], weights={"a": 1}), "no value for 'b'"),
@@ -85,10 +86,10 @@ def test_a_models_threshold_moves_its_boundary():
         (lambda: vote.Fusion("soft-or", ["a"], weights={"a": 1}), "takes no weights"),
         (lambda: vote.unsure_zone("0.6,0.4"), "LOW <= HIGH"),
         (lambda: vote.unsure_zone("half"), "two numbers"),
-        (lambda: vote.Views("center_crop(8) | normalize(half)", votes=0), r"votes \(=0\) must be a whole number >= 1"),
-        (lambda: vote.Views("center_crop(8)", votes=3, kind="random_crop(9)"), "9"),
-        (lambda: vote.Views("center_crop(8)", votes=3, kind="center_crop(8)"), "are not random"),
-        (lambda: vote.Views("normalize(half)", votes=3, kind="grid"), "fixed input size"),
+        (lambda: views.Views("center_crop(8) | normalize(half)", votes=0), r"votes \(=0\) must be a whole number >= 1"),
+        (lambda: views.Views("center_crop(8)", votes=3, kind="random_crop(9)"), "9"),
+        (lambda: views.Views("center_crop(8)", votes=3, kind="center_crop(8)"), "are not random"),
+        (lambda: views.Views("normalize(half)", votes=3, kind="grid"), "fixed input size"),
     ],
 )
 def test_wrong_values_are_named(call, text):
@@ -115,7 +116,7 @@ def test_view_0_is_the_evaluation_view_and_others_depend_on_seed_file_and_number
     image = photo(1, (90, 70))
 
     def make(seed=42, key="a.jpg", votes=4):
-        return vote.Views(LINE, votes, line="random_crop(32) | to_float", seed=seed)(image, key)
+        return views.Views(LINE, votes, line="random_crop(32) | to_float", seed=seed)(image, key)
 
     one = make(votes=1)
     first, again = make(), make()
@@ -131,22 +132,22 @@ def test_view_0_is_the_evaluation_view_and_others_depend_on_seed_file_and_number
 def test_native_and_grid_views_hold_the_images_own_pixels(photo):
     image = photo(2, (100, 70))
     pixels = np.asarray(image).transpose(2, 0, 1)
-    grid = vote.Views(LINE, 99, "grid")(image, "a")
+    grid = views.Views(LINE, 99, "grid")(image, "a")
     assert len(grid) == 12  # 4 x 3 tiles of 32 cover 100 x 70
     assert np.array_equal(np.rint(grid[0] * 255), pixels[:, :32, :32])
     assert np.array_equal(np.rint(grid[-1] * 255), pixels[:, -32:, -32:])
-    assert len(vote.Views(LINE, 5, "grid")(image, "a")) == 5
+    assert len(views.Views(LINE, 5, "grid")(image, "a")) == 5
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (3, 32, 32))[0]
-    for view in vote.Views(LINE, 2, "native")(image, "a"):
+    for view in views.Views(LINE, 2, "native")(image, "a"):
         assert (np.rint(view * 255) == windows).all(axis=(-1, -2, -3)).any()
 
 
 def test_a_pyramid_adds_crops_of_the_half_size_where_one_fits(photo):
     image = photo(2, (100, 70))
     half = np.asarray(image.resize((50, 35), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-    views = vote.Views(LINE, 8, "pyramid")(image, "a")
+    views = Views(LINE, 8, "pyramid")(image, "a")
     assert len(views) == 8
-    for own, grid in zip(views, vote.Views(LINE, 4, "grid")(image, "a")):
+    for own, grid in zip(views, Views(LINE, 4, "grid")(image, "a")):
         assert np.array_equal(own, grid)
     windows = np.lib.stride_tricks.sliding_window_view(half, (3, 32, 32))[0]
     for view in views[4:]:
@@ -159,73 +160,73 @@ def test_a_pyramid_adds_crops_of_the_half_size_where_one_fits(photo):
 def test_a_pyramids_other_scale_is_the_nearest_to_half_at_which_a_crop_fits(photo, size, scaled):
     """(9, 40) would need more than twice its size; what is left is mirrored."""
     image = photo(3, size)
-    views = vote.Views(LINE, 8, "pyramid")(image, "a")
-    grids = [vote.Views(LINE, 4, "grid")(i, "a") for i in (image, image.resize(scaled, Image.Resampling.BICUBIC))]
+    views = Views(LINE, 8, "pyramid")(image, "a")
+    grids = [Views(LINE, 4, "grid")(i, "a") for i in (image, image.resize(scaled, Image.Resampling.BICUBIC))]
     assert len(views) == sum(map(len, grids))
     for own, grid in zip(views, sum(grids, [])):
         assert np.array_equal(own, grid)
-    assert len(vote.Views(LINE, 1, "pyramid")(image, "a")) == 1
+    assert len(Views(LINE, 1, "pyramid")(image, "a")) == 1
 
 
 def test_a_pyramid_of_an_image_as_large_as_a_crop_is_that_crop(photo):
-    assert len(vote.Views(LINE, 8, "pyramid")(photo(3, (32, 32)), "a")) == 1
+    assert len(views.Views(LINE, 8, "pyramid")(photo(3, (32, 32)), "a")) == 1
 
 
 def test_an_image_smaller_than_the_crop_is_mirrored(photo):
     for kind in ("native", "grid", "pyramid"):
-        for view in vote.Views(LINE, 3, kind)(photo(3, (20, 9)), "a"):
+        for view in views.Views(LINE, 3, kind)(photo(3, (20, 9)), "a"):
             assert view.shape == (3, 32, 32)
 
 
 def test_detail_is_the_mean_difference_of_neighbours_in_the_channels_mean():
     view = np.zeros((3, 2, 3), np.float32)
-    assert vote.detail(view) == 0
+    assert views.detail(view) == 0
     view[:, 0, 1] = 0.3, 0.6, 0.9  # mean 0.6: two of four differences to the right, one of three downwards
-    assert vote.detail(view) == pytest.approx(0.6 * 2 / 4 + 0.6 / 3)
+    assert views.detail(view) == pytest.approx(0.6 * 2 / 4 + 0.6 / 3)
     view[:, 0, 1] = 0.3, -0.3, 0.0  # colours that cancel out
-    assert vote.detail(view) == pytest.approx(0, abs=1e-8)
-    assert vote.detail(np.ones((3, 1, 1), np.float32)) == 0
+    assert views.detail(view) == pytest.approx(0, abs=1e-8)
+    assert views.detail(np.ones((3, 1, 1), np.float32)) == 0
 
 
 def test_views_count_by_their_detail():
     pixels = np.full((32, 64, 3), 200, np.uint8)
     pixels[:, 32:] = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
     line = "center_crop(32) | normalize(half)"
-    views = vote.Views(line, 2, "grid", weights="detail")
+    views = Views(line, 2, "grid", weights="detail")
     plain, rough = views.weigh(views(Image.fromarray(pixels), "a"))
     assert rough > 1000 * plain > 0
     assert plain == pytest.approx((1 / 127.5) ** 2)
-    made = vote.Views(line, 2, "grid", weights="detail", flips=True)
+    made = Views(line, 2, "grid", weights="detail", flips=True)
     assert made.weigh(made(Image.fromarray(pixels), "a")) == pytest.approx([plain, rough] * 2)
-    assert vote.Views(line, 2, "grid").weigh([]) is None
+    assert Views(line, 2, "grid").weigh([]) is None
 
 
 def test_flips_double_the_views(photo):
-    views = vote.Views(LINE, 2, flips=True)(photo(4), "a")
+    views = Views(LINE, 2, flips=True)(photo(4), "a")
     assert len(views) == 4 and np.array_equal(views[2], views[0][:, :, ::-1])
 
 
 def test_default_views_follow_the_seeds_rule():
-    assert vote.Views(LINE, 3).others.text == (
+    assert views.Views(LINE, 3).others.text == (
         "decode | random_resized_crop((32, 32), scale=(0.8, 1.0)) | hflip | vflip | to_float"
     )
 
 
 def test_stability_views_change_pixels_and_keep_the_input_size(photo):
     image = photo(5, (90, 70))
-    views = vote.Views(LINE)
-    changed = [views.first(i) for i in vote.changed_images(image)]
-    assert len(changed) == len(vote.STABILITY)
+    views = Views(LINE)
+    changed = [views.first(i) for i in changed_images(image)]
+    assert len(changed) == len(STABILITY)
     for view in changed:
         assert view.shape == (3, 32, 32) and not np.array_equal(view, views(image, "")[0])
     flat = Image.new("RGB", (64, 64), (128, 128, 128))
-    assert all(np.abs(views.first(i) - 128 / 255).max() < 0.01 for i in vote.changed_images(flat))
+    assert all(np.abs(views.first(i) - 128 / 255).max() < 0.01 for i in changed_images(flat))
 
 
 @pytest.mark.parametrize("kind", ["random", "native", "grid", "pyramid"])
 def test_views_of_a_high_pass_model_are_high_passed(photo, kind):
     image = photo(size=(96, 80))
-    views = vote.Views("center_crop(32) | high_pass(3)", votes=4, kind=kind)(image, "a.png")
+    views = Views("center_crop(32) | high_pass(3)", votes=4, kind=kind)(image, "a.png")
     assert len(views) == 4
     for view in views:
         assert view.shape == (3, 32, 32) and abs(view.mean()) < 0.02 < np.abs(view).max() and view.min() < 0

@@ -8,7 +8,7 @@ import re
 from typing import Any, Iterable, List, Sequence, Tuple
 
 from .. import records
-from ..engine import Verdict
+from ..detector import Verdict
 from .metadata import Finding
 from .service import flips
 from .words import say

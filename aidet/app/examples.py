@@ -55,7 +55,8 @@ def decoded(source: Path, target: Path) -> Optional[Path]:
         return None
     import numpy as np
 
-    from .. import cli, rules
+    from .. import cli
+    from ..detector import rules
 
     image = Image.open(source).convert("RGB")
     left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 import gradio as gr
 
 from .. import images
-from ..engine import Verdict
+from ..detector import Verdict
 from ..errors import UserError
 from ..records import COLUMNS
 from . import cards, examples, pictures, service, uploads

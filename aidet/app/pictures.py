@@ -57,7 +57,7 @@ def overlay(heat: np.ndarray, image: Image.Image, side: int = 768) -> Image.Imag
     Parameters
     ----------
     heat : numpy.ndarray, shape (grid, grid)
-        From :func:`aidet.explain.occlusion`.
+        From :func:`aidet.detector.explain.occlusion`.
     image : PIL.Image.Image, mode RGB
     side : int
         Longest side of the result.

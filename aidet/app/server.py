@@ -188,7 +188,7 @@ def launch(served: Any, folder: str, host: str = "127.0.0.1", port: int = 7860, 
     """
     from starlette.middleware import Middleware
 
-    from ..engine import cpus
+    from ..parallel import cpus
     from . import cards
     from . import page as pages
 

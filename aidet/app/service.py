@@ -8,8 +8,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar
 
 from PIL import Image
 
-from .. import Detector, __version__, explain, images, labels, vote
-from ..engine import Verdict
+from .. import Detector, __version__, images, labels
+from ..detector import Verdict, explain, vote
 from ..errors import UserError
 from ..records import Record
 from . import metadata, pictures, uploads

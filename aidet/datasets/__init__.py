@@ -1,1 +1,7 @@
-"""Where the images are and what is known of them: one reader of folders, tables and lists, labels, training sets."""
+"""What is real and what is generated: folders, tables and lists of images, their labels, training sets."""
+
+from .samples import Samples, open_data
+from .sources import Inputs, Table, read, read_paths
+from .truth import Truth, read_labels
+
+__all__ = ["Inputs", "Samples", "Table", "Truth", "open_data", "read", "read_labels", "read_paths"]

@@ -15,7 +15,7 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .. import images, labels, transforms
+from .. import images, labels
 from ..errors import UserError, nearest
 from ..records import natural_key
 from . import sources
@@ -103,7 +103,7 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
     if val is not None:
         _check_disjoint(train, val, log or (lambda text: None))
     if config.num_samples and config.num_samples < len(train):
-        rng = transforms.generator(config.seed, "num_samples")
+        rng = images.generator(config.seed, "num_samples")
         train = train.take(sorted(rng.permutation(len(train))[: config.num_samples]))
     classes = assign_classes(train, val, config.multiclass_to_binary)
     return train, val, classes

@@ -8,8 +8,8 @@ from typing import Any, Callable, List, Optional, Tuple, Union
 import numpy as np
 
 from ..errors import UserError
-from ..vote import Views
 from .scorer import Scorer
+from .views import Views
 
 # Metadata key under which an eight-bit ONNX model states how it was quantised and its margin.
 STAMP = "aidet.quantized"

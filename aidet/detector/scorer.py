@@ -6,7 +6,8 @@ from typing import Any, Iterable, List, Optional, Sequence
 import numpy as np
 from PIL import Image
 
-from .. import vote
+from . import views
+from .views import Views
 
 
 class Scorer:
@@ -47,7 +48,7 @@ class Scorer:
     scale: float = 1.0
     offset: float = 0.0
     path: Optional[Path] = None
-    views: Optional[vote.Views] = None
+    views: Optional[Views] = None
     order: Optional[Sequence[str]] = None
     explainer: Optional[Any] = None
 
@@ -60,14 +61,14 @@ class Scorer:
         key : str
             Seeds the random views.
         stability : bool
-            Prepare the re-saved and resized versions of :func:`aidet.vote.changed_images`, too.
+            Prepare the re-saved and resized versions of :func:`aidet.detector.views.changed_images`, too.
 
         Returns
         -------
         list of list
             The views of each version; the image itself comes first.
         """
-        versions = [image, *(vote.changed_images(image) if stability else [])]
+        versions = [image, *(views.changed_images(image) if stability else [])]
         return [self.views_of(version, key) for version in versions]
 
     def views_of(self, image: Image.Image, key: str) -> list:

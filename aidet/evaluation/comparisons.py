@@ -8,8 +8,8 @@ import numpy as np
 from .. import metrics
 from ..errors import UserError
 from ..labels import NAMES, REAL, sigmoid
-from ..truth import read_leaks
 from .evaluation import Evaluation
+from .scores import read_leaks
 from .sections import HEADLINE
 
 EXACT = ("path", "bytes", "pixels")  # levels of `evaluate.py leaks` that are beyond doubt
@@ -25,7 +25,7 @@ def deduplicated(
     ----------
     evaluation : Evaluation
     leaks : str
-        ``leaks.csv`` of ``evaluate.py leaks``, see :func:`aidet.truth.read_leaks`.
+        ``leaks.csv`` of ``evaluate.py leaks``, see :func:`aidet.evaluation.scores.read_leaks`.
     times, seed, one_class
         As in :meth:`Evaluation.measure`.
 

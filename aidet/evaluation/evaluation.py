@@ -5,10 +5,12 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
-from .. import cifar100, metrics
+from .. import metrics
+from ..datasets import cifar100
+from ..datasets.truth import Truth, read_labels
 from ..errors import UserError
 from ..labels import NAMES, sigmoid
-from ..truth import Scores, Truth, join, read_labels, read_scores
+from .scores import Scores, join, read_scores
 
 DERIVED = ("size", "format")
 SIZES = 20  # most values that a table by size names one by one
@@ -219,7 +221,7 @@ def load(
     Parameters
     ----------
     scores_path, labels_path : str or Path
-        See :func:`aidet.truth.read_scores` and :func:`aidet.truth.read_labels`.
+        See :func:`aidet.evaluation.scores.read_scores` and :func:`aidet.datasets.truth.read_labels`.
     where : list of str, optional
         ``column=value`` conditions on the labels.
     threshold : float, optional

@@ -9,11 +9,12 @@ from typing import Any, Dict, List, Sequence, Tuple, Union
 import numpy as np
 from tqdm import tqdm
 
-from .. import degrade, images, metrics
-from ..engine import Detector
+from .. import images, metrics
+from ..datasets.truth import Truth
+from ..detector import Detector
 from ..errors import UserError
 from ..labels import sigmoid
-from ..truth import Truth
+from . import degrade
 
 MOST_VOTES = 15
 TOGETHER = 16  # decoded images in memory where two detectors take turns
@@ -96,7 +97,7 @@ def measure(
     Parameters
     ----------
     jobs : list of (Detector, list of points)
-        See :func:`aidet.degrade.points`.
+        See :func:`aidet.evaluation.degrade.points`.
     true : Truth
     log : Log
     seed : int

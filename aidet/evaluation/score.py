@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from .. import files, included, report, runinfo, worst
+from .. import files, report, runinfo
 from ..cli import OK, PARTIAL
 from ..datasets.sources import split_source
 from ..errors import UserError
-from . import vip
+from . import included, vip, worst
 from .comparisons import compared, deduplicated, from_validation
 from .evaluation import columns_to_show, load, summary
 from .score_page import counts, pages, say

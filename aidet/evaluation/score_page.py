@@ -5,9 +5,10 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from .. import metrics, plots, report, runinfo, worst
+from .. import metrics, report, runinfo
 from ..cli import printable
 from ..labels import GENERATED, NAMES, REAL, logit
+from . import worst
 from .evaluation import Evaluation
 from .sections import HEADLINE, by_section, threshold_section
 
@@ -210,16 +211,16 @@ def _curves(evaluation, result):
         "Curves",
         charts=[
             report.Chart(
-                plots.roc(y, lines),
+                report.roc(y, lines),
                 "ROC: what share of generated images is found at each share of falsely accused real ones.",
             ),
-            report.Chart(plots.precision_recall(y, lines), "Precision and recall of the class generated."),
+            report.Chart(report.precision_recall(y, lines), "Precision and recall of the class generated."),
             report.Chart(
-                plots.reliability(metrics.reliability(y, prob)),
+                report.reliability(metrics.reliability(y, prob)),
                 f"Reliability: on the diagonal, a stated 80% is right in 80% of cases. ECE {result['ece']:.3f}, "
                 f"with both classes weighted equally {result['balanced_ece']:.3f}.",
             ),
-            report.Chart(plots.histogram(y, score, threshold), "Distribution of the scores of both classes."),
+            report.Chart(report.histogram(y, score, threshold), "Distribution of the scores of both classes."),
         ],
     )
 

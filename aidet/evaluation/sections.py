@@ -2,7 +2,7 @@
 
 from typing import Any, Dict, List
 
-from .. import metrics, plots, report
+from .. import metrics, report
 from ..records import natural_key
 
 HEADLINE = (
@@ -53,7 +53,7 @@ def by_section(column: str, table: Dict[str, Dict[str, Any]]) -> report.Section:
         if r["accuracy"] is not None
     ]
     chart = report.Chart(
-        plots.bars(sorted(bars, key=lambda b: b[1])[:LOWEST], "accuracy"),
+        report.bars(sorted(bars, key=lambda b: b[1])[:LOWEST], "accuracy"),
         f"Accuracy by {column}, with 95% intervals (the {LOWEST} lowest).",
         True,
     )
@@ -66,7 +66,7 @@ def threshold_section(rows: List[Dict[str, float]]) -> report.Section:
     number = report.number
     names = ("threshold", *metrics.DECISIONS)
     lines = {n.replace("_", " "): [(r["threshold"], r[n], None, None) for r in rows] for n in names[2:]}
-    chart = plots.curves(lines, "threshold of the probability", "value", (0, 1.02))
+    chart = report.curves(lines, "threshold of the probability", "value", (0, 1.02))
     header = ["threshold", "accuracy", "balanced accuracy", "macro-F1", "recall of real", "recall of generated"]
     cells = [[number(row[n], 1 if n == "threshold" else 4) for n in names] for row in rows]
     return report.Section(

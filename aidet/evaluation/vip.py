@@ -6,11 +6,12 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from .. import files, metrics, plots, report
+from .. import files, metrics, report
 from ..cli import OK, PARTIAL
+from ..datasets.truth import Truth, read_labels
 from ..errors import UserError
-from ..truth import Scores, Truth, join, read_labels, read_scores
 from .evaluation import Evaluation
+from .scores import Scores, join, read_scores
 
 ALONE = ("by", "valid_scores", "against", "leaks", "explain", "include", "one_class")  # options that --vip excludes
 
@@ -152,7 +153,7 @@ def _section(evaluations, result):
     ]  # fmt: skip
     table = report.Table("Both files", ["file", "images", "balanced accuracy", "95% interval", "AUC"], rows)
     charts = [
-        report.Chart(plots.roc(e.y[e.scored], {f"P{i + 1}": e.scores.score[e.scored]}), f"ROC of P{i + 1}")
+        report.Chart(report.roc(e.y[e.scored], {f"P{i + 1}": e.scores.score[e.scored]}), f"ROC of P{i + 1}")
         for i, e in enumerate(evaluations)
     ]
     return report.Section("Score", ["0.7 x balanced accuracy of P1 + 0.3 x that of P2."], charts, [table])

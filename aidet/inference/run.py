@@ -13,10 +13,12 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 from tqdm import tqdm
 
-from .. import cli, default, files, output, runinfo
+from .. import cli, files, runinfo
 from ..datasets.sources import Inputs, Names
-from ..engine import Detector
+from ..detector import Detector, default
 from ..errors import UserError, nearest
+from . import journal, results
+from .journal import Journal, journal_path, read_end
 
 Shard = Optional[Tuple[int, int]]
 
@@ -29,7 +31,7 @@ class Target(NamedTuple):
     images : str
     folder : Path
     format : str
-        One of :data:`aidet.output.FORMATS`.
+        One of :data:`aidet.inference.results.FORMATS`.
     name : str or None
         File name of the result; None: the format's own.
     """
@@ -59,8 +61,8 @@ def targets(args: argparse.Namespace) -> Target:
     for flag, value in (("--images", args.images), ("--out", args.out)):
         if not value:
             raise UserError(f"{flag} is missing; see python infer.py --help")
-    if args.format not in output.FORMATS:
-        raise UserError(nearest(args.format, output.FORMATS, "format"))
+    if args.format not in results.FORMATS:
+        raise UserError(nearest(args.format, results.FORMATS, "format"))
     out = Path(args.out)
     if args.contest and out.suffix in (".txt", ".csv") and not out.is_dir():
         return Target(args.images, out.parent, args.format if out.suffix == ".txt" else "csv", out.name)
@@ -72,9 +74,9 @@ def targets(args: argparse.Namespace) -> Target:
 def shard_to_run(given: Optional[str]) -> Shard:
     """(index, number of shards) of ``--shard`` or, if this process was started by msrun, of its rank; else None."""
     if given is not None:
-        return output.shard_of(given)
+        return journal.shard_of(given)
     rank, size = os.environ.get("RANK_ID", ""), int(os.environ.get("RANK_SIZE") or 1)
-    return output.shard_of(f"{rank}/{size}") if size > 1 and rank.isdigit() else None
+    return journal.shard_of(f"{rank}/{size}") if size > 1 and rank.isdigit() else None
 
 
 def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
@@ -101,13 +103,13 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
     inputs = Inputs(target.images)
     total, names = inputs.survey()
     if target.format == "submission":
-        table, header = output.read_sample(args.sample_submission)
-        output.match_sample([r[header[0]] for r in table], (k for k, _ in inputs), args.sample_submission)
+        table, header = results.read_sample(args.sample_submission)
+        results.match_sample([r[header[0]] for r in table], (k for k, _ in inputs), args.sample_submission)
     detector = make_detector(args)
     facts = {
         **header_of(args, detector, shard, target), "images": str(inputs.where), "total": total, "names": names,
     }  # fmt: skip
-    journal = output.Journal(output.journal_path(target.folder, shard), facts, args.resume)
+    journal = Journal(journal_path(target.folder, shard), facts, args.resume)
     index, shards = shard or (0, 1)
     part = range(index, total, shards)
     before, start, done = journal.done, time.monotonic(), None
@@ -171,7 +173,7 @@ def header_of(args: argparse.Namespace, detector: Detector, shard: Shard, target
     }
 
 
-def score_all(detector: Detector, inputs: Inputs, journal: output.Journal, part: range, names: str) -> None:
+def score_all(detector: Detector, inputs: Inputs, journal: journal.Journal, part: range, names: str) -> None:
     """Score the inputs of ``part`` that the journal does not hold yet, and append each row as it comes.
 
     Parameters
@@ -232,12 +234,12 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
     """
 
     def rows():
-        return output.read_journal(journals)
+        return journal.read_journal(journals)
 
     how = (facts[key] for key in "format on_error sample stability name".split())
-    written = output.write(out, rows, list(facts["models"]), *how)
+    written = results.write(out, rows, list(facts["models"]), *how)
     counts, bad = _counted(rows())
-    parts = [output.read_end(journal) for journal in journals]
+    parts = [read_end(journal) for journal in journals]
     facts_at = runinfo.write(out, facts, parts, {**counts, **({"error": bad} if bad else {})}, written)
     said = ", ".join(f"{counts[k]} {k}" for k in ("real", "generated", "unsure") if k in counts)
     unusable = f", {bad} could not be used" if bad else ""
@@ -274,18 +276,18 @@ def merge(out: Union[None, str, Path]) -> int:
     """
     if not out or not Path(out).is_dir():
         raise UserError(f"merge: {out!r} is no folder; give the --out of the shards")
-    paths = output.find_shards(out)
-    return finish(Path(out), paths, output.read_header(paths[0]))
+    paths = journal.find_shards(out)
+    return finish(Path(out), paths, journal.read_header(paths[0]))
 
 
 def check(result: Union[str, Path], images: Union[None, str, Path] = None, count: Optional[int] = None) -> None:
-    """Print what :func:`aidet.output.check` finds in a ``result.txt``, then ``ok``.
+    """Print what :func:`aidet.inference.results.check` finds in a ``result.txt``, then ``ok``.
 
     Raises
     ------
     UserError
         The first fault.
     """
-    for line in output.check(result, images, count):
+    for line in results.check(result, images, count):
         print(line)
     print("ok")

@@ -10,8 +10,7 @@ import mindspore as ms
 from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import HeUniform, initializer
 
-from aidet.errors import UserError
-
+from ..errors import UserError
 from . import register
 from .layers import initialise, initialise_uniform
 

@@ -8,12 +8,12 @@ from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from .. import metrics, transforms
+from .. import images, metrics
 from ..datasets import samples
 from ..datasets.samples import Samples
 from ..errors import UserError, nearest
-from ..recipes import pipelines
-from ..schedules import learning_rates
+from .pipelines import pipelines
+from .schedules import learning_rates
 
 STATE = "state.ckpt"
 
@@ -160,18 +160,18 @@ def find_lines(config: Any) -> Lines:
         A line is wrong, gives images of different sizes, or validates with random pixels.
     """
     text, text_eval = pipelines(config)
-    policies = [name for name, _ in transforms.parsed(text).steps].count("auto_augment")
+    policies = [name for name, _ in images.parsed(text).steps].count("auto_augment")
     if config.aug_splits and policies != 1:
         raise UserError(f"aug_splits (={config.aug_splits}) needs one auto_augment in the training pipeline")
     size, size_eval = _size("transform", text), _size("transform_eval", text_eval)
-    if transforms.parsed(text_eval).random:
+    if images.parsed(text_eval).random:
         raise UserError(f"transform_eval {text_eval!r} is random; validation needs the same pixels every time")
-    views = None if config.views is None else transforms.Pipeline(config.views).text
+    views = None if config.views is None else images.Pipeline(config.views).text
     return Lines(text, text_eval, views, size, size_eval)
 
 
 def _size(key, text):
-    size = transforms.parsed(text).size()
+    size = images.parsed(text).size()
     if size is None:
         raise UserError(f"{key} {text!r} gives images of different sizes; end it with a crop or resize((h, w))")
     return size

@@ -87,8 +87,8 @@ class Processes:
         """Sum of an array over the processes, float32 of the same shape; all of them have to call it."""
         import mindspore as ms
 
-        from .. import steps
+        from . import cells
 
         if self._reducer is None:
-            self._reducer = steps.Reduce()
+            self._reducer = cells.Reduce()
         return self._reducer(ms.Tensor(np.asarray(array, np.float32))).asnumpy()

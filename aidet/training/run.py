@@ -12,16 +12,17 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import numpy as np
 
-from ..dataset import Loader, Workers, epoch_order
 from ..datasets import samples
-from ..journal import Journal
 from . import checks, saving
 from .checks import Plan
+from .loader import Loader, epoch_order
+from .log import Journal
 from .processes import Processes
 from .saving import Progress
 from .start import Student
 from .updates import Batch, Updater, first_scale
 from .validation import Validator, average_statistics, compare_teachers
+from .workers import Workers
 
 
 def train(config: Any, dry_run: bool = False, out: Optional[Callable[[str], Any]] = None) -> int:

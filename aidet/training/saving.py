@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterable, List, Optional
 
 import numpy as np
 
-from .. import ckpt, files, runtime, transforms
+from .. import ckpt, files, images, runtime
 from ..errors import UserError
 from .checks import STATE, Plan, state_path
 
@@ -226,14 +226,14 @@ def sidecar(plan: Plan, network: Dict[str, Any], row: Dict[str, Any], world: int
         "configuration": config.source, "data": str(config.data_dir), "images": len(data.train_set),
         "validation_images": 0 if data.val_set is None else len(data.val_set), "epoch": row["epoch"],
         "updates": row["updates"], "batch_size": config.batch_size * world, "seed": config.seed,
-        "transform": transforms.parsed(lines.text).text, "init_from": config.init_from,
+        "transform": images.parsed(lines.text).text, "init_from": config.init_from,
         "metrics": {k: v for k, v in row.items() if isinstance(v, float) and k not in ("lr",) and math.isfinite(v)},
         "versions": runtime.versions(), "device": device,
     }  # fmt: skip
     return {
         **network,
         "input": {
-            "size": list(lines.size_eval), "transform": transforms.parsed(lines.text_eval).text, "views": lines.views,
+            "size": list(lines.size_eval), "transform": images.parsed(lines.text_eval).text, "views": lines.views,
             "channels": 3, "range": [0.0, 1.0],
         },
         "source": {"repository": "trained with train.py", "init_from": config.init_from},

@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from .. import ckpt, labels, transforms
+from .. import ckpt, images, labels
 from ..errors import UserError, nearest
 from .checks import Plan
 from .processes import Processes
@@ -46,7 +46,8 @@ class Student:
     def __init__(self, plan: Plan, processes: Processes) -> None:
         import mindspore as ms
 
-        from .. import models, steps
+        from .. import models
+        from . import cells
 
         config = plan.config
         self._plan = plan
@@ -69,7 +70,7 @@ class Student:
         self.tensors = list(self.net.get_parameters())
         self.parameters = int(sum(p.size for p in self.tensors))
         self.trainable = int(sum(p.size for p in self.tensors if p.requires_grad))
-        self.dropout_seed = steps.seed_dropout(self.net)
+        self.dropout_seed = cells.seed_dropout(self.net)
 
     def train_mode(self) -> None:
         """Training behaviour everywhere but in frozen normalisations."""
@@ -141,7 +142,7 @@ def load_initial(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Call
         before, after = arrays[differs[0]].shape[0], own[differs[0]].shape[0]
         say(f"head {layers.pop()}: {before} outputs replaced by {after}")
         # A small start: the pretrained features meet a head that says nothing yet, instead of a wrong one loudly.
-        rng = transforms.generator(config.seed, "head")
+        rng = images.generator(config.seed, "head")
         for n in differs:
             deviation = 0.01 if len(own[n].shape) > 1 else 0.0
             arrays[n] = rng.normal(0, deviation, own[n].shape).astype(np.float32)

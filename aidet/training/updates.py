@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple
 
 import numpy as np
 
-from .. import transforms
+from .. import images
 from ..errors import UserError
 from .checks import Plan
 from .processes import Processes
@@ -70,20 +70,20 @@ class Updater:
     """
 
     def __init__(self, plan: Plan, student: Student, processes: Processes) -> None:
-        from .. import convolutions, optim, steps
+        from . import cells, convolutions, losses, optim
 
         config = plan.config
         self._plan, self._student, self._processes = plan, student, processes
         self.optimizer = optim.create(config, student.net)
-        loss = steps.Loss(loss_kind(config, student.outputs), config.aux_factor, config.aug_splits)
+        loss = losses.Loss(loss_kind(config, student.outputs), config.aux_factor, config.aug_splits)
         self.teachers = _teachers(plan, student, processes.device)
         if self.teachers is not None:
-            loss = steps.Distilled(loss, self.teachers.temperature, self.teachers.alpha, student.outputs == 1)
+            loss = losses.Distilled(loss, self.teachers.temperature, self.teachers.alpha, student.outputs == 1)
         self._graph = config.mode == 0  # else operations run one by one
         if self._graph and processes.device == "CPU" and config.amp_level == "O0" and not config.amp_cast_list:
             convolutions.speed_up(student.net)
-        self.ema = steps.Ema(student.tensors, config.ema_decay) if config.ema else None
-        self.net = steps.mixed_precision(
+        self.ema = cells.Ema(student.tensors, config.ema_decay) if config.ema else None
+        self.net = cells.mixed_precision(
             student.net, config.amp_level, config.amp_dtype, processes.device, config.amp_cast_list
         )
         self._guarded = config.loss_scale_type != "fixed" or config.drop_overflow_update
@@ -95,17 +95,17 @@ class Updater:
 
     def _compiled(self, loss) -> List[Any]:
         """The cells of a step: one, or two where an update may be left out or is made from several batches."""
-        from .. import steps
+        from . import cells
 
         config, world, distilled = self._plan.config, self._processes.world, self.teachers is not None
         clip = config.clip_value if config.clip_grad else None
         if self._guarded or config.gradient_accumulation_steps > 1:
-            self._gradient = steps.GradientStep(self.net, loss, self.optimizer, distilled)
-            self._apply = steps.ApplyStep(self._gradient, self.optimizer, clip, world, self.ema)
+            self._gradient = cells.GradientStep(self.net, loss, self.optimizer, distilled)
+            self._apply = cells.ApplyStep(self._gradient, self.optimizer, clip, world, self.ema)
             return [self._gradient, self._apply]
         count = len(self.optimizer.parameters)
-        filler = steps.filler(self._processes.device, world, count) if self._graph else 0
-        self._step = steps.TrainStep(
+        filler = cells.filler(self._processes.device, world, count) if self._graph else 0
+        self._step = cells.TrainStep(
             self.net, loss, self.optimizer, distilled, clip, world, self.ema, scaled=first_scale(config) != 1.0,
             filler=filler,
         )  # fmt: skip
@@ -130,16 +130,16 @@ class Updater:
         UserError
             The loss is not finite; names the images.
         """
-        from .. import steps
+        from . import cells
 
         inputs = self._inputs(batch)
         self._seed_dropout(batch)
-        lr, step = steps.scalar(self._plan.rates[batch.update]), steps.scalar(progress.updates + 1)
-        scale = steps.scalar(progress.scale)
+        lr, step = cells.scalar(self._plan.rates[batch.update]), cells.scalar(progress.updates + 1)
+        scale = cells.scalar(progress.scale)
         if self._step is not None:
             loss, finite = float(self._step(*inputs, lr, step, scale).asnumpy()), True
         else:
-            loss, finite = self._gradient(*inputs, scale, steps.scalar(1.0 if batch.first else 0.0))
+            loss, finite = self._gradient(*inputs, scale, cells.scalar(1.0 if batch.first else 0.0))
             loss, finite = float(loss.asnumpy()), bool(finite.asnumpy())
         loss = self._processes.total(loss)
         if not math.isfinite(loss):
@@ -161,7 +161,7 @@ class Updater:
         index, weights = batch_weights(batch.rows, batch.group, known, class_weights, config.reduction)
         x, targets = batch.x, soft_targets(index, student.outputs, student.class_order, config.label_smoothing)
         if config.mixup or config.cutmix:
-            rng = transforms.generator(config.seed, f"mix {batch.epoch} {batch.number}", self._processes.rank)
+            rng = images.generator(config.seed, f"mix {batch.epoch} {batch.number}", self._processes.rank)
             x, targets, weights = mix(x, targets, weights, rng, config)
         if config.aug_splits:
             targets, weights = np.tile(targets, (config.aug_splits, 1)), np.tile(weights, config.aug_splits)
@@ -224,9 +224,9 @@ def _teachers(plan, student, device):
     settings = plan.config.distill
     if not settings:
         return None
-    from ..distill import Teachers
+    from .distill import Teachers
 
-    return Teachers(settings, transforms.parsed(plan.lines.text), student.class_order, device)
+    return Teachers(settings, images.parsed(plan.lines.text), student.class_order, device)
 
 
 def first_scale(config: Any) -> float:

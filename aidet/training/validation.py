@@ -6,12 +6,13 @@ from typing import Any, Callable, Dict
 import numpy as np
 
 from .. import ckpt, labels
-from ..dataset import Loader, Workers
 from ..metrics import best_threshold, class_metrics
 from .checks import Plan
+from .loader import Loader
 from .processes import Processes
 from .start import Student
 from .targets import loss_kind, soft_targets
+from .workers import Workers
 
 
 class Validator:
@@ -37,7 +38,8 @@ class Validator:
     """
 
     def __init__(self, plan: Plan, student: Student, net: Any, processes: Processes, workers: Workers) -> None:
-        from .. import models, steps
+        from .. import models
+        from . import cells
 
         config, val_set, lines = plan.config, plan.data.val_set, plan.lines
         self._plan, self._student, self._processes = plan, student, processes
@@ -50,8 +52,8 @@ class Validator:
             twin = models.create(config.model, **student.arguments)
             own = {p.name: p for p in student.tensors}
             self._copies = [(p, own[p.name]) for p in twin.get_parameters()]
-            net = steps.mixed_precision(twin, config.val_amp_level, config.amp_dtype, processes.device)
-        self._forward = steps.Forward(net)
+            net = cells.mixed_precision(twin, config.val_amp_level, config.amp_dtype, processes.device)
+        self._forward = cells.Forward(net)
         self._forward.set_train(False)
         student.train_mode()
 
@@ -161,7 +163,7 @@ def compare_teachers(plan: Plan, student: Student, teachers: Any, loader: Any, s
     """
     import mindspore as ms
 
-    from .. import distill
+    from . import distill
 
     path = plan.folder / "best.ckpt"
     if not path.is_file():

@@ -141,7 +141,7 @@ def _model(checkpoint, folder):
     if checkpoint.suffix == ".onnx":
         shutil.copy(checkpoint, target)
         return target
-    from .. import exporter
+    from ..export import exporter
 
     verdict = exporter.export(checkpoint, "onnx", folder)
     made = folder / verdict["file"]

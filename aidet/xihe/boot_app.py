@@ -15,7 +15,7 @@ BOTH = ("zh", "en")
 
 def both(key):
     """A text in Chinese and English."""
-    from aidet.app.words import say
+    from ..app.words import say
 
     return " / ".join(say(language, key) for language in BOTH)
 
@@ -24,9 +24,9 @@ def build():
     """The page: one image in, verdict, votes, stability and spectrum out."""
     import gradio as gr
 
-    from aidet import images, xihe
-    from aidet.app import cards, pictures
-    from aidet.app.service import Service, zone_around
+    from .. import images, xihe
+    from ..app import cards, pictures
+    from ..app.service import Service, zone_around
 
     served = Service(xihe.model_files(HERE))
     start = round(served.threshold, 3)  # as the slider shows it

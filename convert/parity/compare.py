@@ -247,8 +247,7 @@ def preprocessing(transform: Optional[str], reference: Reference) -> Optional[Fa
     paths = [photo_path(name) for name in photos]
     if transform is None or not reference.meta.get("pixels_by") or reference.pixels is None or None in paths:
         return None
-    from aidet.images import decode
-    from aidet.transforms import Pipeline
+    from aidet.images import Pipeline, decode
 
     geometry = Pipeline(transform).geometry
     ours = np.stack([geometry(decode(p)) for p in paths]).transpose(0, 2, 3, 1) * 255

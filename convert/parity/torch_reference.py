@@ -78,8 +78,7 @@ def photos(
         takes latents: seeded noise, and no pixels. No pixels, mean and std either where the input cannot be computed
         from single pixels (``high_pass``).
     """
-    from aidet.images import decode
-    from aidet.transforms import Pipeline
+    from aidet.images import Pipeline, decode
 
     from . import torch_models
 
@@ -195,7 +194,7 @@ def statistics(transform: str) -> Tuple[List[float], List[float]]:
     UserError
         The numbers are no affine map of single pixels (``high_pass``).
     """
-    from aidet.transforms import Pipeline
+    from aidet.images import Pipeline
 
     pipeline = Pipeline(transform)
     affine = pipeline.affine()

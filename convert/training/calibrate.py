@@ -18,7 +18,8 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from aidet import ckpt, cli, engine, files, images, labels, transforms, vote
+from aidet import ckpt, cli, files, images, labels
+from aidet.detector import Detector, detector, views
 from aidet.errors import UserError
 
 CONDITIONS = {"clean": None, "JPEG 70": "jpeg((70, 70))", "half size": "rescale((0.5, 0.5), bicubic)"}
@@ -37,11 +38,11 @@ def rows_of(labels: Sequence[str], photos: Sequence[str]) -> List[Tuple[Path, st
     return rows
 
 
-def scores(detector: engine.Detector, path: Path, line: Optional[str]) -> float:
+def scores(detector: detector.Detector, path: Path, line: Optional[str]) -> float:
     """Probability of one image after the operations of a line; nan if less than a crop of the image is left."""
     image = images.decode(path)
     if line:
-        image = transforms.applied(transforms.Pipeline(line).steps, image, transforms.generator(0, str(path)))
+        image = images.applied(images.Pipeline(line).steps, image, images.generator(0, str(path)))
     height, width = detector.models[0].views.size
     if line and (image.height < height or image.width < width):
         return np.nan
@@ -106,7 +107,7 @@ def main(argv: Sequence[str]) -> None:
     p.add_argument("--photos", action="append", default=[], help="folder of photographs")
     p.add_argument("--votes", type=int, default=10)
     p.add_argument("--views", default="pyramid")
-    p.add_argument("--weights", default="equal", choices=vote.WEIGHTS, help="of the views")
+    p.add_argument("--weights", default="equal", choices=views.WEIGHTS, help="of the views")
     p.add_argument("--fpr", type=float, default=0.1)
     p.add_argument("--facts", metavar="FACTS.json", help="sections whose entries replace those of the sidecar first")
     args = p.parse_args(argv)
@@ -117,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
     facts["voting"] = {"votes": args.votes, "views": args.views, "weights": args.weights}
     files.write_json(ckpt.sidecar_path(args.ckpt), facts)
     rows = rows_of(args.labels, args.photos)
-    detector = engine.Detector(args.ckpt, say=cli.to_stderr)
+    detector = Detector(args.ckpt, say=cli.to_stderr)
     probs = np.array([[scores(detector, path, line) for line in CONDITIONS.values()] for path, _, _ in rows])
     real = np.array([label == 0 for _, _, label in rows])
     threshold, source, condition = choose(probs[real], [s for _, s, label in rows if not label], args.fpr)

@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, 
 import numpy as np
 from PIL import Image
 
-from aidet import cli, files, images, records, transforms
+from aidet import cli, files, images, records
 from aidet.errors import UserError
+from aidet.images import operations
 
 if TYPE_CHECKING:
     import torch
@@ -192,7 +193,7 @@ def compressed_before(image: Image.Image, side: int, rng: np.random.Generator) -
     Photographs come from cameras as JPEG, generated images mostly as PNG: an older compression would mean real.
     """
     outer = min(side + 8, *image.size)
-    return transforms.jpeg(HISTORY)(transforms.random_crop(outer)(image, rng), rng)
+    return operations.jpeg(HISTORY)(operations.random_crop(outer)(image, rng), rng)
 
 
 def view(array: np.ndarray, crop: int, seed: int, shrink: Tuple[float, float], history: float = 0.0) -> np.ndarray:
@@ -207,7 +208,7 @@ def view(array: np.ndarray, crop: int, seed: int, shrink: Tuple[float, float], h
     side = min(round(crop / scale), *array.shape[:2])
     if history and rng.random() < history:
         image = compressed_before(image, side, rng)
-    image = transforms.hflip()(transforms.random_crop(side)(image, rng), rng)
+    image = operations.hflip()(operations.random_crop(side)(image, rng), rng)
     filters = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
     resample = filters[rng.integers(3)]
     if side != crop:
@@ -218,11 +219,11 @@ def view(array: np.ndarray, crop: int, seed: int, shrink: Tuple[float, float], h
             (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)[turns]
         )
     if rng.random() < 0.8:
-        image = transforms.applied(DEGRADE_STEPS, image, rng)
+        image = images.applied(DEGRADE_STEPS, image, rng)
     return np.asarray(image)
 
 
-DEGRADE_STEPS = transforms.Pipeline(DEGRADE).steps
+DEGRADE_STEPS = images.Pipeline(DEGRADE).steps
 
 
 def draw(

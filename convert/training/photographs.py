@@ -23,7 +23,7 @@ from typing import Any, Iterable, Iterator, List, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
-from aidet import cli, files, images, records, transforms
+from aidet import cli, files, images, records
 from aidet.errors import UserError
 
 CROP, WEB, QUALITY = 448, (900, 2200), (85, 95)
@@ -75,7 +75,7 @@ def write(out: Path, photos: Iterable[Photo]) -> None:
 def drawn(folder: Path, photos: Iterable[Tuple[str, str]], count: int, seed: int) -> Iterator[Photo]:
     """The photos of ``write``, for (name, file) under a folder; files that cannot be decoded are named and left out."""
     for name, file in photos:
-        rng = transforms.generator(seed, Path(name).as_posix())
+        rng = images.generator(seed, Path(name).as_posix())
         split = "val" if rng.integers(VALIDATION) == 0 else "train"
         try:
             image = images.decode(folder / file)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Sequence, 
 
 import numpy as np
 
-from aidet import cli, images, vote
+from aidet import cli, images
+from aidet.detector.views import Views
 
 from . import detector
 
@@ -79,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
     old = load_file(run / "model.safetensors")
     net = timm.create_model("tf_efficientnet_lite0", num_classes=len(old["classifier.bias"])).eval()
     net.load_state_dict(old)
-    views = vote.Views(TRANSFORM, VIEWS, "pyramid")
+    views = Views(TRANSFORM, VIEWS, "pyramid")
 
     def batches():
         waiting = []

@@ -20,7 +20,7 @@ from typing import Dict, Iterator, Mapping, Sequence, Tuple, Union
 import numpy as np
 from PIL import Image
 
-from aidet import cli, images, records, transforms
+from aidet import cli, images, records
 from aidet.errors import UserError
 
 from .photographs import Photo, cut, shrunk, write
@@ -75,7 +75,7 @@ def photographs(rcc: Union[str, Path]) -> Dict[str, bytes]:
 
 def drawn(name: str) -> Tuple[np.random.Generator, bool]:
     """The photograph's random numbers, and whether it is kept apart from training."""
-    rng = transforms.generator(0, name)
+    rng = images.generator(0, name)
     return rng, bool(rng.integers(APART) == 0)
 
 

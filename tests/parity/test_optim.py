@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from aidet import config, schedules
+from aidet import config
+from aidet.training import schedules
 
 sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
 pytestmark = pytest.mark.parity
@@ -44,7 +45,7 @@ def ours(problem, lr, **keys):
     import mindspore as ms
     from mindspore import nn
 
-    from aidet import optim
+    from aidet.training import optim
 
     class Net(nn.Cell):
         def __init__(self):

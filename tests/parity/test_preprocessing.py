@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from cells import HF_PROCESSOR
 
-from aidet.images import decode
-from aidet.transforms import Pipeline
+from aidet.images import Pipeline, decode
 from convert import preprocessing
 from convert.families import family_of
 from convert.parity import compare, torch_reference

@@ -89,24 +89,26 @@ def yaml(data):
 
 def csv(data):
     """Scores, labels, lists of images, samples of a submission, results."""
-    from aidet import config, output, records, truth
-    from aidet.datasets import samples, sources
+    from aidet import config, records
+    from aidet.datasets import samples, sources, truth
     from aidet.errors import UserError
+    from aidet.evaluation import scores
+    from aidet.inference import journal, results
 
     path, text = scratch(data, "x.csv"), scratch(data, "x.txt")
     for call in (
         lambda: records.read_scores(path),
-        lambda: truth.read_scores(path),
+        lambda: scores.read_scores(path),
         lambda: truth.read_labels(path),
         lambda: sources.read_paths(str(path)),
         lambda: sources.read_paths(str(text)),
         lambda: samples.open_data(config.load(None, {"data_dir": str(path), "val_split": ""})),
         lambda: sources.Inputs(path).count(),
         lambda: sources.Inputs(text).count(),
-        lambda: output.read_sample(path),
-        lambda: output.check(text),
-        lambda: output.read_header(path),
-        lambda: list(output.read_journal([path])),
+        lambda: results.read_sample(path),
+        lambda: results.check(text),
+        lambda: journal.read_header(path),
+        lambda: list(journal.read_journal([path])),
     ):
         try:
             call()
@@ -116,7 +118,7 @@ def csv(data):
 
 def image(data):
     """Decoding, and the pipelines that follow."""
-    from aidet import images, transforms
+    from aidet import images
 
     try:
         picture = images.decode(scratch(data, "x.png"), max_pixels=4_000_000)
@@ -124,18 +126,18 @@ def image(data):
         return
     assert picture.mode == "RGB"
     for line in ("resize(40) | center_crop(32) | normalize(half)", "random_crop(32) | high_pass"):
-        array = transforms.Pipeline(line)(picture, transforms.generator(0, "x"))
+        array = images.Pipeline(line)(picture, images.generator(0, "x"))
         assert array.shape[0] == 3 and array.shape[1:] == (32, 32)
 
 
 def line(data):
     """A one-line pipeline, as sidecars and configurations hold it."""
-    from aidet import transforms
+    from aidet import images
     from aidet.errors import UserError
 
     text = data.decode("utf-8", "ignore")
     try:
-        transforms.Pipeline(text)
+        images.Pipeline(text)
     except UserError:
         pass
 

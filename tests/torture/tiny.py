@@ -31,7 +31,7 @@ def checkpoint(path, seed=1):
 
 def graph(folder, seed=1):
     """The same as a verified ONNX file, which starts without MindSpore."""
-    from aidet import exporter
+    from aidet.export import exporter
 
     exporter.export(checkpoint(folder / "tiny.ckpt", seed), "onnx", folder)
     return folder / "tiny.onnx"

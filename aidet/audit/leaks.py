@@ -1,0 +1,212 @@
+"""``evaluate.py leaks``: compare the splits of a data set."""
+
+import argparse
+import csv
+import itertools
+import os
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+from .. import files, report
+from ..cli import OK, PARTIAL, printable
+from ..datasets import sources
+from ..errors import UserError
+from ..parallel import spread
+from . import crops, fingerprints
+
+SPLITS = ("train", "valid", "test")
+SHOWN = 12  # thumbnails of leaks: a third of them for each level
+
+
+def read_prints(
+    name: str, paths: Sequence[str], root: Union[str, Path], workers: Optional[int] = None
+) -> fingerprints.Prints:
+    """Fingerprints of all images of a split, decoded once, in several processes.
+
+    Parameters
+    ----------
+    name : str
+        For the progress bar.
+    paths : list of str
+    root : Path
+        Folder the paths are relative to.
+    workers : int, optional
+        Default: the CPUs.
+
+    Returns
+    -------
+    Prints
+    """
+    full = [os.path.join(root, p) for p in paths]
+    return fingerprints.collect(paths, root, spread(fingerprints.fingerprint, full, name, workers))
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run ``evaluate.py leaks``.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        ``train, valid, test, out, distance, crops, workers``.
+
+    Returns
+    -------
+    int
+        Exit code: 3 where some images could not be read. A leak is a finding, not an error.
+
+    Raises
+    ------
+    UserError
+        Fewer than two splits, a distance outside 0..12, a split that cannot be read, or ``--crops`` without OpenCV.
+    """
+    out, distance, with_crops, workers = Path(options.out), options.distance, options.crops, options.workers
+    given = {name: getattr(options, name) for name in SPLITS if getattr(options, name)}
+    if len(given) < 2:
+        raise UserError("leaks compares splits: give at least two of --train, --valid, --test")
+    if not 0 <= distance <= 12:
+        raise UserError(f"--distance (={distance}) must be between 0 and 12")
+    if with_crops:
+        crops.require()
+    # All sources are checked before an hour is spent on the first.
+    read = {name: sources.read_paths(source) for name, source in given.items()}
+    roots = {name: root for name, (_, root) in read.items()}
+    prints = {name: read_prints(name, paths, root, workers) for name, (paths, root) in read.items()}
+    pairs = compare(prints, distance)
+    if with_crops:
+        _add_crops(prints, pairs, workers)
+    _write_rows(out / "leaks.csv", prints, pairs)
+    result = _result(prints, pairs, distance, with_crops)
+    facts, where_from = report.provenance({name: sources.split_source(source)[0] for name, source in given.items()})
+    page = _page(out / "report.html", prints, roots, pairs, result, where_from)
+    files.write_json(out / "metrics.json", {**result, **facts})
+    _say(result, prints, pairs, out)
+    print(f"report: {page}")
+    return PARTIAL if any(p.lost for p in prints.values()) else OK
+
+
+def compare(prints: Dict[str, fingerprints.Prints], distance: int) -> Dict[Tuple[str, str], List[fingerprints.Leak]]:
+    """:func:`aidet.audit.fingerprints.compare` of every two splits.
+
+    Parameters
+    ----------
+    prints : dict of str to Prints
+        By name of the split; of two splits the first is the known one.
+    distance : int
+        See :func:`aidet.audit.fingerprints.compare`.
+
+    Returns
+    -------
+    dict of (str, str) to list
+        By names of the known and the other split.
+    """
+    return {
+        (first, second): fingerprints.compare(prints[first], prints[second], distance)
+        for first, second in itertools.combinations(prints, 2)
+    }
+
+
+def _add_crops(prints, pairs, workers):
+    """Look for crops among the images that are not found in another way."""
+    found = {n: crops.collect(spread(crops.corners, p.files, f"{n}, corners", workers)) for n, p in prints.items()}
+    for (first, second), rows in pairs.items():
+        done = {j for _, j, _, _ in rows}
+        rows += crops.compare(found[first], found[second], prints[first].files, prints[second].files, done)
+        rows.sort(key=lambda row: row[1])
+
+
+def _write_rows(path, prints, pairs):
+    # A file name need not be Unicode on Linux; its odd bytes are shown as \udcXX, as in infer.py's files.
+    with files.atomic(path, errors="backslashreplace") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["level", "split", "path", "also_in", "also_path", "bits"])
+        for (first, second), found in pairs.items():
+            for level, j, i, bits in found:
+                writer.writerow([level, second, prints[second].paths[j], first, prints[first].paths[i], bits])
+
+
+def _result(prints, pairs, distance, with_crops):
+    counts = []
+    for (first, second), found in pairs.items():
+        by_level = {level: sum(row[0] == level for row in found) for level in fingerprints.LEVELS}
+        counts.append({"known": first, "split": second, "leaked": len(found), "of": len(prints[second]), **by_level})
+    return {
+        "command": "leaks",
+        "n": sum(map(len, prints.values())),
+        "splits": {
+            name: {"images": len(p), "doubles_by_bytes": fingerprints.doubles(p), "unreadable": len(p.lost)}
+            for name, p in prints.items()
+        },
+        "leaks": counts,
+        "distance": distance,
+        "crops": with_crops,
+        "errors": [{"split": n, "path": path, "status": why} for n, p in prints.items() for path, why in p.lost[:10]],
+    }
+
+
+def _page(path, prints, roots, pairs, result, where_from):
+    sections = [_counts_section(result)]
+    for (first, second), found in pairs.items():
+        shots = _shots((first, second), found, prints, roots)
+        if shots:
+            sections.append(report.Section(f"{second} in {first}", shots=shots))
+    warnings = [
+        f"{c['leaked']} of {c['of']} images of {c['split']} are in {c['known']}."
+        for c in result["leaks"]
+        if c["leaked"]
+    ]
+    cards = [(f"{c['split']} in {c['known']}", c["leaked"], f"of {c['of']} images") for c in result["leaks"]]
+    return report.write(path, "Leaks between splits", ", ".join(prints), [*sections, where_from], cards, warnings)
+
+
+def _counts_section(result):
+    rows = [
+        [c["split"], c["known"], c["of"], c["leaked"], *(c[level] for level in fingerprints.LEVELS)]
+        for c in result["leaks"]
+    ]
+    header = ["images of", "also in", "images", "leaked", "same path", "same bytes", "same pixels", "near-duplicates",
+              "mirrored or turned", "crops"]  # fmt: skip
+    inside = [[n, s["images"], s["doubles_by_bytes"], s["unreadable"]] for n, s in result["splits"].items()]
+    cropped = "Crops share corners and the pixels between them." if result["crops"] else "Crops: not searched."
+    text = (
+        "Each image is counted once, at its strongest level. Near-duplicates differ in at most "
+        f"{result['distance']} of the 64 bits of a perceptual hash and correlate by {fingerprints.CORRELATION} or "
+        "more as thumbnails, as they are or mirrored or turned; look at them before you delete one. "
+        f"{cropped} All are listed in leaks.csv."
+    )
+    tables = [
+        report.Table("Images that are in two splits", header, rows),
+        report.Table("Inside each split", ["split", "images", "doubles by bytes", "unreadable"], inside),
+    ]
+    return report.Section("Leaks", [text], tables=tables)
+
+
+def _shots(names, found, prints, roots):
+    """The first leaks of each level, both images side by side; ``names``: the known split and the other one."""
+    known, other = names
+    shots = []
+    for level in fingerprints.LEVELS:
+        for _, j, i, bits in [row for row in found if row[0] == level][: SHOWN // 3]:
+            paths = {other: prints[other].paths[j], known: prints[known].paths[i]}
+            small = [report.thumbnail(roots[split] / path) for split, path in paths.items()]
+            what = f"{level} ({bits} {'corners' if level == 'crop' else 'bits'})"
+            said = f"{what}: {other} {paths[other]} = {known} {paths[known]}"
+            shots.append(report.Shot([s for s in small if s], said))
+    return shots
+
+
+def _say(result, prints, pairs, out):
+    for count, ((first, second), found) in zip(result["leaks"], pairs.items()):
+        if not found:
+            print(f"no leak: {second} ({count['of']} images) shares nothing with {first}")
+            continue
+        levels = ", ".join(f"{count[v]} by {v}" for v in fingerprints.LEVELS if v != "crop" or result["crops"])
+        print(f"leak: {count['leaked']} of {count['of']} images of {second} are in {first} ({levels})")
+        for level, j, i, _ in found[:3]:
+            print(printable(f"  {level}: {prints[second].paths[j]} = {prints[first].paths[i]}"))
+    for name, split in result["splits"].items():
+        if split["doubles_by_bytes"]:
+            print(f"doubles: {split['doubles_by_bytes']} files of {name} repeat another file of {name} byte by byte")
+        if split["unreadable"]:
+            path, why = prints[name].lost[0]
+            print(printable(f"not read: {split['unreadable']} files of {name}, first {path}: {why}"))
+    print(f"all of them: {out / 'leaks.csv'}")

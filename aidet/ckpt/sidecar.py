@@ -1,0 +1,291 @@
+"""The sidecar: the JSON file beside a checkpoint that says how its weights are to be used."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import numpy as np
+
+from .. import files, labels
+from ..errors import UserError
+
+FORMAT = 1
+
+
+def sidecar_path(path):
+    """``x.ckpt`` -> ``x.json``."""
+    return Path(path).with_suffix(".json")
+
+
+def read_sidecar(path, check_hash=True):
+    """Read and check the sidecar of a checkpoint.
+
+    Parameters
+    ----------
+    path : str or Path
+        The checkpoint.
+    check_hash : bool
+        Compare the file's SHA-256 with the one the sidecar states.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    UserError
+        Missing checkpoint or sidecar, unknown format, or a file that is not the one described.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.ckpt"))[:5] if path.parent.is_dir() else []
+        raise UserError(f"checkpoint {str(path)!r} does not exist" + (f"; there is {', '.join(near)}" if near else ""))
+    if not sidecar_path(path).is_file():
+        raise UserError(
+            f"{str(path)!r} has no sidecar {sidecar_path(path).name!r}; "
+            "convert or train it with this project to get one"
+        )
+    facts = files.read_json(sidecar_path(path), "sidecar")
+    check_facts(facts, f"sidecar {str(sidecar_path(path))!r}")
+    if check_hash:
+        Sidecar(facts, path).verify()
+    return facts
+
+
+_KINDS = {"output": dict, "arguments": dict, "input": dict, "class_order": list, "classes": list}
+
+
+def check_facts(facts, what):
+    """Hold what a sidecar, or a model's metadata, says to its form; :class:`UserError` names the wrong entry."""
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT or not isinstance(facts.get("architecture"), str):
+        raise UserError(f"{what} is not of format {FORMAT}: it needs 'format' and 'architecture'")
+    for name, kind in _KINDS.items():
+        if not isinstance(facts.get(name), (kind, type(None))):
+            raise UserError(f"{what}: {name!r} is a {type(facts[name]).__name__}, wanted a {kind.__name__}")
+    for name in ("class_order", "classes"):
+        if any(not isinstance(value, str) for value in facts.get(name) or ()):
+            raise UserError(f"{what}: {name!r} must be texts")
+
+
+@dataclass(frozen=True)
+class Voting:
+    """How a detector's views are made and counted; see :class:`aidet.detector.views.Views`, which checks the values.
+
+    Attributes
+    ----------
+    votes : int
+        Views of each image.
+    views : str
+        ``random``, ``native``, ``grid``, ``pyramid`` or a pipeline line.
+    weights : str
+        ``equal`` or ``detail``.
+    """
+
+    votes: int = 1
+    views: str = "random"
+    weights: str = "equal"
+
+    def settings(self, votes: Optional[int] = None, kind: Optional[str] = None, **others: Any) -> Dict[str, Any]:
+        """Arguments of :class:`aidet.detector.views.Views`; what the caller leaves open (None) is as stated here.
+
+        A detector is to be used with the views that it was measured with, and its threshold chosen for.
+        """
+        votes = self.votes if votes is None else votes
+        kind = self.views if kind is None else kind
+        return {"votes": votes, "kind": kind, "weights": self.weights, **others}
+
+
+@dataclass(frozen=True, eq=False)
+class Sidecar:
+    """The facts of one model: what the JSON file beside a checkpoint, or the metadata of an exported ``.onnx``, says.
+
+    Made by :meth:`read` or :meth:`from_facts`, which check the form. What only some models have, and only some users
+    need (the class order of a detector, its threshold), is checked when it is asked for, so that a backbone or an
+    autoencoder can be read like any other model.
+
+    Parameters
+    ----------
+    raw : dict
+        The facts as they are in the file. Not to be changed.
+    path : str or Path
+        The model that they describe; errors name it.
+    """
+
+    raw: Dict[str, Any]
+    path: Union[str, Path]
+
+    @classmethod
+    def read(cls, path: Union[str, Path], check_hash: bool = True) -> "Sidecar":
+        """The sidecar of a checkpoint; parameters and errors as of :func:`read_sidecar`."""
+        return cls(read_sidecar(path, check_hash), path)
+
+    @classmethod
+    def from_facts(cls, facts: Dict[str, Any], path: Union[str, Path], what: str) -> "Sidecar":
+        """Facts that came from elsewhere, such as the metadata of an ONNX file.
+
+        Parameters
+        ----------
+        facts : dict
+        path : str or Path
+            The model that they describe.
+        what : str
+            Where the facts come from, for the error.
+
+        Raises
+        ------
+        UserError
+            They are not of the form of a sidecar.
+        """
+        check_facts(facts, what)
+        return cls(facts, path)
+
+    def verify(self) -> None:
+        """Compare the checkpoint with the hash that its sidecar states, if any; :class:`UserError` if they differ."""
+        if self.sha256 and files.sha256(self.path) != self.sha256:
+            raise UserError(
+                f"{str(self.path)!r} is not the file its sidecar describes (sha256 differs); copy both again"
+            )
+
+    # --- the network -------------------------------------------------------------------------------------------------
+    @property
+    def architecture(self) -> str:
+        """Name that :func:`aidet.models.create` knows."""
+        return self.raw["architecture"]
+
+    @property
+    def arguments(self) -> Dict[str, Any]:
+        """Arguments of :func:`aidet.models.create`."""
+        return self.raw.get("arguments") or {}
+
+    @property
+    def sha256(self) -> Optional[str]:
+        """Hash of the checkpoint as stated, in hex; an exported file states that of the checkpoint it was made from."""
+        return (self.raw.get("output") or {}).get("sha256")
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Hash of the checkpoint, in hex: as stated, else that of the file."""
+        return self.sha256 or files.sha256(self.path)
+
+    # --- its output --------------------------------------------------------------------------------------------------
+    @property
+    def classes(self) -> Optional[List[str]]:
+        """Name of each output, if known."""
+        return self.raw.get("classes")
+
+    @property
+    def class_order(self) -> Optional[List[str]]:
+        """``real`` or ``generated`` for each output, as stated; None if the model is no detector."""
+        return self.raw.get("class_order")
+
+    @property
+    def detector_order(self) -> List[str]:
+        """The class order of a detector; :class:`UserError` if the model is none."""
+        order = self.class_order
+        if not order or any(o not in labels.NAMES for o in order):
+            classes = self.classes or []
+            shown = ", ".join(map(str, classes[:4])) + (", ..." if len(classes) > 4 else "")
+            raise UserError(
+                f"{str(self.path)!r} is no detector: its classes ({shown or 'unknown'}) do not mean real and generated"
+            )
+        return order
+
+    @property
+    def threshold(self) -> float:
+        """Threshold on the probability of *generated*, above 0 and below 1; 0.5 if none is stated.
+
+        :class:`UserError` if it is no such number.
+        """
+        value = self.raw.get("threshold")
+        if value is None:
+            return 0.5
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+            raise UserError(f"sidecar of {str(self.path)!r}: threshold (={value!r}) must be between 0 and 1")
+        return float(value)
+
+    @property
+    def calibration(self) -> Tuple[float, float]:
+        """Scale and offset of Platt's calibration: a score ``s`` is read as ``scale * (s - offset)``.
+
+        It is monotone, so that no order and no AUC changes; it puts the decision boundary at 0 and the probability
+        where the validation images say (Platt 1999). (1, 0) if none is stated; :class:`UserError` if the scale is not
+        a number above 0 or the offset not a number.
+        """
+        own = self.raw.get("calibration") or {}
+        pair = (own.get("scale", 1.0), own.get("offset", 0.0)) if isinstance(own, dict) else (None, None)
+        good = all(isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v) for v in pair)
+        if not good or pair[0] <= 0:
+            raise UserError(
+                f"sidecar of {str(self.path)!r}: calibration (={own!r}) must have a scale above 0 and an offset"
+            )
+        return float(pair[0]), float(pair[1])
+
+    @property
+    def voting(self) -> Voting:
+        """The views that the detector was measured with; if none are stated one, or random ones if more are asked for.
+
+        :class:`UserError` if they are no mapping of the known keys.
+        """
+        own = self.raw.get("voting") or {}
+        if not isinstance(own, dict) or set(own) - {"votes", "views", "weights"}:
+            keys = "votes, views, weights"
+            raise UserError(f"sidecar of {str(self.path)!r}: voting (={own!r}) must be a mapping with the keys {keys}")
+        return Voting(**own)
+
+    # --- its input ---------------------------------------------------------------------------------------------------
+    @property
+    def transform(self) -> Optional[str]:
+        """The evaluation pipeline as a line; None for a network that takes no image."""
+        return self._input.get("transform")
+
+    @property
+    def detector_transform(self) -> str:
+        """The evaluation pipeline of a detector as a line; :class:`UserError` if none is stated."""
+        if not self.transform:
+            raise UserError(f"the sidecar of {str(self.path)!r} names no input.transform; convert or train it again")
+        return self.transform
+
+    @property
+    def views_line(self) -> Optional[str]:
+        """The pipeline of random views as a line, if stated."""
+        return self._input.get("views")
+
+    @property
+    def size(self) -> Optional[Tuple[int, int]]:
+        """Height and width of the input in pixels; None if it is not fixed."""
+        size = self._input.get("size")
+        return tuple(size) if size else None
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input; 3 if none are stated."""
+        stated = self._input.get("channels")
+        return stated if isinstance(stated, int) else 3
+
+    @property
+    def value_range(self) -> Tuple[float, float]:
+        """Values of a black and a white pixel in the input of an autoencoder; (0, 1) if none are stated."""
+        low, high = self._input.get("range") or (0, 1)
+        return low, high
+
+    @property
+    def multiple(self) -> Optional[int]:
+        """What both sides of the input have to be a multiple of, in pixels, if stated."""
+        stated = self._input.get("multiple")
+        return int(stated) if stated else None
+
+    @property
+    def _input(self) -> Dict[str, Any]:
+        return self.raw.get("input") or {}
+
+    # --- where it came from ------------------------------------------------------------------------------------------
+    @property
+    def source_sha256(self) -> Optional[str]:
+        """Hash of the file that the checkpoint was converted from, in hex, if stated."""
+        return (self.raw.get("source") or {}).get("sha256")
+
+    @property
+    def source_layout(self) -> Optional[str]:
+        """Layout of the file that the checkpoint was converted from (a name of the converter), if stated."""
+        return (self.raw.get("source") or {}).get("layout")

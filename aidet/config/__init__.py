@@ -1,0 +1,8 @@
+"""Recipes: every key, read from MindCV's YAML and the command line."""
+
+from .keys import ALIASES, GROUPS, SCHEMA
+from .loading import Config, help_text, load, parse_args
+
+__all__ = [
+    "ALIASES", "Config", "GROUPS", "SCHEMA", "help_text", "load", "parse_args",
+]  # fmt: skip

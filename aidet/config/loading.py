@@ -1,0 +1,201 @@
+"""Configuration: every MindCV key with its type, the keys this project adds, YAML files and the command line.
+
+Keys, meaning and defaults of the first part are those of MindCV's ``config.py`` (mindspore-lab/mindcv at 51b0636), so
+that its YAML files load unchanged. Standard library and PyYAML only: reading a configuration imports no framework.
+"""
+
+from pathlib import Path
+
+import yaml
+
+from ..errors import UserError, _shown, nearest
+from ..files import read_mapping
+from .keys import _OLD_VALUES, ALIASES, GROUPS, SCHEMA, _bool, _label
+
+
+class Config:
+    """A checked configuration: every key of :data:`SCHEMA` as an attribute.
+
+    Parameters
+    ----------
+    values : dict
+        Values by key; what is missing takes its default.
+
+    Attributes
+    ----------
+    given : set of str
+        Keys that the file or the command line set.
+    """
+
+    def __init__(self, values=None, source=None):
+        values = dict(values or {})
+        self.source = source
+        self.given = set()
+        for name, value in _renamed(values).items():
+            if name not in SCHEMA:
+                raise UserError(nearest(name, [*SCHEMA, *ALIASES], "key"))
+            setattr(self, name, SCHEMA[name].convert(name, value))
+            self.given.add(name)
+        for name, key in SCHEMA.items():
+            if name not in self.given:
+                default = key.default
+                setattr(self, name, default.copy() if isinstance(default, (list, dict)) else default)
+        self._settle()
+
+    def _settle(self):
+        if self.output_path:
+            self.ckpt_save_dir = self.output_path
+        if self.ckpt_path and not self.resume_opt and not self.init_from:
+            self.init_from = self.ckpt_path
+        if self.ckpt_path and self.resume_opt and not self.resume:
+            self.resume = self.ckpt_path
+        if not self.metrics:
+            raise UserError("metrics (=[]) must name at least one")
+        if self.monitor is None:
+            self.monitor = self.metrics[0]
+
+    def __getitem__(self, name):
+        return getattr(self, name)
+
+    def as_dict(self):
+        """Every key with its value, in the order of the schema."""
+        return {name: getattr(self, name) for name in SCHEMA}
+
+    def to_yaml(self, only_given=False):
+        """The configuration as YAML text, grouped as MindCV groups it; loads back to an equal one."""
+        lines = []
+        for group, keys in GROUPS.items():
+            part = [n for n in keys if not only_given or n in self.given]
+            lines += ["", f"# {group}", *(_line(n, getattr(self, n)) for n in part)] if part else []
+        return "\n".join(lines[1:]) + "\n"
+
+
+def _line(name, value):
+    """One key as one line of YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    return f"{name}: " + text.replace("\n...\n", "\n").strip()
+
+
+def _renamed(values):
+    result = {}
+    for name, value in values.items():
+        target = ALIASES.get(name, name) if name not in SCHEMA else name
+        if target is None or (name in ALIASES and value in (None, "")):
+            continue
+        if name in ALIASES and target in values:
+            # The job's own key wins over what a platform adds to every command line.
+            continue
+        try:
+            result[target] = _OLD_VALUES.get(name, lambda v: v)(value)
+        except ValueError as error:
+            raise UserError(f"{name} (={_shown(value)}) must be {error}") from None
+    return result
+
+
+def load(yaml_path, overrides=None):
+    """Read and check a configuration.
+
+    Parameters
+    ----------
+    yaml_path : str or Path or None
+        A YAML mapping of keys; None for defaults only. Nothing in the file is executed.
+    overrides : dict, optional
+        Values that win over the file (the command line).
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    UserError
+        Missing file, text that is no YAML mapping, an unknown key (the nearest one is named), a wrong value.
+
+    Examples
+    --------
+    >>> load(None, {"lr": "1e-3", "scale": "0.2,1.0", "drop_overflow_update": "False"}).scale
+    [0.2, 1.0]
+    """
+    values = {} if yaml_path is None else _read(Path(yaml_path))
+    return Config(
+        {**_renamed(values), **_renamed(overrides or {})}, source=None if yaml_path is None else str(yaml_path)
+    )
+
+
+def _read(path):
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path("mindcv_cfg")
+        there = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
+        hint = f"; {folder}: {nearest(path.name, there, 'file')}" if there else ""
+        raise UserError(f"configuration {str(path)!r} " + ("is a folder" if path.is_dir() else f"does not exist{hint}"))
+    return read_mapping(path)
+
+
+def parse_args(argv, flags=(), tolerate=()):
+    """Split a command line into the configuration file, its overrides and plain flags.
+
+    Parameters
+    ----------
+    argv : list of str
+        ``-c FILE`` (or ``--config FILE``) and any number of ``--key value``, ``--key=value`` or, for booleans,
+        ``--key`` and ``--no-key``; a list is written ``a,b`` or ``a b``. ``-`` and ``_`` are the same in a key.
+    flags : iterable of str
+        Names without a value (``dry_run``).
+    tolerate : iterable of str
+        Unknown names to skip, with their value (what a platform adds).
+
+    Returns
+    -------
+    (str or None, dict, set of str)
+        The file, the overrides, the flags found.
+
+    Raises
+    ------
+    UserError
+        Unknown flag, or one without its value.
+    """
+    path, overrides, found = None, {}, set()
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-c", "--config") or word.startswith("--config="):
+            path = word.partition("=")[2] or (rest.pop(0) if rest else None)
+            if not path:
+                raise UserError("-c needs the path of a configuration")
+            continue
+        if not word.startswith("--") or word == "--":
+            raise UserError(f"unexpected argument {word!r}; write -c FILE and --key value")
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if name in flags:
+            found.add(name)
+            continue
+        negated = name.startswith("no_") and name[3:] in SCHEMA and SCHEMA[name[3:]].kind is _bool
+        name = name[3:] if negated else name
+        if name not in SCHEMA and name not in ALIASES and name not in tolerate:
+            raise UserError(nearest(name, [*SCHEMA, *ALIASES, *flags], "flag"))
+        key = SCHEMA.get(ALIASES.get(name, name) or "")
+        values = [value] if equals else []
+        while not equals and rest and not (rest[0].startswith("--") or rest[0] == "-c"):
+            values.append(rest.pop(0))
+        if negated:
+            values = ["false"]
+        elif not values and key is not None and key.kind is _bool:
+            values = ["true"]
+        if not values:
+            raise UserError(f"--{name} needs a value" + (f" ({_label(key.kind)})" if key else ""))
+        if name not in tolerate:
+            overrides[name] = values[0] if len(values) == 1 else values
+    return path, overrides, found
+
+
+def help_text():
+    """All keys with type, default and meaning, for ``--help``."""
+    lines = []
+    for group, keys in GROUPS.items():
+        lines.append(f"\n{group}:")
+        for name, key in keys.items():
+            shown = "" if key.default in (None, {}, []) else f" [{key.default}]"
+            lines.append(f"  --{name} {_label(key.kind)}{shown}\n        {key.text}")
+    names = ", ".join(f"--{a} (as {t})" if t else f"--{a} (accepted)" for a, t in ALIASES.items())
+    return "\n".join(lines) + f"\n\nother names: {names}"

@@ -1,0 +1,110 @@
+"""Labels and scores as they lie in files, and the strict join of the two.
+
+Label sources: a CSV ``path,label[,generator,group,...]``, an ArtiFact ``metadata.csv``
+(``image_path,target,category``; Rahman et al., ICIP 2023), an ImageFolder whose folder names say the class, or a bare
+column of 0 and 1 in file order. Scores: ``scores.csv`` of ``infer.py`` or the VIP Cup form ``filename,logit``.
+Decisions without scores: a contest's ``result.txt`` (a bare column) or ``submission.csv`` (identifier and answer).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Optional, Union
+
+import numpy as np
+
+from .. import labels
+from ..errors import UserError, nearest
+from . import sources
+
+
+@dataclass
+class Truth(sources.Table):
+    """True labels: a table in which every row has a side.
+
+    Attributes
+    ----------
+    paths, columns, root, source
+        As in :class:`aidet.datasets.sources.Table`; ``columns`` is whatever else the source says of each row
+        (generator, group, source, ...).
+    labels : ndarray of int, shape (n,)
+        0 real, 1 generated.
+    """
+
+    labels: np.ndarray = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def column(self, name: str) -> List[str]:
+        """Values of a column as text; ``label`` counts as one. An unknown name is a :class:`UserError`."""
+        if name == "label":
+            return [labels.NAMES[v] for v in self.labels]
+        if name not in self.columns:
+            raise UserError(f"{self.source}: {nearest(name, [*self.columns, 'label'], 'column')}")
+        return self.columns[name]
+
+
+def read_labels(path: Union[str, Path], where: Optional[List[str]] = None) -> Truth:
+    """Read labels from any of the four sources.
+
+    Parameters
+    ----------
+    path : str or Path
+        A CSV, a bare column of 0/1, or a folder.
+    where : list of str, optional
+        ``column=value`` conditions, see :meth:`aidet.datasets.sources.Table.where`.
+
+    Returns
+    -------
+    Truth
+
+    Raises
+    ------
+    UserError
+        Names the file and the first offending rows.
+    """
+    truth = _from_folder(Path(path)) if Path(path).is_dir() else _from_csv(Path(path))
+    return truth.where(where)
+
+
+def _from_csv(path: Path) -> Truth:
+    table = sources.read_csv(path, "labels", labelled=True)
+    if table.paths is None:
+        return _from_bare_column(table)
+    column = sources.column_of(table.columns, sources.LABEL_COLUMNS)
+    cells = table.columns.pop(column)
+    values = [labels.of_cell(v, column) for v in cells]
+    wrong = [f"{k} ({v!r})" for k, v, side in zip(table.paths, cells, values) if side is None]
+    if wrong:
+        raise UserError(f"labels {str(path)!r}: neither 0/1 nor real/generated: {sources.examples(wrong)}")
+    sources.refuse_doubles(table.paths, f"labels {str(path)!r}")
+    return Truth(table.paths, table.columns, table.root, table.source, np.array(values))
+
+
+def _from_bare_column(table: sources.Table) -> Truth:
+    cells = table.columns["label"]
+    wrong = [f"row {i + 1} is {cell!r}" for i, cell in enumerate(cells) if cell not in ("0", "1")]
+    if wrong:
+        raise UserError(f"labels {table.source!r} is a bare column of 0 and 1, but {sources.examples(wrong)}")
+    return Truth(None, {}, table.root, table.source, np.array([int(cell) for cell in cells]))
+
+
+def _from_folder(root: Path) -> Truth:
+    table = sources.read_folder(root, "labels")
+    parts = [key.split("/")[:-1] for key in table.paths]
+    depth = labels.class_depth(parts)
+    sides, generators, lost = [], [], []
+    for key, part in zip(table.paths, parts):
+        said = {labels.side(p) for p in ([part[depth]] if depth is not None else part)} - {None}
+        if len(said) != 1:
+            lost.append(key)
+            continue
+        sides.append(said.pop())
+        rest = [p for p in part if p.lower() not in sources.SPLIT_WORDS and labels.side(p) is None]
+        generators.append("/".join(rest) or part[-1 if depth is None else depth])
+    if lost:
+        raise UserError(
+            f"labels {str(root)!r}: no folder name says real or generated for {sources.examples(lost)}; "
+            "name the folders real and fake, or give a CSV path,label"
+        )
+    return Truth(table.paths, {"generator": generators}, table.root, table.source, np.array(sides))

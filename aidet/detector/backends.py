@@ -1,0 +1,298 @@
+"""What runs a network: ONNX Runtime from a verified export, or MindSpore.
+
+On a CPU ONNX Runtime is several times faster, so it is the default there. MindSpore exports its graph from the
+checkpoint, the two are compared, and the graph is kept beside the checkpoint under a name that holds the hash of what
+it was made from. On Ascend and GPU MindSpore runs the network.
+
+Messages for the user go to the callable ``say``, or to the logger ``aidet`` if there is none.
+"""
+
+import contextlib
+import glob
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Tuple, Union
+
+import numpy as np
+
+from .. import ckpt, runtime
+from ..errors import UserError, nearest
+from ..export import onnx_graph
+from ..runtime import has_ascend
+
+BACKENDS = ("auto", "onnxruntime", "mindspore")
+# Largest batch of views, which bounds memory. Fixed, because the batch size shows in the last digits of a score.
+PIECE = 8
+Say = Optional[Callable[[str], None]]
+LOGGER = logging.getLogger("aidet")
+
+
+def tell(say: Say, line: str, level: int = logging.INFO) -> None:
+    """Hand a message to ``say``, or to the logger ``aidet`` at ``level`` if ``say`` is None."""
+    if say is None:
+        LOGGER.log(level, "%s", line)
+    else:
+        say(line)
+
+
+class OnnxRuntime:
+    """A session on the CPU that any thread may call.
+
+    Parameters
+    ----------
+    model : str, Path or bytes
+        An ONNX file, or its content.
+    """
+
+    threadsafe = True
+    name, device = "onnxruntime", "CPU"
+
+    def __init__(self, model: Union[str, Path, bytes]) -> None:
+        import onnxruntime
+
+        model = model if isinstance(model, bytes) else str(model)
+        self.session = onnxruntime.InferenceSession(model, onnx_graph.session_options(), onnx_graph.PROVIDERS)
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        """float32 (N, C, h, w) -> logits (N, K)."""
+        return self.session.run([onnx_graph.OUTPUT], {onnx_graph.INPUT: batch})[0]
+
+    def metadata(self) -> Dict[str, str]:
+        """The model's metadata."""
+        return self.session.get_modelmeta().custom_metadata_map
+
+
+class MindSpore:
+    """A network in MindSpore, to be called from one thread only.
+
+    Parameters
+    ----------
+    net : mindspore.nn.Cell
+    device : str
+    compiled : bool
+        Graph mode: one graph is compiled for each image size, and smaller batches are padded to the size of the first.
+    """
+
+    threadsafe = False
+    name = "mindspore"
+
+    def __init__(self, net: Any, device: str, compiled: bool = True) -> None:
+        self.net, self.device = net, device
+        self.seen = {} if compiled else None  # image shape -> batch size that its graph was compiled for
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        """float32 (N, C, h, w) -> logits (N, K)."""
+        import mindspore as ms
+
+        if self.seen is None:  # not compiled, because every image may have another size
+            return self.net(ms.Tensor(batch)).asnumpy()
+        rows = self.seen.setdefault(batch.shape[1:], batch.shape[0])
+        pieces = []
+        for start in range(0, batch.shape[0], rows):
+            part = batch[start : start + rows]
+            missing = rows - part.shape[0]
+            if missing:
+                part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+            pieces.append(self.net(ms.Tensor(part)).asnumpy()[: rows - missing])
+        return np.concatenate(pieces)
+
+
+def open_model(
+    sidecar: ckpt.Sidecar,
+    backend: str = "auto",
+    size: Optional[Tuple[int, int]] = None,
+    device: str = "auto",
+    say: Say = None,
+) -> Union[OnnxRuntime, MindSpore]:
+    """Open a checkpoint, or an exported ``.onnx``, for inference.
+
+    Parameters
+    ----------
+    sidecar : aidet.ckpt.Sidecar
+        Of the model: a ``.ckpt``, or an ``.onnx`` made by ``export.py``.
+    backend : {"auto", "onnxruntime", "mindspore"}
+        ``auto``: MindSpore if an Ascend device is there or an Ascend or GPU is asked for, else ONNX Runtime; if that
+        is not possible, MindSpore, with one message that says why.
+    size : (int, int), optional
+        Input height and width. None: the network takes images of any size, which the cached graph does not.
+    device : {"auto", "Ascend", "GPU", "CPU"}
+    say : callable, optional
+        Takes a message, one line of text. Default: the logger ``aidet``, INFO for a graph that is made, WARNING for
+        the slower back end.
+
+    Returns
+    -------
+    OnnxRuntime or MindSpore
+
+    Raises
+    ------
+    UserError
+        Unknown back end, a file that does not exist or cannot be run, or a back end that cannot run it.
+    """
+    path = sidecar.path
+    if backend not in BACKENDS:
+        raise UserError(nearest(backend, BACKENDS, "backend"))
+    if str(path).endswith(".onnx"):
+        if backend == "mindspore":
+            raise UserError(f"{str(path)!r} is an ONNX model, which MindSpore does not run; give the .ckpt")
+        return _session(path)
+    if backend == "mindspore" or (backend == "auto" and (device in ("Ascend", "GPU") or has_ascend(device))):
+        return _mindspore(sidecar, size, device)
+    reason = None
+    if size is None:
+        reason = "the model takes images of any size"
+    elif runtime.version_of("onnxruntime") is None or runtime.version_of("onnx") is None:
+        reason = "onnx and onnxruntime are not installed (pip install 'aidet[onnx]')"
+    else:
+        try:
+            return cached(sidecar, size, say)
+        except onnx_graph.ExportError as error:
+            reason = str(error)
+    if backend == "onnxruntime":
+        raise UserError(f"backend 'onnxruntime' cannot run {str(path)!r}: {reason}; use --backend mindspore")
+    note = f"note: running {Path(path).name} on mindspore, slower than onnxruntime, because: {reason}"
+    tell(say, note, logging.WARNING)
+    return _mindspore(sidecar, size, device)
+
+
+def _session(path):
+    if runtime.version_of("onnxruntime") is None:
+        raise UserError("onnxruntime is not installed; run: pip install 'aidet[onnx]'")
+    if not Path(path).is_file():
+        raise UserError(f"model {str(path)!r} does not exist")
+    try:
+        return OnnxRuntime(path)
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types, one for each status code
+        raise UserError(f"{str(path)!r} cannot be run by ONNX Runtime: {str(error).splitlines()[0][:200]}") from None
+
+
+def _mindspore(sidecar, size, device):
+    # A graph is compiled for one shape; if every image has its own, compiling costs more than it saves.
+    ms, chosen = runtime.setup(device, mode="pynative" if size is None else "graph")
+    net = ckpt.load_network(sidecar)
+    return MindSpore(net, chosen, compiled=size is not None)
+
+
+# --- the cache -------------------------------------------------------------------------------------------------------
+def cache_key(sidecar: ckpt.Sidecar, size: Tuple[int, int]) -> str:
+    """Hash of everything an exported graph depends on: weights, architecture, input size, the exporter's version."""
+    value = [
+        sidecar.identity,
+        sidecar.architecture,
+        sidecar.arguments,
+        list(size),
+        onnx_graph.FORMAT,
+    ]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def cached(sidecar: ckpt.Sidecar, size: Tuple[int, int], say: Say = None) -> OnnxRuntime:
+    """The checkpoint's ONNX graph, made and verified now if it is not there yet.
+
+    Parameters
+    ----------
+    path : str or Path
+        The checkpoint. The graph is kept beside it, or in the user's cache folder if that place cannot be written.
+    size : (int, int)
+        Input height and width.
+    say : callable, optional
+        See :func:`open_model`.
+
+    Returns
+    -------
+    OnnxRuntime
+
+    Raises
+    ------
+    onnx_export.ExportError
+        The network cannot be exported, or the graph gives other numbers than the network.
+    UserError
+        The checkpoint cannot be read.
+    """
+    path = Path(sidecar.path)
+    key = cache_key(sidecar, size)
+    places = [path.parent, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aidet"]
+    name = f"{path.stem}.{key[:16]}.onnx"
+    kept = _kept(places, name, key)
+    if kept is not None:
+        return kept
+    with _alone(path):
+        return _kept(places, name, key) or _made(sidecar, size, places, name, key, say)
+
+
+def _kept(places, name, key):
+    for place in places:
+        kept = _intact(place / name, key)
+        if kept is not None:
+            return kept
+    return None
+
+
+@contextlib.contextmanager
+def _alone(path):
+    """Lock the checkpoint: of several processes that open it (shards), one makes the graph and the others wait."""
+    with open(path, "rb") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            pass  # a system without locks: each process makes its own graph, and writes it as a whole
+        yield
+
+
+def _made(sidecar, size, places, name, key, say):
+    path = Path(sidecar.path)
+    tell(say, f"{path.name}: making its ONNX graph (once) ...")
+    model, verdict = make(sidecar, size)
+    onnx_graph.stamp(model, "aidet.key", key)
+    for place in places:
+        if place.is_dir() and not os.access(place, os.W_OK):
+            continue
+        try:
+            onnx_graph.save(model, place / name)
+        except UserError:
+            continue
+        _forget(place, path.stem, keep=name)
+        tell(
+            say, f"{path.name}: verified, largest logit difference {verdict['difference']:.1e}; kept as {place / name}"
+        )
+        break
+    # From memory: another process with other weights of the same name may have removed the file again.
+    return OnnxRuntime(model.SerializeToString())
+
+
+def make(sidecar: ckpt.Sidecar, size: Tuple[int, int]) -> Tuple[Any, Dict[str, Any]]:
+    """Load a checkpoint into MindSpore on the CPU and export it; see :func:`aidet.export.onnx_graph.export`."""
+    runtime.setup("CPU", mode="graph")
+    net = ckpt.load_network(sidecar)
+    return onnx_graph.export(net, sidecar, onnx_graph.pixels(size, sidecar.channels))
+
+
+def _intact(path, key):
+    """The cached graph, or None if it is absent, damaged or made from something else.
+
+    Read by ONNX Runtime alone: the package onnx would load protobuf's compiled classes, and then a later import of
+    MindSpore fails ("Descriptors cannot be created directly").
+    """
+    if not path.is_file():
+        return None
+    try:
+        session = OnnxRuntime(path)
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, it is made again
+        return None
+    return session if session.metadata().get("aidet.key") == key else None
+
+
+def _forget(place, stem, keep):
+    """Remove graphs of earlier weights of the same checkpoint name."""
+    for old in place.glob(f"{glob.escape(stem)}.*.onnx"):
+        middle = old.name[len(stem) + 1 : -len(".onnx")]
+        if old.name != keep and len(middle) == 16 and set(middle) <= set("0123456789abcdef"):
+            try:
+                old.unlink()
+            except OSError:
+                pass

@@ -1,0 +1,349 @@
+"""Where in an image a detector's verdict comes from.
+
+Convolutional networks and Swin: Grad-CAM. Vision transformers with a class token: attention roll-out. Both run in
+MindSpore, whatever back end scores the images. Rules, exported ONNX models, and networks with neither a feature map nor
+such an attention: occlusion, which needs only scores.
+"""
+
+from typing import Any, List, Optional, Sequence, Tuple
+
+import numpy as np
+from PIL import Image
+
+from .. import images, runtime
+from ..images import Pipeline, applied
+from ..labels import GENERATED, NAMES
+from .detector import Detector
+from .scorer import Scorer
+
+GRID = 8
+FINE = 64  # most cells along each side of a map of the whole image
+METHODS = {
+    "Grad-CAM": "white speaks for generated, black for real, middle grey for neither",
+    "attention roll-out": "white is where the class token looks; it does not say for which side",
+    "occlusion": "covering a white place lowers the score, so it speaks for generated; black speaks for real",
+}
+
+
+class NoMap(Exception):
+    """A network has neither a feature map nor an attention that can be shown; the message says which."""
+
+
+class Explainer:
+    """Grad-CAM or attention roll-out of one network.
+
+    Parameters
+    ----------
+    net : mindspore.nn.Cell
+        In inference mode; takes float32 (1, C, h, w).
+    order : sequence of str
+        ``real`` or ``generated`` for each output.
+
+    Notes
+    -----
+    Grad-CAM (Selvaraju et al., ICCV 2017) on the last map with two spatial axes that any cell of the network puts out
+    (Swin: the normalised map of the last stage, channels last). The gradient is that of the score, so a map has both
+    signs. Gradient and activation are multiplied element by element. Before a global mean that is Grad-CAM itself, up
+    to a constant; before a flattening head it is what the head really reads (HiResCAM, Draelos & Carin 2020), whereas
+    an averaged gradient would move evidence to other places.
+
+    Roll-out (Abnar & Zuidema, ACL 2020): attention averaged over heads, mixed half and half with the identity for the
+    residual path, and multiplied through all layers; the row of the class token (with the two tokens of a distilled
+    DeiT, the mean of both rows).
+    """
+
+    def __init__(self, net: Any, order: Sequence[str]) -> None:
+        self.net, self.order = net, list(order)
+
+    def __call__(self, x: np.ndarray) -> Tuple[np.ndarray, str]:
+        """Map of one view.
+
+        Parameters
+        ----------
+        x : ndarray of float32, shape (C, h, w)
+
+        Returns
+        -------
+        (ndarray of float64, str)
+            The map (rows, columns) at the network's own resolution, and the method: a key of :data:`METHODS`.
+
+        Raises
+        ------
+        NoMap
+            The network has no map with two spatial axes.
+        """
+        import mindspore as ms
+
+        before = ms.get_context("mode")
+        ms.set_context(mode=ms.PYNATIVE_MODE)  # hooks and captured tensors need it
+        try:
+            x = ms.Tensor(np.ascontiguousarray(x[None], np.float32))
+            grids, last, attentions = self._watch(x)
+            if len(attentions) > 1 and len({a.shape for a in attentions}) == 1 and attentions[0].shape[0] == 1:
+                both = getattr(self.net, "has_heads", False)
+                return rollout([a[0] for a in attentions], grids, both), "attention roll-out"
+            if last is None:
+                raise NoMap("no cell of the network puts out a map with two spatial axes")
+            return self._grad_cam(x, last), "Grad-CAM"
+        finally:
+            ms.set_context(mode=before)
+
+    def _watch(self, x):
+        """Run the network once and record what its cells put out.
+
+        Returns
+        -------
+        (list of (int, int), Cell or None, list of ndarray)
+            Last two axes of every map in the order of computation, the cell that computed the last one, and the weights
+            of every attention.
+        """
+        from mindspore import nn
+
+        grids, cells, attentions, handles = [], [], [], []
+
+        def look(cell, inputs, output):
+            if getattr(output, "ndim", 0) != 4:
+                return
+            if isinstance(cell, nn.Softmax):
+                attentions.append(output.asnumpy())
+            elif sorted(output.shape[1:])[1] > 1:  # a map of 1 x 1 holds no position
+                grids.append(tuple(output.shape[2:]))
+                cells.append(cell)
+
+        try:
+            for _, cell in self.net.cells_and_names():
+                handles.append(cell.register_forward_hook(look))
+            self.net(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return grids, cells[-1] if cells else None, attentions
+
+    def _grad_cam(self, x, cell):
+        import mindspore as ms
+
+        made = []
+        handle = cell.register_forward_hook(lambda _, inputs, output: made.append(output.asnumpy()))
+        self.net(x)
+        handle.remove()
+        # The gradient with respect to a map equals that with respect to a term added to it. If a cell runs more than
+        # once (one ReLU for all layers), the term is added at its last call.
+        calls = []
+
+        def score(delta):
+            def add(_, inputs, output):
+                calls.append(output)
+                return output + delta if len(calls) == len(made) else output
+
+            calls.clear()
+            hook = cell.register_forward_hook(add)
+            try:
+                return self._score(self.net(x))
+            finally:
+                hook.remove()
+
+        gradient = ms.grad(score)(ms.Tensor(np.zeros_like(made[-1]))).asnumpy()
+        return (gradient * made[-1])[0].sum(axis=channel_axis(made[-1].shape[1:], x.shape[2:]), dtype=np.float64)
+
+    def _score(self, logits):
+        """:func:`aidet.labels.score_from_logits` in MindSpore, so that it has a gradient."""
+        from mindspore import ops
+
+        if len(self.order) == 1:
+            return logits[0, 0] if self.order[0] == NAMES[GENERATED] else -logits[0, 0]
+        sides = [[i for i, o in enumerate(self.order) if o == name] for name in NAMES]
+        real, generated = (ops.logsumexp(ops.stack([logits[0, i] for i in side]), 0) for side in sides)
+        return generated - real
+
+
+def channel_axis(shape: Tuple[int, int, int], size: Tuple[int, int]) -> int:
+    """Axis of a map's channels: 0 (MindSpore's layout) or 2 (Swin's), whichever leaves the aspect ratio of ``size``."""
+    aspect = size[0] / size[1]
+    first, last = (abs(np.log(a / b / aspect)) for a, b in ((shape[1], shape[2]), (shape[0], shape[1])))
+    return 0 if first <= last else 2
+
+
+def rollout(attentions: List[np.ndarray], grids: Sequence[Tuple[int, int]], both: bool = False) -> np.ndarray:
+    """Attention roll-out.
+
+    Parameters
+    ----------
+    attentions : list of ndarray (heads, T, T)
+        Weights of each layer, rows sum to 1.
+    grids : sequence of (int, int)
+        Shapes of maps in the network; the first that leaves 0 to 2 of the T tokens over is the grid of patches.
+    both : bool
+        Average the rows of the first two tokens instead of taking that of the first.
+
+    Returns
+    -------
+    ndarray (rows, columns)
+        The smallest value is 0.
+
+    Raises
+    ------
+    NoMap
+        No grid fits.
+    """
+    tokens = attentions[0].shape[1]
+    grid = next((g for g in grids if 0 <= tokens - g[0] * g[1] <= 2), None)
+    if grid is None:
+        raise NoMap(f"{tokens} tokens belong to no grid of patches")
+    total = np.eye(tokens)
+    for weights in attentions:
+        mean = weights.mean(axis=0, dtype=np.float64)
+        mean = mean + np.eye(tokens)
+        total = (mean / mean.sum(axis=1, keepdims=True)) @ total
+    extra = tokens - grid[0] * grid[1]
+    # Without a class token the network averages over all patches.
+    row = total.mean(axis=0) if not extra else total[:2].mean(axis=0) if both else total[0]
+    heat = row[extra:].reshape(grid)
+    return heat - heat.min()
+
+
+# --- from a view back to the image -----------------------------------------------------------------------------------
+def lay(heat: np.ndarray, pipeline: Pipeline, size: Tuple[int, int]) -> np.ndarray:
+    """Lay the map of a view over the whole image, at the place that the pipeline's crop and resize took it from.
+
+    Parameters
+    ----------
+    heat : ndarray (rows, columns)
+    pipeline : aidet.transforms.Pipeline
+        The pipeline that made the view, without random operations.
+    size : (int, int)
+        Width and height of the image.
+
+    Returns
+    -------
+    ndarray of float64
+        At most 64 x 64; 0 outside the view.
+    """
+    # An image whose red is x and whose green is y shows where each pixel of the view comes from.
+    x, y = (np.rint(np.linspace(0, 255, n)).astype(np.uint8) for n in size)
+    where = np.zeros((size[1], size[0], 3), np.uint8)
+    where[..., 0], where[..., 1] = x, y[:, None]
+    where = Image.fromarray(where)
+    where = applied(pipeline.geometry.steps, where, None)
+    fine = Image.fromarray(heat.astype(np.float32)).resize(where.size, Image.Resampling.BILINEAR)
+    rows, columns = (max(1, min(FINE, n, m)) for n, m in zip(where.size[::-1], size[::-1]))
+    place = np.asarray(where, np.float64) / 256
+    cell = (place[..., 1] * rows).astype(int) * columns + (place[..., 0] * columns).astype(int)
+    total = np.bincount(cell.reshape(-1), np.asarray(fine, np.float64).reshape(-1), rows * columns)
+    count = np.bincount(cell.reshape(-1), minlength=rows * columns)
+    return (total / np.maximum(count, 1)).reshape(rows, columns)
+
+
+def maps(
+    detector: Detector, image: Any, key: str = "image", fallback: bool = True
+) -> List[Tuple[str, np.ndarray, str]]:
+    """What each model of a detector looks at in one image.
+
+    Parameters
+    ----------
+    detector : aidet.engine.Detector
+    image : PIL.Image.Image or path
+    key : str
+        See :func:`occlusion`.
+    fallback : bool
+        If a model has no map of its own, add one occlusion map of the whole detector at the end, under the name
+        ``detector``.
+
+    Returns
+    -------
+    list of (str, ndarray, str)
+        Model, map over the whole image (:func:`lay`) of the model's evaluation view, method.
+
+    Raises
+    ------
+    ImageError
+        The image cannot be decoded.
+    """
+    image, found, left = images.decode(image), [], not detector.models
+    for model in detector.models:
+        explainer = _explainer(model)
+        try:
+            if explainer is None:
+                raise NoMap
+            heat, method = explainer(model.views.first(image))
+            found.append((model.name, lay(heat, model.views.first, image.size), method))
+        except NoMap:
+            left = True
+    return [*found, ("detector", occlusion(detector, image, key), "occlusion")] if left and fallback else found
+
+
+def _explainer(model: Scorer) -> Optional[Explainer]:
+    """The model's :class:`Explainer`, made once; None for rules and ONNX files, and without MindSpore."""
+    if model.order is None or model.path.suffix != ".ckpt" or runtime.mindspore_version() is None:
+        return None
+    if model.explainer is None:
+        from .. import ckpt
+
+        # The same mode as the MindSpore back end, which may be in use.
+        runtime.setup(model.device, mode="pynative" if model.views.size is None else "graph")
+        model.sidecar.verify()  # the file may have been replaced since the detector was opened
+        model.explainer = Explainer(ckpt.load_network(model.sidecar), model.order)
+    return model.explainer
+
+
+# --- occlusion -------------------------------------------------------------------------------------------------------
+def occlusion(detector: Detector, image: Any, key: str = "image", grid: int = GRID) -> np.ndarray:
+    """Cover one cell of a grid after the other and measure how the score changes (Zeiler & Fergus 2014).
+
+    Unlike Grad-CAM it needs no gradient and no layer, so it is the same for convolutional networks, transformers,
+    ensembles and exported ONNX models. It scores ``grid ** 2 + 1`` images.
+
+    Parameters
+    ----------
+    detector : aidet.engine.Detector
+    image : PIL.Image.Image or path
+    key : str
+        Seeds the views, so that all covered images are seen through the same crops.
+    grid : int
+        Cells along each side.
+
+    Returns
+    -------
+    ndarray of float64, shape (grid, grid)
+        Score of the whole image minus the score without the cell: above 0, the cell speaks for *generated*; below 0,
+        for *real*; 0 if the cell has no influence.
+
+    Raises
+    ------
+    ImageError
+        The image cannot be decoded.
+    """
+    image = images.decode(image)
+    fill = tuple(int(round(v)) for v in np.asarray(image).reshape(-1, 3).mean(axis=0))
+    rows, columns = (np.linspace(0, side, grid + 1).round().astype(int) for side in (image.height, image.width))
+
+    def covered():
+        yield key, image
+        for r in range(grid):
+            for c in range(grid):
+                box = (columns[c], rows[r], columns[c + 1], rows[r + 1])
+                changed = image.copy()
+                if box[2] > box[0] and box[3] > box[1]:
+                    changed.paste(fill, box)
+                yield key, changed
+
+    scores = [v.score for v in detector.stream(covered(), stability=False)]
+    return (scores[0] - np.array(scores[1:])).reshape(grid, grid)
+
+
+def picture(heat: np.ndarray, size: Tuple[int, int]) -> Image.Image:
+    """A map as a grey image: white speaks for generated, black for real, middle grey for neither.
+
+    Parameters
+    ----------
+    heat : ndarray (grid, grid)
+    size : (int, int)
+        Width and height of the result.
+
+    Returns
+    -------
+    PIL.Image.Image, mode RGB
+    """
+    most = np.abs(heat).max()
+    grey = np.full(heat.shape, 128.0) if most == 0 else 128 + 127 * heat / most
+    small = Image.fromarray(np.rint(grey).astype(np.uint8))
+    return small.resize(size, Image.Resampling.BICUBIC).convert("RGB")

@@ -1,0 +1,170 @@
+"""Eight-bit ONNX models: ONNX Runtime's static quantisation, calibrated on images, and a measure of what it costs."""
+
+import collections
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict, Union
+
+import numpy as np
+
+from .. import images, metrics
+from ..datasets import truth
+from ..datasets.sources import Inputs
+from ..errors import UserError
+from ..export import onnx_graph
+from .cascade import STAMP
+from .detector import Detector
+
+CALIBRATION = 128
+# The margin is this many times the largest change that was measured: other images may change more.
+SAFETY_FACTOR = 1.5
+MIN_VOTES = 4
+
+
+def quantize(
+    path: Union[str, Path],
+    where: Union[str, Path],
+    labels: Union[None, str, Path] = None,
+    limit: int = CALIBRATION,
+) -> Dict[str, Any]:
+    """Quantise an exported model and compare the two.
+
+    Parameters
+    ----------
+    path : str or Path
+        A plain ``.onnx`` of :func:`aidet.export.exporter.export` with a free batch size.
+    where : str or Path
+        Images. Every other one is for calibration (at most ``limit``), the rest for comparison; none serves both.
+    labels : str or Path, optional
+        What :func:`aidet.datasets.truth.read_labels` takes, for the balanced accuracy before and after.
+    limit : int
+        Most images to calibrate on.
+
+    Returns
+    -------
+    dict
+        ``file``, ``images`` (compared), ``score_change`` (mean absolute), ``decisions_changed`` (share), ``speedup``,
+        ``margin`` (1.5 times the largest change of a single view's score; the file states it for
+        ``infer.py --cascade``), ``cascade_speedup`` and ``scored_twice`` (share) of such a cascade, and with labels
+        ``balanced_accuracy`` and ``balanced_accuracy_int8``.
+
+    Raises
+    ------
+    UserError
+        Fewer than 16 usable images.
+    """
+    path = Path(path)
+    sidecar = onnx_graph.sidecar_of(path)
+    known = _labels(labels)
+    inputs = list(Inputs(where))
+    calibrating, comparing = inputs[::2][:limit], inputs[1::2]
+    if len(comparing) < 8:
+        raise UserError(f"images {str(where)!r}: {len(inputs)} are too few to calibrate and compare; give at least 16")
+    target = path.with_name(f"{path.stem}_int8.onnx")
+    # Calibrate on voting views even if the detector takes one view: they are other crops, with other values.
+    votes = max(MIN_VOTES, sidecar.voting.votes)
+    views = Detector(path, votes=votes, backend="onnxruntime").models[0].views
+    model = _quantized(path, views, calibrating)
+    onnx_graph.describe(model, sidecar)
+    onnx_graph.save(model, target)
+    before, slow, _ = _verdicts(path, comparing)
+    after, fast, _ = _verdicts(target, comparing)
+    found = _compared(*({k: r.score for k, r in some.items()} for some in (before, after)), known)
+    pairs = zip(*(_verdicts(p, comparing, votes=votes)[0].values() for p in (path, target)))
+    margin = SAFETY_FACTOR * max(_change(x, y) for x, y in pairs if x.ok and y.ok)
+    about = {"calibration_images": len(calibrating), "compared_images": found["images"]}
+    about.update(margin=margin, views=sorted(views.lines()))
+    onnx_graph.stamp(model, STAMP, json.dumps(about))
+    onnx_graph.save(model, target)
+    _, both, twice = _verdicts(path, comparing, cascade=target)
+    found.update(speedup=slow / fast, margin=margin, cascade_speedup=slow / both, scored_twice=twice / len(comparing))
+    return {"file": target.name, **found}
+
+
+def _change(before, after):
+    """Largest absolute change of a view's score."""
+    return max(float(np.abs(np.subtract(x, y)).max()) for x, y in zip(before.views.values(), after.views.values()))
+
+
+def _compared(before, after, known=None):
+    """How far scores (path -> score or None) changed; ``known`` as :func:`_labels` gives it."""
+    pairs = [(k, before[k], after[k]) for k in before if before[k] is not None and after[k] is not None]
+    if not pairs:
+        raise UserError(f"none of the {len(before)} images to compare on can be used; give others")
+    x, y = (np.array(column) for column in list(zip(*pairs))[1:])
+    found = {
+        "images": len(pairs),
+        "score_change": float(np.abs(x - y).mean()),
+        "decisions_changed": float(((x > 0) != (y > 0)).mean()),
+    }
+    if known is not None:
+        truths = np.array([_label_of(k, known) for k, _, _ in pairs])
+        if len(set(truths.tolist())) < 2:
+            raise UserError(f"the {len(pairs)} images to compare on are all of one class; give labelled images of both")
+        for name, scores in (("balanced_accuracy", x), ("balanced_accuracy_int8", y)):
+            found[name] = metrics.decision_metrics(truths, (scores > 0).astype(int))["balanced_accuracy"]
+    return found
+
+
+def _labels(where):
+    """Path -> label, and file name -> label for names that occur once; None without labels."""
+    if where is None:
+        return None
+    table = truth.read_labels(where)
+    if table.paths is None:
+        raise UserError(f"labels {str(where)!r} name no files")
+    names = [Path(p).name for p in table.paths]
+    count = collections.Counter(names)
+    known = {n: label for n, label in zip(names, table.labels.tolist()) if count[n] == 1}
+    return {**known, **dict(zip(table.paths, table.labels.tolist()))}
+
+
+def _label_of(path, known):
+    found = known.get(path, known.get(Path(path).name))
+    if found is None:
+        raise UserError(f"the labels say nothing of {path!r}; paths in both must agree, or file names be distinct")
+    return found
+
+
+def _verdicts(path, inputs, **settings):
+    """Path -> verdict, the seconds that scoring took, and the number of images that a cascade scored twice."""
+    detector = Detector(path, backend="onnxruntime", say=lambda line: None, **settings)
+    start = time.perf_counter()
+    found = {r.path: r for r in detector.stream(inputs)}
+    return found, time.perf_counter() - start, detector.cascade.twice if detector.cascade else 0
+
+
+def _quantized(path, views, inputs):
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):
+        """One view at a time, as the network sees it."""
+
+        def __init__(self):
+            self.items = self.each()
+
+        def each(self):
+            for key, file in inputs:
+                try:
+                    yield from views(images.decode(file), key)
+                except images.ImageError:
+                    continue
+
+        def get_next(self):
+            view = next(self.items, None)
+            return None if view is None else {onnx_graph.INPUT: view[None]}
+
+    with tempfile.TemporaryDirectory() as folder:
+        newer, ready, made = (str(Path(folder) / n) for n in ("newer.onnx", "ready.onnx", "made.onnx"))
+        # A scale for each channel needs opset 13; the exporter writes 11.
+        onnx.save(onnx.version_converter.convert_version(onnx.load(str(path)), 13), newer)
+        quant_pre_process(newer, ready, skip_symbolic_shape=True)  # folds batch norms into convolutions
+        quantization.quantize_static(
+            ready, made, Reader(), per_channel=True, reduce_range=False,
+            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+        )  # fmt: skip
+        return onnx.load(made)

@@ -1,0 +1,93 @@
+"""One checkpoint, or exported file, ready to score images."""
+
+from pathlib import Path
+from typing import Any, List, Optional, Sequence, Union
+
+import numpy as np
+from PIL import Image
+
+from .. import ckpt, files, labels
+from ..export import onnx_graph
+from . import backends
+from .scorer import Scorer
+from .views import Views
+from .vote import combine_views
+
+
+class Network(Scorer):
+    """A checkpoint, or an exported ``.onnx``, that is ready to score images.
+
+    Parameters
+    ----------
+    path : str or Path
+    name : str
+        How result files call it.
+    backend, device, say :
+        See :func:`aidet.detector.backends.open_model`.
+    **views
+        See :class:`aidet.detector.views.Views`.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, is no detector, or cannot be run.
+    """
+
+    def __init__(
+        self,
+        path: Union[str, Path],
+        name: str,
+        backend: str = "auto",
+        device: str = "auto",
+        say: backends.Say = None,
+        **views: Any,
+    ) -> None:
+        self.path, self.name = Path(path), name
+        onnx = self.path.suffix == ".onnx"
+        self.sidecar = sidecar = onnx_graph.sidecar_of(path) if onnx else ckpt.Sidecar.read(path)
+        self.order = sidecar.detector_order
+        transform, voting = sidecar.detector_transform, sidecar.voting.settings(**views)
+        self.views = Views(transform, line=sidecar.views_line, **voting)
+        self.threshold = sidecar.threshold
+        self.scale, self.offset = sidecar.calibration
+        self.backend = backends.open_model(sidecar, backend, self.views.size, device, say)
+        self.threadsafe, self.device = self.backend.threadsafe, self.backend.device
+        self.backend_name = self.backend.name
+        # An exported file states the hash of the checkpoint it was made from, also where it was quantised since.
+        self.identity = files.sha256(self.path) if onnx else sidecar.identity
+
+    def views_of(self, image: Image.Image, key: str) -> List[np.ndarray]:
+        """The views that the model votes over: list of float32 (3, h, w)."""
+        return self.views(image, key)
+
+    def run(self, views: Sequence[np.ndarray], piece: Optional[int] = None) -> np.ndarray:
+        """Views -> raw scores, float64 (V,). Views of one shape form batches of at most ``piece``."""
+        piece = piece or backends.PIECE
+        scores = np.empty(len(views))
+        by_shape = {}
+        for i, view in enumerate(views):
+            by_shape.setdefault(view.shape, []).append(i)
+        for places in by_shape.values():
+            for start in range(0, len(places), piece):
+                some = places[start : start + piece]
+                batch = views[some[0]][None] if len(some) == 1 else np.stack([views[i] for i in some])
+                scores[some] = self.scores_of(batch)
+        return scores
+
+    def scores_of(self, batch: np.ndarray) -> np.ndarray:
+        """float32 (N, 3, h, w) -> raw scores (N,)."""
+        return labels.score_from_logits(self.backend(batch), self.order)
+
+
+def combined(
+    model: Scorer, scores: np.ndarray, vote: str, threshold: float, weights: Optional[np.ndarray] = None
+) -> float:
+    """One score of a model from its views' scores; calibrated after a soft vote, before a hard one."""
+    if vote == "hard":
+        return combine_views(model.calibrate(scores), vote, threshold, weights)
+    return model.calibrate(combine_views(scores, vote, weights=weights))
+
+
+def split(scores: np.ndarray, groups: Sequence[Sequence]) -> List[np.ndarray]:
+    """Cut the scores of concatenated groups of views back into one array a group."""
+    return np.split(scores, np.cumsum([len(g) for g in groups])[:-1])

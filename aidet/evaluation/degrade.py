@@ -1,0 +1,120 @@
+"""What happens to images between their maker and a detector: families of degradations for the robustness sweep."""
+
+from functools import partial
+from typing import Callable, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+from PIL import Image
+
+from .. import images
+from ..errors import UserError, nearest
+from ..images.augment import jpeg_420, vip_impairment
+
+# Name, family, x, and f(image, rng) -> image.
+Point = Tuple[str, str, Union[float, str], Callable[[Image.Image, np.random.Generator], Image.Image]]
+
+# family -> (what x is, [(x, one-line pipeline)]). Ranges of one value make the random operations exact.
+_LINES = {
+    "jpeg": ("JPEG quality", [(q, f"jpeg(quality=({q}, {q}))") for q in (95, 90, 80, 70, 60, 50, 30)]),
+    "webp": ("WebP quality", [(q, f"webp(quality=({q}, {q}))") for q in (90, 80, 70, 50, 30)]),
+    "blur": ("blur, standard deviation in pixels", [(s, f"blur(radius=({s}, {s}))") for s in (0.5, 1.0, 2.0, 3.0)]),
+    "noise": (
+        "noise, standard deviation in grey levels",
+        [(s, f"noise(sigma=({s}, {s}))") for s in (2.0, 4.0, 8.0, 16.0)],
+    ),
+    "resize": (
+        "resize factor",
+        [(f, f"rescale(factor=({f}, {f}), interpolation=bicubic)") for f in (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)],
+    ),
+}
+_CROPS = (0.9, 0.75, 0.5, 0.25)
+TIERS = ("web", "hard", "vip")
+FAMILIES = (*_LINES, "crop", "tiers", "votes")
+
+
+def _run_line(text):
+    return partial(images.applied, images.Pipeline(text).steps)
+
+
+def _crop(part):
+    """The middle ``part`` of both sides, at native pixels."""
+
+    def middle(image, rng):
+        w, h = (max(1, int(round(side * part))) for side in image.size)
+        left, top = (image.width - w) // 2, (image.height - h) // 2
+        return image.crop((left, top, left + w, top + h))
+
+    return middle
+
+
+def _tier(longest, quality):
+    """Longer side at most ``longest`` (Lanczos), then JPEG 4:2:0."""
+
+    def shrunk(image, rng):
+        image = image.copy()
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+        return jpeg_420(image, quality)
+
+    return shrunk
+
+
+def points(families: Optional[Sequence[str]] = None) -> List[Point]:
+    """The points of the named families, ``clean`` first.
+
+    Parameters
+    ----------
+    families : list of str, optional
+        Of :data:`FAMILIES` (``votes`` has no point of its own); default: all.
+
+    Returns
+    -------
+    list of (str, str, float or str, callable)
+        Name, family, x, and ``f(image, rng) -> image``; sizes may change, the mode stays RGB.
+
+    Raises
+    ------
+    UserError
+        Unknown family, with the nearest.
+    """
+    chosen = FAMILIES if not families else families
+    for name in chosen:
+        if name not in FAMILIES:
+            raise UserError(nearest(name, FAMILIES, "family of points"))
+    out = [("clean", "clean", 0.0, lambda image, rng: image)]
+    for family in chosen:
+        if family in _LINES:
+            out += [(f"{family} {x:g}", family, float(x), _run_line(line)) for x, line in _LINES[family][1]]
+    if "crop" in chosen:
+        out += [(f"crop {part:g}", "crop", part, _crop(part)) for part in _CROPS]
+    if "tiers" in chosen:
+        made = {"web": _tier(768, 60), "hard": _tier(512, 40), "vip": vip_impairment}
+        out += [(f"tier {name}", "tiers", name, made[name]) for name in TIERS]
+    return out
+
+
+def axis(family: str) -> str:
+    """What the x of a family means, for a chart."""
+    named = {"crop": "part of each side that is left", "tiers": "tier", "votes": "votes"}
+    return named[family] if family in named else _LINES[family][0]
+
+
+def clean_x(family: str) -> Union[float, str, None]:
+    """Where the clean image stands on a family's axis; None where it has no place there."""
+    return {"blur": 0.0, "noise": 0.0, "resize": 1.0, "crop": 1.0, "tiers": "clean"}.get(family)
+
+
+def apply(point: Point, image: Image.Image, seed: int, key: str) -> Image.Image:
+    """Run one point on an image with random numbers that depend on the seed, the image's key and the point alone."""
+    return point[3](image, images.generator(seed, f"{point[0]}\0{key}"))
+
+
+def even_sample(y: Sequence[int], count: int, seed: int = 42) -> np.ndarray:
+    """Rows of ``count`` images, as many of each class as there are, in rising order; all where ``count`` is 0."""
+    y = np.asarray(y)
+    if not count or count >= len(y):
+        return np.arange(len(y))
+    rng = np.random.default_rng(seed)
+    sides = [rng.permutation(np.flatnonzero(y == side)) for side in (0, 1)]
+    few = min(count // 2, *map(len, sides))
+    first = 0 if len(sides[0]) >= len(sides[1]) else 1
+    return np.sort(np.concatenate([sides[first][: count - few], sides[1 - first][:few]]))

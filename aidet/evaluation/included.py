@@ -1,0 +1,55 @@
+"""Robustness curves and transfer matrix of earlier runs inside the report of ``evaluate.py score --include``."""
+
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from .. import files, report
+from ..errors import UserError
+from . import sweep, transfer
+
+KINDS = {"sweep": ("Robustness", sweep.sections), "transfer": ("Transfer", transfer.sections)}
+
+
+def read(
+    places: Optional[Sequence[str]], run: Optional[Dict[str, Any]] = None
+) -> Tuple[List[report.Section], List[str], Dict[str, Path]]:
+    """Sections for what ``evaluate.py sweep`` and ``transfer`` have measured.
+
+    Parameters
+    ----------
+    places : list of str, optional
+        Their ``--out`` folders, or the ``metrics.json`` in them.
+    run : dict, optional
+        ``run.json`` of the scores, see :func:`aidet.runinfo.read`: weights that it does not name are warned of.
+
+    Returns
+    -------
+    (list of Section, list of str, dict of str to Path)
+        Sections, warnings, and the files that they come from.
+
+    Raises
+    ------
+    UserError
+        No such file, or one that neither command wrote.
+    """
+    sections, warnings, inputs = [], [], {}
+    for place in places or ():
+        path = Path(place) / "metrics.json" if Path(place).is_dir() else Path(place)
+        result = files.read_json(path, "--include")
+        try:
+            title, make = KINDS[result["command"]]
+            made, used = make(result), result["inputs"]
+            weights = {v["path"]: v["sha256"] for k, v in used.items() if k.startswith(("checkpoint", "model "))}
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError):
+            raise UserError(f"--include {str(place)!r} is no metrics.json of evaluate.py sweep or transfer") from None
+        for section in made:
+            section.title = f"{title}: {section.title}"
+        seen = ", ".join(sorted({v["path"] for k, v in used.items() if v["path"] not in weights}))
+        made[0].texts.insert(0, f"From {path}: {', '.join(weights)} on {seen}, {result['n']} images.")
+        sections += made
+        inputs[f"included {len(inputs) + 1}"] = path
+        known = {m["sha256"] for m in (run or {}).get("models", ())}
+        others = [p for p, sha in weights.items() if known and sha not in known]
+        if others and (result["command"] == "sweep" or len(others) == len(weights)):
+            warnings.append(f"{title}: measured with {', '.join(others)}, not with the weights that made these scores.")
+    return sections, warnings, inputs

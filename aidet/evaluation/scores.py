@@ -1,0 +1,293 @@
+"""Score files, and how their rows are matched with labels."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from .. import labels, records
+from ..datasets import sources
+from ..errors import UserError, nearest
+
+
+@dataclass
+class Scores:
+    """Scores as written by ``infer.py``.
+
+    Attributes
+    ----------
+    paths : list of str or None
+        None for a bare column of decisions.
+    score, prob : ndarray of float, shape (n,)
+        NaN where the row is an error without a score, and in a file of decisions.
+    label : ndarray of int, shape (n,)
+        The row's own decision, -1 where it carries none.
+    status : list of str
+        ``ok`` or ``error: reason``.
+    models : dict of str to ndarray
+        Score of each single model.
+    source : str
+    """
+
+    paths: list
+    score: np.ndarray
+    prob: np.ndarray
+    label: np.ndarray
+    status: list
+    models: dict
+    source: str
+
+    def __len__(self):
+        return len(self.label)
+
+    def take(self, index):
+        """The rows of ``index`` (integers), in that order."""
+        index = np.asarray(index, np.intp)
+        return Scores(
+            None if self.paths is None else [self.paths[i] for i in index],
+            self.score[index],
+            self.prob[index],
+            self.label[index],
+            [self.status[i] for i in index],
+            {name: values[index] for name, values in self.models.items()},
+            self.source,
+        )
+
+    @property
+    def errors(self):
+        """Mask of the rows whose image could not be scored."""
+        return np.array([s != "ok" for s in self.status], bool)
+
+    @property
+    def decisions_only(self):
+        """Whether the file holds labels and no score at all, as a contest's does."""
+        return not np.isfinite(self.score).any() and (self.label >= 0).all()
+
+
+def read_scores(path):
+    """Read a scores file: ``path,score,prob,label,decision,status,score:<model>`` or ``filename,logit``; or decisions.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    UserError
+        Missing columns, scores that are not finite on rows that are ``ok``, doubled paths.
+    """
+    header, columns = sources.read_columns(path, "scores")
+    if header is None:
+        return _decisions(None, columns["label"], path)
+    name = sources.require_column(header, sources.PATH_COLUMNS, "path", path)
+    keys = [sources.normal_path(p) for p in columns[name]]
+    sources.refuse_doubles(keys, f"scores {str(path)!r}")
+    value = {h: _floats(columns[h]) for h in ("score", "logit", "prob") if h in columns}
+    if not value:
+        answer = sources.column_of(header, sources.LABEL_COLUMNS)
+        if answer is None:
+            raise UserError(f"scores {str(path)!r} has neither score, logit nor prob; it has {', '.join(header)}")
+        return _decisions(keys, columns[answer], path)
+    status = columns.get("status") or ["ok"] * len(keys)
+    status = [s or "ok" for s in status]
+    score = value.get("score", value.get("logit"))
+    if score is None:
+        outside = [f"{k} ({p:g})" for k, p in zip(keys, value["prob"]) if not 0 <= p <= 1 and p == p]
+        if outside:
+            raise UserError(f"scores {str(path)!r}: prob outside 0..1: {sources.examples(outside)}")
+        score = np.where(np.isnan(value["prob"]), np.nan, labels.logit(value["prob"]))
+    prob = value["prob"] if "prob" in value else labels.sigmoid(score)
+    apart = np.abs(labels.sigmoid(score) - prob) > 1e-3
+    if apart.any():
+        wrong = [f"{keys[i]} (score {score[i]:g}, prob {prob[i]:g})" for i in np.flatnonzero(apart)]
+        raise UserError(
+            f"scores {str(path)!r}: prob is not sigmoid(score), as score = logit(generated) - logit(real) has it; "
+            f"leave one of the two columns out: {sources.examples(wrong)}"
+        )
+    bad = [k for k, s, a, b in zip(keys, status, score, prob) if s == "ok" and not (np.isfinite(a) and np.isfinite(b))]
+    if bad:
+        raise UserError(
+            f"scores {str(path)!r}: {len(bad)} rows are ok but have no finite score: {sources.examples(bad)}"
+        )
+    score = np.where(np.isfinite(score) & np.isfinite(prob), score, np.nan)
+    own = [-1 if v == "" else labels.of_cell(v) for v in columns.get("label", [""] * len(keys))]
+    wrong = [f"{k} ({v!r})" for k, v, side in zip(keys, columns.get("label", ()), own) if side is None]
+    if wrong:
+        raise UserError(f"scores {str(path)!r}: label is the decision, 0, 1 or empty: {sources.examples(wrong)}")
+    label = np.array(own)
+    models = {h[6:]: _floats(columns[h]) for h in header if h.startswith("score:")}
+    return Scores(keys, score, np.where(np.isnan(score), np.nan, prob), label, status, models, str(path))
+
+
+def _decisions(keys, cells, path):
+    """Labels without scores: a result.txt (``keys`` None) or a submission."""
+    wrong = [f"{keys[i] if keys else f'line {i + 1}'} ({c!r})" for i, c in enumerate(cells) if c not in ("0", "1")]
+    if wrong:
+        raise UserError(f"scores {str(path)!r}: decisions must be 0 or 1: {sources.examples(wrong)}")
+    none = np.full(len(cells), np.nan)
+    return Scores(keys, none, none, np.array([int(c) for c in cells]), ["ok"] * len(cells), {}, str(path))
+
+
+def _floats(cells):
+    def one(cell):
+        try:
+            return float(cell)
+        except ValueError:
+            return np.nan
+
+    return np.array([one(c) for c in cells], np.float64)
+
+
+def join(truth, scores):
+    """Match scores to labels by path, strictly: every row of one has exactly one row of the other.
+
+    Paths are compared as written; where that fails, as files on disk; and where ``infer.py`` was run on a subfolder of
+    the labels (or on a folder above them), after one common leading folder that makes the two sets equal. The
+    identifiers of a submission may also be file names or stems. A file without paths is matched by its rows: labels
+    follow the rows of the scores; a ``result.txt`` follows the images by the number in their stems, or, without
+    numbers, in natural order (:func:`aidet.records.stem_order`).
+
+    Parameters
+    ----------
+    truth : Truth
+    scores : Scores
+
+    Returns
+    -------
+    (Truth, Scores)
+        Both in the order of the scores, same length.
+
+    Raises
+    ------
+    UserError
+        Lists the first rows that have no partner, in both directions.
+    """
+    if truth.paths is None or scores.paths is None:
+        return _join_by_row(truth, scores)
+    found = [order for order in (_match(left, right) for left, right in _plain(truth, scores)) if order is not None][:1]
+    if not found:
+        found = _below_a_folder(truth.paths, scores.paths)
+    if len(found) > 1:
+        raise UserError(
+            f"{scores.source} matches {len(found)} folders of {truth.source} equally well, for example "
+            f"{truth.paths[found[0][0]]} and {truth.paths[found[1][0]]}; choose one with --where COLUMN=VALUE"
+        )
+    if found:
+        return truth.take(found[0]), scores
+    known, given = set(truth.paths), set(scores.paths)
+    lone = [k for k in scores.paths if k not in known]
+    unscored = [k for k in truth.paths if k not in given]
+    text = []
+    if lone:
+        text.append(f"{len(lone)} scored paths have no label: {sources.examples(lone)}")
+    if unscored:
+        text.append(f"{len(unscored)} labels have no score: {sources.examples(unscored)}")
+    hint = "; choose a part of the labels with --where COLUMN=VALUE" if unscored and not lone else ""
+    raise UserError(f"{scores.source} and {truth.source} do not match: " + "; ".join(text) + hint)
+
+
+def _join_by_row(truth, scores):
+    """The join of a file that names no images."""
+    if len(truth) != len(scores):
+        raise UserError(f"{truth.source} has {len(truth)} labels, {scores.source} has {len(scores)} rows")
+    if truth.paths is not None:
+        truth = truth.take(records.stem_order(truth.paths))
+    paths = truth.paths or scores.paths or [f"line {i + 1}" for i in range(len(truth))]
+    truth = replace(truth, paths=list(paths))
+    return truth, scores if scores.paths else replace(scores, paths=list(paths))
+
+
+def read_leaks(text, truth):
+    """The table that ``evaluate.py leaks`` wrote, for the rows of some labels.
+
+    Parameters
+    ----------
+    text : str
+        ``leaks.csv``, or ``leaks.csv@split=test`` where it speaks of several splits.
+    truth : Truth
+
+    Returns
+    -------
+    list of str
+        For every row of ``truth`` the level at which another split has the image, ``""`` where none has.
+
+    Raises
+    ------
+    UserError
+        Several splits to choose from, or paths that the labels do not have.
+    """
+    path, conditions = sources.split_source(text)
+    rows, header = records.read_table(path, "leaks")
+    if truth.paths is None or {"level", "split", "path"} - set(header):
+        raise UserError(f"leaks {str(path)!r}: wanted the leaks.csv of evaluate.py leaks, and labels that name images")
+    for name, _, value in (c.partition("=") for c in conditions):
+        if name not in header:
+            raise UserError(f"leaks {str(path)!r}: {nearest(name, header, 'column')}")
+        rows = [r for r in rows if r[name] == value]
+    splits = sorted({r["split"] for r in rows})
+    if len(splits) > 1:
+        raise UserError(f"leaks {str(path)!r} speaks of {', '.join(splits)}; choose one: {path}@split={splits[0]}")
+    found = {}
+    for row in rows:
+        found.setdefault(sources.normal_path(row["path"].strip()), row["level"])
+    known = set(truth.paths)
+    first = next(iter(found), "")
+    moves = {("", 0), *((p, 0) for p in _prefixes(truth.paths, first))}
+    moves |= {("", len(first) - len(t)) for t in known if first.endswith("/" + t)}
+    fits = [m for m in sorted(moves) if all(m[0] + key[m[1] :] in known for key in found)]
+    if len(fits) > 1 and ("", 0) not in fits:
+        raise UserError(
+            f"leaks {str(path)!r} fits {len(fits)} folders of {truth.source} equally well, for example "
+            f"{fits[0][0]}{first} and {fits[1][0]}{first}; run leaks on the same folder as the labels"
+        )
+    if fits:
+        before, cut = ("", 0) if ("", 0) in fits else fits[0]
+        moved = {before + key[cut:]: level for key, level in found.items()}
+        return [moved.get(p, "") for p in truth.paths]
+    lone = [key for key in found if key not in known]
+    raise UserError(f"leaks {str(path)!r}: {len(lone)} images are not in {truth.source}: {sources.examples(lone)}")
+
+
+def _match(left, right):
+    """Row of ``left`` for each of ``right`` where the two sets are equal (None in ``left`` does not count), or None."""
+    place = {key: i for i, key in enumerate(left) if key is not None}
+    if len(place) != len(right) or not all(key in place for key in right):
+        return None
+    return [place[key] for key in right]
+
+
+def _plain(truth, scores):
+    """Pairs of key lists: as written, then as files on disk."""
+    # A file name need not be Unicode on Linux; infer.py writes its odd bytes as \udcXX.
+    shown = [p.encode("utf-8", "backslashreplace").decode("utf-8") for p in truth.paths]
+    yield [sources.normal_path(p.strip()) for p in shown], scores.paths
+    here = Path(scores.source).parent
+    yield [os.path.realpath(f) for f in truth.files()], [os.path.realpath(here / p) for p in scores.paths]
+    if scores.decisions_only:
+        names = [p.rsplit("/", 1)[-1] for p in truth.paths]
+        yield names, scores.paths
+        yield [os.path.splitext(n)[0] for n in names], scores.paths
+
+
+def _below_a_folder(labelled, scored):
+    """All ways in which one common leading folder, on either side, makes the sets equal."""
+    found = []
+    for prefix in _prefixes(labelled, scored[0]):
+        order = _match([k[len(prefix) :] if k.startswith(prefix) else None for k in labelled], scored)
+        if order is not None:
+            found.append(order)
+    for prefix in _prefixes(scored, labelled[0]):
+        if all(k.startswith(prefix) for k in scored):
+            order = _match(labelled, [k[len(prefix) :] for k in scored])
+            if order is not None:
+                found.append(order)
+    return found
+
+
+def _prefixes(keys, one):
+    return sorted({key[: -len(one)] for key in keys if key.endswith("/" + one)})

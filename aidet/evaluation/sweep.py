@@ -1,0 +1,207 @@
+"""``evaluate.py sweep``: how a detector holds up under degradations, votes and thresholds.
+
+Each image is decoded once; all its degraded versions, and the views that vote, are made from those pixels. Scores go to
+``sweep.jsonl`` as they come, so that a killed run goes on where it stopped, and a later run with more points computes
+those only.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+import numpy as np
+
+from .. import files, metrics, report, runinfo
+from ..cli import OK, PARTIAL, to_stderr
+from ..datasets import truth
+from ..detector import Detector
+from ..errors import UserError
+from ..labels import sigmoid
+from . import degrade
+from .points import MOST_VOTES, VOTES, Log, evaluate, measure
+from .sections import HEADLINE, threshold_section
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run ``evaluate.py sweep``.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        ``ckpt, labels, where, out, points, votes, limit, backend, workers, bootstrap, seed``.
+
+    Returns
+    -------
+    int
+        Exit code: 3 where some images could not be scored.
+
+    Raises
+    ------
+    UserError
+        Unknown points, labels without image files, or a log of another sweep.
+    """
+    checkpoints, labels, families, seed = options.ckpt, options.labels, options.points, options.seed
+    out = Path(options.out)
+    wanted = degrade.points(families)
+    true = labelled_images(labels, options.where, options.limit, seed)
+    settings = {"backend": options.backend, "workers": options.workers, "seed": seed, "say": to_stderr}
+    detector = Detector(*checkpoints, votes=options.votes, **settings)
+    header = {
+        "sweep": 1, "checkpoints": [files.sha256(c) for c in checkpoints], "votes": detector.votes,
+        "seed": seed, "labels": str(labels), "threshold": detector.threshold,
+    }  # fmt: skip
+    log = Log(out / "sweep.jsonl", header)
+    try:
+        jobs = [(detector, wanted)]
+        if not families or VOTES in families:
+            # The first k of random views are those of k votes; a grid of k is another grid.
+            voter = Detector(*checkpoints, votes=MOST_VOTES, views="random", **settings)
+            jobs.append((voter, [(VOTES, VOTES, 0.0, wanted[0][3])]))
+        done, seconds = measure(jobs, true, log, seed, "sweep")[0]
+    finally:
+        log.close()
+    result = {
+        "command": "sweep",
+        "votes": detector.votes,
+        **summary(true, wanted, log, detector.threshold, options.bootstrap, seed),
+        "speed": {"images": done, "seconds": round(seconds, 2), "per_second": done / seconds if done else None},
+    }
+    inputs = {"labels": labels, **{f"checkpoint {i + 1}": c for i, c in enumerate(checkpoints)}}
+    facts, where_from = report.provenance(inputs)
+    result.update(facts)
+    lead = f"{', '.join(map(str, checkpoints))} on {labels}: {result['n']} images, {result['votes']} votes"
+    page = _page(out / "report.html", lead, result, where_from)
+    files.write_json(out / "metrics.json", result)
+    _say(result, page)
+    return PARTIAL if result["errors"] else OK
+
+
+def labelled_images(
+    labels: Union[str, Path], where: Optional[Sequence[str]] = None, limit: int = 0, seed: int = 42
+) -> truth.Truth:
+    """Labels of both classes with their image files.
+
+    Parameters
+    ----------
+    labels : str or Path
+        See :func:`aidet.datasets.truth.read_labels`.
+    where : list of str, optional
+        ``column=value`` conditions.
+    limit : int
+        At most so many images, drawn evenly from both classes; 0: all.
+    seed : int
+
+    Returns
+    -------
+    Truth
+
+    Raises
+    ------
+    UserError
+        The labels name no files, or hold one class only.
+    """
+    true = truth.read_labels(labels, where)
+    if true.paths is None:
+        raise UserError(f"sweep needs the image files; {labels} is a bare column of labels")
+    true = true.take(degrade.even_sample(true.labels, limit, seed))
+    metrics.check(true.labels, what=str(labels))
+    return true
+
+
+def summary(
+    true: truth.Truth, wanted: Sequence[degrade.Point], log: Log, threshold: float, times: int = 0, seed: int = 42
+) -> Dict[str, Any]:
+    """Metrics of every point that was measured.
+
+    Parameters
+    ----------
+    true : Truth
+    wanted : list of points
+        Of :func:`aidet.evaluation.degrade.points`, ``clean`` first.
+    log : Log
+        Holds a score of every image at every point; the curve over votes is made where it holds those, too.
+    threshold : float
+        On the probability.
+    times, seed : int
+        Bootstrap draws of the intervals.
+
+    Returns
+    -------
+    dict
+        The metrics of ``clean``, ``thresholds``, and ``points``: one dict a point.
+    """
+    scores = {point[0]: [log.scores[p, point[0]] for p in true.paths] for point in wanted}
+    curve = [(name, family, x, scores[name]) for name, family, x, _ in wanted]
+    if (true.paths[0], VOTES) in log.scores:
+        votes = [log.scores[p, VOTES] for p in true.paths]
+        for k in range(1, MOST_VOTES + 1):
+            first = [v[k - 1] if isinstance(v, list) else v for v in votes]
+            curve.append((f"votes {k}", VOTES, float(k), first))
+    rows = [
+        {"point": name, "family": family, "x": x, **evaluate(true, values, threshold, times, seed)}
+        for name, family, x, values in curve
+    ]
+    clean = scores["clean"]
+    scored = np.array([isinstance(v, float) for v in clean])
+    score = np.array([v for v in clean if isinstance(v, float)])
+    return {
+        **{k: v for k, v in rows[0].items() if k not in ("point", "family", "x")},
+        "thresholds": metrics.threshold_table(true.labels[scored], sigmoid(score)),
+        "points": rows,
+    }
+
+
+def sections(result: Dict[str, Any]) -> List[report.Section]:
+    """A section with chart and table for each family of points of a result, as it stands in ``metrics.json``."""
+    families = list(dict.fromkeys(r["family"] for r in result["points"] if r["family"] != "clean"))
+    return [_family(family, result["points"]) for family in families]
+
+
+def _family(family, points):
+    number, interval = report.number, report.interval
+    clean, rows = points[0], [r for r in points if r["family"] == family]
+    place = degrade.clean_x(family)
+    drawn = ([{**clean, "x": place}] if place is not None else []) + rows
+    if not isinstance(drawn[0]["x"], str):
+        drawn = sorted(drawn, key=lambda r: r["x"])
+    lines = {
+        label: [(r["x"], r[key], *(r["ci"].get(key) or (None, None))) for r in drawn]
+        for key, label in (("auc", "AUC"), ("balanced_accuracy", "balanced accuracy"))
+    }
+    low = min(0.4, min(p[1] for line in lines.values() for p in line) - 0.05)
+    chart = report.Chart(
+        report.curves(lines, degrade.axis(family), "value", (low, 1.02), 0.5),
+        f"{family}: 95% intervals, dotted: chance.",
+    )
+    table = [
+        [r["point"], *sum(([number(r[k]), interval(r["ci"].get(k), 3)] for k in ("balanced_accuracy", "auc")), []),
+         number(r["real_recall"]), number(r["generated_recall"]), number(r["ece"])]
+        for r in [clean, *rows]
+    ]  # fmt: skip
+    header = ["point", "balanced accuracy", "95% interval", "AUC", "95% interval", "recall of real"]
+    header += ["recall of generated", "ECE"]
+    return report.Section(family, charts=[chart], tables=[report.Table(family, header, table)])
+
+
+def _page(path, lead, result, where_from):
+    number, interval = report.number, report.interval
+    parts = [*sections(result), threshold_section(result["thresholds"]), where_from]
+    cards = [(label, number(result[key]), interval(result["ci"].get(key), 3)) for key, label in HEADLINE[:3]]
+    lowest = min(result["points"], key=lambda r: r["auc"])
+    cards.append(("lowest AUC", number(lowest["auc"]), f"at {lowest['point']}"))
+    if result["speed"]["per_second"]:
+        rate = result["speed"]["per_second"]
+        cards.append(("images a second", f"{rate:.1f}", f"with degrading; 5,000 in an hour: {runinfo.hour(rate)}"))
+    warnings = [f"{result['errors']} images could not be scored and are left out."] if result["errors"] else []
+    return report.write(path, "Robustness sweep", lead, parts, cards, warnings)
+
+
+def _say(result, page):
+    for row in result["points"]:
+        cells = [f"{row[k]:.4f} {report.interval(row['ci'].get(k), 3)}" for k in ("balanced_accuracy", "auc")]
+        print(f"{row['point']:<12} balanced accuracy {cells[0]}  AUC {cells[1]}")
+    if result["speed"]["per_second"]:
+        print(f"{result['speed']['per_second']:.1f} images a second, degrading included")
+    if result["errors"]:
+        print(f"{result['errors']} images could not be scored and are left out")
+    print(f"report: {page}")

@@ -1,0 +1,221 @@
+"""The worst errors of an evaluation: the images themselves, and what the detector looked at in them."""
+
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+from PIL import Image
+
+from .. import files, images, report, runtime
+from ..cli import to_stderr
+from ..detector import explain
+from ..errors import UserError
+from ..labels import GENERATED, NAMES, REAL
+from .evaluation import Evaluation
+
+OFF = "none"
+ASK = "name the model with --explain A.ckpt"
+
+
+class Maps:
+    """Which models' maps the report can show, and why it shows no others.
+
+    Parameters
+    ----------
+    asked : list of str, optional
+        ``--explain``: checkpoints, or ``["none"]``. Left out: the checkpoints that made the scores, where the facts of
+        the run name files that are still there with the same SHA-256. Those get Grad-CAM or attention roll-out alone,
+        a pass or two an image; occlusion costs 65 passes of all views and is made for models that were asked for.
+    run : dict, optional
+        Facts of the run that made the scores, see :func:`aidet.runinfo.read`.
+
+    Attributes
+    ----------
+    files : list of str
+    missing : list of str
+        For each model without maps a sentence that says why.
+    asked : bool
+    shown : int
+        Images that have maps.
+    methods : list of str
+        Keys of :data:`aidet.detector.explain.METHODS`.
+
+    Raises
+    ------
+    UserError
+        ``none`` together with checkpoints.
+    """
+
+    def __init__(self, asked: Optional[Sequence[str]] = None, run: Optional[Dict[str, Any]] = None) -> None:
+        self.files, self.missing, self.asked = [], [], bool(asked)
+        self.shown, self.methods, self._detector = 0, [], None
+        if asked and OFF in asked:
+            if len(asked) > 1:
+                raise UserError(f"--explain {OFF} cannot go with {', '.join(a for a in asked if a != OFF)}; choose one")
+            self._none(f"--explain {OFF}")
+        elif asked:
+            self.files = list(asked)
+        elif run is None:
+            self._none(f"no run.json of infer.py that belongs to the scores lies beside them; {ASK}")
+        else:
+            for model in run["models"]:
+                why = _unusable(model)
+                if why:
+                    self.missing.append(f"No map of {model['name']}: {why}.")
+                else:
+                    self.files.append(model["file"])
+
+    def of(self, image: Image.Image, key: str) -> List[Tuple[str, np.ndarray, str]]:
+        """Maps of one decoded image.
+
+        Returns
+        -------
+        list of (str, ndarray, str)
+            As :func:`aidet.detector.explain.maps`; empty where there is none, and :attr:`missing` says why.
+        """
+        if not self.files:
+            return []
+        try:
+            if self._detector is None:
+                self._detector = self._open()
+            found = explain.maps(self._detector, image, key, fallback=self.asked)
+        except Exception as error:
+            if self.asked:
+                raise
+            # MindSpore raises many types. Maps that nobody asked for must not stop an evaluation.
+            self._none(" ".join(str(error).split())[:200])
+            return []
+        if not found:
+            self._none(
+                f"the network has no map of its own; --explain {self.files[0]} covers parts of the image instead"
+            )
+        self.shown += bool(found)
+        self.methods += [method for _, _, method in found if method not in self.methods]
+        return found
+
+    def _open(self):
+        from ..detector import detector
+
+        # Only occlusion scores anything: for a map alone no graph of ONNX Runtime has to be made.
+        settings = {} if self.asked else {"backend": "mindspore", "device": "CPU"}
+        return detector.Detector(*self.files, say=to_stderr, **settings)
+
+    def _none(self, why):
+        self.missing.append(f"No maps of where the detector looked: {why}.")
+        self.files = []
+
+    def legend(self) -> List[str]:
+        """What a reader of the maps must know, and which could not be made: a list of sentences."""
+        if not self.shown:
+            return self.missing
+        words = " ".join(f"{m[0].upper()}{m[1:]}: {explain.METHODS[m]}." for m in self.methods)
+        said = (
+            "Below each image what the models look at in their evaluation view, laid over the part of the image that "
+            f"it shows; further views that voted are not shown. Each map has its own scale. {words}"
+        )
+        return [said, *self.missing]
+
+
+def _unusable(model):
+    """Why a model of ``run.json`` gets no map by default; empty where it does."""
+    path = model.get("file")
+    if not path:
+        return f"run.json names no file of it; {ASK}"
+    if not path.endswith(".ckpt"):
+        return f"only a .ckpt has gradients and attentions; --explain {path} covers parts of the image instead"
+    if not Path(path).is_file():
+        return f"{path} is no longer there; {ASK}"
+    if files.sha256(path) != model["sha256"]:
+        return f"{path} has changed since it made the scores (another SHA-256); {ASK}"
+    return "" if runtime.mindspore_version() else "MindSpore, which computes maps, is not installed here"
+
+
+def places(evaluation: Evaluation, run: Optional[Dict[str, Any]] = None) -> List[Tuple[Path, List[str]]]:
+    """Where the images may be: beside the labels, beside the scores, or where they were scored.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    run : dict, optional
+        See :class:`Maps`.
+
+    Returns
+    -------
+    list of (Path, list of str)
+        Folder, and the paths of all images below it.
+    """
+    found = [(evaluation.true.root, evaluation.true.paths)]
+    found.append((Path(evaluation.scores.source).parent, evaluation.scores.paths))
+    where = ((run or {}).get("options") or {}).get("images")
+    if where:
+        where = Path(where)
+        found.append((where if where.is_dir() else where.parent, evaluation.scores.paths))
+    return found
+
+
+def section(
+    evaluation: Evaluation, most: int, maps: Optional[Maps] = None, run: Optional[Dict[str, Any]] = None
+) -> Optional[report.Section]:
+    """The most confident errors of both kinds, with thumbnails and maps where the images can be reached.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    most : int
+        Errors of each class.
+    maps : Maps, optional
+    run : dict, optional
+        See :class:`Maps`.
+
+    Returns
+    -------
+    aidet.report.Section or None
+        None for ``most`` below 1.
+    """
+    if most < 1:
+        return None
+    scored = not evaluation.scores.decisions_only
+    wrong = ranked(evaluation, most)
+    if not wrong:
+        return report.Section("Worst errors", ["No wrong decision."])
+    text = "The wrong decisions that were most sure of themselves." if scored else "The first wrong decisions."
+    made, listed = report.Section("Worst errors", [text]), []
+    maps, where = maps or Maps([OFF]), places(evaluation, run)
+    for i in wrong:
+        name, side, prob = evaluation.scores.paths[i], evaluation.y[i], evaluation.scores.prob[i]
+        listed.append([name, NAMES[side], report.number(prob if scored else None)])
+        image = _decoded(folder / paths[i] for folder, paths in where)
+        if image is None:
+            continue
+        seen = maps.of(image, name)
+        said = f"{NAMES[side]}, called {NAMES[1 - side]}{f' with p {prob:.3f}' if scored else ''}: {name}"
+        said += "".join(f"; {method} of {model}" for model, _, method in seen)
+        image.thumbnail((report.THUMBNAIL, report.THUMBNAIL))
+        pictures = [image, *(explain.picture(heat, image.size) for _, heat, _ in seen)]
+        made.shots.append(report.Shot([report.thumbnail(p) for p in pictures], said))
+    if not made.shots:
+        made.texts.append("The images are neither where the labels nor where the scores say: no thumbnails, no maps.")
+        made.tables.append(report.Table("Most confident errors", ["path", "truth", "p(generated)"], listed))
+        return made
+    made.texts += maps.legend()
+    return made
+
+
+def ranked(evaluation: Evaluation, most: int) -> List[int]:
+    """Rows of the wrong decisions: at most ``most`` reals, then as many generated, the most confident first."""
+    margin = np.where(evaluation.y == GENERATED, -evaluation.scores.score, evaluation.scores.score)
+    wrong = (evaluation.label != evaluation.y) & (evaluation.label >= 0)
+    wrong &= evaluation.scored | evaluation.scores.decisions_only
+    sides = [np.flatnonzero(wrong & (evaluation.y == side)) for side in (REAL, GENERATED)]
+    return [int(i) for own in sides for i in own[np.argsort(-margin[own], kind="stable")][:most]]
+
+
+def _decoded(candidates):
+    """The first of the files that exists and can be decoded; None if there is none."""
+    for path in candidates:
+        if path.is_file():
+            try:
+                return images.decode(path)
+            except images.ImageError:
+                continue
+    return None

@@ -1,0 +1,170 @@
+"""Exports that are loaded again and compared: MindIR, ONNX, AIR, and what MindSpore Lite needs beside them."""
+
+import tempfile
+from pathlib import Path
+
+from .. import ckpt, files, runtime
+from ..errors import UserError, nearest
+from . import onnx_graph, substitutes
+from .lite import emit_lite
+from .mindir import _air, _mindir, _refuse_air, input_name
+from .preprocessing import SCORE, _bytes, input_of, with_preprocessing
+
+FORMATS = ("mindir", "onnx", "air")
+
+
+def export(path, kind, out, batch="dynamic", preprocess=False, lite=False):
+    """Export a checkpoint, load the result again, compare, and write the verdict beside it.
+
+    Parameters
+    ----------
+    path : str or Path
+        Checkpoint with its sidecar.
+    kind : {"mindir", "onnx", "air"}
+    out : str or Path
+        Folder.
+    batch : int or "dynamic"
+        Fixed batch size, or a free batch dimension.
+    preprocess : bool
+        Put cast, normalisation and the score into the graph: uint8 (N, h, w, 3) in, float32 (N,) score out.
+    lite : bool
+        Write the files for MindSpore Lite too; needs ``mindir``.
+
+    Returns
+    -------
+    dict
+        The verdict, as written to ``<name>.<kind>.json``.
+
+    Raises
+    ------
+    UserError
+        A wrong option, a model without a fixed input size, an operator that cannot be exported (its layer is named),
+        or a result that differs (nothing is left behind then).
+    """
+    if kind not in FORMATS:
+        raise UserError(nearest(kind, FORMATS, "format"))
+    if batch != "dynamic" and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise UserError(f"batch (={batch!r}) must be a whole number >= 1 or 'dynamic'")
+    if lite and kind != "mindir":
+        raise UserError(f"--emit-lite goes with --format mindir, not {kind}")
+    if kind == "air":
+        _refuse_air()
+    sidecar = ckpt.Sidecar.read(path)
+    size, pipeline = input_of(sidecar)
+    runtime.setup("CPU" if kind != "air" else "Ascend", mode="graph")
+    net = ckpt.load_network(sidecar)
+    sample = onnx_graph.pixels(size, sidecar.channels)
+    if preprocess:
+        net = with_preprocessing(net, pipeline, sidecar.detector_order, sidecar.calibration)
+        sample = _bytes(size)
+    net.set_train(False)
+    name = Path(path).stem + ("_uint8" if preprocess else "")
+    target = Path(out) / f"{name}.{kind}"
+    write = {"mindir": _mindir, "onnx": _onnx, "air": _air}[kind]
+    verdict = {
+        "format": kind,
+        "file": target.name,
+        "checkpoint_sha256": sidecar.identity,
+        "architecture": sidecar.architecture,
+        "batch": batch,
+        "input": {
+            "name": onnx_graph.INPUT,
+            "shape": ["batch" if batch == "dynamic" else batch, *sample(1).shape[1:]],
+            "type": str(sample(1).dtype),
+        },
+        "output": SCORE if preprocess else onnx_graph.OUTPUT,
+        # What stays outside the graph in every export.
+        "geometry": pipeline.geometry.text,
+        **write(net, sidecar, sample, batch, target, preprocess),
+    }
+    if kind == "mindir":
+        verdict["input"]["name"] = input_name(target)
+    verdict["versions"] = runtime.versions()
+    files.write_json(target.with_name(target.name + ".json"), verdict)
+    if lite:
+        verdict["lite"] = emit_lite(net, size, pipeline, sample, batch, target, preprocess)
+    return verdict
+
+
+# --- formats ---------------------------------------------------------------------------------------------------------
+def _onnx(net, sidecar, sample, batch, target, preprocess):
+    output = SCORE if preprocess else onnx_graph.OUTPUT
+    batches = onnx_graph.VERIFIED if batch == "dynamic" else (batch,)
+    try:
+        model, verdict = onnx_graph.export(net, sidecar, sample, batches, output)
+    except onnx_graph.ExportError as error:
+        raise UserError(f"{target.name}: {error}{_where(net, sample)}") from None
+    if batch != "dynamic":
+        for value in (model.graph.input[0], model.graph.output[0]):
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+    # A graph with preprocessing takes bytes and gives scores; Detector wants the plain one.
+    onnx_graph.stamp(model, "aidet.output", output)
+    onnx_graph.save(model, target)
+    return verdict
+
+
+def _where(net, sample):
+    layer = find_layer(net, sample(2))
+    return f" (at {layer})" if layer else ""
+
+
+# --- which layer cannot be exported ----------------------------------------------------------------------------------
+def find_layer(net, example):
+    """Name the innermost layer that cannot be exported by itself.
+
+    Parameters
+    ----------
+    net : mindspore.nn.Cell
+    example : numpy.ndarray
+
+    Returns
+    -------
+    str or None
+        For example ``layer1.0 (BasicBlock)``; None where every layer can, so that the fault lies between them.
+    """
+    seen = _inputs_of_cells(net, example)
+    found, cell, prefix = None, net, ""
+    with tempfile.TemporaryDirectory() as folder, substitutes.exportable(net, folder):
+        while True:
+            for name, child in cell.name_cells().items():
+                full = f"{prefix}{name}"
+                if full in seen and not _exports(child, seen[full]):
+                    found, cell, prefix = f"{full} ({type(child).__name__})", child, f"{full}."
+                    break
+            else:
+                return found
+
+
+def _inputs_of_cells(net, example):
+    """Run once without a graph and note what goes into every cell that takes one tensor."""
+    import mindspore as ms
+
+    seen, handles = {}, []
+
+    def note(name):
+        def hook(cell, inputs):
+            if len(inputs) == 1 and isinstance(inputs[0], ms.Tensor):
+                seen.setdefault(name, inputs[0].asnumpy())
+
+        return hook
+
+    for name, cell in net.cells_and_names():
+        if name:
+            handles.append(cell.register_forward_pre_hook(note(name)))
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        net(ms.Tensor(example))
+    finally:
+        for handle in handles:
+            handle.remove()
+        ms.set_context(mode=ms.GRAPH_MODE)
+    return seen
+
+
+def _exports(cell, example):
+    with tempfile.TemporaryDirectory() as folder, onnx_graph.standing_in(folder):
+        try:
+            onnx_graph.trace(cell, example, Path(folder) / "x.onnx", onnx_graph.OUTPUT)
+        except onnx_graph.ExportError:
+            return False
+    return True

@@ -1,0 +1,326 @@
+"""From scored images to the file that someone uploads: the journal of a run, and every format made from it.
+
+A run first appends each row to a journal, one JSON object a line, in the order of the inputs. The results are made from
+the journal at the end. So a killed run can be resumed, shards can be joined, and a result file is either whole or
+absent.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+
+from .. import files, records
+from ..datasets import sources
+from ..errors import UserError
+from ..records import COLUMNS, Record, natural_key, number
+
+FORMATS = ("result", "csv", "logit", "submission")
+# --- results ---------------------------------------------------------------------------------------------------------
+FILE_NAMES = {"result": "result.txt", "csv": "scores.csv", "logit": "logits.csv", "submission": "submission.csv"}
+Rows = Callable[[], Iterable[Record]]
+
+
+def write(
+    out: Union[str, Path],
+    rows: Rows,
+    models: Sequence[str],
+    kind: str = "result",
+    on_error: str = "fail",
+    sample: Union[None, str, Path] = None,
+    stability: bool = False,
+    name: Optional[str] = None,
+) -> List[Path]:
+    """Write the result files.
+
+    Parameters
+    ----------
+    out : str or Path
+        Folder.
+    rows : callable
+        Gives a fresh iterator over the records; it is called several times.
+    models : sequence of str
+        Their scores become columns of ``scores.csv``.
+    kind : {"result", "csv", "logit", "submission"}
+        ``scores.csv`` is always written; beside it ``result.txt``, nothing, ``logits.csv`` or ``submission.csv``.
+    on_error : str
+        ``skip`` leaves unusable inputs out of every file but ``scores.csv``.
+    sample : str or Path, optional
+        The contest's sample, for ``submission``.
+    stability : bool
+        Write ``stability.csv``, too.
+    name : str, optional
+        File name of the chosen format; default: as above.
+
+    Returns
+    -------
+    list of Path
+        The files written, that of the chosen format first.
+
+    Raises
+    ------
+    UserError
+        A sample submission that does not fit the images.
+    """
+    out = Path(out)
+    path, skip = out / (name or FILE_NAMES[kind]), on_error == "skip"
+    written = []
+    if kind == "result":
+        written.append(write_result(path, rows, skip))
+    elif kind == "logit":
+        written.append(write_logits(path, rows, skip))
+    elif kind == "submission":
+        written.append(write_submission(path, rows, sample))
+    written.append(write_scores(path if kind == "csv" else out / "scores.csv", rows, models))
+    if stability:
+        written.append(write_stability(out / "stability.csv", rows))
+    return written
+
+
+def _open(path):
+    # On Linux a file name need not be Unicode; bytes that are not are written as \udcXX.
+    return files.atomic(path, errors="backslashreplace")
+
+
+def write_scores(path: Union[str, Path], rows: Rows, models: Sequence[str]) -> Path:
+    """``scores.csv``: path, score, prob, label, decision, status and one ``score:<model>`` column a model."""
+    with _open(path) as file:
+        writer = records.csv_writer(file)
+        writer.writerow([*COLUMNS, *(f"score:{m}" for m in models)])
+        for r in rows():
+            label = "" if r.label is None else r.label
+            per_model = [number(r.scores.get(m)) for m in models]
+            writer.writerow([r.path, number(r.score), number(r.prob), label, r.decision, r.status, *per_model])
+    return Path(path)
+
+
+def write_stability(path: Union[str, Path], rows: Rows) -> Path:
+    """``stability.csv``: range of the probabilities, then the image's own and that of each changed version."""
+    with _open(path) as file:
+        writer = records.csv_writer(file)
+        names = None
+        for r in rows():
+            values = getattr(r, "stability", None)
+            if values and names is None:
+                names = list(values)
+                writer.writerow(["path", "spread", *names])
+            if values:
+                spread = max(values.values()) - min(values.values())
+                writer.writerow([r.path, number(spread), *(number(values[n]) for n in names)])
+    return Path(path)
+
+
+def _label(record):
+    # A contest's file needs 0 or 1 in every line. Without a label it is real, as after a tied vote.
+    return 0 if record.label is None else record.label
+
+
+def write_result(path: Union[str, Path], rows: Rows, skip: bool = False) -> Path:
+    """``result.txt``: one 0 or 1 a line, LF, in the order of :func:`aidet.records.stem_order`.
+
+    The natural order of a folder nearly always is that order already; then the labels are streamed. Otherwise one sort
+    key for each image is held in memory.
+    """
+    numeric = ordered = natural = True
+    before = before_natural = None
+    for r in rows():
+        if skip and not r.ok:
+            continue
+        stem = records.stem_of(r.path)
+        numeric = numeric and re.fullmatch(r"[0-9]+", stem) is not None
+        plain = natural_key(r.path)
+        key = (records.digits(stem), plain) if numeric else None
+        ordered = ordered and (not numeric or before is None or before <= key)
+        natural = natural and (before_natural is None or before_natural <= plain)
+        before, before_natural = key, plain
+        if not numeric and not natural:
+            break
+
+    def kept():
+        return (r for r in rows() if r.ok or not skip)
+
+    with files.atomic(path) as file:
+        if ordered if numeric else natural:
+            for r in kept():
+                file.write(f"{_label(r)}\n")
+        else:
+            paths, labels_ = [], bytearray()
+            for r in kept():
+                paths.append(r.path)
+                labels_.append(_label(r))
+            for i in records.stem_order(paths):
+                file.write(f"{labels_[i]}\n")
+    return Path(path)
+
+
+def _logit(record):
+    """The score; for an unusable input 0 (undecided), or -1 or 1 if ``--on-error`` names a label."""
+    if record.score is not None:
+        return number(record.score)
+    return {None: "0", 0: "-1", 1: "1"}[record.label]
+
+
+def write_logits(path: Union[str, Path], rows: Rows, skip: bool = False) -> Path:
+    """The VIP Cup's CSV: ``filename,logit``, rows in input order; above 0 means generated."""
+    with _open(path) as file:
+        writer = records.csv_writer(file)
+        writer.writerow(["filename", "logit"])
+        for r in rows():
+            if r.ok or not skip:
+                writer.writerow([r.path, _logit(r)])
+    return Path(path)
+
+
+def read_sample(path: Union[None, str, Path]) -> Tuple[List[Dict[str, str]], List[str]]:
+    """A contest's sample submission: ``(rows, header)``.
+
+    Raises
+    ------
+    UserError
+        No path, a file that cannot be read, no rows, or other columns than an identifier and an answer.
+    """
+    if path is None:
+        raise UserError("format 'submission' needs --sample-submission S.csv")
+    rows, header = records.read_table(path, "sample submission")
+    if len(header) != 2:
+        raise UserError(f"sample submission {str(path)!r} has {len(header)} columns, wanted two: identifier and answer")
+    if not rows:
+        raise UserError(f"sample submission {str(path)!r} has no rows")
+    return rows, header
+
+
+def match_sample(sample: Iterable[str], rows: Iterable[str], where: str) -> Dict[str, str]:
+    """Find the image of every row of a sample submission.
+
+    Parameters
+    ----------
+    sample : list of str
+        Identifiers.
+    rows : iterable of str
+        Paths of the images.
+    where : str
+        Name of the sample, for the message.
+
+    Returns
+    -------
+    dict of str to str
+        Path by identifier.
+
+    Raises
+    ------
+    UserError
+        An identifier that fits no image or several, or appears twice; an image that the sample does not name.
+    """
+    known = {}
+    total = 0
+    for path in rows:
+        total += 1
+        base = path.rsplit("/", 1)[-1]
+        for name in {path, os.path.splitext(path)[0], base, os.path.splitext(base)[0]}:
+            known.setdefault(name, []).append(path)
+    found = {}
+    for name in sample:
+        matches = known.get(name, [])
+        if name in matches:
+            matches = [name]
+        if len(matches) != 1:
+            many = f"{len(matches)} images ({', '.join(matches[:3])})" if matches else "no image"
+            raise UserError(f"sample submission {where!r}: {name!r} fits {many}")
+        if name in found:
+            raise UserError(f"sample submission {where!r}: {name!r} appears twice")
+        found[name] = matches[0]
+    left = total - len(set(found.values()))
+    if left:
+        raise UserError(f"sample submission {where!r} has {len(found)} rows; {left} of {total} images are not in it")
+    return found
+
+
+def write_submission(path: Union[str, Path], rows: Rows, sample: Union[None, str, Path]) -> Path:
+    """``submission.csv``: the sample's rows and columns in its order, with our labels."""
+    table, header = read_sample(sample)
+    labels_ = {r.path: _label(r) for r in rows()}
+    found = match_sample([row[header[0]] for row in table], labels_, str(sample))
+    with _open(path) as file:
+        writer = records.csv_writer(file)
+        writer.writerow(header)
+        for row in table:
+            writer.writerow([row[header[0]], labels_[found[row[header[0]]]]])
+    return Path(path)
+
+
+# --- check -----------------------------------------------------------------------------------------------------------
+def check(path: Union[str, Path], images_at: Union[None, str, Path] = None, count: Optional[int] = None) -> List[str]:
+    """Check a ``result.txt`` as the contest's server will, before the day's only upload.
+
+    Parameters
+    ----------
+    path : str or Path
+    images_at : str or Path, optional
+        The test images; there must be as many as lines.
+    count : int, optional
+        Number of lines that the contest wants.
+
+    Returns
+    -------
+    list of str
+        Lines for the user: counts, and warnings that start with ``warning:``.
+
+    Raises
+    ------
+    UserError
+        The first fault, with its line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"result {str(path)!r} does not exist")
+    if path.suffix != ".txt" or re.search(r"\s", path.name):
+        raise UserError(f"result {path.name!r}: the contest takes a .txt file whose name has no space")
+    data = path.read_bytes()
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise UserError(f"result {str(path)!r} starts with a byte-order mark; save it as plain UTF-8")
+    if b"\r" in data:
+        line = data[: data.index(b"\r")].count(b"\n") + 1
+        raise UserError(f"result {str(path)!r} line {line} has a Windows line end (CR LF)")
+    lines = data.split(b"\n")
+    if lines and lines[-1] == b"":
+        lines.pop()
+    for i, line in enumerate(lines, 1):
+        if line not in (b"0", b"1"):
+            shown = line[:40].decode("utf-8", "replace")
+            raise UserError(f"result {str(path)!r} line {i}: {shown!r} is neither 0 nor 1")
+    there = sources.Inputs(images_at).count() if images_at is not None else None
+    for wanted, what in ((count, "--count wants"), (there, "the images are")):
+        if wanted is not None and len(lines) != wanted:
+            raise UserError(f"result {str(path)!r} has {len(lines)} lines, {what} {wanted}")
+    ones = sum(line == b"1" for line in lines)
+    said = [f"{len(lines)} lines: {len(lines) - ones} real (0), {ones} generated (1)"]
+    if not lines:
+        raise UserError(f"result {str(path)!r} is empty")
+    if ones in (0, len(lines)):
+        said.append(f"warning: every line is {'1' if ones else '0'}")
+    if not data.endswith(b"\n"):
+        said.append("warning: the last line has no line end")
+    return said + _check_scores(path, lines)
+
+
+def _check_scores(path, lines):
+    """Compare labels and order with the ``scores.csv`` beside the result, if there is one."""
+    scores = path.with_name("scores.csv")
+    if not scores.is_file():
+        return []
+    every = records.read_scores(scores)
+    rows = every if len(every) == len(lines) else [r for r in every if r.ok]  # as --on-error skip leaves them
+    if len(rows) != len(lines):
+        return [f"warning: scores.csv beside it has {len(every)} rows; it may be of another run"]
+    for line, i in enumerate(records.stem_order([r.path for r in rows]), 1):
+        if _label(rows[i]) != int(lines[line - 1]):
+            raise UserError(
+                f"result {str(path)!r} line {line} says {int(lines[line - 1])}, "
+                f"scores.csv says {_label(rows[i])} for {rows[i].path!r}: the order or the run differs"
+            )
+    said = ["labels and order agree with scores.csv"]
+    bad = [r for r in every if not r.ok]
+    if bad:
+        out = " and are left out" if len(rows) < len(every) else ""
+        said.append(f"warning: {len(bad)} images could not be used{out}, the first is {bad[0].path}: {bad[0].status}")
+    return said

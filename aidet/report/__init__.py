@@ -1,0 +1,9 @@
+"""Reports: one HTML file that needs nothing else, with its tables and charts."""
+
+from .charts import bars, curves, heat, histogram, precision_recall, reliability, roc
+from .page import THUMBNAIL, Chart, Section, Shot, Table, interval, number, provenance, thumbnail, write
+
+__all__ = [
+    "Chart", "Section", "Shot", "THUMBNAIL", "Table", "bars", "curves", "heat", "histogram", "interval",
+    "number", "precision_recall", "provenance", "reliability", "roc", "thumbnail", "write",
+]  # fmt: skip

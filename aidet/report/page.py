@@ -1,0 +1,157 @@
+"""One self-contained offline HTML file: no script, no link to anything outside itself."""
+
+import base64
+import io
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+from PIL import Image
+
+from .. import __version__, files, images
+from ..runtime import version_of
+
+PACKAGES = ("mindspore", "mindcv", "onnxruntime", "numpy", "pillow", "scikit-learn", "scipy")
+THUMBNAIL = 160
+
+
+@dataclass
+class Table:
+    """A table: a caption, the names of its columns, and rows of text or numbers."""
+
+    caption: str
+    header: List[str]
+    rows: List[list]
+
+
+@dataclass
+class Chart:
+    """``image`` is a data URI, ``caption`` its text; ``wide`` gives it a row of its own."""
+
+    image: str
+    caption: str
+    wide: bool = False
+
+
+@dataclass
+class Shot:
+    """Thumbnails (data URIs) with a caption."""
+
+    images: List[str]
+    caption: str
+
+
+@dataclass
+class Section:
+    """A heading with texts, charts, tables and thumbnails under it."""
+
+    title: str
+    texts: List[str] = field(default_factory=list)
+    charts: List[Chart] = field(default_factory=list)
+    tables: List[Table] = field(default_factory=list)
+    shots: List[Shot] = field(default_factory=list)
+
+
+def write(
+    path: Union[str, Path],
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    cards: Sequence[Tuple[str, Any, str]] = (),
+    warnings: Sequence[str] = (),
+) -> Path:
+    """Render the report.
+
+    Parameters
+    ----------
+    path : str or Path
+    title, lead : str
+    sections : list of Section
+    cards : list of (name, value, note)
+        The headline numbers.
+    warnings : list of str
+        What a reader must know before the numbers.
+
+    Returns
+    -------
+    Path
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    text = environment.get_template("report.html.j2").render(
+        title=title,
+        lead=lead,
+        sections=sections,
+        cards=[{"name": n, "value": v, "note": t} for n, v, t in cards],
+        warnings=list(warnings),
+    )
+    with files.atomic(path) as file:
+        # A path may hold bytes that are not UTF-8; they are shown as escapes.
+        file.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    return Path(path)
+
+
+def number(value: Optional[float], digits: int = 4) -> str:
+    """A number as text; an en dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def interval(ci: Optional[Sequence[float]], digits: int = 4) -> str:
+    """``[low, high]`` as text; empty where there is none."""
+    return "" if not ci else f"[{ci[0]:.{digits}f}, {ci[1]:.{digits}f}]"
+
+
+def thumbnail(image: Union[str, Path, Image.Image], side: int = THUMBNAIL) -> Optional[str]:
+    """A data URI of an image (PIL, or a file), at most ``side`` pixels; None where it cannot be decoded."""
+    try:
+        image = images.decode(image)
+    except images.ImageError:
+        return None
+    image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    # PNG for small ones, so that CIFAKE's 32 pixels are shown as they are.
+    kind = {"format": "PNG"} if max(image.size) <= 64 else {"format": "JPEG", "quality": 85}
+    image.save(buffer, **kind)
+    mime = "image/" + kind["format"].lower()
+    return f"data:{mime};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def versions() -> Dict[str, str]:
+    """Versions of AIDet, Python and the packages that the numbers depend on."""
+    found = {"aidet": __version__, "python": platform.python_version()}
+    found.update({name: version_of(name) for name in PACKAGES if version_of(name)})
+    return found
+
+
+def provenance(inputs: Dict[str, Union[str, Path]]) -> Tuple[Dict[str, Any], Section]:
+    """What went in: sha256 of each input file (a folder is named only), and the versions.
+
+    Parameters
+    ----------
+    inputs : dict of str to str or Path
+
+    Returns
+    -------
+    (dict, Section)
+        For ``metrics.json`` and for the report.
+    """
+    hashes = {}
+    for name, path in inputs.items():
+        path = Path(path)
+        hashes[name] = {"path": str(path), "sha256": files.sha256(path) if path.is_file() else None}
+    have = versions()
+    rows = [[name, value["path"], value["sha256"] or "a folder"] for name, value in hashes.items()]
+    section = Section(
+        "Where the numbers come from",
+        tables=[
+            Table("Inputs", ["input", "path", "sha256"], rows),
+            Table("Versions", ["package", "version"], [[k, v] for k, v in have.items()]),
+        ],
+    )
+    return {"inputs": hashes, "versions": have}, section

@@ -1,0 +1,290 @@
+"""What is compiled: losses, the training step, the forward pass, dropout that can be resumed.
+
+One step is one graph: forward, loss, gradients, reduction over devices, clipping, update, moving average. Everything
+that changes from step to step (learning rate, seed, loss scale) is an input, so the graph is compiled once.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from ..errors import UserError
+
+
+# --- dropout ----------------------------------------------------------------------------------------------------
+class SeededDropout(nn.Cell):
+    """Dropout whose mask is a hash of (seed of the step, number of the layer, position).
+
+    MindSpore's dropout kernels keep their generator inside the compiled graph, where it can neither be saved nor set;
+    a run resumed in the middle would draw other masks. The hash squares modulo the prime 2^31 - 1, three times.
+    """
+
+    PRIME = 2147483647
+
+    def __init__(self, p, number, seed):
+        super().__init__()
+        self.p, self.number, self.seed = float(p), number, seed
+
+    def construct(self, x):
+        if not self.training or self.p == 0.0:
+            return x
+        size = 1
+        for side in x.shape:
+            size = size * side
+        start = self.seed.value() * 7919 + self.number * 104729
+        h = ops.arange(0, size, 1, dtype=ms.int64) * 48271 + start
+        h = ops.floor_mod(h, self.PRIME)
+        h = ops.floor_mod(h * h + 12345 + self.number, self.PRIME)
+        h = ops.floor_mod(h * h + 69621, self.PRIME)
+        h = ops.floor_mod(h * h + 1013, self.PRIME)
+        keep = (h.astype(ms.float32) >= self.p * self.PRIME).astype(x.dtype).reshape(x.shape)
+        return x * keep * (1.0 / (1.0 - self.p))
+
+
+def seed_dropout(net):
+    """Replace every ``nn.Dropout`` by :class:`SeededDropout`.
+
+    Returns
+    -------
+    mindspore.Parameter or None
+        Set it before each step; None where the network has no dropout.
+    """
+    seed = Parameter(Tensor(0, ms.int64), name="dropout_seed", requires_grad=False)
+    number = 0
+    for _, cell in list(net.cells_and_names()):
+        for name, child in list(cell.name_cells().items()):
+            if isinstance(child, nn.Dropout):
+                number += 1
+                p = getattr(child, "p", None)
+                p = 1.0 - child.keep_prob if p is None else p
+                _replace(cell, name, SeededDropout(p, number, seed))
+    return seed if number else None
+
+
+def _replace(cell, name, new):
+    if isinstance(cell, (nn.SequentialCell, nn.CellList)):
+        cell[int(name) if name.isdigit() else list(cell.name_cells()).index(name)] = new
+    else:
+        setattr(cell, name, new)
+
+
+# --- steps ------------------------------------------------------------------------------------------------------
+class Forward(nn.Cell):
+    """The first output of a network."""
+
+    def __init__(self, net):
+        super().__init__(auto_prefix=False)
+        self.net = net
+
+    def construct(self, x):
+        out = self.net(x)
+        return out[0] if isinstance(out, tuple) else out
+
+
+class _WithLoss(nn.Cell):
+    def __init__(self, net, loss, distilled, scaled=True):
+        super().__init__(auto_prefix=False)
+        self.net, self.loss, self.distilled, self.scaled = net, loss, distilled, scaled
+
+    def construct(self, x, targets, weights, soft, scale):
+        outputs = self.net(x)
+        if self.distilled:
+            loss = self.loss(outputs, targets, weights, soft)
+        else:
+            loss = self.loss(outputs, targets, weights)
+        return loss * scale if self.scaled else loss
+
+
+class _Update(nn.Cell):
+    """Gradients to new weights: mean over devices, unscale, clip, optimizer, moving average."""
+
+    def __init__(self, optimizer, clip=None, world=1, ema=None, scaled=True):
+        super().__init__(auto_prefix=False)
+        self.optimizer, self.clip, self.world, self.scaled = optimizer, clip, world, scaled
+        self.map = ops.HyperMap()
+        self.reduce = ops.AllReduce(ops.ReduceOp.SUM) if world > 1 else None
+        self.ema = ema
+
+    def construct(self, gradients, lr, step, scale):
+        # Mapped functions, not loops: the compiler nests one call level a turn and gives up at 1000.
+        gradients = self.map(ops.partial(self.mean, scale), gradients)
+        if self.clip is not None:
+            norm = ops.sqrt(ops.addn(self.map(self.square, gradients)))
+            factor = self.clip / ops.maximum(norm, Tensor(self.clip, ms.float32))
+            gradients = self.map(ops.partial(self.times, factor), gradients)
+        result = self.optimizer(gradients, lr, step)
+        if self.ema is not None:
+            result = ops.depend(self.ema(result), result)
+        return result
+
+    def mean(self, scale, g):
+        g = g.astype(ms.float32)
+        if self.world > 1:
+            g = self.reduce(g)
+        return g / scale if self.scaled else g
+
+    def square(self, g):
+        return (g * g).sum()
+
+    def times(self, factor, g):
+        return g * factor
+
+
+class Ema(nn.Cell):
+    """Moving average of every parameter, running statistics included.
+
+    The decay rises as ``min(decay, (1 + step) / (10 + step))`` so that a short run is not averaged with its start.
+    """
+
+    def __init__(self, parameters, decay):
+        super().__init__(auto_prefix=False)
+        self.parameters = ParameterTuple(parameters)
+        self.decay, self.map = decay, ops.HyperMap()
+        self.averages = ParameterTuple(
+            [Parameter(p.value().copy(), name=f"ema.{p.name}", requires_grad=False) for p in parameters]
+        )
+        # Shape (1,): a checkpoint gives a scalar back with that shape.
+        self.made = Parameter(Tensor([0.0], ms.float32), name="ema_steps", requires_grad=False)
+
+    def state(self):
+        """All state parameters, by name."""
+        return {p.name: p for p in (*self.averages, self.made)}
+
+    def construct(self, after):
+        made = ops.depend(self.made, after) + 1.0
+        keep = ops.minimum(Tensor(self.decay, ms.float32), (1.0 + made) / (10.0 + made))
+        saved = ops.assign(self.made, made)
+        return saved, self.map(ops.partial(self.one, keep, saved), self.averages, self.parameters)
+
+    def one(self, keep, saved, average, now):
+        now = ops.depend(now, saved).astype(ms.float32)
+        return ops.assign(average, (average * keep + now * (1.0 - keep)).astype(average.dtype))
+
+
+class TrainStep(nn.Cell):
+    """One update from one batch. ``construct`` gives the (unscaled) loss of this device's share.
+
+    With ``scaled`` False the loss scale is taken to be 1: a division less for every weight and step. ``filler`` is a
+    number of kernels that compute nothing of use, see :func:`filler`.
+    """
+
+    def __init__(self, net, loss, optimizer, distilled=False, clip=None, world=1, ema=None, scaled=True, filler=0):
+        super().__init__(auto_prefix=False)
+        self.forward, self.scaled, self.filler = _WithLoss(net, loss, distilled, scaled), scaled, filler
+        self.weights = optimizer.parameters
+        self.update = _Update(optimizer, clip, world, ema, scaled)
+        self.gradient = ops.value_and_grad(self.forward, None, self.weights)
+
+    def construct(self, x, targets, weights, soft, lr, step, scale):
+        loss, gradients = self.gradient(x, targets, weights, soft, scale)
+        updated = self.update(gradients, lr, step, scale)
+        idle = lr
+        for _ in range(self.filler):
+            idle = ops.sin(idle)  # of one number; the compiler does not fold it
+        return ops.depend(ops.depend(loss / scale if self.scaled else loss, updated), idle)
+
+
+def filler(device, world, weights):
+    """How many idle kernels make the step of a small network fast on a CPU.
+
+    A graph of at most 100 kernels runs in the "single thread" mode of MindSpore's CPU runtime (graph_scheduler.cc,
+    ``CheckSingleThreadRunningCondition``), in which the threads of a kernel sleep between two kernels and are woken for
+    each: every kernel takes twice as long. Some five kernels a weight are in a step; the rest up to 100 is filled up.
+    Several processes on one machine are better off with sleeping threads.
+
+    Parameters
+    ----------
+    device : str
+    world : int
+        Number of processes.
+    weights : int
+        Number of weight tensors.
+
+    Returns
+    -------
+    int
+    """
+    return max(0, 110 - 5 * weights) if device == "CPU" and world == 1 else 0
+
+
+class GradientStep(nn.Cell):
+    """Gradients of one batch added to accumulators; gives the loss and whether every gradient is finite."""
+
+    def __init__(self, net, loss, optimizer, distilled=False):
+        super().__init__(auto_prefix=False)
+        self.forward = _WithLoss(net, loss, distilled)
+        self.weights = optimizer.parameters
+        self.sums = ParameterTuple(
+            [Parameter(ops.zeros(p.shape, ms.float32), name=f"sum.{p.name}", requires_grad=False) for p in self.weights]
+        )
+        self.gradient = ops.value_and_grad(self.forward, None, self.weights)
+        self.map = ops.HyperMap()
+
+    def state(self):
+        """All state parameters, by name."""
+        return {p.name: p for p in self.sums}
+
+    def construct(self, x, targets, weights, soft, scale, first):
+        loss, gradients = self.gradient(x, targets, weights, soft, scale)
+        size = ops.addn(self.map(self.size, gradients))
+        saved = self.map(ops.partial(self.add, first), self.sums, gradients)
+        return ops.depend(loss / scale, saved), ops.isfinite(size)
+
+    def size(self, g):
+        return ops.abs(g.astype(ms.float32)).sum()
+
+    def add(self, first, total, g):
+        g = g.astype(ms.float32)
+        return ops.assign(total, ops.select(first > 0, g, total + g))
+
+
+class ApplyStep(nn.Cell):
+    """One update from the accumulators of :class:`GradientStep`."""
+
+    def __init__(self, gradient_step, optimizer, clip=None, world=1, ema=None):
+        super().__init__(auto_prefix=False)
+        self.sums = gradient_step.sums
+        self.update = _Update(optimizer, clip, world, ema)
+
+    def construct(self, lr, step, scale):
+        return self.update(self.sums, lr, step, scale)
+
+
+class Reduce(nn.Cell):
+    """Sum of an array over the devices."""
+
+    def __init__(self):
+        super().__init__()
+        self.reduce = ops.AllReduce(ops.ReduceOp.SUM)
+
+    def construct(self, x):
+        return self.reduce(x)
+
+
+def scalar(value, kind=np.float32):
+    """A 0-dimensional tensor of fixed type, so that a new value never means a new graph."""
+    return Tensor(np.array(value, kind))
+
+
+def mixed_precision(net, level, dtype, device, cast=None):
+    """Cast a network as ``amp_level`` says; O0 leaves it alone.
+
+    Raises
+    ------
+    UserError
+        bfloat16 where the device cannot compute it.
+    """
+    if level == "O0" and not cast:
+        return net
+    kind = {"float16": ms.float16, "bfloat16": ms.bfloat16}[dtype]
+    if dtype == "bfloat16" and device == "CPU":
+        raise UserError("amp_dtype 'bfloat16' fails on a CPU at every level; use float16 or amp_level O0")
+    if cast:
+        white = [getattr(nn, name, None) for name in cast]
+        if None in white:
+            raise UserError(f"amp_cast_list {cast}: {cast[white.index(None)]!r} is no layer of mindspore.nn")
+        return ms.amp.custom_mixed_precision(net, white_list=white, dtype=kind)
+    try:
+        return ms.amp.auto_mixed_precision(net, level, kind)
+    except TypeError:  # MindSpore before 2.3 knows float16 only
+        return ms.amp.auto_mixed_precision(net, level)

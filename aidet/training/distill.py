@@ -1,0 +1,194 @@
+"""Teachers of a distillation: trained checkpoints that look at the student's pixels.
+
+The recipe is that of the model card ``ai-image-detect-distilled`` (several specialist teachers, one small student) with
+the loss of Hinton et al. 2015.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from .. import ckpt, files, images, labels, metrics
+from ..errors import UserError, nearest
+
+COMBINE = ("mean", "max")
+
+
+class Teachers:
+    """Soft targets from several two-sided detectors.
+
+    Parameters
+    ----------
+    settings : dict
+        ``teachers`` (paths of checkpoints with sidecars), ``temperature`` (default 2), ``alpha`` (weight of the soft
+        loss, default 0.5), ``combine``: ``mean`` of the teachers' scores, or ``max`` for specialists that each know
+        some generators only.
+    line : aidet.transforms.Pipeline
+        The student's training pipeline; its last step tells in which units the pixels come.
+    class_order : list of str
+        Side of each of the student's outputs.
+    """
+
+    def __init__(self, settings, line, class_order, device=None):
+        known = ("teachers", "temperature", "alpha", "combine")
+        for key in settings:
+            if key not in known:
+                raise UserError(nearest(key, known, "key of distill"))
+        paths = settings.get("teachers") or []
+        paths = [paths] if isinstance(paths, str) else list(paths)
+        if not paths:
+            raise UserError("distill needs teachers: a list of checkpoints")
+        self.temperature = _number(settings, "temperature", 2.0, 0.01, 1000)
+        self.alpha = _number(settings, "alpha", 0.5, 0, 1)
+        self.combine = settings.get("combine", "mean")
+        if self.combine not in COMBINE:
+            raise UserError(nearest(self.combine, COMBINE, "combine"))
+        if class_order is None or len(class_order) > 2:
+            raise UserError("distill needs a student with the classes real and generated")
+        self.order = class_order
+        offset, factor = _units(line)
+        self.nets = [_Teacher(path, offset, factor) for path in paths]
+        stems = [Path(path).stem for path in paths]
+        # Two runs both call their result best.ckpt: then the whole path is the name.
+        self.names = stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+
+    def __call__(self, x):
+        """Probability of each output of the student at the temperature.
+
+        Parameters
+        ----------
+        x : ndarray of float32, shape (B, 3, h, w)
+            As the student sees it.
+
+        Returns
+        -------
+        ndarray of float32, shape (B, C)
+        """
+        score = self.combined(self.scores(x))
+        made = labels.sigmoid(score / self.temperature)
+        columns = [made if side == labels.NAMES[labels.GENERATED] else 1 - made for side in self.order]
+        return np.stack(columns, 1).astype(np.float32)
+
+    def scores(self, x):
+        """Score of every teacher, shape (teachers, B); ``x`` as in :meth:`__call__`."""
+        return np.stack([teacher(x) for teacher in self.nets])
+
+    def combined(self, scores):
+        """One score an image from (teachers, B): what the student is taught."""
+        return scores.mean(0) if self.combine == "mean" else scores.max(0)
+
+
+def compare(teachers, student, loader, samples):
+    """The table "teachers against student per generator" on a validation set.
+
+    Parameters
+    ----------
+    teachers : Teachers
+    student : callable
+        (B, 3, h, w) as the loader gives it to scores (B,).
+    loader : aidet.dataset.Loader
+        Over ``samples``, with the student's evaluation pipeline: the teachers look at the same pixels.
+    samples : aidet.datasets.samples.Samples
+
+    Returns
+    -------
+    list of dict
+        ``model, generator, images, accuracy, auc``: for each teacher, all together and the student a row a source and
+        one for ``all`` (balanced accuracy). Decisions at probability .5; the AUC of a generator is against all reals.
+    """
+    names = [*teachers.names, *(["teachers together"] if len(teachers.names) > 1 else []), "student"]
+    scores = np.full((len(names), len(samples)), np.nan)
+    order = np.stack([np.arange(len(samples)), np.zeros(len(samples), int)], 1)
+    for x, rows in loader.run(order, 0):
+        ok = rows >= 0
+        each = teachers.scores(x)
+        together = [teachers.combined(each)] if len(teachers.names) > 1 else []
+        scores[:, rows[ok]] = np.stack([*each, *together, student(x)])[:, ok]
+    seen = ~np.isnan(scores[0])
+    side, source = samples.sides[seen], np.array(samples.generators)[seen]
+    return [row for name, score in zip(names, scores[:, seen]) for row in _rows(name, score, side, source)]
+
+
+def _rows(name, score, side, source):
+    real, made = side == labels.REAL, side == labels.GENERATED
+    right = (score > 0) == made
+    for kind in sorted(set(source.tolist())):
+        for group in (real, made):
+            own = (source == kind) & group
+            if not own.any():
+                continue
+            both = own | real
+            area = metrics.auc(side[both], score[both]) if group is made and real.any() else None
+            accuracy = float(right[own].mean())
+            yield {"model": name, "generator": kind, "images": int(own.sum()), "accuracy": accuracy, "auc": area}
+    if real.any() and made.any():
+        mean = metrics.decision_metrics(side, (score > 0).astype(int))["balanced_accuracy"]
+        area = metrics.auc(side, score)
+        yield {"model": name, "generator": "all", "images": len(side), "accuracy": mean, "auc": area}
+
+
+def write_table(rows, path):
+    """The rows of :func:`compare` as CSV."""
+    with files.atomic(path) as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+
+def lines(rows):
+    """The rows of :func:`compare` as text: generators down, models across, ``accuracy (AUC)``."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    kinds = {}
+    for row in rows:
+        area = "" if row["auc"] is None else f" ({row['auc']:.3f})"
+        kinds.setdefault((row["generator"], row["images"]), {})[row["model"]] = f"{row['accuracy']:.3f}{area}"
+    table = [["accuracy (AUC)", "images", *models]]
+    table += [[kind, str(n), *(cells.get(m, "") for m in models)] for (kind, n), cells in kinds.items()]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return ["  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip() for row in table]
+
+
+class _Teacher:
+    """One teacher: from the student's pixels to its own units and size, to a score."""
+
+    def __init__(self, path, offset, factor):
+        import mindspore as ms
+
+        self.ms = ms
+        sidecar = ckpt.Sidecar.read(path)
+        self.net = ckpt.load_network(sidecar)
+        self.order = sidecar.class_order
+        if not self.order:
+            raise UserError(f"teacher {str(path)!r} is no detector: its sidecar has no class_order")
+        own_offset, own_factor = _units(images.Pipeline(sidecar.detector_transform))
+        # student = (p - offset) / factor of the pixel p in [0, 1]; turned back, then into the teacher's units.
+        self.scale = (factor / own_factor).reshape(1, 3, 1, 1)
+        self.shift = ((offset - own_offset) / own_factor).reshape(1, 3, 1, 1)
+        # A transformer takes one size only; convolutional teachers see the native pixels of the crop.
+        fixed = any(word in sidecar.architecture for word in ("vit", "deit", "swin"))
+        self.size = sidecar.size if fixed else None
+
+    def __call__(self, x):
+        x = self.ms.Tensor((x * self.scale + self.shift).astype(np.float32))
+        if self.size and tuple(x.shape[2:]) != self.size:
+            x = self.ms.ops.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
+        out = self.net(x)
+        out = out[0] if isinstance(out, tuple) else out
+        return labels.score_from_logits(out.asnumpy(), self.order)
+
+
+def _units(line):
+    """(offset, factor) per channel, with value = (pixel - offset) / factor and pixels in [0, 1]."""
+    affine = line.affine()
+    if affine is None:
+        raise UserError("distill cannot turn a high_pass input back into pixels; use normalize or to_float")
+    scale, offset = affine
+    return -offset / scale, 1 / scale
+
+
+def _number(settings, name, default, low, high):
+    value = settings.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise UserError(f"distill {name} (={value!r}) must be a number between {low} and {high}")
+    return float(value)

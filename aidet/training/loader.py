@@ -1,0 +1,257 @@
+"""Training data: in which order an epoch takes the samples, and how they become batches.
+
+Everything random is drawn from (seed, epoch, key of the file), so that neither workers, batch size nor the number of
+devices changes what a sample looks like.
+"""
+
+import collections
+import itertools
+import mmap
+import os
+import sys
+import weakref
+from concurrent.futures import BrokenExecutor
+
+import numpy as np
+from PIL import Image
+
+from .. import images
+from ..errors import UserError
+from .workers import _DEAD, _Rows, to_numbers
+
+
+# --- the order of an epoch ----------------------------------------------------------------------------------------
+def epoch_order(samples, epoch, seed, shuffle=True, repeats=1, sampler=None, length=None):
+    """Rows of one epoch with the number of their draw.
+
+    Parameters
+    ----------
+    samples : Samples
+    epoch, seed : int
+    shuffle : bool
+    repeats : int
+        Every row that many times in a row, each with a different draw (Hoffer et al. 2020). The epoch keeps its
+        length, so that it shows a part of the images only, as MindCV's ``aug_repeats`` does.
+    sampler : {None, "class", "generator"}
+        Draw classes, or generators within classes, equally often, with replacement.
+    length : int, optional
+        Rows drawn by a sampler; default as many as there are.
+
+    Returns
+    -------
+    ndarray of int, shape (n, 2)
+        Row and draw.
+    """
+    rng = images.generator(seed, "order", epoch)
+    if sampler is None:
+        rows = rng.permutation(len(samples)) if shuffle else np.arange(len(samples))
+    else:
+        probability = _probabilities(samples, sampler)
+        rows = rng.choice(len(samples), size=length or len(samples), replace=True, p=probability)
+    repeats = max(1, repeats)
+    seen = collections.Counter()
+    pairs = []
+    for row in np.repeat(rows, repeats)[: len(rows)].tolist():
+        pairs.append((row, seen[row]))
+        seen[row] += 1
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _probabilities(samples, sampler):
+    names = [(t, g) if sampler == "generator" else (t,) for t, g in zip(samples.targets.tolist(), samples.generators)]
+    count = collections.Counter(names)
+    inside = collections.Counter(name[0] for name in count)
+    weight = np.array([1.0 / (count[n] * inside[n[0]]) for n in names])
+    return weight / weight.sum()
+
+
+class Loader:
+    """Batches of one set of samples.
+
+    Parameters
+    ----------
+    samples : Samples
+    text : str
+        One-line pipeline.
+    size : (int, int)
+        Height and width that it gives.
+    batch_size : int
+    seed : int
+    workers : Workers
+    cache_mb : int
+        Sets of small images of one size are decoded once and kept in memory when they fit.
+    splits : int
+        Views of every image (see :func:`_splits`); the pipeline then holds an ``auto_augment``.
+    """
+
+    AHEAD = 4  # batches under way at a time
+
+    def __init__(self, samples, text, size, batch_size, seed, workers, cache_mb=1024, splits=1):
+        self.samples, self.text, self.size, self.splits = samples, text, tuple(size), splits
+        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.failed = {}
+        self._memory = _Memory(samples, cache_mb << 20, shared=workers.count > 0)
+        self._last = to_numbers(text) if splits == 1 else None
+        self._direct = None
+
+    def run(self, order, epoch):
+        """Yield ``(x, rows)`` for consecutive batches of ``order``.
+
+        Parameters
+        ----------
+        order : ndarray of int, shape (n, 2)
+            Row (-1: nothing, a place kept so that shapes stay equal) and draw.
+        epoch : int
+
+        Yields
+        ------
+        x : ndarray of float32, shape (splits * batch_size, 3, h, w)
+            Zeros where there is no image. With several splits first all the images of split 0, then of split 1, ...
+        rows : ndarray of int, shape (batch_size,)
+            -1 where there is no image, or none that could be read (:attr:`failed` names it).
+        """
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        plain = self._plain()
+        pending = collections.deque()
+        todo = iter(batches)
+        while True:
+            while len(pending) < (1 if plain else self.AHEAD):
+                batch = next(todo, None)
+                if batch is None:
+                    break
+                pending.append((batch, None if plain else self._submit(batch, epoch)))
+            if not pending:
+                return
+            batch, futures = pending.popleft()
+            yield self._remembered(batch) if futures is None else self._collect(batch, futures)
+
+    def _submit(self, batch, epoch):
+        items = []
+        for place, (row, draw) in enumerate(batch.tolist()):
+            if row >= 0:
+                items.append((place, row, (self.samples.key(row), epoch if draw == 0 else f"{epoch}.{draw}")))
+        parts = max(1, min(self.workers.count, len(items)))
+        futures = []
+        for k in range(parts):
+            places, rows, views = zip(*items[k::parts]) if items else ((), (), ())
+            sources = self._memory.get(list(rows))
+            job = self.workers.submit(self.text, self.seed, self.size, sources, views, self.splits)
+            futures.append((list(places), job))
+        return futures
+
+    def _collect(self, batch, futures):
+        x = np.zeros((self.splits, self.batch_size, 3, *self.size), np.float32)
+        rows = np.full(self.batch_size, -1, np.int64)
+        rows[: len(batch)] = batch[:, 0]
+        for places, job in futures:
+            try:
+                values, reasons = job.result()
+            except BrokenExecutor:
+                raise UserError(_DEAD) from None
+            if self._last:
+                values = self._numbers(values)
+            x[:, places] = values.swapaxes(0, 1) if self.splits > 1 else values
+            for i, reason in reasons.items():
+                row = int(rows[places[i]])
+                self.failed.setdefault(self.samples.paths[row], reason)
+                rows[places[i]] = -1
+                x[:, places[i]] = 0
+        return x.reshape(-1, 3, *self.size), rows
+
+    def _numbers(self, pixels):
+        """The pipeline's last operation for uint8 (n, h, w, 3) at once, as one tall image: float32 (n, 3, h, w)."""
+        n, h, w, _ = pixels.shape
+        return self._last(pixels.reshape(n * h, w, 3), None).reshape(3, n, h, w).swapaxes(0, 1)
+
+    def _plain(self):
+        """Whether the pipeline only maps the grey levels of images that are in memory to numbers."""
+        if not self._last or not self._memory.filled or self._memory.size != self.size:
+            return False
+        if self._direct is None:
+            self._direct = all(self._idle(name, step) for name, step in images.parsed(self.text).geometry.steps)
+        return self._direct
+
+    def _idle(self, name, step):
+        """Whether a step leaves images of the memory's size alone, as a resize to the size they have."""
+        if name not in ("resize", "center_crop", "pad"):
+            return False
+        probe = np.random.default_rng(0).integers(0, 256, (*self._memory.size, 3), np.uint8)
+        return np.array_equal(np.asarray(step(Image.fromarray(probe), None)), probe)
+
+    def _remembered(self, batch):
+        x = np.zeros((self.batch_size, 3, *self.size), np.float32)
+        rows = np.full(self.batch_size, -1, np.int64)
+        rows[: len(batch)] = batch[:, 0]
+        there = np.flatnonzero(rows >= 0)
+        bad = np.isin(rows[there], list(self._memory.failed)) if self._memory.failed else np.zeros(len(there), bool)
+        for row in rows[there[bad]].tolist():
+            self.failed.setdefault(self.samples.paths[row], self._memory.failed[row])
+        rows[there[bad]] = -1
+        there = there[~bad]
+        x[there] = self._numbers(self._memory.pixels[rows[there]])
+        return x, rows
+
+
+class _Memory:
+    """Decoded pixels of a set of small images of one size; empty where they do not fit or differ in size."""
+
+    SMALL = 128  # side; larger images cost more to transform than to decode
+    _serial = itertools.count()
+
+    def __init__(self, samples, limit, shared):
+        self.samples, self.failed, self.pixels, self.size = samples, {}, None, None
+        self.filled, self._shared = False, None
+        self._fill(limit, shared)
+
+    def _fill(self, limit, shared):
+        if not len(self.samples):
+            return
+        try:
+            first = images.decode(self.samples.root / self.samples.paths[0])
+        except images.ImageError:
+            return
+        w, h = first.size
+        if max(w, h) > self.SMALL or w * h * 3 * len(self.samples) > limit:
+            return
+        shape = (len(self.samples), h, w, 3)
+        pixels = self._mappable(shape) if shared else np.zeros(shape, np.uint8)
+        for i, path in enumerate(self.samples.paths):
+            try:
+                image = images.decode(self.samples.root / path)
+            except images.ImageError as error:
+                self.failed[i] = str(error)
+                continue
+            if image.size != (w, h):
+                return
+            pixels[i] = np.asarray(image)
+        self.pixels, self.size, self.filled = pixels, (h, w), True
+
+    def _mappable(self, shape):
+        """Zeros, uint8, in a file without a name (Linux), which the workers map instead of being sent the pixels.
+
+        It is gone with the process, also with one that was killed.
+        """
+        size = int(np.prod(shape))
+        try:
+            number = os.memfd_create("pixels")
+            weakref.finalize(self, os.close, number)
+            os.ftruncate(number, size)
+            array = np.frombuffer(mmap.mmap(number, size), np.uint8).reshape(shape)
+            file = f"/proc/{os.getpid()}/fd/{number}"
+            open(file, "rb").close()  # a sandbox may have no /proc, or not let it be opened
+        except (AttributeError, OSError):  # the first where the system has no such files
+            return np.zeros(shape, np.uint8)
+        self._shared = (file, next(self._serial), shape)
+        return array
+
+    def get(self, rows):
+        """Pixels of the rows: where to find them, or one array, or a list with paths where there are none."""
+        if self.filled and self.failed.keys().isdisjoint(rows):
+            return _Rows(self._shared, rows) if self._shared else self.pixels[rows]
+        known = set(rows).difference(self.failed) if self.filled else ()
+        return [self.pixels[row] if row in known else str(self.samples.root / self.samples.paths[row]) for row in rows]
+
+
+def warn(text):
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,109 @@
+"""Losses of training as MindSpore cells."""
+
+import mindspore as ms
+from mindspore import nn, ops
+
+
+# --- losses -----------------------------------------------------------------------------------------------------
+class Loss(nn.Cell):
+    """Weighted loss with soft targets.
+
+    Parameters
+    ----------
+    kind : {"CE", "BCE", "JSD", "asl_single_label", "asl_multi_label"}
+    aux_factor : float
+        Weight of the second and later outputs of a network that gives several.
+    splits : int
+        Views an image of JSD (AugMix; Hendrycks et al. 2020).
+
+    Notes
+    -----
+    ``construct(outputs, targets, weights)``: targets float32 (N, C), weights float32 (N,) that already hold the mean
+    (they sum to 1 over the global batch), so a padded place has weight 0 and devices may hold unequal shares.
+    """
+
+    def __init__(self, kind="CE", aux_factor=0.0, splits=0):
+        super().__init__()
+        self.kind, self.aux_factor, self.splits = kind, aux_factor, splits
+
+    def construct(self, outputs, targets, weights):
+        if isinstance(outputs, tuple):
+            loss = self.single(outputs[0].astype(ms.float32), targets, weights)
+            if self.aux_factor > 0:
+                for other in outputs[1:]:
+                    loss = loss + self.aux_factor * self.single(other.astype(ms.float32), targets, weights)
+            return loss
+        return self.single(outputs.astype(ms.float32), targets, weights)
+
+    def single(self, z, targets, weights):
+        if self.kind == "CE":
+            return (weights * self.cross_entropy(z, targets)).sum()
+        if self.kind == "BCE":
+            return (weights * self.binary(z, targets)).sum()
+        if self.kind == "JSD":
+            return self.jensen_shannon(z, targets, weights)
+        if self.kind == "asl_single_label":
+            return (weights * self.asymmetric_single(z, targets)).sum()
+        return (weights * self.asymmetric_multi(z, targets)).sum()
+
+    def cross_entropy(self, z, targets):
+        return -(targets * log_softmax(z)).sum(-1)
+
+    def binary(self, z, targets):
+        # max(z, 0) - z t + log(1 + exp(-|z|)): finite for every z.
+        value = ops.relu(z) - z * targets + ops.log(1.0 + ops.exp(-ops.abs(z)))
+        return value.mean(-1)
+
+    def jensen_shannon(self, z, targets, weights):
+        clean = z.shape[0] // self.splits
+        loss = (weights[:clean] * self.cross_entropy(z[:clean], targets[:clean])).sum() * self.splits
+        p = ops.softmax(z, -1).reshape((self.splits, clean, -1))
+        mixture = ops.log(ops.clip_by_value(p.mean(0), 1e-7, 1.0))
+        divergence = (p * (ops.log(ops.clip_by_value(p, 1e-7, 1.0)) - mixture)).sum(-1).mean(0)
+        return loss + 12.0 * (weights[:clean] * self.splits * divergence).sum()
+
+    def asymmetric_single(self, z, targets):
+        # Ridnik et al. 2021 with MindCV's gammas: 1 for the true class (the largest target), 4 for the others.
+        logp = log_softmax(z)
+        p = ops.exp(logp)
+        true = (targets >= targets.max(-1, keepdims=True)).astype(ms.float32)
+        focus = true * (1.0 - p) + (1.0 - true) * p * p * p * p
+        return -(targets * logp * focus).sum(-1)
+
+    def asymmetric_multi(self, z, targets):
+        # gamma 1 for positives, 4 for negatives, negatives shifted by 0.05.
+        p = ops.sigmoid(z)
+        n = ops.minimum(1.0 - p + 0.05, ops.ones_like(p))
+        value = targets * ops.log(ops.maximum(p, 1e-8 * ops.ones_like(p))) * (1.0 - p)
+        value = value + (1.0 - targets) * ops.log(ops.maximum(n, 1e-8 * ops.ones_like(n))) * ops.pow(
+            1.0 - n + 1e-8, 4.0
+        )
+        return -value.sum(-1)
+
+
+def log_softmax(z):
+    """Row-wise, from elementary operations: compiles on every device and in every version."""
+    z = z - ops.stop_gradient(z.max(-1, keepdims=True))
+    return z - ops.log(ops.exp(z).sum(-1, keepdims=True))
+
+
+class Distilled(nn.Cell):
+    """``(1 - alpha) * loss + alpha * T^2 * KL(teacher || student)`` at temperature T (Hinton et al. 2015).
+
+    ``soft`` is the teachers' probability of each output, float32 (N, C), at that temperature.
+    """
+
+    def __init__(self, loss, temperature, alpha, sigmoid):
+        super().__init__()
+        self.loss, self.temperature, self.alpha, self.sigmoid = loss, temperature, alpha, sigmoid
+
+    def construct(self, outputs, targets, weights, soft):
+        z = (outputs[0] if isinstance(outputs, tuple) else outputs).astype(ms.float32) / self.temperature
+        if self.sigmoid:
+            own = self.loss.binary(z, soft)
+            teacher = -(soft * ops.log(soft + 1e-7) + (1.0 - soft) * ops.log(1.0 - soft + 1e-7)).mean(-1)
+        else:
+            own = self.loss.cross_entropy(z, soft)
+            teacher = -(soft * ops.log(soft + 1e-7)).sum(-1)
+        divergence = (weights * (own - teacher)).sum() * self.temperature * self.temperature
+        return (1.0 - self.alpha) * self.loss(outputs, targets, weights) + self.alpha * divergence
