@@ -281,8 +281,11 @@ def _is_list(path: Path) -> bool:
     """Whether a file is a list of paths: a ``.txt`` that starts neither with a table's header nor with a label."""
     if path.suffix.lower() != ".txt" or not path.is_file():
         return False
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        first = next((line.strip() for line in file if line.strip()), "0")
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            first = next((line.strip() for line in file if line.strip()), "0")
+    except OSError:
+        return False  # read_csv says why
     return first not in ("0", "1") and column_of((cell.strip() for cell in first.split(",")), PATH_COLUMNS) is None
 
 
@@ -399,16 +402,15 @@ class Inputs:
 
     def __iter__(self) -> Iterator[Tuple[str, str]]:
         """Yield (key, path): the name that stands in the result, and the file."""
+        for name in self._names():
+            yield name, os.path.join(self.root, name)
+
+    def _names(self) -> Iterator[str]:
+        stream = {"folder": images.walk, "csv": stream_csv, "txt": stream_list}.get(self.kind)
         try:
-            for name in self._names():
-                yield name, os.path.join(self.root, name)
+            yield from [self.where.name] if stream is None else stream(self.where)
         except (UnicodeDecodeError, csv.Error, OSError) as error:
             raise UserError(f"list {str(self.where)!r} cannot be read as UTF-8 text: {error}") from None
-
-    def _names(self) -> Iterable[str]:
-        if self.kind == "file":
-            return [self.where.name]
-        return {"folder": images.walk, "csv": stream_csv, "txt": stream_list}[self.kind](self.where)
 
     def count(self) -> int:
         """Number of inputs; reads them once, which also finds the faults of a list before any work is done.
@@ -423,7 +425,7 @@ class Inputs:
     def survey(self) -> Tuple[int, str]:
         """``(number, SHA-256 of the names in their order)`` of the inputs; as :meth:`count`."""
         names = Names()
-        for name, _ in self:
+        for name in self._names():
             names.add(name)
         if not names.number:
             raise UserError(f"images {str(self.where)!r} holds no image file")

@@ -9,7 +9,8 @@ import numpy as np
 from .. import files, metrics, report
 from ..cli import OK, PARTIAL, to_stderr
 from ..datasets import sources, truth
-from ..detector import Detector, detector
+from ..detector import Detector
+from ..detector.detector import model_names
 from ..errors import UserError
 from ..labels import NAMES
 from . import degrade
@@ -44,7 +45,7 @@ def named(texts: Sequence[str], what: str) -> Dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         pairs.append((name, value) if equals and "/" not in name and "@" not in name else (None, text))
-    unnamed = iter(detector.model_names([sources.split_source(value)[0] for name, value in pairs if name is None]))
+    unnamed = iter(model_names([sources.split_source(value)[0] for name, value in pairs if name is None]))
     out = {}
     for text, (given, value) in zip(texts, pairs):
         name = next(unnamed) if given is None else given

@@ -356,7 +356,8 @@ def taesd(plan: Plan, source: Source) -> Optional["nn.Module"]:
     if plan.layout.name != "sequential":
         import diffusers
 
-        return _Tiny(diffusers.AutoencoderTiny(latent_channels=plan.arguments["latent_channels"]), plan.layout.name)
+        tiny = diffusers.AutoencoderTiny(latent_channels=plan.arguments["latent_channels"])
+        return _half_of_tiny(tiny, plan.layout.name)
     tensors, decoder = plan.tensors, "decoder" in plan.architecture
     numbers = sorted({int(k.split(".")[0]) for k in tensors})
     layers: List[nn.Module] = []
@@ -378,7 +379,7 @@ def taesd(plan: Plan, source: Source) -> Optional["nn.Module"]:
     return nn.Sequential(*layers)
 
 
-def _Tiny(model, layout):
+def _half_of_tiny(model, layout):
     """One half of diffusers' AutoencoderTiny on images in [0, 1]."""
     from torch import nn
 

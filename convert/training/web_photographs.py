@@ -38,7 +38,7 @@ def resources(path: Union[str, Path]) -> Iterator[Tuple[str, bytes]]:
     """
     body = Path(path).read_bytes()
     if body[:4] != b"qres":
-        raise UserError(f"{path} is not a Qt resource file")
+        raise UserError(f"{path} is no Qt resource file")
     version, tree, data, names = struct.unpack(">4I", body[4:20])
     size = 22 if version >= 2 else 14
 
