@@ -25,7 +25,7 @@ def equal(path):
         assert array.tobytes() == expected.tobytes(), key
 
 
-# torch 2.13 itself refuses protocol 4 here; tests/test_convert_reading.py reads that file.
+# torch 2.13 itself refuses protocol 4 here; tests/convert/test_convert_reading.py reads that file.
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth"])
 def test_fixtures(name):
     equal(DATA / name)

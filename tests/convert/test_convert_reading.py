@@ -18,7 +18,7 @@ import pytest
 from aidet.errors import UserError
 from convert import reading
 
-DATA = Path(__file__).parent / "data" / "convert"
+DATA = Path(__file__).parents[1] / "data" / "convert"
 
 
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "protocol4.pth"])

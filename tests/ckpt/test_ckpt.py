@@ -12,7 +12,7 @@ import pytest
 from aidet import ckpt, models, runtime
 from aidet.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SIDECAR = {
     "architecture": "testing",
     "arguments": {"num_classes": 2},

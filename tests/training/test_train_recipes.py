@@ -11,7 +11,7 @@ from aidet.errors import UserError
 from aidet.evaluation import degrade
 from aidet.training import pipelines, schedules
 
-RECIPES = sorted((Path(__file__).resolve().parents[1] / "mindcv_cfg").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "mindcv_cfg").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)

@@ -18,7 +18,7 @@ from aidet.errors import UserError
 from aidet.training.run import train
 from aidet.training.updates import Updater
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

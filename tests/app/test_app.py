@@ -177,7 +177,7 @@ def test_a_camera_is_shown_and_its_position_is_not(photo):
 
 
 # Made with c2pa-python 0.38.1 and a certificate of its own: a generator's manifest in a JPEG of 48 x 36 pixels.
-SIGNED = Path(__file__).parent / "data" / "app" / "c2pa.jpg"
+SIGNED = Path(__file__).parents[1] / "data" / "app" / "c2pa.jpg"
 
 
 def with_store(kind, data, store):

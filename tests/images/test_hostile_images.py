@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-sys.path.insert(0, str(Path(__file__).parent / "torture"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 import corpus
 import tiny
 
@@ -22,7 +22,7 @@ from aidet import Detector, images
 from aidet.datasets.sources import Inputs
 from aidet.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MEGABYTES = 900  # peak of the whole process, of which the libraries take some 200
 
 

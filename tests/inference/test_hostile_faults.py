@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "torture"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 import hostile
 
 from aidet import ckpt, cli, files, parallel, records
@@ -21,7 +21,7 @@ from aidet.inference.journal import Journal, read_journal
 from aidet.training.loader import Loader
 from aidet.training.workers import Workers
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # --- a kill at every operation on files -------------------------------------------------------------------------------
 OPERATIONS = ("replace", "rename", "unlink", "rmdir", "mkdir", "chmod", "fsync", "open", "truncate")

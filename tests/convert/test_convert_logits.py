@@ -17,7 +17,7 @@ from convert.families import families
 from convert.parity import compare
 from convert.plan import build, make_plan
 
-FOLDER = Path(__file__).parent / "data" / "parity"
+FOLDER = Path(__file__).parents[1] / "data" / "parity"
 
 
 def cases():

@@ -13,7 +13,7 @@ from app_tools import make_onnx
 from aidet import xihe
 from aidet.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "torture"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 import hostile
 
 import infer

@@ -16,7 +16,7 @@ from aidet.errors import UserError
 from aidet.training import distill
 from aidet.training.run import train
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = 2
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from aidet import runinfo
 from aidet.evaluation import score
 
-KEPT = Path(__file__).resolve().parents[1] / "build" / "screenshots"
+KEPT = Path(__file__).resolve().parents[2] / "build" / "screenshots"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 QUIET = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "

@@ -22,7 +22,7 @@ from aidet.detector.views import detail
 from aidet.errors import UserError
 from aidet.inference import journal
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_calibration_moves_the_boundary_and_keeps_the_order(tmp_path, photo):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from aidet import Detector, ckpt, files
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CKPT = ROOT / "ckpt" / "aidet_default.ckpt"
 GOLDEN = ROOT / "tests" / "data" / "golden_default.json"
 SHIPPED = {"default": (CKPT, GOLDEN)}

@@ -16,7 +16,7 @@ from aidet.detector.network import Network
 from aidet.detector.scorer import Scorer
 from aidet.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

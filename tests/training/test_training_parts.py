@@ -21,7 +21,7 @@ from aidet.training.validation import host_loss
 
 # Written after update 4 (two of the six steps of epoch 2) by the version before Progress, with the keys of
 # test_train.RESUMES["everything"].
-OLD_STATE = Path(__file__).parent / "data" / "training" / "state.ckpt"
+OLD_STATE = Path(__file__).parents[1] / "data" / "training" / "state.ckpt"
 NAMES = (
     "epochs", "batches", "updates", "running", "best", "waiting", "scale", "good_steps", "rows", "batches_per_epoch",
     "world",

@@ -14,7 +14,7 @@ from PIL import Image
 from aidet import Detector, ckpt, files
 from aidet.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # Facts that nothing else has; "input" or "size" would also be found in verdicts and settings.
 KEYS = {"class_order", "arguments", "calibration", "voting"}
 # The room that holds the class.
