@@ -371,7 +371,8 @@ def session_options(threads=1):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Without VNNI, 8-bit products saturate in 16 bits on x86: exact arithmetic there, or the margin of a cascade is wrong.
+    # On x86 without VNNI, sums of 8-bit products saturate at 16 bits, and the margin of a cascade would not hold.
+    # This asks for exact sums there (ONNX Runtime's documentation, "Quantize ONNX models").
     options.add_session_config_entry("session.x64quantprecision", "1")
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
