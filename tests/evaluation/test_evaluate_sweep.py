@@ -14,7 +14,6 @@ from aidet.datasets import truth
 from aidet.detector import detector, vote
 from aidet.errors import UserError
 from aidet.evaluation import degrade, included, sweep, transfer
-from aidet.images import reading
 
 
 @pytest.fixture
@@ -52,7 +51,8 @@ class Bright:
 
 @pytest.fixture
 def stub(monkeypatch, tmp_path):
-    monkeypatch.setattr(detector, "Detector", Bright)
+    for command in (sweep, transfer):
+        monkeypatch.setattr(command, "Detector", Bright)
     Bright.calls = []
     (tmp_path / "m.ckpt").write_bytes(b"weights")
     return tmp_path / "m.ckpt"
@@ -72,7 +72,7 @@ def result(stub):
 
 def test_all_points_are_measured_and_each_image_is_decoded_once(stub, pictures, monkeypatch):
     decoded, decode = [], images.decode
-    monkeypatch.setattr(reading, "decode", lambda source, **k: decoded.append(source) or decode(source, **k))
+    monkeypatch.setattr(images, "decode", lambda source, **k: decoded.append(source) or decode(source, **k))
     assert sweep.main(options(stub, pictures)) == 0
     found = result(stub)
     assert {r["family"] for r in found["points"]} == {"clean", *degrade.FAMILIES}
@@ -212,7 +212,7 @@ def test_matrix_with_average_and_minimum(stub, pictures):
 
 def test_models_share_the_decoded_images_of_a_set(stub, pictures, monkeypatch):
     decoded, decode = [], images.decode
-    monkeypatch.setattr(reading, "decode", lambda path: decoded.append(path) or decode(path))
+    monkeypatch.setattr(images, "decode", lambda path: decoded.append(path) or decode(path))
     other = stub.with_name("other.ckpt")
     other.write_bytes(b"others")
     models = {"ckpt": [f"first={stub}", f"second={other}"]}
