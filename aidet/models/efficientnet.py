@@ -1,9 +1,9 @@
 """EfficientNet (arXiv:1905.11946) B0-B7 and Lite0-Lite2, with MindCV's parameter names.
 
 B0-B7 load strictly into ``mindcv.create_model("efficientnet_b*")`` and back. Settings that MindCV fixes but that differ
-between published weights are arguments here: TensorFlow ports (timm ``tf_*``, lukemelas, Hugging Face) use ``padding="same"`` and
-``bn_eps=1e-3``; torchvision and plain timm use ``padding="symmetric"``, and 1e-5 up to B4. The Lite variants follow the
-TPU repository's ``lite`` settings: no squeeze-excite, ReLU6, stem and head not scaled.
+between published weights are arguments here: TensorFlow ports (timm ``tf_*``, lukemelas, Hugging Face) use
+``padding="same"`` and ``bn_eps=1e-3``; torchvision and plain timm use ``padding="symmetric"``, and 1e-5 up to B4. The
+Lite variants follow the TPU repository's ``lite`` settings: no squeeze-excite, ReLU6, stem and head not scaled.
 """
 
 import math

@@ -3,7 +3,7 @@
 torchvision's max-pools keep a partial window at the right and bottom (``ceil_mode``); MindCV's drop it.
 """
 
-from typing import Any
+from typing import Any, Dict, Tuple
 
 from mindspore import Tensor, nn, ops
 
@@ -11,7 +11,7 @@ from . import register
 from .layers import GlobalPool, dropout, initialise
 
 # squeeze width and width of each expansion; "pool" is a 3x3 max-pool of stride 2
-FIRES = {
+FIRES: Dict[str, Tuple[Any, ...]] = {
     "1_0": (
         "pool",
         (16, 64),
@@ -73,7 +73,7 @@ class CeilPool(nn.Cell):
 
 
 class SqueezeNet(nn.Cell):
-    """SqueezeNet: (N, in_channels, H, W) -> (N, num_classes) raw outputs (the last layer is a ReLU, so none is below 0).
+    """SqueezeNet: (N, in_channels, H, W) -> (N, num_classes) raw outputs, none below 0: the last layer is a ReLU.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ def relative_index(window: int) -> np.ndarray:
 
 
 def shift_mask(size: int, window: int, shift: int) -> np.ndarray:
-    """0 for two positions of a window that were neighbours before the shift, else -100: (windows, window**2, window**2)."""
+    """0 if two positions of a window were neighbours before the shift, else -100: (windows, window**2, window**2)."""
     region = np.zeros((size, size))
     cuts = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
     for i, rows in enumerate(cuts):

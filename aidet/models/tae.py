@@ -51,7 +51,7 @@ class TinyAutoencoder(nn.Cell):
 
     Notes
     -----
-    ``construct`` takes float32 images (N, 3, h, w) in [0, 1], with sides that are multiples of ``2 ** len(widths)``, and
+    ``construct`` takes float32 images (N, 3, h, w) in [0, 1], sides multiples of ``2 ** len(widths)``, and
     returns their reconstruction in the same shape (not clipped). ``encode`` returns the latents, ``decode`` turns
     latents into images.
     """
