@@ -214,7 +214,7 @@ def encode_like(image: Image.Image, original: Image.Image, source: Union[str, Pa
     kept = {}
     if metadata == "copy":
         kept = {k: original.info[k] for k in ("exif", "icc_profile") if original.info.get(k)}
-    if isinstance(original, JpegImagePlugin.JpegImageFile):
+    if original.format == "JPEG" and isinstance(original, JpegImagePlugin.JpegImageFile):
         sampling = JpegImagePlugin.get_sampling(original)
         if sampling >= 0 and image.mode == "RGB":
             kept["subsampling"] = sampling
@@ -359,7 +359,7 @@ def main(argv: List[str]) -> int:
     print(f"{len(rows) // 2} pairs in {out}{shown}; labels in {out / 'labels.csv'}")
     if psnr is not None and psnr < FAINT:
         print(
-            f"warning: below {FAINT:g} dB the fakes do not resemble the originals; is input.range of the sidecar right?",
+            f"warning: below {FAINT:g} dB the fakes do not resemble the originals; is the sidecar's input.range right?",
             file=sys.stderr,
         )
     return cli.PARTIAL if lost else cli.OK

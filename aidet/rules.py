@@ -13,7 +13,7 @@ Source: Kahsolt/AIGC-clf (MIT), ``run_cheaty`` and the reconstruction-loss class
 
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, Union, cast
 
 import numpy as np
 
@@ -80,7 +80,8 @@ def fit(
     if known.paths is None:
         raise UserError(f"labels {str(labels)!r} name no files; give a CSV with paths or a folder")
     if limit is not None and limit < len(known):
-        known = known.take(np.linspace(0, len(known) - 1, limit).round().astype(int))
+        rows = np.linspace(0, len(known) - 1, limit).round().astype(int)
+        known = cast(truth.Truth, known.take(rows.tolist()))
     values, kept = _measure(autoencoder, known, transform, backend, say)
     y = known.labels[kept]
     if min((y == 0).sum(), (y == 1).sum()) < folds:

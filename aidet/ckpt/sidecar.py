@@ -209,13 +209,13 @@ class Sidecar:
         """Scale and offset of Platt's calibration: a score ``s`` is read as ``scale * (s - offset)``.
 
         It is monotone, so that neither the ranking nor the AUC changes; it puts the decision boundary at 0 and fits the
-        probability to the validation images (Platt 1999). (1, 0) if none is stated; :class:`UserError` if the scale is not
-        a number above 0 or the offset not a number.
+        probability to the validation images (Platt 1999). (1, 0) if none is stated; :class:`UserError` if the scale is
+        not a number above 0 or the offset is not a number.
         """
         own = self.raw.get("calibration") or {}
-        pair: Tuple[Any, Any] = (
-            (own.get("scale", 1.0), own.get("offset", 0.0)) if isinstance(own, dict) else (None, None)
-        )
+        pair: Tuple[Any, Any] = (None, None)
+        if isinstance(own, dict):
+            pair = own.get("scale", 1.0), own.get("offset", 0.0)
         good = all(isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v) for v in pair)
         scale, offset = (float(v) for v in pair) if good else (0.0, 0.0)
         if scale <= 0:

@@ -1,6 +1,6 @@
 """Metrics of a detector.
 
-There is one implementation, :class:`Weighted`: in a point estimate every row has the weight 1. The bootstrap draws whole
+The one implementation is :class:`Weighted`: in a point estimate every row has the weight 1. The bootstrap draws whole
 source images (groups of rows), because crops of one photograph are not independent observations; a draw is a set of
 weights, so that one sort serves all draws. The tests compare every metric with scikit-learn's.
 """
@@ -105,8 +105,9 @@ def ranking_metrics(y: ArrayLike, score: ArrayLike, prob: Optional[ArrayLike] = 
     Notes
     -----
     ECE bins the probability of *generated* into 15 equal bins and compares its mean with the proportion of generated
-    images (Naeini et al. 2015); the balanced ECE gives both classes the same total weight. EER is the interpolated point
-    at which the two error rates are equal. TPR at FPR is the best point of the ROC whose FPR does not exceed the value.
+    images (Naeini et al. 2015); the balanced ECE gives both classes the same total weight. EER is the interpolated
+    point at which the two error rates are equal. TPR at FPR is the best point of the ROC whose FPR does not exceed
+    the value.
     """
     check(y, score)
     y, score = np.asarray(y), np.asarray(score, np.float64)
