@@ -9,7 +9,7 @@ from ..errors import UserError, _shown
 from ..files import MAX_DEPTH, _depth
 
 
-# --- types: each takes a YAML value or a command-line string and returns the value, or raises ValueError ------------
+# --- types: each takes a YAML value or a command-line string and returns the value, or raises ValueError -------------
 def _bool(value):
     if isinstance(value, bool):
         return value
@@ -214,7 +214,7 @@ GROUPS = {
         "in_channels": Key(_int, 3, "input channels", low=1),
         "drop_rate": Key(_float, None, "dropout before the head", low=0, high=1),
         "drop_path_rate": Key(_float, None, "stochastic depth", low=0, high=1),
-        "pretrained": Key(_bool, False, "MindCV downloads weights; this project needs init_from instead"),
+        "pretrained": Key(_bool, False, "MindCV downloads weights; use init_from instead"),
         "ckpt_path": Key(
             _str, "", "weights to start from (as init_from); with resume_opt the state to resume", none=True
         ),
@@ -302,7 +302,9 @@ GROUPS = {
         "freeze": Key(_list(_str), [], "globs of parameter names that are not trained", none=True),
         "lr_groups": Key(_map, {}, "glob: factor, or glob: {lr: rate}; the first match applies", none=True),
         "class_weights": Key(
-            _either(_one_of("balanced"), _list(_float)), None, "one per class, or 'balanced': from the training set"
+            _either(_one_of("balanced"), _list(_float)),
+            None,
+            "one per class, or 'balanced' for those of the training set",
         ),
         "sampler": Key(_one_of("class", "generator"), None, "draw every class (or class and generator) equally often"),
         "samples_per_epoch": Key(_int, None, "length of an epoch with a sampler", low=1),

@@ -135,9 +135,9 @@ def auto_augment(policy: str = "randaug-m9-mstd0.5") -> Step:
         kind = int(rng.integers(3))  # DeiT III's 3-Augment: grey, solarize or blur
         if kind == 0:
             return image.convert("L").convert("RGB")
-        return (
-            ImageOps.solarize(image, 128) if kind == 1 else image.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2)))
-        )
+        if kind == 1:
+            return ImageOps.solarize(image, 128)
+        return image.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2)))
 
     def augmix(image, rng):
         width, depth = int(options.get("w", 3)), int(options.get("d", -1))

@@ -84,12 +84,8 @@ def resize(size: Union[int, Tuple[int, int]], interpolation: str = "bilinear") -
         if min(w, h) == size:
             return image
         # As in torchvision the longer side is truncated, not rounded. At least 1 pixel, and at most 16 times the size.
-        new = (
-            (size, max(1, min(int(size * h / w), 16 * size)))
-            if w <= h
-            else (max(1, min(int(size * w / h), 16 * size)), size)
-        )
-        return image.resize(new, how)
+        longer = max(1, min(int(size * max(w, h) / min(w, h)), 16 * size))
+        return image.resize((size, longer) if w <= h else (longer, size), how)
 
     return run
 
@@ -136,11 +132,8 @@ def random_resized_crop(
 ) -> Step:
     """A random crop with area ``scale`` and aspect ``ratio``, resized to ``size`` (Szegedy et al. 2015)."""
     h, w = _size("size", size)
-    scale, ratio, how = (
-        _pair("scale", scale, 0.0001, 1),
-        _pair("ratio", ratio, 0.01, 100),
-        _interpolation(interpolation),
-    )
+    scale, ratio = _pair("scale", scale, 0.0001, 1), _pair("ratio", ratio, 0.01, 100)
+    how = _interpolation(interpolation)
     wide = np.log(ratio)
 
     def run(image, rng):
@@ -208,7 +201,7 @@ def _grow(image, h, w):
     return Image.fromarray(np.pad(np.asarray(image), widths, mode="symmetric"))
 
 
-# --- degradations: what happens to images on the way to a detector - --------------------------------------------------
+# --- degradations: what happens to images on the way to a detector ---------------------------------------------------
 def _recode(image, kind, **options):
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)

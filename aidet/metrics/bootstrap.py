@@ -85,7 +85,8 @@ def intervals(
     -----
     A resampled set is systematically worse calibrated than the original, because bins lose images by chance; the
     intervals of both ECEs are therefore shifted so that their median is the measured value. A proportion of exactly 0
-    or 1 never changes under resampling; accuracy and recalls then get Wilson's interval with one trial per source image.
+    or 1 never changes under resampling; accuracy and recalls then get Wilson's interval, with one trial per source
+    image.
     """
     if times < 1:
         return {}

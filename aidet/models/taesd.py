@@ -75,9 +75,8 @@ class Half(nn.Cell):
         self.layers = layers
         for parameter in self.get_parameters():
             # The files number the layers from the root.
-            parameter.name = (
-                parameter.name[len("layers.") :] if parameter.name.startswith("layers.") else parameter.name
-            )
+            if parameter.name.startswith("layers."):
+                parameter.name = parameter.name[len("layers.") :]
 
     def construct(self, x: Tensor) -> Tensor:
         return self.layers(x)
