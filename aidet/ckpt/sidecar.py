@@ -70,7 +70,7 @@ def check_facts(facts: Any, what: str) -> None:
 
 @dataclass(frozen=True)
 class Voting:
-    """How a detector's views are made and counted; see :class:`aidet.detector.views.Views`, which checks the values.
+    """How a detector's views are made and weighted; see :class:`aidet.detector.views.Views`, which checks the values.
 
     Attributes
     ----------

@@ -5,7 +5,7 @@
 The idea of a one-line pipeline is big_vision's (``pp/builder.py``). Everything is PIL and NumPy: MindSpore's own Resize
 and CenterCrop give different pixels for PIL and array input, and such differences matter to a detector.
 
-Operations before ``normalize``, ``to_float`` or ``high_pass`` take and give a PIL image in mode RGB; those three turn
+Operations before ``normalize``, ``to_float`` or ``high_pass`` take and return a PIL image in mode RGB; those three turn
 it into float32 (3, h, w). Random operations draw from the ``numpy.random.Generator`` that is passed in, never from
 global state.
 """

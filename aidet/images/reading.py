@@ -4,7 +4,7 @@ import os
 import threading
 import warnings
 from pathlib import Path
-from typing import Any, Iterator, Union
+from typing import BinaryIO, Iterator, Union
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -24,7 +24,8 @@ PROGRAMS = frozenset(("EPS",))
 # brands. Not supported: the decoder that was tried crashed the process on a damaged file (LOG.md).
 HEIC = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 
-
+# What decode takes.
+Source = Union[str, "os.PathLike[str]", BinaryIO, Image.Image, np.ndarray]
 ORIENTATION, TURNED = 0x0112, (2, 3, 4, 5, 6, 7, 8)  # EXIF: tag, and values other than upright
 
 
@@ -60,7 +61,7 @@ class ImageError(Exception):
     """An input that cannot be used. The message is the reason shown in its result row."""
 
 
-def decode(source: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode one image to RGB.
 
     Parameters
