@@ -246,7 +246,7 @@ class Sidecar:
     def detector_transform(self) -> str:
         """The evaluation pipeline of a detector as a line; :class:`UserError` if none is stated."""
         if not self.transform:
-            raise UserError(f"the sidecar of {str(self.path)!r} has no input.transform; convert or train it again")
+            raise UserError(f"the sidecar of {str(self.path)!r} names no input.transform; convert or train it again")
         return self.transform
 
     @property
