@@ -1,11 +1,11 @@
-"""Aligned fakes: from real images, their reconstructions through an autoencoder, alike in all but the decoder's traces.
+"""Aligned fakes: reconstructions of real images by an autoencoder, equal to them in all but the decoder's traces.
 
     python -m aidet.align --images photos --ckpt ckpt/aidet_tae.ckpt --out data/pairs
 
-Each fake has the content, size, format, JPEG quantisation tables, chroma subsampling and metadata of its own original,
-so that a detector cannot learn any of those (Rajan et al., "Aligned Datasets Improve Detection of Latent
+Each fake has the content, size, format, JPEG quantisation tables, chroma subsampling and metadata of its original, so
+that a detector cannot learn any of those (Rajan et al., "Aligned Datasets Improve Detection of Latent
 Diffusion-Generated Images", ICLR 2025; Chen et al., "Dual Data Alignment", 2025). Writes ``real/<name>``,
-``generated/<name>`` and ``labels.csv`` (path, label, generator, group: the pair) and ``align.json``. Exit code 3 where
+``generated/<name>`` and ``labels.csv`` (path, label, generator, group: the pair) and ``align.json``. Exit code 3 if
 some images could not be used; each is listed with its reason.
 """
 
@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any, Callable, List, Optional, Tuple, Union
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
@@ -25,8 +26,8 @@ from .labels import GENERATED, NAMES, REAL
 
 TILE, OVERLAP = 512, 64
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-PROBE = 64  # pixels a side of the image that tries an autoencoder out
-FAINT = 15.0  # dB: below it the reconstruction is no likeness, mostly because of a wrong input range
+PROBE = 64  # sides in pixels of the image that an autoencoder is tested with
+FAINT = 15.0  # dB: below it the reconstruction does not resemble the image, mostly because of a wrong input range
 UNDO = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
@@ -42,8 +43,8 @@ class Reconstructor:
     path : str or Path
         Checkpoint of a whole autoencoder (AutoencoderKL, the project's own), or of an encoder (TAESD).
     tile : int
-        Largest side that goes through the network in one piece; larger images are tiled with 64 pixels of overlap,
-        blended linearly.
+        Largest side that the network processes at once; larger images are tiled with 64 pixels of overlap, blended
+        linearly.
     device : str
     decoder : str or Path, optional
         Checkpoint of the decoder that belongs to an encoder.
@@ -51,15 +52,17 @@ class Reconstructor:
     Attributes
     ----------
     multiple : int
-        What both sides are mirrored up to: the sidecar's ``input.multiple``, else the network's own reduction.
+        Sides are padded to a multiple of this: the sidecar's ``input.multiple``, else the network's reduction factor.
 
     Raises
     ------
     UserError
-        The model is no autoencoder, the two halves do not fit, or the tile is no multiple of the factor.
+        The model is not an autoencoder, the two halves do not match, or the tile is not a multiple of the factor.
     """
 
-    def __init__(self, path, tile=TILE, device="auto", decoder=None):
+    def __init__(
+        self, path: Union[str, Path], tile: int = TILE, device: str = "auto", decoder: Optional[Union[str, Path]] = None
+    ) -> None:
         from . import ckpt, runtime
 
         halves = [ckpt.Sidecar.read(p) for p in (path, decoder) if p is not None]
@@ -75,13 +78,13 @@ class Reconstructor:
         self._check(path, decoder)
 
     def _reduction(self):
-        """Pixels a side of one latent place."""
+        """Pixels per side of one latent position."""
         import mindspore as ms
 
         return PROBE // self.encode(ms.Tensor(np.zeros((1, 3, PROBE, PROBE), np.float32))).shape[2]
 
     def _check(self, path, decoder):
-        """Whether an image comes back in its own shape, before hours are spent on it."""
+        """Check that an image comes back in its own shape, before hours are spent on it."""
         x = np.zeros((3, PROBE, PROBE), np.float32)
         try:
             shape = self._run(x).shape
@@ -91,8 +94,8 @@ class Reconstructor:
             what = f"--ckpt {str(path)!r}" + (f" with --decoder {str(decoder)!r}" if decoder else "")
             raise UserError(f"{what} does not give an image of {PROBE} pixels back in its shape: {shape}")
 
-    def __call__(self, pixels):
-        """uint8 (H, W, 3) -> uint8 (H, W, 3). Sides are mirrored up to a multiple of the network's factor, then cut."""
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3) -> uint8 (H, W, 3). Sides are padded by mirroring to a multiple, then cropped."""
         height, width = pixels.shape[:2]
         pad = [(0, -height % self.multiple), (0, -width % self.multiple), (0, 0)]
         x = np.pad(pixels, pad, mode="symmetric").transpose(2, 0, 1).astype(np.float32)
@@ -107,7 +110,7 @@ class Reconstructor:
 
 
 def _coder(nets, halves, path, decoder):
-    """The two functions of an autoencoder that comes in one piece or in two."""
+    """The encoding and decoding functions of an autoencoder in one checkpoint or in two."""
     first = halves[0].architecture
     whole = hasattr(nets[0], "encode") and hasattr(nets[0], "decode")
     if decoder is not None:
@@ -122,15 +125,15 @@ def _coder(nets, halves, path, decoder):
     raise UserError(f"--ckpt {str(path)!r} is {first!r}, not an autoencoder")
 
 
-def tiled(function, x, tile, overlap):
-    """Apply a function from (C, H, W) to the same shape piece by piece, overlapping edges blended linearly.
+def tiled(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, tile: int, overlap: int) -> np.ndarray:
+    """Apply a function from (C, H, W) to the same shape tile by tile, blending overlapping edges linearly.
 
     Parameters
     ----------
     function : callable
     x : ndarray (C, H, W)
     tile, overlap : int
-        Pixels. An image that fits into a tile goes through whole.
+        In pixels. An image that fits into a tile is processed whole.
 
     Returns
     -------
@@ -156,13 +159,15 @@ def _starts(length, tile, overlap):
 
 
 def _ramp(length, overlap):
-    """Weight 1 in the middle, falling linearly to both ends over the overlap."""
+    """Weight 1 in the middle, decreasing linearly towards both ends over the overlap."""
     away = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1
     return np.minimum(away / (overlap + 1), 1).astype(np.float32)
 
 
-def twin(source, reconstruct, metadata="copy"):
-    """The fake of one file, encoded as the file is.
+def twin(
+    source: Union[str, Path], reconstruct: Callable[[np.ndarray], np.ndarray], metadata: str = "copy"
+) -> Tuple[bytes, float]:
+    """The fake of one file, encoded like that file.
 
     Parameters
     ----------
@@ -175,12 +180,12 @@ def twin(source, reconstruct, metadata="copy"):
     Returns
     -------
     (bytes, float)
-        The encoded file, and the reconstruction's PSNR in dB (infinite where nothing changed).
+        The encoded file, and the reconstruction's PSNR in dB (infinite if nothing changed).
 
     Raises
     ------
     ImageError
-        With the reason: unreadable, or of a format or mode that cannot be written alike.
+        With the reason: unreadable, or in a format or mode that cannot be written in the same way.
     """
     pixels = np.asarray(images.decode(source))
     with Image.open(source) as original:
@@ -188,11 +193,11 @@ def twin(source, reconstruct, metadata="copy"):
             raise images.ImageError(f"format {original.format} cannot be written alike; only {', '.join(FORMATS)}")
         if original.mode not in ("RGB", "L") or "transparency" in original.info:
             raise images.ImageError(f"mode {original.mode} or transparency cannot be kept; only RGB and L")
-        fake = reconstruct(pixels)
-        error = np.mean((fake.astype(np.float64) - pixels) ** 2)
-        fake = Image.fromarray(fake)
+        made = reconstruct(pixels)
+        error = np.mean((made.astype(np.float64) - pixels) ** 2)
+        fake = Image.fromarray(made)
         if (pixels == pixels[..., :1]).all():
-            # A tint on a grey photograph would tell the twins apart by itself.
+            # A tint on a grey photograph would by itself distinguish the fake from its original.
             fake = fake.convert("L").convert("RGB")
         orientation = original.getexif().get(0x0112, 1)
         if orientation in UNDO:
@@ -201,15 +206,15 @@ def twin(source, reconstruct, metadata="copy"):
     return data, float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
-def encode_like(image, original, source, metadata="copy"):
-    """Encode an image as another file is encoded: format, JPEG tables, subsampling, progressive, EXIF, profile.
+def encode_like(image: Image.Image, original: Image.Image, source: Union[str, Path], metadata: str = "copy") -> bytes:
+    """Encode an image like another file: format, JPEG tables, subsampling, progressive, EXIF, profile.
 
-    A WebP file does not tell its quality; the one whose file is nearest in size to the original's is searched for.
+    A WebP file does not state its quality; the quality whose file is nearest in size to the original is searched for.
     """
     kept = {}
     if metadata == "copy":
         kept = {k: original.info[k] for k in ("exif", "icc_profile") if original.info.get(k)}
-    if original.format == "JPEG":
+    if original.format == "JPEG" and isinstance(original, JpegImagePlugin.JpegImageFile):
         sampling = JpegImagePlugin.get_sampling(original)
         if sampling >= 0 and image.mode == "RGB":
             kept["subsampling"] = sampling
@@ -242,7 +247,15 @@ def _nearest_size(encode, size):
     return best
 
 
-def build(folder, out, reconstruct, keep="copy", metadata="copy", resume=False, generator="autoencoder"):
+def build(
+    folder: Union[str, Path],
+    out: Union[str, Path],
+    reconstruct: Callable[[np.ndarray], np.ndarray],
+    keep: str = "copy",
+    metadata: str = "copy",
+    resume: bool = False,
+    generator: str = "autoencoder",
+) -> Tuple[List[List[Any]], List[Tuple[str, str]], List[float]]:
     """Make the pairs of a folder.
 
     Parameters
@@ -250,17 +263,17 @@ def build(folder, out, reconstruct, keep="copy", metadata="copy", resume=False, 
     folder, out : str or Path
     reconstruct : callable
     keep : {"copy", "reference"}
-        Copy the originals beside the fakes byte by byte, or name them where they are.
+        Copy the originals to the output byte for byte, or refer to them in place.
     metadata : {"copy", "drop"}
     resume : bool
-        Leave fakes alone that an earlier, interrupted run has written.
+        Keep fakes that an earlier, interrupted run has written.
     generator : str
-        What the labels call the fakes' generator.
+        Name of the fakes' generator in the labels.
 
     Returns
     -------
     (list of list, list of (str, str), list of float)
-        Rows of labels.csv, (path, reason) of what could not be used, and the PSNR of the new fakes.
+        Rows of labels.csv, (path, reason) of the images that could not be used, and the PSNR of the new fakes.
     """
     from tqdm import tqdm
 
@@ -292,25 +305,30 @@ def build(folder, out, reconstruct, keep="copy", metadata="copy", resume=False, 
     return rows, lost, likeness
 
 
-def parser():
-    """The options."""
+def parser() -> cli.Parser:
+    """The command-line options."""
     p = cli.Parser(prog="python -m aidet.align", description=__doc__)
     p.add_argument("--images", required=True, metavar="DIR", help="real images")
     p.add_argument("--ckpt", required=True, metavar="AE.ckpt", help="any converted autoencoder, or its encoder")
-    p.add_argument("--decoder", metavar="DEC.ckpt", help="the decoder, where --ckpt is an encoder alone (TAESD)")
+    p.add_argument("--decoder", metavar="DEC.ckpt", help="the decoder, if --ckpt is an encoder alone (TAESD)")
     p.add_argument("--out", required=True, metavar="DIR")
-    p.add_argument("--tile", type=int, default=TILE, metavar="PIXELS", help=f"larger images go tile by tile ({TILE})")
     p.add_argument(
-        "--originals", choices=("copy", "reference"), default="copy", help="copy them to OUT/real, or only name them"
+        "--tile", type=int, default=TILE, metavar="PIXELS", help=f"larger images are processed in tiles ({TILE})"
+    )
+    p.add_argument(
+        "--originals",
+        choices=("copy", "reference"),
+        default="copy",
+        help="copy them to OUT/real, or only refer to them",
     )
     p.add_argument("--metadata", choices=("copy", "drop"), default="copy", help="EXIF and colour profile of the fakes")
     p.add_argument("--device", default="auto", metavar="auto|Ascend|GPU|CPU")
-    p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    p.add_argument("--resume", action="store_true", help="continue an interrupted run")
     return p
 
 
-def main(argv):
-    """Parse the command line and build the pairs."""
+def main(argv: List[str]) -> int:
+    """Parse the command line and build the pairs; gives the exit code."""
     options = parser().parse_args(argv)
     folder, out = images.require_folder(options.images, "--images"), Path(options.out)
     if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
@@ -341,7 +359,7 @@ def main(argv):
     print(f"{len(rows) // 2} pairs in {out}{shown}; labels in {out / 'labels.csv'}")
     if psnr is not None and psnr < FAINT:
         print(
-            f"warning: below {FAINT:g} dB the fakes are no likeness; does input.range of the sidecar fit?",
+            f"warning: below {FAINT:g} dB the fakes do not resemble the originals; is the sidecar's input.range right?",
             file=sys.stderr,
         )
     return cli.PARTIAL if lost else cli.OK

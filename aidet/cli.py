@@ -1,4 +1,4 @@
-"""What the command lines share: exit codes, one-line errors, the argument parser."""
+"""Shared by the command lines: exit codes, one-line errors, the argument parser."""
 
 import argparse
 import atexit
@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 import threading
+from typing import Any, Callable, List, NoReturn, Optional, Sequence
 
 from .errors import UserError, nearest
 
 OK, WRONG, PARTIAL, STOPPED = 0, 2, 3, 130
 MAX_LINE = 4000
-# What the machine can do to a run: no space, no right, no such place any more.
+# Failures of the environment: no space, no permission, a folder that no longer exists.
 ENVIRONMENT = {
     getattr(errno, name)
     for name in "ENOSPC EDQUOT EFBIG EROFS EIO EACCES EPERM ENOENT ENOTDIR EISDIR ENAMETOOLONG EMFILE ENFILE".split()
@@ -21,50 +22,54 @@ ENVIRONMENT = {
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are a :class:`UserError` of one line, with the nearest valid name; no abbreviations.
+    """argparse without abbreviations, whose errors are a one-line :class:`UserError` with the nearest valid name.
 
     A docstring given as ``description`` keeps its lines.
     """
 
-    def __init__(self, *args, **options):
+    def __init__(self, *args: Any, **options: Any) -> None:
         options.setdefault("allow_abbrev", False)
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **options)
 
-    def parse_args(self, args=None, namespace=None):
-        """As argparse does; what is unknown is compared with the options of the sub-command that was named."""
+    def parse_args(  # type: ignore[override]  # the overloads of typeshed
+        self, args: Optional[Sequence[str]] = None, namespace: Any = None
+    ) -> Any:
+        """As in argparse; an unknown option is compared with the options of the given sub-command."""
         found, unknown = self.parse_known_args(args, namespace)
         self._refuse(found, unknown)
         return found
 
-    def parse_intermixed_args(self, args=None, namespace=None):
+    def parse_intermixed_args(  # type: ignore[override]
+        self, args: Optional[Sequence[str]] = None, namespace: Any = None
+    ) -> Any:
         """As :meth:`parse_args`, with positional arguments among the options."""
         found, unknown = self.parse_known_intermixed_args(args, namespace)
         self._refuse(found, unknown)
         return found
 
-    def _refuse(self, found, unknown):
+    def _refuse(self, found: argparse.Namespace, unknown: Sequence[str]) -> None:
         if unknown:
             raise UserError(nearest(unknown[0].partition("=")[0], self._of_command(found).flags(), "argument"))
 
-    def error(self, message):
-        """Raise instead of printing the usage and leaving."""
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and exiting."""
         raise UserError(message)
 
-    def flags(self):
+    def flags(self) -> List[str]:
         """All option names."""
         return sorted({f for a in self._actions for f in a.option_strings})
 
-    def _of_command(self, found):
+    def _of_command(self, found: argparse.Namespace) -> "Parser":
         """The parser of the sub-command in ``found``, or this one."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
-                return action.choices.get(getattr(found, action.dest, None), self)
+                return action.choices.get(getattr(found, action.dest, ""), self)
         return self
 
 
-def main(run, argv=None):
-    """Run a command and leave with the documented exit code.
+def main(run: Callable[[List[str]], Optional[int]], argv: Optional[List[str]] = None) -> NoReturn:
+    """Run a command and exit with the documented exit code.
 
     Parameters
     ----------
@@ -75,18 +80,18 @@ def main(run, argv=None):
 
     Notes
     -----
-    0 all well; 2 a wrong argument, configuration or missing file, said in one line on stderr; 3 finished, but some
-    inputs could not be used; 130 stopped by Ctrl-C. A full disk, a folder that went away or lack of memory is said in
-    one line too (2). Anything else is a defect of ours and keeps its traceback.
+    0: success; 2: a wrong argument or configuration, or a missing file, reported in one line on stderr; 3: finished,
+    but some inputs could not be used; 130: stopped by Ctrl-C. A full disk, a vanished folder or lack of memory is also
+    reported in one line (2). Anything else is a bug and keeps its traceback.
     """
     if argv is None:
         _stop_on_sigterm()
     if not (sys.stderr and sys.stderr.isatty()):
-        os.environ.setdefault("TQDM_MININTERVAL", "10")  # a progress bar in a log file: a line now and then
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # in a log file a progress bar prints a line now and then
     try:
         code = run(sys.argv[1:] if argv is None else argv) or OK
         if argv is None and threading.current_thread() is threading.main_thread():
-            # All is written: Ctrl-C while the interpreter ends would make a failure of it, and say nothing.
+            # Everything is written: Ctrl-C while the interpreter exits would turn this into a silent failure.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     except UserError as error:
         code = _wrong(str(error))
@@ -96,7 +101,7 @@ def main(run, argv=None):
         if argv is None and any(name.startswith("mindspore.") for name in sys.modules):
             _leave_at_once()
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): not an error of ours.
+        # The reader of the output has gone (`| head`): not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OK
     except OSError as error:
@@ -109,11 +114,11 @@ def main(run, argv=None):
     sys.exit(code)
 
 
-def _stop_on_sigterm():
-    """Take SIGTERM as Ctrl-C: temporary files go, and what runs on is told.
+def _stop_on_sigterm() -> None:
+    """Treat SIGTERM like Ctrl-C, so that temporary files are removed and child processes are told.
 
-    While MindSpore compiles or runs a graph, it turns SIGINT into SIGTERM for its own process, whose default is to die
-    without a word. In a group of processes SIGTERM keeps that default: one that waits for a dead one must not linger.
+    While MindSpore compiles or runs a graph, it turns SIGINT into SIGTERM for its own process, which by default dies
+    silently. In a group of processes SIGTERM keeps that default: a process that waits for a dead one must not linger.
     """
     several = any(os.environ.get(n, "") not in ("", "0", "1") for n in ("MS_WORKER_NUM", "RANK_SIZE"))
     if several or threading.current_thread() is not threading.main_thread():
@@ -125,26 +130,26 @@ def _stop_on_sigterm():
     signal.signal(signal.SIGTERM, stop)
 
 
-def _leave_at_once():
-    """End without the interpreter's own end, in which MindSpore aborts where it was cut short, also in its import."""
+def _leave_at_once() -> NoReturn:
+    """Exit without the interpreter's shutdown, during which an interrupted MindSpore (or its import) would abort."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     atexit._run_exitfuncs()
     os._exit(STOPPED)
 
 
-def to_stderr(line):
-    """Print a line for the user on stderr: what command lines give as ``say``."""
+def to_stderr(line: str) -> None:
+    """Print a line for the user on stderr; command lines pass this as ``say``."""
     print(line, file=sys.stderr)
 
 
-def printable(text):
-    """Text of a file, or its name, for the terminal: what would move the cursor or clear the screen is spelled out."""
+def printable(text: str) -> str:
+    """Text from a file, or its name, for the terminal: control characters are escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _wrong(text):
-    """Say what is wrong in one line, whatever a file's own names put into it."""
+def _wrong(text: str) -> int:
+    """Print an error as one line, even if a name taken from a file contains line breaks; gives the exit code."""
     text = printable(" ".join(text.split("\n")))
     print("error: " + (text if len(text) < MAX_LINE else text[:MAX_LINE] + " ..."), file=sys.stderr)
     return WRONG

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writing, hashes, JSON."""
+"""Files that are either complete or absent: atomic writing, hashes, JSON, safe YAML."""
 
 import collections
 import hashlib
@@ -9,22 +9,22 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Any, Dict, Iterator, List, Tuple, Union
 
 import yaml
 
 from .errors import UserError, _shown
 
 MAX_BYTES = 1 << 18  # of a configuration file
-MAX_DEPTH = 100  # of brackets in it: PyYAML's time grows with the square of it
-MAX_VALUES = 20_000  # in it, with everything that an alias (*name) repeats
+MAX_DEPTH = 100  # of nested brackets in it: PyYAML's time grows with the square of the depth
+MAX_VALUES = 20_000  # in it, counting everything that an alias (*name) repeats
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key that stands twice."""
+    """Safe YAML that refuses a key that appears twice."""
 
 
-def _mapping(loader, node, deep=False):
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> Dict[Any, Any]:
     seen = set()
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
@@ -32,7 +32,7 @@ def _mapping(loader, node, deep=False):
             what = f"a key is a {type(key).__name__}, not a text"
             raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
         if key in seen:
-            what = f"key {_shown(key)} stands twice"
+            what = f"key {_shown(key)} appears twice"
             raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
         seen.add(key)
         try:
@@ -47,8 +47,8 @@ def _mapping(loader, node, deep=False):
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def read_mapping(path, what="configuration"):
-    """Read a YAML mapping from anyone: nothing is constructed, doubled keys and bombs are refused.
+def read_mapping(path: Path, what: str = "configuration") -> Dict[str, Any]:
+    """Read a YAML mapping from an untrusted file: no objects are constructed; duplicate keys and bombs are refused.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def read_mapping(path, what="configuration"):
             raise UserError(f"{what} {str(path)!r} is larger than {MAX_BYTES} bytes")
         text = path.read_text(encoding="utf-8")
         if _depth(text) > MAX_DEPTH:
-            raise UserError(f"{what} {str(path)!r} cannot be read: over {MAX_DEPTH} brackets within each other")
+            raise UserError(f"{what} {str(path)!r} cannot be read: over {MAX_DEPTH} nested brackets")
         values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, TypeError, OSError, RecursionError) as error:
         raise UserError(f"{what} {str(path)!r} cannot be read as YAML: {' '.join(str(error).split())[:300]}") from None
@@ -77,15 +77,15 @@ def read_mapping(path, what="configuration"):
         return {}
     if not isinstance(values, dict) or not all(isinstance(k, str) for k in values):
         raise UserError(f"{what} {str(path)!r} must be a mapping of keys to values")
-    known = {}
+    known: Dict[int, int] = {}
     for name, value in values.items():
         if _count(value, known) > MAX_VALUES:
-            raise UserError(f"{what} {str(path)!r}: {name} repeats its aliases to over {MAX_VALUES} values")
+            raise UserError(f"{what} {str(path)!r}: the aliases of {name} expand to over {MAX_VALUES} values")
     return values
 
 
-def _depth(text):
-    """The most brackets that are open at a time."""
+def _depth(text: str) -> int:
+    """The largest number of brackets that are open at the same time."""
     depth = most = 0
     for mark in re.findall(r"[\[\]{}]", text):
         depth += 1 if mark in "[{" else -1
@@ -93,8 +93,8 @@ def _depth(text):
     return most
 
 
-def _count(value, known):
-    """How many values a value holds, those that an alias repeats counted each time; never walks one twice."""
+def _count(value: object, known: Dict[int, int]) -> int:
+    """Number of values inside a value, counting what an alias repeats each time; no value is walked twice."""
     if not isinstance(value, (list, dict, set)):
         return 1
     if id(value) not in known:
@@ -104,17 +104,17 @@ def _count(value, known):
 
 
 @contextmanager
-def atomic(path, mode="w", **kwargs):
-    """Open a temporary file beside ``path`` and rename it onto ``path`` when the block ends well.
+def atomic(path: Union[str, Path], mode: str = "w", **kwargs: Any) -> Iterator[Any]:
+    """Open a temporary file beside ``path`` and rename it to ``path`` when the block succeeds.
 
     A reader, or a process killed at any moment, sees the old file or the new one, never a half-written one.
 
     Parameters
     ----------
     path : str or Path
-        The final name; its folder is made if missing.
+        The final name; its folder is created if missing.
     mode : str
-        ``"w"`` or ``"wb"``; text is UTF-8 with LF line ends on every system.
+        ``"w"`` or ``"wb"``; text is UTF-8 with LF line endings on every system.
 
     Yields
     ------
@@ -133,7 +133,7 @@ def atomic(path, mode="w", **kwargs):
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes the file private; a result is meant to be read like any other file of the user.
+        # mkstemp creates a private file; a result gets the permissions of any other file of the user.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -153,18 +153,18 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
     Parameters
     ----------
     path : str or Path
-        The final name; its folder is made if missing. A folder of that name is replaced.
+        The final name; its folder is created if missing. A folder of that name is replaced.
 
     Yields
     ------
     Path
-        Absolute, with the same file name, in a temporary folder beside ``path``. The block makes a file or a folder of
-        that name; it is renamed onto ``path`` when the block ends well, and removed when it raises.
+        Absolute, with the same file name, in a temporary folder beside ``path``. The block creates a file or a
+        folder of that name; it is renamed to ``path`` when the block succeeds, and removed when it raises.
 
     Raises
     ------
     UserError
-        The place cannot be written.
+        The folder cannot be written to.
     """
     path = Path(path)
     try:
@@ -180,24 +180,24 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
         os.replace(made, path)
 
 
-def write_json(path, value):
+def write_json(path: Union[str, Path], value: object) -> None:
     """Write ``value`` as indented JSON, atomically. NaN is refused: it is not JSON."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # A file name need not be Unicode on Linux: its odd bytes become \udcXX, which JSON reads back as they were.
+    # A file name need not be Unicode on Linux: invalid bytes are written as \udcXX, which JSON reads back unchanged.
     with atomic(path, errors="backslashreplace") as file:
         file.write(text)
 
 
-def unique(pairs):
-    """``object_pairs_hook`` of :func:`json.loads` that refuses a key that stands twice, instead of taking the last."""
+def unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    """``object_pairs_hook`` of :func:`json.loads` that refuses a duplicate key instead of taking the last."""
     result = dict(pairs)
     if len(result) != len(pairs):
         name = collections.Counter(k for k, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {name[:200]!r} stands twice")
+        raise ValueError(f"key {name[:200]!r} appears twice")
     return result
 
 
-def read_json(path, what="file"):
+def read_json(path: Union[str, Path], what: str = "file") -> Any:
     """Read a JSON file; a missing or broken one is a :class:`UserError` that names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=unique)
@@ -207,10 +207,10 @@ def read_json(path, what="file"):
         raise UserError(f"{what} {str(path)!r} cannot be read as JSON: {error}") from None
 
 
-def sha256(path):
-    """Hex SHA-256 of a file, read in 1 MiB pieces."""
+def sha256(path: Union[str, Path]) -> str:
+    """Hex SHA-256 of a file, read in chunks of 1 MiB."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        for piece in iter(lambda: file.read(1 << 20), b""):
-            digest.update(piece)
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
     return digest.hexdigest()

@@ -1,12 +1,14 @@
 """The one convention for labels and scores.
 
 ``0 = real, 1 = generated``; ``score = logit(generated) - logit(real)``, so a score above 0 means generated and
-``prob = sigmoid(score)``. Every imported model is mapped onto this once, here; nothing else flips a label.
+``prob = sigmoid(score)``. Every imported model is mapped onto this convention once, here; nothing else flips a label.
 """
 
 import re
+from typing import Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .errors import UserError
 
@@ -47,22 +49,22 @@ _REAL = {
 }
 
 
-def side(name, numbers=True):
-    """Say which side a class or folder name is on.
+def side(name: object, numbers: bool = True) -> Optional[int]:
+    """Whether a class or folder name means real or generated.
 
     Parameters
     ----------
     name : str
         For example ``"FAKE"``, ``"0_real"``, ``"Ai_generated"``, ``"not-fake"``.
     numbers : bool
-        Whether a bare ``0`` or ``1`` counts (our own convention), as it does for a column of a CSV.
+        Whether a bare ``0`` or ``1`` counts (this project's convention), as in a column of a CSV.
 
     Returns
     -------
     int or None
-        ``REAL``, ``GENERATED`` or None where the name says nothing, or both.
+        ``REAL``, ``GENERATED``, or None if the name means neither or both.
     """
-    # "NonFake", "not_ai": a negation in front turns the word round.
+    # "NonFake", "not_ai": a preceding negation inverts the word.
     text = re.sub(r"([a-z])([A-Z])", r"\1_\2", str(name)).lower()
     words = [w for w in re.split(r"[^a-z0-9]+", text) if w]
     if numbers and words in (["0"], ["1"]):
@@ -82,15 +84,15 @@ def side(name, numbers=True):
     return found.pop() if len(found) == 1 else None
 
 
-def of_cell(text, column="label"):
-    """The side that a cell of a CSV says.
+def of_cell(text: str, column: str = "label") -> Optional[int]:
+    """The label in a cell of a CSV.
 
     Parameters
     ----------
     text : str
-        ``0``, ``1``, ``1.0`` (as pandas writes a column with gaps), or a word for :func:`side`.
+        ``0``, ``1``, ``1.0`` (as pandas writes a column with missing values), or a word for :func:`side`.
     column : str
-        In ``target`` ArtiFact numbers its generators from 1 upwards; 0 is real.
+        In its column ``target`` ArtiFact numbers the generators from 1 upwards; 0 is real.
 
     Returns
     -------
@@ -106,45 +108,46 @@ def of_cell(text, column="label"):
     return GENERATED if column == "target" and number > 1 and number.is_integer() else None
 
 
-def class_depth(folders):
-    """The level of a tree of folders at which every name says a side and both sides occur.
+def class_depth(folders: Iterable[Sequence[str]]) -> Optional[int]:
+    """The level of a folder tree at which every name means real or generated, and both occur.
 
     Parameters
     ----------
     folders : iterable of sequence of str
-        For each image the folders it lies in, the outermost first.
+        For each image its folders, outermost first.
 
     Returns
     -------
     int or None
     """
-    folders = set(map(tuple, folders))
-    for depth in range(min(map(len, folders), default=0)):
-        if {side(f[depth]) for f in folders} == {REAL, GENERATED}:
+    known = set(map(tuple, folders))
+    for depth in range(min(map(len, known), default=0)):
+        if {side(f[depth]) for f in known} == {REAL, GENERATED}:
             return depth
     return None
 
 
-def class_order(names, positive=None):
+def class_order(names: Sequence[str], positive: Union[str, int, None] = None) -> List[str]:
     """Map the class names of a source model onto ``real`` and ``generated``.
 
     Parameters
     ----------
     names : sequence of str
-        The source model's classes in the order of its outputs (``id2label``). One name means a single sigmoid output:
-        it says what a high value stands for.
+        The source model's classes in the order of its outputs (``id2label``). A single name means one sigmoid output
+        and is the class that a high value indicates.
     positive : str or int, optional
-        Name or index of the class that means *generated*; everything else is real. Needed where names say nothing.
+        Name or index of the class that means *generated*; everything else is real. Required if the names are not
+        informative.
 
     Returns
     -------
     list of str
-        For each output ``"real"`` or ``"generated"``.
+        ``"real"`` or ``"generated"`` for each output.
 
     Raises
     ------
     UserError
-        Where the names do not tell and ``positive`` is missing, or ``positive`` names no class.
+        If the names are not informative and ``positive`` is missing, or ``positive`` is not one of the classes.
     """
     names = [str(n) for n in names]
     if positive is not None:
@@ -157,8 +160,8 @@ def class_order(names, positive=None):
                 f"--positive {positive!r} is neither one of the classes {names} nor an index below {len(names)}"
             )
         return [NAMES[i == index] for i in range(len(names))]
-    sides = [side(n, numbers=False) for n in names]
-    if None in sides or (len(names) > 1 and len(set(sides)) != 2):
+    sides = [s for s in (side(n, numbers=False) for n in names) if s is not None]
+    if len(sides) < len(names) or (len(names) > 1 and len(set(sides)) != 2):
         raise UserError(
             f"the classes {names} do not say which one means generated; "
             "name it with --positive NAME or --positive INDEX"
@@ -166,7 +169,7 @@ def class_order(names, positive=None):
     return [NAMES[s] for s in sides]
 
 
-def score_from_logits(logits, order):
+def score_from_logits(logits: ArrayLike, order: Sequence[str]) -> np.ndarray:
     """Turn raw network outputs into scores.
 
     Parameters
@@ -175,7 +178,7 @@ def score_from_logits(logits, order):
         Raw outputs (before softmax or sigmoid).
     order : sequence of str, length C
         ``"real"`` or ``"generated"`` for each output, from the sidecar. With C = 1 the output is a sigmoid logit of
-        that class. With C > 2 (one class a generator) the sides are summed as probabilities:
+        that class. With C > 2 (one class per generator) the two sides are summed as probabilities:
         ``logsumexp(generated) - logsumexp(real)``, which is the log-odds of ``1 - p(real)``.
 
     Returns
@@ -196,27 +199,27 @@ def score_from_logits(logits, order):
     return _logsumexp(logits[..., is_generated]) - _logsumexp(logits[..., ~is_generated])
 
 
-def _logsumexp(x):
+def _logsumexp(x: np.ndarray) -> np.ndarray:
     if x.shape[-1] == 1:
         return x[..., 0]
     top = x.max(axis=-1, keepdims=True)
     return top[..., 0] + np.log(np.exp(x - top).sum(axis=-1))
 
 
-def sigmoid(score):
+def sigmoid(score: ArrayLike) -> np.ndarray:
     """``1 / (1 + exp(-score))`` without overflow; array in, float64 array out."""
     score = np.asarray(score, np.float64)
     small = np.exp(-np.abs(score))
     return np.where(score >= 0, 1.0, small) / (1.0 + small)
 
 
-def logit(prob, eps=1e-12):
+def logit(prob: ArrayLike, eps: float = 1e-12) -> np.ndarray:
     """The inverse of :func:`sigmoid`; probabilities are kept ``eps`` away from 0 and 1."""
     prob = np.clip(np.asarray(prob, np.float64), eps, 1 - eps)
     return np.log(prob) - np.log1p(-prob)
 
 
-def decide(prob, threshold=0.5, unsure=None):
+def decide(prob: float, threshold: float = 0.5, unsure: Optional[Tuple[float, float]] = None) -> Tuple[int, str]:
     """Turn a probability into a word.
 
     Parameters
@@ -224,9 +227,9 @@ def decide(prob, threshold=0.5, unsure=None):
     prob : float
         Probability of *generated*.
     threshold : float
-        Generated where ``prob > threshold``; a tie is real (as in AIGC-clf's votes).
+        Generated if ``prob > threshold``; a tie is real (as in AIGC-clf's votes).
     unsure : (float, float), optional
-        Where ``low <= prob <= high`` the decision is ``"unsure"``; the label still follows the threshold.
+        If ``low <= prob <= high`` the decision is ``"unsure"``; the label still follows the threshold.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Result rows: one per input, always; and the files they are written to and read from."""
+"""Result rows, exactly one per input, and the CSV files they are written to and read from."""
 
 import csv
 import math
@@ -7,7 +7,7 @@ import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, TextIO, Tuple, Union
 
 from .errors import UserError
 
@@ -21,15 +21,15 @@ class Record:
     Attributes
     ----------
     path : str
-        As the output file names it.
+        As in the output file.
     score : float or None
-        logit(generated) - logit(real), fused over views and models; None where the input could not be used.
+        logit(generated) - logit(real), fused over views and models; None if the input could not be used.
     prob : float or None
         sigmoid(score), in [0, 1].
     label : int or None
-        0 real, 1 generated. An unusable input carries what ``--on-error`` says.
+        0 real, 1 generated. An unusable input gets what ``--on-error`` says.
     decision : str
-        ``real``, ``generated`` or ``unsure``; empty where there is none.
+        ``real``, ``generated`` or ``unsure``; empty if there is none.
     status : str
         ``ok`` or ``error: reason``.
     scores : dict of str to float
@@ -45,41 +45,41 @@ class Record:
     scores: Dict[str, float] = field(default_factory=dict)
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         """Whether the input could be used."""
         return self.status == "ok"
 
 
-def number(value):
-    """A float as text: nine significant digits, no float noise, empty for None."""
+def number(value: Optional[float]) -> str:
+    """A float as text: nine significant digits without rounding noise; empty for None."""
     return "" if value is None else f"{value:.9g}"
 
 
 class _Lines:
     """Takes rows that end in CR LF and writes them with LF."""
 
-    def __init__(self, file):
+    def __init__(self, file: TextIO) -> None:
         self.file = file
 
-    def write(self, row):
+    def write(self, row: str) -> int:
         return self.file.write(row[:-2] + "\n")
 
 
-def csv_writer(file):
-    """``csv.writer`` with LF that quotes a carriage return in a field, too.
+def csv_writer(file: TextIO) -> Any:
+    """``csv.writer`` with LF line endings that also quotes a carriage return in a field.
 
-    Before Python 3.13 it quotes the characters of its line end only, and a file name may hold any other: readers take a
-    bare CR for the end of the row.
+    Before Python 3.13 ``csv.writer`` quotes only the characters of its own line ending, but a file name may contain a
+    bare CR, which readers take for the end of the row.
     """
     return csv.writer(_Lines(file), lineterminator="\r\n")
 
 
-def stem_of(path):
-    """Name of a file without its folder and its last ending; ``/`` separates folders."""
+def stem_of(path: str) -> str:
+    """Name of a file without its folder and its last extension; ``/`` separates folders."""
     return os.path.splitext(path.rsplit("/", 1)[-1])[0]
 
 
-def read_scores(path):
+def read_scores(path: Union[str, Path]) -> List[Record]:
     """Read a ``scores.csv`` back.
 
     Returns
@@ -89,35 +89,37 @@ def read_scores(path):
     Raises
     ------
     UserError
-        Missing file or column, a value that is no number, or the same path twice; the line is named.
+        Missing file or column, a value that is not a number, or a duplicate path; the message names the line.
     """
     rows, header = read_table(path, "scores")
     missing = [c for c in ("path", "score") if c not in header]
     if missing:
         raise UserError(f"scores {str(path)!r} has no column {missing[0]!r}; it has {', '.join(header)}")
-    records, seen = [], {}
+    records: List[Record] = []
+    seen: Dict[str, int] = {}
     for line, row in enumerate(rows, 2):
         if row["path"] in seen:
-            raise UserError(
-                f"scores {str(path)!r} line {line}: {row['path']!r} stands already in line {seen[row['path']]}"
-            )
+            raise UserError(f"scores {str(path)!r} line {line}: {row['path']!r} is already in line {seen[row['path']]}")
         seen[row["path"]] = line
-        values = {}
+        values: Dict[str, Optional[float]] = {}
         for name in ("score", "prob"):
             text = row.get(name) or ""
             try:
-                values[name] = float(text) if text else None
+                value = float(text) if text else None
             except ValueError:
                 raise UserError(f"scores {str(path)!r} line {line}: {name} {text!r} is not a number") from None
-            if values[name] is not None and math.isnan(values[name]):
+            if value is not None and math.isnan(value):
                 raise UserError(f"scores {str(path)!r} line {line}: {name} is NaN")
+            values[name] = value
         label = row.get("label") or ""
         if label not in ("", "0", "1"):
             raise UserError(f"scores {str(path)!r} line {line}: label {label!r} is neither 0 nor 1")
         try:
             per_model = {k[6:]: float(v) for k, v in row.items() if k.startswith("score:") and v}
         except ValueError as error:
-            raise UserError(f"scores {str(path)!r} line {line}: the score of a model is no number: {error}") from None
+            raise UserError(
+                f"scores {str(path)!r} line {line}: the score of a model is not a number: {error}"
+            ) from None
         status = row.get("status") or "ok"
         records.append(
             Record(
@@ -135,7 +137,7 @@ def read_scores(path):
 
 @contextmanager
 def csv_reader(path: Union[str, Path]) -> Iterator[Any]:
-    """``csv.reader`` of a file as every table is read: UTF-8, with or without byte-order mark, strict quotes."""
+    """``csv.reader`` with the settings of every table: UTF-8, with or without byte-order mark, strict quotes."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         yield csv.reader(file, strict=True)
 
@@ -146,7 +148,7 @@ def stream_table(path: Union[str, Path], what: str = "table") -> Iterator[List[s
     Raises
     ------
     UserError
-        As :func:`read_table`, when the row is reached.
+        As for :func:`read_table`, when the row is reached.
     """
     path = Path(path)
     if not path.is_file():
@@ -159,7 +161,7 @@ def stream_table(path: Union[str, Path], what: str = "table") -> Iterator[List[s
             header = [h.strip() for h in header]
             doubled = sorted({h for h in header if header.count(h) > 1})
             if doubled:
-                raise UserError(f"{what} {str(path)!r}: column {doubled[0]!r} stands twice")
+                raise UserError(f"{what} {str(path)!r}: column {doubled[0]!r} appears twice")
             yield header
             for fields in reader:
                 if not fields:
@@ -192,14 +194,14 @@ def read_table(path: Union[str, Path], what: str = "table") -> Tuple[List[Dict[s
     return [dict(zip(header, fields)) for fields in rows], header
 
 
-def digits(text):
-    """Sort key of a text of digits that orders as their numbers do; Python reads no number of over 4300 digits."""
+def digits(text: str) -> Tuple[int, str]:
+    """Sort key for a string of digits in numerical order; Python does not parse a number of over 4300 digits."""
     text = text.lstrip("0")
     return len(text), text
 
 
-def natural_key(path):
-    """Sort key: digits compare as numbers, so ``2.jpg`` comes before ``10.jpg``; ties by the text itself."""
+def natural_key(path: object) -> Tuple[List[Tuple[int, int, str]], str]:
+    """Sort key: digits compare as numbers, so ``2.jpg`` comes before ``10.jpg``; the text breaks ties."""
     text = str(path)
     return [
         (0, *digits(part)) if part.isdigit() and part.isascii() else (1, 0, part)
@@ -207,8 +209,8 @@ def natural_key(path):
     ], text
 
 
-def natural_order(names):
-    """Names sorted as by :func:`natural_key`, with a fifth of its memory: one short text a name is the key.
+def natural_order(names: Iterable[str]) -> List[str]:
+    """Names sorted as by :func:`natural_key`, with a fifth of the memory: the key is one short string per name.
 
     Parameters
     ----------
@@ -222,15 +224,15 @@ def natural_order(names):
 
     def number(match):
         length, text = digits(match.group())
-        # NUL sorts before every character, as the end of a text does.
+        # NUL sorts before every character, as the end of a string does.
         return f"\0{chr(1 + length)}{text}"
 
-    # Stable: where only leading zeros differ, the text itself decides.
+    # The sort is stable: if only leading zeros differ, the text decides.
     return sorted(sorted(names), key=lambda name: re.sub("[0-9]+", number, name))
 
 
-def stem_order(paths):
-    """Order for ``result.txt``: by the number in the stem where every stem is one, else natural order.
+def stem_order(paths: Sequence[object]) -> List[int]:
+    """Order for ``result.txt``: by the number in the stem if every stem is a number, else natural order.
 
     Returns
     -------

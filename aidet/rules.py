@@ -1,10 +1,10 @@
-"""The rule detectors of the AIGC-clf project, behind the same interface as a network.
+"""The rule detectors of the AIGC-clf project, with the same interface as a network.
 
-``rule:size`` ("cheaty" there) calls an image generated if its width or height is 512. It reads no pixel: it detects how
-a data set was collected, not how an image was made, and serves as a yardstick for such shortcuts.
+``rule:size`` ("cheaty" there) calls an image generated if its width or height is 512. It reads no pixels: it detects
+how a data set was collected, not how an image was made, and serves as a baseline for such shortcuts.
 
-``NAME.rule.json`` holds a logistic regression on how well an autoencoder reconstructs an image: the output of a
-latent-diffusion decoder is reconstructed better than a photograph. It is fitted with::
+``NAME.rule.json`` holds a logistic regression on how well an autoencoder reconstructs an image: it reconstructs the
+output of a latent-diffusion decoder better than a photograph. It is fitted with::
 
     python -m aidet.rules fit --autoencoder ckpt/aidet_tae.ckpt --labels DIR|CSV --out my.rule.json
 
@@ -13,7 +13,7 @@ Source: Kahsolt/AIGC-clf (MIT), ``run_cheaty`` and the reconstruction-loss class
 
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, Union, cast
 
 import numpy as np
 
@@ -41,17 +41,17 @@ def fit(
     Parameters
     ----------
     autoencoder : str or Path
-        Its checkpoint; the rule stores the path relative to its own folder.
+        Its checkpoint; the rule file stores the path relative to its own folder.
     labels : str or Path
-        What :func:`aidet.datasets.truth.read_labels` takes.
+        Labels as for :func:`aidet.datasets.truth.read_labels`.
     out : str or Path
-        Ends in ``.rule.json``.
+        Must end in ``.rule.json``.
     transform : str
         Pipeline line whose values lie in [0, 1] and whose sides are multiples of 8. With a fixed size ONNX Runtime
-        runs the network; the default keeps every image's own size, as the original does.
+        runs the network; the default keeps the size of every image, as the original does.
     backend : {"auto", "onnxruntime", "mindspore"}
     folds : int
-        Of the cross-validation that chooses the regularisation (class weights balanced).
+        Folds of the cross-validation that chooses the regularisation (with balanced class weights).
     limit : int, optional
         Use only this many images, evenly spaced over the set.
     say : callable, optional
@@ -60,8 +60,8 @@ def fit(
     Returns
     -------
     dict
-        The rule; ``training`` holds the number of images, of images left out, and the cross-validated balanced
-        accuracy.
+        The rule; ``training`` holds the number of images, the number of unusable images, and the cross-validated
+        balanced accuracy.
 
     Raises
     ------
@@ -80,7 +80,8 @@ def fit(
     if known.paths is None:
         raise UserError(f"labels {str(labels)!r} name no files; give a CSV with paths or a folder")
     if limit is not None and limit < len(known):
-        known = known.take(np.linspace(0, len(known) - 1, limit).round().astype(int))
+        rows = np.linspace(0, len(known) - 1, limit).round().astype(int)
+        known = cast(truth.Truth, known.take(rows.tolist()))
     values, kept = _measure(autoencoder, known, transform, backend, say)
     y = known.labels[kept]
     if min((y == 0).sum(), (y == 1).sum()) < folds:

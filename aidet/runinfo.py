@@ -1,11 +1,12 @@
-"""What a run of ``infer.py`` was: ``run.json`` beside its scores, and how reports show it.
+"""The facts of a run of ``infer.py``: ``run.json`` beside its scores.
 
-It holds what ``scores.csv`` must not, because times differ from run to run: seconds, images a second, versions, device,
-back ends, and the SHA-256 of the checkpoints and of the scores it belongs to.
+It holds what must not be in ``scores.csv`` because it differs from run to run: seconds, images per second, versions,
+device, backends, and the SHA-256 of the checkpoints and of the scores it belongs to.
 """
 
 import platform
 from pathlib import Path
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 from . import files, runtime
 from .errors import UserError
@@ -16,16 +17,22 @@ OPTIONS = (
     "votes", "vote", "fuse", "views", "flips", "stability", "early_exit", "cascade", "seed", "threshold", "unsure",
     "on_error", "images",
 )  # fmt: skip
-# The VIP Cup 2022 gave an hour for 5,000 images; other contests are of that order.
+# The VIP Cup 2022 allowed an hour for 5,000 images; other contests are similar.
 CONTEST_IMAGES, CONTEST_SECONDS = 5000, 3600
 
 
-def machine(device="CPU"):
-    """One line: device, processor architecture, CPUs this process may use."""
+def machine(device: str = "CPU") -> str:
+    """Device, processor architecture and usable CPUs as one line."""
     return f"{device}, {platform.machine()}, {cpus()} CPUs"
 
 
-def write(out, header, parts, counts, written):
+def write(
+    out: Union[str, Path],
+    header: Dict[str, Any],
+    parts: Sequence[Dict[str, Any]],
+    counts: Dict[str, int],
+    written: Sequence[Path],
+) -> Path:
     """Write ``run.json``.
 
     Parameters
@@ -34,11 +41,11 @@ def write(out, header, parts, counts, written):
     header : dict
         The journal's header (models, backends, files, options).
     parts : list of dict
-        For each journal what its last line says: ``rows``, and of the process that ended it ``scored`` (images, fewer
-        than rows after a resume), ``seconds`` (from the first image to the last), ``load_seconds`` (before), and
+        The last line of each journal: ``rows``, and for the process that finished it ``scored`` (images, fewer than
+        rows after a resume), ``seconds`` (from the first image to the last), ``load_seconds`` (before that) and
         ``device``.
     counts : dict of str to int
-        Images by decision, ``error`` among them.
+        Images by decision, including ``error``.
     written : list of Path
         Result files.
 
@@ -66,7 +73,7 @@ def write(out, header, parts, counts, written):
     return path
 
 
-def read(scores):
+def read(scores: Union[str, Path]) -> Tuple[Optional[Dict[str, Any]], Optional[str]]:
     """The ``run.json`` that belongs to a scores file.
 
     Parameters
@@ -76,8 +83,8 @@ def read(scores):
     Returns
     -------
     (dict or None, str or None)
-        The facts; where there are none, or they are of another run (the hash of the scores differs), None and, in the
-        second case, a sentence that says so.
+        The facts and None; if there are none, (None, None); if they belong to another run (the hash of the scores
+        differs) or cannot be read, None and a sentence that says so.
     """
     scores = Path(scores)
     path = scores.with_name(NAME)
@@ -94,6 +101,6 @@ def read(scores):
     return value, None
 
 
-def hour(rate, load=0.0):
-    """Whether 5,000 images fit into an hour at ``rate`` images a second: ``"yes"`` or ``"no"``."""
+def hour(rate: Optional[float], load: float = 0.0) -> str:
+    """Whether 5,000 images take at most an hour at ``rate`` images per second: ``"yes"`` or ``"no"``."""
     return "yes" if rate and load + CONTEST_IMAGES / rate <= CONTEST_SECONDS else "no"

@@ -1,4 +1,4 @@
-"""One place for what surrounds MindSpore: device, mode, seeds, threads, known traps, a quiet end.
+"""Setting MindSpore up: device, mode, seeds, known pitfalls, a quiet exit.
 
 Call :func:`setup` before anything else imports ``mindspore``.
 """
@@ -12,6 +12,8 @@ import signal
 import sys
 import warnings
 from importlib import metadata
+from types import ModuleType
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 
@@ -19,40 +21,40 @@ from .errors import UserError, first_line
 
 
 def has_ascend(device: str = "auto") -> bool:
-    """Whether an Ascend device file is there; asks the file system, so that MindSpore need not be imported."""
+    """Whether an Ascend device file exists; checks the file system, so that MindSpore need not be imported."""
     return device == "auto" and bool(glob.glob("/dev/davinci[0-9]*"))
 
 
 DEVICES = ("auto", "Ascend", "GPU", "CPU")
 
 
-def version_of(package):
-    """Installed version as a string, None where the package is absent. Imports nothing."""
+def version_of(package: str) -> Optional[str]:
+    """Installed version as a string; None if the package is not installed. Imports nothing."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _numbers(version):
+def _numbers(version: Optional[str]) -> Tuple[int, ...]:
     return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in (version or "0").split(".")[:2])
 
 
-def mindspore_version():
-    """(major, minor) of the installed MindSpore, or None. Ascend and GPU builds carry other distribution names."""
+def mindspore_version() -> Optional[Tuple[int, ...]]:
+    """(major, minor) of the installed MindSpore, or None. Ascend and GPU builds have other distribution names."""
     for name in ("mindspore", "mindspore-ascend", "mindspore-gpu", "mindspore-dev"):
         if version_of(name):
             return _numbers(version_of(name))
     return None
 
 
-def prepare():
-    """Set what must be set before ``import mindspore``; cheap, and may be called again.
+def prepare() -> None:
+    """Set what must be set before ``import mindspore``; cheap, and may be called repeatedly.
 
     * NumPy 2 is refused: MindSpore up to 2.9 forbids it, and 2.10 breaks on it
       (``SystemError ... pyboost_add_ext``).
     * oneDNN 3.10.1, inside MindSpore 2.9 and 2.10, has no fast AVX-512 convolution and falls back to its reference
-      code, some 80 times slower. Held to AVX2 it is fast again. A value the user has set stays.
+      code, which is about 80 times slower. Restricted to AVX2 it is fast again. A value set by the user is kept.
     """
     if int(np.__version__.split(".")[0]) >= 2:
         raise UserError(f"NumPy {np.__version__} does not work with MindSpore; run: pip install 'numpy<2'")
@@ -64,7 +66,7 @@ def prepare():
         )
     if version >= (2, 9) and "mindspore" not in sys.modules:
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
-    # MindSpore logs its deprecations as warnings to stderr; errors still show. A user's own level stays.
+    # MindSpore logs its deprecations as warnings to stderr; errors are still shown. A level set by the user is kept.
     os.environ.setdefault("GLOG_v", "3")
     _quiet_exit()
 
@@ -72,7 +74,7 @@ def prepare():
 _hooked = False
 
 
-def _quiet_exit():
+def _quiet_exit() -> None:
     """Keep MindSpore's shutdown noise off the terminal.
 
     At interpreter exit ``Cell.__del__`` runs after its modules are gone and prints "Exception ignored in ..." once per
@@ -97,8 +99,8 @@ def _quiet_exit():
 
 
 @contextlib.contextmanager
-def without_ctrl_c():
-    """Ctrl-C waits until the block has ended; processes started inside never get it, also not while they import."""
+def without_ctrl_c() -> Iterator[None]:
+    """Defer Ctrl-C until the block has ended; processes started inside never receive it, even during their imports."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -109,20 +111,26 @@ def without_ctrl_c():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def setup(device="auto", mode="graph", seed=None, device_id=None, jit_level=None):
+def setup(
+    device: str = "auto",
+    mode: str = "graph",
+    seed: Optional[int] = None,
+    device_id: Optional[int] = None,
+    jit_level: Optional[str] = None,
+) -> Tuple[ModuleType, str]:
     """Import MindSpore, choose the device and the mode, and seed every generator.
 
     Parameters
     ----------
     device : {"auto", "Ascend", "GPU", "CPU"}
-        ``auto`` takes Ascend where a device answers, else the CPU; a GPU is used on request only (the wheels' CUDA
-        back end is old and untested here).
+        ``auto`` takes Ascend if a device answers, else the CPU; a GPU is used on request only (the wheels' CUDA
+        backend is old and untested here).
     mode : {"graph", "pynative"}
     seed : int, optional
         For Python, NumPy and MindSpore.
     device_id : int, optional
     jit_level : {"O0", "O1", "O2"}, optional
-        Passed on where this MindSpore knows it.
+        Passed on to MindSpore.
 
     Returns
     -------
@@ -134,16 +142,19 @@ def setup(device="auto", mode="graph", seed=None, device_id=None, jit_level=None
     prepare()
     with warnings.catch_warnings(), without_ctrl_c():
         warnings.simplefilter("ignore")
-        # Cut short, this import ends in errors of MindSpore's own, or aborts.
+        # If interrupted, this import fails with errors of MindSpore's own, or aborts the process.
         import mindspore as ms
     chosen = _choose(ms, device)
+    # Untested: all branches for MindSpore before 2.7.2, here and in _choose. pyproject.toml asks for 2.7.2 or later,
+    # but the Xihe images have 2.2.10 to 2.7.1.
     if hasattr(ms, "set_device"):  # from 2.5
         try:
             ms.set_device(chosen, device_id) if device_id is not None else ms.set_device(chosen)
-        except Exception as error:  # noqa: BLE001 - each backend raises its own types
+        except Exception as error:  # noqa: BLE001 - each backend raises its own types of error
             raise UserError(f"device_target {chosen!r} does not answer: {first_line(error)}") from None
     else:
-        ms.set_context(device_target=chosen, **({} if device_id is None else {"device_id": device_id}))
+        options = {} if device_id is None else {"device_id": device_id}
+        ms.set_context(device_target=chosen, **options)
     ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
     if jit_level is not None:
         ms.set_context(jit_config={"jit_level": jit_level})
@@ -154,20 +165,20 @@ def setup(device="auto", mode="graph", seed=None, device_id=None, jit_level=None
     return ms, chosen
 
 
-def _choose(ms, device):
+def _choose(ms: Any, device: str) -> str:
     if device != "auto":
         return device
     try:
         hal = getattr(ms, "hal", None)
         if hal is not None and hal.is_available("Ascend"):
             return "Ascend"
-    except Exception:  # noqa: BLE001 - an image without the Ascend driver answers with several kinds of error
+    except Exception:  # noqa: BLE001 - a system without the Ascend driver raises several kinds of error
         pass
     return "CPU"
 
 
-def versions():
-    """Versions of what a result depends on, for sidecars, logs and reports; imports nothing heavy."""
+def versions() -> Dict[str, str]:
+    """Versions of the packages that a result depends on, for sidecars, logs and reports; imports nothing heavy."""
     names = ("aidet", "mindspore", "mindcv", "numpy", "pillow", "onnx", "onnxruntime", "scikit-learn", "torch")
     from . import __version__
 

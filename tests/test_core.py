@@ -102,10 +102,10 @@ def test_scores_come_back_as_written(tmp_path):
         ("path,prob\na,1\n", "no column 'score'"),
         ("path,score\na,x\n", "line 2: score 'x' is not a number"),
         ("path,score\na,nan\n", "NaN"),
-        ("path,score\na,1\na,2\n", "line 3: 'a' stands already in line 2"),
+        ("path,score\na,1\na,2\n", "line 3: 'a' is already in line 2"),
         ("path,score\na,1,2\n", "3 fields, the header has 2"),
         ("path,score,label\na,1,2\n", "neither 0 nor 1"),
-        ("path,path\n", "stands twice"),
+        ("path,path\n", "appears twice"),
     ],
 )
 def test_damaged_scores_are_refused_with_the_line(tmp_path, text, message):

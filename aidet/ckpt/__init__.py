@@ -1,4 +1,4 @@
-"""Checkpoints: the file format, the sidecar beside them, strict loading and saving as a whole."""
+"""Checkpoints: the file format, the sidecar beside them, strict loading, atomic saving."""
 
 from .format import load_arrays, write_arrays
 from .sidecar import Sidecar, Voting, check_facts, read_sidecar, sidecar_path

@@ -5,24 +5,25 @@ import math
 import mmap
 import os
 from pathlib import Path
+from typing import Any, Dict, Mapping, Union
 
 import numpy as np
 
 from ..errors import UserError
 
 
-def load_arrays(path):
+def load_arrays(path: Union[str, Path]) -> Dict[str, np.ndarray]:
     """Read a MindSpore checkpoint as NumPy arrays.
 
     Returns
     -------
     dict of str to numpy.ndarray
-        In the file's order and data types (bfloat16 comes as float32).
+        In the order and with the data types of the file (bfloat16 becomes float32).
 
     Raises
     ------
     UserError
-        The file is missing or no checkpoint.
+        The file is missing or is not a checkpoint.
     """
     if not Path(path).is_file():
         raise UserError(f"checkpoint {str(path)!r} does not exist")
@@ -36,9 +37,9 @@ def load_arrays(path):
 
 
 # --- the file format -------------------------------------------------------------------------------------------------
-# mindspore.load_checkpoint copies as many bytes as a tensor's shape asks for out of what the file holds, without
-# comparing the two: a damaged file writes over the heap (seen in 2.8.0: "free(): invalid next size"). So the file is
-# read here: protobuf's wire format of mindspore/train/checkpoint.proto (Apache-2.0), a few fields deep.
+# mindspore.load_checkpoint copies as many bytes as a tensor's shape asks for without checking how many the file holds:
+# a damaged file overwrites the heap (seen in 2.8.0: "free(): invalid next size"). So the file is read here: the
+# protobuf wire format of mindspore/train/checkpoint.proto (Apache-2.0), only the fields that are needed.
 _TYPES = {
     "Int8": "<i1", "UInt8": "<u1", "Int16": "<i2", "UInt16": "<u2", "Int32": "<i4", "UInt32": "<u4", "Int64": "<i8",
     "UInt64": "<u8", "Float16": "<f2", "Float32": "<f4", "Float64": "<f8", "Bool": "?", "BFloat16": "<u2",
@@ -57,7 +58,7 @@ def _varint(buffer, at, end):
 
 
 def _fields(buffer, at, end):
-    """Yield (field number, value) of one message; a value of bytes comes as (start, end) in the buffer."""
+    """Yield (field number, value) of one message; a bytes value is given as (start, end) in the buffer."""
     while at < end:
         key, at = _varint(buffer, at, end)
         kind = key & 7
@@ -71,13 +72,13 @@ def _fields(buffer, at, end):
             if at > end:
                 raise ValueError("a field runs past its end: truncated or damaged file")
         else:
-            raise ValueError(f"a field of the unknown kind {kind}: damaged file, or no checkpoint")
+            raise ValueError(f"a field of the unknown kind {kind}: damaged file, or not a checkpoint")
         yield key >> 3, value
 
 
 def _text(buffer, place):
     if not isinstance(place, tuple) or place[1] - place[0] > 4096:
-        raise ValueError("a name of a tensor is no text: damaged file")
+        raise ValueError("the name of a tensor is not a text: damaged file")
     return buffer[place[0] : place[1]].decode("utf-8")
 
 
@@ -102,9 +103,9 @@ def _tensor(buffer, at, end):
 
 
 def _arrays(buffer, file):
-    """All tensors of a mapped file; pieces of a large one follow one another under the same name.
+    """All tensors of a mapped file; the pieces of a large tensor follow each other under the same name.
 
-    The values are read from ``file``: what is touched of the map would count as memory beside their copy.
+    The values are read from ``file``: touched pages of the map would use memory in addition to the copy.
     """
     end = len(buffer)
     if buffer[-17:-10] == b"crc_num":
@@ -116,18 +117,18 @@ def _arrays(buffer, file):
     found, complete = {}, {}
     for number, place in _fields(buffer, 0, end):
         if number != 1 or not isinstance(place, tuple):
-            raise ValueError("no list of tensors: damaged file, or no checkpoint")
+            raise ValueError("no list of tensors: damaged file, or not a checkpoint")
         fields = dict(_fields(buffer, *place))
         name = _text(buffer, fields.get(1))
         if not isinstance(fields.get(2), tuple):
-            continue  # a hash table of parameters, which no network here has
+            continue  # a hash table of parameters, which none of the networks has
         shape, kind, content = _tensor(buffer, *fields[2])
         if kind == "str":
             continue
         if kind not in _TYPES:
-            raise ValueError(f"{name!r} is of the type {kind!r}, which is not known here")
+            raise ValueError(f"{name!r} is of the type {kind!r}, which is not supported")
         if complete.get(name, False):
-            raise ValueError(f"{name!r} stands there twice: damaged file")
+            raise ValueError(f"{name!r} appears twice: damaged file")
         pieces = found.setdefault(name, (shape, kind, []))[2]
         if found[name][:2] != (shape, kind):
             raise ValueError(f"the pieces of {name!r} do not fit together: damaged file")
@@ -161,16 +162,16 @@ def _joined(file, name, shape, kind, pieces):
 _PIECE = 1 << 29  # bytes of values in one record: protobuf readers take no message of 2 GiB
 
 
-def write_arrays(arrays, path):
-    """Write arrays as MindSpore's ``save_checkpoint`` does, byte for byte, and see them on the disk.
+def write_arrays(arrays: Mapping[str, Any], path: Union[str, Path]) -> None:
+    """Write arrays as MindSpore's ``save_checkpoint`` does, byte for byte, and flush them to the disk.
 
-    Without its log lines on a full disk, and without its copy of every tensor.
+    Unlike MindSpore it logs nothing on a full disk and does not copy every tensor.
 
     Parameters
     ----------
     arrays : dict of str to numpy.ndarray or mindspore.Tensor
     path : str or Path
-        Written in place; see :func:`save` for a file that is whole or absent.
+        Written in place; see :func:`aidet.ckpt.save` for a file that is complete or absent.
     """
     types = {np.dtype(code): name for name, code in reversed(_TYPES.items())}
     types[np.dtype("<u2")] = "UInt16"
@@ -181,7 +182,8 @@ def write_arrays(arrays, path):
             if kind is None:
                 raise UserError(f"{name!r} is of the type {array.dtype}, which a checkpoint cannot hold")
             dims = b"".join(b"\x08" + _number(n) for n in array.shape)
-            data = memoryview(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8))
+            flat = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
+            data = flat.view(np.uint8).data
             for start in range(0, max(1, len(data)), _PIECE):
                 piece = data[start : start + _PIECE]
                 inner = dims + _bytes_field(2, kind.encode()) + b"\x1a" + _number(len(piece))
@@ -194,10 +196,10 @@ def write_arrays(arrays, path):
 
 
 def _plain(array):
-    """(type or None, array) of an array or tensor; one at a time, as a copy of all may be memory that is not there."""
+    """(type or None, array) of an array or tensor; one at a time, because a copy of all may not fit into memory."""
     if not hasattr(array, "asnumpy"):
         return None, np.asarray(array)
-    if str(array.dtype) == "BFloat16":  # which NumPy does not know
+    if str(array.dtype) == "BFloat16":  # which NumPy does not have
         return "BFloat16", (array.float().asnumpy().view(np.uint32) >> 16).astype("<u2")
     return None, array.asnumpy()
 

@@ -1,4 +1,4 @@
-"""The sidecar: the JSON file beside a checkpoint that says how its weights are to be used."""
+"""The sidecar: the JSON file beside a checkpoint that says how to use its weights."""
 
 import functools
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from ..errors import UserError
 FORMAT = 1
 
 
-def sidecar_path(path):
+def sidecar_path(path: Union[str, Path]) -> Path:
     """``x.ckpt`` -> ``x.json``."""
     return Path(path).with_suffix(".json")
 
 
-def read_sidecar(path, check_hash=True):
+def read_sidecar(path: Union[str, Path], check_hash: bool = True) -> Dict[str, Any]:
     """Read and check the sidecar of a checkpoint.
 
     Parameters
@@ -26,7 +26,7 @@ def read_sidecar(path, check_hash=True):
     path : str or Path
         The checkpoint.
     check_hash : bool
-        Compare the file's SHA-256 with the one the sidecar states.
+        Compare the SHA-256 of the file with the one in the sidecar.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def read_sidecar(path, check_hash=True):
     Raises
     ------
     UserError
-        Missing checkpoint or sidecar, unknown format, or a file that is not the one described.
+        Missing checkpoint or sidecar, unknown format, or a file other than the one described.
     """
     path = Path(path)
     if not path.is_file():
@@ -56,8 +56,8 @@ def read_sidecar(path, check_hash=True):
 _KINDS = {"output": dict, "arguments": dict, "input": dict, "class_order": list, "classes": list}
 
 
-def check_facts(facts, what):
-    """Hold what a sidecar, or a model's metadata, says to its form; :class:`UserError` names the wrong entry."""
+def check_facts(facts: Any, what: str) -> None:
+    """Check the form of a sidecar or of a model's metadata; :class:`UserError` names the wrong entry."""
     if not isinstance(facts, dict) or facts.get("format") != FORMAT or not isinstance(facts.get("architecture"), str):
         raise UserError(f"{what} is not of format {FORMAT}: it needs 'format' and 'architecture'")
     for name, kind in _KINDS.items():
@@ -70,7 +70,7 @@ def check_facts(facts, what):
 
 @dataclass(frozen=True)
 class Voting:
-    """How a detector's views are made and counted; see :class:`aidet.detector.views.Views`, which checks the values.
+    """How a detector's views are made and weighted; see :class:`aidet.detector.views.Views`, which checks the values.
 
     Attributes
     ----------
@@ -87,9 +87,9 @@ class Voting:
     weights: str = "equal"
 
     def settings(self, votes: Optional[int] = None, kind: Optional[str] = None, **others: Any) -> Dict[str, Any]:
-        """Arguments of :class:`aidet.detector.views.Views`; what the caller leaves open (None) is as stated here.
+        """Arguments of :class:`aidet.detector.views.Views`; what the caller leaves open (None) is taken from here.
 
-        A detector is to be used with the views that it was measured with, and its threshold chosen for.
+        A detector should be used with the views that it was measured with and that its threshold was chosen for.
         """
         votes = self.votes if votes is None else votes
         kind = self.views if kind is None else kind
@@ -100,14 +100,14 @@ class Voting:
 class Sidecar:
     """The facts of one model: what the JSON file beside a checkpoint, or the metadata of an exported ``.onnx``, says.
 
-    Made by :meth:`read` or :meth:`from_facts`, which check the form. What only some models have, and only some users
-    need (the class order of a detector, its threshold), is checked when it is asked for, so that a backbone or an
-    autoencoder can be read like any other model.
+    Created by :meth:`read` or :meth:`from_facts`, which check the form. What only some models have and only some users
+    need (the class order of a detector, its threshold) is checked on access, so that a backbone or an autoencoder can
+    be read like any other model.
 
     Parameters
     ----------
     raw : dict
-        The facts as they are in the file. Not to be changed.
+        The facts as in the file. Must not be changed.
     path : str or Path
         The model that they describe; errors name it.
     """
@@ -122,7 +122,7 @@ class Sidecar:
 
     @classmethod
     def from_facts(cls, facts: Dict[str, Any], path: Union[str, Path], what: str) -> "Sidecar":
-        """Facts that came from elsewhere, such as the metadata of an ONNX file.
+        """Facts from elsewhere, such as the metadata of an ONNX file.
 
         Parameters
         ----------
@@ -130,12 +130,12 @@ class Sidecar:
         path : str or Path
             The model that they describe.
         what : str
-            Where the facts come from, for the error.
+            Source of the facts, for the error message.
 
         Raises
         ------
         UserError
-            They are not of the form of a sidecar.
+            They do not have the form of a sidecar.
         """
         check_facts(facts, what)
         return cls(facts, path)
@@ -150,7 +150,7 @@ class Sidecar:
     # --- the network -------------------------------------------------------------------------------------------------
     @property
     def architecture(self) -> str:
-        """Name that :func:`aidet.models.create` knows."""
+        """Name for :func:`aidet.models.create`."""
         return self.raw["architecture"]
 
     @property
@@ -160,12 +160,12 @@ class Sidecar:
 
     @property
     def sha256(self) -> Optional[str]:
-        """Hash of the checkpoint as stated, in hex; an exported file states that of the checkpoint it was made from."""
+        """Stated hash of the checkpoint, in hex; for an exported file that of the checkpoint it was made from."""
         return (self.raw.get("output") or {}).get("sha256")
 
     @functools.cached_property
     def identity(self) -> str:
-        """Hash of the checkpoint, in hex: as stated, else that of the file."""
+        """Hash of the checkpoint, in hex: the stated one, else computed from the file."""
         return self.sha256 or files.sha256(self.path)
 
     # --- its output --------------------------------------------------------------------------------------------------
@@ -176,12 +176,12 @@ class Sidecar:
 
     @property
     def class_order(self) -> Optional[List[str]]:
-        """``real`` or ``generated`` for each output, as stated; None if the model is no detector."""
+        """``real`` or ``generated`` for each output, as stated; None if the model is not a detector."""
         return self.raw.get("class_order")
 
     @property
     def detector_order(self) -> List[str]:
-        """The class order of a detector; :class:`UserError` if the model is none."""
+        """The class order of a detector; :class:`UserError` if the model is not a detector."""
         order = self.class_order
         if not order or any(o not in labels.NAMES for o in order):
             classes = self.classes or []
@@ -195,7 +195,7 @@ class Sidecar:
     def threshold(self) -> float:
         """Threshold on the probability of *generated*, above 0 and below 1; 0.5 if none is stated.
 
-        :class:`UserError` if it is no such number.
+        :class:`UserError` if it is not such a number.
         """
         value = self.raw.get("threshold")
         if value is None:
@@ -208,24 +208,27 @@ class Sidecar:
     def calibration(self) -> Tuple[float, float]:
         """Scale and offset of Platt's calibration: a score ``s`` is read as ``scale * (s - offset)``.
 
-        It is monotone, so that no order and no AUC changes; it puts the decision boundary at 0 and the probability
-        where the validation images say (Platt 1999). (1, 0) if none is stated; :class:`UserError` if the scale is not
-        a number above 0 or the offset not a number.
+        It is monotone, so that neither the ranking nor the AUC changes; it puts the decision boundary at 0 and fits the
+        probability to the validation images (Platt 1999). (1, 0) if none is stated; :class:`UserError` if the scale is
+        not a number above 0 or the offset is not a number.
         """
         own = self.raw.get("calibration") or {}
-        pair = (own.get("scale", 1.0), own.get("offset", 0.0)) if isinstance(own, dict) else (None, None)
+        pair: Tuple[Any, Any] = (None, None)
+        if isinstance(own, dict):
+            pair = own.get("scale", 1.0), own.get("offset", 0.0)
         good = all(isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v) for v in pair)
-        if not good or pair[0] <= 0:
+        scale, offset = (float(v) for v in pair) if good else (0.0, 0.0)
+        if scale <= 0:
             raise UserError(
                 f"sidecar of {str(self.path)!r}: calibration (={own!r}) must have a scale above 0 and an offset"
             )
-        return float(pair[0]), float(pair[1])
+        return scale, offset
 
     @property
     def voting(self) -> Voting:
-        """The views that the detector was measured with; if none are stated one, or random ones if more are asked for.
+        """The views that the detector was measured with; by default one, or random ones if more are requested.
 
-        :class:`UserError` if they are no mapping of the known keys.
+        :class:`UserError` if this is not a mapping with the known keys.
         """
         own = self.raw.get("voting") or {}
         if not isinstance(own, dict) or set(own) - {"votes", "views", "weights"}:
@@ -253,7 +256,7 @@ class Sidecar:
 
     @property
     def size(self) -> Optional[Tuple[int, int]]:
-        """Height and width of the input in pixels; None if it is not fixed."""
+        """Height and width of the input in pixels; None if they are not fixed."""
         size = self._input.get("size")
         return tuple(size) if size else None
 
@@ -271,7 +274,7 @@ class Sidecar:
 
     @property
     def multiple(self) -> Optional[int]:
-        """What both sides of the input have to be a multiple of, in pixels, if stated."""
+        """Number of pixels that both sides of the input must be a multiple of, if stated."""
         stated = self._input.get("multiple")
         return int(stated) if stated else None
 

@@ -1,14 +1,14 @@
-"""Checkpoints that cannot lie: strict loading, atomic saving, a JSON sidecar with the facts, SHA-256 of the file.
+"""Checkpoints that match their description: strict loading, atomic saving with a JSON sidecar and a SHA-256.
 
 A checkpoint ``x.ckpt`` is MindSpore's own format, so ``mindspore.load_checkpoint`` reads it. ``x.json`` beside it is
 the sidecar: architecture and arguments, class order, preprocessing, source, parity, hash. Everything that uses a model
-takes these facts from there, never from flags alone.
+takes these facts from the sidecar, never from flags alone.
 """
 
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -17,20 +17,26 @@ from ..errors import UserError
 from .format import load_arrays, write_arrays
 from .sidecar import FORMAT, Sidecar, read_sidecar, sidecar_path
 
+if TYPE_CHECKING:
+    from mindspore import nn
 
-def compare_names(wanted, given, what="file"):
-    """List every difference between a network's parameters and a file's, or return None.
+
+def compare_names(
+    wanted: Mapping[str, Sequence[int]], given: Mapping[str, Sequence[int]], what: str = "file"
+) -> Optional[str]:
+    """Describe the differences between the parameters of a network and those of a file; None if there are none.
 
     Parameters
     ----------
     wanted, given : dict of str to tuple
-        Shapes by name, of the model and of the file.
+        Shapes by name in the model and in the file.
     what : str
 
     Returns
     -------
     str or None
-        One line each: ``- in model, not in file``, ``+ in file, not in model``, ``! shape``; at most 20 of each kind.
+        The differences, separated by semicolons: ``- in model, not in file``, ``+ in file, not in model``, ``! shape``;
+        at most 20 of each kind.
     """
     kinds = (
         [f"- in model, not in {what}: {n}" for n in wanted if n not in given],
@@ -47,18 +53,18 @@ def compare_names(wanted, given, what="file"):
     return "; ".join(lines) or None
 
 
-def load_strict(net, arrays, what="file"):
-    """Put arrays into a network; every name and shape must match, or nothing is loaded.
+def load_strict(net: "nn.Cell", arrays: Mapping[str, np.ndarray], what: str = "file") -> None:
+    """Load arrays into a network; every name and shape must match, or nothing is loaded.
 
-    ``mindspore.load_param_into_net`` is silent about missing names and strips common prefixes, so the comparison is
-    made here. Half precision is widened to the parameter's own type.
+    ``mindspore.load_param_into_net`` does not report missing names and strips common prefixes, so the comparison is
+    made here. Half precision is converted to the type of the parameter.
 
     Parameters
     ----------
     net : mindspore.nn.Cell
     arrays : dict of str to numpy.ndarray
     what : str
-        What the arrays come from, for the message.
+        Source of the arrays, for the message.
 
     Raises
     ------
@@ -78,8 +84,13 @@ def load_strict(net, arrays, what="file"):
         parameter.set_data(ms.Tensor(array).astype(parameter.dtype))
 
 
-def save(net, path, sidecar, dtype=None):
-    """Write a checkpoint and its sidecar, each whole or not at all.
+def save(
+    net: Union["nn.Cell", Dict[str, np.ndarray]],
+    path: Union[str, Path],
+    sidecar: Dict[str, Any],
+    dtype: Optional[str] = None,
+) -> Dict[str, Any]:
+    """Write a checkpoint and its sidecar, each completely or not at all.
 
     Parameters
     ----------
@@ -89,7 +100,7 @@ def save(net, path, sidecar, dtype=None):
     sidecar : dict
         The facts; ``format`` and ``output`` (sha256, parameter count) are filled in here.
     dtype : {"fp32", "fp16"}, optional
-        Type of floating-point values in the file; default: as they are.
+        Type of floating-point values in the file; default: unchanged.
 
     Returns
     -------
@@ -113,8 +124,8 @@ def save(net, path, sidecar, dtype=None):
                 "parameters": int(sum(a.size for a in arrays.values())),
                 "tensors": len(arrays),
             }
-            # The old sidecar goes first: a kill between the two renames leaves a checkpoint without facts, which is
-            # refused, never one with the facts of another.
+            # The old sidecar is removed first: a kill between the two renames leaves a checkpoint without facts, which
+            # is refused, never one with the facts of another.
             if sidecar_path(path).exists():
                 sidecar_path(path).unlink()
         files.write_json(sidecar_path(path), facts)
@@ -123,7 +134,7 @@ def save(net, path, sidecar, dtype=None):
     return facts
 
 
-def load_model(path, train=False):
+def load_model(path: Union[str, Path], train: bool = False) -> "nn.Cell":
     """Build the network that a checkpoint's sidecar describes and load the weights strictly.
 
     Parameters
@@ -135,14 +146,14 @@ def load_model(path, train=False):
     Returns
     -------
     mindspore.nn.Cell
-        Takes float32 (N, 3, h, w) and gives raw logits as the source model gives them; the sidecar is its attribute
-        ``sidecar``.
+        Takes float32 (N, 3, h, w) and returns the raw logits of the source model; its attribute ``sidecar`` holds the
+        facts.
     """
     return load_network(Sidecar.read(path), train)
 
 
 def load_network(sidecar: Sidecar, train: bool = False) -> Any:
-    """:func:`load_model` for a checkpoint whose sidecar has been read, and its hash compared, before."""
+    """:func:`load_model` for a checkpoint whose sidecar has already been read and verified."""
     net = _build(sidecar)
     load_strict(net, load_arrays(sidecar.path), what=f"checkpoint {str(sidecar.path)!r}")
     net.set_train(train)
@@ -150,8 +161,8 @@ def load_network(sidecar: Sidecar, train: bool = False) -> Any:
     return net
 
 
-def _build(sidecar):
-    """The network that a sidecar describes. No size in it can be larger than the file, or the memory would be."""
+def _build(sidecar: Sidecar) -> "nn.Cell":
+    """The network that a sidecar describes. No size in it may exceed the size of the file, to bound the memory."""
     from .. import models
 
     path, arguments = sidecar.path, sidecar.arguments
@@ -159,7 +170,7 @@ def _build(sidecar):
     flat = [n for v in arguments.values() for n in (v if isinstance(v, (list, tuple)) else [v])]
     large = [n for n in flat if isinstance(n, (int, float)) and not abs(n) <= max(size, 1024)]
     if large:
-        raise UserError(f"sidecar of {str(path)!r}: arguments hold {large[0]}, the file has {size} bytes")
+        raise UserError(f"sidecar of {str(path)!r}: arguments hold {large[0]}, but the file has {size} bytes")
     try:
         return models.create(sidecar.architecture, **arguments)
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
@@ -170,24 +181,24 @@ def _build(sidecar):
 
 
 def save_arrays(arrays: Dict[str, Any], path: Union[str, Path]) -> None:
-    """Arrays or parameters as one MindSpore checkpoint without a sidecar, whole or not at all."""
+    """Write arrays or parameters as one MindSpore checkpoint without a sidecar, completely or not at all."""
     with files.atomic_path(path) as temporary:
         write_arrays(arrays, temporary)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """A checkpoint with its sidecar under another name, each file whole or not at all."""
+    """Copy a checkpoint and its sidecar to another name, each file completely or not at all."""
     facts = read_sidecar(source, check_hash=False)
     facts["output"]["file"] = target.name
-    # As in save(): never weights beside the facts of others.
+    # As in save(): never weights beside the facts of other weights.
     sidecar_path(target).unlink(missing_ok=True)
-    # A second name for the same bytes where the file system has links: writing replaces a checkpoint, never changes it.
+    # A hard link where the file system has them: writing replaces a checkpoint and never changes it in place.
     temporary = target.with_name(f".{target.name}.link")
     try:
         temporary.unlink(missing_ok=True)
         os.link(source, temporary)
         os.replace(temporary, target)
-        temporary.unlink(missing_ok=True)  # still there where target was a name of these bytes already
+        temporary.unlink(missing_ok=True)  # still there if target was already a link to the same file
     except OSError:
         temporary.unlink(missing_ok=True)
         with files.atomic(target, "wb") as file, open(source, "rb") as original:

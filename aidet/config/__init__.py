@@ -1,4 +1,4 @@
-"""Recipes: every key, read from MindCV's YAML and the command line."""
+"""Recipes: every key, read from MindCV's YAML files and the command line."""
 
 from .keys import ALIASES, GROUPS, SCHEMA
 from .loading import Config, help_text, load, parse_args

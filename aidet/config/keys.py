@@ -1,6 +1,7 @@
 """Every key of a recipe: its type, its default, what it does, and the names other projects give it."""
 
 import math
+from typing import Any, Callable, Optional
 
 import yaml
 
@@ -46,11 +47,11 @@ def _str(value):
 
 
 def _parsed(value):
-    """A command-line string as the YAML value it spells; ``0.2,1.0`` and ``a,b`` are lists."""
+    """A command-line string parsed as a YAML value; ``0.2,1.0`` and ``a,b`` are lists."""
     if not isinstance(value, str):
         return value
     if _depth(value) > MAX_DEPTH:
-        raise ValueError(f"a value with at most {MAX_DEPTH} brackets within each other")
+        raise ValueError(f"a value with at most {MAX_DEPTH} nested brackets")
     try:
         parsed = yaml.safe_load(value)
         if isinstance(parsed, str) and "," in parsed:
@@ -114,19 +115,27 @@ def _one_of(*choices):
     return convert
 
 
-def _label(kind):
+def _label(kind: Callable[[Any], Any]) -> str:
     return getattr(kind, "label", kind.__name__.strip("_"))
 
 
 class Key:
-    """One key: type, default, whether None is a value, bounds, and a line of help."""
+    """One key: type, default, whether None is allowed, bounds, and a line of help."""
 
-    def __init__(self, kind, default, text, none=False, low=None, high=None):
+    def __init__(
+        self,
+        kind: Callable[[Any], Any],
+        default: Any,
+        text: str,
+        none: bool = False,
+        low: Optional[float] = None,
+        high: Optional[float] = None,
+    ) -> None:
         self.kind, self.default, self.text = kind, default, text
         self.none, self.low, self.high = none or default is None, low, high
 
-    def convert(self, name, value):
-        """The value in its type; a wrong one is a :class:`UserError` that names key and value."""
+    def convert(self, name: str, value: Any) -> Any:
+        """The value converted to its type; a wrong one is a :class:`UserError` that names key and value."""
         if value is None or (self.none and isinstance(value, str) and value.strip().lower() in ("none", "null", "~")):
             if self.none:
                 return None
@@ -149,26 +158,24 @@ class Key:
 GROUPS = {
     "system": {
         "mode": Key(_int, 0, "0 graph mode, 1 PyNative", low=0, high=1),
-        "distribute": Key(_bool, False, "data parallel over the processes that msrun, mpirun or a rank table started"),
+        "distribute": Key(_bool, False, "data-parallel over the processes started by msrun, mpirun or a rank table"),
         "val_while_train": Key(_bool, True, "validate while training (MindCV's default is false)"),
         "val_interval": Key(_int, 1, "epochs between validations", low=1),
         "log_interval": Key(_int, 100, "steps between lines of steps.csv and TensorBoard", low=1),
-        "seed": Key(_int, 42, "of everything random", low=0, high=2**32 - 1),
-        "device_target": Key(
-            _one_of("auto", "Ascend", "GPU", "CPU"), "auto", "auto: Ascend where it answers, else CPU"
-        ),
+        "seed": Key(_int, 42, "seed of everything random", low=0, high=2**32 - 1),
+        "device_target": Key(_one_of("auto", "Ascend", "GPU", "CPU"), "auto", "auto: Ascend if it answers, else CPU"),
     },
     "dataset": {
-        "dataset": Key(_str, "", "a name is accepted and ignored: the folder or CSV of data_dir decides", none=True),
+        "dataset": Key(_str, "", "accepted and ignored: the folder or CSV of data_dir decides", none=True),
         "data_dir": Key(_str, None, "ImageFolder root, CSV file, or a folder with labels.csv or metadata.csv"),
         "train_split": Key(_str, "train", "folder or value of the split column"),
-        "val_split": Key(_str, "val", "likewise; empty: hold val_fraction of the training set out", none=True),
+        "val_split": Key(_str, "val", "likewise; empty: hold out val_fraction of the training set", none=True),
         "dataset_download": Key(_bool, False, "accepted; nothing is ever downloaded"),
         "num_parallel_workers": Key(_int, 8, "worker processes, at most the number of cores; 0: none", low=0),
-        "shuffle": Key(_bool, True, "new order every epoch"),
-        "num_samples": Key(_int, None, "use that many training images, drawn by seed", low=1),
-        "batch_size": Key(_int, 128, "images a step and process", low=1),
-        "drop_remainder": Key(_bool, True, "leave the last, smaller batch of an epoch out"),
+        "shuffle": Key(_bool, True, "a new order every epoch"),
+        "num_samples": Key(_int, None, "use that many training images, drawn with the seed", low=1),
+        "batch_size": Key(_int, 128, "images per step and process", low=1),
+        "drop_remainder": Key(_bool, True, "leave out the last, smaller batch of an epoch"),
     },
     "augmentation": {
         "image_resize": Key(_size, 224, "input size, or [height, width]", low=1),
@@ -176,11 +183,17 @@ GROUPS = {
         "ratio": Key(_list(_float, 2), [0.75, 1.333], "aspect of the random resized crop", none=True, low=0),
         "hflip": Key(_float, 0.5, "probability of a left-right flip", none=True, low=0, high=1),
         "vflip": Key(_float, 0.0, "probability of a top-bottom flip", none=True, low=0, high=1),
-        "color_jitter": Key(_either(_float, _list(_float)), 0.4, "strength, or one each (3 values)", none=True, low=0),
+        "color_jitter": Key(
+            _either(_float, _list(_float)),
+            0.4,
+            "strength, or one each for brightness, contrast, saturation",
+            none=True,
+            low=0,
+        ),
         "interpolation": Key(_str, "bilinear", "bilinear, bicubic, lanczos, ...; an unknown name is an error"),
         "auto_augment": Key(_str, None, "randaug-m9-mstd0.5..., autoaug, autoaugr, 3a, augmix, trivialaugwide"),
-        "aug_splits": Key(_int, 0, "views of an image, all but the first through auto_augment (loss JSD: 3)", low=0),
-        "aug_repeats": Key(_int, 0, "each image of a batch that many times, with different draws", low=0),
+        "aug_splits": Key(_int, 0, "views of an image; all but the first use auto_augment (loss JSD: 3)", low=0),
+        "aug_repeats": Key(_int, 0, "repeat each image of a batch that many times, with different draws", low=0),
         "re_prob": Key(_float, 0.0, "probability of random erasing", low=0, high=1),
         "re_scale": Key(_list(_float, 2), [0.02, 0.33], "area erased", low=0, high=1),
         "re_ratio": Key(_list(_float, 2), [0.3, 3.3], "aspect erased", low=0),
@@ -189,7 +202,7 @@ GROUPS = {
         "mean": Key(_list(_float, 3), [123.675, 116.28, 103.53], "per channel, in 0..255"),
         "std": Key(_list(_float, 3), [58.395, 57.12, 57.375], "per channel, in 0..255"),
         "crop_pct": Key(
-            _float, 0.875, "centre crop of the validation, as a part of the resized side", low=0.01, high=1
+            _float, 0.875, "centre crop in validation, as a fraction of the resized side", low=0.01, high=1
         ),
         "mixup": Key(_float, 0.0, "alpha of mixup; 0 off", low=0),
         "cutmix": Key(_float, 0.0, "alpha of CutMix; 0 off", low=0),
@@ -197,11 +210,11 @@ GROUPS = {
     },
     "model": {
         "model": Key(_str, "efficientnet_lite0", "architecture: the project's own or any of MindCV's"),
-        "num_classes": Key(_int, None, "outputs; default: as many as the data has classes", low=1),
+        "num_classes": Key(_int, None, "number of outputs; default: number of classes in the data", low=1),
         "in_channels": Key(_int, 3, "input channels", low=1),
         "drop_rate": Key(_float, None, "dropout before the head", low=0, high=1),
         "drop_path_rate": Key(_float, None, "stochastic depth", low=0, high=1),
-        "pretrained": Key(_bool, False, "MindCV downloads here; this project asks for init_from instead"),
+        "pretrained": Key(_bool, False, "MindCV downloads weights; use init_from instead"),
         "ckpt_path": Key(
             _str, "", "weights to start from (as init_from); with resume_opt the state to resume", none=True
         ),
@@ -211,19 +224,17 @@ GROUPS = {
         "ckpt_save_interval": Key(_int, 1, "epochs between states", low=1),
         "ckpt_save_policy": Key(_one_of("latest_k", "top_k"), None, "also keep epoch checkpoints"),
         "epoch_size": Key(_int, 90, "epochs", low=0),
-        "dataset_sink_mode": Key(
-            _bool, True, "an Ascend matter of MindCV's; this engine feeds every device the same way"
-        ),
+        "dataset_sink_mode": Key(_bool, True, "accepted; specific to MindCV on Ascend, not needed here"),
         "ema": Key(_bool, False, "validate and keep the moving average of the weights"),
-        "ema_decay": Key(_float, 0.9999, "its decay a step", low=0, high=1),
+        "ema_decay": Key(_float, 0.9999, "its decay per step", low=0, high=1),
         "clip_grad": Key(_bool, False, "clip the global gradient norm"),
-        "clip_value": Key(_float, 15.0, "the largest norm", low=0),
-        "layer_decay": Key(_float, None, "learning-rate factor a layer group, from the head down", low=0, high=1),
-        "gradient_accumulation_steps": Key(_int, 1, "batches an update", low=1),
+        "clip_value": Key(_float, 15.0, "the maximum norm", low=0),
+        "layer_decay": Key(_float, None, "learning-rate factor per layer group, from the head down", low=0, high=1),
+        "gradient_accumulation_steps": Key(_int, 1, "batches per update", low=1),
     },
     "loss": {
         "loss": Key(_one_of("CE", "BCE", "JSD", "asl_single_label", "asl_multi_label"), "CE", "loss function"),
-        "label_smoothing": Key(_float, 0.0, "part of the target spread over all classes", low=0, high=1),
+        "label_smoothing": Key(_float, 0.0, "fraction of the target spread over all classes", low=0, high=1),
         "aux_factor": Key(_float, 0.0, "weight of auxiliary outputs", low=0),
         "reduction": Key(_one_of("mean", "sum"), "mean", "over the batch"),
     },
@@ -241,16 +252,16 @@ GROUPS = {
                 "cyclic",
             ),
             "cosine_decay",
-            "course of the learning rate, every step",
+            "learning-rate schedule, updated every step",
         ),
         "lr": Key(_float, 0.001, "peak learning rate", low=0),
         "min_lr": Key(_float, 1e-6, "lowest learning rate", none=True, low=0),
-        "warmup_epochs": Key(_float, 0, "linear warm-up, epochs", low=0),
-        "warmup_factor": Key(_float, 0.0, "learning rate at the first step, as a part of lr", low=0),
+        "warmup_epochs": Key(_float, 0, "epochs of linear warm-up", low=0),
+        "warmup_factor": Key(_float, 0.0, "learning rate at the first step, as a fraction of lr", low=0),
         "decay_epochs": Key(_int, None, "epochs of one cosine or step; default: all after the warm-up", low=1),
         "decay_rate": Key(_float, 0.9, "factor of exponential and step decay, power of the polynomial", low=0),
         "multi_step_decay_milestones": Key(_list(_int), [30, 60, 90], "epochs of the multi-step decay", none=True),
-        "lr_epoch_stair": Key(_bool, False, "change only between epochs"),
+        "lr_epoch_stair": Key(_bool, False, "change the learning rate only between epochs"),
         "num_cycles": Key(_int, 1, "cosine or cyclic cycles", low=1),
         "cycle_decay": Key(_float, 1.0, "factor of the peak from cycle to cycle", low=0),
     },
@@ -266,7 +277,7 @@ GROUPS = {
         "weight_decay": Key(_float, 1e-6, "L2 term (decoupled in adamw, lion, lamb, adan)", low=0),
         "use_nesterov": Key(_bool, False, "Nesterov's momentum"),
         "weight_decay_filter": Key(
-            _one_of("disable", "auto", "norm_and_bias"), "disable", "which parameters are free of weight decay"
+            _one_of("disable", "auto", "norm_and_bias"), "disable", "parameters without weight decay"
         ),
         "eps": Key(
             _float, 1e-8, "epsilon of the adaptive optimizers (MindCV's default 1e-10 is below fp32's use)", low=0
@@ -274,49 +285,53 @@ GROUPS = {
     },
     "amp": {
         "amp_level": Key(_one_of("O0", "O1", "O2", "O3"), "O0", "mixed precision"),
-        "val_amp_level": Key(_one_of("O0", "O1", "O2", "O3"), None, "of the validation; default: as amp_level"),
+        "val_amp_level": Key(_one_of("O0", "O1", "O2", "O3"), None, "for validation; default: amp_level"),
         "amp_cast_list": Key(_list(_str), None, "cells to cast (by type name); default: those of the level"),
         "loss_scale_type": Key(_one_of("fixed", "dynamic", "auto"), "fixed", "loss scaling"),
         "loss_scale": Key(_float, None, "factor, or first one of dynamic scaling; default 1, dynamic 65536", low=0),
         "drop_overflow_update": Key(_bool, False, "skip an update whose gradients are not finite"),
-        "eval_shuffle": Key(_bool, False, "accepted; the order of the validation does not change its numbers"),
+        "eval_shuffle": Key(_bool, False, "accepted; the order does not change the validation results"),
     },
     "added": {
-        "init_from": Key(_str, None, "weights to start from, any file name; a head of another size is replaced"),
-        "resume": Key(_str, None, "auto (state.ckpt in ckpt_save_dir, if there) or a state file"),
+        "init_from": Key(_str, None, "weights to start from, any file name; a head of a different size is replaced"),
+        "resume": Key(_str, None, "auto (state.ckpt in ckpt_save_dir, if it exists) or a state file"),
         "transform": Key(_str, None, "one-line training pipeline, instead of the augmentation keys"),
         "transform_eval": Key(_str, None, "one-line evaluation pipeline"),
         "views": Key(_str, None, "one-line random pipeline that infer.py votes with"),
         "model_args": Key(_map, {}, "further arguments of the architecture"),
-        "freeze": Key(_list(_str), [], "globs of parameter names that stay as they are", none=True),
-        "lr_groups": Key(_map, {}, "glob: factor, or glob: {lr: rate}; the first match counts", none=True),
+        "freeze": Key(_list(_str), [], "globs of parameter names that are not trained", none=True),
+        "lr_groups": Key(_map, {}, "glob: factor, or glob: {lr: rate}; the first match applies", none=True),
         "class_weights": Key(
-            _either(_one_of("balanced"), _list(_float)), None, "one a class, or 'balanced' from the training set"
+            _either(_one_of("balanced"), _list(_float)),
+            None,
+            "one per class, or 'balanced' for those of the training set",
         ),
         "sampler": Key(_one_of("class", "generator"), None, "draw every class (or class and generator) equally often"),
-        "samples_per_epoch": Key(_int, None, "length of an epoch where a sampler draws", low=1),
-        "val_fraction": Key(_float, 0.0, "held out by group where the data has no validation split", low=0, high=0.9),
+        "samples_per_epoch": Key(_int, None, "length of an epoch with a sampler", low=1),
+        "val_fraction": Key(_float, 0.0, "held out by group if the data has no validation split", low=0, high=0.9),
         "early_stopping": Key(
-            _int, 0, "stop after that many validations without a better one; 0 never", none=True, low=0
+            _int, 0, "stop after that many validations without improvement; 0: never", none=True, low=0
         ),
         "metrics": Key(_list(_str), ["balanced_accuracy", "accuracy", "auc", "macro_f1"], "shown and logged"),
         "monitor": Key(_str, None, "metric that chooses best.ckpt; default: the first of metrics"),
         "threshold": Key(
-            _either(_one_of("auto"), _float), 0.5, "of the probability; auto: best balanced accuracy on the validation"
+            _either(_one_of("auto"), _float), 0.5, "on the probability; auto: best balanced accuracy in validation"
         ),
-        "multiclass_to_binary": Key(_bool, False, "one class a generator, class 0 real; scored as real or generated"),
+        "multiclass_to_binary": Key(
+            _bool, False, "one class per generator, class 0 is real; scored as real or generated"
+        ),
         "distill": Key(_map, None, "{teachers: [a.ckpt, ...], temperature: 2, alpha: 0.5, combine: mean}"),
-        "device_id": Key(_int, None, "which device", low=0),
+        "device_id": Key(_int, None, "index of the device", low=0),
         "jit_level": Key(_one_of("O0", "O1", "O2"), None, "MindSpore's compilation level"),
-        "amp_dtype": Key(_one_of("float16", "bfloat16"), "float16", "half type of amp_level"),
-        "val_every_steps": Key(_int, None, "also validate every N updates inside an epoch, into curve.csv", low=1),
+        "amp_dtype": Key(_one_of("float16", "bfloat16"), "float16", "half-precision type of amp_level"),
+        "val_every_steps": Key(_int, None, "also validate every N updates within an epoch, into curve.csv", low=1),
         "save_every_steps": Key(_int, None, "also save the state every N steps", low=1),
-        "cache_mb": Key(_int, 1024, "memory for decoded images; larger sets are read from disk", low=0),
+        "cache_mb": Key(_int, 1024, "memory for decoded images in MB; larger sets are read from disk", low=0),
         "output_path": Key(_str, None, "as ckpt_save_dir"),
     },
 }
 SCHEMA = {name: key for group in GROUPS.values() for name, key in group.items()}
-# Names that others use for the same thing. OpenI, ModelArts and Xihe pass the first five to every job.
+# Names that others use for the same key. OpenI, ModelArts and Xihe pass the first five to every job.
 ALIASES = {
     "data_url": "data_dir",
     "train_url": "ckpt_save_dir",

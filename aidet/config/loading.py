@@ -1,10 +1,12 @@
-"""Configuration: every MindCV key with its type, the keys this project adds, YAML files and the command line.
+"""Reading a configuration: YAML files, the command line, and the class that holds every key.
 
-Keys, meaning and defaults of the first part are those of MindCV's ``config.py`` (mindspore-lab/mindcv at 51b0636), so
-that its YAML files load unchanged. Standard library and PyYAML only: reading a configuration imports no framework.
+Names, meaning and defaults of MindCV's keys are those of MindCV's ``config.py`` (mindspore-lab/mindcv at 51b0636), so
+that its YAML files load unchanged. Only the standard library and PyYAML are used: reading a configuration imports no
+framework.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Collection, Dict, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import yaml
 
@@ -19,7 +21,7 @@ class Config:
     Parameters
     ----------
     values : dict
-        Values by key; what is missing takes its default.
+        Values by key; a missing key takes its default.
 
     Attributes
     ----------
@@ -27,10 +29,10 @@ class Config:
         Keys that the file or the command line set.
     """
 
-    def __init__(self, values=None, source=None):
+    def __init__(self, values: Optional[Mapping[str, Any]] = None, source: Optional[str] = None) -> None:
         values = dict(values or {})
         self.source = source
-        self.given = set()
+        self.given: Set[str] = set()
         for name, value in _renamed(values).items():
             if name not in SCHEMA:
                 raise UserError(nearest(name, [*SCHEMA, *ALIASES], "key"))
@@ -41,6 +43,10 @@ class Config:
                 default = key.default
                 setattr(self, name, default.copy() if isinstance(default, (list, dict)) else default)
         self._settle()
+
+    if TYPE_CHECKING:  # the keys of the schema, which __init__ sets
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def _settle(self):
         if self.output_path:
@@ -54,14 +60,14 @@ class Config:
         if self.monitor is None:
             self.monitor = self.metrics[0]
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         return getattr(self, name)
 
-    def as_dict(self):
+    def as_dict(self) -> Dict[str, Any]:
         """Every key with its value, in the order of the schema."""
         return {name: getattr(self, name) for name in SCHEMA}
 
-    def to_yaml(self, only_given=False):
+    def to_yaml(self, only_given: bool = False) -> str:
         """The configuration as YAML text, grouped as MindCV groups it; loads back to an equal one."""
         lines = []
         for group, keys in GROUPS.items():
@@ -76,14 +82,14 @@ def _line(name, value):
     return f"{name}: " + text.replace("\n...\n", "\n").strip()
 
 
-def _renamed(values):
+def _renamed(values: Mapping[str, Any]) -> Dict[str, Any]:
     result = {}
     for name, value in values.items():
         target = ALIASES.get(name, name) if name not in SCHEMA else name
         if target is None or (name in ALIASES and value in (None, "")):
             continue
         if name in ALIASES and target in values:
-            # The job's own key wins over what a platform adds to every command line.
+            # A key given by the user wins over what a platform adds to every command line.
             continue
         try:
             result[target] = _OLD_VALUES.get(name, lambda v: v)(value)
@@ -92,7 +98,7 @@ def _renamed(values):
     return result
 
 
-def load(yaml_path, overrides=None):
+def load(yaml_path: Optional[Union[str, Path]], overrides: Optional[Mapping[str, Any]] = None) -> Config:
     """Read and check a configuration.
 
     Parameters
@@ -100,7 +106,7 @@ def load(yaml_path, overrides=None):
     yaml_path : str or Path or None
         A YAML mapping of keys; None for defaults only. Nothing in the file is executed.
     overrides : dict, optional
-        Values that win over the file (the command line).
+        Values that override the file (from the command line).
 
     Returns
     -------
@@ -109,7 +115,7 @@ def load(yaml_path, overrides=None):
     Raises
     ------
     UserError
-        Missing file, text that is no YAML mapping, an unknown key (the nearest one is named), a wrong value.
+        Missing file, not a YAML mapping, an unknown key (the message names the nearest one), or a wrong value.
 
     Examples
     --------
@@ -122,7 +128,7 @@ def load(yaml_path, overrides=None):
     )
 
 
-def _read(path):
+def _read(path: Path) -> Dict[str, Any]:
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path("mindcv_cfg")
         there = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
@@ -131,18 +137,20 @@ def _read(path):
     return read_mapping(path)
 
 
-def parse_args(argv, flags=(), tolerate=()):
+def parse_args(
+    argv: Sequence[str], flags: Collection[str] = (), tolerate: Collection[str] = ()
+) -> Tuple[Optional[str], Dict[str, Any], Set[str]]:
     """Split a command line into the configuration file, its overrides and plain flags.
 
     Parameters
     ----------
     argv : list of str
         ``-c FILE`` (or ``--config FILE``) and any number of ``--key value``, ``--key=value`` or, for booleans,
-        ``--key`` and ``--no-key``; a list is written ``a,b`` or ``a b``. ``-`` and ``_`` are the same in a key.
+        ``--key`` and ``--no-key``; a list is written ``a,b`` or ``a b``. ``-`` and ``_`` are equivalent in a key.
     flags : iterable of str
         Names without a value (``dry_run``).
     tolerate : iterable of str
-        Unknown names to skip, with their value (what a platform adds).
+        Unknown names to skip together with their value (added by a platform).
 
     Returns
     -------
@@ -189,7 +197,7 @@ def parse_args(argv, flags=(), tolerate=()):
     return path, overrides, found
 
 
-def help_text():
+def help_text() -> str:
     """All keys with type, default and meaning, for ``--help``."""
     lines = []
     for group, keys in GROUPS.items():

@@ -1,29 +1,37 @@
-"""Operations that only training uses, registered beside those of :mod:`aidet.images.pipeline`."""
+"""Operations that only training uses, registered alongside those of :mod:`aidet.images.operations`."""
 
 import io
 import os
 import re
 import warnings
+from typing import Any, Tuple, Union
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from ..errors import UserError, nearest
 from .operations import _number, _pair
-from .pipeline import operation
+from .pipeline import Step, operation
 
 
 @operation(random=True)
-def random_erasing(p=0.5, scale=(0.02, 0.33), ratio=(0.3, 3.3), value=0, max_attempts=10):
+def random_erasing(
+    p: float = 0.5,
+    scale: Union[float, Tuple[float, float]] = (0.02, 0.33),
+    ratio: Union[float, Tuple[float, float]] = (0.3, 3.3),
+    value: Union[float, Tuple[float, ...], str] = 0,
+    max_attempts: int = 10,
+) -> Step:
     """Replace a random box by ``value`` (after normalisation) or by ``random`` noise (Zhong et al. 2020).
 
-    Comes after ``normalize``; ``value`` is a number, one a channel, or ``random``.
+    Comes after ``normalize``; ``value`` is a number, one per channel, or ``random``.
     """
     _number("p", p, 0, 1)
     low, high = _pair("scale", scale, 0, 1)
     small, large = np.log(_pair("ratio", ratio, 0.001, 1000))
+    filling: Any = value
     if value != "random":
-        value = np.array(value if isinstance(value, tuple) else (value,) * 3, np.float32).reshape(-1, 1, 1)
+        filling = np.array(value if isinstance(value, tuple) else (value,) * 3, np.float32).reshape(-1, 1, 1)
 
     def run(array, rng):
         if not isinstance(array, np.ndarray):
@@ -37,8 +45,8 @@ def random_erasing(p=0.5, scale=(0.02, 0.33), ratio=(0.3, 3.3), value=0, max_att
             if 0 < h < height and 0 < w < width:
                 top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
                 array = array.copy()
-                noise = isinstance(value, str)
-                fill = rng.standard_normal((array.shape[0], h, w), dtype=np.float32) if noise else value
+                noise = isinstance(filling, str)
+                fill = rng.standard_normal((array.shape[0], h, w), dtype=np.float32) if noise else filling
                 array[:, top : top + h, left : left + w] = fill
                 return array
         return array
@@ -56,7 +64,7 @@ def _enhance(kind):
 
 
 GREY = (124, 116, 104)  # ImageNet's mean colour
-# Operation(image, magnitude in [0, 1], sign); ranges of Cubuk et al. 2019.
+# operation(image, magnitude in [0, 1], sign); ranges as in Cubuk et al. 2019.
 POLICY_OPERATIONS = {
     "ShearX": lambda image, m, sign: _affine(image, (1, sign * 0.3 * m, 0, 0, 1, 0)),
     "ShearY": lambda image, m, sign: _affine(image, (1, 0, 0, sign * 0.3 * m, 1, 0)),
@@ -73,7 +81,7 @@ POLICY_OPERATIONS = {
     "Brightness": _enhance(ImageEnhance.Brightness),
     "Sharpness": _enhance(ImageEnhance.Sharpness),
 }
-# ImageNet policy of AutoAugment (Cubuk et al. 2019, table 9): (operation, probability, magnitude of 10) twice.
+# ImageNet policy of AutoAugment (Cubuk et al. 2019, table 9): twice (operation, probability, magnitude out of 10).
 AUTO_POLICY = """Posterize .4 8 Rotate .6 9; Solarize .6 5 AutoContrast .6 5; Equalize .8 8 Equalize .6 3;
 Posterize .6 7 Posterize .6 6; Equalize .4 7 Solarize .2 4; Equalize .4 4 Rotate .8 8; Solarize .6 3 Equalize .6 7;
 Posterize .8 5 Equalize 1 2; Rotate .2 3 Solarize .6 8; Equalize .6 8 Posterize .4 6; Rotate .8 8 Color .4 0;
@@ -85,13 +93,13 @@ POLICIES = ("randaug", "autoaug", "autoaugr", "3a", "augmix", "trivialaugwide")
 
 
 @operation(random=True)
-def auto_augment(policy="randaug-m9-mstd0.5"):
-    """An automatic policy by MindCV's name: ``randaug-m9-n2-mstd0.5``, ``autoaug``, ``3a``, ``augmix-m3-w3``,
+def auto_augment(policy: str = "randaug-m9-mstd0.5") -> Step:
+    """An automatic policy under MindCV's name: ``randaug-m9-n2-mstd0.5``, ``autoaug``, ``3a``, ``augmix-m3-w3``,
     ``trivialaugwide``.
 
-    The options are ``m`` magnitude of 10, ``n`` operations, ``mstd`` its deviation, ``w`` and ``d`` width and depth of
-    AugMix, ``p`` probability of an operation; other options of timm's strings (``inc``, ``w`` of RandAugment, ``a``,
-    ``b``) change details that are fixed here.
+    The options are ``m``, magnitude out of 10; ``mstd``, its deviation; ``n``, number of operations; ``p``, probability
+    of an operation; ``w`` and ``d``, width and depth of AugMix. Other options of timm's strings (``inc``, ``w`` of
+    RandAugment, ``a``, ``b``) change details that are fixed here.
     """
     name, options = _policy(policy)
     names = list(POLICY_OPERATIONS)
@@ -127,9 +135,9 @@ def auto_augment(policy="randaug-m9-mstd0.5"):
         kind = int(rng.integers(3))  # DeiT III's 3-Augment: grey, solarize or blur
         if kind == 0:
             return image.convert("L").convert("RGB")
-        return (
-            ImageOps.solarize(image, 128) if kind == 1 else image.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2)))
-        )
+        if kind == 1:
+            return ImageOps.solarize(image, 128)
+        return image.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2)))
 
     def augmix(image, rng):
         width, depth = int(options.get("w", 3)), int(options.get("d", -1))
@@ -167,8 +175,8 @@ def _policy(text):
     return name, options
 
 
-def jpeg_420(image, quality):
-    """Through JPEG of that quality with halved chroma, whatever the quality."""
+def jpeg_420(image: Image.Image, quality: int) -> Image.Image:
+    """Re-save as JPEG of that quality, always with 4:2:0 chroma subsampling."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling=2)
     buffer.seek(0)
@@ -176,11 +184,11 @@ def jpeg_420(image, quality):
         return again.convert("RGB")
 
 
-def vip_impairment(image, rng):
-    """The IEEE VIP Cup 2022's: a random square to 200 x 200, then JPEG of quality 65 to 100.
+def vip_impairment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """The impairment of the IEEE VIP Cup 2022: a random square resized to 200 x 200, then JPEG of quality 65 to 100.
 
     Its side is drawn from max(5/8 m, 160) to m, m = min(sides, 2048). Smaller squares are enlarged bicubically, larger
-    ones reduced with Lanczos; an image below 160 pixels is taken whole.
+    ones reduced with Lanczos; an image below 160 pixels is used whole.
     """
     most = min(*image.size, 2048)
     least = min(max(int(most * 5 / 8), 160), most)
@@ -192,18 +200,18 @@ def vip_impairment(image, rng):
 
 
 @operation(random=True)
-def vip_cup():
-    """:func:`vip_impairment`: what the cup's organisers did to every test image."""
+def vip_cup() -> Step:
+    """:func:`vip_impairment`: what the organisers of the cup did to every test image."""
     return vip_impairment
 
 
 @operation(random=True)
-def albumentations(name, **arguments):
+def albumentations(name: str, **arguments: Any) -> Step:
     """One transform of the Albumentations library: ``albumentations(GaussNoise, p=0.2)``.
 
-    Its draws are seeded from the sample's generator, so a pair of images gets the same ones. Needs the ``train`` extra.
+    It is seeded from the sample's generator, so both images of a pair get the same draws. Needs the ``train`` extra.
     """
-    # The library asks the network for a newer version on import unless told not to.
+    # On import the library looks for a newer version online unless told not to.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     try:
         with warnings.catch_warnings():
@@ -218,7 +226,7 @@ def albumentations(name, **arguments):
         raise UserError(nearest(name, kinds, "Albumentations transform"))
     try:
         with warnings.catch_warnings():
-            # An argument that the library does not know is only a warning there.
+            # The library only warns about an argument that it does not know.
             warnings.simplefilter("error", UserWarning)
             transform = getattr(library, name)(**arguments)
     except (TypeError, ValueError, UserWarning) as error:

@@ -2,12 +2,13 @@
 
 import io
 import math
+from typing import Tuple, Union
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from ..errors import UserError, nearest
-from .pipeline import operation, to_array
+from .pipeline import Step, operation, to_array
 
 INTERPOLATION = {
     "nearest": Image.Resampling.NEAREST,
@@ -44,7 +45,7 @@ def _pair(name, value, low=None, high=None, whole=False):
         raise UserError(f"{name} (={value!r}) must be one value or two")
     a, b = (_number(name, v, low, high, whole) for v in value)
     if a > b:
-        raise UserError(f"{name} (={value!r}) must be in rising order")
+        raise UserError(f"{name} (={value!r}) must be in ascending order")
     return a, b
 
 
@@ -64,14 +65,14 @@ def _interpolation(value):
 
 def _chance(p):
     _number("p", p, 0, 1)
-    # Drawn even where p is 0 or 1, so that changing p of one operation leaves the draws of the next alone.
+    # Drawn even if p is 0 or 1, so that changing p of one operation does not change the draws of the next.
     return lambda rng: rng.random() < p
 
 
 # --- geometry --------------------------------------------------------------------------------------------------------
 @operation()
-def resize(size, interpolation="bilinear"):
-    """Shorter side to ``size`` (aspect kept), or exactly ``(height, width)``. PIL resampling with antialiasing."""
+def resize(size: Union[int, Tuple[int, int]], interpolation: str = "bilinear") -> Step:
+    """Resize the shorter side to ``size``, keeping the aspect, or to ``(height, width)``; antialiased by PIL."""
     how = _interpolation(interpolation)
     if isinstance(size, tuple):
         h, w = _size("size", size)
@@ -82,23 +83,19 @@ def resize(size, interpolation="bilinear"):
         w, h = image.size
         if min(w, h) == size:
             return image
-        # As torchvision: the longer side is cut, not rounded. At least 1 pixel, at most what a strip of 1 pixel allows.
-        new = (
-            (size, max(1, min(int(size * h / w), 16 * size)))
-            if w <= h
-            else (max(1, min(int(size * w / h), 16 * size)), size)
-        )
-        return image.resize(new, how)
+        # As in torchvision the longer side is truncated, not rounded. At least 1 pixel, and at most 16 times the size.
+        longer = max(1, min(int(size * max(w, h) / min(w, h)), 16 * size))
+        return image.resize((size, longer) if w <= h else (longer, size), how)
 
     return run
 
 
 @operation()
-def center_crop(size, margin="round"):
-    """The middle ``size`` pixels; a smaller image is first mirrored at its edges up to the size.
+def center_crop(size: Union[int, Tuple[int, int]], margin: str = "round") -> Step:
+    """Crop the middle ``size`` pixels; a smaller image is first mirrored at its edges up to that size.
 
-    Half a pixel of margin is rounded to the even number, as torchvision does, or with ``floor`` cut off, as the image
-    processors of transformers do.
+    Half a pixel of margin is rounded to the even number, as in torchvision, or with ``floor`` dropped, as in the image
+    processors of transformers.
     """
     h, w = _size("size", size)
     if margin not in ("round", "floor"):
@@ -114,8 +111,8 @@ def center_crop(size, margin="round"):
 
 
 @operation(random=True)
-def random_crop(size):
-    """``size`` native pixels at a random place, never resized; a smaller image is mirrored at its edges."""
+def random_crop(size: Union[int, Tuple[int, int]]) -> Step:
+    """Crop ``size`` pixels at a random position, never resized; a smaller image is mirrored at its edges."""
     h, w = _size("size", size)
 
     def run(image, rng):
@@ -127,14 +124,16 @@ def random_crop(size):
 
 
 @operation(random=True)
-def random_resized_crop(size, scale=(0.08, 1.0), ratio=(0.75, 1.3333333333333333), interpolation="bilinear"):
-    """A random part of the area ``scale`` and aspect ``ratio``, resized to ``size`` (Szegedy et al. 2015)."""
+def random_resized_crop(
+    size: Union[int, Tuple[int, int]],
+    scale: Union[float, Tuple[float, float]] = (0.08, 1.0),
+    ratio: Union[float, Tuple[float, float]] = (0.75, 1.3333333333333333),
+    interpolation: str = "bilinear",
+) -> Step:
+    """A random crop with area ``scale`` and aspect ``ratio``, resized to ``size`` (Szegedy et al. 2015)."""
     h, w = _size("size", size)
-    scale, ratio, how = (
-        _pair("scale", scale, 0.0001, 1),
-        _pair("ratio", ratio, 0.01, 100),
-        _interpolation(interpolation),
-    )
+    scale, ratio = _pair("scale", scale, 0.0001, 1), _pair("ratio", ratio, 0.01, 100)
+    how = _interpolation(interpolation)
     wide = np.log(ratio)
 
     def run(image, rng):
@@ -154,8 +153,8 @@ def random_resized_crop(size, scale=(0.08, 1.0), ratio=(0.75, 1.3333333333333333
 
 
 @operation()
-def pad(multiple):
-    """Mirror at the right and bottom edges up to a multiple of ``multiple`` pixels."""
+def pad(multiple: int) -> Step:
+    """Pad by mirroring at the right and bottom edges to a multiple of ``multiple`` pixels."""
     _number("multiple", multiple, 1, 1024, whole=True)
 
     def run(image, rng):
@@ -168,22 +167,22 @@ def pad(multiple):
 
 
 @operation(random=True)
-def hflip(p=0.5):
+def hflip(p: float = 0.5) -> Step:
     """Mirror left and right with probability ``p``."""
     chance = _chance(p)
     return lambda image, rng: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if chance(rng) else image
 
 
 @operation(random=True)
-def vflip(p=0.5):
+def vflip(p: float = 0.5) -> Step:
     """Mirror top and bottom with probability ``p``."""
     chance = _chance(p)
     return lambda image, rng: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if chance(rng) else image
 
 
 @operation(random=True)
-def rotate90():
-    """Turn by 0, 90, 180 or 270 degrees, each as likely."""
+def rotate90() -> Step:
+    """Rotate by 0, 90, 180 or 270 degrees, equally likely."""
     turns = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 
     def run(image, rng):
@@ -202,7 +201,7 @@ def _grow(image, h, w):
     return Image.fromarray(np.pad(np.asarray(image), widths, mode="symmetric"))
 
 
-# --- degradations: what images go through on the way to a detector --------------------------------------------------
+# --- degradations: what happens to images on the way to a detector ---------------------------------------------------
 def _recode(image, kind, **options):
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
@@ -212,7 +211,7 @@ def _recode(image, kind, **options):
 
 
 @operation(random=True)
-def jpeg(quality=(65, 100), p=1.0):
+def jpeg(quality: Union[int, Tuple[int, int]] = (65, 100), p: float = 1.0) -> Step:
     """Re-save as JPEG (4:2:0) with a quality from the range, with probability ``p``."""
     low, high = _pair("quality", quality, 1, 100, whole=True)
     chance = _chance(p)
@@ -225,7 +224,7 @@ def jpeg(quality=(65, 100), p=1.0):
 
 
 @operation(random=True)
-def webp(quality=(65, 100), p=1.0):
+def webp(quality: Union[int, Tuple[int, int]] = (65, 100), p: float = 1.0) -> Step:
     """Re-save as lossy WebP with a quality from the range, with probability ``p``."""
     low, high = _pair("quality", quality, 1, 100, whole=True)
     chance = _chance(p)
@@ -238,7 +237,7 @@ def webp(quality=(65, 100), p=1.0):
 
 
 @operation(random=True)
-def blur(radius=(0.1, 2.0), p=1.0):
+def blur(radius: Union[float, Tuple[float, float]] = (0.1, 2.0), p: float = 1.0) -> Step:
     """Gaussian blur with a standard deviation (pixels) from the range, with probability ``p``."""
     low, high = _pair("radius", radius, 0, 100)
     chance = _chance(p)
@@ -251,7 +250,7 @@ def blur(radius=(0.1, 2.0), p=1.0):
 
 
 @operation(random=True)
-def noise(sigma=(0.0, 8.0), p=1.0):
+def noise(sigma: Union[float, Tuple[float, float]] = (0.0, 8.0), p: float = 1.0) -> Step:
     """Gaussian noise with a standard deviation (grey levels of 255) from the range, with probability ``p``."""
     low, high = _pair("sigma", sigma, 0, 255)
     chance = _chance(p)
@@ -268,7 +267,9 @@ def noise(sigma=(0.0, 8.0), p=1.0):
 
 
 @operation(random=True)
-def rescale(factor=(0.5, 1.5), interpolation="random", p=1.0):
+def rescale(
+    factor: Union[float, Tuple[float, float]] = (0.5, 1.5), interpolation: str = "random", p: float = 1.0
+) -> Step:
     """Resize by a factor from the range, aspect kept, with probability ``p``; never below 8 pixels a side."""
     low, high = _pair("factor", factor, 0.01, 16)
     choices = [INTERPOLATION[n] for n in ("bilinear", "bicubic", "lanczos")]
@@ -286,8 +287,8 @@ def rescale(factor=(0.5, 1.5), interpolation="random", p=1.0):
 
 
 @operation(random=True)
-def down_up(factor=(0.5, 1.0), p=1.0):
-    """Shrink by a factor from the range and enlarge back to the size it had, with probability ``p``."""
+def down_up(factor: Union[float, Tuple[float, float]] = (0.5, 1.0), p: float = 1.0) -> Step:
+    """Shrink by a factor from the range and enlarge back to the original size, with probability ``p``."""
     low, high = _pair("factor", factor, 0.01, 1)
     choices = [INTERPOLATION[n] for n in ("bilinear", "bicubic", "lanczos")]
     chance = _chance(p)
@@ -303,8 +304,8 @@ def down_up(factor=(0.5, 1.0), p=1.0):
 
 
 @operation(random=True)
-def cutout(size=(0.1, 0.4), p=0.5):
-    """Cover a square, its side a part of the shorter side, with the image's mean colour (DeVries & Taylor 2017)."""
+def cutout(size: Union[float, Tuple[float, float]] = (0.1, 0.4), p: float = 0.5) -> Step:
+    """Cover a square, sized as a part of the shorter side, with the image's mean colour (DeVries & Taylor 2017)."""
     low, high = _pair("size", size, 0, 1)
     chance = _chance(p)
 
@@ -322,8 +323,8 @@ def cutout(size=(0.1, 0.4), p=0.5):
 
 
 @operation(random=True)
-def color_jitter(brightness=0.2, contrast=0.2, saturation=0.2, p=1.0):
-    """Brightness, contrast and saturation times a factor within ``1 - x .. 1 + x``, with probability ``p``."""
+def color_jitter(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2, p: float = 1.0) -> Step:
+    """Multiply brightness, contrast and saturation by factors in ``1 - x .. 1 + x``, with probability ``p``."""
     named = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
     amounts = [_number(name, value, 0, 1) for name, value in named.items()]
     enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -340,22 +341,24 @@ def color_jitter(brightness=0.2, contrast=0.2, saturation=0.2, p=1.0):
 
 
 @operation(random=True)
-def grayscale(p=0.1):
-    """Drop the colour with probability ``p`` (still three channels)."""
+def grayscale(p: float = 0.1) -> Step:
+    """Remove the colour with probability ``p`` (keeps three channels)."""
     chance = _chance(p)
     return lambda image, rng: image.convert("L").convert("RGB") if chance(rng) else image
 
 
 @operation(numeric=True)
-def to_float(low=0.0, high=1.0):
-    """Grey levels 0..255 onto the range ``low..high``."""
-    low, high = np.float32(_number("low", low)), np.float32(_number("high", high))
-    return lambda image, rng: to_array(image) * (high - low) + low
+def to_float(low: float = 0.0, high: float = 1.0) -> Step:
+    """Map grey levels 0..255 to the range ``low..high``."""
+    start, stop = np.float32(_number("low", low)), np.float32(_number("high", high))
+    return lambda image, rng: to_array(image) * (stop - start) + start
 
 
 @operation(numeric=True)
-def normalize(mean="imagenet", std=None):
-    """Values in [0, 1], minus the mean, over the standard deviation, per channel.
+def normalize(
+    mean: Union[str, float, Tuple[float, ...]] = "imagenet", std: Union[None, float, Tuple[float, ...]] = None
+) -> Step:
+    """Scale to [0, 1], subtract the mean and divide by the standard deviation, per channel.
 
     ``normalize(imagenet)``, ``normalize(half)``, ``normalize(0.5, 0.5)`` or ``normalize((r, g, b), (r, g, b))``.
     """
@@ -364,7 +367,7 @@ def normalize(mean="imagenet", std=None):
             raise UserError(nearest(mean, STATISTICS, "statistics"))
         mean, std = STATISTICS[mean]
     elif std is None:
-        raise UserError(f"normalize: mean (={mean!r}) needs a std beside it")
+        raise UserError(f"normalize: mean (={mean!r}) needs a std as well")
     columns = []
     for name, value in (("mean", mean), ("std", std)):
         value = value if isinstance(value, tuple) else (value,) * 3
@@ -386,7 +389,7 @@ def normalize(mean="imagenet", std=None):
 
 
 @operation(numeric=True)
-def high_pass(radius=3.0):
+def high_pass(radius: float = 3.0) -> Step:
     """The image minus its Gaussian blur, over 255, in [-1, 1] (resnet_hf of Kahsolt/AIGC-clf)."""
     _number("radius", radius, 0, 100)
 

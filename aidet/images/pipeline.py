@@ -3,10 +3,10 @@
 ``decode | resize(256, bicubic) | center_crop(224) | normalize(imagenet)``
 
 The idea of a one-line pipeline is big_vision's (``pp/builder.py``). Everything is PIL and NumPy: MindSpore's own Resize
-and CenterCrop give different pixels for PIL and array input, and a detector lives on such differences.
+and CenterCrop give different pixels for PIL and array input, and such differences matter to a detector.
 
-Operations before ``normalize``, ``to_float`` or ``high_pass`` take and give a PIL image in mode RGB; those three turn
-it into float32 (3, h, w). Random operations draw from the ``numpy.random.Generator`` that is handed in, never from a
+Operations before ``normalize``, ``to_float`` or ``high_pass`` take and return a PIL image in mode RGB; those three turn
+it into float32 (3, h, w). Random operations draw from the ``numpy.random.Generator`` that is passed in, never from
 global state.
 """
 
@@ -14,19 +14,23 @@ import ast
 import functools
 import hashlib
 import inspect
-from typing import Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, signature_text
 
-OPERATIONS = {}  # name -> (factory, is it random)
-NUMERIC = set()  # names of the operations that make numbers of an image
+# What a factory makes: a function of an image and a generator. Image and result are a PIL image or an array.
+Step = Callable[[Any, Any], Any]
+Factory = TypeVar("Factory", bound=Callable[..., Step])
+
+OPERATIONS: Dict[str, Tuple[Callable[..., Step], bool]] = {}  # name -> (factory, whether it is random)
+NUMERIC: Set[str] = set()  # names of the operations that turn an image into numbers
 
 
-def operation(random: bool = False, numeric: bool = False):
-    """Register a factory: it takes the arguments written in the line and returns ``f(image, rng)``.
+def operation(random: bool = False, numeric: bool = False) -> Callable[[Factory], Factory]:
+    """Register a factory, which takes the arguments written in the line and returns ``f(image, rng)``.
 
     Parameters
     ----------
@@ -36,7 +40,7 @@ def operation(random: bool = False, numeric: bool = False):
         It takes a PIL image and gives float32 (3, h, w): a member of :attr:`Pipeline.numbers`.
     """
 
-    def add(factory):
+    def add(factory: Factory) -> Factory:
         OPERATIONS[factory.__name__] = (factory, random)
         if numeric:
             NUMERIC.add(factory.__name__)
@@ -56,13 +60,13 @@ class Pipeline:
     Attributes
     ----------
     text : str
-        The line, in a normal form.
+        The line in normalised form.
     parts : list of str
-        Its operations as they were written, without ``decode``; joined by ``|`` they are a line again.
+        Its operations as written, without ``decode``; joined by ``|`` they form a line again.
     steps : list of (str, callable)
         Name and function of each operation.
     random : bool
-        Whether any operation draws random numbers. Where False, more than one view of an image is pointless.
+        Whether any operation draws random numbers. If False, more than one view of an image is pointless.
 
     Raises
     ------
@@ -76,12 +80,13 @@ class Pipeline:
     (3, 224, 224)
     """
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         self.parts = [part.strip() for part in _split(text)]
         calls = [_parse(part, text) for part in self.parts]
         if calls and calls[0][0] == "decode":
             self.parts, calls = self.parts[1:], calls[1:]
-        self.steps, self.random = [], False
+        self.steps: List[Tuple[str, Step]] = []
+        self.random = False
         for name, args, kwargs in calls:
             if name not in OPERATIONS:
                 raise UserError(f"transform {text!r}: {nearest(name, OPERATIONS, 'operation')}")
@@ -90,22 +95,22 @@ class Pipeline:
                 inspect.signature(factory).bind(*args, **kwargs)
                 step = factory(*args, **kwargs)
             except TypeError as error:
-                raise UserError(f"transform {text!r}: {name}: {error}; it takes {inspect.signature(factory)}") from None
+                raise UserError(f"transform {text!r}: {name}: {error}; it takes {signature_text(factory)}") from None
             self.steps.append((name, step))
             self.random = self.random or random
         self.text = " | ".join(["decode"] + [_show(*call) for call in calls])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Pipeline({self.text!r})"
 
-    def __call__(self, image, rng=None):
+    def __call__(self, image: Image.Image, rng: Optional[np.random.Generator] = None) -> np.ndarray:
         """Run on one image.
 
         Parameters
         ----------
         image : PIL.Image.Image, mode RGB
         rng : numpy.random.Generator, optional
-            Needed where the pipeline is random.
+            Required if the pipeline is random.
 
         Returns
         -------
@@ -114,22 +119,23 @@ class Pipeline:
         """
         if self.random and rng is None:
             raise ValueError(f"{self.text!r} is random and needs a generator")
-        image = applied(self.steps, image, rng)
-        return to_array(image) if isinstance(image, Image.Image) else image
+        result = applied(self.steps, image, rng)
+        return to_array(result) if isinstance(result, Image.Image) else result
 
-    def size(self):
-        """(height, width) of the output, found by running on a grey image; None where it follows the input."""
+    def size(self) -> Optional[Tuple[int, int]]:
+        """(height, width) of the output, found by running on a grey image; None if it depends on the input."""
         shapes = {
             self(Image.new("RGB", wh, (90, 120, 150)), np.random.default_rng(0)).shape[1:]
             for wh in ((331, 467), (512, 389))
         }
-        return shapes.pop() if len(shapes) == 1 else None
+        height, width = shapes.pop()
+        return (height, width) if not shapes else None
 
     @functools.cached_property
     def geometry(self) -> "Pipeline":
-        """The operations before :attr:`numbers`, which take and give a PIL image: resize, crop, flips, JPEG.
+        """The operations before :attr:`numbers`, which take and return a PIL image: resize, crop, flips, JPEG.
 
-        Its ``text`` is ``decode`` where there are none.
+        Its ``text`` is ``decode`` if there are none.
         """
         numeric = [name in NUMERIC for name, _ in self.steps]
         first = numeric.index(True) if any(numeric) else len(numeric)
@@ -137,26 +143,26 @@ class Pipeline:
 
     @functools.cached_property
     def numbers(self) -> "Pipeline":
-        """The operation that makes numbers of the image: ``normalize``, ``to_float`` or ``high_pass``.
+        """The operation that turns the image into numbers: ``normalize``, ``to_float`` or ``high_pass``.
 
-        ``to_float`` where the line names none. ``random_erasing``, which changes numbers that are there already, is
-        part of neither this nor :attr:`geometry`.
+        ``to_float`` if the line names none. ``random_erasing``, which changes existing numbers, is part of neither
+        this nor :attr:`geometry`.
         """
         made = [part for part, (name, _) in zip(self.parts, self.steps) if name in NUMERIC]
         return Pipeline("|".join(made) or "to_float")
 
     def affine(self, white: float = 1.0) -> Optional[Tuple[np.ndarray, np.ndarray]]:
-        """Scale and offset per channel with which :attr:`numbers` are ``scale * pixel + offset``.
+        """Scale and offset per channel such that :attr:`numbers` gives ``scale * pixel + offset``.
 
         Parameters
         ----------
         white : float
-            Value of a white pixel: 1 where pixels are in [0, 1], 255 for grey levels.
+            Value of a white pixel: 1 if pixels are in [0, 1], 255 for grey levels.
 
         Returns
         -------
         (ndarray, ndarray) of float64, each of shape (3,), or None
-            Measured. None where a number depends on more than its own pixel (``high_pass``), or not on it at all.
+            Measured. None if a number depends on more than its own pixel (``high_pass``), or not on it at all.
         """
         ramp = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2))
         values = self.numbers(ramp).reshape(3, 256).astype(np.float64)
@@ -169,12 +175,12 @@ class Pipeline:
 
 @functools.lru_cache(maxsize=64)
 def parsed(text: str) -> Pipeline:
-    """The pipeline of a line, parsed once a process."""
+    """The pipeline of a line, parsed once per process."""
     return Pipeline(text)
 
 
-def applied(steps, image, rng):
-    """An image after ``steps``, some of a :attr:`Pipeline.steps`, in their order.
+def applied(steps: Iterable[Tuple[str, Step]], image: Image.Image, rng: Optional[np.random.Generator]) -> Any:
+    """Apply ``steps``, some or all of :attr:`Pipeline.steps`, to an image in their order.
 
     Parameters
     ----------
@@ -185,18 +191,18 @@ def applied(steps, image, rng):
     Returns
     -------
     PIL.Image.Image or numpy.ndarray
-        What the last step gives.
+        The result of the last step.
     """
     for _, step in steps:
         image = step(image, rng)
     return image
 
 
-def generator(seed, key, view=0):
+def generator(seed: int, key: str, view: int = 0) -> np.random.Generator:
     """The random generator of one view of one file.
 
-    Depends on the seed, the key (a relative path, or the pair an image belongs to) and the view alone, so that neither
-    the order of files, nor batch size, workers or shards change a result.
+    It depends only on the seed, the key (a relative path, or the pair an image belongs to) and the view, so that the
+    order of files, batch size, workers and shards do not change a result.
 
     Parameters
     ----------
@@ -224,7 +230,7 @@ def _split(text):
 
 
 def _parse(part, text):
-    """``name(1, word, key=2)`` -> (name, [1, 'word'], {'key': 2}); literals and bare words, nothing evaluated."""
+    """``name(1, word, key=2)`` -> (name, [1, 'word'], {'key': 2}); literals and bare words; nothing is evaluated."""
 
     def value(node):
         if isinstance(node, ast.Name):
@@ -254,6 +260,7 @@ def _show(name, args, kwargs):
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    # One pass over the pixels and the arithmetic in place: a fifth of the time of NumPy's plain expressions.
+    """An RGB image as float32 (3, h, w) in [0, 1]."""
+    # One pass over the pixels with in-place arithmetic takes a fifth of the time of plain NumPy expressions.
     pixels = np.asarray(image).transpose(2, 0, 1)
     return np.divide(pixels, np.float32(255), out=np.empty(pixels.shape, np.float32), dtype=np.float32)

@@ -1,9 +1,10 @@
-"""From a file to pixels: finding images, decoding them, one way for every part of the project."""
+"""From a file to pixels: finding and decoding images, in the same way for every part of the project."""
 
 import os
 import threading
 import warnings
 from pathlib import Path
+from typing import BinaryIO, Iterator, Union
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -17,21 +18,22 @@ EXTENSIONS = frozenset(
 # Pillow's own guard against decompression bombs warns at 89 million pixels and raises at twice that; ours is explicit,
 # so that a decoder's memory has a known bound (3 bytes a pixel, a few copies).
 MAX_PIXELS = 120_000_000
-# Formats that Pillow hands to another program.
+# Formats that Pillow passes to another program.
 PROGRAMS = frozenset(("EPS",))
-# First brand of a HEIF file whose pixels are HEVC, as telephones write it (ISO/IEC 23008-12, annex B), and the two
-# general brands. Not read: the decoder that was tried for it ended the process on a damaged file (LOG.md).
+# First brand of a HEIF file whose pixels are HEVC, as phones write it (ISO/IEC 23008-12, annex B), and the two general
+# brands. Not supported: the decoder that was tried crashed the process on a damaged file (LOG.md).
 HEIC = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 
-
+# What decode takes.
+Source = Union[str, "os.PathLike[str]", BinaryIO, Image.Image, np.ndarray]
 ORIENTATION, TURNED = 0x0112, (2, 3, 4, 5, 6, 7, 8)  # EXIF: tag, and values other than upright
 
 
 class _Quiet:
-    """Ignores warnings as long as any thread is inside.
+    """Ignores warnings while any thread is inside.
 
-    ``warnings.catch_warnings`` changes what the whole process does: of two threads the first to leave would let the
-    other's warnings out, as text or, where warnings are errors, as an image that cannot be used.
+    ``warnings.catch_warnings`` affects the whole process: of two threads the first to leave would restore the other's
+    warnings, which would be printed or, if warnings are errors, make an image unusable.
     """
 
     def __init__(self):
@@ -56,10 +58,10 @@ _quiet = _Quiet()
 
 
 class ImageError(Exception):
-    """An input that cannot be used. The message is the reason that stands in the result's row."""
+    """An input that cannot be used. The message is the reason shown in its result row."""
 
 
-def decode(source, max_pixels=MAX_PIXELS):
+def decode(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode one image to RGB.
 
     Parameters
@@ -73,8 +75,8 @@ def decode(source, max_pixels=MAX_PIXELS):
     Returns
     -------
     PIL.Image.Image
-        Mode ``RGB``, upright (EXIF orientation applied); transparency is laid over white, 16-bit values are scaled
-        to 8 bits, CMYK and palettes converted.
+        Mode ``RGB``, upright (EXIF orientation applied); transparency is composited over white, 16-bit values are
+        scaled to 8 bits, CMYK and palettes are converted.
 
     Raises
     ------
@@ -95,7 +97,7 @@ def decode(source, max_pixels=MAX_PIXELS):
         return _rgb(Image.fromarray(source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source))
     if isinstance(source, Image.Image):
         made = _rgb(_upright(source))
-        return source.copy() if made is source else made  # never the caller's own
+        return source.copy() if made is source else made  # never the caller's own object
     if isinstance(source, (str, os.PathLike)):
         try:
             if os.path.isdir(source):
@@ -114,7 +116,7 @@ def decode(source, max_pixels=MAX_PIXELS):
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(f"{width}x{height} pixels, more than the limit of {max_pixels}")
-            # JPEGs are decoded in full: draft mode would change the high frequencies that detectors read.
+            # JPEGs are decoded in full: draft mode would change the high frequencies that detectors use.
             image.load()
             return _rgb(_upright(image))
     except ImageError:
@@ -127,7 +129,7 @@ def decode(source, max_pixels=MAX_PIXELS):
         if _is_heic(source):
             raise ImageError("HEIC, which Pillow does not read; save it as PNG, or as JPEG of high quality") from None
         raise ImageError("not an image that Pillow can read") from None
-    except Exception as error:  # noqa: BLE001 - Pillow's plugins raise nearly every type on damaged files
+    except Exception as error:  # noqa: BLE001 - Pillow's plugins raise nearly every type of error on damaged files
         raise ImageError(_reason(error)) from None
 
 
@@ -152,15 +154,15 @@ def _is_heic(source):
     return head[4:8] == b"ftyp" and head[8:] in HEIC
 
 
-def _upright(image):
+def _upright(image: Image.Image) -> Image.Image:
     try:
-        # exif_transpose copies all pixels of an image that is upright already, as nearly all are.
+        # exif_transpose copies all pixels even if an image is already upright, as nearly all are.
         return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION) in TURNED else image
     except Exception:  # noqa: BLE001 - a damaged EXIF block says nothing about the pixels
         return image
 
 
-def _rgb(image):
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
@@ -178,11 +180,11 @@ def _rgb(image):
     return image.convert("RGB")
 
 
-def walk(folder):
+def walk(folder: Union[str, Path]) -> Iterator[str]:
     """Yield the image files below a folder, in natural order of their path relative to it.
 
-    Hidden files and folders are left out; a symbolic link to a folder is followed once (loops end). Memory is that of
-    the file names of one folder (and those above it), not of the tree.
+    Hidden files and folders are left out; a symbolic link to a folder is followed once (loops end). Memory
+    is bounded by the file names of one folder and those above it, not of the whole tree.
 
     Parameters
     ----------
@@ -196,7 +198,7 @@ def walk(folder):
     Raises
     ------
     UserError
-        A folder that may not be read: its images would be missing without a word.
+        A folder that cannot be read: its images would be missing silently.
     """
     folder = os.fspath(folder)
     seen = set()
@@ -213,7 +215,7 @@ def walk(folder):
                         if _is_dir(entry):
                             folders.add(entry.name)
         except (FileNotFoundError, NotADirectoryError):
-            return  # it went away since it was listed
+            return  # deleted since it was listed
         except OSError as error:
             raise UserError(
                 f"folder {where!r} cannot be read ({error.strerror or error}); allow it, or move that folder away"
@@ -233,15 +235,15 @@ def walk(folder):
 
 
 def _is_dir(entry):
-    """A link that leads back to itself is no folder; it gets a row that says so."""
+    """A link that points to itself is not a folder; it gets a result row that says so."""
     try:
         return entry.is_dir()
     except OSError:
         return False
 
 
-def require_folder(path, what="folder"):
-    """Return ``Path(path)``, or raise :class:`UserError` where it is no folder."""
+def require_folder(path: Union[str, Path], what: str = "folder") -> Path:
+    """Return ``Path(path)``, or raise :class:`UserError` if it is not a folder."""
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{what} {str(path)!r} " + ("is not a folder" if path.exists() else "does not exist"))

@@ -1,4 +1,4 @@
-"""Numbers of a detector, and how sure they are."""
+"""Metrics of a detector, with intervals and thresholds."""
 
 from .bootstrap import by_value, group_numbers, intervals, paired, spread, wilson
 from .points import (

@@ -1,15 +1,16 @@
 """Bootstrap intervals over source images (Efron 1979), and paired comparison of two detectors."""
 
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..labels import GENERATED, REAL, sigmoid
 from .points import CI_NAMES, Weighted, auc
 
 
-def group_numbers(groups: Optional[Sequence], count: int) -> np.ndarray:
-    """A number for each row's source image, from 0 on; without groups, or with an empty one, a row stands by itself."""
+def group_numbers(groups: Optional[Union[Sequence, np.ndarray]], count: int) -> np.ndarray:
+    """Number of each row's source image, from 0; without groups, or with an empty one, a row is its own group."""
     if groups is None:
         return np.arange(count)
     names = [str(g) if g not in (None, "") else f"\0{i}" for i, g in enumerate(groups)]
@@ -23,16 +24,16 @@ class Resampler:
     ----------
     y : array of int, shape (n,)
     groups : sequence of hashable, shape (n,), optional
-        Rows with the same value are drawn together. None: each row by itself. An empty value counts as a row by itself.
+        Rows with the same value are drawn together. With None, or an empty value, a row is drawn by itself.
     seed : int
 
     Notes
     -----
-    Strata are groups of reals only, of generated only, and of both, so that no draw loses a class
+    The strata are groups of real images only, of generated images only, and of both, so that no draw loses a class
     (Davison & Hinkley 1997, section 3.2: resample within the known strata).
     """
 
-    def __init__(self, y: Sequence[int], groups: Optional[Sequence] = None, seed: int = 42) -> None:
+    def __init__(self, y: ArrayLike, groups: Optional[Union[Sequence, np.ndarray]] = None, seed: int = 42) -> None:
         y = np.asarray(y)
         self.of_row = group_numbers(groups, len(y))
         self.count = int(self.of_row.max()) + 1 if len(y) else 0
@@ -52,11 +53,11 @@ class Resampler:
 
 
 def intervals(
-    y: Sequence[int],
-    label: Sequence[int],
-    score: Sequence[float],
-    prob: Optional[Sequence[float]] = None,
-    groups: Optional[Sequence] = None,
+    y: ArrayLike,
+    label: ArrayLike,
+    score: ArrayLike,
+    prob: Optional[ArrayLike] = None,
+    groups: Optional[Union[Sequence, np.ndarray]] = None,
     times: int = 1000,
     level: float = 0.95,
     seed: int = 42,
@@ -82,9 +83,10 @@ def intervals(
 
     Notes
     -----
-    A resampled set is always worse calibrated than the set it was drawn from, because bins lose images by chance; the
-    intervals of both ECEs are therefore shifted so that their median is the measured value. A share of exactly 0 or 1
-    never changes under resampling; accuracy and recalls then get Wilson's interval with one trial a source image.
+    A resampled set is systematically worse calibrated than the original, because bins lose images by chance; the
+    intervals of both ECEs are therefore shifted so that their median is the measured value. A proportion of exactly 0
+    or 1 never changes under resampling; accuracy and recalls then get Wilson's interval, with one trial per source
+    image.
     """
     if times < 1:
         return {}
@@ -115,10 +117,10 @@ def _percentiles(draws, level, point):
 
 
 def paired(
-    y: Sequence[int],
+    y: ArrayLike,
     first: Sequence[np.ndarray],
     second: Sequence[np.ndarray],
-    groups: Optional[Sequence] = None,
+    groups: Optional[Union[Sequence, np.ndarray]] = None,
     times: int = 1000,
     seed: int = 42,
 ) -> Dict[str, Any]:
@@ -136,8 +138,8 @@ def paired(
     -------
     dict
         ``differences``: per metric ``first - second``, its 95% interval and a two-sided bootstrap p value (both
-        detectors are measured on the same draws); ``mcnemar``: images only one of the two gets right, and the exact
-        binomial p value (McNemar 1947), which takes images as independent.
+        detectors are measured on the same draws); ``mcnemar``: images that only one of the two gets right, and the
+        exact binomial p value (McNemar 1947), which assumes independent images.
     """
     from scipy.stats import binomtest
 
@@ -151,11 +153,11 @@ def paired(
         if name not in point[0] or name not in point[1]:
             continue
         values = np.array([a[name] - b[name] for a, b in draws if name in a and name in b])
-        row = {"first": float(point[0][name]), "second": float(point[1][name])}
+        row: Dict[str, Any] = {"first": float(point[0][name]), "second": float(point[1][name])}
         row["difference"] = row["first"] - row["second"]
         if len(values):
             row["ci"] = [float(v) for v in np.percentile(values, [2.5, 97.5])]
-            # Half of the draws at exactly 0 counts for each side; one is added so that p is never 0.
+            # Half of the draws at exactly 0 count for each side; one is added so that p is never 0.
             below = (values < 0).sum() + 0.5 * (values == 0).sum()
             row["p"] = float(min(1.0, 2 * (min(below, len(values) - below) + 1) / (len(values) + 1)))
         differences[name] = row
@@ -166,15 +168,15 @@ def paired(
 
 
 def by_value(
-    y: Sequence[int],
-    label: Sequence[int],
-    score: Sequence[float],
-    values: Sequence[str],
-    groups: Optional[Sequence] = None,
+    y: ArrayLike,
+    label: ArrayLike,
+    score: ArrayLike,
+    values: ArrayLike,
+    groups: Optional[Union[Sequence, np.ndarray]] = None,
     times: int = 1000,
     seed: int = 42,
 ) -> Dict[str, Dict[str, Any]]:
-    """A table of one column: how the detector does on each of its values.
+    """Metrics of the detector for each value of one column.
 
     A value with images of one class only (a generator, a camera) is ranked against all images of the other class.
 
@@ -182,16 +184,16 @@ def by_value(
     ----------
     y, label : array of int, shape (n,)
     score : array of float, shape (n,)
-        NaN where a row has no score.
+        NaN if a row has no score.
     values : sequence of str, shape (n,)
     groups, times, seed
-        As in :func:`intervals`; intervals of the AUC are left out above 30 values.
+        As in :func:`intervals`; intervals of the AUC are omitted above 30 values.
 
     Returns
     -------
     dict of str to dict
         ``n, classes`` (``real``, ``generated`` or ``both``), ``accuracy`` (over the rows with a decision), ``auc``
-        (None where undefined), ``mean_score`` and ``ci`` of accuracy and AUC.
+        (None if undefined), ``mean_score`` and ``ci`` of accuracy and AUC.
     """
     y, label, score, values = (np.asarray(v) for v in (y, label, score, values))
     groups = None if groups is None else np.asarray(groups, object)
@@ -203,7 +205,7 @@ def by_value(
         other = own if len(sides) == 2 else own | (y != y[own][0])
         ranked = other & np.isfinite(score)
         decided, scored = own & (label >= 0), own & np.isfinite(score)
-        row = {
+        row: Dict[str, Any] = {
             "n": int(own.sum()),
             "classes": "both" if len(sides) == 2 else ("real", "generated")[sides.pop()],
             "accuracy": float((label[decided] == y[decided]).mean()) if decided.any() else None,
@@ -224,7 +226,7 @@ def by_value(
 
 
 def _accuracy_interval(y, label, groups, times, seed):
-    """Bootstrap over groups; Wilson's interval where resampling a few groups would feign certainty."""
+    """Bootstrap over groups; Wilson's interval if resampling only a few groups would be overconfident."""
     right = (y == label).astype(float)
     resampler = Resampler(y, groups, seed)
     if resampler.count < 10 or right.min() == right.max():
@@ -241,7 +243,7 @@ def spread(
     Returns
     -------
     dict or None
-        ``values, average, minimum, worst``; None where no value is of that class.
+        ``values, average, minimum, worst``; None if no value is of that class.
     """
     rows = [(row[key], name) for name, row in table.items() if row["classes"] == classes and row[key] is not None]
     if not rows:
@@ -251,7 +253,7 @@ def spread(
 
 
 def wilson(good: float, n: float, level: float = 0.95) -> Tuple[float, float]:
-    """Wilson score interval of a share (Wilson 1927); (0, 1) where ``n`` is 0."""
+    """Wilson score interval of a proportion (Wilson 1927); (0, 1) if ``n`` is 0."""
     from scipy.stats import norm
 
     if n == 0:

@@ -1,13 +1,14 @@
-"""Metrics of a detector, their bootstrap intervals, and paired tests between two detectors.
+"""Metrics of a detector.
 
-One implementation, :class:`Weighted`: in a point estimate every row has the weight 1. The bootstrap draws whole source
-images (a group of rows), because crops of one photograph are no independent observations; a draw is a set of weights,
-so that one sort serves all of them. The tests compare every metric with scikit-learn's.
+The one implementation is :class:`Weighted`: in a point estimate every row has the weight 1. The bootstrap draws whole
+source images (groups of rows), because crops of one photograph are not independent observations; a draw is a set of
+weights, so that one sort serves all draws. The tests compare every metric with scikit-learn's.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import UserError
 from ..labels import GENERATED, NAMES, REAL, sigmoid
@@ -20,8 +21,8 @@ RANKING = ("auc", "ap", "eer", "ece", "balanced_ece", "nll")
 CI_NAMES = DECISIONS + RANKING + tuple(f"tpr_at_fpr_{f:g}" for f in FPRS)
 
 
-def check(y: Sequence[int], score: Optional[Sequence[float]] = None, what: str = "the data") -> None:
-    """Raise :class:`UserError` unless the labels are 0 and 1, both occur, and the scores are finite and as many."""
+def check(y: ArrayLike, score: Optional[ArrayLike] = None, what: str = "the data") -> None:
+    """Raise :class:`UserError` unless the labels are 0 and 1, both occur, and there is one finite score per label."""
     y = np.asarray(y)
     if len(y) == 0:
         raise UserError(f"{what}: no rows")
@@ -38,7 +39,7 @@ def check(y: Sequence[int], score: Optional[Sequence[float]] = None, what: str =
             raise UserError(f"{what}: {len(bad)} scores are not finite, first in rows {bad[:5].tolist()}")
 
 
-def decision_metrics(y: Sequence[int], label: Sequence[int]) -> Dict[str, Any]:
+def decision_metrics(y: ArrayLike, label: ArrayLike) -> Dict[str, Any]:
     """Metrics of hard decisions.
 
     Parameters
@@ -51,8 +52,8 @@ def decision_metrics(y: Sequence[int], label: Sequence[int]) -> Dict[str, Any]:
     dict
         ``n, accuracy, balanced_accuracy, macro_f1, real_recall, generated_recall``, ``classes`` (precision, recall,
         f1, n for ``real`` and ``generated``) and ``confusion`` ``[[real as real, real as generated], [generated as
-        real, generated as generated]]``. The recall of an absent class and the precision of a decision that was never
-        taken are 0; balanced accuracy is over the classes that occur.
+        real, generated as generated]]``. The recall of an absent class and the precision of a decision that was
+        never made are 0; balanced accuracy is over the classes that occur.
     """
     y, label = np.asarray(y), np.asarray(label)
     if not len(y):
@@ -79,7 +80,7 @@ def decision_metrics(y: Sequence[int], label: Sequence[int]) -> Dict[str, Any]:
     }
 
 
-def ranking_metrics(y: Sequence[int], score: Sequence[float], prob: Optional[Sequence[float]] = None) -> Dict[str, Any]:
+def ranking_metrics(y: ArrayLike, score: ArrayLike, prob: Optional[ArrayLike] = None) -> Dict[str, Any]:
     """Metrics of scores: how well they rank the classes and how honest their probabilities are.
 
     Parameters
@@ -103,9 +104,10 @@ def ranking_metrics(y: Sequence[int], score: Sequence[float], prob: Optional[Seq
 
     Notes
     -----
-    ECE bins the probability of *generated* in 15 equal steps and compares its mean with the share of generated images
-    (Naeini et al. 2015); the balanced one gives both classes the same total weight. EER is where the two error rates
-    cross, interpolated. TPR at FPR is the best point of the ROC whose FPR does not exceed the value.
+    ECE bins the probability of *generated* into 15 equal bins and compares its mean with the proportion of generated
+    images (Naeini et al. 2015); the balanced ECE gives both classes the same total weight. EER is the interpolated
+    point at which the two error rates are equal. TPR at FPR is the best point of the ROC whose FPR does not exceed
+    the value.
     """
     check(y, score)
     y, score = np.asarray(y), np.asarray(score, np.float64)
@@ -115,14 +117,14 @@ def ranking_metrics(y: Sequence[int], score: Sequence[float], prob: Optional[Seq
         raise UserError(f"probability (={prob[outside[0]]:g}) of row {outside[0]} must be between 0 and 1")
     found = Weighted(y, np.full(len(y), -1), score, prob)(np.ones(len(y)))
     return {
-        # Exact, where a sum over the steps of the ROC gives 0.9999999999999999 for a perfect ranking.
+        # Exact; a sum over the steps of the ROC gives 0.9999999999999999 for a perfect ranking.
         "auc": auc(y, score),
         **{name: float(found[name]) for name in ("ap", "eer", "ece", "balanced_ece", "nll", "brier")},
         "tpr_at_fpr": {f"{f:g}": found[f"tpr_at_fpr_{f:g}"] for f in FPRS},
     }
 
 
-def auc(y: Sequence[int], score: Sequence[float]) -> Optional[float]:
+def auc(y: ArrayLike, score: ArrayLike) -> Optional[float]:
     """Area under the ROC curve: the chance that a generated image scores above a real one, ties counting half.
 
     Parameters
@@ -133,7 +135,7 @@ def auc(y: Sequence[int], score: Sequence[float]) -> Optional[float]:
     Returns
     -------
     float or None
-        In [0, 1]; None where only one class occurs.
+        In [0, 1]; None if only one class occurs.
     """
     y = np.asarray(y)
     generated, real = int((y == GENERATED).sum()), int((y == REAL).sum())
@@ -145,16 +147,16 @@ def auc(y: Sequence[int], score: Sequence[float]) -> Optional[float]:
 
 
 class Weighted:
-    """All metrics of decisions and of scores under weights, one sort for many weights.
+    """All metrics of decisions and of scores under row weights; sorts once for any number of weights.
 
     Parameters
     ----------
     y : array of int, shape (n,)
         True label, 0 real, 1 generated.
     label : array of int, shape (n,)
-        -1 where a row has no decision.
+        -1 if a row has no decision.
     score, prob : array of float, shape (n,)
-        NaN where a row has no score.
+        NaN if a row has no score.
     """
 
     def __init__(self, y: np.ndarray, label: np.ndarray, score: np.ndarray, prob: np.ndarray) -> None:
@@ -176,7 +178,7 @@ class Weighted:
         Parameters
         ----------
         weight : ndarray of float, shape (n,)
-            Not negative; how often each row counts.
+            Not negative; how many times each row counts.
 
         Returns
         -------
@@ -186,7 +188,7 @@ class Weighted:
         return {**self._decisions(weight), **self._ranking(weight[self.scored][self.order])}
 
     def confusion(self, weight: np.ndarray) -> np.ndarray:
-        """Weights (2, 2) of the rows with a decision: true label down, decision across."""
+        """Weights (2, 2) of the rows with a decision: the true label gives the row, the decision the column."""
         return np.bincount(self.cell, weight, 5)[:4].reshape(2, 2)
 
     def _decisions(self, weight):
@@ -245,19 +247,20 @@ def _bin(prob):
     return np.minimum((np.asarray(prob) * BINS).astype(int), BINS - 1)
 
 
-def ece(y: Sequence[int], prob: Sequence[float], weight: Optional[np.ndarray] = None) -> float:
-    """Expected calibration error over 15 equal bins of the probability of *generated*; in [0, 1]."""
+def ece(y: ArrayLike, prob: ArrayLike, weight: Optional[np.ndarray] = None) -> float:
+    """Expected calibration error over 15 equal bins of the probability of *generated*, in [0, 1]."""
+    y, prob = np.asarray(y), np.asarray(prob)
     weight = np.ones(len(y)) if weight is None else weight
-    return float(_gaps(_bin(prob), weight * (np.asarray(prob) - np.asarray(y))) / weight.sum())
+    return float(_gaps(_bin(prob), weight * (prob - y)) / weight.sum())
 
 
 def _gaps(bins, gap):
-    """Sum over the bins of the absolute gap between probability and truth; ``gap`` (n,) is weighted."""
+    """Sum over the bins of the absolute difference between probability and truth; ``gap`` (n,) is weighted."""
     return np.abs(np.bincount(bins, gap, BINS)).sum()
 
 
-def reliability(y: Sequence[int], prob: Sequence[float]) -> List[Tuple[float, float, int]]:
-    """Per bin that holds images: mean probability, share of generated images, count.
+def reliability(y: ArrayLike, prob: ArrayLike) -> List[Tuple[float, float, int]]:
+    """For each bin that is not empty: mean probability, proportion of generated images, count.
 
     Returns
     -------
@@ -277,8 +280,10 @@ def vip(first: float, second: float) -> float:
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "val_loss", "precision", "recall")
 
 
-def class_metrics(truth, decided, score, classes):
-    """Metrics of decisions, and AUC where there is a score.
+def class_metrics(
+    truth: np.ndarray, decided: np.ndarray, score: Optional[np.ndarray], classes: int
+) -> Dict[str, float]:
+    """Metrics of decisions, and the AUC if there are scores.
 
     Parameters
     ----------
@@ -289,7 +294,7 @@ def class_metrics(truth, decided, score, classes):
     Returns
     -------
     dict of str to float
-        ``precision`` and ``recall`` are those of class 1 (generated) where there are two classes.
+        ``precision`` and ``recall`` are those of class 1 (generated) if there are two classes.
     """
     confusion = np.zeros((classes, classes))
     np.add.at(confusion, (truth, decided), 1)
@@ -306,5 +311,7 @@ def class_metrics(truth, decided, score, classes):
     if classes == 2:
         result["precision"], result["recall"] = float(precision[1]), float(np.nan_to_num(recall[1]))
     if score is not None and 0 < truth.sum() < len(truth):
-        result["auc"] = auc(truth, score)
+        area = auc(truth, score)
+        if area is not None:
+            result["auc"] = area
     return result

@@ -1,15 +1,16 @@
-"""Thresholds: found on validation scores, and what each costs."""
+"""Thresholds: chosen on validation scores, and the metrics at fixed ones."""
 
 from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import UserError
 from ..labels import GENERATED, REAL, sigmoid
 from .points import DECISIONS, check, decision_metrics
 
 
-def threshold_at_fpr(real_scores: Sequence[float], target: float) -> Tuple[float, float]:
+def threshold_at_fpr(real_scores: ArrayLike, target: float) -> Tuple[float, float]:
     """The lowest threshold whose false-positive rate on these real images does not exceed the target.
 
     Parameters
@@ -22,7 +23,7 @@ def threshold_at_fpr(real_scores: Sequence[float], target: float) -> Tuple[float
     Returns
     -------
     (float, float)
-        The threshold (an image is generated where its score is above it) and the rate it gives on these images.
+        The threshold (an image is generated if its score is above it) and the false-positive rate on these images.
     """
     if not 0 < target < 1:
         raise UserError(f"target FPR (={target}) must lie between 0 and 1")
@@ -35,7 +36,7 @@ def threshold_at_fpr(real_scores: Sequence[float], target: float) -> Tuple[float
 
 
 def roc_counts(y: np.ndarray, score: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The ROC curve in whole images.
+    """The ROC curve as numbers of images.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def roc_counts(y: np.ndarray, score: np.ndarray) -> Tuple[np.ndarray, np.ndarray
     Returns
     -------
     (ndarray of float, ndarray of int, ndarray of int), each of shape (k,)
-        The distinct scores from the highest down, and how many real and how many generated images have that score or a
+        The distinct scores in descending order, and the number of real and of generated images with that score or a
         higher one.
     """
     values, place = np.unique(score, return_inverse=True)
@@ -53,8 +54,8 @@ def roc_counts(y: np.ndarray, score: np.ndarray) -> Tuple[np.ndarray, np.ndarray
     return values[::-1], np.cumsum(real[::-1]), np.cumsum(generated[::-1])
 
 
-def oracle(y: Sequence[int], score: Sequence[float]) -> Tuple[float, float]:
-    """Threshold with the best balanced accuracy on the very images it is judged on: an upper bound, never a result.
+def oracle(y: ArrayLike, score: ArrayLike) -> Tuple[float, float]:
+    """Threshold with the best balanced accuracy on the same images it is evaluated on: an upper bound, never a result.
 
     Parameters
     ----------
@@ -65,13 +66,13 @@ def oracle(y: Sequence[int], score: Sequence[float]) -> Tuple[float, float]:
     Returns
     -------
     (float, float)
-        Threshold (generated where the score is above it) and balanced accuracy. Of several best thresholds the highest;
-        half way between two neighbouring scores.
+        Threshold (generated if the score is above it) and balanced accuracy. The highest of several best thresholds;
+        midway between two neighbouring scores.
     """
     check(y, score)
     cut, real, generated = roc_counts(np.asarray(y), np.asarray(score))
     fpr, tpr = np.append(0, real / real[-1]), np.append(0, generated / generated[-1])
-    best = int(np.argmax(tpr - fpr))  # so many of the distinct scores lie above the threshold
+    best = int(np.argmax(tpr - fpr))  # number of distinct scores above the threshold
     if best == 0:
         threshold = cut[0]
     elif best == len(cut):
@@ -82,7 +83,7 @@ def oracle(y: Sequence[int], score: Sequence[float]) -> Tuple[float, float]:
 
 
 def threshold_table(
-    y: Sequence[int],
+    y: ArrayLike,
     prob: np.ndarray,
     thresholds: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
 ) -> List[Dict[str, float]]:
@@ -108,10 +109,10 @@ def threshold_table(
 
 
 def best_threshold(truth: np.ndarray, score: np.ndarray) -> float:
-    """Probability at which balanced accuracy is highest: the middle between two neighbouring scores.
+    """Probability with the highest balanced accuracy, midway between two neighbouring scores.
 
-    Unlike :func:`oracle`, which may call everything real, it lies between two scores, and of equally good ones it is
-    the lowest.
+    Unlike :func:`oracle`, which may call everything real, it is always between two scores; of several equally good ones
+    it is the lowest. It is 0.5 if there are not two distinct scores of both classes.
     """
     cut, real, made = roc_counts(truth, score)
     if len(cut) < 2 or not real[-1] or not made[-1]:

@@ -1,17 +1,21 @@
 """Architectures by name: the project's own first, then all that MindCV registers.
 
-One file a family; importing a family registers it. Parameter names follow MindCV where MindCV has the architecture, so
-that checkpoints load strictly into ``mindcv.create_model`` as well.
+There is one file per family; importing a family registers it. Parameter names follow MindCV if MindCV has the
+architecture, so that checkpoints load strictly into ``mindcv.create_model`` as well.
 """
 
 import importlib
 import inspect
 import pkgutil
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Set
 
 from .. import runtime
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, signature_text
 
-_REGISTRY = {}
+if TYPE_CHECKING:
+    from mindspore import nn
+
+_REGISTRY: Dict[str, Callable[..., Any]] = {}
 # Names in the YAML files of older MindCV versions -> those of 0.3.0.
 RENAMED = {
     "BiTresnet50": "BiT_resnet50", "BiTresnet101": "BiT_resnet101", "BiTresnet50x3": "BiT_resnet50x3",
@@ -22,25 +26,25 @@ RENAMED = {
 }  # fmt: skip
 
 
-def register(factory):
+def register(factory: Callable[..., Any]) -> Callable[..., Any]:
     """Register ``factory(num_classes=1000, in_channels=3, **arguments) -> Cell`` under its own name."""
     _REGISTRY[factory.__name__] = factory
     return factory
 
 
-def _load_families():
+def _load_families() -> None:
     runtime.prepare()
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
 
 
-def names(own_only=False):
-    """Sorted architecture names; with ``own_only`` without MindCV's."""
+def names(own_only: bool = False) -> List[str]:
+    """Sorted architecture names; ``own_only`` leaves MindCV's out."""
     _load_families()
     return sorted(_REGISTRY) if own_only else sorted(set(_REGISTRY) | _mindcv_names())
 
 
-def _mindcv_names():
+def _mindcv_names() -> Set[str]:
     try:
         import mindcv
     except ImportError:
@@ -48,7 +52,7 @@ def _mindcv_names():
     return set(mindcv.list_models())
 
 
-def create(name, **arguments):
+def create(name: str, **arguments: Any) -> "nn.Cell":
     """Build an architecture.
 
     Parameters
@@ -61,12 +65,12 @@ def create(name, **arguments):
     Returns
     -------
     mindspore.nn.Cell
-        Random weights; training mode as MindSpore makes it.
+        With random weights, in the training mode in which MindSpore creates it.
 
     Raises
     ------
     UserError
-        Unknown name (the nearest is said) or an argument the architecture does not take.
+        Unknown name (the message suggests the nearest one), or an argument that the architecture does not take.
     """
     _load_families()
     name = RENAMED.get(name, name)
@@ -87,7 +91,7 @@ def create(name, **arguments):
         taken.bind(**arguments)
         return factory(**arguments)
     except TypeError as error:
-        # A factory that hands its arguments on is refused by what it makes.
+        # A factory that passes its arguments on fails in the constructor it calls.
         if "argument" not in str(error):
             raise
-        raise UserError(f"architecture {name!r}: {error}; it takes {taken}") from None
+        raise UserError(f"architecture {name!r}: {error}; it takes {signature_text(factory)}") from None

@@ -1,8 +1,10 @@
 """ConvNeXt (arXiv:2201.03545) tiny, small, base, with MindCV's parameter names and exact GELU."""
 
+from typing import Any
+
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
 from . import register
@@ -19,17 +21,17 @@ EPS = 1e-6
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of (N, C, H, W)."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__((channels,), epsilon=EPS)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return ops.transpose(super().construct(ops.transpose(x, (0, 2, 3, 1))), (0, 3, 1, 2))
 
 
 class Block(nn.Cell):
-    """7x7 depthwise, LayerNorm, two dense layers on the channels, layer scale; residual."""
+    """7x7 depthwise convolution, LayerNorm, two dense layers over the channels, layer scale; residual."""
 
-    def __init__(self, width, drop_path, scale):
+    def __init__(self, width: int, drop_path: float, scale: float) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(width, width, 7, pad_mode="pad", padding=3, group=width, has_bias=True)
         self.norm = nn.LayerNorm((width,), epsilon=EPS)
@@ -41,7 +43,7 @@ class Block(nn.Cell):
         self.gamma_ = Parameter(ms.Tensor(np.full((width,), scale, np.float32)))
         self.drop_path = DropPath(drop_path)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         y = ops.transpose(self.dwconv(x), (0, 2, 3, 1))
         y = self.gamma_ * self.pwconv2(self.act(self.pwconv1(self.norm(y))))
         return x + self.drop_path(ops.transpose(y, (0, 3, 1, 2)))
@@ -60,7 +62,15 @@ class ConvNeXt(nn.Cell):
         Of the first convolution (kernel 4); 2 or 1 instead of 4 keeps fine detail.
     """
 
-    def __init__(self, name, num_classes=1000, in_channels=3, drop_path_rate=0.0, layer_scale=1e-6, stem_stride=4):
+    def __init__(
+        self,
+        name: str,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        drop_path_rate: float = 0.0,
+        layer_scale: float = 1e-6,
+        stem_stride: int = 4,
+    ) -> None:
         super().__init__()
         stride = check_stem_stride(stem_stride, 4)
         depths, widths = SIZES[name]
@@ -87,23 +97,23 @@ class ConvNeXt(nn.Cell):
             if isinstance(cell, (nn.Conv2d, nn.Dense)):
                 cell.weight.set_data(initializer(TruncatedNormal(0.02), cell.weight.shape, cell.weight.dtype))
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.classifier(self.norm(self.feature(x).mean((2, 3))))
 
 
 @register
-def convnext_tiny(num_classes=1000, in_channels=3, **kwargs):
+def convnext_tiny(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> ConvNeXt:
     """ConvNeXt-Tiny, 28.6 M parameters."""
     return ConvNeXt("convnext_tiny", num_classes, in_channels, **kwargs)
 
 
 @register
-def convnext_small(num_classes=1000, in_channels=3, **kwargs):
+def convnext_small(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> ConvNeXt:
     """ConvNeXt-Small, 50.2 M parameters."""
     return ConvNeXt("convnext_small", num_classes, in_channels, **kwargs)
 
 
 @register
-def convnext_base(num_classes=1000, in_channels=3, **kwargs):
+def convnext_base(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> ConvNeXt:
     """ConvNeXt-Base, 88.6 M parameters."""
     return ConvNeXt("convnext_base", num_classes, in_channels, **kwargs)

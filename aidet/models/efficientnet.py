@@ -1,14 +1,15 @@
 """EfficientNet (arXiv:1905.11946) B0-B7 and Lite0-Lite2, with MindCV's parameter names.
 
-B0-B7 load strictly into ``mindcv.create_model("efficientnet_b*")`` and back. What MindCV fixes and published weights
-do not share are arguments here: TensorFlow ports (timm ``tf_*``, lukemelas, Hugging Face) use ``padding="same"`` and
-``bn_eps=1e-3``; torchvision and plain timm use ``padding="symmetric"``, and 1e-5 up to B4. The Lite variants follow
-the TPU repository's ``lite`` settings: no squeeze-excite, ReLU6, stem and head not scaled.
+B0-B7 load strictly into ``mindcv.create_model("efficientnet_b*")`` and back. Settings that MindCV fixes but that differ
+between published weights are arguments here: TensorFlow ports (timm ``tf_*``, lukemelas, Hugging Face) use
+``padding="same"`` and ``bn_eps=1e-3``; torchvision and plain timm use ``padding="symmetric"``, and 1e-5 up to B4. The
+Lite variants follow the TPU repository's ``lite`` settings: no squeeze-excite, ReLU6, stem and head not scaled.
 """
 
 import math
+from typing import Any, Callable, Dict, List
 
-from mindspore import nn
+from mindspore import Tensor, nn
 
 from . import register
 from .layers import (
@@ -49,7 +50,7 @@ SIZES = {
 }
 
 
-def depths(size):
+def depths(size: str) -> List[int]:
     """Blocks in each of the seven stages of ``size`` ("b0" ... "lite2")."""
     depth = SIZES[size][1]
     fixed = (0, 6) if size.startswith("lite") else ()
@@ -57,9 +58,20 @@ def depths(size):
 
 
 class MBConv(nn.Cell):
-    """Inverted residual: expand, depthwise, squeeze-excite, project. ``lite`` has ReLU6 and no gate."""
+    """Inverted residual: expand, depthwise, squeeze-excite, project. ``lite`` uses ReLU6 and no gate."""
 
-    def __init__(self, cin, cout, expand, kernel, stride, drop, lite, padding, norm):
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        expand: int,
+        kernel: int,
+        stride: int,
+        drop: float,
+        lite: bool,
+        padding: str,
+        norm: Callable[[int], nn.Cell],
+    ) -> None:
         super().__init__()
         act = nn.ReLU6 if lite else Swish
         mid = cin * expand
@@ -67,14 +79,14 @@ class MBConv(nn.Cell):
         if expand != 1:
             cells += [conv(cin, mid, 1), norm(mid), act()]
         cells += [conv(mid, mid, kernel, stride, group=mid, padding=padding), norm(mid), act()]
-        # The lite variants keep the empty place, so that one table of names serves both.
+        # The lite variants keep a placeholder, so that one table of names serves both.
         cells += [nn.Identity() if lite else SqueezeExcite(mid, max(1, cin // 4), Swish)]
         cells += [conv(mid, cout, 1), norm(cout)]
         self.block = nn.SequentialCell(cells)
         self.residual = stride == 1 and cin == cout
         self.drop_path = DropPath(drop)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         y = self.block(x)
         return x + self.drop_path(y) if self.residual else y
 
@@ -92,8 +104,8 @@ class EfficientNet(nn.Cell):
         MindSpore's momentum is the weight of the old statistics (1 - PyTorch's).
     drop_rate, drop_path_rate : float
     head : {"plain", "stacked"}
-        ``stacked`` keeps a 1000-way layer and adds ReLU-free Dropout(.5) and Linear(1000, num_classes) behind it, as
-        the fake_or_real detector does.
+        ``stacked`` keeps a 1000-way layer and adds Dropout(0.5) and Dense(1000, num_classes) after it, without a ReLU,
+        as the fake_or_real detector does.
     stem_stride : int
         Of the first convolution; 1 instead of 2 keeps fine detail.
 
@@ -104,17 +116,17 @@ class EfficientNet(nn.Cell):
 
     def __init__(
         self,
-        size,
-        num_classes=1000,
-        in_channels=3,
-        padding="same",
-        bn_eps=1e-5,
-        bn_momentum=0.9,
-        drop_rate=0.0,
-        drop_path_rate=0.2,
-        head="plain",
-        stem_stride=2,
-    ):
+        size: str,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        padding: str = "same",
+        bn_eps: float = 1e-5,
+        bn_momentum: float = 0.9,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.2,
+        head: str = "plain",
+        stem_stride: int = 2,
+    ) -> None:
         super().__init__()
         width = SIZES[size][0]
         lite = size.startswith("lite")
@@ -160,15 +172,15 @@ class EfficientNet(nn.Cell):
             self.classifier = nn.Dense(1000, num_classes)
         initialise(self)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         x = self.mlp_head(self.dropout(self.pool(self.features(x))))
         return self.classifier(self.head_dropout(x)) if self.stacked else x
 
 
-def _build(size, num_classes, in_channels, kwargs):
+def _build(size: str, num_classes: int, in_channels: int, kwargs: Dict[str, Any]) -> EfficientNet:
     wide = SIZES[size][0] >= 1.6
     lite = size.startswith("lite")
-    # MindCV's own defaults for B0-B7, so that its checkpoints mean the same here; TensorFlow's for Lite.
+    # MindCV's defaults for B0-B7, so that its checkpoints give the same results here; TensorFlow's for Lite.
     defaults = {
         "padding": "same",
         "bn_eps": 1e-3 if lite or wide else 1e-5,
@@ -180,66 +192,66 @@ def _build(size, num_classes, in_channels, kwargs):
 
 
 @register
-def efficientnet_lite0(num_classes=1000, in_channels=3, **kwargs):
+def efficientnet_lite0(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNet:
     """EfficientNet-Lite0, 4.65 M parameters, published input 224."""
     return _build("lite0", num_classes, in_channels, kwargs)
 
 
 @register
-def efficientnet_lite1(num_classes=1000, in_channels=3, **kwargs):
+def efficientnet_lite1(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNet:
     """EfficientNet-Lite1, 5.42 M parameters, published input 240."""
     return _build("lite1", num_classes, in_channels, kwargs)
 
 
 @register
-def efficientnet_lite2(num_classes=1000, in_channels=3, **kwargs):
+def efficientnet_lite2(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNet:
     """EfficientNet-Lite2, 6.09 M parameters, published input 260."""
     return _build("lite2", num_classes, in_channels, kwargs)
 
 
 @register
-def efficientnet_b0(num_classes=1000, in_channels=3, **kwargs):
+def efficientnet_b0(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B0, 5.29 M parameters, published input 224."""
     return _build("b0", num_classes, in_channels, kwargs)
 
 
 @register
-def efficientnet_b1(num_classes=1000, in_channels=3, **kwargs):
+def efficientnet_b1(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B1, 7.79 M parameters, published input 240."""
     return _build("b1", num_classes, in_channels, kwargs)
 
 
 @register
-def efficientnet_b2(num_classes=1000, in_channels=3, **kwargs):
+def efficientnet_b2(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B2, 9.11 M parameters, published input 260."""
     return _build("b2", num_classes, in_channels, kwargs)
 
 
 @register
-def efficientnet_b3(num_classes=1000, in_channels=3, **kwargs):
+def efficientnet_b3(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B3, 12.23 M parameters, published input 300."""
     return _build("b3", num_classes, in_channels, kwargs)
 
 
 @register
-def efficientnet_b4(num_classes=1000, in_channels=3, **kwargs):
+def efficientnet_b4(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B4, 19.34 M parameters, published input 380."""
     return _build("b4", num_classes, in_channels, kwargs)
 
 
 @register
-def efficientnet_b5(num_classes=1000, in_channels=3, **kwargs):
+def efficientnet_b5(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B5, 30.39 M parameters, published input 456."""
     return _build("b5", num_classes, in_channels, kwargs)
 
 
 @register
-def efficientnet_b6(num_classes=1000, in_channels=3, **kwargs):
+def efficientnet_b6(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B6, 43.04 M parameters, published input 528."""
     return _build("b6", num_classes, in_channels, kwargs)
 
 
 @register
-def efficientnet_b7(num_classes=1000, in_channels=3, **kwargs):
+def efficientnet_b7(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B7, 66.35 M parameters, published input 600."""
     return _build("b7", num_classes, in_channels, kwargs)

@@ -4,7 +4,9 @@ torchvision trains with a BatchNorm epsilon of 1e-3 and pads depthwise convoluti
 TensorFlow's padding. Both are arguments.
 """
 
-from mindspore import nn
+from typing import Any
+
+from mindspore import Tensor, nn
 
 from . import register
 from .layers import GlobalPool, SqueezeExcite, conv, dropout, initialise, make_divisible
@@ -48,7 +50,18 @@ HIDDEN = {"large": 1280, "small": 1024}
 class Block(nn.Cell):
     """Inverted residual with an optional squeeze-excite."""
 
-    def __init__(self, cin, kernel, mid, cout, gated, swish, stride, padding, bn_eps):
+    def __init__(
+        self,
+        cin: int,
+        kernel: int,
+        mid: int,
+        cout: int,
+        gated: int,
+        swish: int,
+        stride: int,
+        padding: str,
+        bn_eps: float,
+    ) -> None:
         super().__init__()
         act = nn.HSwish if swish else nn.ReLU
         cells = []
@@ -61,7 +74,7 @@ class Block(nn.Cell):
         self.layers = nn.SequentialCell(cells)
         self.residual = stride == 1 and cin == cout
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         y = self.layers(x)
         return x + y if self.residual else y
 
@@ -78,7 +91,15 @@ class MobileNetV3(nn.Cell):
     bn_eps, drop_rate : float
     """
 
-    def __init__(self, size, num_classes=1000, in_channels=3, padding="same", bn_eps=1e-5, drop_rate=0.2):
+    def __init__(
+        self,
+        size: str,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        padding: str = "same",
+        bn_eps: float = 1e-5,
+        drop_rate: float = 0.2,
+    ) -> None:
         super().__init__()
         cells = [conv(in_channels, 16, 3, 2), nn.BatchNorm2d(16, eps=bn_eps), nn.HSwish()]
         channels = 16
@@ -94,17 +115,17 @@ class MobileNetV3(nn.Cell):
         )
         initialise(self)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.classifier(self.pool(self.features(x)))
 
 
 @register
-def mobilenet_v3_small_100(num_classes=1000, in_channels=3, **kwargs):
+def mobilenet_v3_small_100(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> MobileNetV3:
     """MobileNetV3-Small, 2.5 M parameters."""
     return MobileNetV3("small", num_classes, in_channels, **kwargs)
 
 
 @register
-def mobilenet_v3_large_100(num_classes=1000, in_channels=3, **kwargs):
+def mobilenet_v3_large_100(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> MobileNetV3:
     """MobileNetV3-Large, 5.5 M parameters."""
     return MobileNetV3("large", num_classes, in_channels, **kwargs)

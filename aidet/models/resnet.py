@@ -1,10 +1,12 @@
 """ResNet (arXiv:1512.03385) 18 to 152, with MindCV's parameter names, and without its in-place additions.
 
-Stride sits in the 3x3 convolution of the bottleneck, as in torchvision ("ResNet v1.5"). MindCV's max-pool pads at the
-right and bottom only; PyTorch's pads on both sides. ``padding`` says which one the weights were trained with.
+The stride is in the 3x3 convolution of the bottleneck, as in torchvision ("ResNet v1.5"). MindCV's max-pool pads at the
+right and bottom only; PyTorch's pads on both sides. ``padding`` says which of the two the weights were trained with.
 """
 
-from mindspore import nn
+from typing import Any
+
+from mindspore import Tensor, nn
 
 from . import register
 from .layers import GlobalPool, check_stem_stride, conv, initialise
@@ -24,14 +26,14 @@ class Basic(nn.Cell):
 
     expansion = 1
 
-    def __init__(self, cin, width, stride):
+    def __init__(self, cin: int, width: int, stride: int) -> None:
         super().__init__()
         self.conv1, self.bn1 = conv(cin, width, 3, stride), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width, 3), nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
         self.down_sample = _shortcut(cin, width, stride)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(y)) + self.down_sample(x))
 
@@ -41,7 +43,7 @@ class Bottleneck(nn.Cell):
 
     expansion = 4
 
-    def __init__(self, cin, width, stride):
+    def __init__(self, cin: int, width: int, stride: int) -> None:
         super().__init__()
         self.conv1, self.bn1 = conv(cin, width, 1), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width, 3, stride), nn.BatchNorm2d(width)
@@ -49,13 +51,13 @@ class Bottleneck(nn.Cell):
         self.relu = nn.ReLU()
         self.down_sample = _shortcut(cin, 4 * width, stride)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         return self.relu(self.bn3(self.conv3(y)) + self.down_sample(x))
 
 
-def _shortcut(cin, cout, stride):
+def _shortcut(cin: int, cout: int, stride: int) -> nn.Cell:
     if stride == 1 and cin == cout:
         return nn.Identity()
     return nn.SequentialCell([conv(cin, cout, 1, stride), nn.BatchNorm2d(cout)])
@@ -79,7 +81,9 @@ class ResNet(nn.Cell):
     Input (N, in_channels, H, W) float32; output (N, num_classes) raw logits.
     """
 
-    def __init__(self, name, num_classes=1000, in_channels=3, padding="same", stem_stride=2):
+    def __init__(
+        self, name: str, num_classes: int = 1000, in_channels: int = 3, padding: str = "same", stem_stride: int = 2
+    ) -> None:
         super().__init__()
         kind, depths = SIZES[name]
         block = Basic if kind == "basic" else Bottleneck
@@ -101,37 +105,37 @@ class ResNet(nn.Cell):
         self.classifier = nn.Dense(channels, num_classes)
         initialise(self)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         x = self.max_pool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.classifier(self.pool(x))
 
 
 @register
-def resnet18(num_classes=1000, in_channels=3, **kwargs):
+def resnet18(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> ResNet:
     """ResNet-18, 11.7 M parameters."""
     return ResNet("resnet18", num_classes, in_channels, **kwargs)
 
 
 @register
-def resnet34(num_classes=1000, in_channels=3, **kwargs):
+def resnet34(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> ResNet:
     """ResNet-34, 21.8 M parameters."""
     return ResNet("resnet34", num_classes, in_channels, **kwargs)
 
 
 @register
-def resnet50(num_classes=1000, in_channels=3, **kwargs):
+def resnet50(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> ResNet:
     """ResNet-50, 25.6 M parameters."""
     return ResNet("resnet50", num_classes, in_channels, **kwargs)
 
 
 @register
-def resnet101(num_classes=1000, in_channels=3, **kwargs):
+def resnet101(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> ResNet:
     """ResNet-101, 44.5 M parameters."""
     return ResNet("resnet101", num_classes, in_channels, **kwargs)
 
 
 @register
-def resnet152(num_classes=1000, in_channels=3, **kwargs):
+def resnet152(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> ResNet:
     """ResNet-152, 60.2 M parameters."""
     return ResNet("resnet152", num_classes, in_channels, **kwargs)

@@ -1,14 +1,16 @@
-"""Swin Transformer v1 (arXiv:2103.14030): tiny, small, base, large; any window and input size that fit.
+"""Swin Transformer v1 (arXiv:2103.14030): tiny, small, base, large; any window and input size that fit together.
 
 Parameter names are those of MindCV's ``swin_tiny``, whose cell lists give the stages the names ``0.blocks.B`` and
 ``0.blocks.S.blocks.B``. At its own size (224, window 7) ``swin_tiny`` also carries MindCV's constant parameters
-(``relative_bias.index``, ``attn_mask``), so that a checkpoint loads strictly there; elsewhere they would be most of the
-file and are plain constants. Unlike MindCV every LayerNorm has PyTorch's epsilon and GELU is exact.
+(``relative_bias.index``, ``attn_mask``), so that a checkpoint loads strictly there; at other sizes they would be most
+of the file and are plain constants. Unlike MindCV every LayerNorm has PyTorch's epsilon and GELU is exact.
 """
+
+from typing import Any, Optional, Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
 from ..errors import UserError
@@ -25,16 +27,16 @@ SIZES = {
 EPS = 1e-5
 
 
-def relative_index(window):
-    """For every pair of places in a window the row of the bias table, shape (window**4,)."""
+def relative_index(window: int) -> np.ndarray:
+    """Row of the bias table for every pair of positions in a window, shape (window**4,)."""
     rows, columns = (g.reshape(-1) for g in np.meshgrid(np.arange(window), np.arange(window), indexing="ij"))
     down = rows[:, None] - rows[None, :] + window - 1
     right = columns[:, None] - columns[None, :] + window - 1
     return (down * (2 * window - 1) + right).reshape(-1)
 
 
-def shift_mask(size, window, shift):
-    """0 where two places of a window were neighbours before the shift, else -100: (windows, window**2, window**2)."""
+def shift_mask(size: int, window: int, shift: int) -> np.ndarray:
+    """0 if two positions of a window were neighbours before the shift, else -100: (windows, window**2, window**2)."""
     region = np.zeros((size, size))
     cuts = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
     for i, rows in enumerate(cuts):
@@ -45,16 +47,16 @@ def shift_mask(size, window, shift):
     return np.where(parts[:, None, :] == parts[:, :, None], 0.0, -100.0).astype(np.float32)
 
 
-def roll(x, shift):
+def roll(x: Tensor, shift: int) -> Tensor:
     """Cyclic shift of the rows and columns of (N, H, W, C)."""
     x = ops.concat((x[:, shift:], x[:, :shift]), 1)
     return ops.concat((x[:, :, shift:], x[:, :, :shift]), 2)
 
 
 class RelativeBias(nn.Cell):
-    """Learned bias for every pair of places: (1, heads, window**2, window**2)."""
+    """Learned bias for every pair of positions: (1, heads, window**2, window**2)."""
 
-    def __init__(self, window, heads, stored):
+    def __init__(self, window: int, heads: int, stored: bool) -> None:
         super().__init__()
         rows = (2 * window - 1) ** 2
         self.area, self.stored = window * window, stored
@@ -65,7 +67,7 @@ class RelativeBias(nn.Cell):
         else:
             self.places = ms.Tensor(index.astype(np.int32))
 
-    def construct(self):
+    def construct(self) -> Tensor:
         if self.stored:
             bias = ops.matmul(self.index, self.relative_position_bias_table)
         else:
@@ -76,7 +78,7 @@ class RelativeBias(nn.Cell):
 class Attention(nn.Cell):
     """Attention inside windows: (windows, area, C) in and out."""
 
-    def __init__(self, width, window, heads, stored):
+    def __init__(self, width: int, window: int, heads: int, stored: bool) -> None:
         super().__init__()
         self.heads, self.width, self.area = heads, width, window * window
         self.scale = (width // heads) ** -0.5
@@ -84,10 +86,11 @@ class Attention(nn.Cell):
         self.q, self.k, self.v = nn.Dense(width, width), nn.Dense(width, width), nn.Dense(width, width)
         self.proj, self.softmax = nn.Dense(width, width), nn.Softmax(-1)
 
-    def split(self, x):
+    def split(self, x: Tensor) -> Tensor:
+        """(windows, area, C) -> (windows, heads, area, C / heads)."""
         return ops.transpose(ops.reshape(x, (-1, self.area, self.heads, self.width // self.heads)), (0, 2, 1, 3))
 
-    def construct(self, x, mask):
+    def construct(self, x: Tensor, mask: Optional[Tensor]) -> Tensor:
         q, k, v = self.split(self.q(x) * self.scale), self.split(self.k(x)), self.split(self.v(x))
         weights = ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))) + self.relative_bias()
         if mask is not None:
@@ -100,7 +103,9 @@ class Attention(nn.Cell):
 class Block(nn.Cell):
     """Window attention and MLP, both residual; every second block shifts the windows. (N, H, W, C) in and out."""
 
-    def __init__(self, width, size, heads, window, shift, drop_path, drop, stored):
+    def __init__(
+        self, width: int, size: int, heads: int, window: int, shift: int, drop_path: float, drop: float, stored: bool
+    ) -> None:
         super().__init__()
         # A window as large as the map needs no shift.
         self.window, self.shift = min(window, size), shift if size > window else 0
@@ -113,7 +118,7 @@ class Block(nn.Cell):
             mask = ms.Tensor(shift_mask(size, self.window, self.shift)[None, :, None])
             self.attn_mask = Parameter(mask, requires_grad=False) if stored else mask
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         n, w, c = self.size // self.window, self.window, self.width
         y = self.norm1(x)
         if self.shift:
@@ -129,15 +134,15 @@ class Block(nn.Cell):
 
 
 class Merge(nn.Cell):
-    """Four neighbours become one place of twice the width: (N, H, W, C) -> (N, H/2, W/2, 2C)."""
+    """Four neighbours become one position of twice the width: (N, H, W, C) -> (N, H/2, W/2, 2C)."""
 
-    def __init__(self, width, size):
+    def __init__(self, width: int, size: int) -> None:
         super().__init__()
         self.width, self.half = width, size // 2
         self.reduction = nn.Dense(4 * width, 2 * width, has_bias=False)
         self.norm = nn.LayerNorm((4 * width,), epsilon=EPS)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         h, c = self.half, self.width
         # Columns vary slowest in the four: (0,0), (1,0), (0,1), (1,1).
         x = ops.transpose(ops.reshape(x, (-1, h, 2, h, 2, c)), (0, 1, 3, 4, 2, 5))
@@ -147,7 +152,18 @@ class Merge(nn.Cell):
 class Stage(nn.Cell):
     """Blocks, then a merge unless it is the last stage."""
 
-    def __init__(self, width, size, depth, heads, window, drop_paths, drop, last, stored):
+    def __init__(
+        self,
+        width: int,
+        size: int,
+        depth: int,
+        heads: int,
+        window: int,
+        drop_paths: Sequence[float],
+        drop: float,
+        last: bool,
+        stored: bool,
+    ) -> None:
         super().__init__()
         self.blocks = nn.SequentialCell(
             [
@@ -157,19 +173,19 @@ class Stage(nn.Cell):
         )
         self.downsample = nn.Identity() if last else Merge(width, size)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.downsample(self.blocks(x))
 
 
 class Embed(nn.Cell):
     """4x4 patches to vectors: (N, C, H, W) -> (N, H/4, W/4, width)."""
 
-    def __init__(self, in_channels, width):
+    def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, width, 4, 4, pad_mode="valid", has_bias=True)
         self.norm = nn.LayerNorm((width,), epsilon=EPS)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.norm(ops.transpose(self.proj(x), (0, 2, 3, 1)))
 
 
@@ -187,8 +203,15 @@ class Swin(nn.Cell):
     """
 
     def __init__(
-        self, name, num_classes=1000, in_channels=3, image_size=224, window_size=7, drop_rate=0.0, drop_path_rate=0.1
-    ):
+        self,
+        name: str,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        image_size: int = 224,
+        window_size: int = 7,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+    ) -> None:
         super().__init__()
         width, depths, heads = SIZES[name]
         if image_size % 32 or any(
@@ -223,13 +246,13 @@ class Swin(nn.Cell):
         for parameter in self.get_parameters():
             parameter.name = mindcv_name(parameter.name)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         x = self.norm(self.stages(self.pos_drop(self.patch_embed(x))))
         return self.classifier(x.mean((1, 2)))
 
 
-def mindcv_name(name):
-    """``stages.S.blocks.B...`` as MindCV's nested cell lists come to be called."""
+def mindcv_name(name: str) -> str:
+    """``stages.S.blocks.B...`` under the name that MindCV's nested cell lists give it."""
     if not name.startswith("stages."):
         return name
     stage, rest = name.split(".", 2)[1:]
@@ -237,24 +260,24 @@ def mindcv_name(name):
 
 
 @register
-def swin_tiny(num_classes=1000, in_channels=3, **kwargs):
+def swin_tiny(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> Swin:
     """Swin-Tiny, 28.3 M parameters."""
     return Swin("swin_tiny", num_classes, in_channels, **kwargs)
 
 
 @register
-def swin_small(num_classes=1000, in_channels=3, **kwargs):
+def swin_small(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> Swin:
     """Swin-Small, 49.6 M parameters."""
     return Swin("swin_small", num_classes, in_channels, **kwargs)
 
 
 @register
-def swin_base(num_classes=1000, in_channels=3, **kwargs):
+def swin_base(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> Swin:
     """Swin-Base, 87.8 M parameters."""
     return Swin("swin_base", num_classes, in_channels, **kwargs)
 
 
 @register
-def swin_large(num_classes=1000, in_channels=3, **kwargs):
+def swin_large(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> Swin:
     """Swin-Large, 196.5 M parameters."""
     return Swin("swin_large", num_classes, in_channels, **kwargs)

@@ -1,9 +1,11 @@
 """TAESD, tiny autoencoders of diffusion latents (madebyollin/taesd): 8x, the FLUX.2 variant, and the 32x Sana encoder.
 
-Images are in [0, 1]. The numbered names are those of the published files, so each half is one sequence here as well.
+Images are in [0, 1]. The numbered names are those of the published files, so each half is a single sequence.
 """
 
-from mindspore import nn, ops
+from typing import Sequence
+
+from mindspore import Tensor, nn, ops
 
 from . import register
 from .layers import GroupNorm, Upsample, conv
@@ -12,14 +14,14 @@ from .layers import GroupNorm, Upsample, conv
 class Clamp(nn.Cell):
     """Soft limit of latents: ``3 * tanh(x / 3)``."""
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return ops.tanh(x / 3) * 3
 
 
 class Block(nn.Cell):
-    """conv-ReLU-conv-ReLU-conv plus the input, then ReLU; ``pool`` adds a grouped-norm branch in front."""
+    """conv-ReLU-conv-ReLU-conv plus the input, then ReLU; ``pool`` adds a group-norm branch before it."""
 
-    def __init__(self, cin, cout, pool=False):
+    def __init__(self, cin: int, cout: int, pool: bool = False) -> None:
         super().__init__()
         first, second, third = (conv(n, cout, 3, bias=True) for n in (cin, cout, cout))
         self.conv = nn.SequentialCell([first, nn.ReLU(), second, nn.ReLU(), third])
@@ -36,13 +38,13 @@ class Block(nn.Cell):
                 ]
             )
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         if self.pooled:
             x = x + self.pool(x)
         return self.relu(self.conv(x) + self.skip(x))
 
 
-def _encoder(latent_channels, pool, deep):
+def _encoder(latent_channels: int, pool: bool, deep: bool) -> nn.Cell:
     if deep:
         cells = [conv(3, 32, 3, 2, bias=True), nn.ReLU(), conv(32, 64, 3, 2, bias=True), nn.ReLU(), Block(64, 64)]
     else:
@@ -52,7 +54,7 @@ def _encoder(latent_channels, pool, deep):
     return nn.SequentialCell(cells + [conv(64, latent_channels, 3, bias=True)])
 
 
-def _decoder(latent_channels, pool, widths):
+def _decoder(latent_channels: int, pool: bool, widths: Sequence[int]) -> nn.Cell:
     cells = [Clamp(), conv(latent_channels, widths[0], 3, bias=True), nn.ReLU()]
     for stage, width in enumerate(widths):
         after = widths[min(stage + 1, len(widths) - 1)]
@@ -64,42 +66,41 @@ def _decoder(latent_channels, pool, widths):
 class Half(nn.Cell):
     """One half of a tiny autoencoder: the numbered sequence of the published file.
 
-    Encoder: (N, 3, H, W) in [0, 1] -> (N, latent_channels, H / f, W / f), f = 8 or 32. Decoder: the way back; its
-    output may leave [0, 1] a little and is meant to be clipped.
+    Encoder: (N, 3, H, W) in [0, 1] -> (N, latent_channels, H / f, W / f), f = 8 or 32. Decoder: the inverse; its
+    output may slightly exceed [0, 1] and is meant to be clipped.
     """
 
-    def __init__(self, layers):
+    def __init__(self, layers: nn.Cell) -> None:
         super().__init__()
         self.layers = layers
         for parameter in self.get_parameters():
             # The files number the layers from the root.
-            parameter.name = (
-                parameter.name[len("layers.") :] if parameter.name.startswith("layers.") else parameter.name
-            )
+            if parameter.name.startswith("layers."):
+                parameter.name = parameter.name[len("layers.") :]
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
 
 @register
-def taesd_encoder(latent_channels=4, pool=False):
+def taesd_encoder(latent_channels: int = 4, pool: bool = False) -> Half:
     """Encoder, 8 times smaller latents; ``pool`` for the FLUX.2 variant (32 latent channels)."""
     return Half(_encoder(latent_channels, pool, deep=False))
 
 
 @register
-def taesd_decoder(latent_channels=4, pool=False):
+def taesd_decoder(latent_channels: int = 4, pool: bool = False) -> Half:
     """Decoder of 8 times smaller latents; ``pool`` for the FLUX.2 variant."""
     return Half(_decoder(latent_channels, pool, (64, 64, 64)))
 
 
 @register
-def taesana_encoder(latent_channels=32):
+def taesana_encoder(latent_channels: int = 32) -> Half:
     """Encoder with 32 times smaller latents (Sana's DC-AE)."""
     return Half(_encoder(latent_channels, pool=False, deep=True))
 
 
 @register
-def taesana_decoder(latent_channels=32):
+def taesana_decoder(latent_channels: int = 32) -> Half:
     """Decoder of 32 times smaller latents."""
     return Half(_decoder(latent_channels, False, (256, 128, 64, 64, 64)))

@@ -1,6 +1,6 @@
 """The architecture of the fast tests: two convolutions and a linear layer, any input size from 4 pixels up."""
 
-from mindspore import nn
+from mindspore import Tensor, nn
 
 from . import register
 from .layers import DropPath, GlobalPool, dropout, initialise
@@ -13,7 +13,7 @@ class Testing(nn.Cell):
     ----------
     num_classes, in_channels : int
     drop_rate, drop_path_rate : float
-        Dropout before the last layer, and of the second convolution for a whole image.
+        Dropout before the last layer, and probability of dropping the second convolution for a whole image.
 
     Notes
     -----
@@ -21,7 +21,9 @@ class Testing(nn.Cell):
     has 1,442 trainable parameters and 16 running statistics, 1,458 values in its checkpoint.
     """
 
-    def __init__(self, num_classes=2, in_channels=3, drop_rate=0.0, drop_path_rate=0.0):
+    def __init__(
+        self, num_classes: int = 2, in_channels: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 8, 3, 2, pad_mode="pad", padding=1, has_bias=True)
         self.norm = nn.BatchNorm2d(8, eps=1e-5, momentum=0.9)
@@ -33,13 +35,13 @@ class Testing(nn.Cell):
         self.classifier = nn.Dense(16, num_classes)
         initialise(self)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         x = self.relu(self.norm(self.conv1(x)))
         x = self.relu(self.path(self.conv2(x)))
         return self.classifier(self.drop(self.pool(x)))
 
 
 @register
-def testing(num_classes=2, in_channels=3, drop_rate=0.0, drop_path_rate=0.0):
+def testing(num_classes: int = 2, in_channels: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> Testing:
     """The tiny architecture of the fast tests, 1,442 trainable parameters with two classes."""
     return Testing(num_classes, in_channels, drop_rate, drop_path_rate)

@@ -49,7 +49,7 @@ def test_the_command_line_wins_and_takes_lists_and_booleans(tmp_path):
         ("mean: [1, 2]", "mean (=[1, 2]) must be a list of 3"),
         ("scheduler: sometimes", "scheduler (='sometimes') must be one of constant"),
         ("- a\n- b", "must be a mapping of keys to values"),
-        ("lr: 1\nlr: 2", "key 'lr' stands twice"),
+        ("lr: 1\nlr: 2", "key 'lr' appears twice"),
         ("lr: !!python/object/apply:os.system ['true']", "cannot be read"),
         ("lr: [1", "cannot be read"),
     ],

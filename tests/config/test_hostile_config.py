@@ -67,8 +67,8 @@ def laughs(levels=12, width=10, kind="[{}]"):
 
 
 BOMBS = {
-    "laughs": (laughs(), "model_args repeats its aliases"),
-    "laughs as a wrong value": (laughs() + "lr: *a12\n", "lr|repeats its aliases"),
+    "laughs": (laughs(), "aliases of model_args expand"),
+    "laughs as a wrong value": (laughs() + "lr: *a12\n", "lr|aliases of model_args"),
     "laughs as a key": (laughs() + "? *a12\n: 1\n", "unhashable|a key is a list"),
     "merges": ("a: &a {x: 1}\nb: &b\n  <<: [*a, *a]\nc:\n  <<: [*b, *b]\n", "merge"),
     "an alias of itself": ("model_args: &a\n  b: *a\n", "recursive"),
@@ -88,7 +88,7 @@ BOMBS = {
     "a set": ("metrics: !!set {a, b}", "metrics"),
     "an ordered map": ("model_args: !!omap [a: 1]", "model_args .*must be a mapping"),
     "no metric": ("metrics: []", "metrics .*at least one"),
-    "a doubled key": ("lr: 1\nlr: 2\n", "'lr' stands twice"),
+    "a doubled key": ("lr: 1\nlr: 2\n", "'lr' appears twice"),
     "a list": ("- lr", "must be a mapping"),
     "a number as a key": ("1: 2", "must be a mapping"),
     "an old name with nonsense": ("dynamic_loss_scale: perhaps", "dynamic_loss_scale .*true or false"),

@@ -168,7 +168,7 @@ def test_safetensors_doubled_nested_and_long(tmp_path, refused):
     twice = hostile.safetensors(
         path, raw=lambda t: t[:-1] + ', "fc3.bias": ' + json.dumps(json.loads(t)["fc3.bias"]) + "}"
     )
-    assert "stands twice" in refused(twice)
+    assert "appears twice" in refused(twice)
     assert "cannot be read" in refused(hostile.safetensors(path, raw=lambda t: '{"a":' + "[" * 100_000))
     path.write_bytes(struct.pack("<Q", 1 << 40) + b"{" + b" " * 100)
     assert "truncated" in refused(path)
@@ -266,7 +266,7 @@ def test_checkpoint_whose_shape_asks_for_more_than_it_holds(tmp_path, own):
         with pytest.raises(UserError, match="has 216 values: truncated or damaged file"):
             ckpt.load_arrays(path)
     path.write_bytes(own + own[: own.index(b"conv1.bias") - 4])
-    with pytest.raises(UserError, match="'conv1.weight' stands there twice"):
+    with pytest.raises(UserError, match="'conv1.weight' appears twice"):
         ckpt.load_arrays(path)
 
 

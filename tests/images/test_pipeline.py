@@ -203,7 +203,7 @@ def test_numbers_that_do_not_tell_the_pixel_have_no_affine(line):
         ("resize(64, bicubik)", "did you mean 'bicubic'"),
         ("normalize(imagenett)", "did you mean 'imagenet'"),
         ("resize(0)", r"size \(=0\) must be"),
-        ("jpeg((90, 60))", "rising order"),
+        ("jpeg((90, 60))", "ascending order"),
         ("hflip(1.5)", r"p \(=1.5\) must be between 0 and 1"),
         ("center_crop()", "it takes"),
         ("resize(64) | ", "cannot read ''"),
