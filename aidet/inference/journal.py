@@ -259,7 +259,7 @@ def find_shards(out: Union[str, Path]) -> List[Path]:
         changed = [k for k in headers[0] if headers[0][k] != header.get(k)]
         if "names" in changed:
             raise UserError(
-                f"{path.name} was made from other images than {paths[0].name}; run both again on the same images"
+                f"{path.name} was made of other images than {paths[0].name}; run both again on the same images"
             )
         if changed:
             raise UserError(f"{path.name} was made with another {changed[0]} than {paths[0].name}; run it again")

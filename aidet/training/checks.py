@@ -185,7 +185,7 @@ def _class_weights(given, data):
         count = np.bincount(data.train_set.targets, minlength=n)
         return len(data.train_set) / (n * np.maximum(count, 1))
     if len(given) != n:
-        raise UserError(f"class_weights has {len(given)} values, the data have {n} classes: {data.classes}")
+        raise UserError(f"class_weights has {len(given)} values, the data {n} classes: {data.classes}")
     return np.array(given, np.float64)
 
 
