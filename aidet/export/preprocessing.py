@@ -47,7 +47,7 @@ def with_preprocessing(
     affine = pipeline.affine(white=255)
     if affine is None:
         tail = pipeline.numbers.text
-        raise UserError(f"--preprocess-in-graph: {tail!r} is not a map of single pixels; export without it")
+        raise UserError(f"--preprocess-in-graph: {tail!r} is no map of single pixels; export without it")
     scale, offset = (values.astype(np.float32) for values in affine)
     generated = np.array([o == labels.NAMES[1] for o in order])
 
