@@ -16,7 +16,7 @@ BOTH = ("zh", "en")
 
 def both(key: str) -> str:
     """A text in Chinese and English."""
-    from ..app.words import say
+    from aidet.app.words import say
 
     return " / ".join(say(language, key) for language in BOTH)
 
@@ -25,9 +25,9 @@ def build() -> Any:
     """The Gradio page: one image in, verdict, votes, stability and spectrum out."""
     import gradio as gr
 
-    from .. import images, xihe
-    from ..app import cards, pictures
-    from ..app.service import Service, zone_around
+    from aidet import images, xihe
+    from aidet.app import cards, pictures
+    from aidet.app.service import Service, zone_around
 
     served = Service(xihe.model_files(HERE))
     start = round(served.threshold, 3)  # as the slider displays it

@@ -11,6 +11,6 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 if __name__ == "__main__":
-    from .. import cli, xihe
+    from aidet import cli, xihe
 
     cli.main(lambda argv: xihe.train(argv, HERE / "recipe.yaml"))
