@@ -1,9 +1,11 @@
-"""The application that people open in a browser: is this image a photograph, or was it generated?
+"""The application in a browser: is this image a photograph, or was it generated?
 
 python app.py [--ckpt A.ckpt ...] [--host 127.0.0.1] [--port 7860]
 
 One image, many, or a zip archive; English and Chinese; an HTTP interface. Nothing leaves the machine. See docs/app.md.
 """
+
+from typing import List
 
 from aidet import cli
 from aidet.detector import default
@@ -12,8 +14,8 @@ from aidet.errors import UserError
 LIMITS = ("images", "megabytes")
 
 
-def parser():
-    """The options; what those of a detector mean is in docs/infer.md."""
+def parser() -> cli.Parser:
+    """The options; those of a detector are described in docs/infer.md."""
     p = cli.Parser(prog="app.py", description=__doc__)
     p.add_argument(
         "--ckpt",
@@ -42,8 +44,8 @@ def parser():
     return p
 
 
-def run(argv):
-    """The command line; stays until the application is stopped."""
+def run(argv: List[str]) -> None:
+    """The command line; returns when the application is stopped."""
     args = vars(parser().parse_args(argv))
     checkpoints = default.checkpoints(args.pop("ckpt"))
     given = {name: args.pop(f"max_{name}") for name in LIMITS}

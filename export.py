@@ -3,12 +3,16 @@
 python export.py --ckpt A.ckpt --format mindir|onnx|air --out DIR [--batch N|dynamic] [--preprocess-in-graph]
 """
 
+import argparse
+from pathlib import Path
+from typing import List
+
 from aidet import cli
 from aidet.errors import UserError
 
 
-def run(argv):
-    """The command line; gives the exit code."""
+def run(argv: List[str]) -> None:
+    """The command line."""
     p = cli.Parser(prog="export.py", description=__doc__)
     p.add_argument("--ckpt", required=True, metavar="A.ckpt", help="checkpoint with its sidecar")
     p.add_argument("--format", required=True, metavar="mindir|onnx|air")
@@ -20,8 +24,6 @@ def run(argv):
     p.add_argument("--labels", metavar="DIR|CSV", help="true labels of the --int8 images: accuracy before and after")
     args = p.parse_args(argv)
     batch = int(args.batch) if args.batch.isdecimal() else args.batch
-    from pathlib import Path
-
     from aidet.export import exporter
 
     if Path(args.out).exists() and not Path(args.out).is_dir():
@@ -45,8 +47,8 @@ def run(argv):
         print(f"wrote {verdict['lite']}: converter.ini, commands.sh, check.py, golden input and output")
 
 
-def report_int8(path, args):
-    """Quantise the exported model and say what it costs."""
+def report_int8(path: Path, args: argparse.Namespace) -> None:
+    """Quantise the exported model and print what that costs."""
     from aidet.detector import int8
 
     found = int8.quantize(path, args.int8, args.labels)

@@ -2,8 +2,8 @@
 
 python infer.py --ckpt A.ckpt [--ckpt B.ckpt] --images DIR|FILE|LIST.csv --out DIR [--votes 7] ...
 python infer.py IN.csv OUT.csv                      the VIP Cup's form: filename in, filename,logit out
-python infer.py merge DIR                           join what --shard 1/N ... N/N left in DIR
-python infer.py check result.txt --images DIR       before the day's only upload
+python infer.py merge DIR                           join the results of --shard 1/N ... N/N in DIR
+python infer.py check result.txt --images DIR       before the only upload of the day
 """
 
 import argparse
@@ -44,9 +44,13 @@ def parser() -> cli.Parser:
     g.add_argument("--threshold", type=float, help="generated above this prob (default: the sidecar's, else 0.5)")
     g.add_argument("--unsure", metavar="LOW,HIGH", help="zone of prob in which the decision is 'unsure'")
     g.add_argument("--stability", action="store_true", help="score re-saved and resized versions: stability.csv")
-    g.add_argument("--early-exit", action="store_true", help="no more views than the decision needs; the same labels")
     g.add_argument(
-        "--cascade", metavar="A_int8.onnx", help="eight bits of export.py --int8 first, float32 where it is close"
+        "--early-exit", action="store_true", help="only as many views as the decision needs; the labels stay the same"
+    )
+    g.add_argument(
+        "--cascade",
+        metavar="A_int8.onnx",
+        help="score with the model of export.py --int8 first, in float32 if it is close",
     )
     g.add_argument("--seed", type=int, default=42)
     g = p.add_argument_group("output")
@@ -63,18 +67,18 @@ def parser() -> cli.Parser:
     g.add_argument("--device", default="auto", metavar="auto|Ascend|GPU|CPU")
     g.add_argument("--batch-size", type=int, default=32, metavar="N", help="images in a call on Ascend and GPU")
     g.add_argument("--workers", type=int, metavar="N", help="threads (default: the CPUs this process may use)")
-    g.add_argument("--resume", action="store_true", help="go on where a killed run stopped")
+    g.add_argument("--resume", action="store_true", help="continue where a killed run stopped")
     g.add_argument("--shard", metavar="I/N", help="only input k with k mod N = I mod N; then: infer.py merge DIR")
     return p
 
 
 def parse(argv: List[str]) -> argparse.Namespace:
-    """Parse the arguments; with the contest's flags unknown ones are ignored, because its platform adds its own."""
+    """Parse the arguments; with the contest's flags, unknown ones are ignored, because its platform adds some."""
     given = {a.partition("=")[0] for a in argv}
     if given & set(CONTEST):
         args, unknown = parser().parse_known_args(argv)
         if unknown:
-            print(f"note: ignored, as the platform's own: {' '.join(unknown)}", file=sys.stderr)
+            print(f"note: ignored flags of the platform: {' '.join(unknown)}", file=sys.stderr)
         args.vip = []
     else:
         args = parser().parse_intermixed_args(argv)
@@ -83,13 +87,14 @@ def parse(argv: List[str]) -> argparse.Namespace:
 
 
 def run(argv: List[str]) -> Optional[int]:
-    """The command line; gives the exit code."""
+    """The command line; returns the exit code."""
     if argv[:1] == ["check"]:
-        return run_check(argv[1:])
+        run_check(argv[1:])
+        return cli.OK
     if argv[:1] == ["merge"]:
         return run_merge(argv[1:])
     if os.environ.get("MS_ROLE") == "MS_SCHED":
-        return cli.OK  # msrun starts the same command as its scheduler, with the rank of the first worker
+        return cli.OK  # msrun runs the same command as its scheduler, with the rank of the first worker
     begin = time.monotonic()
     args = parse(argv)
     from aidet.inference import run as inference
@@ -98,7 +103,7 @@ def run(argv: List[str]) -> Optional[int]:
 
 
 def run_merge(argv: List[str]) -> int:
-    """``infer.py merge DIR``: verify that all shards are there and whole, and write the results."""
+    """``infer.py merge DIR``: check that all shards are present and complete, and write the results."""
     p = cli.Parser(prog="infer.py merge", description=run_merge.__doc__)
     p.add_argument("out", nargs="?", metavar="DIR")
     p.add_argument("--out", dest="out_flag", metavar="DIR")

@@ -1,14 +1,16 @@
 """Train or finetune a detector: ``python train.py -c mindcv_cfg/x.yaml [--key value ...]``.
 
-Takes every key of a MindCV configuration and more (docs/train.md); the command line wins over the file. Writes
+Takes every key of a MindCV configuration and more (docs/train.md); the command line overrides the file. Writes
 best.ckpt, last.ckpt (each with a .json), state.ckpt, config.yaml, log.csv, steps.csv, curves.png and TensorBoard events
 into ckpt_save_dir. Exit codes: 0 done, 2 wrong argument or configuration, 3 done but some images could not be read.
 """
 
+from typing import List, Optional
+
 from aidet import cli, config
 
 
-def main(argv):
+def main(argv: List[str]) -> Optional[int]:
     """Parse the command line and train."""
     if any(word in ("-h", "--help") for word in argv):
         print(

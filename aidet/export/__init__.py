@@ -1,1 +1,1 @@
-"""Other formats: ONNX, MindIR and AIR, each proven equal to the checkpoint, and MindSpore Lite's files."""
+"""Other formats: ONNX, MindIR and AIR, compared with the checkpoint if possible, and files for MindSpore Lite."""

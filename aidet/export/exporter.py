@@ -1,7 +1,8 @@
-"""Exports that are loaded again and compared: MindIR, ONNX, AIR, and what MindSpore Lite needs beside them."""
+"""Export to MindIR, ONNX or AIR, load the result again and compare it, and find the layer that cannot be exported."""
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
 from .. import ckpt, files, runtime
 from ..errors import UserError, nearest
@@ -10,25 +11,36 @@ from .lite import emit_lite
 from .mindir import _air, _mindir, _refuse_air, input_name
 from .preprocessing import SCORE, _bytes, input_of, with_preprocessing
 
+if TYPE_CHECKING:
+    import mindspore as ms
+    import numpy as np
+
 FORMATS = ("mindir", "onnx", "air")
 
 
-def export(path, kind, out, batch="dynamic", preprocess=False, lite=False):
-    """Export a checkpoint, load the result again, compare, and write the verdict beside it.
+def export(
+    path: Union[str, Path],
+    kind: str,
+    out: Union[str, Path],
+    batch: Union[int, str] = "dynamic",
+    preprocess: bool = False,
+    lite: bool = False,
+) -> Dict[str, Any]:
+    """Export a checkpoint, load the result again, compare it with the network, and write the verdict beside it.
 
     Parameters
     ----------
     path : str or Path
-        Checkpoint with its sidecar.
+        Checkpoint with a sidecar.
     kind : {"mindir", "onnx", "air"}
     out : str or Path
         Folder.
     batch : int or "dynamic"
-        Fixed batch size, or a free batch dimension.
+        Fixed batch size, or any batch size.
     preprocess : bool
         Put cast, normalisation and the score into the graph: uint8 (N, h, w, 3) in, float32 (N,) score out.
     lite : bool
-        Write the files for MindSpore Lite too; needs ``mindir``.
+        Write the files for MindSpore Lite, too; only with ``mindir``.
 
     Returns
     -------
@@ -39,7 +51,7 @@ def export(path, kind, out, batch="dynamic", preprocess=False, lite=False):
     ------
     UserError
         A wrong option, a model without a fixed input size, an operator that cannot be exported (its layer is named),
-        or a result that differs (nothing is left behind then).
+        or a result that differs (no file is left then).
     """
     if kind not in FORMATS:
         raise UserError(nearest(kind, FORMATS, "format"))
@@ -61,7 +73,7 @@ def export(path, kind, out, batch="dynamic", preprocess=False, lite=False):
     name = Path(path).stem + ("_uint8" if preprocess else "")
     target = Path(out) / f"{name}.{kind}"
     write = {"mindir": _mindir, "onnx": _onnx, "air": _air}[kind]
-    verdict = {
+    verdict: Dict[str, Any] = {
         "format": kind,
         "file": target.name,
         "checkpoint_sha256": sidecar.identity,
@@ -73,7 +85,7 @@ def export(path, kind, out, batch="dynamic", preprocess=False, lite=False):
             "type": str(sample(1).dtype),
         },
         "output": SCORE if preprocess else onnx_graph.OUTPUT,
-        # What stays outside the graph in every export.
+        # Decoding and geometry are outside the graph in every export.
         "geometry": pipeline.geometry.text,
         **write(net, sidecar, sample, batch, target, preprocess),
     }
@@ -97,7 +109,7 @@ def _onnx(net, sidecar, sample, batch, target, preprocess):
     if batch != "dynamic":
         for value in (model.graph.input[0], model.graph.output[0]):
             value.type.tensor_type.shape.dim[0].dim_value = batch
-    # A graph with preprocessing takes bytes and gives scores; Detector wants the plain one.
+    # A graph with preprocessing takes bytes and returns scores; Detector needs the plain one.
     onnx_graph.stamp(model, "aidet.output", output)
     onnx_graph.save(model, target)
     return verdict
@@ -109,7 +121,7 @@ def _where(net, sample):
 
 
 # --- which layer cannot be exported ----------------------------------------------------------------------------------
-def find_layer(net, example):
+def find_layer(net: "ms.nn.Cell", example: "np.ndarray") -> Optional[str]:
     """Name the innermost layer that cannot be exported by itself.
 
     Parameters
@@ -120,10 +132,11 @@ def find_layer(net, example):
     Returns
     -------
     str or None
-        For example ``layer1.0 (BasicBlock)``; None where every layer can, so that the fault lies between them.
+        For example ``layer1.0 (BasicBlock)``; None if every layer can be exported, so that the fault is between them.
     """
     seen = _inputs_of_cells(net, example)
-    found, cell, prefix = None, net, ""
+    found: Optional[str] = None
+    cell, prefix = net, ""
     with tempfile.TemporaryDirectory() as folder, substitutes.exportable(net, folder):
         while True:
             for name, child in cell.name_cells().items():
@@ -136,7 +149,7 @@ def find_layer(net, example):
 
 
 def _inputs_of_cells(net, example):
-    """Run once without a graph and note what goes into every cell that takes one tensor."""
+    """Run once in PyNative mode and record the input of every cell that takes one tensor."""
     import mindspore as ms
 
     seen, handles = {}, []

@@ -1,20 +1,50 @@
 """Files for MindSpore Lite: the conversion script, AIPP configuration and a check of the result."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, Tuple, Union
+
 import numpy as np
 
 from .. import files
+from ..images import Pipeline
 from .mindir import input_name
 from .preprocessing import _bytes
 
+if TYPE_CHECKING:
+    import mindspore as ms
 
-# --- MindSpore Lite --------------------------------------------------------------------------------------------------
-def emit_lite(net, size, pipeline, sample, batch, target, preprocess):
-    """Write what the Ascend hand-over needs: converter INI, AIPP, commands, golden input and output, their comparison.
+
+def emit_lite(
+    net: "ms.nn.Cell",
+    size: Tuple[int, int],
+    pipeline: Pipeline,
+    sample: Callable[[int], np.ndarray],
+    batch: Union[int, str],
+    target: Path,
+    preprocess: bool,
+) -> str:
+    """Write the files for Ascend: converter INI, AIPP, commands, golden input and output, and their comparison.
+
+    Parameters
+    ----------
+    net : mindspore.nn.Cell
+        The network that was exported.
+    size : (int, int)
+        Height and width of its input.
+    pipeline : aidet.images.Pipeline
+        The evaluation pipeline.
+    sample : callable
+        Number of images -> an input array of that batch size.
+    batch : int or "dynamic"
+    target : Path
+        The MindIR file.
+    preprocess : bool
+        Whether the preprocessing is in the graph.
 
     Returns
     -------
     str
-        The folder. Its commands were not run by this project: MindSpore Lite and a 310-class device are needed.
+        The folder. Its commands are untested: they need MindSpore Lite and a 310-class device.
     """
     goal = target.with_suffix(".lite")
     with files.atomic_path(goal) as folder:
@@ -48,14 +78,17 @@ def _run(net, x):
 
 
 def _lite_texts(folder, target, aipp, shapes, name, free, kind):
-    """converter.ini, aipp.cfg, commands.sh and check.py; ``shapes`` of golden input and output, ``free`` batch size."""
+    """Write converter.ini, aipp.cfg, commands.sh and check.py.
+
+    ``shapes`` are those of golden input and output; ``free`` says whether the batch size is.
+    """
     given = shapes[""][0]
     ini = ["[ascend_context]", f"input_shape={name}:[{','.join(map(str, [-1 if free else given[0], *given[1:]]))}]"]
     ini += ["dynamic_dims=[1],[2],[4],[8],[16],[32]"] if free else []
     ini += ["precision_mode=enforce_origin"]
     if aipp:
         ini += [
-            "# For uint8 RGB images in place of normalised floats, take the next line in:",
+            "# For uint8 RGB images instead of normalised floats, uncomment the next line:",
             "# insert_op_config_file_path=aipp.cfg",
         ]
     values = {
@@ -74,19 +107,19 @@ def _lite_texts(folder, target, aipp, shapes, name, free, kind):
 
 _LITE = """#!/bin/sh
 # Run in this folder, on a machine with MindSpore Lite. Untested: the project has no such device.
-# enforce_origin keeps float32; enforce_fp16 is Lite's default and faster: compare with the golden output before use.
+# enforce_origin keeps float32; enforce_fp16, Lite's default, is faster: compare with the golden output before use.
 set -e
 converter_lite --fmk=MINDIR --saveType=MINDIR --optimize=ascend_oriented \\
     --modelFile=../{model} --outputFile={stem}_ascend --configFile=converter.ini
-# Compares with the golden output, and writes golden.txt: benchmark wants text, and the name that Lite gave the output.
-# Where aipp.cfg was taken in: python3 check.py _aipp, and input_aipp.bin and its shape below.
+# Compares with the golden output and writes golden.txt, because benchmark needs text and Lite's name of the output.
+# With aipp.cfg: python3 check.py _aipp, and input_aipp.bin and its shape below.
 python3 check.py
 benchmark --modelFile={stem}_ascend.mindir --device=Ascend --inDataFile=input.bin --inputShapes={name}:{shape} \\
     --benchmarkDataFile=golden.txt --accuracyThreshold=1
 """
-_CHECK = '''"""The converted model on the golden input, beside the golden output: python3 check.py [_aipp]
+_CHECK = '''"""Run the converted model on the golden input and compare with the golden output: python3 check.py [_aipp]
 
-Needs mindspore_lite and its device. Exit code 1 where an output is further away than a hundredth of the largest one.
+Needs mindspore_lite and its device. Exit code 1 if an output differs by more than a hundredth of the largest one.
 """
 
 import sys
@@ -106,7 +139,7 @@ context.target = ["ascend"]
 model = lite.Model()
 model.build_from_file("{stem}_ascend.mindir", lite.ModelType.MINDIR, context)
 inputs = model.get_inputs()
-if list(inputs[0].shape) != given:  # a free batch size has to be set
+if list(inputs[0].shape) != given:  # a free batch size has to be set first
     model.resize(inputs, [given])
     inputs = model.get_inputs()
 inputs[0].set_data_from_numpy(x)
@@ -121,7 +154,7 @@ sys.exit(worst > 0.01 * float(np.abs(expected).max()))
 
 
 def _aipp(scale, offset, size):
-    """AIPP text of a pipeline's scale and offset per channel: uint8 RGB in, (x - mean) * var_reci out."""
+    """AIPP configuration for a scale and offset per channel: uint8 RGB in, (x - mean) * var_reci out."""
     lines = [
         "aipp_op {",
         "    aipp_mode: static",

@@ -1,6 +1,7 @@
-"""MindIR and AIR, written and read back."""
+"""Writing MindIR and AIR, and reading MindIR back."""
 
 from pathlib import Path
+from typing import Union
 
 import numpy as np
 
@@ -31,12 +32,12 @@ def _mindir(net, sidecar, sample, batch, target, preprocess):
             x = ms.Tensor(sample(n))
             worst = max(worst, float(np.abs(graph(x).asnumpy() - net(x).asnumpy()).max()))
         if worst != 0:
-            raise UserError(f"{target.name}: reloaded, it differs from the network by {worst:.2g}, wanted 0")
+            raise UserError(f"{target.name}: reloaded, it differs from the network by {worst:.2g}, expected 0")
     return {"difference": worst, "tolerance": 0.0, "batches": list(batches)}
 
 
-def input_name(path):
-    """What MindSpore and MindSpore Lite call the input of a MindIR file: what stands behind the colon of its name."""
+def input_name(path: Union[str, Path]) -> str:
+    """Name of the input of a MindIR file in MindSpore and MindSpore Lite: the part after the colon."""
     from mindspore.train.mind_ir_pb2 import ModelProto
 
     model = ModelProto()
@@ -61,4 +62,4 @@ def _air(net, sidecar, sample, batch, target, preprocess):
         raise UserError("format 'air' has no free batch dimension; give --batch N")
     with files.atomic_path(target) as made:
         ms.export(net, ms.Tensor(sample(batch)), file_name=str(made), file_format="AIR")
-    return {"difference": None, "note": "AIR cannot be loaded again by MindSpore; not compared"}
+    return {"difference": None, "note": "MindSpore cannot load AIR again; not compared"}

@@ -1,9 +1,9 @@
-"""From a MindSpore network to a verified ONNX model whose batch dimension is free.
+"""From a MindSpore network to a verified ONNX model that takes any batch size.
 
-MindSpore writes ONNX graphs with the batch size of the example input baked in; its ``dynamic_axes`` fails on nearly
-every network (2.7.2 to 2.10). So the network is written twice, with two batch sizes, and whatever differs between the
-two graphs is what the batch size went into: those constants are replaced by expressions of the input's own batch size.
-The result is then compared with the network at batch sizes that were not used to make it.
+MindSpore writes ONNX graphs with the batch size of the example input fixed; its ``dynamic_axes`` fails for nearly every
+network (2.7.2 to 2.10). So the network is written twice, with two batch sizes. The constants that differ between the
+two graphs depend on the batch size; they are replaced by expressions of the input's batch size. The result is then
+compared with the network at batch sizes that were not used to make it.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Sequence, Set, Tuple, Union
 
 import numpy as np
 
@@ -19,23 +19,34 @@ from .. import ckpt, files
 from ..errors import UserError, first_line
 from . import substitutes
 
+if TYPE_CHECKING:
+    import mindspore as ms
+    import onnx
+    import onnxruntime
+
 INPUT, OUTPUT = "image", "logits"
-# Part of a cached file's name: raise it when graphs made before must be made anew.
+# Part of a cached file's name: increase it if graphs that were made before must be made again.
 FORMAT = 2
 TRACED = (2, 3)
 VERIFIED = (1, 5)
 TOLERANCE = 1e-5
 
 
-def export(net, sidecar, sample, check=VERIFIED, output=OUTPUT):
+def export(
+    net: "ms.nn.Cell",
+    sidecar: ckpt.Sidecar,
+    sample: Callable[[int], np.ndarray],
+    check: Sequence[int] = VERIFIED,
+    output: str = OUTPUT,
+) -> Tuple["onnx.ModelProto", Dict[str, Any]]:
     """Make a verified ONNX model of a network.
 
     Parameters
     ----------
     net : mindspore.nn.Cell
-        One input, one output, the batch first in both.
+        One input and one output, each with the batch as first dimension.
     sidecar : aidet.ckpt.Sidecar
-        Goes into the model's metadata, with class order and preprocessing.
+        Written into the model's metadata, with class order and preprocessing.
     sample : callable
         Number of images -> an input array of that batch size; see :func:`pixels`.
     check : tuple of int
@@ -57,12 +68,12 @@ def export(net, sidecar, sample, check=VERIFIED, output=OUTPUT):
     net.set_train(False)
     expected = reference(net, sample, check)
     if not all(np.isfinite(values).all() for values in expected.values()):
-        raise ExportError("the network itself gives values that are not finite numbers; are its weights whole?")
+        raise ExportError("the network itself gives values that are not finite; are its weights damaged?")
     with tempfile.TemporaryDirectory() as folder, standing_in(folder), substitutes.exportable(net, folder) as finish:
         graphs = [trace(net, sample(n), Path(folder) / f"{n}.onnx", output) for n in TRACED]
         for graph in graphs:
             finish(graph)
-    model = free_batch(*graphs, TRACED, output)
+    model = free_batch(graphs[0], graphs[1], TRACED, output)
     describe(model, sidecar)
     verdict = compare(expected, model, sample, output)
     stamp(model, "aidet.verified", json.dumps(verdict))
@@ -74,8 +85,11 @@ class ExportError(Exception):
 
 
 @contextlib.contextmanager
-def standing_in(folder):
-    """MindSpore writes its dumps (``rank_0``) where the process stands when something fails: let that be elsewhere."""
+def standing_in(folder: Union[str, Path]) -> Iterator[None]:
+    """Work in ``folder``: on errors MindSpore writes dumps (``rank_0``) into the current folder.
+
+    This changes the current folder of the whole process, so other threads must not use relative paths meanwhile.
+    """
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -85,28 +99,31 @@ def standing_in(folder):
 
 
 def pixels(size: Tuple[int, int], channels: int = 3) -> Callable[[int], np.ndarray]:
-    """A function that makes normalised input: number of images -> float32 (N, C, h, w), always the same numbers."""
+    """A function that makes reproducible normalised input: number of images -> float32 (N, C, h, w)."""
     shape = (channels, *size)
     return lambda n: np.random.default_rng(n).standard_normal((n, *shape)).astype(np.float32)
 
 
-def trace(net, example, path, output):
+def trace(net: "ms.nn.Cell", example: np.ndarray, path: Path, output: str) -> "onnx.ModelProto":
+    """Write a network as ONNX with the batch size of the example; :class:`ExportError` if MindSpore cannot."""
     import mindspore as ms
     import onnx
 
-    example = ms.Tensor(example)
+    tensor = ms.Tensor(example)
     try:
         if hasattr(ms, "onnx"):
-            ms.onnx.export(net, example, file_name=str(path), input_names=[INPUT], output_names=[output])
+            ms.onnx.export(net, tensor, file_name=str(path), input_names=[INPUT], output_names=[output])
         else:  # before 2.7.2
-            ms.export(net, example, file_name=str(path), file_format="ONNX")
+            ms.export(net, tensor, file_name=str(path), file_format="ONNX")
     except Exception as error:  # noqa: BLE001 - the exporter raises RuntimeError, TypeError, ValueError alike
         raise ExportError(f"MindSpore's ONNX exporter: {first_line(error, 300)}") from None
     return onnx.load(str(path))
 
 
 # --- freeing the batch dimension -------------------------------------------------------------------------------------
-def free_batch(first, second, batches, output=OUTPUT):
+def free_batch(
+    first: "onnx.ModelProto", second: "onnx.ModelProto", batches: Tuple[int, int], output: str = OUTPUT
+) -> "onnx.ModelProto":
     """Turn two graphs of one network, traced with two batch sizes, into one graph for any batch size.
 
     Parameters
@@ -121,7 +138,7 @@ def free_batch(first, second, batches, output=OUTPUT):
     Raises
     ------
     ExportError
-        Where the graphs differ in more than constants, or a constant depends on the batch size in no known way.
+        The graphs differ in more than constants, or a constant depends on the batch size in an unknown way.
     """
     import onnx
     from onnx import numpy_helper
@@ -163,12 +180,12 @@ def free_batch(first, second, batches, output=OUTPUT):
 
 
 def _rename(model, output):
-    """Give input and output their names (older MindSpore takes none); inputs that are weights are dropped."""
+    """Name input and output, because older MindSpore does not; inputs that are weights are dropped."""
     weights = {t.name for t in model.graph.initializer}
     inputs = [v for v in model.graph.input if v.name not in weights]
     if len(inputs) != 1 or len(model.graph.output) != 1:
         found = f"{len(inputs)} inputs and {len(model.graph.output)} outputs"
-        raise ExportError(f"the network has {found}, wanted one of each")
+        raise ExportError(f"the network has {found}, expected one of each")
     del model.graph.input[1:]
     model.graph.input[0].CopyFrom(inputs[0])
     for old, new in ((inputs[0].name, INPUT), (model.graph.output[0].name, output)):
@@ -183,10 +200,12 @@ def _rename(model, output):
 
 
 class _Maker:
-    """Makes nodes that compute, from the input's batch size, what was a constant."""
+    """Makes nodes that compute from the input's batch size what was a constant."""
 
     def __init__(self, model):
-        self.model, self.nodes, self.replaced = model, [], set()
+        self.model = model
+        self.nodes: List[Any] = []
+        self.replaced: Set[str] = set()
 
     def gone(self, node):
         return node.op_type == "Constant" and node.output[0] in self.replaced
@@ -212,7 +231,7 @@ class _Maker:
         return "aidet_batch"
 
     def replace(self, name, a, b, batches, node=None):
-        """Put nodes in place of the constant ``name``: ``a`` at the first batch size, ``b`` at the second."""
+        """Replace the constant ``name``, which is ``a`` at the first batch size and ``b`` at the second, by nodes."""
         if node is not None and node.op_type != "Constant":
             raise ExportError(f"a tensor inside {node.op_type} depends on the batch size")
         self.replaced.add(name)
@@ -221,10 +240,10 @@ class _Maker:
             slope = (b - a) // (second - first)
             base = a - slope * first
             if not np.array_equal(base + slope * second, b):
-                raise ExportError(f"constant {name} does not grow evenly with the batch size")
+                raise ExportError(f"constant {name} does not grow linearly with the batch size")
             moved = np.atleast_1d(slope) != 0
             if a.ndim == 1 and moved.sum() == 1 and base[moved][0] == 0 and self._only_reshapes(name):
-                # A shape with one unknown: Reshape finds it by itself, which keeps the graph simple.
+                # A shape with one unknown, which Reshape computes itself: the graph stays simple.
                 self.constant(name, np.where(moved, -1, a).astype(np.int64))
                 return
             self.constant(f"{name}_slope", np.atleast_1d(slope))
@@ -257,7 +276,7 @@ def _repeats(array, rows):
 
 
 # --- facts and verdict -----------------------------------------------------------------------------------------------
-def stamp(model, key, value):
+def stamp(model: "onnx.ModelProto", key: str, value: str) -> None:
     """Set one entry of the model's metadata."""
     for entry in model.metadata_props:
         if entry.key == key:
@@ -284,7 +303,7 @@ def sidecar_of(path: Union[str, Path]) -> ckpt.Sidecar:
     Raises
     ------
     UserError
-        The file is missing, no ONNX model, or was not exported by this project.
+        The file is missing, is not an ONNX model, or was not exported by this project.
     """
     if not Path(path).is_file():
         raise UserError(f"model {str(path)!r} does not exist")
@@ -308,15 +327,20 @@ def sidecar_of(path: Union[str, Path]) -> ckpt.Sidecar:
     return ckpt.Sidecar.from_facts(facts, path, f"the metadata of {str(path)!r}")
 
 
-def reference(net, sample, batches):
-    """What MindSpore gives: ``{batch size: output}``."""
+def reference(net: "ms.nn.Cell", sample: Callable[[int], np.ndarray], batches: Sequence[int]) -> Dict[int, np.ndarray]:
+    """MindSpore's results: ``{batch size: output}``."""
     import mindspore as ms
 
     return {n: net(ms.Tensor(sample(n))).asnumpy() for n in batches}
 
 
-def compare(expected, model, sample, output=OUTPUT):
-    """Run the ONNX model on the numbers that the network was run on; ``expected`` is of :func:`reference`.
+def compare(
+    expected: Dict[int, np.ndarray],
+    model: "onnx.ModelProto",
+    sample: Callable[[int], np.ndarray],
+    output: str = OUTPUT,
+) -> Dict[str, Any]:
+    """Compare the ONNX model with ``expected``, the result of :func:`reference` for the same ``sample``.
 
     Returns
     -------
@@ -325,8 +349,8 @@ def compare(expected, model, sample, output=OUTPUT):
     Raises
     ------
     ExportError
-        ONNX Runtime refuses the model, or the logits differ by more than :data:`TOLERANCE` (times the largest logit
-        where that is above 1: a float32 has no more digits than that).
+        ONNX Runtime refuses the model, or the logits differ by more than :data:`TOLERANCE` (times the largest
+        logit if that is above 1, because a float32 has no more digits).
     """
     import mindspore as ms
     import onnxruntime
@@ -365,8 +389,8 @@ def compare(expected, model, sample, output=OUTPUT):
 PROVIDERS = ["CPUExecutionProvider"]
 
 
-def session_options(threads=1):
-    """One thread a session: images are spread over threads instead, which scales better and keeps rounding fixed."""
+def session_options(threads: int = 1) -> "onnxruntime.SessionOptions":
+    """Options with one thread per session: spreading images over threads scales better and keeps rounding fixed."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -379,7 +403,7 @@ def session_options(threads=1):
     return options
 
 
-def save(model, path):
+def save(model: "onnx.ModelProto", path: Union[str, Path]) -> None:
     """Write an ONNX model, whole or not at all."""
     with files.atomic(path, "wb") as file:
         file.write(model.SerializeToString())

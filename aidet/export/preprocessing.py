@@ -1,12 +1,15 @@
 """Preprocessing inside the exported graph."""
 
-from typing import Tuple
+from typing import TYPE_CHECKING, Sequence, Tuple
 
 import numpy as np
 
 from .. import ckpt, labels
 from ..errors import UserError
 from ..images import Pipeline
+
+if TYPE_CHECKING:
+    import mindspore as ms
 
 SCORE = "score"
 
@@ -26,16 +29,17 @@ def _bytes(size):
     return lambda n: np.random.default_rng(n).integers(0, 256, (n, *size, 3), dtype=np.uint8)
 
 
-# --- preprocessing inside the graph ----------------------------------------------------------------------------------
-def with_preprocessing(net, pipeline, order, calibration=(1.0, 0.0)):
-    """A cell that takes uint8 (N, h, w, 3) and gives the score (N,), around a network that gives logits.
+def with_preprocessing(
+    net: "ms.nn.Cell", pipeline: Pipeline, order: Sequence[str], calibration: Tuple[float, float] = (1.0, 0.0)
+) -> "ms.nn.Cell":
+    """A cell that takes uint8 (N, h, w, 3) and returns the score (N,), around a network that returns logits.
 
-    ``calibration`` is of :class:`aidet.ckpt.Sidecar`.
+    ``order`` and ``calibration`` are those of :class:`aidet.ckpt.Sidecar`.
 
     Raises
     ------
     UserError
-        The pipeline ends in something else than an affine map of single pixels (``high_pass``).
+        The pipeline does not end in an affine map of single pixels (``high_pass``).
     """
     import mindspore as ms
     from mindspore import nn, ops
@@ -60,7 +64,7 @@ def with_preprocessing(net, pipeline, order, calibration=(1.0, 0.0)):
             self.top = ops.ReduceMax(keep_dims=True)
             self.generated = ms.Tensor(generated.astype(np.float32).reshape(-1, 1))
             self.real = ms.Tensor((~generated).astype(np.float32).reshape(-1, 1))
-            # With two classes the log-odds is a difference; in general the sides are summed as probabilities.
+            # With two classes the log-odds are a difference; with more, the probabilities of each side are summed.
             self.difference = ms.Tensor((generated * 2.0 - 1.0).astype(np.float32).reshape(-1, 1))
             self.two = len(order) == 2
             self.calibrated = tuple(calibration) != (1.0, 0.0)

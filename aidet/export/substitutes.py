@@ -1,8 +1,8 @@
-"""What MindSpore's ONNX exporter does not know, said in operators that it knows.
+"""Substitutes for operators that MindSpore's ONNX exporter does not know, made of operators that it knows.
 
 From 2.8 on, ``out += identity`` in ``construct`` is an in-place operator that cannot be exported; no version exports
-``Erf`` (exact GELU), ``HSwish`` and ``HSigmoid``, although ONNX can express all of them. While a network is written,
-its cells are exchanged for equivalents; the comparison afterwards is with the network as it was.
+``Erf`` (exact GELU), ``HSwish`` or ``HSigmoid``, although ONNX can express all of them. While a network is written, its
+cells are replaced by equivalents; afterwards the result is compared with the original network.
 """
 
 import ast
@@ -13,15 +13,20 @@ import math
 import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Tuple, Union
+
+if TYPE_CHECKING:
+    import mindspore as ms
+    import onnx
 
 # Exact GELU needs Erf. It is written as Acos, which the exporter knows and no network here uses, and renamed in the
-# graph; a network with an Acos of its own would fail the comparison, not pass as something else.
+# graph; a network that does use Acos would fail the comparison.
 MARKER, MEANING = "Acos", "Erf"
 
 
 @contextlib.contextmanager
-def exportable(net, folder):
-    """Exchange cells of ``net`` and in-place statements of its classes inside the block.
+def exportable(net: "ms.nn.Cell", folder: Union[str, Path]) -> Iterator[Callable[["onnx.ModelProto"], None]]:
+    """Inside the block, replace cells of ``net`` and in-place statements of its classes by exportable ones.
 
     Parameters
     ----------
@@ -32,11 +37,13 @@ def exportable(net, folder):
     Yields
     ------
     callable
-        Finishes a written ``onnx.ModelProto`` in place: markers become what they stand for.
+        Finishes a written ``onnx.ModelProto`` in place: replaces the markers by the operators that they stand for.
     """
     from ..models.layers import native_sigmoid
 
-    restore, padded, uneven = [], [], _uneven_paddings(net)
+    restore: List[Tuple[Any, ...]] = []
+    padded: List[Any] = []
+    uneven = _uneven_paddings(net)
     try:
         for cell in [c for _, c in net.cells_and_names()]:
             for name, child in list(cell.name_cells().items()):
@@ -73,7 +80,7 @@ def _finish(model, padded, uneven):
         if node.op_type == MARKER:
             node.op_type = MEANING
         for attribute in node.attribute:
-            # MindSpore writes its own order of the four sides; ONNX has top, left, bottom, right.
+            # MindSpore writes top, bottom, left, right; ONNX expects top, left, bottom, right.
             if node.op_type == "Conv" and attribute.name == "pads" and tuple(attribute.ints) in uneven:
                 top, bottom, left, right = attribute.ints
                 attribute.ints[:] = [top, left, bottom, right]
@@ -86,10 +93,10 @@ def _finish(model, padded, uneven):
 
 
 def _plain_variance(model):
-    """Write the variance inside LayerNorm as a mean of squares, not as MindSpore's sum of squares over a count.
+    """Rewrite the variance inside LayerNorm as a mean of squares instead of MindSpore's sum of squares over a count.
 
-    ONNX Runtime runs a LayerNorm in one pass where it recognises one, and it knows the first form only: Swin-T takes an
-    eighth less time with it (and with GELU written as a division by the root of 2).
+    ONNX Runtime computes a LayerNorm in one pass if it recognises it, and it recognises only the first form: Swin-T
+    takes an eighth less time with it (and with GELU written as a division by the root of 2).
     """
     import numpy as np
     from onnx import helper, numpy_helper, shape_inference
@@ -123,7 +130,7 @@ def _plain_variance(model):
 def _put(cell, name, child):
     if name in getattr(cell, "_cells", {}):
         cell._cells[name] = child
-    if hasattr(cell, "cell_list"):  # SequentialCell iterates over its own tuple
+    if hasattr(cell, "cell_list"):  # SequentialCell iterates over its own list
         cell.cell_list = list(cell._cells.values())
 
 
@@ -151,15 +158,18 @@ def _substitute(child):
 
     if isinstance(child, nn.MaxPool2d):
         return _padded_pool(child)
-    # "none" in 2.x's later versions, False in its earlier ones.
+    # "none" in later versions of MindSpore 2, False in earlier ones.
     if isinstance(child, nn.GELU) and getattr(child, "approximate", True) in ("none", False):
         return Gelu()
     return {"HSigmoid": HardSigmoid, "HSwish": HardSwish}.get(type(child).__name__, lambda: None)()
 
 
 def _padded_pool(child):
-    """A symmetrically padded pool as one with "same" padding, which has the same output size; :func:`_finish` puts the
-    symmetric padding into the graph. Were a network to hold pools of both kinds, the comparison would fail."""
+    """A symmetrically padded pool as one with "same" padding, which has the same output size.
+
+    :func:`_finish` puts the symmetric padding into the graph. If a network has pools of both kinds, the comparison
+    fails.
+    """
     from mindspore import nn
 
     kernel, pads = child.kernel_size, tuple(getattr(child, "padding", ()) or ())[-2:]
@@ -185,7 +195,7 @@ class _PlainAssign(ast.NodeTransformer):
 
 
 def _without_in_place(cls, folder):
-    """``construct`` of a class without ``+=`` and its like, or None where it has none."""
+    """``construct`` of a class with augmented assignments rewritten, or None if it has none."""
     if cls.__module__.startswith("mindspore."):
         return None
     try:
@@ -202,7 +212,7 @@ def _without_in_place(cls, folder):
     path.write_text(ast.unparse(tree) + "\n", encoding="utf-8")
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    # The function keeps seeing the names of the module it was written in.
+    # The function still needs the names of its own module.
     vars(module).update({k: v for k, v in vars(sys.modules[cls.__module__]).items() if not k.startswith("__")})
     sys.modules[name] = module
     spec.loader.exec_module(module)

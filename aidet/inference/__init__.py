@@ -1,1 +1,1 @@
-"""What ``infer.py`` does: score many images, survive being killed, and write the file that a contest wants."""
+"""The commands of ``infer.py``: score many images, resume killed runs, and write result files for contests."""

@@ -1,4 +1,4 @@
-"""The journal: one line an image, on the disk before the next, so that a killed run resumes where it stopped."""
+"""The journal of a run: one line per image, appended as soon as it is scored, so that a killed run can be resumed."""
 
 import json
 import re
@@ -12,7 +12,6 @@ from ..records import Record
 PLACES = "files"
 
 
-# --- the journal -----------------------------------------------------------------------------------------------------
 def shard_of(text: str) -> Tuple[int, int]:
     """``"I/N"`` -> (I mod N, N). Shards may be counted from 0 or from 1; input k belongs to shard k mod N.
 
@@ -29,7 +28,7 @@ def shard_of(text: str) -> Tuple[int, int]:
 
 
 def journal_path(out: Union[str, Path], shard: Optional[Tuple[int, int]] = None) -> Path:
-    """Where a run keeps its rows: ``infer.journal``, or ``shard-I-of-N.journal``."""
+    """File of a run's rows: ``infer.journal``, or ``shard-I-of-N.journal``."""
     return Path(out) / ("infer.journal" if shard is None else f"shard-{shard[0]}-of-{shard[1]}.journal")
 
 
@@ -40,7 +39,7 @@ class Journal:
     ----------
     path : str or Path
     header : dict
-        What the rows depend on (models, votes, seed, ...), as JSON can hold it.
+        What the rows depend on (models, votes, seed, ...), serialisable as JSON.
     resume : bool
         Keep the complete rows of an earlier run with the same header; otherwise start anew.
 
@@ -54,13 +53,13 @@ class Journal:
     Raises
     ------
     UserError
-        ``resume`` and the journal was made with another header; another process is writing it.
+        ``resume`` is set and the journal has another header, or another process is writing it.
     """
 
     def __init__(self, path: Union[str, Path], header: Dict[str, Any], resume: bool = False) -> None:
         self.path, self.done, self.bad = Path(path), 0, 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Append mode: should the lock fail to keep another process out, the rows of both remain whole.
+        # Append mode: if the lock fails to keep another process out, the rows of both remain whole.
         self.file = open(self.path, "a", encoding="utf-8", newline="\n")
         try:
             _lock(self.file, self.path)
@@ -75,7 +74,7 @@ class Journal:
             raise
 
     def _known(self, header):
-        """Count the complete rows of an earlier run; gives the number of bytes up to their end."""
+        """Count the complete rows of an earlier run; returns the number of bytes up to their end."""
         end = 0
         with open(self.path, "rb") as file:
             for i, line in enumerate(file):
@@ -94,11 +93,11 @@ class Journal:
         changed = [k for k in header if k != PLACES and header[k] != known.get(k)]
         if {"names", "total"} & set(changed):
             now = f"{known.get('total')} then, {header.get('total')} now"
-            raise UserError(f"{str(self.path)!r} is of other images or another order ({now}); leave --resume out")
+            raise UserError(f"{str(self.path)!r} is of other images or another order ({now}); run without --resume")
         if changed:
             raise UserError(
                 f"{str(self.path)!r} was written with another {changed[0]} "
-                f"({known.get(changed[0])!r}, now {header[changed[0]]!r}); leave --resume out to start anew"
+                f"({known.get(changed[0])!r}, now {header[changed[0]]!r}); run without --resume to start anew"
             )
 
     def _line(self, value):
@@ -132,7 +131,7 @@ class Journal:
 
 
 def _lock(file, path):
-    """Keep other processes from writing the same journal; does nothing on a system without locks."""
+    """Keep other processes from writing to the same journal; does nothing on a system without locks."""
     try:
         import fcntl
 
@@ -166,7 +165,7 @@ def read_header(path: Union[str, Path]) -> Dict[str, Any]:
     except (OSError, ValueError):
         header = None
     if header is None or "total" not in header:
-        raise UserError(f"{str(path)!r} is no journal of infer.py")
+        raise UserError(f"{str(path)!r} is not a journal of infer.py")
     return header
 
 
@@ -204,7 +203,7 @@ def read_journal(paths: Sequence[Union[str, Path]]) -> Iterator[Record]:
     Raises
     ------
     UserError
-        A journal is not complete, or holds rows that are not of ``infer.py``.
+        A journal is not complete, or holds rows that ``infer.py`` did not write.
     """
     handles = [open(p, encoding="utf-8", errors="replace") for p in paths]
     try:
@@ -238,7 +237,7 @@ def find_shards(out: Union[str, Path]) -> List[Path]:
     Raises
     ------
     UserError
-        No shard, a missing or incomplete one, or shards of different runs.
+        There is no shard, one is missing or incomplete, or they are of different runs.
     """
     found = {}
     for path in Path(out).glob("shard-*-of-*.journal"):
@@ -259,7 +258,9 @@ def find_shards(out: Union[str, Path]) -> List[Path]:
     for path, header in zip(paths, headers):
         changed = [k for k in headers[0] if headers[0][k] != header.get(k)]
         if "names" in changed:
-            raise UserError(f"{path.name} was made of other images than {paths[0].name}; run them again on one set")
+            raise UserError(
+                f"{path.name} was made of other images than {paths[0].name}; run both again on the same images"
+            )
         if changed:
             raise UserError(f"{path.name} was made with another {changed[0]} than {paths[0].name}; run it again")
     _check_complete(paths, headers[0]["total"])

@@ -1,14 +1,13 @@
-"""From scored images to the file that someone uploads: the journal of a run, and every format made from it.
+"""The result files: written from the journal of a run in every format, and checked before an upload.
 
-A run first appends each row to a journal, one JSON object a line, in the order of the inputs. The results are made from
-the journal at the end. So a killed run can be resumed, shards can be joined, and a result file is either whole or
-absent.
+The results are written at the end of a run, from its journal or those of its shards. So a result file is either whole
+or absent.
 """
 
 import os
 import re
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 from .. import files, records
 from ..datasets import sources
@@ -16,7 +15,6 @@ from ..errors import UserError
 from ..records import COLUMNS, Record, natural_key, number
 
 FORMATS = ("result", "csv", "logit", "submission")
-# --- results ---------------------------------------------------------------------------------------------------------
 FILE_NAMES = {"result": "result.txt", "csv": "scores.csv", "logit": "logits.csv", "submission": "submission.csv"}
 Rows = Callable[[], Iterable[Record]]
 
@@ -38,11 +36,11 @@ def write(
     out : str or Path
         Folder.
     rows : callable
-        Gives a fresh iterator over the records; it is called several times.
+        Returns a new iterator over the records; it is called several times.
     models : sequence of str
         Their scores become columns of ``scores.csv``.
     kind : {"result", "csv", "logit", "submission"}
-        ``scores.csv`` is always written; beside it ``result.txt``, nothing, ``logits.csv`` or ``submission.csv``.
+        ``scores.csv`` is always written; in addition ``result.txt``, nothing, ``logits.csv`` or ``submission.csv``.
     on_error : str
         ``skip`` leaves unusable inputs out of every file but ``scores.csv``.
     sample : str or Path, optional
@@ -78,12 +76,12 @@ def write(
 
 
 def _open(path):
-    # On Linux a file name need not be Unicode; bytes that are not are written as \udcXX.
+    # On Linux a file name need not be valid Unicode; other bytes are written as \udcXX.
     return files.atomic(path, errors="backslashreplace")
 
 
 def write_scores(path: Union[str, Path], rows: Rows, models: Sequence[str]) -> Path:
-    """``scores.csv``: path, score, prob, label, decision, status and one ``score:<model>`` column a model."""
+    """``scores.csv``: path, score, prob, label, decision, status and one ``score:<model>`` column per model."""
     with _open(path) as file:
         writer = records.csv_writer(file)
         writer.writerow([*COLUMNS, *(f"score:{m}" for m in models)])
@@ -95,34 +93,35 @@ def write_scores(path: Union[str, Path], rows: Rows, models: Sequence[str]) -> P
 
 
 def write_stability(path: Union[str, Path], rows: Rows) -> Path:
-    """``stability.csv``: range of the probabilities, then the image's own and that of each changed version."""
+    """``stability.csv``: spread of the probabilities, then that of the image and of each changed version."""
     with _open(path) as file:
         writer = records.csv_writer(file)
-        names = None
+        names: Optional[List[str]] = None
         for r in rows():
             values = getattr(r, "stability", None)
             if values and names is None:
                 names = list(values)
                 writer.writerow(["path", "spread", *names])
-            if values:
+            if values and names is not None:
                 spread = max(values.values()) - min(values.values())
                 writer.writerow([r.path, number(spread), *(number(values[n]) for n in names)])
     return Path(path)
 
 
 def _label(record):
-    # A contest's file needs 0 or 1 in every line. Without a label it is real, as after a tied vote.
+    # A contest's file needs 0 or 1 in every line. An image without a label counts as real, as after a tied vote.
     return 0 if record.label is None else record.label
 
 
 def write_result(path: Union[str, Path], rows: Rows, skip: bool = False) -> Path:
-    """``result.txt``: one 0 or 1 a line, LF, in the order of :func:`aidet.records.stem_order`.
+    """``result.txt``: one 0 or 1 per line, LF, in the order of :func:`aidet.records.stem_order`.
 
-    The natural order of a folder nearly always is that order already; then the labels are streamed. Otherwise one sort
-    key for each image is held in memory.
+    The natural order of a folder is nearly always that order; then the labels are streamed. Otherwise one sort key per
+    image is held in memory.
     """
     numeric = ordered = natural = True
-    before = before_natural = None
+    before: Any = None
+    before_natural: Any = None
     for r in rows():
         if skip and not r.ok:
             continue
@@ -177,13 +176,15 @@ def read_sample(path: Union[None, str, Path]) -> Tuple[List[Dict[str, str]], Lis
     Raises
     ------
     UserError
-        No path, a file that cannot be read, no rows, or other columns than an identifier and an answer.
+        No path, a file that cannot be read, no rows, or columns other than an identifier and an answer.
     """
     if path is None:
         raise UserError("format 'submission' needs --sample-submission S.csv")
     rows, header = records.read_table(path, "sample submission")
     if len(header) != 2:
-        raise UserError(f"sample submission {str(path)!r} has {len(header)} columns, wanted two: identifier and answer")
+        raise UserError(
+            f"sample submission {str(path)!r} has {len(header)} columns, expected two: identifier and answer"
+        )
     if not rows:
         raise UserError(f"sample submission {str(path)!r} has no rows")
     return rows, header
@@ -209,9 +210,9 @@ def match_sample(sample: Iterable[str], rows: Iterable[str], where: str) -> Dict
     Raises
     ------
     UserError
-        An identifier that fits no image or several, or appears twice; an image that the sample does not name.
+        An identifier matches no image or several, or appears twice; or the sample does not name an image.
     """
-    known = {}
+    known: Dict[str, List[str]] = {}
     total = 0
     for path in rows:
         total += 1
@@ -250,15 +251,15 @@ def write_submission(path: Union[str, Path], rows: Rows, sample: Union[None, str
 
 # --- check -----------------------------------------------------------------------------------------------------------
 def check(path: Union[str, Path], images_at: Union[None, str, Path] = None, count: Optional[int] = None) -> List[str]:
-    """Check a ``result.txt`` as the contest's server will, before the day's only upload.
+    """Check a ``result.txt`` as the contest's server will, before the only upload of the day.
 
     Parameters
     ----------
     path : str or Path
     images_at : str or Path, optional
-        The test images; there must be as many as lines.
+        The test images; there must be one line for each.
     count : int, optional
-        Number of lines that the contest wants.
+        Number of lines that the contest expects.
 
     Returns
     -------
@@ -268,7 +269,7 @@ def check(path: Union[str, Path], images_at: Union[None, str, Path] = None, coun
     Raises
     ------
     UserError
-        The first fault, with its line.
+        The first fault, with its line number.
     """
     path = Path(path)
     if not path.is_file():
@@ -284,9 +285,9 @@ def check(path: Union[str, Path], images_at: Union[None, str, Path] = None, coun
     lines = data.split(b"\n")
     if lines and lines[-1] == b"":
         lines.pop()
-    for i, line in enumerate(lines, 1):
-        if line not in (b"0", b"1"):
-            shown = line[:40].decode("utf-8", "replace")
+    for i, text in enumerate(lines, 1):
+        if text not in (b"0", b"1"):
+            shown = text[:40].decode("utf-8", "replace")
             raise UserError(f"result {str(path)!r} line {i}: {shown!r} is neither 0 nor 1")
     there = sources.Inputs(images_at).count() if images_at is not None else None
     for wanted, what in ((count, "--count wants"), (there, "the images are")):
@@ -309,9 +310,9 @@ def _check_scores(path, lines):
     if not scores.is_file():
         return []
     every = records.read_scores(scores)
-    rows = every if len(every) == len(lines) else [r for r in every if r.ok]  # as --on-error skip leaves them
+    rows = every if len(every) == len(lines) else [r for r in every if r.ok]  # what --on-error skip writes
     if len(rows) != len(lines):
-        return [f"warning: scores.csv beside it has {len(every)} rows; it may be of another run"]
+        return [f"warning: scores.csv beside it has {len(every)} rows; it may be from another run"]
     for line, i in enumerate(records.stem_order([r.path for r in rows]), 1):
         if _label(rows[i]) != int(lines[line - 1]):
             raise UserError(

@@ -1,4 +1,4 @@
-"""What the commands of ``infer.py`` do: score a set of images, join shards, check a result.
+"""The commands of ``infer.py``: score a set of images, join shards, check a result.
 
 Printed lines are for the user of the command: results on stdout, remarks on stderr.
 """
@@ -43,12 +43,12 @@ class Target(NamedTuple):
 
 
 def targets(args: argparse.Namespace) -> Target:
-    """The target that any of the three forms of the command line names.
+    """The target of a command line in any of its three forms.
 
     Raises
     ------
     UserError
-        An incomplete or mixed form, an unknown format, or a file where a folder is wanted.
+        An incomplete or mixed form, an unknown format, or a file given as folder.
     """
     if args.vip:
         if len(args.vip) != 2 or args.images or args.out:
@@ -130,7 +130,7 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
         lost = f", {journal.bad} could not be used" if journal.bad else ""
         again = f"python infer.py merge {target.folder}"
         print(f"shard {index}/{shards}: {len(part)} images{lost}; when all are done: {again}")
-        # msrun takes any exit code but 0 for a crash and kills the other workers; merge reports the unusable images.
+        # msrun treats any exit code but 0 as a crash and kills the other workers; merge reports the unusable images.
         return cli.PARTIAL if journal.bad and args.shard is not None else cli.OK
     code = finish(target.folder, [journal.path], facts)
     journal.path.unlink()
@@ -180,7 +180,7 @@ def score_all(detector: Detector, inputs: Inputs, journal: journal.Journal, part
     ----------
     detector : aidet.Detector
     inputs : aidet.datasets.sources.Inputs
-    journal : aidet.output.Journal
+    journal : aidet.inference.journal.Journal
     part : range
         Numbers of the inputs of this shard.
     names : str
@@ -189,7 +189,7 @@ def score_all(detector: Detector, inputs: Inputs, journal: journal.Journal, part
     Raises
     ------
     UserError
-        A file was added or removed since: a row would be missing, or belong to another file than in other shards.
+        A file was added or removed since then: a row would be missing, or belong to another file than in other shards.
     """
     seen = Names()
 
@@ -245,8 +245,8 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
     unusable = f", {bad} could not be used" if bad else ""
     print(f"{sum(counts.values()) + bad} images: {said or 'none usable'}{unusable}")
     if bad and facts["format"] != "csv":
-        line = {"fail": "stand as real (0)", "skip": "are left out, so later lines move up"}
-        what = line.get(facts["on_error"], f"stand as {facts['on_error']}")
+        line = {"fail": "are written as real (0)", "skip": "are left out, so later lines move up"}
+        what = line.get(facts["on_error"], f"are written as {facts['on_error']}")
         print(f"warning: {bad} unusable images {what} in {written[0].name}", file=sys.stderr)
     print("wrote " + ", ".join(str(p) for p in (*written, facts_at)))
     return cli.PARTIAL if bad else cli.OK
@@ -272,10 +272,10 @@ def merge(out: Union[None, str, Path]) -> int:
     Raises
     ------
     UserError
-        No folder, a shard that is missing or not complete, or shards of different runs.
+        There is no folder, a shard is missing or incomplete, or the shards are of different runs.
     """
     if not out or not Path(out).is_dir():
-        raise UserError(f"merge: {out!r} is no folder; give the --out of the shards")
+        raise UserError(f"merge: {out!r} is not a folder; give the --out of the shards")
     paths = journal.find_shards(out)
     return finish(Path(out), paths, journal.read_header(paths[0]))
 

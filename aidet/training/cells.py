@@ -1,8 +1,10 @@
-"""What is compiled: losses, the training step, the forward pass, dropout that can be resumed.
+"""The compiled cells: the training step, the forward pass, moving averages, and dropout that can be resumed.
 
 One step is one graph: forward, loss, gradients, reduction over devices, clipping, update, moving average. Everything
 that changes from step to step (learning rate, seed, loss scale) is an input, so the graph is compiled once.
 """
+
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import mindspore as ms
 import numpy as np
@@ -15,17 +17,17 @@ from ..errors import UserError
 class SeededDropout(nn.Cell):
     """Dropout whose mask is a hash of (seed of the step, number of the layer, position).
 
-    MindSpore's dropout kernels keep their generator inside the compiled graph, where it can neither be saved nor set;
-    a run resumed in the middle would draw other masks. The hash squares modulo the prime 2^31 - 1, three times.
+    MindSpore's dropout kernels keep their generator inside the compiled graph, where it can neither be saved nor set,
+    so a run resumed in the middle would draw different masks. The hash squares modulo the prime 2^31 - 1, three times.
     """
 
     PRIME = 2147483647
 
-    def __init__(self, p, number, seed):
+    def __init__(self, p: float, number: int, seed: Parameter) -> None:
         super().__init__()
         self.p, self.number, self.seed = float(p), number, seed
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
         size = 1
@@ -41,13 +43,13 @@ class SeededDropout(nn.Cell):
         return x * keep * (1.0 / (1.0 - self.p))
 
 
-def seed_dropout(net):
+def seed_dropout(net: nn.Cell) -> Optional[Parameter]:
     """Replace every ``nn.Dropout`` by :class:`SeededDropout`.
 
     Returns
     -------
     mindspore.Parameter or None
-        Set it before each step; None where the network has no dropout.
+        To be set before each step; None if the network has no dropout.
     """
     seed = Parameter(Tensor(0, ms.int64), name="dropout_seed", requires_grad=False)
     number = 0
@@ -72,11 +74,11 @@ def _replace(cell, name, new):
 class Forward(nn.Cell):
     """The first output of a network."""
 
-    def __init__(self, net):
+    def __init__(self, net: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.net = net
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         out = self.net(x)
         return out[0] if isinstance(out, tuple) else out
 
@@ -96,7 +98,7 @@ class _WithLoss(nn.Cell):
 
 
 class _Update(nn.Cell):
-    """Gradients to new weights: mean over devices, unscale, clip, optimizer, moving average."""
+    """From gradients to new weights: sum over devices, unscale, clip, optimizer, moving average."""
 
     def __init__(self, optimizer, clip=None, world=1, ema=None, scaled=True):
         super().__init__(auto_prefix=False)
@@ -106,7 +108,7 @@ class _Update(nn.Cell):
         self.ema = ema
 
     def construct(self, gradients, lr, step, scale):
-        # Mapped functions, not loops: the compiler nests one call level a turn and gives up at 1000.
+        # Mapped functions, not loops: the compiler adds one call level per iteration and gives up at 1000.
         gradients = self.map(ops.partial(self.mean, scale), gradients)
         if self.clip is not None:
             norm = ops.sqrt(ops.addn(self.map(self.square, gradients)))
@@ -133,64 +135,79 @@ class _Update(nn.Cell):
 class Ema(nn.Cell):
     """Moving average of every parameter, running statistics included.
 
-    The decay rises as ``min(decay, (1 + step) / (10 + step))`` so that a short run is not averaged with its start.
+    The decay rises as ``min(decay, (1 + step) / (10 + step))``, so that the initial weights do not dominate the average
+    of a short run.
     """
 
-    def __init__(self, parameters, decay):
+    def __init__(self, parameters: Sequence[Parameter], decay: float) -> None:
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple(parameters)
         self.decay, self.map = decay, ops.HyperMap()
         self.averages = ParameterTuple(
             [Parameter(p.value().copy(), name=f"ema.{p.name}", requires_grad=False) for p in parameters]
         )
-        # Shape (1,): a checkpoint gives a scalar back with that shape.
+        # Shape (1,), because a scalar has that shape when it is read back from a checkpoint.
         self.made = Parameter(Tensor([0.0], ms.float32), name="ema_steps", requires_grad=False)
 
-    def state(self):
+    def state(self) -> Dict[str, Parameter]:
         """All state parameters, by name."""
         return {p.name: p for p in (*self.averages, self.made)}
 
-    def construct(self, after):
+    def construct(self, after: Any) -> Any:
         made = ops.depend(self.made, after) + 1.0
         keep = ops.minimum(Tensor(self.decay, ms.float32), (1.0 + made) / (10.0 + made))
         saved = ops.assign(self.made, made)
         return saved, self.map(ops.partial(self.one, keep, saved), self.averages, self.parameters)
 
-    def one(self, keep, saved, average, now):
+    def one(self, keep: Tensor, saved: Any, average: Parameter, now: Tensor) -> Tensor:
+        """Update one average."""
         now = ops.depend(now, saved).astype(ms.float32)
         return ops.assign(average, (average * keep + now * (1.0 - keep)).astype(average.dtype))
 
 
 class TrainStep(nn.Cell):
-    """One update from one batch. ``construct`` gives the (unscaled) loss of this device's share.
+    """One update from one batch. ``construct`` returns the (unscaled) loss of this device's share.
 
-    With ``scaled`` False the loss scale is taken to be 1: a division less for every weight and step. ``filler`` is a
-    number of kernels that compute nothing of use, see :func:`filler`.
+    With ``scaled`` False the loss scale is taken to be 1, which saves one division per weight and step. ``filler`` is
+    the number of padding kernels, see :func:`filler`.
     """
 
-    def __init__(self, net, loss, optimizer, distilled=False, clip=None, world=1, ema=None, scaled=True, filler=0):
+    def __init__(
+        self,
+        net: nn.Cell,
+        loss: nn.Cell,
+        optimizer: nn.Cell,
+        distilled: bool = False,
+        clip: Optional[float] = None,
+        world: int = 1,
+        ema: Optional[Ema] = None,
+        scaled: bool = True,
+        filler: int = 0,
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.forward, self.scaled, self.filler = _WithLoss(net, loss, distilled, scaled), scaled, filler
         self.weights = optimizer.parameters
         self.update = _Update(optimizer, clip, world, ema, scaled)
         self.gradient = ops.value_and_grad(self.forward, None, self.weights)
 
-    def construct(self, x, targets, weights, soft, lr, step, scale):
+    def construct(
+        self, x: Tensor, targets: Tensor, weights: Tensor, soft: Tensor, lr: Tensor, step: Tensor, scale: Tensor
+    ) -> Tensor:
         loss, gradients = self.gradient(x, targets, weights, soft, scale)
         updated = self.update(gradients, lr, step, scale)
         idle = lr
         for _ in range(self.filler):
-            idle = ops.sin(idle)  # of one number; the compiler does not fold it
+            idle = ops.sin(idle)  # of a scalar; the compiler does not fold it
         return ops.depend(ops.depend(loss / scale if self.scaled else loss, updated), idle)
 
 
-def filler(device, world, weights):
-    """How many idle kernels make the step of a small network fast on a CPU.
+def filler(device: Optional[str], world: int, weights: int) -> int:
+    """Number of padding kernels that make the step of a small network fast on a CPU.
 
     A graph of at most 100 kernels runs in the "single thread" mode of MindSpore's CPU runtime (graph_scheduler.cc,
-    ``CheckSingleThreadRunningCondition``), in which the threads of a kernel sleep between two kernels and are woken for
-    each: every kernel takes twice as long. Some five kernels a weight are in a step; the rest up to 100 is filled up.
-    Several processes on one machine are better off with sleeping threads.
+    ``CheckSingleThreadRunningCondition``), in which the threads sleep between two kernels and are woken for each, so
+    that every kernel takes twice as long. A step has about five kernels per weight; padding brings it above 100.
+    Several processes on one machine run better with sleeping threads.
 
     Parameters
     ----------
@@ -208,9 +225,9 @@ def filler(device, world, weights):
 
 
 class GradientStep(nn.Cell):
-    """Gradients of one batch added to accumulators; gives the loss and whether every gradient is finite."""
+    """Adds the gradients of one batch to accumulators; returns the loss and whether every gradient is finite."""
 
-    def __init__(self, net, loss, optimizer, distilled=False):
+    def __init__(self, net: nn.Cell, loss: nn.Cell, optimizer: nn.Cell, distilled: bool = False) -> None:
         super().__init__(auto_prefix=False)
         self.forward = _WithLoss(net, loss, distilled)
         self.weights = optimizer.parameters
@@ -220,20 +237,24 @@ class GradientStep(nn.Cell):
         self.gradient = ops.value_and_grad(self.forward, None, self.weights)
         self.map = ops.HyperMap()
 
-    def state(self):
+    def state(self) -> Dict[str, Parameter]:
         """All state parameters, by name."""
         return {p.name: p for p in self.sums}
 
-    def construct(self, x, targets, weights, soft, scale, first):
+    def construct(
+        self, x: Tensor, targets: Tensor, weights: Tensor, soft: Tensor, scale: Tensor, first: Tensor
+    ) -> Tuple[Tensor, Tensor]:
         loss, gradients = self.gradient(x, targets, weights, soft, scale)
         size = ops.addn(self.map(self.size, gradients))
         saved = self.map(ops.partial(self.add, first), self.sums, gradients)
         return ops.depend(loss / scale, saved), ops.isfinite(size)
 
-    def size(self, g):
+    def size(self, g: Tensor) -> Tensor:
+        """Sum of absolute values: finite only if every value is."""
         return ops.abs(g.astype(ms.float32)).sum()
 
-    def add(self, first, total, g):
+    def add(self, first: Tensor, total: Parameter, g: Tensor) -> Tensor:
+        """Add a gradient to its accumulator; the first one of an update replaces what was there."""
         g = g.astype(ms.float32)
         return ops.assign(total, ops.select(first > 0, g, total + g))
 
@@ -241,38 +262,47 @@ class GradientStep(nn.Cell):
 class ApplyStep(nn.Cell):
     """One update from the accumulators of :class:`GradientStep`."""
 
-    def __init__(self, gradient_step, optimizer, clip=None, world=1, ema=None):
+    def __init__(
+        self,
+        gradient_step: GradientStep,
+        optimizer: nn.Cell,
+        clip: Optional[float] = None,
+        world: int = 1,
+        ema: Optional[Ema] = None,
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.sums = gradient_step.sums
         self.update = _Update(optimizer, clip, world, ema)
 
-    def construct(self, lr, step, scale):
+    def construct(self, lr: Tensor, step: Tensor, scale: Tensor) -> Any:
         return self.update(self.sums, lr, step, scale)
 
 
 class Reduce(nn.Cell):
     """Sum of an array over the devices."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.reduce = ops.AllReduce(ops.ReduceOp.SUM)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.reduce(x)
 
 
-def scalar(value, kind=np.float32):
-    """A 0-dimensional tensor of fixed type, so that a new value never means a new graph."""
+def scalar(value: float, kind: Any = np.float32) -> Tensor:
+    """A 0-dimensional tensor of fixed type, so that a new value does not compile a new graph."""
     return Tensor(np.array(value, kind))
 
 
-def mixed_precision(net, level, dtype, device, cast=None):
-    """Cast a network as ``amp_level`` says; O0 leaves it alone.
+def mixed_precision(
+    net: nn.Cell, level: str, dtype: str, device: Optional[str], cast: Optional[Sequence[str]] = None
+) -> nn.Cell:
+    """Cast a network as ``amp_level`` says; O0 leaves it unchanged.
 
     Raises
     ------
     UserError
-        bfloat16 where the device cannot compute it.
+        The device cannot compute bfloat16, or ``cast`` names an unknown layer.
     """
     if level == "O0" and not cast:
         return net
@@ -282,7 +312,7 @@ def mixed_precision(net, level, dtype, device, cast=None):
     if cast:
         white = [getattr(nn, name, None) for name in cast]
         if None in white:
-            raise UserError(f"amp_cast_list {cast}: {cast[white.index(None)]!r} is no layer of mindspore.nn")
+            raise UserError(f"amp_cast_list {cast}: {cast[white.index(None)]!r} is not a layer of mindspore.nn")
         return ms.amp.custom_mixed_precision(net, white_list=white, dtype=kind)
     try:
         return ms.amp.auto_mixed_precision(net, level, kind)

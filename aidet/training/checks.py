@@ -1,4 +1,4 @@
-"""What a training will do, checked before the network is built: keys, files, data, pipelines, steps and rates."""
+"""The plan of a training, checked before the network is built: keys, files, data, pipelines, steps and rates."""
 
 import math
 import os
@@ -19,7 +19,7 @@ STATE = "state.ckpt"
 
 
 class Data(NamedTuple):
-    """The images; ``val_set`` is None where nothing validates, ``classes`` are in the order of the targets."""
+    """The images; ``val_set`` is None without validation, ``classes`` are in the order of the targets."""
 
     train_set: Samples
     val_set: Optional[Samples]
@@ -27,7 +27,7 @@ class Data(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """The one-line pipelines; ``size`` and ``size_eval`` are the height and width that the first two give."""
+    """The one-line pipelines; ``size`` and ``size_eval`` are the height and width of the results of the first two."""
 
     text: str
     text_eval: str
@@ -44,13 +44,13 @@ class Plan:
     ----------
     config : aidet.config.Config
     folder : Path
-        Where the run is written.
+        Folder of the run's files.
     data : Data
     lines : Lines
     batches : int
-        Steps an epoch, of each process.
+        Steps per epoch, of each process.
     updates_per_epoch : int
-        Updates of the weights: fewer than steps where gradients are accumulated.
+        Updates of the weights: fewer than steps if gradients are accumulated.
     rates : list of float, length updates_per_epoch * epoch_size
         Learning rate of every update.
     class_weights : ndarray of float, shape (classes,)
@@ -67,7 +67,7 @@ class Plan:
 
 
 def make_plan(config: Any, data: Data, lines: Lines, world: int) -> Plan:
-    """Steps, rates and weights of a training by ``world`` processes.
+    """The steps, learning rates and class weights of a training by ``world`` processes.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def make_plan(config: Any, data: Data, lines: Lines, world: int) -> Plan:
     """
     rows = (config.samples_per_epoch if config.sampler else None) or len(data.train_set)
     whole = config.batch_size * world
-    # An epoch smaller than one batch would have no step at all.
+    # The last batch is kept if it is the only one: otherwise the epoch would have no steps.
     batches = rows // whole if config.drop_remainder and rows >= whole else math.ceil(rows / whole)
     updates = math.ceil(batches / config.gradient_accumulation_steps)
     rates = learning_rates(config, updates)
@@ -85,19 +85,19 @@ def make_plan(config: Any, data: Data, lines: Lines, world: int) -> Plan:
 
 
 def run_folder(config: Any) -> Path:
-    """Where the run is written."""
+    """Folder of the run's files."""
     return Path(os.path.expanduser(config.ckpt_save_dir))
 
 
 def state_path(config: Any) -> Path:
-    """The state that ``resume`` goes on from, whether it is there or not."""
+    """The state file that ``resume`` continues from, whether it exists or not."""
     given = config.resume
     return run_folder(config) / STATE if given in (None, "auto") else Path(os.path.expanduser(given))
 
 
 # --- one check after the other, cheapest first ----------------------------------------------------------------------
 def check_files(config: Any) -> None:
-    """Files that are named and missing, and metrics that are not known.
+    """Refuse files that are named but missing, and unknown metrics.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def check_files(config: Any) -> None:
     if config.resume not in (None, "auto") and not state_path(config).is_file():
         raise UserError(f"resume {config.resume!r} does not exist")
     if config.pretrained and not config.init_from:
-        raise UserError("pretrained downloads in MindCV; here convert the weights and give init_from FILE")
+        raise UserError("pretrained downloads weights in MindCV; here convert them and give init_from FILE")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"ckpt_save_dir {str(folder)!r} is not a folder")
     for name in (config.monitor, *config.metrics):
@@ -118,7 +118,7 @@ def check_files(config: Any) -> None:
 
 
 def check_keys(config: Any) -> None:
-    """Keys that contradict each other.
+    """Refuse keys that contradict each other.
 
     Raises
     ------
@@ -128,8 +128,8 @@ def check_keys(config: Any) -> None:
         raise UserError("ckpt_save_policy top_k ranks by validation; set val_while_train true or use latest_k")
     if config.aug_splits == 1 or (config.loss == "JSD" and not config.aug_splits):
         raise UserError(
-            f"aug_splits (={config.aug_splits}) with loss {config.loss}: JSD compares views of an image, set "
-            "aug_splits 3 and auto_augment; without JSD leave aug_splits 0"
+            f"aug_splits (={config.aug_splits}) with loss {config.loss}: JSD compares views of an image; set "
+            "aug_splits 3 and auto_augment, or aug_splits 0 without JSD"
         )
     if config.aug_splits and (config.mixup or config.cutmix):
         raise UserError("aug_splits compares views of one image; set mixup 0 and cutmix 0")
@@ -141,7 +141,7 @@ def find_data(config: Any, warn: Callable[[str], Any]) -> Data:
     Raises
     ------
     UserError
-        There are none, they are of one class, or a key needs a validation set that is not there.
+        There are no images, all are of one class, or a key needs a validation set and there is none.
     """
     train_set, val_set, classes = samples.open_data(config, warn)
     if val_set is None and (config.early_stopping or config.threshold == "auto"):
@@ -157,7 +157,7 @@ def find_lines(config: Any) -> Lines:
     Raises
     ------
     UserError
-        A line is wrong, gives images of different sizes, or validates with random pixels.
+        A line is wrong, produces images of different sizes, or makes validation random.
     """
     text, text_eval = pipelines(config)
     policies = [name for name, _ in images.parsed(text).steps].count("auto_augment")
@@ -189,8 +189,8 @@ def _class_weights(given, data):
     return np.array(given, np.float64)
 
 
-def idle_keys(config: Any, device: str) -> List[str]:
-    """Keys that the user set and that do nothing here, each with the reason."""
+def idle_keys(config: Any, device: Optional[str]) -> List[str]:
+    """Keys that the user set and that have no effect, each with the reason."""
     idle = []
     if "dataset_sink_mode" in config.given and config.dataset_sink_mode:
         idle.append("dataset_sink_mode (batches are fed the same way on every device)")
@@ -201,7 +201,7 @@ def idle_keys(config: Any, device: str) -> List[str]:
     if config.eval_shuffle:
         idle.append("eval_shuffle (the order changes no number)")
     if config.use_nesterov and config.opt not in ("sgd", "momentum", "nesterov", "adam", "adamw"):
-        idle.append(f"use_nesterov (opt {config.opt} has none)")
+        idle.append(f"use_nesterov (opt {config.opt} has no Nesterov momentum)")
     if config.aug_repeats > 1 and config.num_samples:
         idle.append("num_samples counts images before aug_repeats")
     if config.dataset_download:

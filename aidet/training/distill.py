@@ -1,4 +1,4 @@
-"""Teachers of a distillation: trained checkpoints that look at the student's pixels.
+"""Teachers of a distillation: trained checkpoints that score the student's pixels.
 
 The recipe is that of the model card ``ai-image-detect-distilled`` (several specialist teachers, one small student) with
 the loss of Hinton et al. 2015.
@@ -6,11 +6,14 @@ the loss of Hinton et al. 2015.
 
 import csv
 from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
 from .. import ckpt, files, images, labels, metrics
+from ..datasets.samples import Samples
 from ..errors import UserError, nearest
+from .loader import Loader
 
 COMBINE = ("mean", "max")
 
@@ -24,13 +27,24 @@ class Teachers:
         ``teachers`` (paths of checkpoints with sidecars), ``temperature`` (default 2), ``alpha`` (weight of the soft
         loss, default 0.5), ``combine``: ``mean`` of the teachers' scores, or ``max`` for specialists that each know
         some generators only.
-    line : aidet.transforms.Pipeline
-        The student's training pipeline; its last step tells in which units the pixels come.
-    class_order : list of str
-        Side of each of the student's outputs.
+    line : aidet.images.Pipeline
+        The student's training pipeline; its last step determines the units of the pixels.
+    class_order : list of str, or None
+        Side of each of the student's outputs; None (no sides) is refused.
+
+    Raises
+    ------
+    UserError
+        A wrong setting, a student without the two sides, or a teacher that is not a detector.
     """
 
-    def __init__(self, settings, line, class_order, device=None):
+    def __init__(
+        self,
+        settings: Dict[str, Any],
+        line: images.Pipeline,
+        class_order: Optional[List[str]],
+        device: Optional[str] = None,
+    ) -> None:
         known = ("teachers", "temperature", "alpha", "combine")
         for key in settings:
             if key not in known:
@@ -50,10 +64,10 @@ class Teachers:
         offset, factor = _units(line)
         self.nets = [_Teacher(path, offset, factor) for path in paths]
         stems = [Path(path).stem for path in paths]
-        # Two runs both call their result best.ckpt: then the whole path is the name.
+        # Every run calls its result best.ckpt: if two names are equal, the whole path is the name.
         self.names = stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
 
-    def __call__(self, x):
+    def __call__(self, x: np.ndarray) -> np.ndarray:
         """Probability of each output of the student at the temperature.
 
         Parameters
@@ -70,32 +84,35 @@ class Teachers:
         columns = [made if side == labels.NAMES[labels.GENERATED] else 1 - made for side in self.order]
         return np.stack(columns, 1).astype(np.float32)
 
-    def scores(self, x):
+    def scores(self, x: np.ndarray) -> np.ndarray:
         """Score of every teacher, shape (teachers, B); ``x`` as in :meth:`__call__`."""
         return np.stack([teacher(x) for teacher in self.nets])
 
-    def combined(self, scores):
-        """One score an image from (teachers, B): what the student is taught."""
+    def combined(self, scores: np.ndarray) -> np.ndarray:
+        """One score per image from those of all teachers, shape (teachers, B)."""
         return scores.mean(0) if self.combine == "mean" else scores.max(0)
 
 
-def compare(teachers, student, loader, samples):
+def compare(
+    teachers: Teachers, student: Callable[[np.ndarray], np.ndarray], loader: Loader, samples: Samples
+) -> List[Dict[str, Any]]:
     """The table "teachers against student per generator" on a validation set.
 
     Parameters
     ----------
     teachers : Teachers
     student : callable
-        (B, 3, h, w) as the loader gives it to scores (B,).
-    loader : aidet.dataset.Loader
-        Over ``samples``, with the student's evaluation pipeline: the teachers look at the same pixels.
+        From (B, 3, h, w), as the loader yields it, to scores (B,).
+    loader : Loader
+        Over ``samples``, with the student's evaluation pipeline: the teachers score the same pixels.
     samples : aidet.datasets.samples.Samples
 
     Returns
     -------
     list of dict
-        ``model, generator, images, accuracy, auc``: for each teacher, all together and the student a row a source and
-        one for ``all`` (balanced accuracy). Decisions at probability .5; the AUC of a generator is against all reals.
+        ``model, generator, images, accuracy, auc``: for each teacher, all teachers together and the student one row per
+        generator and one for ``all`` (balanced accuracy). Decisions are made at probability .5; the AUC of a generator
+        is against all real images.
     """
     names = [*teachers.names, *(["teachers together"] if len(teachers.names) > 1 else []), "student"]
     scores = np.full((len(names), len(samples)), np.nan)
@@ -128,7 +145,7 @@ def _rows(name, score, side, source):
         yield {"model": name, "generator": "all", "images": len(side), "accuracy": mean, "auc": area}
 
 
-def write_table(rows, path):
+def write_table(rows: Sequence[Dict[str, Any]], path: Union[str, Path]) -> None:
     """The rows of :func:`compare` as CSV."""
     with files.atomic(path) as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -136,10 +153,10 @@ def write_table(rows, path):
         writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
-def lines(rows):
-    """The rows of :func:`compare` as text: generators down, models across, ``accuracy (AUC)``."""
+def lines(rows: Sequence[Dict[str, Any]]) -> List[str]:
+    """The rows of :func:`compare` as a table of ``accuracy (AUC)``, one line per generator and one column per model."""
     models = list(dict.fromkeys(row["model"] for row in rows))
-    kinds = {}
+    kinds: Dict[Any, Dict[str, str]] = {}
     for row in rows:
         area = "" if row["auc"] is None else f" ({row['auc']:.3f})"
         kinds.setdefault((row["generator"], row["images"]), {})[row["model"]] = f"{row['accuracy']:.3f}{area}"
@@ -150,7 +167,7 @@ def lines(rows):
 
 
 class _Teacher:
-    """One teacher: from the student's pixels to its own units and size, to a score."""
+    """One teacher: converts the student's pixels to its own units and size, and scores them."""
 
     def __init__(self, path, offset, factor):
         import mindspore as ms
@@ -160,12 +177,12 @@ class _Teacher:
         self.net = ckpt.load_network(sidecar)
         self.order = sidecar.class_order
         if not self.order:
-            raise UserError(f"teacher {str(path)!r} is no detector: its sidecar has no class_order")
+            raise UserError(f"teacher {str(path)!r} is not a detector: its sidecar has no class_order")
         own_offset, own_factor = _units(images.Pipeline(sidecar.detector_transform))
-        # student = (p - offset) / factor of the pixel p in [0, 1]; turned back, then into the teacher's units.
+        # The student sees (p - offset) / factor of a pixel p in [0, 1]: convert it to p, then to the teacher's units.
         self.scale = (factor / own_factor).reshape(1, 3, 1, 1)
         self.shift = ((offset - own_offset) / own_factor).reshape(1, 3, 1, 1)
-        # A transformer takes one size only; convolutional teachers see the native pixels of the crop.
+        # A transformer takes one size only; convolutional teachers see the crop at its own size.
         fixed = any(word in sidecar.architecture for word in ("vit", "deit", "swin"))
         self.size = sidecar.size if fixed else None
 
@@ -179,7 +196,7 @@ class _Teacher:
 
 
 def _units(line):
-    """(offset, factor) per channel, with value = (pixel - offset) / factor and pixels in [0, 1]."""
+    """(offset, factor) per channel: value = (pixel - offset) / factor, with pixels in [0, 1]."""
     affine = line.affine()
     if affine is None:
         raise UserError("distill cannot turn a high_pass input back into pixels; use normalize or to_float")

@@ -1,7 +1,7 @@
-"""Training data: in which order an epoch takes the samples, and how they become batches.
+"""Training data: the order of the samples in an epoch, and how they become batches.
 
-Everything random is drawn from (seed, epoch, key of the file), so that neither workers, batch size nor the number of
-devices changes what a sample looks like.
+Everything random is drawn from (seed, epoch, key of the file), so that neither the number of workers or devices nor the
+batch size changes what a sample looks like.
 """
 
 import collections
@@ -11,17 +11,27 @@ import os
 import sys
 import weakref
 from concurrent.futures import BrokenExecutor
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 from PIL import Image
 
 from .. import images
+from ..datasets.samples import Samples
 from ..errors import UserError
-from .workers import _DEAD, _Rows, to_numbers
+from .workers import _DEAD, Workers, _Rows, to_numbers
 
 
 # --- the order of an epoch ----------------------------------------------------------------------------------------
-def epoch_order(samples, epoch, seed, shuffle=True, repeats=1, sampler=None, length=None):
+def epoch_order(
+    samples: Samples,
+    epoch: int,
+    seed: int,
+    shuffle: bool = True,
+    repeats: int = 1,
+    sampler: Optional[str] = None,
+    length: Optional[int] = None,
+) -> np.ndarray:
     """Rows of one epoch with the number of their draw.
 
     Parameters
@@ -30,12 +40,12 @@ def epoch_order(samples, epoch, seed, shuffle=True, repeats=1, sampler=None, len
     epoch, seed : int
     shuffle : bool
     repeats : int
-        Every row that many times in a row, each with a different draw (Hoffer et al. 2020). The epoch keeps its
-        length, so that it shows a part of the images only, as MindCV's ``aug_repeats`` does.
+        Consecutive repetitions of each sample, each with a different draw (Hoffer et al. 2020). The epoch keeps its
+        length, so that it contains only some of the images, as with MindCV's ``aug_repeats``.
     sampler : {None, "class", "generator"}
         Draw classes, or generators within classes, equally often, with replacement.
     length : int, optional
-        Rows drawn by a sampler; default as many as there are.
+        Number of rows that a sampler draws; default: as many as there are samples.
 
     Returns
     -------
@@ -49,7 +59,7 @@ def epoch_order(samples, epoch, seed, shuffle=True, repeats=1, sampler=None, len
         probability = _probabilities(samples, sampler)
         rows = rng.choice(len(samples), size=length or len(samples), replace=True, p=probability)
     repeats = max(1, repeats)
-    seen = collections.Counter()
+    seen: Dict[int, int] = collections.Counter()
     pairs = []
     for row in np.repeat(rows, repeats)[: len(rows)].tolist():
         pairs.append((row, seen[row]))
@@ -74,45 +84,60 @@ class Loader:
     text : str
         One-line pipeline.
     size : (int, int)
-        Height and width that it gives.
+        Height and width of its results.
     batch_size : int
     seed : int
     workers : Workers
     cache_mb : int
-        Sets of small images of one size are decoded once and kept in memory when they fit.
+        Sets of small images of one size are decoded once and kept in memory if they fit.
     splits : int
-        Views of every image (see :func:`_splits`); the pipeline then holds an ``auto_augment``.
+        Views of every image, for AugMix; with more than one the pipeline has to contain an ``auto_augment``.
+
+    Attributes
+    ----------
+    failed : dict of str to str
+        Reason for each image that could not be read, by its path.
     """
 
-    AHEAD = 4  # batches under way at a time
+    AHEAD = 4  # batches in preparation at a time
 
-    def __init__(self, samples, text, size, batch_size, seed, workers, cache_mb=1024, splits=1):
+    def __init__(
+        self,
+        samples: Samples,
+        text: str,
+        size: Tuple[int, int],
+        batch_size: int,
+        seed: int,
+        workers: Workers,
+        cache_mb: int = 1024,
+        splits: int = 1,
+    ) -> None:
         self.samples, self.text, self.size, self.splits = samples, text, tuple(size), splits
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
-        self.failed = {}
+        self.failed: Dict[str, str] = {}
         self._memory = _Memory(samples, cache_mb << 20, shared=workers.count > 0)
         self._last = to_numbers(text) if splits == 1 else None
-        self._direct = None
+        self._direct: Optional[bool] = None
 
-    def run(self, order, epoch):
+    def run(self, order: np.ndarray, epoch: int) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
         """Yield ``(x, rows)`` for consecutive batches of ``order``.
 
         Parameters
         ----------
         order : ndarray of int, shape (n, 2)
-            Row (-1: nothing, a place kept so that shapes stay equal) and draw.
+            Row (-1: no image, only padding to keep shapes equal) and draw.
         epoch : int
 
         Yields
         ------
         x : ndarray of float32, shape (splits * batch_size, 3, h, w)
-            Zeros where there is no image. With several splits first all the images of split 0, then of split 1, ...
+            Zeros if there is no image. With several splits first all images of split 0, then of split 1, ...
         rows : ndarray of int, shape (batch_size,)
-            -1 where there is no image, or none that could be read (:attr:`failed` names it).
+            -1 if there is no image, or it could not be read (:attr:`failed` names it).
         """
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         plain = self._plain()
-        pending = collections.deque()
+        pending: Any = collections.deque()
         todo = iter(batches)
         while True:
             while len(pending) < (1 if plain else self.AHEAD):
@@ -159,12 +184,12 @@ class Loader:
         return x.reshape(-1, 3, *self.size), rows
 
     def _numbers(self, pixels):
-        """The pipeline's last operation for uint8 (n, h, w, 3) at once, as one tall image: float32 (n, 3, h, w)."""
+        """Apply the pipeline's last operation to uint8 (n, h, w, 3) as one tall image; returns float32 (n, 3, h, w)."""
         n, h, w, _ = pixels.shape
         return self._last(pixels.reshape(n * h, w, 3), None).reshape(3, n, h, w).swapaxes(0, 1)
 
     def _plain(self):
-        """Whether the pipeline only maps the grey levels of images that are in memory to numbers."""
+        """Whether all images are in memory and the pipeline only maps their grey levels to numbers."""
         if not self._last or not self._memory.filled or self._memory.size != self.size:
             return False
         if self._direct is None:
@@ -172,7 +197,7 @@ class Loader:
         return self._direct
 
     def _idle(self, name, step):
-        """Whether a step leaves images of the memory's size alone, as a resize to the size they have."""
+        """Whether a step does not change images of the size in memory, such as a resize to that size."""
         if name not in ("resize", "center_crop", "pad"):
             return False
         probe = np.random.default_rng(0).integers(0, 256, (*self._memory.size, 3), np.uint8)
@@ -193,9 +218,9 @@ class Loader:
 
 
 class _Memory:
-    """Decoded pixels of a set of small images of one size; empty where they do not fit or differ in size."""
+    """Decoded pixels of a set of small images of one size; empty if they do not fit or differ in size."""
 
-    SMALL = 128  # side; larger images cost more to transform than to decode
+    SMALL = 128  # largest side; larger images take longer to transform than to decode
     _serial = itertools.count()
 
     def __init__(self, samples, limit, shared):
@@ -227,9 +252,9 @@ class _Memory:
         self.pixels, self.size, self.filled = pixels, (h, w), True
 
     def _mappable(self, shape):
-        """Zeros, uint8, in a file without a name (Linux), which the workers map instead of being sent the pixels.
+        """Zeros, uint8, in an anonymous file (Linux only), which the workers map instead of being sent the pixels.
 
-        It is gone with the process, also with one that was killed.
+        It disappears with the process, even if that is killed.
         """
         size = int(np.prod(shape))
         try:
@@ -239,19 +264,19 @@ class _Memory:
             array = np.frombuffer(mmap.mmap(number, size), np.uint8).reshape(shape)
             file = f"/proc/{os.getpid()}/fd/{number}"
             open(file, "rb").close()  # a sandbox may have no /proc, or not let it be opened
-        except (AttributeError, OSError):  # the first where the system has no such files
+        except (AttributeError, OSError):  # AttributeError: the system has no anonymous files
             return np.zeros(shape, np.uint8)
         self._shared = (file, next(self._serial), shape)
         return array
 
     def get(self, rows):
-        """Pixels of the rows: where to find them, or one array, or a list with paths where there are none."""
+        """Pixels of the rows: a reference to shared memory, one array, or a list with the paths of images not held."""
         if self.filled and self.failed.keys().isdisjoint(rows):
             return _Rows(self._shared, rows) if self._shared else self.pixels[rows]
         known = set(rows).difference(self.failed) if self.filled else ()
         return [self.pixels[row] if row in known else str(self.samples.root / self.samples.paths[row]) for row in rows]
 
 
-def warn(text):
-    """A line on stderr."""
+def warn(text: str) -> None:
+    """Print a line on stderr."""
     print(text, file=sys.stderr, flush=True)

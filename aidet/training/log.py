@@ -1,4 +1,4 @@
-"""What a training run leaves behind to look at: log.csv, steps.csv, curve.csv, curves.png, TensorBoard events."""
+"""The logs of a training run: log.csv, steps.csv, curve.csv, curves.png and TensorBoard events."""
 
 import contextlib
 import csv
@@ -7,22 +7,23 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional, Union
 
 from .. import files
 
 
-def cell(value):
+def cell(value: Any) -> str:
     """A value as CSV text that reads back to the same number."""
     return "" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
 @contextlib.contextmanager
 def _hidden(module):
-    """Inside the block ``module`` cannot be imported: tensorboardX loads torch where it is, for 180 MB and no use."""
+    """Inside the block ``module`` cannot be imported: tensorboardX loads torch if it finds it, 180 MB for nothing."""
     if module in sys.modules:
         yield
         return
-    sys.modules[module] = None
+    sys.modules[module] = None  # type: ignore[assignment]  # makes the import fail
     try:
         yield
     finally:
@@ -32,18 +33,18 @@ def _hidden(module):
 class Events:
     """TensorBoard events, written by the thread that trains.
 
-    tensorboardX's own writer is a thread of its own: on a full disk it ends in a traceback that nobody can catch.
+    tensorboardX's own writer runs in a separate thread: on a full disk it raises there, and nothing can catch that.
 
     Parameters
     ----------
     folder : Path
     purge_step : int, optional
-        What an earlier run wrote at and after this step is not shown.
+        TensorBoard does not show what an earlier run wrote at and after this step.
     """
 
     EVERY = 30  # seconds between flushes
 
-    def __init__(self, folder, purge_step=None):
+    def __init__(self, folder: Union[str, Path], purge_step: Optional[int] = None) -> None:
         with warnings.catch_warnings(), _hidden("torch"):
             warnings.simplefilter("ignore")
             from tensorboardX import event_file_writer
@@ -62,18 +63,18 @@ class Events:
             self._writer.flush()
             self._flushed = time.monotonic()
 
-    def add_scalar(self, tag, value, step):
-        """One number at one step."""
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """Write one number at one step."""
         point = self._summary.Value(tag=tag, simple_value=float(value))
         self._write(step=int(step), summary=self._summary(value=[point]))
 
-    def close(self):
+    def close(self) -> None:
         """Flush and close."""
         self._writer.close()
 
 
 class Journal:
-    """The logs of one run; with ``active`` False (a process that is not the first) nothing is written.
+    """The logs of one run; with ``active`` False (in all processes but the first) nothing is written.
 
     Parameters
     ----------
@@ -81,14 +82,14 @@ class Journal:
     active : bool
     """
 
-    def __init__(self, folder, active=True):
+    def __init__(self, folder: Union[str, Path], active: bool = True) -> None:
         self.folder, self.active = Path(folder), active
-        self.rows = []
-        self._steps = None
-        self._events = None
+        self.rows: List[Dict[str, Any]] = []
+        self._steps: Any = None
+        self._events: Optional[Events] = None
 
-    def start(self, rows, updates):
-        """Begin, or go on after ``updates`` updates: whatever was logged later belongs to steps that are done again."""
+    def start(self, rows: Iterable[Dict[str, Any]], updates: int) -> None:
+        """Begin, or continue after ``updates`` updates and drop later lines, because those steps are repeated."""
         self.rows = list(rows)
         if not self.active:
             return
@@ -110,17 +111,17 @@ class Journal:
             self._events = None
 
     def _kept(self, path, updates):
-        """Head and lines of a file up to an update; what a killed run half wrote is dropped."""
+        """Header and lines of a file up to an update; a line that a killed run left incomplete is dropped."""
         if not updates or not path.exists():
             return []
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
         first = [line.partition(",")[0] for line in lines]
-        # A line without a number at its start is what a power cut left of some.
+        # A line that does not start with a number is the remains of a power cut.
         kept = [line for line, n in zip(lines[1:], first[1:]) if n.isascii() and n.isdigit() and int(n) <= updates]
         return [f"{line}\n" for line in lines[:1] + kept]
 
-    def point(self, update, epoch, row):
-        """One line of curve.csv: a validation inside an epoch."""
+    def point(self, update: int, epoch: int, row: Dict[str, float]) -> None:
+        """Write one line of curve.csv: a validation inside an epoch."""
         if not self.active:
             return
         path = self.folder / "curve.csv"
@@ -133,8 +134,8 @@ class Journal:
             for name, value in row.items():
                 self._events.add_scalar(f"inside/{name}", value, update)
 
-    def step(self, update, epoch, loss, lr):
-        """One line of steps.csv and one point of the events."""
+    def step(self, update: int, epoch: int, loss: float, lr: float) -> None:
+        """Write one line of steps.csv and one point of the events."""
         if not self.active:
             return
         self._steps.write(f"{update},{epoch},{cell(loss)},{cell(lr)}\n")
@@ -143,15 +144,15 @@ class Journal:
             self._events.add_scalar("step/loss", loss, update)
             self._events.add_scalar("step/lr", lr, update)
 
-    def epoch(self, row):
-        """One row of log.csv: epoch, updates, numbers."""
+    def epoch(self, row: Dict[str, Any]) -> None:
+        """Write one row of log.csv: epoch, updates, numbers."""
         self.rows.append(row)
         if not self.active:
             return
         self._write_log()
         if self._events is not None:
             for name, value in row.items():
-                if isinstance(value, float) and name not in ("seconds",):
+                if isinstance(value, float) and name != "seconds":
                     self._events.add_scalar(f"epoch/{name}", value, row["updates"])
 
     def _write_log(self):
@@ -163,7 +164,7 @@ class Journal:
         with files.atomic(self.folder / "log.csv") as file:
             file.write(text.getvalue())
 
-    def curves(self, metrics):
+    def curves(self, metrics: Iterable[str]) -> None:
         """Draw curves.png: the losses, the metrics and the learning rate over the epochs."""
         if not self.active or not self.rows:
             return
@@ -188,7 +189,7 @@ class Journal:
             figure.savefig(file, format="png", dpi=100)
         pyplot.close(figure)
 
-    def close(self):
+    def close(self) -> None:
         """Flush and close."""
         for handle in (self._steps, self._events):
             if handle is not None:

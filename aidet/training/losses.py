@@ -1,10 +1,13 @@
 """Losses of training as MindSpore cells."""
 
+from typing import Tuple, Union
+
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
+
+Outputs = Union[Tensor, Tuple[Tensor, ...]]
 
 
-# --- losses -----------------------------------------------------------------------------------------------------
 class Loss(nn.Cell):
     """Weighted loss with soft targets.
 
@@ -12,21 +15,22 @@ class Loss(nn.Cell):
     ----------
     kind : {"CE", "BCE", "JSD", "asl_single_label", "asl_multi_label"}
     aux_factor : float
-        Weight of the second and later outputs of a network that gives several.
+        Weight of the second and later outputs of a network that has several.
     splits : int
-        Views an image of JSD (AugMix; Hendrycks et al. 2020).
+        Views per image for JSD (AugMix; Hendrycks et al. 2020).
 
     Notes
     -----
-    ``construct(outputs, targets, weights)``: targets float32 (N, C), weights float32 (N,) that already hold the mean
-    (they sum to 1 over the global batch), so a padded place has weight 0 and devices may hold unequal shares.
+    ``construct(outputs, targets, weights)``: targets float32 (N, C), weights float32 (N,). The weights include the
+    division by the number of images (they sum to 1 over the global batch), so that a padded position has weight 0 and
+    devices may hold unequal shares.
     """
 
-    def __init__(self, kind="CE", aux_factor=0.0, splits=0):
+    def __init__(self, kind: str = "CE", aux_factor: float = 0.0, splits: int = 0) -> None:
         super().__init__()
         self.kind, self.aux_factor, self.splits = kind, aux_factor, splits
 
-    def construct(self, outputs, targets, weights):
+    def construct(self, outputs: Outputs, targets: Tensor, weights: Tensor) -> Tensor:
         if isinstance(outputs, tuple):
             loss = self.single(outputs[0].astype(ms.float32), targets, weights)
             if self.aux_factor > 0:
@@ -35,7 +39,8 @@ class Loss(nn.Cell):
             return loss
         return self.single(outputs.astype(ms.float32), targets, weights)
 
-    def single(self, z, targets, weights):
+    def single(self, z: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Loss of one output of the network."""
         if self.kind == "CE":
             return (weights * self.cross_entropy(z, targets)).sum()
         if self.kind == "BCE":
@@ -46,15 +51,18 @@ class Loss(nn.Cell):
             return (weights * self.asymmetric_single(z, targets)).sum()
         return (weights * self.asymmetric_multi(z, targets)).sum()
 
-    def cross_entropy(self, z, targets):
+    def cross_entropy(self, z: Tensor, targets: Tensor) -> Tensor:
+        """Softmax cross-entropy per image."""
         return -(targets * log_softmax(z)).sum(-1)
 
-    def binary(self, z, targets):
+    def binary(self, z: Tensor, targets: Tensor) -> Tensor:
+        """Binary cross-entropy per image, the mean over the outputs."""
         # max(z, 0) - z t + log(1 + exp(-|z|)): finite for every z.
         value = ops.relu(z) - z * targets + ops.log(1.0 + ops.exp(-ops.abs(z)))
         return value.mean(-1)
 
-    def jensen_shannon(self, z, targets, weights):
+    def jensen_shannon(self, z: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Cross-entropy of the clean views plus 12 times the Jensen-Shannon divergence between all views."""
         clean = z.shape[0] // self.splits
         loss = (weights[:clean] * self.cross_entropy(z[:clean], targets[:clean])).sum() * self.splits
         p = ops.softmax(z, -1).reshape((self.splits, clean, -1))
@@ -62,7 +70,8 @@ class Loss(nn.Cell):
         divergence = (p * (ops.log(ops.clip_by_value(p, 1e-7, 1.0)) - mixture)).sum(-1).mean(0)
         return loss + 12.0 * (weights[:clean] * self.splits * divergence).sum()
 
-    def asymmetric_single(self, z, targets):
+    def asymmetric_single(self, z: Tensor, targets: Tensor) -> Tensor:
+        """Asymmetric loss per image with one true class."""
         # Ridnik et al. 2021 with MindCV's gammas: 1 for the true class (the largest target), 4 for the others.
         logp = log_softmax(z)
         p = ops.exp(logp)
@@ -70,19 +79,19 @@ class Loss(nn.Cell):
         focus = true * (1.0 - p) + (1.0 - true) * p * p * p * p
         return -(targets * logp * focus).sum(-1)
 
-    def asymmetric_multi(self, z, targets):
-        # gamma 1 for positives, 4 for negatives, negatives shifted by 0.05.
+    def asymmetric_multi(self, z: Tensor, targets: Tensor) -> Tensor:
+        """Asymmetric loss per image with any number of true classes."""
+        # Gamma is 1 for positives and 4 for negatives; the probability of negatives is shifted by 0.05.
         p = ops.sigmoid(z)
         n = ops.minimum(1.0 - p + 0.05, ops.ones_like(p))
         value = targets * ops.log(ops.maximum(p, 1e-8 * ops.ones_like(p))) * (1.0 - p)
-        value = value + (1.0 - targets) * ops.log(ops.maximum(n, 1e-8 * ops.ones_like(n))) * ops.pow(
-            1.0 - n + 1e-8, 4.0
-        )
+        negative = ops.log(ops.maximum(n, 1e-8 * ops.ones_like(n))) * ops.pow(1.0 - n + 1e-8, 4.0)
+        value = value + (1.0 - targets) * negative
         return -value.sum(-1)
 
 
-def log_softmax(z):
-    """Row-wise, from elementary operations: compiles on every device and in every version."""
+def log_softmax(z: Tensor) -> Tensor:
+    """Row-wise, made of elementary operations, so that it compiles on every device and in every version."""
     z = z - ops.stop_gradient(z.max(-1, keepdims=True))
     return z - ops.log(ops.exp(z).sum(-1, keepdims=True))
 
@@ -90,14 +99,14 @@ def log_softmax(z):
 class Distilled(nn.Cell):
     """``(1 - alpha) * loss + alpha * T^2 * KL(teacher || student)`` at temperature T (Hinton et al. 2015).
 
-    ``soft`` is the teachers' probability of each output, float32 (N, C), at that temperature.
+    ``soft`` is the teachers' probability of each output at that temperature, float32 (N, C).
     """
 
-    def __init__(self, loss, temperature, alpha, sigmoid):
+    def __init__(self, loss: Loss, temperature: float, alpha: float, sigmoid: bool) -> None:
         super().__init__()
         self.loss, self.temperature, self.alpha, self.sigmoid = loss, temperature, alpha, sigmoid
 
-    def construct(self, outputs, targets, weights, soft):
+    def construct(self, outputs: Outputs, targets: Tensor, weights: Tensor, soft: Tensor) -> Tensor:
         z = (outputs[0] if isinstance(outputs, tuple) else outputs).astype(ms.float32) / self.temperature
         if self.sigmoid:
             own = self.loss.binary(z, soft)

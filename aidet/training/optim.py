@@ -1,11 +1,12 @@
 """Optimizers written as functions of explicit state, so that a run can be saved and resumed bit for bit.
 
-MindSpore's own optimizers carry their learning-rate table and step counter inside the graph; extending a run or
-resuming it from any step then fails or shifts the schedule. Here the learning rate is an input of every step. Fused
-kernels (``ApplyMomentum``, ``Adam``) are used where they compute the same thing.
+MindSpore's own optimizers keep their learning-rate table and step counter inside the graph, so that extending a run or
+resuming it from any step fails or shifts the schedule. Here the learning rate is an input of every step. Fused kernels
+(``ApplyMomentum``, ``Adam``) are used if they compute the same thing.
 """
 
 import fnmatch
+from typing import Any, Dict, List, Sequence, Tuple
 
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -14,40 +15,49 @@ from ..errors import UserError, nearest
 
 
 class Optimizer(nn.Cell):
-    """Base: one learning-rate factor and one weight decay a parameter.
+    """Base class: one learning-rate factor and one weight decay per parameter.
 
     Parameters
     ----------
     parameters : list of mindspore.Parameter
-    factors : list of (float, float or None)
-        Factor on the learning rate, and a rate of its own that replaces the schedule's peak (its ratio to ``lr``).
-    decays : list of float
-    options : dict
-        momentum, nesterov, eps.
+    factors : sequence of float
+        Factor on the learning rate of each parameter.
+    decays : sequence of float
+    momentum, nesterov, eps
+        Options of the optimizers that have them.
     """
 
-    slots = ()  # (name, initial value) of the state that each parameter carries, four at most
+    # (name, initial value) of each state tensor per parameter, four at most.
+    slots: Tuple[Tuple[str, float], ...] = ()
 
-    def __init__(self, parameters, factors, decays, momentum=0.9, nesterov=False, eps=1e-8):
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        factors: Sequence[float],
+        decays: Sequence[float],
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        eps: float = 1e-8,
+    ) -> None:
         super().__init__()
         self.parameters = ParameterTuple(parameters)
         self.factors, self.decays = tuple(factors), tuple(decays)
         self.momentum, self.nesterov, self.eps = momentum, nesterov, eps
         self.map = ops.HyperMap()
         self.first = self.second = self.third = self.fourth = None
-        for place, (name, value) in zip(("first", "second", "third", "fourth"), self.slots):
+        for attribute, (name, value) in zip(("first", "second", "third", "fourth"), self.slots):
             state = [
                 Parameter(ops.full(p.shape, value, dtype=ms.float32), name=f"{name}.{p.name}", requires_grad=False)
                 for p in parameters
             ]
-            setattr(self, place, ParameterTuple(state))
+            setattr(self, attribute, ParameterTuple(state))
 
-    def state(self):
+    def state(self) -> Dict[str, Parameter]:
         """All state parameters, by name."""
-        tables = (self.first, self.second, self.third, self.fourth)
+        tables: Tuple[Any, ...] = (self.first, self.second, self.third, self.fourth)
         return {p.name: p for table in tables[: len(self.slots)] for p in table}
 
-    def construct(self, gradients, lr, step):
+    def construct(self, gradients: Tuple[Tensor, ...], lr: Tensor, step: Tensor) -> Any:
         """Update every parameter.
 
         Parameters
@@ -55,9 +65,9 @@ class Optimizer(nn.Cell):
         gradients : tuple of Tensor, float32
         lr : Tensor, scalar
         step : Tensor, scalar float32
-            Updates made, this one included (from 1).
+            Number of this update, from 1.
         """
-        # A mapped function, not a loop: the compiler nests one call level a turn and gives up at 1000.
+        # A mapped function, not a loop: the compiler adds one call level per iteration and gives up at 1000.
         one = ops.partial(self.one, lr, step)
         common = (self.parameters, gradients, self.factors, self.decays)
         if self.fourth is not None:
@@ -68,22 +78,25 @@ class Optimizer(nn.Cell):
             return self.map(one, *common, self.first, self.second)
         return self.map(one, *common, self.first)
 
-    def one(self, lr, step, p, g, factor, decay, *state):
+    def one(
+        self, lr: Tensor, step: Tensor, p: Parameter, g: Tensor, factor: float, decay: float, *state: Parameter
+    ) -> Any:
         """Update one parameter."""
-        # A factor of 1 is left out: one small kernel less for every parameter and step.
+        # A factor of 1 is left out, which saves one small kernel per parameter and step.
         return self.update(p, g, lr if factor == 1.0 else lr * factor, decay, step, *state)
 
 
 class Sgd(Optimizer):
-    """SGD with (Nesterov) momentum and coupled weight decay, as PyTorch's and MindSpore's ``Momentum``."""
+    """SGD with (Nesterov) momentum and coupled weight decay, as in PyTorch and MindSpore's ``Momentum``."""
 
     slots = (("moment", 0.0),)
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.apply_momentum = ops.ApplyMomentum()
 
-    def update(self, p, g, lr, decay, step, moment):
+    def update(self, p: Parameter, g: Tensor, lr: Tensor, decay: float, step: Tensor, moment: Parameter) -> Any:
+        """Update one parameter."""
         if decay > 0:
             g = g + p * decay
         if not self.nesterov:
@@ -99,16 +112,20 @@ class Adam(Optimizer):
     slots = (("mean", 0.0), ("square", 0.0))
     beta1, beta2 = 0.9, 0.999
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.adam = ops.Adam(use_nesterov=self.nesterov)
 
-    def update(self, p, g, lr, decay, step, mean, square):
+    def update(
+        self, p: Parameter, g: Tensor, lr: Tensor, decay: float, step: Tensor, mean: Parameter, square: Parameter
+    ) -> Any:
+        """Update one parameter."""
         if decay > 0:
             g = g + p * decay
         return self.fused(p, g, lr, step, mean, square)
 
-    def fused(self, p, g, lr, step, mean, square):
+    def fused(self, p: Parameter, g: Tensor, lr: Tensor, step: Tensor, mean: Parameter, square: Parameter) -> Any:
+        """The update by MindSpore's kernel, without weight decay."""
         power1, power2 = power(self.beta1, step), power(self.beta2, step)
         # The kernel adds eps before the bias correction, the paper (and PyTorch) after it.
         eps = self.eps * ops.sqrt(1.0 - power2)
@@ -118,18 +135,33 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
-    def update(self, p, g, lr, decay, step, mean, square):
+    def update(
+        self, p: Parameter, g: Tensor, lr: Tensor, decay: float, step: Tensor, mean: Parameter, square: Parameter
+    ) -> Any:
+        """Update one parameter."""
         if decay > 0:
             g = ops.depend(g, ops.assign(p, p * (1.0 - lr * decay)))
         return self.fused(p, g, lr, step, mean, square)
 
 
-class NAdam(Adam):
+class NAdam(Optimizer):
     """Adam with Nesterov momentum (Dozat 2016), momentum decay 0.004 as in MindCV and PyTorch."""
 
     slots = (("mean", 0.0), ("square", 0.0), ("schedule", 1.0))
+    beta1, beta2 = 0.9, 0.999
 
-    def update(self, p, g, lr, decay, step, mean, square, schedule):
+    def update(
+        self,
+        p: Parameter,
+        g: Tensor,
+        lr: Tensor,
+        decay: float,
+        step: Tensor,
+        mean: Parameter,
+        square: Parameter,
+        schedule: Parameter,
+    ) -> Any:
+        """Update one parameter."""
         if decay > 0:
             g = g + p * decay
         now = self.beta1 * (1.0 - 0.5 * power(0.96, 0.004 * step))
@@ -147,7 +179,8 @@ class Lion(Optimizer):
 
     slots = (("moment", 0.0),)
 
-    def update(self, p, g, lr, decay, step, moment):
+    def update(self, p: Parameter, g: Tensor, lr: Tensor, decay: float, step: Tensor, moment: Parameter) -> Any:
+        """Update one parameter."""
         direction = ops.sign(0.9 * moment + 0.1 * g)
         new = p * (1.0 - lr * decay) - lr * direction
         return ops.assign(p, new), ops.assign(moment, 0.99 * moment + 0.01 * g)
@@ -158,7 +191,10 @@ class RmsProp(Optimizer):
 
     slots = (("square", 0.0), ("moment", 0.0))
 
-    def update(self, p, g, lr, decay, step, square, moment):
+    def update(
+        self, p: Parameter, g: Tensor, lr: Tensor, decay: float, step: Tensor, square: Parameter, moment: Parameter
+    ) -> Any:
+        """Update one parameter."""
         if decay > 0:
             g = g + p * decay
         s = 0.9 * square + 0.1 * g * g
@@ -167,11 +203,12 @@ class RmsProp(Optimizer):
 
 
 class Adagrad(Optimizer):
-    """Adagrad (Duchi et al. 2011), accumulator from 0.1 as in MindSpore."""
+    """Adagrad (Duchi et al. 2011); the accumulator starts at 0.1 as in MindSpore."""
 
     slots = (("square", 0.1),)
 
-    def update(self, p, g, lr, decay, step, square):
+    def update(self, p: Parameter, g: Tensor, lr: Tensor, decay: float, step: Tensor, square: Parameter) -> Any:
+        """Update one parameter."""
         if decay > 0:
             g = g + p * decay
         s = square + g * g
@@ -183,12 +220,15 @@ class Lamb(Optimizer):
 
     slots = (("mean", 0.0), ("square", 0.0))
 
-    def update(self, p, g, lr, decay, step, mean, square):
+    def update(
+        self, p: Parameter, g: Tensor, lr: Tensor, decay: float, step: Tensor, mean: Parameter, square: Parameter
+    ) -> Any:
+        """Update one parameter."""
         m = 0.9 * mean + 0.1 * g
         v = 0.999 * square + 0.001 * g * g
         direction = m / (1.0 - power(0.9, step)) / (ops.sqrt(v / (1.0 - power(0.999, step))) + self.eps) + decay * p
         size, length = ops.sqrt((p * p).sum()), ops.sqrt((direction * direction).sum())
-        # A weight or a direction of length 0 is stepped without scaling.
+        # If the weight or the direction has norm 0, the step is not scaled.
         both = ops.logical_and(size > 0, length > 0)
         trust = ops.select(both, size / (length + 1e-12), ops.ones_like(size))
         return ops.assign(mean, m), ops.assign(square, v), ops.assign(p, p - lr * trust * direction)
@@ -199,8 +239,20 @@ class Adan(Optimizer):
 
     slots = (("mean", 0.0), ("change", 0.0), ("square", 0.0), ("before", 0.0))
 
-    def update(self, p, g, lr, decay, step, mean, change, square, before):
-        # There is no gradient before the first one, so no change either.
+    def update(
+        self,
+        p: Parameter,
+        g: Tensor,
+        lr: Tensor,
+        decay: float,
+        step: Tensor,
+        mean: Parameter,
+        change: Parameter,
+        square: Parameter,
+        before: Parameter,
+    ) -> Any:
+        """Update one parameter."""
+        # The first step has no previous gradient, so no change of it either.
         d = (g - before) * (step > 1.5).astype(ms.float32)
         m, v = 0.98 * mean + 0.02 * g, 0.92 * change + 0.08 * d
         look = g + 0.92 * d
@@ -211,7 +263,7 @@ class Adan(Optimizer):
         return saved, ops.assign(before, g), ops.assign(p, new)
 
 
-def power(base, exponent):
+def power(base: float, exponent: Tensor) -> Tensor:
     """``base ** exponent`` with a tensor exponent, in float32."""
     return ops.pow(Tensor(base, ms.float32), exponent)
 
@@ -222,7 +274,7 @@ OPTIMIZERS = {
 }  # fmt: skip
 
 
-def create(config, net):
+def create(config: Any, net: nn.Cell) -> Optimizer:
     """The optimizer of a configuration over the trainable parameters of a network.
 
     Parameters
@@ -246,10 +298,10 @@ def create(config, net):
 
 
 def _decay(config, parameter, named):
-    """Weight decay of one parameter; ``named`` are those that the network itself leaves out (position embeddings).
+    """Weight decay of one parameter; ``named`` are those that the network itself exempts (position embeddings).
 
-    The words are MindCV's: ``norm_and_bias`` leaves out what has beta, gamma or bias in its name, ``auto`` what
-    MindSpore's optimizers leave out by themselves (beta and gamma).
+    The words are MindCV's: ``norm_and_bias`` exempts parameters with beta, gamma or bias in their name, ``auto`` those
+    that MindSpore's optimizers exempt by themselves (beta and gamma).
     """
     words = {"norm_and_bias": ("beta", "gamma", "bias"), "auto": ("beta", "gamma"), "disable": ()}
     free = any(word in parameter.name for word in words[config.weight_decay_filter])
@@ -260,10 +312,10 @@ def _decay(config, parameter, named):
     return 0.0 if free else config.weight_decay
 
 
-def rate_factors(config, net, parameters):
-    """Learning-rate factor of every parameter from ``lr_groups`` and ``layer_decay``.
+def rate_factors(config: Any, net: nn.Cell, parameters: Sequence[Parameter]) -> List[float]:
+    """Learning-rate factor of every parameter, from ``lr_groups`` and ``layer_decay``.
 
-    A group's value is a factor, or ``{lr: rate}``: then the schedule is scaled so that its peak is that rate.
+    The value of a group is a factor, or ``{lr: rate}``, which scales the schedule so that its peak is that rate.
     """
     factors = [1.0] * len(parameters)
     if config.layer_decay is not None:
@@ -279,9 +331,8 @@ def rate_factors(config, net, parameters):
                 break
     for glob in config.lr_groups or {}:
         if glob not in used:
-            raise UserError(
-                f"lr_groups {glob!r} matches no trainable parameter; {nearest(glob, [p.name for p in parameters])}"
-            )
+            close = nearest(glob, [p.name for p in parameters])
+            raise UserError(f"lr_groups {glob!r} matches no trainable parameter; {close}")
     return factors
 
 
@@ -297,7 +348,7 @@ def _factor(value, lr):
 
 
 def _layers(net, size=12):
-    """Layer number of every parameter: trunk parameters in groups of 12 (as MindCV counts), the head last."""
+    """Layer number of every parameter: those before the head in groups of 12 (as MindCV counts), the head last."""
     names = [p.name for p in net.get_parameters()]
     head = str(getattr(net, "pretrained_cfg", None) and net.pretrained_cfg.get("classifier") or "")
     if not head:

@@ -1,18 +1,19 @@
 """MindCV's augmentation keys as one-line pipelines."""
 
 import math
+from typing import Any, Tuple
 
 from .. import images
 from ..errors import UserError, nearest
 
 
-def pipelines(config):
+def pipelines(config: Any) -> Tuple[str, str]:
     """The training and evaluation pipelines of a configuration.
 
     Parameters
     ----------
     config : aidet.config.Config
-        ``transform`` and ``transform_eval`` win; what is missing is made from MindCV's keys.
+        ``transform`` and ``transform_eval`` take precedence; a missing one is made from MindCV's keys.
 
     Returns
     -------
@@ -22,7 +23,7 @@ def pipelines(config):
         evaluation = config.transform_eval
     elif config.transform:
         raise UserError(
-            "transform needs a transform_eval beside it; training and evaluation must end in the same numbers"
+            "transform needs a transform_eval, too: training and evaluation must map pixels to the same numbers"
         )
     else:
         evaluation = _evaluation(config)

@@ -1,4 +1,4 @@
-"""The processes of one training: which of them this is, who may speak, and sums over all of them."""
+"""The processes of one training: the rank of this one, which one prints, and sums over all."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import runtime
 
-# Where msrun, a rank table and mpirun say how many processes there are.
+# Environment variables in which msrun, a rank table and mpirun state the number of processes.
 SIZES = ("MS_WORKER_NUM", "RANK_SIZE", "OMPI_COMM_WORLD_SIZE")
 
 
@@ -18,12 +18,12 @@ class Processes:
     Parameters
     ----------
     out : callable
-        Takes one line of text; asked in the first process only.
+        Takes one line of text; called in the first process only.
 
     Attributes
     ----------
     rank, world : int
-        Number of this process, and of all.
+        Rank of this process, and the number of processes.
     device : str or None
         ``"Ascend"``, ``"GPU"`` or ``"CPU"``; known after :meth:`join`.
     """
@@ -31,10 +31,11 @@ class Processes:
     def __init__(self, out: Callable[[str], Any]) -> None:
         self.rank, self.world = 0, 1
         self.device: Optional[str] = None
-        self._out, self._reducer = out, None
+        self._out = out
+        self._reducer: Any = None
 
     def join(self, config: Any) -> None:
-        """Load MindSpore, take the device, and join the others where a launcher started several processes.
+        """Load MindSpore, select the device, and join the other processes if a launcher started several.
 
         Parameters
         ----------
@@ -43,7 +44,7 @@ class Processes:
         Raises
         ------
         UserError
-            The device is not there.
+            The device is not available.
         """
         ms, self.device = runtime.setup(
             config.device_target, "pynative" if config.mode else "graph", config.seed,
@@ -66,16 +67,16 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that speaks and writes."""
+        """Whether this is the process that prints and writes files."""
         return self.rank == 0
 
     def say(self, text: str) -> None:
-        """A line for the user, of the first process only."""
+        """Print a line for the user, in the first process only."""
         if self.first:
             self._out(text)
 
     def warn(self, text: str) -> None:
-        """A line on stderr, of the first process only."""
+        """Print a line on stderr, in the first process only."""
         if self.first:
             print(text, file=sys.stderr, flush=True)
 
@@ -84,7 +85,7 @@ class Processes:
         return value if self.world == 1 else float(self.sum(np.array([value], np.float32))[0])
 
     def sum(self, array: np.ndarray) -> np.ndarray:
-        """Sum of an array over the processes, float32 of the same shape; all of them have to call it."""
+        """Sum of an array over the processes, float32 of the same shape; every process has to call it."""
         import mindspore as ms
 
         from . import cells

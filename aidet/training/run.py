@@ -1,8 +1,9 @@
 """Training: from a configuration to best.ckpt.
 
 :func:`train` is what ``train.py`` runs. A run is determined by its configuration and data: the order of an epoch, the
-random draws of an image, mixing and dropout depend on the seed, the epoch (or step) and the image alone. So a run that
-was killed and resumed gives the numbers of one that was not, and N processes give those of one with the N-fold batch.
+random draws of an image, mixing and dropout depend only on the seed, the epoch (or step) and the image. So a run that
+was killed and resumed gives the same numbers as an uninterrupted one, and N processes give those of one process with an
+N times larger batch.
 """
 
 import sys
@@ -39,14 +40,14 @@ def train(config: Any, dry_run: bool = False, out: Optional[Callable[[str], Any]
     Returns
     -------
     int
-        0, or 3 where some images could not be read.
+        0, or 3 if some images could not be read.
 
     Raises
     ------
     UserError
     """
     processes = Processes(out or (lambda text: print(text, flush=True)))
-    # Everything that can be wrong, cheapest first; to join loads MindSpore, which takes seconds.
+    # Every check, cheapest first; join loads MindSpore, which takes seconds.
     checks.check_files(config)
     checks.check_keys(config)
     data = checks.find_data(config, processes.warn)
@@ -63,7 +64,7 @@ def train(config: Any, dry_run: bool = False, out: Optional[Callable[[str], Any]
 
 
 def describe(plan: Plan, student: Student, processes: Processes) -> None:
-    """What ``--dry_run`` prints."""
+    """Print what ``--dry_run`` shows."""
     config, say, (train_set, val_set, classes) = plan.config, processes.say, plan.data
     say(config.to_yaml(only_given=True))
     say(f"train       {samples.describe(train_set)}")
@@ -86,8 +87,8 @@ class Run:
     plan : Plan
     student : Student
     processes : Processes
-    workers : aidet.dataset.Workers
-    journal : aidet.journal.Journal
+    workers : Workers
+    journal : Journal
     """
 
     def __init__(self, plan: Plan, student: Student, processes: Processes, workers: Workers, journal: Journal) -> None:
@@ -98,17 +99,17 @@ class Run:
             data.train_set, lines.text, lines.size, config.batch_size, seed=config.seed, workers=workers,
             cache_mb=config.cache_mb, splits=max(1, config.aug_splits),
         )  # fmt: skip
-        self.validator = None
+        self.validator: Optional[Validator] = None
         if data.val_set is not None and config.val_while_train:
             self.validator = Validator(plan, student, self.updater.net, processes, workers)
         self.progress = Progress(scale=first_scale(config), batches_per_epoch=plan.batches, world=processes.world)
 
     def go(self) -> int:
-        """Train, resuming where asked, and write everything; gives the exit code."""
+        """Train, resuming if asked, and write everything; returns the exit code."""
         config = self.config
         idle = checks.idle_keys(config, self.processes.device)
         if idle:
-            self.processes.warn("note: without effect here: " + "; ".join(idle))
+            self.processes.warn("note: no effect here: " + "; ".join(idle))
         self._begin()
         for epoch in range(self.progress.epochs, config.epoch_size):
             self._epoch(epoch)
@@ -127,7 +128,7 @@ class Run:
         return 3 if failed else 0
 
     def _begin(self):
-        """Load the state where there is one to resume, and open the logs."""
+        """Load the state if there is one to resume, and open the logs."""
         path = saving.state_path(self.config)
         found = saving.resume(self.plan, self.updater.state(), self.processes.world)
         if found is not None:
@@ -166,7 +167,7 @@ class Run:
         self._finish_epoch(epoch, time.time() - began, seen)
 
     def _batches(self, epoch) -> Iterator[Batch]:
-        """This process's share of every step of an epoch that is not done yet."""
+        """This process's share of the steps of an epoch that are not done yet."""
         config, plan, rank = self.config, self.plan, self.processes.rank
         size, group = config.batch_size, config.gradient_accumulation_steps
         order = epoch_order(
@@ -186,10 +187,10 @@ class Run:
             )  # fmt: skip
 
     def _inside(self, batch):
-        """Inside an epoch: a point of the learning curve, or a state, where the configuration asks for one.
+        """Inside an epoch: write a point of the learning curve, or a state, if the configuration asks for one.
 
-        Training goes on as if unseen. With several processes each validates its share with its own running statistics,
-        averaged only at the end.
+        Training is not affected. With several processes each validates its share with its own running statistics, which
+        are averaged only at the end of the epoch.
         """
         config, progress, done = self.config, self.progress, batch.number + 1
         if done % config.gradient_accumulation_steps:
@@ -203,7 +204,7 @@ class Run:
             self._save_state()
 
     def _finish_epoch(self, epoch, seconds, seen):
-        """Validate, save, and write the epoch's row of the log."""
+        """Validate, save the weights, and write the epoch's row of the log."""
         config, progress, processes = self.config, self.progress, self.processes
         last = epoch + 1 == config.epoch_size
         row = {
@@ -237,7 +238,7 @@ class Run:
             saving.save_state(self.progress, self.updater.state(), self.plan.folder)
 
     def _failures(self) -> Dict[str, str]:
-        """Images that could not be read, each with the reason; said by every process, as each reads others."""
+        """Images that could not be read, with the reasons; every process prints its own."""
         failed = dict(self.loader.failed)
         if self.validator is not None:
             failed.update(self.validator.loader.failed)
@@ -247,7 +248,7 @@ class Run:
 
 
 def global_batches(order: np.ndarray, count: int, size: int) -> List[np.ndarray]:
-    """The batches of an epoch over all processes, the last one filled up with -1.
+    """The batches of an epoch over all processes, the last one padded with -1.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a run leaves on the disk: its state, the weights with their sidecars, and what a resumed run reads back."""
+"""The files of a run: its state, the weights with their sidecars, and reading them back to resume."""
 
 import json
 import math
@@ -18,26 +18,26 @@ STATE_PREFIXES = ("optimizer.", "ema.", "ema_steps")
 
 @dataclass
 class Progress:
-    """How far a run is: exactly what ``state.ckpt`` remembers beside the tensors.
+    """The progress of a run: what ``state.ckpt`` holds besides the tensors.
 
     Attributes
     ----------
     epochs, batches : int
-        Whole epochs done, and steps of the one under way.
+        Completed epochs, and completed steps of the current one.
     updates : int
-        Updates of the weights made.
-    running : list of (float, int)
+        Completed updates of the weights.
+    running : list of float and int
         Sum and number of the losses of this epoch's updates.
     best : dict
         ``value, epoch, threshold`` of the best validation.
     waiting : int
-        Validations since then.
+        Validations since the best one.
     scale : float
         Loss scale; ``good_steps`` counts the updates since it changed.
     rows : list of dict
-        The log of the whole epochs.
+        The log of the completed epochs.
     batches_per_epoch, world : int
-        Steps an epoch and number of processes: a state from the middle of an epoch needs the same.
+        Steps per epoch and number of processes: a state from the middle of an epoch needs the same.
     """
 
     epochs: int = 0
@@ -53,13 +53,13 @@ class Progress:
     world: int = 1
 
     def count(self, loss: float) -> None:
-        """Note one update and its loss."""
+        """Count one update and its loss."""
         self.updates += 1
         self.running[0] += loss
         self.running[1] += 1
 
     def judge(self, row: Dict[str, Any], monitor: str) -> bool:
-        """Whether a row of the log is the best so far by the metric ``monitor``; where it has none, it is not."""
+        """Whether a row of the log is the best so far by the metric ``monitor``; False if it has no such value."""
         value, best = row.get(monitor), self.best["value"]
         if value is None:
             return False
@@ -73,7 +73,7 @@ class Progress:
 
 # --- the state --------------------------------------------------------------------------------------------------------
 def save_state(progress: Progress, parameters: Dict[str, Any], folder: Path) -> None:
-    """Write everything that the next step depends on in one file, renamed into place when whole.
+    """Write everything that the next step depends on to one file, whole or not at all.
 
     Parameters
     ----------
@@ -88,28 +88,28 @@ def save_state(progress: Progress, parameters: Dict[str, Any], folder: Path) -> 
 
 
 def resume(plan: Plan, parameters: Dict[str, Any], world: int) -> Optional[Progress]:
-    """Load the state into the parameters where ``resume`` asks for it.
+    """Load the state into the parameters if ``resume`` asks for it.
 
     Returns
     -------
     Progress or None
-        None where the run starts anew.
+        None if the run starts anew.
 
     Raises
     ------
     UserError
-        The file is no state, or not one of this configuration.
+        The file is not a state, or not one of this configuration.
     """
     path = state_path(plan.config)
     if plan.config.resume is None or (plan.config.resume == "auto" and not path.is_file()):
         return None
     arrays = ckpt.load_arrays(path)
     if META not in arrays:
-        raise UserError(f"resume {str(path)!r} is no state of train.py; to start from weights use init_from")
+        raise UserError(f"resume {str(path)!r} is not a state of train.py; to start from weights use init_from")
     progress = _read_progress(arrays.pop(META), path)
     if progress.batches and progress.batches_per_epoch != plan.batches:
         raise UserError(
-            f"resume {str(path)!r} stands in the middle of an epoch of {progress.batches_per_epoch} steps, this "
+            f"resume {str(path)!r} is in the middle of an epoch of {progress.batches_per_epoch} steps, but this "
             f"configuration has {plan.batches}; use the same data, batch_size and number of processes"
         )
     put_arrays(parameters, arrays, path)
@@ -121,18 +121,18 @@ def _read_progress(meta, path):
         return Progress(**json.loads(meta.tobytes().decode()))
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"resume {str(path)!r} is of another version or damaged ({error}); start anew, or from its weights with "
+            f"resume {str(path)!r} is damaged or from another version ({error}); start anew, or from its weights with "
             "init_from"
         ) from None
 
 
 def put_arrays(parameters: Dict[str, Any], arrays: Dict[str, np.ndarray], path: Path) -> None:
-    """Put the arrays of a state into the parameters; every name and shape must match, or nothing is loaded.
+    """Load the arrays of a state into the parameters; unless every name and shape matches, nothing is loaded.
 
     Raises
     ------
     UserError
-        Lists both directions of the mismatch.
+        A name or shape differs; lists the mismatches in both directions.
     """
     import mindspore as ms
 
@@ -146,13 +146,13 @@ def put_arrays(parameters: Dict[str, Any], arrays: Dict[str, np.ndarray], path: 
 
 
 def weights_only(arrays: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-    """The arrays of a file without what a state holds beside the weights."""
+    """The weights among the arrays of a checkpoint or a state."""
     return {n: a for n, a in arrays.items() if n != META and not n.startswith(STATE_PREFIXES)}
 
 
 # --- the folder and the weights ---------------------------------------------------------------------------------------
 def begin_folder(plan: Plan, fresh: bool) -> None:
-    """Write config.yaml; a fresh run first removes what an earlier one left."""
+    """Write config.yaml; a fresh run first removes the files of an earlier one."""
     folder = plan.folder
     if fresh:
         for name in ("best.ckpt", "best.json", "last.ckpt", "last.json", STATE, "curves.png", "teachers.csv"):
@@ -168,7 +168,7 @@ def begin_folder(plan: Plan, fresh: bool) -> None:
 def save_weights(
     plan: Plan, tensors: Iterable[Any], facts: Dict[str, Any], rows: List[Dict[str, Any]], better: bool
 ) -> None:
-    """Write last.ckpt, best.ckpt where the epoch is the best so far, and epoch checkpoints as the policy asks.
+    """Write last.ckpt, best.ckpt if the epoch is the best so far, and epoch checkpoints according to the policy.
 
     Parameters
     ----------
@@ -177,8 +177,9 @@ def save_weights(
     facts : dict
         The sidecar, from :func:`sidecar`.
     rows : list of dict
-        The log so far, this epoch last.
+        The log up to and including this epoch.
     better : bool
+        Whether the epoch is the best so far.
     """
     config, folder, epoch = plan.config, plan.folder, rows[-1]["epoch"]
     ckpt.save({p.name: p.asnumpy() for p in tensors}, folder / "last.ckpt", facts)
@@ -207,14 +208,16 @@ def prune(config: Any, folder: Path, rows: List[Dict[str, Any]]) -> None:
         kept[epoch].unlink()
 
 
-def sidecar(plan: Plan, network: Dict[str, Any], row: Dict[str, Any], world: int, device: str) -> Dict[str, Any]:
-    """The facts beside the weights of an epoch.
+def sidecar(
+    plan: Plan, network: Dict[str, Any], row: Dict[str, Any], world: int, device: Optional[str]
+) -> Dict[str, Any]:
+    """The sidecar of the weights of an epoch.
 
     Parameters
     ----------
     plan : Plan
     network : dict
-        What the network says of itself: architecture, arguments, classes.
+        The entries that describe the network: architecture, arguments, classes.
     row : dict
         The epoch's row of the log.
     world : int

@@ -1,16 +1,17 @@
-"""Learning rates, one value a step, computed ahead in plain Python.
+"""Learning rates, one value per step, computed in advance in plain Python.
 
-The shapes are those of MindCV 0.3.0's ``scheduler`` package, which are PyTorch's. Because every value depends on the
-step, the steps an epoch and the number of epochs alone, a resumed or extended run finds its place without any state.
+The shapes are those of MindCV 0.3.0's ``scheduler`` package, which are PyTorch's. Every value depends only on the step,
+the number of steps per epoch and the number of epochs, so that a resumed or extended run needs no state.
 """
 
 import math
 from bisect import bisect_right
+from typing import Any, List
 
 from ..errors import UserError
 
 
-def learning_rates(config, steps_per_epoch):
+def learning_rates(config: Any, steps_per_epoch: int) -> List[float]:
     """Learning rate of every step.
 
     Parameters

@@ -1,4 +1,4 @@
-"""The network before its first step: built, filled with the weights it starts from, and frozen where asked."""
+"""The network before its first step: built, given its initial weights, and frozen as asked."""
 
 import fnmatch
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -27,20 +27,20 @@ class Student:
         What the architecture is built with.
     outputs : int
     class_order : list of str, or None
-        Side of every output; None where the classes are no sides.
+        Side (``real`` or ``generated``) of every output; None if the classes are not sides.
     tensors : list of mindspore.Parameter
         The weights, running statistics included.
     parameters, trainable : int
-        Numbers in the weights, and in those that are trained.
+        Number of values in all weights, and in those that are trained.
     dropout_seed : mindspore.Parameter or None
-        Set before each step; None where the network has no dropout.
+        Set before each step; None if the network has no dropout.
     still : list of mindspore.nn.Cell
-        Frozen normalisations, which keep their running statistics.
+        Frozen normalisation layers, which keep their running statistics.
 
     Raises
     ------
     UserError
-        The number of outputs is not that of the classes, ``init_from`` is another model, or a key is wrong.
+        The number of outputs differs from the number of classes, ``init_from`` is another model, or a key is wrong.
     """
 
     def __init__(self, plan: Plan, processes: Processes) -> None:
@@ -51,9 +51,10 @@ class Student:
 
         config = plan.config
         self._plan = plan
-        given = read_initial(config)
+        initial = read_initial(config)
+        arrays, sidecar = initial if initial else (None, None)
         self.outputs = output_count(plan, processes.warn)
-        self.arguments = {**(given[1].get("arguments", {}) if given else {}), **config.model_args}
+        self.arguments: Dict[str, Any] = {**(sidecar.arguments if sidecar else {}), **config.model_args}
         for name in ("drop_rate", "drop_path_rate"):
             if getattr(config, name) is not None:
                 self.arguments[name] = getattr(config, name)
@@ -62,24 +63,24 @@ class Student:
             raise UserError(f"in_channels (={config.in_channels}): images are read as RGB, 3 channels")
         ms.set_seed(config.seed)
         self.net = models.create(config.model, **self.arguments)
-        self.class_order = class_order(plan, self.outputs, given[1] if given else {})
-        if given:
-            load_initial(self.net, given[0], config, processes.say)
+        self.class_order = class_order(plan, self.outputs, sidecar)
+        if arrays is not None:
+            load_initial(self.net, arrays, config, processes.say)
         self.still = freeze(self.net, config.freeze or [])
-        # The weights proper: the seed of the dropout is a parameter to the compiler only.
+        # Taken before seed_dropout: its seed is a parameter for the compiler only, not a weight.
         self.tensors = list(self.net.get_parameters())
         self.parameters = int(sum(p.size for p in self.tensors))
         self.trainable = int(sum(p.size for p in self.tensors if p.requires_grad))
         self.dropout_seed = cells.seed_dropout(self.net)
 
     def train_mode(self) -> None:
-        """Training behaviour everywhere but in frozen normalisations."""
+        """Put the network in training mode, except its frozen normalisation layers."""
         self.net.set_train(True)
         for cell in self.still:
             cell.set_train(False)
 
     def facts(self) -> Dict[str, Any]:
-        """What a sidecar says of the network itself."""
+        """The entries of a sidecar that describe the network itself."""
         return {
             "architecture": self._plan.config.model, "arguments": self.arguments, "num_outputs": self.outputs,
             "classes": self._plan.data.classes, "class_order": self.class_order,
@@ -87,7 +88,7 @@ class Student:
 
 
 def output_count(plan: Plan, warn: Callable[[str], Any]) -> int:
-    """Number of outputs: ``num_classes``, or one for each class of the data.
+    """Number of outputs: ``num_classes`` if set, else one for each class of the data.
 
     Raises
     ------
@@ -109,30 +110,30 @@ def output_count(plan: Plan, warn: Callable[[str], Any]) -> int:
     return outputs
 
 
-def read_initial(config: Any) -> Optional[Tuple[Dict[str, np.ndarray], Dict[str, Any]]]:
-    """Arrays and sidecar (empty where it has none) of ``init_from``; None where the key is not set.
+def read_initial(config: Any) -> Optional[Tuple[Dict[str, np.ndarray], Optional[ckpt.Sidecar]]]:
+    """Arrays and sidecar (None if it has none) of ``init_from``; None if the key is not set.
 
     Raises
     ------
     UserError
-        The file is no checkpoint, or its sidecar names another architecture.
+        The file is not a checkpoint, or its sidecar names another architecture.
     """
     path = config.init_from
     if not path:
         return None
-    facts = ckpt.read_sidecar(path) if ckpt.sidecar_path(path).is_file() else {}
-    if facts and facts["architecture"] != config.model:
-        raise UserError(f"init_from {path!r} holds {facts['architecture']!r}, model says {config.model!r}")
-    return weights_only(ckpt.load_arrays(path)), facts
+    sidecar = ckpt.Sidecar.read(path) if ckpt.sidecar_path(path).is_file() else None
+    if sidecar and sidecar.architecture != config.model:
+        raise UserError(f"init_from {path!r} holds {sidecar.architecture!r}, model says {config.model!r}")
+    return weights_only(ckpt.load_arrays(path)), sidecar
 
 
 def load_initial(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Callable[[str], Any]) -> None:
-    """Put the weights of ``init_from`` into the network; only the last layer may differ in size, and starts anew.
+    """Load the weights of ``init_from`` into the network; if the last layer differs in size, it is initialised anew.
 
     Raises
     ------
     UserError
-        Another name or shape differs.
+        A name, or the shape of any other layer, differs.
     """
     own = {p.name: p for p in net.get_parameters()}
     differs = [n for n in own if n in arrays and tuple(own[n].shape) != arrays[n].shape]
@@ -141,7 +142,7 @@ def load_initial(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Call
     if differs and head:
         before, after = arrays[differs[0]].shape[0], own[differs[0]].shape[0]
         say(f"head {layers.pop()}: {before} outputs replaced by {after}")
-        # A small start: the pretrained features meet a head that says nothing yet, instead of a wrong one loudly.
+        # Start the new head near zero, so that its random output does not disturb the pretrained features.
         rng = images.generator(config.seed, "head")
         for n in differs:
             deviation = 0.01 if len(own[n].shape) > 1 else 0.0
@@ -149,14 +150,14 @@ def load_initial(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Call
     ckpt.load_strict(net, arrays, what=f"init_from {config.init_from!r}")
 
 
-def class_order(plan: Plan, outputs: int, facts: Dict[str, Any]) -> Optional[List[str]]:
-    """Side of every output, or None where the classes of the data are no sides.
+def class_order(plan: Plan, outputs: int, initial: Optional[ckpt.Sidecar]) -> Optional[List[str]]:
+    """Side of every output, or None if the classes of the data are not sides.
 
-    ``facts`` is the sidecar of ``init_from`` or empty: with one or two outputs its order is kept.
+    ``initial`` is the sidecar of ``init_from``, if any: with one or two outputs its order is kept.
     """
     if (plan.data.train_set.sides < 0).any():
         return None
-    order = facts.get("class_order")
+    order = initial.class_order if initial else None
     if outputs <= 2 and order and len(order) == outputs:
         return list(order)
     if outputs == 1:
@@ -167,12 +168,12 @@ def class_order(plan: Plan, outputs: int, facts: Dict[str, Any]) -> Optional[Lis
 
 
 def freeze(net: Any, globs: List[str]) -> List[Any]:
-    """Take the parameters whose names match out of the training.
+    """Exclude the parameters whose names match one of the patterns from training.
 
     Returns
     -------
     list of mindspore.nn.Cell
-        The normalisations that are frozen by it: they keep their running statistics too.
+        The normalisation layers that this freezes: they keep their running statistics, too.
 
     Raises
     ------

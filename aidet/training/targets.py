@@ -1,4 +1,4 @@
-"""What a batch is taught: soft targets, weights, and the mixing of images (mixup, CutMix)."""
+"""Targets of a batch: soft targets, weights, and the mixing of images (mixup, CutMix)."""
 
 from typing import Any, List, Optional, Tuple
 
@@ -8,7 +8,7 @@ from .. import labels
 
 
 def loss_kind(config: Any, outputs: int) -> str:
-    """Name of the loss: cross-entropy of a single output is the binary one."""
+    """Name of the loss; with a single output cross-entropy becomes the binary one."""
     return "BCE" if outputs == 1 and config.loss == "CE" else config.loss
 
 
@@ -18,11 +18,11 @@ def soft_targets(index: np.ndarray, classes: int, order: Optional[List[str]], sm
     Parameters
     ----------
     index : ndarray of int, shape (n,)
-        Class of each image, from 0; with two sides 0 is real and 1 generated.
+        Class of each image, from 0; if the classes are sides, 0 is real and 1 generated.
     classes : int
         Number of outputs; 1 is a single sigmoid.
     order : list of str, or None
-        Side of every output, where the classes are sides.
+        Side of every output, if the classes are sides.
     smoothing : float
         Share of the target that is spread evenly over the classes, 0 to 1.
 
@@ -42,16 +42,16 @@ def soft_targets(index: np.ndarray, classes: int, order: Optional[List[str]], sm
 def batch_weights(
     rows: np.ndarray, group: np.ndarray, known: np.ndarray, class_weights: np.ndarray, reduction: str
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """Class and weight of every place of a batch.
+    """Class and weight of every position of a batch.
 
     Parameters
     ----------
     rows : ndarray of int, shape (B,)
-        Rows of the training set, -1 where there is no image.
+        Rows of the training set, -1 for padding.
     group : ndarray of int, shape (G,)
-        Rows of all batches, of all processes, that one update is made from.
+        Rows of all batches of all processes that contribute to the same update.
     known : ndarray of int, shape (n,)
-        Class of every image of the training set, -1 where it has none.
+        Class of every image of the training set, -1 if it has none.
     class_weights : ndarray of float, shape (classes,)
     reduction : {"mean", "sum"}
         With ``mean`` the weights of all processes of one update sum to 1.
@@ -59,7 +59,7 @@ def batch_weights(
     Returns
     -------
     (ndarray of int, ndarray of float32), each of shape (B,)
-        The class is 0, and the weight 0, where there is no image or no class.
+        Class and weight are 0 if there is no image or it has no class.
     """
     there = known[group[group >= 0]]
     share = class_weights[np.maximum(there, 0)] * (there >= 0)
@@ -72,20 +72,20 @@ def batch_weights(
 def mix(
     x: np.ndarray, targets: np.ndarray, weights: np.ndarray, rng: np.random.Generator, config: Any
 ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mix each image of a batch with the one at its mirrored place.
+    """Mix each image of a batch with the one at the mirrored position of the batch.
 
-    Mixup (Zhang et al. 2018) adds the two, CutMix (Yun et al. 2019) puts a rectangle of one into the other.
+    Mixup (Zhang et al. 2018) averages the two, CutMix (Yun et al. 2019) pastes a rectangle of one into the other.
 
     Parameters
     ----------
     x : ndarray of float32, shape (B, 3, h, w)
     targets : ndarray of float32, shape (B, C)
     weights : ndarray of float32, shape (B,)
-        Places of weight 0 (padding) take no part.
+        Positions of weight 0 (padding) are not mixed.
     rng : numpy.random.Generator
     config : aidet.config.Config
-        ``mixup`` and ``cutmix`` (alphas), ``cutmix_prob`` (whether to mix at all). With both alphas each batch takes
-        one of the two with equal chance.
+        ``mixup`` and ``cutmix`` (alphas), ``cutmix_prob`` (probability of mixing at all). If both alphas are set, each
+        batch uses one of the two with equal probability.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""From a batch to new weights: compiled steps, accumulation of gradients, loss scale, moving averages, teachers."""
+"""From a batch to new weights: compiled steps, gradient accumulation, loss scale, moving averages, teachers."""
 
 import math
 from contextlib import contextmanager
@@ -23,16 +23,16 @@ class Batch(NamedTuple):
     Attributes
     ----------
     epoch, number : int
-        Of the epoch, and of the step in it, from 0.
+        Number of the epoch, and of the step in it, from 0.
     update : int
-        Place of its update in the schedule.
+        Number of its update in the schedule, from 0.
     x : ndarray of float32, shape (splits * B, 3, h, w)
     rows : ndarray of int, shape (B,)
-        Rows of the training set, -1 where there is no image.
+        Rows of the training set, -1 for padding.
     group : ndarray of int, shape (G,)
-        Rows of all batches, of all processes, that go into the same update.
+        Rows of all batches of all processes that contribute to the same update.
     first, last : bool
-        Whether the update begins with this batch, and ends with it.
+        Whether this batch is the first, and the last, of its update.
     """
 
     epoch: int
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
 
 class Updater:
-    """Makes one update of the weights from each batch, or from several where gradients are accumulated.
+    """Makes one update of the weights from each batch, or from several if gradients are accumulated.
 
     Parameters
     ----------
@@ -58,10 +58,10 @@ class Updater:
     ----------
     net : mindspore.nn.Cell
         The student's network, cast to the precision of the training.
-    teachers : aidet.distill.Teachers or None
-    ema : aidet.steps.Ema or None
+    teachers : aidet.training.distill.Teachers or None
+    ema : aidet.training.cells.Ema or None
     loss : float
-        Of the update under way, or of the last one: the sum over its batches.
+        Sum over the batches so far of the current update, or over those of the last one.
 
     Raises
     ------
@@ -75,11 +75,11 @@ class Updater:
         config = plan.config
         self._plan, self._student, self._processes = plan, student, processes
         self.optimizer = optim.create(config, student.net)
-        loss = losses.Loss(loss_kind(config, student.outputs), config.aux_factor, config.aug_splits)
+        loss: Any = losses.Loss(loss_kind(config, student.outputs), config.aux_factor, config.aug_splits)
         self.teachers = _teachers(plan, student, processes.device)
         if self.teachers is not None:
             loss = losses.Distilled(loss, self.teachers.temperature, self.teachers.alpha, student.outputs == 1)
-        self._graph = config.mode == 0  # else operations run one by one
+        self._graph = config.mode == 0  # otherwise operations run one by one
         if self._graph and processes.device == "CPU" and config.amp_level == "O0" and not config.amp_cast_list:
             convolutions.speed_up(student.net)
         self.ema = cells.Ema(student.tensors, config.ema_decay) if config.ema else None
@@ -87,14 +87,16 @@ class Updater:
             student.net, config.amp_level, config.amp_dtype, processes.device, config.amp_cast_list
         )
         self._guarded = config.loss_scale_type != "fixed" or config.drop_overflow_update
-        self._step = self._gradient = self._apply = None
+        self._step: Any = None
+        self._gradient: Any = None
+        self._apply: Any = None
         for cell in self._compiled(loss):
             cell.set_train(True)
         student.train_mode()
         self.loss, self._finite = 0.0, True
 
     def _compiled(self, loss) -> List[Any]:
-        """The cells of a step: one, or two where an update may be left out or is made from several batches."""
+        """The cells of a step: one, or two if an update may be skipped or is made from several batches."""
         from . import cells
 
         config, world, distilled = self._plan.config, self._processes.world, self.teachers is not None
@@ -112,13 +114,13 @@ class Updater:
         return [self._step]
 
     def update(self, batch: Batch, progress: Progress) -> float:
-        """Train with one batch; where it is the last of its update, change the weights.
+        """Train with one batch; if it is the last of its update, change the weights.
 
         Parameters
         ----------
         batch : Batch
         progress : Progress
-            Gives the loss scale; the update and its loss are noted in it.
+            Holds the loss scale; the update and its loss are counted in it.
 
         Returns
         -------
@@ -128,7 +130,7 @@ class Updater:
         Raises
         ------
         UserError
-            The loss is not finite; names the images.
+            The loss is not finite; the message names the images.
         """
         from . import cells
 
@@ -153,11 +155,12 @@ class Updater:
         return loss
 
     def _inputs(self, batch) -> List[Any]:
-        """Tensors of a step: images, targets, weights, and the teachers' probabilities (or a place for them)."""
+        """Tensors of a step: images, targets, weights, and the teachers' probabilities (or a placeholder)."""
         import mindspore as ms
 
         config, student = self._plan.config, self._student
-        known, class_weights = self._plan.data.train_set.targets, self._plan.class_weights
+        known: Any = self._plan.data.train_set.targets
+        class_weights = self._plan.class_weights
         index, weights = batch_weights(batch.rows, batch.group, known, class_weights, config.reduction)
         x, targets = batch.x, soft_targets(index, student.outputs, student.class_order, config.label_smoothing)
         if config.mixup or config.cutmix:
@@ -170,7 +173,7 @@ class Updater:
         return [ms.Tensor(array) for array in (x, targets, weights, soft)]
 
     def _seed_dropout(self, batch):
-        """The masks depend on the step and the process alone, so a resumed run has those of one left alone."""
+        """Seed the masks from the step and the process only, so that a resumed run draws the same ones."""
         seed, group = self._student.dropout_seed, self._plan.config.gradient_accumulation_steps
         if seed is not None:
             import mindspore as ms
@@ -180,7 +183,7 @@ class Updater:
             seed.set_data(ms.Tensor(value % 2147483647, ms.int64))
 
     def _apply_sums(self, lr, step, scale, progress):
-        """The update of accumulated gradients; one that overflowed anywhere is left out."""
+        """Update from the accumulated gradients; if they overflowed in any process, skip it."""
         finite = self._processes.total(0.0 if self._finite else 1.0) == 0.0
         if finite or not self._guarded:
             self._apply(lr, step, scale)
@@ -188,7 +191,8 @@ class Updater:
             adapt_scale(progress, finite)
 
     def _stopped(self, loss, batch, update) -> UserError:
-        names = [self._plan.data.train_set.paths[row] for row in batch.rows if row >= 0]
+        paths: Any = self._plan.data.train_set.paths
+        names = [paths[row] for row in batch.rows if row >= 0]
         return UserError(
             f"loss is {loss} at update {update} (epoch {batch.epoch + 1}, step {batch.number + 1}), stopped; lower lr "
             f"or use clip_grad; images of the batch: {', '.join(names[:64])}{' ...' if len(names) > 64 else ''}"
@@ -196,7 +200,7 @@ class Updater:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside the block the network has the moving averages for weights, where the run keeps any."""
+        """Inside the block the network's weights are the moving averages, if the run keeps any."""
         if self.ema is None:
             yield
             return
@@ -230,12 +234,12 @@ def _teachers(plan, student, device):
 
 
 def first_scale(config: Any) -> float:
-    """The loss scale that a run begins with."""
+    """The initial loss scale of a run."""
     return config.loss_scale or (1.0 if config.loss_scale_type == "fixed" else 2.0**16)
 
 
 def adapt_scale(progress: Progress, finite: bool) -> None:
-    """Halve a dynamic loss scale after an overflow (1 at least), double it after 2,000 updates without one."""
+    """Halve a dynamic loss scale after an overflow (to 1 at least), double it after 2,000 updates without one."""
     progress.good_steps = progress.good_steps + 1 if finite else 0
     if not finite:
         progress.scale = max(1.0, progress.scale / 2)

@@ -1,4 +1,4 @@
-"""Validation: loss and metrics over all images, however many processes share them."""
+"""Validation: loss and metrics over all images, shared between the processes."""
 
 import math
 from typing import Any, Callable, Dict
@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict
 import numpy as np
 
 from .. import ckpt, labels
+from ..datasets.samples import Samples
 from ..metrics import best_threshold, class_metrics
 from .checks import Plan
 from .loader import Loader
@@ -15,25 +16,31 @@ from .targets import loss_kind, soft_targets
 from .workers import Workers
 
 
+def validation_set(plan: Plan) -> Samples:
+    """The validation set of a plan that has one."""
+    assert plan.data.val_set is not None
+    return plan.data.val_set
+
+
 class Validator:
     """Measures the student on the validation set.
 
-    Where ``val_amp_level`` asks for another precision than the training's, a twin of the network validates. A cast
-    changes a network for good, so the twin has weights of its own, copied before every validation.
+    If ``val_amp_level`` differs from the precision of the training, a copy of the network validates. A cast changes a
+    network permanently, so the copy has weights of its own, updated before every validation.
 
     Parameters
     ----------
     plan : Plan
-        With a validation set.
+        Its data include a validation set.
     student : Student
     net : mindspore.nn.Cell
         The student's network in the precision of the training.
     processes : Processes
-    workers : aidet.dataset.Workers
+    workers : Workers
 
     Attributes
     ----------
-    loader : aidet.dataset.Loader
+    loader : Loader
         Over the validation set; ``loader.failed`` names the images that could not be read.
     """
 
@@ -41,7 +48,7 @@ class Validator:
         from .. import models
         from . import cells
 
-        config, val_set, lines = plan.config, plan.data.val_set, plan.lines
+        config, val_set, lines = plan.config, validation_set(plan), plan.lines
         self._plan, self._student, self._processes = plan, student, processes
         size = min(config.batch_size, max(1, math.ceil(len(val_set) / processes.world)))
         self.loader = Loader(
@@ -58,12 +65,12 @@ class Validator:
         student.train_mode()
 
     def measure(self) -> Dict[str, float]:
-        """Loss and metrics of the student as it is now; the student is left in training mode.
+        """Loss and metrics of the student as it is now; afterwards the student is in training mode again.
 
         Returns
         -------
         dict of str to float
-            ``val_loss``, the metrics of the configuration, and ``threshold`` where it is chosen anew.
+            ``val_loss``, the metrics of the configuration, and ``threshold`` if it is chosen anew.
         """
         logits = self._logits()
         if self._processes.world > 1:
@@ -72,7 +79,7 @@ class Validator:
         return self._metrics(logits[counted, :-1].astype(np.float64), np.flatnonzero(counted))
 
     def _logits(self):
-        """Outputs of this process's share, float32 (n, outputs + 1); the last column is 1 where an image was read."""
+        """Outputs of this process's share, float32 (n, outputs + 1); the last column is 1 if the image was read."""
         import mindspore as ms
 
         n, size, processes = len(self._plan.data.val_set), self.loader.batch_size, self._processes
@@ -117,7 +124,7 @@ def host_loss(logits: np.ndarray, targets: np.ndarray, order: Any, kind: str) ->
     ----------
     logits : ndarray of float64, shape (n, outputs)
     targets : ndarray of int, shape (n,)
-        -1 where an image has no class; it is left out.
+        -1 for an image without a class, which is left out.
     order : list of str, or None
         Side of every output.
     kind : str
@@ -126,7 +133,7 @@ def host_loss(logits: np.ndarray, targets: np.ndarray, order: Any, kind: str) ->
     Returns
     -------
     float
-        NaN where no image has a class.
+        NaN if no image has a class.
     """
     known = targets >= 0
     logits, targets = logits[known], targets[known]
@@ -140,7 +147,7 @@ def host_loss(logits: np.ndarray, targets: np.ndarray, order: Any, kind: str) ->
 
 
 def average_statistics(student: Student, processes: Processes) -> None:
-    """Running statistics differ between the processes, which see different images: take their mean."""
+    """Average the running statistics, which differ between processes because each sees different images."""
     import mindspore as ms
 
     for p in student.tensors:
@@ -149,14 +156,14 @@ def average_statistics(student: Student, processes: Processes) -> None:
 
 
 def compare_teachers(plan: Plan, student: Student, teachers: Any, loader: Any, say: Callable[[str], Any]) -> None:
-    """Write teachers.csv, and say it: what each teacher and the best student decide, by generator.
+    """Write teachers.csv and print it: accuracy of each teacher and of the best student, by generator.
 
     Parameters
     ----------
     plan : Plan
     student : Student
-    teachers : aidet.distill.Teachers
-    loader : aidet.dataset.Loader
+    teachers : aidet.training.distill.Teachers
+    loader : Loader
         Over the validation set.
     say : callable
         Takes one line of text.
@@ -174,7 +181,7 @@ def compare_teachers(plan: Plan, student: Student, teachers: Any, loader: Any, s
         out = net(ms.Tensor(x))
         return labels.score_from_logits((out[0] if isinstance(out, tuple) else out).asnumpy(), student.class_order)
 
-    rows = distill.compare(teachers, score, loader, plan.data.val_set)
+    rows = distill.compare(teachers, score, loader, validation_set(plan))
     distill.write_table(rows, plan.folder / "teachers.csv")
     for line in distill.lines(rows):
         say(line)

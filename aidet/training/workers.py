@@ -7,9 +7,9 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import lru_cache
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
@@ -21,9 +21,9 @@ from ..images import pipeline
 # --- from files to batches ----------------------------------------------------------------------------------------
 @lru_cache(maxsize=16)
 def to_numbers(text: str) -> Optional[images.Pipeline]:
-    """The last operation of a pipeline where it maps grey levels to numbers one by one, else None.
+    """The last operation of a pipeline if it maps grey levels to numbers one by one, else None.
 
-    Workers leave it to the batch (:meth:`Loader._numbers`): bytes are a quarter to send, and one call serves them all.
+    Workers leave it to the loader, which applies it to a whole batch: bytes are a quarter as much to send.
     """
     line = images.parsed(text)
     last = line.numbers.parts == line.parts[-1:]
@@ -33,8 +33,8 @@ def to_numbers(text: str) -> Optional[images.Pipeline]:
 def _one(text, seed, source, key, view, size, splits=1):
     """One image through the pipeline: (array, None), or (None, reason).
 
-    The array is uint8 (h, w, 3) where :func:`to_numbers` is left to do, else float32 (3, h, w), with several splits
-    (splits, 3, h, w).
+    The array is uint8 (h, w, 3) if :func:`to_numbers` is still to be applied, else float32 (3, h, w), or with several
+    splits (splits, 3, h, w).
     """
     try:
         image = images.decode(source)
@@ -59,7 +59,7 @@ def _splits(line, image, seed, key, view, splits):
     Returns
     -------
     ndarray of float32, shape (splits, 3, h, w)
-        The first without ``auto_augment``; every one with its own draws from there on.
+        The first without ``auto_augment``; each has its own random draws from there on.
     """
     at = [name for name, _ in line.steps].index("auto_augment")
     rng = images.generator(seed, key, view)
@@ -73,7 +73,7 @@ def _splits(line, image, seed, key, view, splits):
 
 
 class _Rows(NamedTuple):
-    """Rows of a :class:`_Memory` that other processes can map: the arguments of :func:`_mapped`, and which rows."""
+    """Rows of the loader's memory, which other processes can map: the arguments of :func:`_mapped`, and the rows."""
 
     place: tuple
     rows: list
@@ -81,18 +81,18 @@ class _Rows(NamedTuple):
 
 @lru_cache(maxsize=4)
 def _mapped(file, serial, shape):
-    """In a worker: the pixels of a :class:`_Memory`, uint8 (n, h, w, 3), read only.
+    """In a worker: the pixels in the loader's memory, uint8 (n, h, w, 3), read only.
 
-    ``serial`` tells two memories apart that had the same file number one after the other.
+    ``serial`` distinguishes memories that used the same file number one after the other.
     """
     with open(file, "rb") as opened:
         return np.frombuffer(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ), np.uint8).reshape(shape)
 
 
 def _chunk(text, seed, size, sources, views, splits=1):
-    """Run by a worker: a part of a batch. Errors come back as text, so that the caller can name the file.
+    """Run by a worker: a part of a batch. Errors are returned as text, so that the caller can name the file.
 
-    ``sources`` are paths, or pixels; of small images one array (n, h, w, 3), which is sent faster than n of them, or
+    ``sources`` are paths or pixels; for small images one array (n, h, w, 3), which is sent faster than n of them, or
     a :class:`_Rows`, which is sent faster still. ``views`` are the (key, view) that each image's draws depend on.
     """
     if isinstance(sources, _Rows):
@@ -112,7 +112,7 @@ def _chunk(text, seed, size, sources, views, splits=1):
 
 
 def _start_worker(parent):
-    """Workers leave when the trainer is gone, also when it was killed; Ctrl-C is the trainer's to handle."""
+    """Let the worker exit when the trainer is gone, even if killed, and leave Ctrl-C to the trainer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -124,22 +124,22 @@ def _start_worker(parent):
     threading.Thread(target=watch, daemon=True).start()
 
 
-_DEAD = "a worker process was killed (short of memory?); go on with --resume auto, with fewer num_parallel_workers or 0"
+_DEAD = "a worker process was killed (out of memory?); continue with --resume auto and fewer num_parallel_workers, or 0"
 
 
 class Workers:
-    """A pool of processes that decode and transform; with 0 workers the work is done in a thread of this process.
+    """A pool of processes that decode and transform; with 0 workers a thread of this process does it.
 
-    Processes, because PIL and NumPy hold Python's lock for much of an augmentation; started fresh (``spawn``), because
+    They are processes because PIL and NumPy hold Python's lock for much of an augmentation, and are spawned because
     forking a process that runs MindSpore's threads can hang.
     """
 
-    def __init__(self, count):
+    def __init__(self, count: int) -> None:
         self.count = min(count, os.cpu_count() or 1)
-        self._pool = None
+        self._pool: Optional[Executor] = None
 
-    def submit(self, *arguments):
-        """A future of :func:`_chunk`."""
+    def submit(self, *arguments: Any) -> "Future[Any]":
+        """Process a part of a batch; the arguments are those of :func:`_chunk`."""
         if self._pool is None:
             self._pool = self._open()
         try:
@@ -150,15 +150,13 @@ class Workers:
 
     def _open(self):
         if self.count == 0:
-            from concurrent.futures import ThreadPoolExecutor
-
             return ThreadPoolExecutor(1)
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),))
         atexit.register(pool.shutdown, wait=False, cancel_futures=True)
         return pool
 
-    def close(self):
+    def close(self) -> None:
         """End the pool."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)

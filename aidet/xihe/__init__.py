@@ -1,9 +1,9 @@
 """The folders that the Xihe platform expects: ``python -m aidet.xihe pack``; see docs/xihe.md.
 
 ``train/<name>/`` holds the boot file ``train.py``, ``pip-requirements.txt`` beside it, the recipe and this package;
-``inference/`` holds ``app.py`` for Gradio 3.21.0, ``config.json`` and ``requirements.txt``; ``model/`` holds what goes
-into the model repository that ``config.json`` names. Only ``train/`` and ``inference/`` go into the project, and no
-file in them may be kept in git-LFS: scheduling fails then.
+``inference/`` holds ``app.py`` for Gradio 3.21.0, ``config.json`` and ``requirements.txt``; ``model/`` holds the files
+for the model repository that ``config.json`` names. Only ``train/`` and ``inference/`` go into the project, and none of
+their files may be kept in git-LFS, because scheduling fails then.
 """
 
 import json
@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any, Dict, List, Tuple, Union
 
 from .. import cli, config, files
 from ..errors import UserError
@@ -19,13 +20,13 @@ PACKAGE = Path(__file__).resolve().parents[1]
 RECIPES = PACKAGE.parent / "mindcv_cfg"
 NAME = re.compile(r"[a-zA-Z0-9_]{5,50}")
 BOOT_FILE = re.compile(r"[a-zA-Z0-9_/]+\.py")
-# What hosts keep in git-LFS by their usual rules; weights go into the model repository instead.
+# Files that hosts usually keep in git-LFS; weights go into the model repository instead.
 WEIGHTS = frozenset(".ckpt .onnx .mindir .air .safetensors .bin .pt .pth .npz .h5 .zip .tar .gz .7z .msgpack".split())
 LARGEST = 5 << 20
 POINTER = b"version https://git-lfs.github.com/spec/v1"
-# Training images bring MindSpore (2.2.10 to 2.7.1) on Python 3.9: it is not named here, so that it stays.
+# Training images contain MindSpore (2.2.10 to 2.7.1) on Python 3.9: it is not listed here, so that it is not replaced.
 TRAIN_REQUIREMENTS = """\
-# Read by the platform before the job starts. MindSpore comes with the image and is not named.
+# Installed by the platform before the job starts. MindSpore comes with the image and is not listed.
 numpy>=1.22,<2
 pillow>=9.5
 pyyaml>=6
@@ -38,7 +39,7 @@ jinja2>=3.1
 imagehash>=4.3
 tensorboardX>=2.6
 """
-# The inference image: CPU, Python 3.9. The lines after Gradio hold what it depends on at versions of its time.
+# The inference image: CPU, Python 3.9. The lines after Gradio pin its dependencies to versions of its time.
 INFERENCE_REQUIREMENTS = """\
 gradio==3.21.0
 numpy==1.23.5
@@ -70,7 +71,13 @@ requests==2.31.0
 
 
 # --- pack ------------------------------------------------------------------------------------------------------------
-def pack(checkpoint, out, repo, name="aidet", recipe=None):
+def pack(
+    checkpoint: Union[str, Path],
+    out: Union[str, Path],
+    repo: str,
+    name: str = "aidet",
+    recipe: Union[None, str, Path] = None,
+) -> Dict[str, Any]:
     """Write ``train/``, ``inference/`` and ``model/``.
 
     Parameters
@@ -80,11 +87,11 @@ def pack(checkpoint, out, repo, name="aidet", recipe=None):
     out : str or Path
         New or empty folder.
     repo : str
-        ``user/repository`` of the model repository that the weights will lie in.
+        ``user/repository`` of the model repository for the weights.
     name : str
-        Folder below ``train/``; letters, digits and underscores, 5 to 50.
+        Folder below ``train/``; 5 to 50 letters, digits and underscores.
     recipe : str or Path, optional
-        The YAML that a job without ``-c`` runs; default ``mindcv_cfg/efficientnet_lite0_aigen.yaml``.
+        Configuration of a job without ``-c``; default: ``mindcv_cfg/efficientnet_lite0_aigen.yaml``.
 
     Returns
     -------
@@ -94,6 +101,7 @@ def pack(checkpoint, out, repo, name="aidet", recipe=None):
     Raises
     ------
     UserError
+        A name that the platform refuses, a missing checkpoint or recipe, or a folder that is not empty.
     """
     out, checkpoint = Path(out), Path(checkpoint)
     _check_names(name, repo)
@@ -134,7 +142,7 @@ def _check_names(name, repo):
 
 
 def _model(checkpoint, folder):
-    """The exported detector in ``model/``; its name is one that the platform takes."""
+    """Export or copy the detector to ``model/``, under a name that the platform accepts."""
     stem = re.sub(r"[^a-zA-Z0-9_]", "_", checkpoint.stem)
     target = folder / f"{stem}.onnx"
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,8 +163,8 @@ def _write(path, text):
 
 
 # --- check -----------------------------------------------------------------------------------------------------------
-def check(out):
-    """Look for what the platform would refuse.
+def check(out: Union[str, Path]) -> List[str]:
+    """Check the folders for what the platform would refuse.
 
     Parameters
     ----------
@@ -166,7 +174,7 @@ def check(out):
     Returns
     -------
     list of str
-        What was found to be in order.
+        The checks that passed.
 
     Raises
     ------
@@ -193,14 +201,14 @@ def check(out):
 
 
 def _wanted(out):
-    """The files that must be there."""
+    """The files that must exist."""
     folders = sorted(p for p in (out / "train").glob("*") if p.is_dir())
     if not folders:
         raise UserError(f"{str(out)!r} has no folder below train/; make one with: python -m aidet.xihe pack")
     for folder in folders:
         boot = f"train/{folder.name}/train.py"
         if not NAME.fullmatch(folder.name) or not BOOT_FILE.fullmatch(boot):
-            raise UserError(f"train/{folder.name}: 5 to 50 letters, digits or underscores are allowed")
+            raise UserError(f"train/{folder.name}: the name must be 5 to 50 letters, digits or underscores")
         yield from (folder / n for n in ("train.py", "pip-requirements.txt"))
     yield from (out / "inference" / n for n in ("app.py", "config.json", "requirements.txt"))
 
@@ -209,7 +217,7 @@ def _fault(path):
     if path.name == ".gitattributes" and b"filter=lfs" in path.read_bytes():
         return "turns git-LFS on"
     if path.suffix.lower() in WEIGHTS:
-        return f"{path.suffix} files are usually kept in git-LFS; put it into the model repository"
+        return f"{path.suffix} files are usually kept in git-LFS; put this one into the model repository"
     if path.stat().st_size > LARGEST:
         return f"larger than {LARGEST >> 20} MB"
     with open(path, "rb") as file:
@@ -217,10 +225,10 @@ def _fault(path):
 
 
 # --- what the packed boot file calls ---------------------------------------------------------------------------------
-def without_unknown(argv):
-    """A command line without the flags that no configuration knows, and what was left out.
+def without_unknown(argv: List[str]) -> Tuple[List[str], List[str]]:
+    """Split a command line into the flags that a configuration knows, and those that it does not.
 
-    Platforms add flags of their own to every job, and another set each year, so an unknown one cannot stop a job there.
+    Platforms add flags of their own to every job, different ones each year, so an unknown flag must not stop a job.
 
     Parameters
     ----------
@@ -231,7 +239,9 @@ def without_unknown(argv):
     (list of str, list of str)
     """
     known = {*config.SCHEMA, *config.ALIASES, "config", "dry_run"}
-    kept, dropped, keep = [], [], True
+    kept: List[str] = []
+    dropped: List[str] = []
+    keep = True
     for word in argv:
         if word.startswith("--"):
             name = word[2:].partition("=")[0].replace("-", "_")
@@ -242,8 +252,8 @@ def without_unknown(argv):
     return kept, dropped
 
 
-def train(argv, recipe):
-    """Train as ``train.py`` does, with the packed recipe where no ``-c`` is given; unknown flags are left out."""
+def train(argv: List[str], recipe: Union[str, Path]) -> int:
+    """Train as ``train.py`` does, with the packed recipe if there is no ``-c``; unknown flags are ignored."""
     argv, dropped = without_unknown(argv)
     if dropped:
         print(f"note: ignored, no key of a configuration: {' '.join(dropped)}", file=sys.stderr)
@@ -255,7 +265,7 @@ def train(argv, recipe):
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
-def run(argv):
+def run(argv: List[str]) -> int:
     """``python -m aidet.xihe pack|check``."""
     p = cli.Parser(prog="python -m aidet.xihe", description=__doc__)
     commands = p.add_subparsers(dest="command", required=True, metavar="pack|check")
@@ -265,7 +275,7 @@ def run(argv):
     c.add_argument("--repo", required=True, metavar="USER/MODEL", help="the model repository for the weights")
     c.add_argument("--name", default="aidet", help="folder below train/ (default aidet)")
     c.add_argument("--config", metavar="X.yaml", help="recipe of a job without -c")
-    c = commands.add_parser("check", help="look for what the platform would refuse")
+    c = commands.add_parser("check", help="check for what the platform would refuse")
     c.add_argument("out", metavar="DIR")
     args = p.parse_args(argv)
     if args.command == "check":
@@ -280,8 +290,8 @@ def run(argv):
     return cli.OK
 
 
-def model_files(here):
-    """Where the files of ``config.json`` lie beside the packed ``app.py``: under their base names."""
+def model_files(here: Union[str, Path]) -> List[Path]:
+    """Models of ``config.json`` in the folder of the packed ``app.py``; the platform puts them there by base name."""
     listed = json.loads((Path(here) / "config.json").read_text(encoding="utf-8"))["model_path"]
     found = [Path(here) / p.rsplit("/", 1)[-1] for p in listed]
     missing = [p.name for p in found if not p.is_file()]

@@ -1,3 +1,5 @@
+"""``python -m aidet.xihe``."""
+
 from .. import cli
 from . import run
 

@@ -1,11 +1,12 @@
 """Inference app of a Xihe project: Gradio 3.21.0, Python 3.9, CPU. Host and port come from the platform's variables.
 
-The model is the ONNX file of config.json, which the platform puts beside this file.
+The model is the ONNX file named in config.json, which the platform puts beside this file.
 """
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -13,23 +14,23 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 BOTH = ("zh", "en")
 
 
-def both(key):
+def both(key: str) -> str:
     """A text in Chinese and English."""
-    from ..app.words import say
+    from aidet.app.words import say
 
     return " / ".join(say(language, key) for language in BOTH)
 
 
-def build():
-    """The page: one image in, verdict, votes, stability and spectrum out."""
+def build() -> Any:
+    """The Gradio page: one image in, verdict, votes, stability and spectrum out."""
     import gradio as gr
 
-    from .. import images, xihe
-    from ..app import cards, pictures
-    from ..app.service import Service, zone_around
+    from aidet import images, xihe
+    from aidet.app import cards, pictures
+    from aidet.app.service import Service, zone_around
 
     served = Service(xihe.model_files(HERE))
-    start = round(served.threshold, 3)  # as the slider shows it
+    start = round(served.threshold, 3)  # as the slider displays it
 
     def examine(path, threshold):
         if path is None:

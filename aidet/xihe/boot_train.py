@@ -1,7 +1,7 @@
 """Boot file of a training job on Xihe: takes the keys of a configuration, and the flags that the platform adds.
 
-The job's form: code_dir train/<this folder>/, boot_file train.py, inputs data_url (and pretrain_url for the weights to
-start from); every other key of a configuration is a hyperparameter.
+In the form of the job: code_dir train/<this folder>/, boot_file train.py, inputs data_url (and pretrain_url for the
+initial weights); every other key of a configuration is a hyperparameter.
 """
 
 import sys
@@ -11,6 +11,6 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 if __name__ == "__main__":
-    from .. import cli, xihe
+    from aidet import cli, xihe
 
     cli.main(lambda argv: xihe.train(argv, HERE / "recipe.yaml"))
