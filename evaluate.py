@@ -98,7 +98,7 @@ def _score(commands):
         "--explain",
         action="append",
         metavar="A.ckpt|none",
-        help="models whose maps are shown beside the worst errors (default: the checkpoints of run.json beside the scores)",
+        help="models whose maps appear beside the errors (default: the checkpoints of run.json beside the scores)",
     )
     p.add_argument(
         "--include", nargs="+", metavar="DIR", help="put the curves and matrices of sweep and transfer into the report"

@@ -44,7 +44,9 @@ class Samples(sources.Table):
         Index of the class, filled by :func:`assign_classes`; -1 if training has no such class.
     """
 
-    texts: List[str] = None  # type: ignore[assignment]  # always given, as the three below; the base class has defaults
+    paths: List[str]
+    root: Path = None  # type: ignore[assignment]
+    texts: List[str] = None  # type: ignore[assignment]  # always given, as its neighbours; the base class has defaults
     sides: np.ndarray = None  # type: ignore[assignment]
     generators: List[str] = None  # type: ignore[assignment]
     pairs: List[str] = None  # type: ignore[assignment]
@@ -91,6 +93,7 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
         raise UserError(f"data_dir {config.data_dir!r} does not exist")
     whole = _table(place)
     train = _split(place, whole, config.train_split)
+    assert train is not None  # the training split is not optional
     if config.val_split and config.val_split != config.train_split:
         # An explicit fraction serves data that come without a validation part.
         optional = config.val_fraction > 0 or not config.val_while_train

@@ -18,8 +18,7 @@ import numpy as np
 from .. import images, records
 from ..errors import UserError, nearest
 
-# Names of the path, label and generator columns; the first one present is used (ArtiFact has both a filename and an
-# image_path, which includes the folder).
+# Path, label and generator columns; the first one present is used (ArtiFact has a filename and a full image_path).
 PATH_COLUMNS = ("path", "image_path", "filename", "file", "image", "ImageId", "name")
 LABEL_COLUMNS = ("label", "target", "class", "answer")
 GENERATOR_COLUMNS = ("generator", "category", "source")
@@ -342,9 +341,8 @@ def read_paths(text: Place) -> Tuple[List[str], Path]:
     if table.paths is None:
         raise UserError(f"{place!r} is a bare column of labels; images are needed")
     table = replace(table, source=place).where(conditions)
-    assert table.paths is not None
+    assert table.paths is not None and table.root is not None
     refuse_doubles(table.paths, repr(place))
-    assert table.root is not None
     return table.paths, table.root
 
 

@@ -234,7 +234,7 @@ def read_leaks(text: Union[str, Path], truth: Truth) -> List[str]:
     splits = sorted({r["split"] for r in rows})
     if len(splits) > 1:
         raise UserError(f"leaks {str(path)!r} speaks of {', '.join(splits)}; choose one: {path}@split={splits[0]}")
-    found = {}
+    found: Dict[str, str] = {}
     for row in rows:
         found.setdefault(sources.normal_path(row["path"].strip()), row["level"])
     known = set(truth.paths)
