@@ -91,14 +91,14 @@ def _score(commands):
     )
     p.add_argument("--valid-labels", metavar="CSV|DIR")
     p.add_argument("--valid-where", action="append", metavar="COLUMN=VALUE")
-    p.add_argument("--one-class", action="store_true", help="the set holds one class only (CIFAR-100: all real)")
+    p.add_argument("--one-class", action="store_true", help="the set has one class only (CIFAR-100: all real)")
     p.add_argument("--leaks", metavar="leaks.csv", help="also measure without the images that another split has")
     p.add_argument("--against", metavar="CSV", help="a second scores file over the same images: paired test")
     p.add_argument(
         "--explain",
         action="append",
         metavar="A.ckpt|none",
-        help="whose maps stand beside the worst errors (default: the checkpoints of run.json beside the scores)",
+        help="models whose maps appear beside the errors (default: the checkpoints of run.json beside the scores)",
     )
     p.add_argument(
         "--include", nargs="+", metavar="DIR", help="put the curves and matrices of sweep and transfer into the report"
@@ -160,16 +160,16 @@ def main(argv: Sequence[str]) -> int:
     if options.command == "score":
         if not options.scores and not options.vip:
             raise UserError("score needs --scores CSV (or --vip P1.csv P2.csv)")
-        from aidet.evaluation import score as command
+        from aidet.evaluation.score import main as run
     elif options.command == "audit":
-        from aidet.audit import audit as command
+        from aidet.audit.audit import main as run
     elif options.command == "leaks":
-        from aidet.audit import leaks as command
+        from aidet.audit.leaks import main as run
     elif options.command == "sweep":
-        from aidet.evaluation import sweep as command
+        from aidet.evaluation.sweep import main as run
     else:
-        from aidet.evaluation import transfer as command
-    return command.main(options)
+        from aidet.evaluation.transfer import main as run
+    return run(options)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Page:
     def __init__(self, page: gr.Blocks, served: service.Service, language: Optional[str], folder: Path) -> None:
         self.served, self.folder = served, folder
         self.start = language or "en"
-        self.texts = []  # (component, {property: words key}, values)
+        self.texts: list = []  # (component, {property: words key}, values)
         self._head()
         self.examined, self.rows = gr.State(None), gr.State([])
         with gr.Tabs():
@@ -320,7 +320,16 @@ class Page:
             return None
         return told(self.served.heat)(examined["path"], examined["record"].path)
 
-    def on_batch(self, payload, threshold, low, high, language, rows, progress=gr.Progress()):  # noqa: B008
+    def on_batch(
+        self,
+        payload: Any,
+        threshold: float,
+        low: float,
+        high: float,
+        language: str,
+        rows: Any,
+        progress=gr.Progress(),  # noqa: B008
+    ) -> Any:
         """Score many images; Gradio takes the progress bar from the default value."""
         if not payload:
             return (say(language, "no_files"), [], "", *self.history(rows, language))
@@ -357,7 +366,7 @@ class Page:
         link = cards.csv_link(language, rows, ("time", "file", "decision", "probability", "status"), "history.csv")
         return rows, table, link or f"<p>{say(language, 'history_empty')}</p>"
 
-    def on_language(self, examined, threshold, low, high, language, rows):
+    def on_language(self, examined: Any, threshold: float, low: float, high: float, language: str, rows: Any) -> Any:
         """Show every text of the page in the chosen language."""
         updates = []
         for _, keys, values in self.texts:

@@ -7,7 +7,7 @@ then agree, too. Needs OpenCV. Pictures without corners, and images below 64 pix
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Collection, Dict, Iterable, List, Sequence, Tuple, Union
+from typing import Any, Collection, Dict, Iterable, List, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -122,10 +122,10 @@ def candidates(known: Corners, other: Corners) -> Dict[int, List[Tuple[int, np.n
             bits = np.unpackbits(known.code[i] ^ other.code[j], axis=1).sum(axis=1)
             met.append(np.stack([i, j], 1)[bits <= BITS])
     pairs = np.unique(np.concatenate(met), axis=0) if met else np.zeros((0, 2), int)
-    by_images = {}
+    by_images: Dict[Any, Any] = {}
     for i, j in pairs.tolist():
         by_images.setdefault((int(other.owner[j]), int(known.owner[i])), []).append((j, i))
-    found = {}
+    found: Dict[Any, Any] = {}
     for (row, mine), rows in by_images.items():
         if len({j for j, _ in rows}) >= MATCHES:
             j, i = np.array(rows).T

@@ -9,7 +9,7 @@ import itertools
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -165,7 +165,7 @@ def compare(known: Prints, other: Prints, distance: int = 4) -> List[Leak]:
         ("bytes", [d.tobytes() for d in known.digest], [d.tobytes() for d in other.digest]),
         ("pixels", [d.tobytes() for d in known.pixels], [d.tobytes() for d in other.pixels]),
     ):
-        place = {}
+        place: Dict[Any, Any] = {}
         for i, key in enumerate(mine):
             place.setdefault(key, i)
         for j, key in enumerate(theirs):
@@ -187,7 +187,7 @@ def near(known: Prints, other: Prints, distance: int) -> List[Tuple[int, int, in
     Hashes that differ in at most d bits agree wholly in at least one of d + 1 bands of bits (multi-index hashing,
     Norouzi, Punjani & Fleet 2012), so only pairs that share a band are compared.
     """
-    best = {}
+    best: Dict[Any, Any] = {}
     width = -(-64 // (distance + 1))
     for start in range(0, 64, width):
         mask = np.uint64((1 << min(width, 64 - start)) - 1)

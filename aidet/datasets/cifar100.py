@@ -3,6 +3,8 @@
 The CIFAKE seed transfers a detector to CIFAR-100, whose images are all real, and lists its recall for both levels.
 """
 
+from typing import Dict, List, Optional
+
 from ..errors import UserError
 
 SUPERCLASSES = {
@@ -28,22 +30,22 @@ SUPERCLASSES = {
     "vehicles_2": "lawn_mower rocket streetcar tank tractor",
 }
 SUPERCLASS = {fine: name for name, words in SUPERCLASSES.items() for fine in words.split()}
-FINE = tuple(sorted(SUPERCLASS))  # the data's numbers 0 to 99 follow the alphabet
+FINE = tuple(sorted(SUPERCLASS))  # the data set numbers its classes 0 to 99 alphabetically
 COLUMNS = ("fine", "superclass")
-# Where labels keep the fine class; "generator" is what a folder below real/ or fake/ is called.
+# Columns that may hold the fine class; "generator" is the name of a folder below real/ or fake/.
 SOURCES = ("fine_label", "fine_class", "class", "category", "generator")
 
 
-def fine(text):
-    """The fine class that a cell names, by its word or its number 0 to 99; None where it names none."""
+def fine(text: object) -> Optional[str]:
+    """The fine class that a cell names, as a word or a number 0 to 99; None if it names none."""
     word = str(text).strip().lower().replace(" ", "_").replace("-", "_")
     if word.isdigit() and int(word) < len(FINE):
         return FINE[int(word)]
     return word if word in SUPERCLASS else None
 
 
-def column(columns, name, source="the labels"):
-    """``fine`` or ``superclass`` of every row.
+def column(columns: Dict[str, List[str]], name: str, source: str = "the labels") -> List[str]:
+    """The ``fine`` class or ``superclass`` of every row.
 
     Parameters
     ----------
@@ -61,14 +63,15 @@ def column(columns, name, source="the labels"):
     Raises
     ------
     UserError
-        No column does; the first offenders of the best one are named.
+        No such column; the message lists the first unknown cells of the closest column.
     """
     tried = {}
     for key in ("fine", *SOURCES):
         if key in columns:
             found = [fine(v) for v in columns[key]]
-            if None not in found:
-                return found if name == "fine" else [SUPERCLASS[f] for f in found]
+            known = [f for f in found if f is not None]
+            if len(known) == len(found):
+                return known if name == "fine" else [SUPERCLASS[f] for f in known]
             tried[key] = [v for v, f in zip(columns[key], found) if f is None]
     if not tried:
         raise UserError(f"{source}: --by {name} needs CIFAR-100's classes in one of: fine, {', '.join(SOURCES)}")

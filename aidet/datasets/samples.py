@@ -20,8 +20,7 @@ from ..errors import UserError, nearest
 from ..records import natural_key
 from . import sources
 
-# What a table may say of training samples besides their paths and classes. Other columns are not kept: a training set
-# may have millions of rows.
+# Columns kept besides paths and classes. Others are dropped: a training set may have millions of rows.
 COLUMNS = ("split", "group", "pair")
 
 
@@ -36,19 +35,21 @@ class Samples(sources.Table):
     texts : list of str
         The class as the source writes it.
     sides : ndarray of int, shape (n,)
-        0 real, 1 generated, -1 where the class says neither.
+        0 real, 1 generated, -1 if the class says neither.
     generators : list of str
     pairs : list of str
         Images of one pair get the same random draws. The column ``pair``; without it, the pairs that names suggest
-        (the same name in both class folders), which need not show the same thing. ``""`` where there is none.
+        (the same name in both class folders), which need not show the same thing. ``""`` if there is none.
     targets : ndarray of int, shape (n,)
-        Index of the class, filled by :func:`assign_classes`; -1 where training knows no such class.
+        Index of the class, filled by :func:`assign_classes`; -1 if training has no such class.
     """
 
-    texts: List[str] = None
-    sides: np.ndarray = None
-    generators: List[str] = None
-    pairs: List[str] = None
+    paths: List[str]
+    root: Path = None  # type: ignore[assignment]
+    texts: List[str] = None  # type: ignore[assignment]  # always given, as its neighbours; the base class has defaults
+    sides: np.ndarray = None  # type: ignore[assignment]
+    generators: List[str] = None  # type: ignore[assignment]
+    pairs: List[str] = None  # type: ignore[assignment]
     targets: Optional[np.ndarray] = None
 
     @property
@@ -57,7 +58,7 @@ class Samples(sources.Table):
         return self.columns.get("split")
 
     def key(self, i: int) -> str:
-        """What the random draws of row ``i`` depend on: its pair where it has one, else its path."""
+        """Seed of the random draws of row ``i``: its pair if it has one, else its path."""
         return self.pairs[i] or self.paths[i]
 
     def unit(self, i: int) -> str:
@@ -78,7 +79,7 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
     Returns
     -------
     (Samples, Samples or None, list of str)
-        Training, validation (None where there is none) and the class names in the order of the targets.
+        Training, validation (None if there is none) and the class names in the order of the targets.
 
     Raises
     ------
@@ -92,6 +93,7 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
         raise UserError(f"data_dir {config.data_dir!r} does not exist")
     whole = _table(place)
     train = _split(place, whole, config.train_split)
+    assert train is not None  # the training split is not optional
     if config.val_split and config.val_split != config.train_split:
         # An explicit fraction serves data that come without a validation part.
         optional = config.val_fraction > 0 or not config.val_while_train
@@ -110,7 +112,7 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
 
 
 def _table(place: Path) -> Optional[Samples]:
-    """The rows of a table, or of the tables in a folder; None where the source is a folder of folders."""
+    """The rows of a table, or of the tables in a folder; None if the source is a folder of folders."""
     if place.is_file():
         return _from_table(sources.read_csv(place, "data", labelled=True))
     parts = [_from_table(table) for table in sources.tables_in(place)]
@@ -124,7 +126,7 @@ def _from_table(table: sources.Table) -> Samples:
     if table.paths is None:
         raise UserError(f"data {table.source!r} is a bare column of labels; give a CSV path,label or a folder")
     sources.refuse_doubles(table.paths, f"data {table.source!r}")
-    label = sources.column_of(table.columns, sources.LABEL_COLUMNS)
+    label = sources.require_column(list(table.columns), sources.LABEL_COLUMNS, "label", table.source)
     texts = table.columns[label]
     generator = sources.column_of(table.columns, sources.GENERATOR_COLUMNS)
     columns = {name: table.columns[name] for name in COLUMNS if name in table.columns}
@@ -138,7 +140,7 @@ def _from_table(table: sources.Table) -> Samples:
 
 
 def _sides(texts: List[str], column: str = "label") -> np.ndarray:
-    """Side of each cell or folder name, -1 where it says none."""
+    """Side of each cell or folder name, -1 if it names none."""
     known = {text: labels.of_cell(text, column) for text in set(texts)}
     return np.array([-1 if known[text] is None else known[text] for text in texts])
 
@@ -233,10 +235,10 @@ def hold_out(samples: Samples, fraction: float, seed: int) -> Tuple[Samples, Sam
 
 
 def _check_disjoint(train: Samples, val: Samples, log: Callable[[str], None]) -> None:
-    """No file, group or pair on both sides; files of equal bytes are counted and said.
+    """Refuse a file, group or pair on both sides; warn about files with equal bytes.
 
-    Only a column says for certain what is a pair. That names are equal proves nothing: most data sets number their
-    files anew in every folder.
+    Only a column defines pairs with certainty. Equal names prove nothing: most data sets restart their numbering in
+    every folder.
     """
     for what in ("group", "pair"):
         shared = _shared(train.columns.get(what, ()), val.columns.get(what, ()))
@@ -262,12 +264,12 @@ def _check_disjoint(train: Samples, val: Samples, log: Callable[[str], None]) ->
 
 
 def _shared(first: Sequence[str], second: Sequence[str]) -> List[str]:
-    """The names, without the empty one, that both have."""
+    """The non-empty names that both have."""
     return sorted(set(filter(None, first)) & set(filter(None, second)))
 
 
 def _same_bytes(train: Samples, val: Samples, limit: int = 512 << 20) -> List[str]:
-    """Paths of validation images whose bytes are in the training set; nothing where comparing would read too much."""
+    """Paths of validation images whose bytes are in the training set; nothing if comparing would read too much."""
 
     def sizes(samples):
         result = collections.defaultdict(list)
@@ -326,7 +328,7 @@ def assign_classes(train: Samples, val: Optional[Samples], by_generator: bool = 
 
 
 def describe(samples: Samples) -> str:
-    """One line: how many of each class, and of each generator where there are several."""
+    """One line: the number of images per class, and the number of generators if there are several."""
     count = collections.Counter(
         samples.texts if (samples.sides < 0).any() else [labels.NAMES[s] for s in samples.sides]
     )
@@ -369,8 +371,8 @@ def read_numbered(place: Path, split: str, keys: Sequence[str]) -> sources.Table
 def class_level(parts: Sequence[Sequence[str]]) -> int:
     """The level of the class folders of a training set.
 
-    The first, but where its names say nothing and those of a deeper one do (``sdv4/nature/1.png``, ``sdv4/ai/2.png``)
-    that one, as ``evaluate.py`` reads the same folder.
+    The first level, unless its names say nothing and those of a deeper one do (``sdv4/nature/1.png``,
+    ``sdv4/ai/2.png``): then that one, as in ``evaluate.py``.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """One reader for every source of images: folders, CSVs, ArtiFact's ``metadata.csv``, lists of paths, numbered files.
 
-What a table may call its columns, which folder names are splits and how a path is written stand here and nowhere else,
-so that inference, evaluation, audit and training read the same files out of the same source.
+Column names, split folder names and the normal form of a path are defined here and nowhere else, so that inference,
+evaluation, audit and training read the same files from the same source.
 """
 
 import collections
@@ -11,19 +11,18 @@ import os
 import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 
 from .. import images, records
 from ..errors import UserError, nearest
 
-# What tables call their paths, their classes and their generators; the first that is there counts (ArtiFact has both a
-# filename and, with its folder, an image_path).
+# Path, label and generator columns; the first one present is used (ArtiFact has a filename and a full image_path).
 PATH_COLUMNS = ("path", "image_path", "filename", "file", "image", "ImageId", "name")
 LABEL_COLUMNS = ("label", "target", "class", "answer")
 GENERATOR_COLUMNS = ("generator", "category", "source")
-# The tables that a folder of training data may hold.
+# Tables that a folder of training data may contain.
 TABLE_NAMES = ("labels.csv", "metadata.csv")
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -32,13 +31,14 @@ SPLIT_NAMES = {
 }
 # Folders that name neither a class nor a generator.
 SPLIT_WORDS = frozenset(("images", *(word for words in SPLIT_NAMES.values() for word in words)))
-SHOWN = 5  # offenders named in an error
+SHOWN = 5  # examples listed in an error
 
 Place = Union[str, Path]
+AnyTable = TypeVar("AnyTable", bound="Table")
 
 
 def normal_path(text: str) -> str:
-    """The normal form of a path in a table or list: ``/`` between folders, none doubled, no ``./`` in front.
+    """The normal form of a path in a table or list: ``/`` between folders, no repeated ``/``, no leading ``./``.
 
     ``./img\\0.png`` and ``img/0.png`` are the same file. Names found in a folder are left as they are: on Linux a file
     name may hold a backslash.
@@ -54,19 +54,19 @@ def normal_path(text: str) -> str:
 
 def examples(items: Iterable[Any]) -> str:
     """The first :data:`SHOWN` items, and how many more there are, for an error message."""
-    items = list(items)
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(str(i) for i in items[:SHOWN]) + more
+    all_items = list(items)
+    more = f" and {len(all_items) - SHOWN} more" if len(all_items) > SHOWN else ""
+    return ", ".join(str(i) for i in all_items[:SHOWN]) + more
 
 
 def column_of(header: Iterable[str], names: Sequence[str]) -> Optional[str]:
     """The first of ``names`` that a table has, or None."""
-    header = set(header)
-    return next((name for name in names if name in header), None)
+    present = set(header)
+    return next((name for name in names if name in present), None)
 
 
 def require_column(header: Sequence[str], names: Sequence[str], what: str, path: Place) -> str:
-    """As :func:`column_of`; a table without any of them is a :class:`UserError` that lists both sides."""
+    """As :func:`column_of`, but raise a :class:`UserError` that lists both sides if the table has none of them."""
     name = column_of(header, names)
     if name is None:
         there, wanted = ", ".join(header), ", ".join(names)
@@ -75,7 +75,7 @@ def require_column(header: Sequence[str], names: Sequence[str], what: str, path:
 
 
 def refuse_doubles(keys: Sequence[str], what: str) -> None:
-    """A path that appears twice is a :class:`UserError`; ``what`` names the source."""
+    """Raise a :class:`UserError` if a path appears twice; ``what`` names the source."""
     if len(set(keys)) == len(keys):
         return
     doubled = [key for key, n in collections.Counter(keys).items() if n > 1][:SHOWN]
@@ -91,18 +91,18 @@ def split_source(text: Place) -> Tuple[str, List[str]]:
 # --- the table ----------------------------------------------------------------------------------------------------
 @dataclass
 class Table:
-    """Images and what their source says of each.
+    """Images and what their source says about each.
 
     Attributes
     ----------
     paths : list of str or None
-        One a row, in the normal form of :func:`normal_path`; None where the source names no files (a bare column).
+        One per row, in the normal form of :func:`normal_path`; None if the source names no files (a bare column).
     columns : dict of str to list of str
-        Every other column of the source; of a bare column its cells, as ``label``.
+        Every other column of the source; the cells of a bare column are ``label``.
     root : Path
-        Folder the paths are relative to.
+        Folder that the paths are relative to.
     source : str
-        Where it was read, for messages.
+        Name of the source, for messages.
     """
 
     paths: Optional[List[str]]
@@ -114,22 +114,22 @@ class Table:
         rows = next(iter(self.columns.values()), ()) if self.paths is None else self.paths
         return len(rows)
 
-    def take(self, index: Sequence[int]) -> "Table":
+    def take(self: AnyTable, index: Iterable[int]) -> AnyTable:
         """The rows of ``index`` (integers), in that order, as a table of the same kind."""
-        index = np.asarray(index, np.intp)
-        return replace(self, **{name: _taken(values, index) for name, values in self._by_row().items()})
+        rows = np.asarray(index, np.intp)
+        return replace(self, **{name: _taken(values, rows) for name, values in self._by_row().items()})
 
     def _by_row(self) -> Dict[str, Any]:
-        """The attributes that have a value a row."""
+        """The attributes that have one value per row."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("root", "source")}
 
-    def where(self, conditions: Optional[Iterable[str]]) -> "Table":
-        """Keep the rows that fulfil every ``column=value`` (several values: ``column=a,b``).
+    def where(self: AnyTable, conditions: Optional[Iterable[str]]) -> AnyTable:
+        """Keep the rows that satisfy every ``column=value`` (several values: ``column=a,b``).
 
         Raises
         ------
         UserError
-            For a column that does not exist, a condition that cannot be read, or no row left.
+            A column that does not exist, a malformed condition, or no rows left.
         """
         kept = np.ones(len(self), bool)
         for condition in conditions or ():
@@ -144,17 +144,17 @@ class Table:
         return self if kept.all() else self.take(np.flatnonzero(kept))
 
     def column(self, name: str) -> List[str]:
-        """Values of a column as text; an unknown name is a :class:`UserError`."""
+        """Values of a column as text; raise a :class:`UserError` for an unknown name."""
         if name not in self.columns:
             raise UserError(f"{self.source}: {nearest(name, self.columns, 'column')}")
         return self.columns[name]
 
     def files(self) -> List[Path]:
-        """Paths on disk, one a row; empty list where the source names none."""
-        return [] if self.paths is None else [self.root / p for p in self.paths]
+        """Paths on disk, one per row; an empty list if the source names none."""
+        return [] if self.paths is None else [Path(self.root or ".") / p for p in self.paths]
 
     def groups(self) -> Optional[List[str]]:
-        """``group`` column (same source image = same group) or None where there is none."""
+        """The ``group`` column (same source image = same group), or None."""
         return self.columns.get("group")
 
 
@@ -167,7 +167,7 @@ def _taken(values: Any, index: np.ndarray) -> Any:
 
 
 def joined(tables: Sequence[Table]) -> Table:
-    """The rows of several tables of one kind and root as one; a cell of a column that a table lacks is empty."""
+    """Concatenate tables of one kind and root; a column that a table lacks gets empty cells."""
     first, parts = tables[0], [table._by_row() for table in tables]
     names = list(dict.fromkeys(name for table in tables for name in table.columns))
     made = {}
@@ -190,7 +190,7 @@ def read(source: Place, what: str = "image list") -> Table:
     ----------
     source : str or Path
         A folder (searched with its subfolders), a CSV with a column of :data:`PATH_COLUMNS`, or a ``.txt`` with one
-        path a line; paths are relative to the file they stand in.
+        path per line; paths are relative to the file that contains them.
     what : str
         What the source is, for messages.
 
@@ -201,7 +201,7 @@ def read(source: Place, what: str = "image list") -> Table:
     Raises
     ------
     UserError
-        Nothing there, no image, or a file that cannot be read.
+        A missing source, no images, or a file that cannot be read.
     """
     path = Path(source)
     if path.is_dir():
@@ -210,7 +210,7 @@ def read(source: Place, what: str = "image list") -> Table:
 
 
 def read_folder(folder: Place, what: str = "image list") -> Table:
-    """The images below a folder; an empty one is a :class:`UserError`."""
+    """The images below a folder; raise a :class:`UserError` if there are none."""
     keys = list(images.walk(folder))
     if not keys:
         raise UserError(f"{what} {str(folder)!r}: no images in this folder")
@@ -226,7 +226,7 @@ def read_csv(path: Place, what: str = "table", labelled: bool = False) -> Table:
     what : str
         What the file is, for messages.
     labelled : bool
-        Whether it has to have one of :data:`LABEL_COLUMNS`, too.
+        Also require one of :data:`LABEL_COLUMNS`.
 
     Raises
     ------
@@ -245,9 +245,9 @@ def read_csv(path: Place, what: str = "table", labelled: bool = False) -> Table:
 
 
 def read_columns(path: Place, what: str) -> Tuple[Optional[List[str]], Dict[str, List[str]]]:
-    """Header and columns of a CSV, cells without blanks around them.
+    """Header and columns of a CSV, with surrounding blanks stripped from the cells.
 
-    The header of a bare column of 0 and 1 is None; its cells come as ``label``.
+    For a bare column of 0 and 1 the header is None and the cells are returned as ``label``.
     """
     path = Path(path)
     if not path.is_file():
@@ -259,16 +259,16 @@ def read_columns(path: Place, what: str) -> Tuple[Optional[List[str]], Dict[str,
                 return None, {"label": [first] + [line.strip() for line in file if line.strip()]}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{what} {str(path)!r} cannot be read as UTF-8 CSV: {error}") from None
-    rows = records.stream_table(path, what)
-    header = next(rows)
-    rows = list(rows)
+    stream = records.stream_table(path, what)
+    header = next(stream)
+    rows = list(stream)
     if not rows:
         raise UserError(f"{what} {str(path)!r} has a header and no rows")
     return header, {name: [row[i].strip() for row in rows] for i, name in enumerate(header)}
 
 
 def read_list(path: Place, what: str = "image list") -> Table:
-    """A text file with one path a line."""
+    """Read a text file with one path per line."""
     path = Path(path)
     try:
         paths = list(stream_list(path))
@@ -285,12 +285,12 @@ def _is_list(path: Path) -> bool:
         with open(path, encoding="utf-8-sig", errors="replace") as file:
             first = next((line.strip() for line in file if line.strip()), "0")
     except OSError:
-        return False  # read_csv says why
+        return False  # read_csv reports the reason
     return first not in ("0", "1") and column_of((cell.strip() for cell in first.split(",")), PATH_COLUMNS) is None
 
 
 def stream_list(path: Place) -> Iterator[str]:
-    """Yield the paths of a text file with one a line; empty lines do not count."""
+    """Yield the paths of a text file with one per line; empty lines are skipped."""
     with open(path, encoding="utf-8-sig") as file:
         for line in file:
             if line.strip():
@@ -298,7 +298,7 @@ def stream_list(path: Place) -> Iterator[str]:
 
 
 def stream_csv(path: Place) -> Iterator[str]:
-    """Yield the paths of a CSV row by row, without holding the table.
+    """Yield the paths of a CSV row by row, without loading the whole table.
 
     Rows may have more or fewer fields than the header, as long as they have a path.
 
@@ -324,7 +324,7 @@ def stream_csv(path: Place) -> Iterator[str]:
 
 
 def read_paths(text: Place) -> Tuple[List[str], Path]:
-    """Image paths of any source of :func:`read`, no label needed.
+    """Image paths of any source of :func:`read`; no labels needed.
 
     Parameters
     ----------
@@ -334,13 +334,14 @@ def read_paths(text: Place) -> Tuple[List[str], Path]:
     Returns
     -------
     (list of str, Path)
-        Paths, and the folder they are relative to.
+        Paths, and the folder that they are relative to.
     """
     place, conditions = split_source(text)
     table = read(place)
     if table.paths is None:
         raise UserError(f"{place!r} is a bare column of labels; images are needed")
     table = replace(table, source=place).where(conditions)
+    assert table.paths is not None and table.root is not None
     refuse_doubles(table.paths, repr(place))
     return table.paths, table.root
 
@@ -349,12 +350,12 @@ def read_paths(text: Place) -> Tuple[List[str], Path]:
 def tables_in(folder: Place, what: str = "data") -> List[Table]:
     """The tables of a folder: its ``labels.csv`` or ``metadata.csv``, else the ``metadata.csv`` of its subfolders.
 
-    The second is ArtiFact (Rahman et al., ICIP 2023): each subfolder is one generator, and paths begin with it.
+    The second form is ArtiFact (Rahman et al., ICIP 2023): each subfolder is one generator, and paths begin with it.
 
     Returns
     -------
     list of Table
-        Empty where there is none.
+        Empty if there are none.
     """
     folder = Path(folder)
     own = table_of(folder, what)
@@ -371,7 +372,7 @@ def tables_in(folder: Place, what: str = "data") -> List[Table]:
 
 
 def table_of(folder: Place, what: str = "data") -> Optional[Table]:
-    """The first of :data:`TABLE_NAMES` that lies in a folder, or None."""
+    """The first of :data:`TABLE_NAMES` found in a folder, or None."""
     found = next((Path(folder) / name for name in TABLE_NAMES if (Path(folder) / name).is_file()), None)
     return None if found is None else read_csv(found, what, labelled=True)
 
@@ -384,7 +385,7 @@ class Inputs:
     ----------
     where : str or Path
         A folder (searched with its subfolders, natural order), an image, or a ``.csv`` (a column of
-        :data:`PATH_COLUMNS`, relative to the CSV) or ``.txt`` (one path a line, relative to the file).
+        :data:`PATH_COLUMNS`, relative to the CSV) or ``.txt`` (one path per line, relative to the file).
 
     Raises
     ------
@@ -401,7 +402,7 @@ class Inputs:
         self.root = self.where if self.kind == "folder" else self.where.parent
 
     def __iter__(self) -> Iterator[Tuple[str, str]]:
-        """Yield (key, path): the name that stands in the result, and the file."""
+        """Yield (key, path): the name that appears in the result, and the file."""
         for name in self._names():
             yield name, os.path.join(self.root, name)
 
@@ -413,17 +414,17 @@ class Inputs:
             raise UserError(f"list {str(self.where)!r} cannot be read as UTF-8 text: {error}") from None
 
     def count(self) -> int:
-        """Number of inputs; reads them once, which also finds the faults of a list before any work is done.
+        """Number of inputs; reads them once, which also finds errors in a list before any work is done.
 
         Raises
         ------
         UserError
-            No image at all, or a list that cannot be read.
+            No images, or a list that cannot be read.
         """
         return self.survey()[0]
 
     def survey(self) -> Tuple[int, str]:
-        """``(number, SHA-256 of the names in their order)`` of the inputs; as :meth:`count`."""
+        """``(number, SHA-256 of the names in their order)`` of the inputs; raises as :meth:`count` does."""
         names = Names()
         for name in self._names():
             names.add(name)
@@ -433,17 +434,17 @@ class Inputs:
 
 
 class Names:
-    """A run's names as one hash: two runs have the same inputs in the same order where it is equal."""
+    """Hash of a run's input names: two runs with equal hashes have the same inputs in the same order."""
 
     def __init__(self) -> None:
         self.number, self._hash = 0, hashlib.sha256()
 
     def add(self, name: str) -> None:
-        """Take the next one."""
+        """Add the next name."""
         self.number += 1
-        # No file name holds NUL.
+        # File names cannot contain NUL, so it separates them.
         self._hash.update(name.encode("utf-8", "surrogatepass") + b"\0")
 
     def digest(self) -> str:
-        """Of all names so far, in hex."""
+        """SHA-256 of all names so far, in hex."""
         return self._hash.hexdigest()

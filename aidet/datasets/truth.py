@@ -1,4 +1,4 @@
-"""Labels and scores as they lie in files, and the strict join of the two.
+"""True labels, read from tables, folders and bare columns.
 
 Label sources: a CSV ``path,label[,generator,group,...]``, an ArtiFact ``metadata.csv``
 (``image_path,target,category``; Rahman et al., ICIP 2023), an ImageFolder whose folder names say the class, or a bare
@@ -24,19 +24,19 @@ class Truth(sources.Table):
     Attributes
     ----------
     paths, columns, root, source
-        As in :class:`aidet.datasets.sources.Table`; ``columns`` is whatever else the source says of each row
+        As in :class:`aidet.datasets.sources.Table`; ``columns`` is whatever else the source says about each row
         (generator, group, source, ...).
     labels : ndarray of int, shape (n,)
         0 real, 1 generated.
     """
 
-    labels: np.ndarray = None
+    labels: np.ndarray = None  # type: ignore[assignment]  # always given; the base class has defaults
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def column(self, name: str) -> List[str]:
-        """Values of a column as text; ``label`` counts as one. An unknown name is a :class:`UserError`."""
+        """Values of a column as text; ``label`` counts as one. Raise a :class:`UserError` for an unknown name."""
         if name == "label":
             return [labels.NAMES[v] for v in self.labels]
         if name not in self.columns:
@@ -71,7 +71,7 @@ def _from_csv(path: Path) -> Truth:
     table = sources.read_csv(path, "labels", labelled=True)
     if table.paths is None:
         return _from_bare_column(table)
-    column = sources.column_of(table.columns, sources.LABEL_COLUMNS)
+    column = sources.require_column(list(table.columns), sources.LABEL_COLUMNS, "label", path)
     cells = table.columns.pop(column)
     values = [labels.of_cell(v, column) for v in cells]
     wrong = [f"{k} ({v!r})" for k, v, side in zip(table.paths, cells, values) if side is None]
@@ -91,6 +91,7 @@ def _from_bare_column(table: sources.Table) -> Truth:
 
 def _from_folder(root: Path) -> Truth:
     table = sources.read_folder(root, "labels")
+    assert table.paths is not None
     parts = [key.split("/")[:-1] for key in table.paths]
     depth = labels.class_depth(parts)
     sides, generators, lost = [], [], []

@@ -81,7 +81,7 @@ class MindSpore:
 
     def __init__(self, net: Any, device: str, compiled: bool = True) -> None:
         self.net, self.device = net, device
-        self.seen = {} if compiled else None  # image shape -> batch size that its graph was compiled for
+        self.seen: Any = {} if compiled else None  # image shape -> batch size that its graph was compiled for
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, C, h, w) -> logits (N, K)."""

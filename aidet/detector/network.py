@@ -1,7 +1,7 @@
 """One checkpoint, or exported file, ready to score images."""
 
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 from PIL import Image
@@ -64,7 +64,7 @@ class Network(Scorer):
         """Views -> raw scores, float64 (V,). Views of one shape form batches of at most ``piece``."""
         piece = piece or backends.PIECE
         scores = np.empty(len(views))
-        by_shape = {}
+        by_shape: Dict[Any, Any] = {}
         for i, view in enumerate(views):
             by_shape.setdefault(view.shape, []).append(i)
         for places in by_shape.values():

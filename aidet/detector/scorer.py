@@ -96,10 +96,10 @@ class Scorer:
         """How much each view of one image counts, float64 (V,); None if all count alike."""
         return None if self.views is None else self.views.weigh(views)
 
-    def calibrate(self, score):
+    def calibrate(self, score: Any) -> Any:
         """Read a raw score ``s`` as ``scale * (s - offset)``, as the sidecar's ``calibration`` says; float or array."""
         return self.scale * (score - self.offset)
 
-    def uncalibrate(self, score):
+    def uncalibrate(self, score: Any) -> Any:
         """Undo :meth:`calibrate`."""
         return score / self.scale + self.offset

@@ -32,7 +32,8 @@ def read(
     UserError
         No such file, or one that neither command wrote.
     """
-    sections, warnings, inputs = [], [], {}
+    sections, warnings = [], []
+    inputs: Dict[str, Any] = {}
     for place in places or ():
         path = Path(place) / "metrics.json" if Path(place).is_dir() else Path(place)
         result = files.read_json(path, "--include")

@@ -44,7 +44,8 @@ class Log:
     """
 
     def __init__(self, path: Union[str, Path], header: Dict[str, Any]) -> None:
-        self.path, self.scores = Path(path), {}
+        self.path = Path(path)
+        self.scores: Dict[Any, Any] = {}
         if self.path.exists():
             self._read(header)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,7 @@ def measure(
     step = max(1, len(true.paths)) if len(jobs) == 1 else TOGETHER
     with tqdm(total=total, desc=label, unit="image", file=sys.stderr, disable=total < 100) as bar:
         for start in range(0, len(true.paths), step):
-            kept = {}
+            kept: Dict[Any, Any] = {}
             for k, (detector, _) in enumerate(jobs):
                 begin = time.perf_counter()
                 part = todo[k][start : start + step]

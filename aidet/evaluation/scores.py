@@ -3,11 +3,13 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from .. import labels, records
 from ..datasets import sources
+from ..datasets.truth import Truth
 from ..errors import UserError, nearest
 
 
@@ -20,9 +22,9 @@ class Scores:
     paths : list of str or None
         None for a bare column of decisions.
     score, prob : ndarray of float, shape (n,)
-        NaN where the row is an error without a score, and in a file of decisions.
+        NaN if the row is an error without a score, and in a file of decisions.
     label : ndarray of int, shape (n,)
-        The row's own decision, -1 where it carries none.
+        The row's own decision, -1 if it has none.
     status : list of str
         ``ok`` or ``error: reason``.
     models : dict of str to ndarray
@@ -30,42 +32,42 @@ class Scores:
     source : str
     """
 
-    paths: list
+    paths: Optional[List[str]]
     score: np.ndarray
     prob: np.ndarray
     label: np.ndarray
-    status: list
-    models: dict
+    status: List[str]
+    models: Dict[str, np.ndarray]
     source: str
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.label)
 
-    def take(self, index):
+    def take(self, index: Union[Sequence[int], np.ndarray]) -> "Scores":
         """The rows of ``index`` (integers), in that order."""
-        index = np.asarray(index, np.intp)
+        rows = np.asarray(index, np.intp)
         return Scores(
-            None if self.paths is None else [self.paths[i] for i in index],
-            self.score[index],
-            self.prob[index],
-            self.label[index],
-            [self.status[i] for i in index],
-            {name: values[index] for name, values in self.models.items()},
+            None if self.paths is None else [self.paths[i] for i in rows],
+            self.score[rows],
+            self.prob[rows],
+            self.label[rows],
+            [self.status[i] for i in rows],
+            {name: values[rows] for name, values in self.models.items()},
             self.source,
         )
 
     @property
-    def errors(self):
+    def errors(self) -> np.ndarray:
         """Mask of the rows whose image could not be scored."""
         return np.array([s != "ok" for s in self.status], bool)
 
     @property
-    def decisions_only(self):
-        """Whether the file holds labels and no score at all, as a contest's does."""
-        return not np.isfinite(self.score).any() and (self.label >= 0).all()
+    def decisions_only(self) -> bool:
+        """Whether the file contains decisions and no scores, as a contest submission does."""
+        return bool(not np.isfinite(self.score).any() and (self.label >= 0).all())
 
 
-def read_scores(path):
+def read_scores(path: Union[str, Path]) -> Scores:
     """Read a scores file: ``path,score,prob,label,decision,status,score:<model>`` or ``filename,logit``; or decisions.
 
     Parameters
@@ -79,7 +81,7 @@ def read_scores(path):
     Raises
     ------
     UserError
-        Missing columns, scores that are not finite on rows that are ``ok``, doubled paths.
+        Missing columns, non-finite scores in rows that are ``ok``, or duplicate paths.
     """
     header, columns = sources.read_columns(path, "scores")
     if header is None:
@@ -143,11 +145,11 @@ def _floats(cells):
     return np.array([one(c) for c in cells], np.float64)
 
 
-def join(truth, scores):
+def join(truth: Truth, scores: Scores) -> Tuple[Truth, Scores]:
     """Match scores to labels by path, strictly: every row of one has exactly one row of the other.
 
-    Paths are compared as written; where that fails, as files on disk; and where ``infer.py`` was run on a subfolder of
-    the labels (or on a folder above them), after one common leading folder that makes the two sets equal. The
+    Paths are compared as written; if that fails, as files on disk; and if ``infer.py`` was run on a subfolder of the
+    labels (or on a folder above them), after removing one common leading folder that makes the two sets equal. The
     identifiers of a submission may also be file names or stems. A file without paths is matched by its rows: labels
     follow the rows of the scores; a ``result.txt`` follows the images by the number in their stems, or, without
     numbers, in natural order (:func:`aidet.records.stem_order`).
@@ -165,7 +167,7 @@ def join(truth, scores):
     Raises
     ------
     UserError
-        Lists the first rows that have no partner, in both directions.
+        Rows without a partner; the message lists the first ones in both directions.
     """
     if truth.paths is None or scores.paths is None:
         return _join_by_row(truth, scores)
@@ -202,19 +204,19 @@ def _join_by_row(truth, scores):
     return truth, scores if scores.paths else replace(scores, paths=list(paths))
 
 
-def read_leaks(text, truth):
+def read_leaks(text: Union[str, Path], truth: Truth) -> List[str]:
     """The table that ``evaluate.py leaks`` wrote, for the rows of some labels.
 
     Parameters
     ----------
     text : str
-        ``leaks.csv``, or ``leaks.csv@split=test`` where it speaks of several splits.
+        ``leaks.csv``, or ``leaks.csv@split=test`` if it covers several splits.
     truth : Truth
 
     Returns
     -------
     list of str
-        For every row of ``truth`` the level at which another split has the image, ``""`` where none has.
+        For every row of ``truth`` the level at which another split has the image, ``""`` if none has it.
 
     Raises
     ------
@@ -232,7 +234,7 @@ def read_leaks(text, truth):
     splits = sorted({r["split"] for r in rows})
     if len(splits) > 1:
         raise UserError(f"leaks {str(path)!r} speaks of {', '.join(splits)}; choose one: {path}@split={splits[0]}")
-    found = {}
+    found: Dict[str, str] = {}
     for row in rows:
         found.setdefault(sources.normal_path(row["path"].strip()), row["level"])
     known = set(truth.paths)

@@ -1,4 +1,4 @@
-"""``evaluate.py score --vip``: the score of the IEEE VIP Cup 2022, of two files."""
+"""``evaluate.py score --vip``: the score of the IEEE VIP Cup 2022, for two files."""
 
 import argparse
 from pathlib import Path
@@ -27,12 +27,12 @@ def main(options: argparse.Namespace) -> int:
     Returns
     -------
     int
-        Exit code: 3 where some rows could not be scored.
+        Exit code: 3 if some rows could not be scored.
 
     Raises
     ------
     UserError
-        Arguments that do not go with ``--vip``, or files that do not go together.
+        Arguments that cannot be combined with ``--vip``, or files that do not match.
     """
     if options.scores:
         raise UserError("--vip takes its two score files itself; leave --scores out")
@@ -133,7 +133,7 @@ def summary(evaluations: Sequence[Evaluation], both: Evaluation, times: int = 0,
 def together(first: Evaluation, second: Evaluation) -> Evaluation:
     """Two evaluations as one, for the numbers over all images; paths begin with ``P1/`` and ``P2/``."""
     both = (first, second)
-    paths = [f"P{i + 1}/{path}" for i, one in enumerate(both) for path in one.true.paths]
+    paths = [f"P{i + 1}/{path}" for i, one in enumerate(both) for path in one.true.paths or ()]
     columns = {name: np.concatenate([getattr(e.scores, name) for e in both]) for name in ("score", "prob", "label")}
     status = [text for one in both for text in one.scores.status]
     y, true = np.concatenate([first.y, second.y]), first.true

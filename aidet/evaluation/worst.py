@@ -23,9 +23,9 @@ class Maps:
     Parameters
     ----------
     asked : list of str, optional
-        ``--explain``: checkpoints, or ``["none"]``. Left out: the checkpoints that made the scores, where the facts of
-        the run name files that are still there with the same SHA-256. Those get Grad-CAM or attention roll-out alone,
-        a pass or two an image; occlusion costs 65 passes of all views and is made for models that were asked for.
+        ``--explain``: checkpoints, or ``["none"]``. Default: the checkpoints that made the scores, if the facts of
+        the run name files that still exist with the same SHA-256. Those get Grad-CAM or attention roll-out only,
+        one or two passes per image; occlusion takes 65 passes of all views and runs only for models given by option.
     run : dict, optional
         Facts of the run that made the scores, see :func:`aidet.runinfo.read`.
 
@@ -33,7 +33,7 @@ class Maps:
     ----------
     files : list of str
     missing : list of str
-        For each model without maps a sentence that says why.
+        One sentence for each model without maps: the reason.
     asked : bool
     shown : int
         Images that have maps.
@@ -47,8 +47,12 @@ class Maps:
     """
 
     def __init__(self, asked: Optional[Sequence[str]] = None, run: Optional[Dict[str, Any]] = None) -> None:
-        self.files, self.missing, self.asked = [], [], bool(asked)
-        self.shown, self.methods, self._detector = 0, [], None
+        self.files: List[str] = []
+        self.missing: List[str] = []
+        self.asked = bool(asked)
+        self.shown = 0
+        self.methods: List[str] = []
+        self._detector: Any = None
         if asked and OFF in asked:
             if len(asked) > 1:
                 raise UserError(f"--explain {OFF} cannot go with {', '.join(a for a in asked if a != OFF)}; choose one")
@@ -71,7 +75,7 @@ class Maps:
         Returns
         -------
         list of (str, ndarray, str)
-            As :func:`aidet.detector.explain.maps`; empty where there is none, and :attr:`missing` says why.
+            As :func:`aidet.detector.explain.maps`; empty if there are none; :attr:`missing` then gives the reason.
         """
         if not self.files:
             return []
@@ -82,7 +86,7 @@ class Maps:
         except Exception as error:
             if self.asked:
                 raise
-            # MindSpore raises many types. Maps that nobody asked for must not stop an evaluation.
+            # MindSpore raises many exception types. Maps that were not requested must not stop an evaluation.
             self._none(" ".join(str(error).split())[:200])
             return []
         if not found:
@@ -96,7 +100,7 @@ class Maps:
     def _open(self):
         from ..detector import detector
 
-        # Only occlusion scores anything: for a map alone no graph of ONNX Runtime has to be made.
+        # Only occlusion scores images: the other maps need no ONNX Runtime graph.
         settings = {} if self.asked else {"backend": "mindspore", "device": "CPU"}
         return detector.Detector(*self.files, say=to_stderr, **settings)
 
@@ -105,7 +109,7 @@ class Maps:
         self.files = []
 
     def legend(self) -> List[str]:
-        """What a reader of the maps must know, and which could not be made: a list of sentences."""
+        """Sentences for the report: how to read the maps, and which could not be made."""
         if not self.shown:
             return self.missing
         words = " ".join(f"{m[0].upper()}{m[1:]}: {explain.METHODS[m]}." for m in self.methods)
@@ -117,7 +121,7 @@ class Maps:
 
 
 def _unusable(model):
-    """Why a model of ``run.json`` gets no map by default; empty where it does."""
+    """Why a model of ``run.json`` gets no map by default; empty if it gets one."""
     path = model.get("file")
     if not path:
         return f"run.json names no file of it; {ASK}"
@@ -144,19 +148,20 @@ def places(evaluation: Evaluation, run: Optional[Dict[str, Any]] = None) -> List
     list of (Path, list of str)
         Folder, and the paths of all images below it.
     """
-    found = [(evaluation.true.root, evaluation.true.paths)]
-    found.append((Path(evaluation.scores.source).parent, evaluation.scores.paths))
+    paths = evaluation.scores.paths or []
+    found = [(Path(evaluation.true.root or "."), evaluation.true.paths or [])]
+    found.append((Path(evaluation.scores.source).parent, paths))
     where = ((run or {}).get("options") or {}).get("images")
     if where:
         where = Path(where)
-        found.append((where if where.is_dir() else where.parent, evaluation.scores.paths))
+        found.append((where if where.is_dir() else where.parent, paths))
     return found
 
 
 def section(
     evaluation: Evaluation, most: int, maps: Optional[Maps] = None, run: Optional[Dict[str, Any]] = None
 ) -> Optional[report.Section]:
-    """The most confident errors of both kinds, with thumbnails and maps where the images can be reached.
+    """The most confident errors of both kinds, with thumbnails and maps if the images can be found.
 
     Parameters
     ----------
