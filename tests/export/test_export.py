@@ -20,6 +20,7 @@ import export
 from aidet import Detector, ckpt, models, runtime
 from aidet.errors import UserError
 from aidet.export import exporter, onnx_graph
+from aidet.images import Pipeline
 
 LINES = {"size": 32, "channels": 3, "transform": "decode | resize(40) | center_crop(32) | normalize(imagenet)"}
 
@@ -95,7 +96,7 @@ def test_preprocessing_in_the_graph_gives_the_detectors_score(tmp_path, photo, o
     images = [photo(i, (70, 60)) for i in range(3)]
     geometry = json.loads((tmp_path / "m_uint8.onnx.json").read_text())["geometry"]
     assert geometry == "decode | resize(40) | center_crop(32)"
-    pipeline = exporter.Pipeline(geometry)
+    pipeline = Pipeline(geometry)
     pixels = np.stack([np.rint(pipeline(i) * 255).astype(np.uint8).transpose(1, 2, 0) for i in images])
     scores = run.run(None, {"image": pixels})[0]
     assert scores == pytest.approx([r.score for r in detector.score(images)], abs=1e-4)
