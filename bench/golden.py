@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from aidet import Detector, files  # noqa: E402 - the repository's root comes first on the path
-from tests.test_default import SHIPPED, pictures  # noqa: E402
+from tests.detector.test_default import SHIPPED, pictures  # noqa: E402
 
 if __name__ == "__main__":
     shown = pictures()

@@ -68,6 +68,20 @@ def theme() -> gr.themes.Base:
     return gr.themes.Soft(**fonts, font_mono=["ui-monospace", "monospace"], primary_hue="blue", neutral_hue="slate")
 
 
+def _heading(value):
+    # The "#" of the heading belongs to the component, not to the translated text.
+    return gr.Markdown(f"# {value}", elem_id="title")
+
+
+def _columns(language, *more):
+    return [say(language, f"column_{c}") for c in (*more, "file", "verdict", "probability", "status")]
+
+
+def _empty(language):
+    note = f'<p class="aidet-note">{say(language, "not")}</p>'
+    return f'<div class="aidet-card"><p>{say(language, "empty")}</p>{note}</div>'
+
+
 class Page:
     """The components of the page and what happens on it.
 
@@ -113,7 +127,7 @@ class Page:
     def _head(self):
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=260):
-                self._word(self._heading, "title")
+                self._word(_heading, "title")
                 self._word(gr.Markdown, "intro")
             with gr.Column(scale=1, min_width=230):
                 self.language = gr.Radio(
@@ -123,11 +137,6 @@ class Page:
                     container=False,
                     elem_id="language",
                 )
-
-    @staticmethod
-    def _heading(value):
-        # The "#" of the heading belongs to the component, not to the translated text.
-        return gr.Markdown(f"# {value}", elem_id="title")
 
     def _one(self):
         with gr.Row(equal_height=False):
@@ -154,7 +163,7 @@ class Page:
                     )
                     self.texts.append((made.dataset, {"label": "examples"}, {}))
             with gr.Column(scale=5, min_width=300):
-                self.card = gr.HTML(self._empty(self.start), elem_id="verdict")
+                self.card = gr.HTML(_empty(self.start), elem_id="verdict")
                 with gr.Tabs():
                     with self._tab("votes"):
                         self.votes = gr.HTML(elem_id="votes")
@@ -198,13 +207,9 @@ class Page:
         self.link = gr.HTML(elem_id="download")
         self._word(gr.Markdown, "not")
 
-    @staticmethod
-    def _columns(language, *more):
-        return [say(language, f"column_{c}") for c in (*more, "file", "verdict", "probability", "status")]
-
     def _frame(self, language, *more):
         return {
-            "headers": self._columns(language, *more),
+            "headers": _columns(language, *more),
             "type": "array",
             "interactive": False,
             "wrap": True,
@@ -255,17 +260,12 @@ class Page:
             **HIDDEN,
         )
 
-    @staticmethod
-    def _empty(language):
-        note = f'<p class="aidet-note">{say(language, "not")}</p>'
-        return f'<div class="aidet-card"><p>{say(language, "empty")}</p>{note}</div>'
-
     def on_image(
         self, payload: Optional[Dict[str, Any]], threshold: float, low: float, high: float, language: str, rows: list
     ) -> tuple:
         """Score a new image, or clear the page when the image was removed."""
         if payload is None:
-            cleared = (self._empty(language), "", "", "", None, None, None, None)
+            cleared = (_empty(language), "", "", "", None, None, None, None)
             return (*cleared, *self.history(rows, language))
         path, name = told(received)(payload, self.folder)
         record = self.served.verdict(path, name)
@@ -293,7 +293,7 @@ class Page:
     ) -> Tuple[str, str, str, str]:
         """The cards of an examined image."""
         if examined is None:
-            return self._empty(language), "", "", ""
+            return _empty(language), "", "", ""
         threshold, unsure = self.zone(threshold, low, high)
         record = self.served.decided(examined["record"], threshold, unsure)
         return (
@@ -328,7 +328,7 @@ class Page:
         high: float,
         language: str,
         rows: Any,
-        progress=gr.Progress(),  # noqa: B008
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Any:
         """Score many images; Gradio takes the progress bar from the default value."""
         if not payload:
@@ -375,8 +375,8 @@ class Page:
             updates.append(gr.update(**{prop: f"# {text}" if key == "title" else text}))
         shown = self.show(examined, threshold, low, high, language)
         _, table, link = self.history(rows, language)
-        past = gr.update(value=table, headers=self._columns(language, "time"))
-        return (*updates, *shown, gr.update(headers=self._columns(language)), past, link)
+        past = gr.update(value=table, headers=_columns(language, "time"))
+        return (*updates, *shown, gr.update(headers=_columns(language)), past, link)
 
 
 def told(work: Callable) -> Callable:
