@@ -1,4 +1,4 @@
-"""What a second file adds to an evaluation: a table of leaks, a validation set, another detector's scores."""
+"""Evaluations that need a second file: a table of leaks, a validation set or another detector's scores."""
 
 import os
 from typing import Any, Dict
@@ -12,14 +12,14 @@ from .evaluation import Evaluation
 from .scores import read_leaks
 from .sections import HEADLINE
 
-EXACT = ("path", "bytes", "pixels")  # levels of `evaluate.py leaks` that are beyond doubt
-FEWEST_DRAWS = 100  # of a paired test, also where no intervals are asked for
+EXACT = ("path", "bytes", "pixels")  # levels of `evaluate.py leaks` that are certain duplicates
+FEWEST_DRAWS = 100  # bootstrap draws of a paired test, even if no intervals are requested
 
 
 def deduplicated(
     evaluation: Evaluation, leaks: str, times: int = 0, seed: int = 42, one_class: bool = False
 ) -> Dict[str, Any]:
-    """The headline numbers without the images that another split also has.
+    """The headline metrics without the images that also occur in another split.
 
     Parameters
     ----------
@@ -32,12 +32,13 @@ def deduplicated(
     Returns
     -------
     dict
-        ``n``, ``left_out`` (count by level), ``kept_though_alike``, the headline metrics and their ``ci``.
+        ``n``, ``left_out`` (count by level), ``kept_though_alike`` (similar images that were kept), the headline
+        metrics and their ``ci``.
 
     Raises
     ------
     UserError
-        Every image of a class has leaked, or the table does not fit the labels.
+        Every image of a class has leaked, or the table does not match the labels.
     """
     levels = read_leaks(leaks, evaluation.true)
     exact = np.array([level in EXACT for level in levels], bool)
@@ -59,14 +60,14 @@ def deduplicated(
 def from_validation(
     evaluation: Evaluation, valid: Evaluation, target_fpr: float, times: int = 0, seed: int = 42
 ) -> Dict[str, Any]:
-    """The threshold that holds a false-positive rate on the real images of a validation set, applied to this set.
+    """Choose the threshold for a false-positive rate on a validation set's real images, and apply it to this set.
 
     Parameters
     ----------
     evaluation : Evaluation
-        The set that is judged.
+        The set that is evaluated.
     valid : Evaluation
-        The set that the threshold is chosen on.
+        The set on which the threshold is chosen.
     target_fpr : float
         In (0, 1).
     times, seed : int
@@ -75,13 +76,13 @@ def from_validation(
     Returns
     -------
     dict
-        ``threshold`` (on the probability), ``score_threshold``, ``validation_reals``, ``validation_fpr``, and what it
-        gives here: ``fpr, tpr, balanced_accuracy, ci``.
+        ``threshold`` (on the probability), ``score_threshold``, ``validation_reals``, ``validation_fpr``, and the
+        results on this set: ``fpr, tpr, balanced_accuracy, ci``.
 
     Raises
     ------
     UserError
-        This set has no scores of both classes, or the two sets share images.
+        This set does not have scores of both classes, or the two sets share images.
     """
     if not evaluation.ranked:
         raise UserError(f"a threshold needs scores of both classes; {evaluation.scores.source} has none")
@@ -111,7 +112,7 @@ def from_validation(
 
 
 def _refuse_shared(valid, evaluation):
-    """A threshold chosen on the images it is judged on is an oracle, whatever the two files are called."""
+    """Refuse sets that share images: a threshold must not be evaluated on the images it was chosen on."""
     here = {os.path.realpath(path) for path in evaluation.true.files()}
     shared = [str(path) for path in valid.true.files() if os.path.realpath(path) in here and path.is_file()]
     if os.path.realpath(valid.scores.source) == os.path.realpath(evaluation.scores.source):
@@ -124,24 +125,25 @@ def _refuse_shared(valid, evaluation):
 
 
 def compared(evaluation: Evaluation, other: Evaluation, times: int = 0, seed: int = 42) -> Dict[str, Any]:
-    """Paired comparison with a second scores file over the same labels.
+    """Paired comparison with a second scores file for the same labels.
 
     Parameters
     ----------
     evaluation, other : Evaluation
-        ``other`` may have more images, and another order.
+        ``other`` may have more images and a different order.
     times, seed : int
         Bootstrap draws; at least 100 are taken.
 
     Returns
     -------
     dict
-        ``n`` (images that both could score), ``second`` (the other file), and what :func:`aidet.metrics.paired` gives.
+        ``n`` (images with a score in both files), ``second`` (the other file), and the results of
+        :func:`aidet.metrics.paired`.
 
     Raises
     ------
     UserError
-        The second file lacks an image, or there is none that both could score.
+        The second file lacks an image, or no image has a score in both files.
     """
     place = {p: i for i, p in enumerate(other.true.paths)}
     lone = [p for p in evaluation.true.paths if p not in place]
@@ -158,5 +160,5 @@ def compared(evaluation: Evaluation, other: Evaluation, times: int = 0, seed: in
     times = max(times, FEWEST_DRAWS)
     found = metrics.paired(evaluation.y[both], one, two, evaluation.groups(both), times, seed)
     if len(set(evaluation.y[both].tolist())) == 1:
-        del found["differences"]["macro_f1"]  # the F1 of a class without images is no number
+        del found["differences"]["macro_f1"]  # the F1 of a class without images is undefined
     return {"n": int(both.sum()), "second": other.scores.source, **found}

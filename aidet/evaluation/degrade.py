@@ -1,4 +1,4 @@
-"""What happens to images between their maker and a detector: families of degradations for the robustness sweep."""
+"""Families of image degradations for the robustness sweep: what an image may undergo before it reaches a detector."""
 
 from functools import partial
 from typing import Callable, List, Optional, Sequence, Tuple, Union
@@ -13,7 +13,7 @@ from ..images.augment import jpeg_420, vip_impairment
 # Name, family, x, and f(image, rng) -> image.
 Point = Tuple[str, str, Union[float, str], Callable[[Image.Image, np.random.Generator], Image.Image]]
 
-# family -> (what x is, [(x, one-line pipeline)]). Ranges of one value make the random operations exact.
+# family -> (meaning of x, [(x, one-line pipeline)]). A range of a single value makes a random operation deterministic.
 _LINES = {
     "jpeg": ("JPEG quality", [(q, f"jpeg(quality=({q}, {q}))") for q in (95, 90, 80, 70, 60, 50, 30)]),
     "webp": ("WebP quality", [(q, f"webp(quality=({q}, {q}))") for q in (90, 80, 70, 50, 30)]),
@@ -37,7 +37,7 @@ def _run_line(text):
 
 
 def _crop(part):
-    """The middle ``part`` of both sides, at native pixels."""
+    """A centre crop of the fraction ``part`` of each side, without resizing."""
 
     def middle(image, rng):
         w, h = (max(1, int(round(side * part))) for side in image.size)
@@ -48,7 +48,7 @@ def _crop(part):
 
 
 def _tier(longest, quality):
-    """Longer side at most ``longest`` (Lanczos), then JPEG 4:2:0."""
+    """Shrink the longer side to at most ``longest`` (Lanczos), then compress as JPEG 4:2:0."""
 
     def shrunk(image, rng):
         image = image.copy()
@@ -64,7 +64,7 @@ def points(families: Optional[Sequence[str]] = None) -> List[Point]:
     Parameters
     ----------
     families : list of str, optional
-        Of :data:`FAMILIES` (``votes`` has no point of its own); default: all.
+        Names from :data:`FAMILIES` (``votes`` has no points of its own). Default: all.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def points(families: Optional[Sequence[str]] = None) -> List[Point]:
     Raises
     ------
     UserError
-        Unknown family, with the nearest.
+        Unknown family; the message suggests the nearest name.
     """
     chosen = FAMILIES if not families else families
     for name in chosen:
@@ -93,23 +93,23 @@ def points(families: Optional[Sequence[str]] = None) -> List[Point]:
 
 
 def axis(family: str) -> str:
-    """What the x of a family means, for a chart."""
+    """The meaning of a family's x values, as the axis label of a chart."""
     named = {"crop": "part of each side that is left", "tiers": "tier", "votes": "votes"}
     return named[family] if family in named else _LINES[family][0]
 
 
 def clean_x(family: str) -> Union[float, str, None]:
-    """Where the clean image stands on a family's axis; None where it has no place there."""
+    """The x value of the clean image on a family's axis; None if it has none."""
     return {"blur": 0.0, "noise": 0.0, "resize": 1.0, "crop": 1.0, "tiers": "clean"}.get(family)
 
 
 def apply(point: Point, image: Image.Image, seed: int, key: str) -> Image.Image:
-    """Run one point on an image with random numbers that depend on the seed, the image's key and the point alone."""
+    """Apply one point to an image, with random numbers that depend only on the seed, the image's key and the point."""
     return point[3](image, images.generator(seed, f"{point[0]}\0{key}"))
 
 
 def even_sample(y: Sequence[int], count: int, seed: int = 42) -> np.ndarray:
-    """Rows of ``count`` images, as many of each class as there are, in rising order; all where ``count`` is 0."""
+    """Rows of ``count`` images in ascending order, as evenly from both classes as possible; all if ``count`` is 0."""
     y = np.asarray(y)
     if not count or count >= len(y):
         return np.arange(len(y))

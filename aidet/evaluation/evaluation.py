@@ -1,4 +1,4 @@
-"""Labels and scores that belong together, and the numbers that a scores file gives by itself."""
+"""Labels joined with their scores, and the metrics that can be computed from one scores file."""
 
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
@@ -13,45 +13,46 @@ from ..labels import NAMES, sigmoid
 from .scores import Scores, join, read_scores
 
 DERIVED = ("size", "format")
-SIZES = 20  # most values that a table by size names one by one
-# What needs scores of both classes; None in a file of decisions and in a set of one class.
+SIZES = 20  # a table by size lists at most this many sizes individually
+# Metrics that need scores of both classes; None for a file of decisions and for a set of one class.
 RANKED = ("auc", "ap", "eer", "ece", "balanced_ece", "nll", "brier")
 
 
 class Evaluation:
-    """Labels and scores that belong together, and the decisions taken from them.
+    """Labels joined with their scores, and the decisions derived from them.
 
     Parameters
     ----------
     true : Truth
     scores : Scores
-        Joined, same order.
+        Joined with ``true``, in the same order.
     threshold : float, optional
-        On the probability, in (0, 1). None keeps the decision that each row carries (0.5 where it carries none).
+        On the probability, in (0, 1). None keeps each row's own decision (a threshold of 0.5 if the row has none).
 
     Attributes
     ----------
     y : ndarray of int, shape (n,)
         True labels, 0 real, 1 generated.
     label : ndarray of int, shape (n,)
-        Decisions; -1 where there is none.
+        Decisions; -1 if there is none.
     scored : ndarray of bool, shape (n,)
         Rows that have a score.
     threshold : float or None
-        What the decisions follow; None where they follow no single threshold.
+        The threshold of the decisions; None if there is no single threshold.
     threshold_source : str
-        Where the threshold comes from, in words.
+        A description of where the threshold comes from.
 
     Raises
     ------
     UserError
-        A threshold for a file of decisions without scores.
+        A threshold was given for a file of decisions without scores.
 
     Notes
     -----
-    A row whose image could not be read has no score: it is absent from AUC, AP, EER, ECE, NLL and TPR at FPR. It
-    counts in accuracy, recall, F1 and the confusion matrix where it carries a label (``infer.py --on-error real`` or
-    ``generated``), because a contest counts it too; without a label it counts nowhere. All three are counted and shown.
+    A row whose image could not be read has no score and is left out of AUC, AP, EER, ECE, NLL and TPR at FPR. If it
+    has a label (``infer.py --on-error real`` or ``generated``), it counts in accuracy, recall, F1 and the confusion
+    matrix, because a contest counts it too; without a label it is left out of every metric. The report shows how many
+    rows fall under each case.
     """
 
     def __init__(self, true: Truth, scores: Scores, threshold: Optional[float] = None) -> None:
@@ -84,12 +85,12 @@ class Evaluation:
         return None, "the labels of the scores file, which follow no single threshold of prob"
 
     def take(self, index: Sequence[int]) -> "Evaluation":
-        """The rows of ``index`` (integers), in that order, decided in the same way."""
+        """The rows of ``index`` (integers), in that order, with decisions made by the same rule."""
         return Evaluation(self.true.take(index), self.scores.take(index), self._given)
 
     @property
     def errors(self) -> Dict[str, Any]:
-        """What became of rows that could not be scored: counts and the first paths."""
+        """How rows that could not be scored were handled: counts and the first paths."""
         bad = np.flatnonzero(self.scores.errors)
         decided = bad[self.label[bad] >= 0]
         return {
@@ -101,34 +102,34 @@ class Evaluation:
 
     @property
     def ranked(self) -> bool:
-        """Whether there are scores of both classes, which AUC, AP, EER, ECE, NLL and TPR at FPR need."""
+        """Whether there are scores of both classes, as needed by AUC, AP, EER, ECE, NLL and TPR at FPR."""
         return len(set(self.y[self.scored].tolist())) == 2
 
     @property
     def independent(self) -> int:
-        """Source images of the class that has fewer of them; all crops of one photograph count as one."""
+        """Number of source images in the smaller class; all crops of one photograph count as one."""
         groups = metrics.group_numbers(self.true.groups(), len(self.y))
         return min(len(set(groups[self.y == side].tolist())) for side in set(self.y.tolist()))
 
     def groups(self, rows: np.ndarray) -> Optional[np.ndarray]:
-        """Source images of the rows of a mask (n,); None where the labels have no column ``group``."""
+        """Source images of the rows selected by a mask (n,); None if the labels have no column ``group``."""
         groups = self.true.groups()
         return None if groups is None else np.array(groups, object)[rows]
 
     def measure(self, times: int = 0, seed: int = 42, one_class: bool = False) -> Dict[str, Any]:
-        """The metrics of contract and report.
+        """The metrics for ``metrics.json`` and the report.
 
         Parameters
         ----------
         times, seed : int
-            Bootstrap draws of the intervals; 0 gives no intervals.
+            Bootstrap draws for the intervals, and their random seed; 0 draws give no intervals.
         one_class : bool
-            Allow a set of one class; macro-F1 and the other class's recall are None then.
+            Allow a set of one class; macro-F1 and the other class's recall are then None.
 
         Returns
         -------
         dict
-            Keys of ``metrics.json``. What needs scores of both classes is None where there are none.
+            Keys of ``metrics.json``. Metrics that need scores of both classes are None if those are missing.
 
         Raises
         ------
@@ -171,7 +172,7 @@ class Evaluation:
         }
 
     def column(self, name: str) -> List[str]:
-        """A column of the labels; ``size`` and ``format`` read from the images; CIFAR-100's two levels of classes."""
+        """A column of the labels; ``size`` and ``format`` come from the images; CIFAR-100's two levels of classes."""
         if name in DERIVED and name not in self.true.columns:
             if self._headers is None:
                 self._headers = [_header(path) for path in self.true.files()]
@@ -188,7 +189,7 @@ def label_column(true: Truth, name: str) -> List[str]:
 
 
 def _header(path):
-    """Size and format of an image file without decoding it; ``unreadable`` where that fails."""
+    """Size and format of an image file without decoding it; ``unreadable`` if that fails."""
     from PIL import Image
 
     try:
@@ -199,7 +200,7 @@ def _header(path):
 
 
 def _coarse_sizes(values):
-    """Sizes by their longer side, in steps of a factor of two: photographs come in hundreds of sizes."""
+    """Group sizes by their longer side in steps of a factor of two, because photographs come in hundreds of sizes."""
 
     def step(value):
         if "x" not in value:
@@ -234,13 +235,13 @@ def load(
     Raises
     ------
     UserError
-        A file that cannot be read, or rows without a partner.
+        A file cannot be read, or a row has no counterpart in the other file.
     """
     return Evaluation(*join(read_labels(labels_path, where), read_scores(scores_path)), threshold)
 
 
 def columns_to_show(true: Truth, asked: Optional[Sequence[str]]) -> List[str]:
-    """The columns of ``--by``, checked; without it ``generator`` and ``source`` where the labels have them."""
+    """The columns of ``--by``, checked; without ``--by``, ``generator`` and ``source`` if the labels have them."""
     if asked:
         for name in asked:
             if name not in DERIVED:
@@ -252,13 +253,13 @@ def columns_to_show(true: Truth, asked: Optional[Sequence[str]]) -> List[str]:
 def summary(
     evaluation: Evaluation, columns: Sequence[str] = (), times: int = 0, seed: int = 42, one_class: bool = False
 ) -> Dict[str, Any]:
-    """All numbers of one scores file, without what a second file adds.
+    """All metrics that need only one scores file.
 
     Parameters
     ----------
     evaluation : Evaluation
     columns : sequence of str
-        Tables by these columns, see :meth:`Evaluation.column`.
+        Columns to make tables for, see :meth:`Evaluation.column`.
     times, seed, one_class
         As in :meth:`Evaluation.measure`.
 

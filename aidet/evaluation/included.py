@@ -1,4 +1,4 @@
-"""Robustness curves and transfer matrix of earlier runs inside the report of ``evaluate.py score --include``."""
+"""Robustness curves and transfer matrices of earlier runs, for the report of ``evaluate.py score --include``."""
 
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -13,24 +13,25 @@ KINDS = {"sweep": ("Robustness", sweep.sections), "transfer": ("Transfer", trans
 def read(
     places: Optional[Sequence[str]], run: Optional[Dict[str, Any]] = None
 ) -> Tuple[List[report.Section], List[str], Dict[str, Path]]:
-    """Sections for what ``evaluate.py sweep`` and ``transfer`` have measured.
+    """Report sections for the results of ``evaluate.py sweep`` and ``transfer``.
 
     Parameters
     ----------
     places : list of str, optional
-        Their ``--out`` folders, or the ``metrics.json`` in them.
+        The ``--out`` folders of those commands, or the ``metrics.json`` files in them.
     run : dict, optional
-        ``run.json`` of the scores, see :func:`aidet.runinfo.read`: weights that it does not name are warned of.
+        ``run.json`` of the scores, see :func:`aidet.runinfo.read`. Results of weights that it does not list give a
+        warning.
 
     Returns
     -------
     (list of Section, list of str, dict of str to Path)
-        Sections, warnings, and the files that they come from.
+        Sections, warnings, and the files they were read from.
 
     Raises
     ------
     UserError
-        No such file, or one that neither command wrote.
+        The file does not exist, or was written by neither command.
     """
     sections, warnings = [], []
     inputs: Dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Scoring images at points of degradation, the log that outlives a killed run, and the metrics of one point."""
+"""Scoring of images at points of degradation, the log that allows a killed run to resume, and one point's metrics."""
 
 import json
 import sys
@@ -17,30 +17,30 @@ from ..labels import sigmoid
 from . import degrade
 
 MOST_VOTES = 15
-TOGETHER = 16  # decoded images in memory where two detectors take turns
+TOGETHER = 16  # decoded images kept in memory when several detectors take turns
 VOTES = "votes"
-# A score, the scores of the first 1, 2, ... votes, or a text that says why there is none.
+# A score, the scores of the first 1, 2, ... votes, or the reason why there is no score.
 Value = Union[float, List[float], str]
 
 
 class Log:
-    """Scores by (path, point) in a file of one JSON object a line, the first of which says what was measured.
+    """Scores by (path, point) in a file with one JSON object per line; the first line is the header.
 
     Parameters
     ----------
     path : str or Path
     header : dict
-        Checkpoints, labels, seed ...
+        What is measured: checkpoints, labels, seed and so on.
 
     Attributes
     ----------
     scores : dict of (str, str) to float, list of float or str
-        By path and name of the point.
+        Keys: path and name of the point.
 
     Raises
     ------
     UserError
-        The file holds another header, or a damaged line.
+        The file has a different header, or a damaged line.
     """
 
     def __init__(self, path: Union[str, Path], header: Dict[str, Any]) -> None:
@@ -75,17 +75,17 @@ class Log:
             self.scores[path, point] = value
 
     def add(self, path: str, point: str, value: Value) -> None:
-        """Keep a score, a list of scores, or a text that says why there is none."""
+        """Log a score, a list of scores, or the reason why there is no score."""
         self.scores[path, point] = value
         self.file.write(json.dumps([path, point, value]) + "\n")
 
     def close(self) -> None:
-        """Write what is left to disk."""
+        """Write buffered lines to disk and close the file."""
         self.file.close()
 
 
 def _cut(path, length):
-    """Cut a file to ``length`` bytes."""
+    """Truncate a file to ``length`` bytes."""
     with open(path, "r+b") as file:
         file.truncate(length)
 
@@ -93,7 +93,7 @@ def _cut(path, length):
 def measure(
     jobs: Sequence[Tuple[Detector, Sequence[degrade.Point]]], true: Truth, log: Log, seed: int, label: str
 ) -> List[Tuple[int, float]]:
-    """Score every image at every point that the log does not hold yet; each image is decoded once for all jobs.
+    """Score every image at every point that is not yet in the log; each image is decoded once for all jobs.
 
     Parameters
     ----------
@@ -102,19 +102,19 @@ def measure(
     true : Truth
     log : Log
     seed : int
-        Of the random numbers of the points.
+        For the random numbers of the points.
     label : str
         For the progress bar.
 
     Returns
     -------
     list of (int, float)
-        For each job the versions scored, and its seconds.
+        For each job: the number of image versions scored, and the seconds taken.
     """
     todo = [[(p, [w for w in wanted if (p, w[0]) not in log.scores]) for p in true.paths] for _, wanted in jobs]
     total = sum(len(points) for work in todo for _, points in work)
     done, seconds = [0] * len(jobs), [0.0] * len(jobs)
-    # One job streams; several take turns, and the images they share wait for them.
+    # A single job streams its images. Several jobs take turns, and decoded images are kept until all have used them.
     step = max(1, len(true.paths)) if len(jobs) == 1 else TOGETHER
     with tqdm(total=total, desc=label, unit="image", file=sys.stderr, disable=total < 100) as bar:
         for start in range(0, len(true.paths), step):
@@ -130,7 +130,7 @@ def measure(
 
 
 def _scored(detector, work, root, log, seed, kept, keep):
-    """Score the points of some images into the log; yields once a version. ``kept`` holds decoded images by path."""
+    """Score the points of some images into the log; yields once per version. ``kept``: decoded images by path."""
     waiting = []
 
     def items():
@@ -164,7 +164,7 @@ def _value(detector, verdict, name):
 
 
 def decided(values: Sequence[Value], threshold: float) -> Tuple[np.ndarray, np.ndarray]:
-    """Scores and decisions of what a log holds for the images of a set.
+    """Scores and decisions from the log entries of a set's images.
 
     Parameters
     ----------
@@ -175,14 +175,14 @@ def decided(values: Sequence[Value], threshold: float) -> Tuple[np.ndarray, np.n
     Returns
     -------
     (ndarray of float, ndarray of int), each of shape (n,)
-        NaN and -1 where an image could not be scored.
+        NaN and -1 if an image could not be scored.
     """
     score = np.array([v if isinstance(v, float) else np.nan for v in values])
     return score, np.where(np.isfinite(score), sigmoid(score) > threshold, -1).astype(int)
 
 
 def require_some(true: Truth, values: Sequence[Value]) -> None:
-    """Raise :class:`UserError` where no image of a set could be scored."""
+    """Raise :class:`UserError` if no image of a set could be scored."""
     if not any(isinstance(v, float) for v in values):
         raise UserError(f"{true.source}: no image could be scored, first {true.paths[0]}: {values[0]}")
 
@@ -194,7 +194,7 @@ def evaluate(true: Truth, values: Sequence[Value], threshold: float, times: int 
     ----------
     true : Truth
     values : sequence of float or str
-        What the log holds for each of its images.
+        The log entry of each image.
     threshold : float
         On the probability.
     times, seed : int
@@ -203,12 +203,12 @@ def evaluate(true: Truth, values: Sequence[Value], threshold: float, times: int 
     Returns
     -------
     dict
-        The keys of ``metrics.json`` that every command has.
+        The keys of ``metrics.json`` that all commands share.
 
     Raises
     ------
     UserError
-        No image could be scored, or images of one class only.
+        No image could be scored, or only images of one class.
     """
     require_some(true, values)
     score, label = decided(values, threshold)

@@ -1,4 +1,4 @@
-"""``evaluate.py score``: a scores file against labels, to metrics.json and report.html."""
+"""``evaluate.py score``: compare a scores file with labels and write metrics.json and report.html."""
 
 import argparse
 from pathlib import Path
@@ -25,12 +25,12 @@ def main(options: argparse.Namespace) -> int:
     Returns
     -------
     int
-        Exit code: 3 where some rows could not be scored.
+        Exit code: 3 if some rows could not be scored.
 
     Raises
     ------
     UserError
-        Arguments that do not go together, or files that do not.
+        Arguments that cannot be combined, or files that do not match.
     """
     if options.vip:
         return vip.main(options)

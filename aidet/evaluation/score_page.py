@@ -1,4 +1,4 @@
-"""The report of ``evaluate.py score``: sections, headline cards and warnings; and the lines in the terminal."""
+"""The report of ``evaluate.py score`` (sections, headline cards and warnings) and its terminal output."""
 
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -13,12 +13,12 @@ from .evaluation import Evaluation
 from .sections import HEADLINE, by_section, threshold_section
 
 Card = Tuple[str, str, str]
-FEW, VERY_FEW = 100, 10  # independent source images below which a report warns
-INVERTED = 0.4  # AUC below which a report asks whether the scores are inverted
+FEW, VERY_FEW = 100, 10  # the report warns if there are fewer independent source images
+INVERTED = 0.4  # below this AUC the report asks whether the scores are inverted
 
 
 def counts(evaluation: Evaluation) -> str:
-    """How many images of each class, in words."""
+    """Number of images of each class, as text."""
     real, generated = (int((evaluation.y == side).sum()) for side in (REAL, GENERATED))
     return f"{real} real and {generated} generated images"
 
@@ -30,20 +30,20 @@ def pages(
     times: int = 0,
     thumbnails: int = 12,
 ) -> Tuple[List[report.Section], List[Card], List[str]]:
-    """What the report of one evaluation shows.
+    """The contents of the report of one evaluation.
 
     Parameters
     ----------
     evaluation : Evaluation
     result : dict
-        Of :func:`aidet.evaluation.evaluation.summary`, with ``run`` (see :func:`aidet.runinfo.read`) and, where a
-        second file was given, ``from_validation``, ``paired`` and ``deduplicated``.
+        From :func:`aidet.evaluation.evaluation.summary`, with ``run`` (see :func:`aidet.runinfo.read`) and, if a
+        second file was given, ``from_validation``, ``paired`` or ``deduplicated``.
     maps : Maps, optional
-        Of the worst errors.
+        Explanation maps of the worst errors.
     times : int
-        Bootstrap draws that the intervals were made with.
+        Bootstrap draws of the intervals.
     thumbnails : int
-        Worst errors shown of each class; 0 leaves the section out.
+        Number of worst errors shown for each class; 0 leaves the section out.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def pages(
 
 
 def _flat(result):
-    """The result with TPR at FPR under the names of the headline."""
+    """The result with TPR at FPR under the names of the headline metrics."""
     return {**result, **{f"tpr_at_fpr_{k}": v for k, v in result["tpr_at_fpr"].items()}}
 
 
@@ -159,7 +159,7 @@ def _warnings(evaluation, result):
 
 
 def _run(run):
-    """Weights, back end, options and speed of the run that made the scores; None without a run.json."""
+    """Weights, back end, options and speed of the run that produced the scores; None without a run.json."""
     if not run:
         return None
     models = [[m["name"], m["sha256"], m["backend"]] for m in run["models"]]
@@ -272,7 +272,7 @@ def _models(found):
 
 
 def say(result: Dict[str, Any], maps: worst.Maps, page: Path) -> None:
-    """Print the lines that a user sees in the terminal."""
+    """Print the summary in the terminal."""
     for key, label in HEADLINE[:3] if result["macro_f1"] is not None else HEADLINE[3:4]:
         if result[key] is None:
             continue

@@ -1,4 +1,4 @@
-"""Score files, and how their rows are matched with labels."""
+"""Scores files, and how their rows are matched with labels."""
 
 import os
 from dataclasses import dataclass, replace
@@ -68,7 +68,7 @@ class Scores:
 
 
 def read_scores(path: Union[str, Path]) -> Scores:
-    """Read a scores file: ``path,score,prob,label,decision,status,score:<model>`` or ``filename,logit``; or decisions.
+    """Read scores (``path,score,prob,label,decision,status,score:<model>`` or ``filename,logit``) or decisions.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def _floats(cells):
 
 
 def join(truth: Truth, scores: Scores) -> Tuple[Truth, Scores]:
-    """Match scores to labels by path, strictly: every row of one has exactly one row of the other.
+    """Match scores to labels by path, strictly: every row of one has exactly one counterpart in the other.
 
     Paths are compared as written; if that fails, as files on disk; and if ``infer.py`` was run on a subfolder of the
     labels (or on a folder above them), after removing one common leading folder that makes the two sets equal. The
@@ -167,7 +167,7 @@ def join(truth: Truth, scores: Scores) -> Tuple[Truth, Scores]:
     Raises
     ------
     UserError
-        Rows without a partner; the message lists the first ones in both directions.
+        Rows without a counterpart; the message lists the first ones of both files.
     """
     if truth.paths is None or scores.paths is None:
         return _join_by_row(truth, scores)
@@ -194,7 +194,7 @@ def join(truth: Truth, scores: Scores) -> Tuple[Truth, Scores]:
 
 
 def _join_by_row(truth, scores):
-    """The join of a file that names no images."""
+    """Join a file without image names by row."""
     if len(truth) != len(scores):
         raise UserError(f"{truth.source} has {len(truth)} labels, {scores.source} has {len(scores)} rows")
     if truth.paths is not None:
@@ -205,7 +205,7 @@ def _join_by_row(truth, scores):
 
 
 def read_leaks(text: Union[str, Path], truth: Truth) -> List[str]:
-    """The table that ``evaluate.py leaks`` wrote, for the rows of some labels.
+    """Read the table of ``evaluate.py leaks`` for the rows of the labels.
 
     Parameters
     ----------
@@ -216,12 +216,12 @@ def read_leaks(text: Union[str, Path], truth: Truth) -> List[str]:
     Returns
     -------
     list of str
-        For every row of ``truth`` the level at which another split has the image, ``""`` if none has it.
+        For every row of ``truth``, the level at which the image occurs in another split; ``""`` if it does not.
 
     Raises
     ------
     UserError
-        Several splits to choose from, or paths that the labels do not have.
+        Several splits to choose from, or paths that are not in the labels.
     """
     path, conditions = sources.split_source(text)
     rows, header = records.read_table(path, "leaks")
@@ -256,7 +256,7 @@ def read_leaks(text: Union[str, Path], truth: Truth) -> List[str]:
 
 
 def _match(left, right):
-    """Row of ``left`` for each of ``right`` where the two sets are equal (None in ``left`` does not count), or None."""
+    """For each key of ``right``, its row in ``left``; None if the sets differ (None in ``left`` is ignored)."""
     place = {key: i for i, key in enumerate(left) if key is not None}
     if len(place) != len(right) or not all(key in place for key in right):
         return None
@@ -265,7 +265,7 @@ def _match(left, right):
 
 def _plain(truth, scores):
     """Pairs of key lists: as written, then as files on disk."""
-    # A file name need not be Unicode on Linux; infer.py writes its odd bytes as \udcXX.
+    # On Linux a file name need not be valid Unicode; infer.py writes invalid bytes as \udcXX.
     shown = [p.encode("utf-8", "backslashreplace").decode("utf-8") for p in truth.paths]
     yield [sources.normal_path(p.strip()) for p in shown], scores.paths
     here = Path(scores.source).parent
@@ -277,7 +277,7 @@ def _plain(truth, scores):
 
 
 def _below_a_folder(labelled, scored):
-    """All ways in which one common leading folder, on either side, makes the sets equal."""
+    """Every row order found by removing one common leading folder from either side so that the sets become equal."""
     found = []
     for prefix in _prefixes(labelled, scored[0]):
         order = _match([k[len(prefix) :] if k.startswith(prefix) else None for k in labelled], scored)

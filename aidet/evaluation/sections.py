@@ -1,4 +1,4 @@
-"""Sections of a report that several commands show, and the order of the headline metrics."""
+"""Report sections shared by several commands, and the order of the headline metrics."""
 
 from typing import Any, Dict, List
 
@@ -12,7 +12,7 @@ HEADLINE = (
     ("tpr_at_fpr_0.1", "TPR at 10% FPR"), ("real_recall", "recall of real"),
     ("generated_recall", "recall of generated"),
 )  # fmt: skip
-LOWEST = 40  # values that the chart of a column shows
+LOWEST = 40  # at most this many values in the chart of a column
 
 
 def by_section(column: str, table: Dict[str, Dict[str, Any]]) -> report.Section:
@@ -22,7 +22,7 @@ def by_section(column: str, table: Dict[str, Dict[str, Any]]) -> report.Section:
     ----------
     column : str
     table : dict
-        Of :func:`aidet.metrics.by_value`.
+        From :func:`aidet.metrics.by_value`.
 
     Returns
     -------

@@ -1,8 +1,8 @@
-"""``evaluate.py sweep``: how a detector holds up under degradations, votes and thresholds.
+"""``evaluate.py sweep``: a detector's robustness to degradations, and the effect of votes and thresholds.
 
-Each image is decoded once; all its degraded versions, and the views that vote, are made from those pixels. Scores go to
-``sweep.jsonl`` as they come, so that a killed run goes on where it stopped, and a later run with more points computes
-those only.
+Each image is decoded once; all its degraded versions and voting views are made from those pixels. Each score is written
+to ``sweep.jsonl`` as soon as it is known, so a killed run resumes where it stopped, and a later run with more points
+computes only the new ones.
 """
 
 import argparse
@@ -33,12 +33,12 @@ def main(options: argparse.Namespace) -> int:
     Returns
     -------
     int
-        Exit code: 3 where some images could not be scored.
+        Exit code: 3 if some images could not be scored.
 
     Raises
     ------
     UserError
-        Unknown points, labels without image files, or a log of another sweep.
+        Unknown points, labels without image files, or the log of a different sweep.
     """
     checkpoints, labels, families, seed = options.ckpt, options.labels, options.points, options.seed
     out = Path(options.out)
@@ -54,7 +54,7 @@ def main(options: argparse.Namespace) -> int:
     try:
         jobs = [(detector, wanted)]
         if not families or VOTES in families:
-            # The first k of random views are those of k votes; a grid of k is another grid.
+            # Random views: the first k of many are the views of k votes. This does not hold for a grid of views.
             voter = Detector(*checkpoints, votes=MOST_VOTES, views="random", **settings)
             jobs.append((voter, [(VOTES, VOTES, 0.0, wanted[0][3])]))
         done, seconds = measure(jobs, true, log, seed, "sweep")[0]
@@ -88,7 +88,7 @@ def labelled_images(
     where : list of str, optional
         ``column=value`` conditions.
     limit : int
-        At most so many images, drawn evenly from both classes; 0: all.
+        Maximum number of images, drawn evenly from both classes; 0 means all.
     seed : int
 
     Returns
@@ -98,7 +98,7 @@ def labelled_images(
     Raises
     ------
     UserError
-        The labels name no files, or hold one class only.
+        The labels name no files, or contain only one class.
     """
     true = truth.read_labels(labels, where)
     if true.paths is None:
@@ -117,9 +117,9 @@ def summary(
     ----------
     true : Truth
     wanted : list of points
-        Of :func:`aidet.evaluation.degrade.points`, ``clean`` first.
+        From :func:`aidet.evaluation.degrade.points`, ``clean`` first.
     log : Log
-        Holds a score of every image at every point; the curve over votes is made where it holds those, too.
+        Must contain a score of every image at every point. If it also has scores by vote, the votes curve is made.
     threshold : float
         On the probability.
     times, seed : int
@@ -128,7 +128,7 @@ def summary(
     Returns
     -------
     dict
-        The metrics of ``clean``, ``thresholds``, and ``points``: one dict a point.
+        The metrics of ``clean``, ``thresholds``, and ``points`` with one dict per point.
     """
     scores = {point[0]: [log.scores[p, point[0]] for p in true.paths] for point in wanted}
     curve = [(name, family, x, scores[name]) for name, family, x, _ in wanted]
@@ -152,7 +152,7 @@ def summary(
 
 
 def sections(result: Dict[str, Any]) -> List[report.Section]:
-    """A section with chart and table for each family of points of a result, as it stands in ``metrics.json``."""
+    """A section with chart and table for each family of points of a result, in the form of ``metrics.json``."""
     families = list(dict.fromkeys(r["family"] for r in result["points"] if r["family"] != "clean"))
     return [_family(family, result["points"]) for family in families]
 

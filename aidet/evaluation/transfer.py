@@ -1,4 +1,4 @@
-"""``evaluate.py transfer``: several models on several data sets, as a matrix."""
+"""``evaluate.py transfer``: evaluate several models on several data sets, as a matrix."""
 
 import argparse
 from pathlib import Path
@@ -22,19 +22,19 @@ KEYS = (("auc", "AUC"), ("balanced_accuracy", "balanced accuracy"))
 
 
 def named(texts: Sequence[str], what: str) -> Dict[str, str]:
-    """Names of models or sets.
+    """Parse the names of models or data sets.
 
     Parameters
     ----------
     texts : sequence of str
-        ``NAME=VALUE`` or ``VALUE``; a value without a name is called by its stem, with its folder where stems repeat.
+        ``NAME=VALUE`` or ``VALUE``. A value without a name is named by its stem, with its folder if stems repeat.
     what : str
-        The option, for the error.
+        The option, for the error message.
 
     Returns
     -------
     dict of str to str
-        Name to value, in order.
+        From name to value, in the order given.
 
     Raises
     ------
@@ -68,12 +68,12 @@ def main(options: argparse.Namespace) -> int:
     Returns
     -------
     int
-        Exit code: 3 where some images could not be scored.
+        Exit code: 3 if some images could not be scored.
 
     Raises
     ------
     UserError
-        Names that appear twice, sets without image files, or a log of another transfer.
+        Names that appear twice, sets without image files, or the log of a different transfer.
     """
     votes, times, seed, out = options.votes, options.bootstrap, options.seed, Path(options.out)
     models, sets = named(options.ckpt, "--ckpt"), named(options.sets, "--sets")
@@ -124,7 +124,7 @@ def _labelled_images(name, source):
 
 
 def _point(model, name):
-    """How the log calls the score of a model on a set."""
+    """The log's key for the score of a model on a set."""
     return f"{model} on {name}"
 
 
@@ -141,7 +141,7 @@ def judge(
 ) -> Dict[str, Any]:
     """Metrics of one cell. A set of one class (CIFAR-100: all real) has a recall and no AUC.
 
-    Parameters and errors are those of :func:`aidet.evaluation.points.evaluate`, but for the second class.
+    Parameters and errors as in :func:`aidet.evaluation.points.evaluate`, except that one class is allowed.
     """
     if len(set(true.labels.tolist())) == 2:
         return evaluate(true, values, threshold, times, seed)
@@ -158,7 +158,7 @@ def judge(
 
 
 def _columns(true, names):
-    """Those of the named columns that a set has, with their values."""
+    """The named columns that the set has, with their values."""
     found = {}
     for name in names or ():
         try:
@@ -177,7 +177,7 @@ def _by(true, values, threshold, columns, times, seed):
 
 
 def _summary(cells):
-    """Average and minimum of each model's balanced accuracy over the sets."""
+    """Mean and minimum of each model's balanced accuracy over the sets."""
     out = {}
     for model in dict.fromkeys(c["model"] for c in cells):
         own = [(c["balanced_accuracy"], c["set"]) for c in cells if c["model"] == model]
@@ -187,7 +187,7 @@ def _summary(cells):
 
 
 def sections(result: Dict[str, Any]) -> List[report.Section]:
-    """Heat maps and tables of a result, as it stands in ``metrics.json``."""
+    """Heat maps and tables of a result, in the form of ``metrics.json``."""
     out = [_matrix(result["cells"], key, label) for key, label in KEYS]
     for cell in result["cells"]:
         for column, table in cell["by"].items():

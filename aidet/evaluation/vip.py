@@ -1,4 +1,4 @@
-"""``evaluate.py score --vip``: the score of the IEEE VIP Cup 2022, for two files."""
+"""``evaluate.py score --vip``: the IEEE VIP Cup 2022 score, computed from two files."""
 
 import argparse
 from pathlib import Path
@@ -73,7 +73,7 @@ def load_pair(
     scores : sequence of str
         The two files.
     labels : sequence of str
-        A source for each of them, or one for both; then each file takes the rows that its scores name.
+        One source for each file, or one for both; in that case each file uses the rows that its scores name.
     where : list of str, optional
         ``column=value`` conditions on the labels.
     threshold : float, optional
@@ -86,7 +86,7 @@ def load_pair(
     Raises
     ------
     UserError
-        A file of decisions without scores, or rows without a partner.
+        A file of decisions without scores, or rows without a counterpart.
     """
     shared = len(labels) == 1
     sources = [*labels, *labels] if shared else labels
@@ -110,7 +110,7 @@ def summary(evaluations: Sequence[Evaluation], both: Evaluation, times: int = 0,
     ----------
     evaluations : sequence of two Evaluation
     both : Evaluation
-        Of :func:`together`.
+        From :func:`together`.
     times, seed : int
         Bootstrap draws of the intervals.
 
@@ -131,7 +131,7 @@ def summary(evaluations: Sequence[Evaluation], both: Evaluation, times: int = 0,
 
 
 def together(first: Evaluation, second: Evaluation) -> Evaluation:
-    """Two evaluations as one, for the numbers over all images; paths begin with ``P1/`` and ``P2/``."""
+    """Merge two evaluations for the metrics over all images; paths are prefixed with ``P1/`` and ``P2/``."""
     both = (first, second)
     paths = [f"P{i + 1}/{path}" for i, one in enumerate(both) for path in one.true.paths or ()]
     columns = {name: np.concatenate([getattr(e.scores, name) for e in both]) for name in ("score", "prob", "label")}

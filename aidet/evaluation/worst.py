@@ -1,4 +1,4 @@
-"""The worst errors of an evaluation: the images themselves, and what the detector looked at in them."""
+"""The worst errors of an evaluation: the images, and maps of the regions that the detector relied on."""
 
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -18,16 +18,16 @@ ASK = "name the model with --explain A.ckpt"
 
 
 class Maps:
-    """Which models' maps the report can show, and why it shows no others.
+    """The models whose maps the report can show, and the reasons why maps of other models are missing.
 
     Parameters
     ----------
     asked : list of str, optional
-        ``--explain``: checkpoints, or ``["none"]``. Default: the checkpoints that made the scores, if the facts of
-        the run name files that still exist with the same SHA-256. Those get Grad-CAM or attention roll-out only,
-        one or two passes per image; occlusion takes 65 passes of all views and runs only for models given by option.
+        ``--explain``: checkpoints, or ``["none"]``. Default: the checkpoints that produced the scores, if the facts of
+        the run name files that still exist with the same SHA-256. Those get only Grad-CAM or attention roll-out, which
+        take one or two passes per image; occlusion takes 65 passes of all views and runs only for models given here.
     run : dict, optional
-        Facts of the run that made the scores, see :func:`aidet.runinfo.read`.
+        Facts of the run that produced the scores, see :func:`aidet.runinfo.read`.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Maps:
         One sentence for each model without maps: the reason.
     asked : bool
     shown : int
-        Images that have maps.
+        Number of images that have maps.
     methods : list of str
         Keys of :data:`aidet.detector.explain.METHODS`.
 
@@ -75,7 +75,7 @@ class Maps:
         Returns
         -------
         list of (str, ndarray, str)
-            As :func:`aidet.detector.explain.maps`; empty if there are none; :attr:`missing` then gives the reason.
+            As in :func:`aidet.detector.explain.maps`; empty if there are none, and :attr:`missing` gives the reason.
         """
         if not self.files:
             return []
@@ -121,7 +121,7 @@ class Maps:
 
 
 def _unusable(model):
-    """Why a model of ``run.json`` gets no map by default; empty if it gets one."""
+    """The reason why a model of ``run.json`` gets no map by default; empty if it gets one."""
     path = model.get("file")
     if not path:
         return f"run.json names no file of it; {ASK}"
@@ -135,7 +135,7 @@ def _unusable(model):
 
 
 def places(evaluation: Evaluation, run: Optional[Dict[str, Any]] = None) -> List[Tuple[Path, List[str]]]:
-    """Where the images may be: beside the labels, beside the scores, or where they were scored.
+    """Possible locations of the images: next to the labels, next to the scores, or where they were scored.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def places(evaluation: Evaluation, run: Optional[Dict[str, Any]] = None) -> List
     Returns
     -------
     list of (Path, list of str)
-        Folder, and the paths of all images below it.
+        Each candidate folder, with the paths of all images relative to it.
     """
     paths = evaluation.scores.paths or []
     found = [(Path(evaluation.true.root or "."), evaluation.true.paths or [])]
@@ -167,7 +167,7 @@ def section(
     ----------
     evaluation : Evaluation
     most : int
-        Errors of each class.
+        Maximum number of errors of each class.
     maps : Maps, optional
     run : dict, optional
         See :class:`Maps`.
@@ -175,7 +175,7 @@ def section(
     Returns
     -------
     aidet.report.Section or None
-        None for ``most`` below 1.
+        None if ``most`` is below 1.
     """
     if most < 1:
         return None
@@ -207,7 +207,7 @@ def section(
 
 
 def ranked(evaluation: Evaluation, most: int) -> List[int]:
-    """Rows of the wrong decisions: at most ``most`` reals, then as many generated, the most confident first."""
+    """Rows of wrong decisions, most confident first: at most ``most`` real images, then at most ``most`` generated."""
     margin = np.where(evaluation.y == GENERATED, -evaluation.scores.score, evaluation.scores.score)
     wrong = (evaluation.label != evaluation.y) & (evaluation.label >= 0)
     wrong &= evaluation.scored | evaluation.scores.decisions_only
