@@ -21,17 +21,17 @@ from .errors import UserError, nearest
 
 SCRIPTS = ("infer", "evaluate", "app", "export", "train")
 COMMANDS = (*SCRIPTS, "convert", "xihe")
-# The repository, where the package lies in one; the wheel has everything below aidet.
+# The root of the repository, if the package is inside one; in the wheel everything is below aidet.
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Entry point of the wheel; leaves with the exit code of the script."""
+    """Entry point of the wheel; exits with the exit code of the script."""
     cli.main(run, argv)
 
 
 def run(argv: List[str]) -> int:
-    """``aidet COMMAND ...``; gives the exit code."""
+    """Run ``aidet COMMAND ...`` and return the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: aidet COMMAND [--help] ...\n\n" + (__doc__ or "").strip())
         return cli.OK
@@ -45,7 +45,7 @@ def run(argv: List[str]) -> int:
 
 
 def entry(name: str) -> Callable[[List[str]], int]:
-    """The function behind a command; it takes the arguments and gives the exit code."""
+    """The function that runs a command; it takes the arguments and returns the exit code."""
     if name == "xihe":
         from . import xihe
 
@@ -57,10 +57,10 @@ def entry(name: str) -> Callable[[List[str]], int]:
 
 
 def converter() -> ModuleType:
-    """The converter's command line, from the wheel, else from the root of the repository.
+    """The module of the converter's command line, from the wheel or else from the root of the repository.
 
-    The wheel holds the folder ``convert`` of the repository as ``aidet.convert``. Nothing in aidet depends on it, so
-    it is imported by name.
+    The wheel contains the repository's folder ``convert`` as ``aidet.convert``. Nothing in aidet depends on it, so it
+    is imported by name.
     """
     if importlib.util.find_spec("aidet.convert") is None:
         _load("aidet.convert", ROOT / "convert" / "__init__.py")
@@ -68,14 +68,14 @@ def converter() -> ModuleType:
 
 
 def script(name: str) -> ModuleType:
-    """A root script as a module: from the wheel, else from the root of the repository."""
+    """A root script as a module, from the wheel or else from the root of the repository."""
     if importlib.util.find_spec("aidet.scripts") is not None:
         return importlib.import_module(f"aidet.scripts.{name}")
     return _load(f"aidet_script_{name}", ROOT / f"{name}.py")
 
 
 def _load(name: str, path: Path) -> ModuleType:
-    """Import a file of the repository under a name; an ``__init__.py`` makes a package with all that lies beside it."""
+    """Import a repository file under a name; an ``__init__.py`` is imported as a package with the files next to it."""
     spec = importlib.util.spec_from_file_location(name, path)
     if not path.is_file() or spec is None or spec.loader is None:
         shown = path.relative_to(ROOT).as_posix()

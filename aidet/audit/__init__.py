@@ -1,1 +1,1 @@
-"""Data sets examined: shortcuts that give a class away, and images that two splits share."""
+"""Checks of data sets: shortcuts that give the class away, and images that two splits share."""

@@ -19,12 +19,12 @@ from ..labels import NAMES, logit
 from . import shortcuts
 from .shortcuts import FEATURES, FEWEST, aligned
 
-FEWEST_DRAWS = 100  # a shortcut is judged by its interval, also where no intervals are asked for
+FEWEST_DRAWS = 100  # shortcuts are judged by their intervals, even if no intervals are requested
 
 
 @dataclass(frozen=True)
 class Properties:
-    """The files that could be read: what they say, their labels and their source images.
+    """The files that could be read: their properties, labels and source images.
 
     Attributes
     ----------
@@ -40,19 +40,19 @@ class Properties:
     groups: Optional[list]
 
     def take(self, rows: Sequence[int]) -> "Properties":
-        """Some of the files."""
+        """The files of the given rows."""
         features = {name: [values[i] for i in rows] for name, values in self.features.items()}
         return Properties(features, self.y[rows], None if self.groups is None else [self.groups[i] for i in rows])
 
     def measure(self, warn: float, times: int, seed: int) -> Tuple[Dict[str, Dict[str, Any]], np.ndarray]:
-        """:func:`aidet.audit.shortcuts.audit` of these files."""
+        """Run :func:`aidet.audit.shortcuts.audit` on these files."""
         return shortcuts.audit(self.features, self.y, self.groups, warn, times, seed)
 
 
 def read_features(
     paths: Sequence[Union[str, Path]],
 ) -> Tuple[Dict[str, list], List[int], List[Tuple[int, str]]]:
-    """:func:`aidet.audit.shortcuts.file_features` of many files.
+    """Run :func:`aidet.audit.shortcuts.file_features` on many files.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def read_features(
     Returns
     -------
     (dict of str to list, list of int, list of (int, str))
-        Columns, the rows they belong to, and (row, reason) of the files that could not be read.
+        Columns, the row numbers of their values, and (row, reason) of the files that could not be read.
     """
     columns, rows, lost = {name: [] for name in shortcuts.FEATURES}, [], []
     bar = {"desc": "reading headers", "unit": "file", "disable": len(paths) < 2000, "file": sys.stderr}
@@ -88,12 +88,12 @@ def main(options: argparse.Namespace) -> int:
     Returns
     -------
     int
-        Exit code: 3 where some files could not be read. A shortcut is a finding, not an error.
+        Exit code: 3 if some files could not be read. A shortcut is a finding, not an error.
 
     Raises
     ------
     UserError
-        Labels without image files, no file that can be read, or too few images.
+        Labels without image files, no readable file, or too few images.
     """
     labels, warn, seed, out = options.labels, options.warn, options.seed, Path(options.out)
     true = read_labels(labels, options.where)
@@ -122,7 +122,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def summary(found: Properties, warn: float, times: int, seed: int) -> Tuple[Dict[str, Any], np.ndarray]:
-    """How well the properties predict the label, and what is left once the classes are matched on them.
+    """How well the properties predict the label, before and after the classes are matched on the shortcuts.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def summary(found: Properties, warn: float, times: int, seed: int) -> Tuple[Dict
     Returns
     -------
     (dict, ndarray of int)
-        Keys of ``metrics.json`` (the metrics of all properties together, ``features``, ``aligned``), and the rows of
+        Keys of ``metrics.json`` (the metrics of all properties combined, ``features``, ``aligned``), and the rows of
         the aligned subset.
 
     Raises
@@ -155,7 +155,7 @@ def _shortcuts(features):
 
 
 def _combined(found, prob, times, seed):
-    """The contract's metrics, of the classifier that sees the properties and nothing else."""
+    """The standard metrics of the classifier that uses only the file properties."""
     y = found.y
     label = (prob > y.mean()).astype(int)
     return {
@@ -169,23 +169,23 @@ def _combined(found, prob, times, seed):
 
 
 def _aligned(found, kept, shortcuts, warn, seed):
-    """What is left of the shortcuts once the classes are matched on them."""
+    """The shortcuts that remain after the classes are matched on the shortcuts found."""
     out = {"n": len(kept), "of": len(found.y), "matched_on": shortcuts, "features": None}
     if shortcuts and len(kept) >= 2 * FEWEST:
         try:
             out["features"] = found.take(kept).measure(warn, FEWEST_DRAWS, seed)[0]
         except UserError:
-            out["features"] = None  # too few source images are left for a cross-validation
+            out["features"] = None  # too few source images are left for cross-validation
     return out
 
 
 def detector(evaluation: Evaluation, kept: np.ndarray, times: int = 0, seed: int = 42) -> Dict[str, Any]:
-    """A detector's accuracy on all images and on the aligned ones.
+    """A detector's accuracy on all images and on the aligned subset.
 
     Parameters
     ----------
     evaluation : Evaluation
-        Of all images.
+        Must cover all images.
     kept : ndarray of int
         Rows of the aligned subset.
     times, seed : int
@@ -194,8 +194,8 @@ def detector(evaluation: Evaluation, kept: np.ndarray, times: int = 0, seed: int
     Returns
     -------
     dict
-        ``raw`` and ``aligned``: ``n, accuracy, balanced_accuracy, auc, ci``; ``aligned`` is None where the subset
-        does not hold both classes.
+        ``raw`` and ``aligned``: ``n, accuracy, balanced_accuracy, auc, ci``; ``aligned`` is None if the subset
+        does not contain both classes.
     """
     wanted = ("n", "accuracy", "balanced_accuracy", "auc", "ci")
 
@@ -210,7 +210,7 @@ def detector(evaluation: Evaluation, kept: np.ndarray, times: int = 0, seed: int
 
 
 def _example(name, values, y):
-    """In words, how the classes differ in one property."""
+    """Describe in words how the classes differ in one property."""
     said = []
     for side in (0, 1):
         own = [v for v, label in zip(values, y) if label == side]
@@ -245,7 +245,7 @@ def _page(path, lead, result, found, warn, where_from):
 
 
 def _properties_section(features, after, warn):
-    """Chart and table of the properties; ``after``: the same on the aligned subset, or empty."""
+    """Chart and table of the properties; ``after``: the same results on the aligned subset, or empty."""
     number, interval = report.number, report.interval
     header = ["property", "AUC", "95% interval", "balanced accuracy", "verdict"] + (["AUC, aligned"] if after else [])
     ordered = sorted(features, key=lambda n: -features[n]["auc"])

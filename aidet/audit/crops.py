@@ -1,8 +1,8 @@
-"""Crops of one picture in several splits, found by local features.
+"""Crops of one image in several splits, found by local features.
 
-Corners with ORB descriptors (Rublee et al., ICCV 2011) are matched between images; pairs with several matches are laid
-over each other by the shift, scale and rotation that most of their matches agree on, and count only where the pixels
-then agree, too. Needs OpenCV. Pictures without corners, and images below 64 pixels, are not searched.
+Corners with ORB descriptors (Rublee et al., ICCV 2011) are matched between images. If a pair has several matches, one
+image is aligned with the other by the shift, scale and rotation that most matches agree on, and the pair counts as a
+crop only if the aligned pixels agree too. Needs OpenCV. Images without corners or below 64 pixels are not searched.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from . import fingerprints
 SIDE = 512  # longer side at which features are found
 SMALLEST = 64
 CORNERS = 250
-BANDS = 8  # descriptors that share 32 of their 256 bits, at one of eight places, are compared
-COMMON = 60  # a band value that more corners of the known split have says nothing
-BITS = 48  # descriptors that differ in more of their 256 bits are no match
+BANDS = 8  # a descriptor's 256 bits form 8 bands of 32; descriptors that are equal in one band are compared
+COMMON = 60  # a band value that more corners of the known split share is too common to be used
+BITS = 48  # descriptors that differ in more of their 256 bits do not match
 MATCHES, AGREEING = 6, 6
-TRIED = 5  # known images looked at for each image
-OVERLAP = 0.4  # part of the smaller image that must lie inside the other
-COMPARED = 32  # pixels a side at which the overlap is compared
+TRIED = 5  # known images compared with each image
+OVERLAP = 0.4  # fraction of the smaller image that must lie inside the other
+COMPARED = 32  # the overlap is compared at this many pixels per side
 NOTHING = (np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8))
 
 
@@ -37,7 +37,7 @@ class Corners:
     owner : ndarray of int, shape (n,)
         Row of the image.
     place : ndarray of float32, shape (n, 2)
-        Pixels (x, y) of the image at its reduced size.
+        Position (x, y) in pixels of the reduced image.
     code : ndarray of uint8, shape (n, 32)
         ORB descriptors.
     """
@@ -56,12 +56,12 @@ def _cv2():
 
 
 def require() -> None:
-    """Raise :class:`UserError` where OpenCV is missing."""
+    """Raise :class:`UserError` if OpenCV is missing."""
     _cv2()
 
 
 def _grey(path):
-    """Grey pixels, longer side at most 512; None where the file cannot be decoded or is too small."""
+    """Grey pixels, longer side at most 512; None if the file cannot be decoded or is too small."""
     try:
         image = images.decode(path).convert("L")
     except images.ImageError:
@@ -80,7 +80,7 @@ def corners(path: Union[str, Path]) -> Tuple[np.ndarray, np.ndarray]:
     Returns
     -------
     (ndarray (k, 2) float32, ndarray (k, 32) uint8)
-        Empty where there are none.
+        Positions and descriptors; empty if there are none.
     """
     cv2, grey = _cv2(), _grey(path)
     found = [] if grey is None else cv2.ORB_create(nfeatures=CORNERS, fastThreshold=4).detectAndCompute(grey, None)
@@ -90,7 +90,7 @@ def corners(path: Union[str, Path]) -> Tuple[np.ndarray, np.ndarray]:
 
 
 def collect(results: Iterable[Tuple[np.ndarray, np.ndarray]]) -> Corners:
-    """Put the results of :func:`corners`, in the order of the images, into one :class:`Corners`."""
+    """Combine the results of :func:`corners`, in the order of the images, into one :class:`Corners`."""
     results = [*results, NOTHING]
     places, codes = zip(*results)
     return Corners(
@@ -108,8 +108,8 @@ def candidates(known: Corners, other: Corners) -> Dict[int, List[Tuple[int, np.n
     Returns
     -------
     dict of int to list of (int, ndarray, ndarray)
-        By row of ``other``: row of ``known`` with the places (m, 2) that match in ``other`` and in ``known``; the
-        rows with most matches first, at most five.
+        For each row of ``other``, at most five rows of ``known``, most matches first, each with the matching
+        positions (m, 2) in ``other`` and in ``known``.
     """
     met = []
     for band in range(BANDS):
@@ -134,18 +134,18 @@ def candidates(known: Corners, other: Corners) -> Dict[int, List[Tuple[int, np.n
 
 
 def agree(known: Union[str, Path], other: Union[str, Path], here: np.ndarray, there: np.ndarray) -> float:
-    """Whether two images show the same pixels where their matching corners lay them over each other.
+    """How well the pixels of two images agree after alignment by their matching corners.
 
     Parameters
     ----------
     known, other : str or Path
     here, there : ndarray (m, 2)
-        Matching places in ``other`` and in ``known``.
+        Matching positions in ``other`` and in ``known``.
 
     Returns
     -------
     float
-        Correlation of the overlap, 0 where the corners agree on no position or the images hardly overlap.
+        Correlation of the overlap; 0 if the corners do not agree on an alignment or the images hardly overlap.
     """
     cv2 = _cv2()
     move, inside = cv2.estimateAffinePartial2D(there, here, method=cv2.RANSAC, ransacReprojThreshold=4)
@@ -157,7 +157,7 @@ def agree(known: Union[str, Path], other: Union[str, Path], here: np.ndarray, th
     size = (two.shape[1], two.shape[0])
     laid = cv2.warpAffine(one, move, size, flags=cv2.INTER_AREA).astype(np.float32)
     cover = cv2.warpAffine(np.full(one.shape, 255, np.uint8), move, size, flags=cv2.INTER_NEAREST)
-    # Of the smaller of the two: the other image, or the known one as it lies over it.
+    # The overlap is relative to the smaller image: the other image, or the known one after alignment.
     zoom = abs(np.linalg.det(move[:, :2]))
     if not 1 / 64 < zoom < 64 or (cover > 0).sum() < OVERLAP * min(two.size, one.size * zoom):
         return 0.0
@@ -184,9 +184,9 @@ def compare(
     ----------
     known, other : Corners
     known_files, other_files : sequence of str
-        Where the images are; they are decoded again for the last look.
+        The image files; they are decoded again for the final pixel comparison.
     skip : collection of int
-        Rows of ``other`` that need no search.
+        Rows of ``other`` to leave out of the search.
 
     Returns
     -------

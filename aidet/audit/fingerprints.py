@@ -1,7 +1,7 @@
-"""The same image in several splits: by path, by bytes, by pixels, by look, also mirrored or turned.
+"""Duplicate images across splits: same path, bytes or pixels, or near-duplicates, including mirrored or turned ones.
 
-A test set that shares images with the training set measures memory. CIFAKE, for one, has 378 generated files that are
-byte-identical in its training and test folders.
+A test set that shares images with the training set measures memorization. CIFAKE, for example, has 378 generated files
+that are byte-identical in its training and test folders.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from ..errors import UserError
 
 LEVELS = ("path", "bytes", "pixels", "near", "turned", "crop")  # crop: aidet.crops, on request
 THUMB = 16
-HASHED, LOW = 32, 8  # pHash: cosine transform of 32 x 32 pixels, its 8 x 8 lowest frequencies
+HASHED, LOW = 32, 8  # pHash: the 8 x 8 lowest frequencies of the cosine transform of 32 x 32 pixels
 CORRELATION = 0.95
 CHUNK = 1 << 20
-Leak = Tuple[str, int, int, int]  # level, row in the other split, row in the known one, differing bits (or corners)
+Leak = Tuple[str, int, int, int]  # level, row in the other split, row in the known one, differing bits (crop: corners)
 
 
 @dataclass
@@ -32,20 +32,21 @@ class Prints:
     Attributes
     ----------
     paths : list of str
-        As given; the files that could be read.
+        As given, only the files that could be read.
     files : list of str
-        Resolved.
+        The same files as resolved paths.
     digest, pixels : ndarray of bytes, shape (n,)
-        Hash of the file, and of its decoded RGB pixels with their size.
+        Hash of the file, and hash of its decoded RGB pixels and their size.
     look : ndarray of uint64, shape (n,)
         Perceptual hash (pHash: signs of the 64 lowest cosine frequencies against their median; Zauner 2010).
     thumbs : ndarray of int8, shape (n, 256)
-        Grey 16 x 16 thumbnail, mean removed, for the second look at candidates.
+        Grey 16 x 16 thumbnail, mean removed, to verify candidates.
     lost : list of (str, str)
-        Path and reason of what could not be read.
+        Path and reason for each file that could not be read.
     waves : ndarray of float32, shape (n, 8, 8), optional
-        The frequencies behind ``look``. Mirroring an image only changes their signs and turning it transposes them, so
-        that the hashes of all eight positions follow from one transform. None: turned copies are not searched.
+        The frequencies from which ``look`` is computed. Mirroring an image only changes their signs, and a quarter
+        turn also transposes them, so the hashes of all eight orientations follow from one transform. If None, turned
+        copies are not searched.
     """
 
     paths: List[str]
@@ -71,8 +72,8 @@ def fingerprint(path: Union[str, Path]) -> tuple:
     Returns
     -------
     tuple
-        (file digest, pixel digest, perceptual hash as int, thumbnail (256,) int8, frequencies (64,) float32); (reason,)
-        where it cannot be read.
+        (file digest, pixel digest, perceptual hash as int, thumbnail (256,) int8, frequencies (64,) float32), or
+        (reason,) if the file cannot be read.
     """
     import imagehash
     from scipy.fft import dctn
@@ -88,7 +89,7 @@ def fingerprint(path: Union[str, Path]) -> tuple:
         return (str(error),)
     pixels = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
     grey = image.convert("L")
-    small = grey.resize((HASHED, HASHED), Image.Resampling.LANCZOS)  # imagehash's own first step
+    small = grey.resize((HASHED, HASHED), Image.Resampling.LANCZOS)  # the same first step as in imagehash
     bits = imagehash.phash(small).hash.reshape(-1)
     waves = dctn(np.asarray(small, np.float64))[:LOW, :LOW].astype(np.float32)
     look = int.from_bytes(np.packbits(bits).tobytes(), "big")
@@ -98,7 +99,7 @@ def fingerprint(path: Union[str, Path]) -> tuple:
 
 
 def collect(paths: Sequence[str], root: Union[str, Path], results: Sequence[tuple]) -> Prints:
-    """Put the results of :func:`fingerprint`, in the order of ``paths``, into one :class:`Prints`."""
+    """Combine the results of :func:`fingerprint`, in the order of ``paths``, into one :class:`Prints`."""
     good, lost = [], []
     for path, one in zip(paths, results):
         if len(one) == 1:
@@ -119,7 +120,7 @@ def collect(paths: Sequence[str], root: Union[str, Path], results: Sequence[tupl
 
 
 def turned(prints: Prints) -> Iterator[Prints]:
-    """The split as it would look had every image been mirrored or turned: seven :class:`Prints`, one a position."""
+    """The split with every image mirrored or turned: seven :class:`Prints`, one for each new orientation."""
     sign = np.where(np.arange(LOW) % 2, -1, 1).astype(np.float32)
     thumbs = prints.thumbs.reshape(-1, THUMB, THUMB)
     for swap, down, across in list(itertools.product((False, True), repeat=3))[1:]:
@@ -143,19 +144,20 @@ def compare(known: Prints, other: Prints, distance: int = 4) -> List[Leak]:
     ----------
     known, other : Prints
     distance : int
-        Near-duplicates differ in at most so many of the 64 bits of their perceptual hash, and their thumbnails
-        correlate by at least 0.95; so do *turned* copies after mirroring or turning by a quarter or a half.
+        Maximum number of differing bits, of 64, between the perceptual hashes of near-duplicates; their thumbnails
+        must also correlate by at least 0.95. The same holds for *turned* copies after mirroring or rotating them by a
+        multiple of 90 degrees.
 
     Returns
     -------
     list of (str, int, int, int)
-        Level, row in ``other``, row in ``known``, differing bits; one entry an image of ``other``, at its
-        strongest level (path, bytes, pixels, near, turned), in rising order of its row.
+        Level, row in ``other``, row in ``known``, differing bits. Each image of ``other`` has at most one entry, at
+        its strongest level (path, bytes, pixels, near, turned); entries are in ascending order of that row.
 
     Raises
     ------
     UserError
-        For a distance outside 0..12.
+        The distance is outside 0..12.
     """
     if not 0 <= distance <= 12:
         raise UserError(f"distance (={distance}) must be between 0 and 12")
@@ -182,9 +184,9 @@ def compare(known: Prints, other: Prints, distance: int = 4) -> List[Leak]:
 
 
 def near(known: Prints, other: Prints, distance: int) -> List[Tuple[int, int, int]]:
-    """Near-duplicates: (row in other, row in known, bits), the nearest of each row of ``other``.
+    """Near-duplicates as (row in other, row in known, bits), with the nearest match for each row of ``other``.
 
-    Hashes that differ in at most d bits agree wholly in at least one of d + 1 bands of bits (multi-index hashing,
+    Hashes that differ in at most d bits are identical in at least one of d + 1 bands of bits (multi-index hashing,
     Norouzi, Punjani & Fleet 2012), so only pairs that share a band are compared.
     """
     best: Dict[Any, Any] = {}
@@ -232,12 +234,12 @@ def equal_pairs(left: np.ndarray, right: np.ndarray) -> Iterator[Tuple[np.ndarra
 
 
 def popcount(values: np.ndarray) -> np.ndarray:
-    """Set bits of uint64 values."""
+    """Number of set bits in each uint64 value."""
     return np.unpackbits(np.ascontiguousarray(values).view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1)
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Row-wise correlation of thumbnails (n, 256); 0 where one of the two is flat, which says nothing."""
+    """Row-wise correlation of thumbnails (n, 256); 0 if one of the two is flat and so carries no information."""
     out = np.zeros(len(first))
     for start in range(0, len(first), 1 << 16):
         a, b = (v[start : start + (1 << 16)].astype(np.float32) for v in (first, second))
@@ -248,5 +250,5 @@ def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def doubles(prints: Prints) -> int:
-    """How many files of one split repeat the bytes of another one of it."""
+    """Number of byte-identical duplicates within one split."""
     return len(prints) - len({d.tobytes() for d in prints.digest})

@@ -1,4 +1,4 @@
-"""``evaluate.py leaks``: compare the splits of a data set."""
+"""``evaluate.py leaks``: find images that the splits of a data set share."""
 
 import argparse
 import csv
@@ -15,13 +15,13 @@ from ..parallel import spread
 from . import crops, fingerprints
 
 SPLITS = ("train", "valid", "test")
-SHOWN = 12  # thumbnails of leaks: a third of them for each level
+SHOWN = 12  # limit for the leaks shown as thumbnails: at most a third of it per level
 
 
 def read_prints(
     name: str, paths: Sequence[str], root: Union[str, Path], workers: Optional[int] = None
 ) -> fingerprints.Prints:
-    """Fingerprints of all images of a split, decoded once, in several processes.
+    """Fingerprints of all images of a split, each decoded once, in several processes.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def read_prints(
     root : Path
         Folder the paths are relative to.
     workers : int, optional
-        Default: the CPUs.
+        Default: the number of CPUs.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def main(options: argparse.Namespace) -> int:
     Returns
     -------
     int
-        Exit code: 3 where some images could not be read. A leak is a finding, not an error.
+        Exit code: 3 if some images could not be read. A leak is a finding, not an error.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def main(options: argparse.Namespace) -> int:
         raise UserError(f"--distance (={distance}) must be between 0 and 12")
     if with_crops:
         crops.require()
-    # All sources are checked before an hour is spent on the first.
+    # Check all sources before spending up to an hour on the first.
     read = {name: sources.read_paths(source) for name, source in given.items()}
     roots = {name: root for name, (_, root) in read.items()}
     prints = {name: read_prints(name, paths, root, workers) for name, (paths, root) in read.items()}
@@ -85,19 +85,19 @@ def main(options: argparse.Namespace) -> int:
 
 
 def compare(prints: Dict[str, fingerprints.Prints], distance: int) -> Dict[Tuple[str, str], List[fingerprints.Leak]]:
-    """:func:`aidet.audit.fingerprints.compare` of every two splits.
+    """Run :func:`aidet.audit.fingerprints.compare` on every pair of splits.
 
     Parameters
     ----------
     prints : dict of str to Prints
-        By name of the split; of two splits the first is the known one.
+        By split name. In each pair, the first split is the known one.
     distance : int
         See :func:`aidet.audit.fingerprints.compare`.
 
     Returns
     -------
     dict of (str, str) to list
-        By names of the known and the other split.
+        Keys: names of the known split and of the other split.
     """
     return {
         (first, second): fingerprints.compare(prints[first], prints[second], distance)
@@ -106,7 +106,7 @@ def compare(prints: Dict[str, fingerprints.Prints], distance: int) -> Dict[Tuple
 
 
 def _add_crops(prints, pairs, workers):
-    """Look for crops among the images that are not found in another way."""
+    """Search for crops among the images that were not found at another level."""
     found = {n: crops.collect(spread(crops.corners, p.files, f"{n}, corners", workers)) for n, p in prints.items()}
     for (first, second), rows in pairs.items():
         done = {j for _, j, _, _ in rows}
@@ -115,7 +115,7 @@ def _add_crops(prints, pairs, workers):
 
 
 def _write_rows(path, prints, pairs):
-    # A file name need not be Unicode on Linux; its odd bytes are shown as \udcXX, as in infer.py's files.
+    # On Linux a file name need not be valid Unicode; invalid bytes are written as \udcXX, as in infer.py's files.
     with files.atomic(path, errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["level", "split", "path", "also_in", "also_path", "bits"])
@@ -181,7 +181,7 @@ def _counts_section(result):
 
 
 def _shots(names, found, prints, roots):
-    """The first leaks of each level, both images side by side; ``names``: the known split and the other one."""
+    """The first leaks of each level, both images side by side; ``names``: the known split and the other split."""
     known, other = names
     shots = []
     for level in fingerprints.LEVELS:

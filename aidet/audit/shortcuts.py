@@ -1,8 +1,8 @@
-"""Shortcuts: what a file says about its class before a pixel is looked at.
+"""Shortcuts: file properties that reveal the class without any pixel being decoded.
 
-A detector trained on 512-pixel generations and camera photographs of every size learns "512"; one trained on PNG fakes
-and JPEG reals learns "JPEG" (Grommelt et al., "Fake or JPEG?", 2024). Each property is asked, alone, how well it
-predicts the label on images it was not fitted on.
+A detector trained on 512-pixel generated images and camera photographs of every size learns "512"; one trained on PNG
+fakes and JPEG reals learns "JPEG" (Grommelt et al., "Fake or JPEG?", 2024). The audit measures how well each property
+alone predicts the label on held-out images.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ NUMBERS = ("width", "height", "pixels", "aspect", "bytes_per_pixel", "jpeg_quali
 WORDS = ("format", "extension", "mode", "jpeg_tables", "subsampling", "progressive", "exif", "icc")
 FEATURES = NUMBERS + WORDS
 FOLDS = 5
-FEWEST = 20  # images of each class below which an audit says nothing
-# ITU-T T.81 annex K.1, the luminance table that the Independent JPEG Group scales with its quality.
+FEWEST = 20  # images of each class that an audit needs
+# ITU-T T.81 annex K.1: the luminance table that the Independent JPEG Group scales by its quality setting.
 LUMINANCE = np.array(
     [
         16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,
@@ -43,12 +43,12 @@ _SUMS = _scaled_sums()
 
 
 def jpeg_quality(table: Sequence[int]) -> int:
-    """The Independent JPEG Group quality (1..100) whose luminance table has the nearest sum."""
+    """The Independent JPEG Group quality (1..100) whose luminance table has the sum nearest to this table's."""
     return int(np.argmin(np.abs(_SUMS - sum(table)))) + 1
 
 
 def file_features(path: Union[str, Path]) -> Dict[str, Any]:
-    """What the container of one image says; the pixels are not decoded.
+    """Properties of one image file's container; the pixels are not decoded.
 
     Parameters
     ----------
@@ -57,13 +57,13 @@ def file_features(path: Union[str, Path]) -> Dict[str, Any]:
     Returns
     -------
     dict
-        One value for each of :data:`FEATURES`: numbers for :data:`NUMBERS` (``jpeg_quality`` -1 where it is no JPEG),
-        text for :data:`WORDS`.
+        One value for each of :data:`FEATURES`: numbers for :data:`NUMBERS` (``jpeg_quality`` is -1 unless the file
+        is a JPEG), text for :data:`WORDS`.
 
     Raises
     ------
     OSError, ValueError
-        Where it is no image.
+        The file is not an image.
     """
     size = os.path.getsize(path)
     with Image.open(path) as image:
@@ -89,12 +89,12 @@ def file_features(path: Union[str, Path]) -> Dict[str, Any]:
 
 
 def _has_exif(image):
-    # getexif() also knows of orientations that XMP names; a PNG keeps EXIF in a chunk after the pixels.
+    # Not getexif(): it also reports an orientation from XMP, and loads a PNG's pixels to look for EXIF after them.
     return bool(image.info.get("exif")) or "Raw profile type exif" in image.info
 
 
 class Folds:
-    """Cross-validation that keeps all rows of a group together and both classes in every part.
+    """Cross-validation that keeps all rows of a group in one fold and has both classes in every fold.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class Folds:
     Raises
     ------
     UserError
-        Fewer than :data:`FEWEST` images of a class, or fewer than two groups of one.
+        Fewer than :data:`FEWEST` images of a class, or fewer than two groups of a class.
     """
 
     def __init__(self, y: Sequence[int], groups: Optional[Sequence] = None, seed: int = 42) -> None:
@@ -124,7 +124,7 @@ class Folds:
         self.y, self.parts = y, list(splitter.split(y, y, names))
 
     def predict(self, fit: Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]) -> np.ndarray:
-        """Out-of-fold probabilities (n,): ``fit(rows, y)`` gives a function from rows to probabilities."""
+        """Out-of-fold probabilities (n,); ``fit(rows, y)`` returns a function from rows to probabilities."""
         out = np.full(len(self.y), 0.5)
         for train, test in self.parts:
             if len(set(self.y[train])) == 2 and len(test):
@@ -133,7 +133,7 @@ class Folds:
 
 
 def predict_from_number(values: Sequence[float], folds: Folds) -> np.ndarray:
-    """Out-of-fold probability of *generated* from one number: a small tree finds steps, bands and single values."""
+    """Out-of-fold probability of *generated* from one number: a small tree can find steps, bands and single values."""
     from sklearn.tree import DecisionTreeClassifier
 
     column = np.asarray(values, float).reshape(-1, 1)
@@ -147,7 +147,7 @@ def predict_from_number(values: Sequence[float], folds: Folds) -> np.ndarray:
 
 
 def predict_from_word(values: Sequence[str], folds: Folds) -> np.ndarray:
-    """Out-of-fold probability of *generated* from one word: its share in the other folds, ten images of prior added."""
+    """Out-of-fold probability of *generated* from one word: its share in the other folds plus a prior of ten images."""
     codes = np.unique([str(v) for v in values], return_inverse=True)[1]
 
     def fit(rows, y):
@@ -160,7 +160,7 @@ def predict_from_word(values: Sequence[str], folds: Folds) -> np.ndarray:
 
 
 def predict_from_all(features: Dict[str, Sequence], folds: Folds) -> np.ndarray:
-    """Out-of-fold probability of *generated* from all properties together (a random forest)."""
+    """Out-of-fold probability of *generated* from all properties combined, by a random forest."""
     from sklearn.ensemble import RandomForestClassifier
 
     columns = [np.asarray(features[n], float) for n in NUMBERS]
@@ -182,7 +182,7 @@ def audit(
     times: int = 200,
     seed: int = 42,
 ) -> Tuple[Dict[str, Dict[str, Any]], np.ndarray]:
-    """Ask every property, and all together, for the label.
+    """Measure how well each property, and all properties combined, predict the label.
 
     Parameters
     ----------
@@ -190,9 +190,9 @@ def audit(
         Columns of :func:`file_features`.
     y : array of int, shape (n,)
     groups : sequence, shape (n,), optional
-        Source images; cross-validation and intervals keep their rows together.
+        Source images; cross-validation and intervals keep the rows of each source image together.
     warn : float
-        AUC above which a property is a shortcut, provided that its 95% interval lies above 0.5.
+        A property is a shortcut if its AUC is above this value and its 95% interval lies above 0.5.
     times, seed : int
         Bootstrap draws of the intervals.
 
@@ -200,7 +200,7 @@ def audit(
     -------
     (dict of str to dict, ndarray)
         For each property and for ``"all together"``: ``auc``, ``ci``, ``balanced_accuracy``, ``distinct`` values and
-        ``shortcut`` (bool); and the out-of-fold probabilities of all together.
+        ``shortcut`` (bool); and the out-of-fold probabilities of all properties combined.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def audit(
 def judge(
     y: np.ndarray, prob: np.ndarray, groups: Optional[Sequence], warn: float, times: int, seed: int
 ) -> Dict[str, Any]:
-    """AUC with interval, balanced accuracy at the share of generated images, and whether that makes a shortcut."""
+    """AUC with interval, balanced accuracy (threshold: the share of generated images), and whether it is a shortcut."""
     label = (prob > y.mean()).astype(int)
     auc = metrics.ranking_metrics(y, prob, prob)["auc"]
     ci = metrics.intervals(y, label, prob, prob, groups, times, seed=seed).get("auc")
@@ -239,25 +239,25 @@ def judge(
 
 
 def aligned(features: Dict[str, Sequence], y: Sequence[int], names: Sequence[str], seed: int = 42) -> np.ndarray:
-    """The largest part of a data set in which the named properties are the same for both classes.
+    """The largest subset of a data set in which the named properties are distributed equally in both classes.
 
-    Coarsened exact matching (Iacus, King & Porro 2012): rows fall into cells of equal words and of numbers in ten bins
-    (or single values where there are at most ten); of every cell, as many images of each class are kept as the rarer
-    class has.
+    Coarsened exact matching (Iacus, King & Porro 2012): rows are grouped into cells with equal words and with numbers
+    in the same of ten bins (or equal numbers if there are at most ten values). In every cell, both classes keep as
+    many images as the smaller class has.
 
     Parameters
     ----------
     features : dict of str to sequence
     y : array of int, shape (n,)
     names : sequence of str
-        Properties to hold equal. Without any, all rows are kept.
+        Properties to match on. If empty, all rows are kept.
     seed : int
-        Which images of the more frequent class stay.
+        Random seed that selects which images of the larger class are kept.
 
     Returns
     -------
     ndarray of int
-        Rows that are kept, rising.
+        Rows that are kept, in ascending order.
     """
     y = np.asarray(y)
     if not names:

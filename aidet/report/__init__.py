@@ -1,4 +1,4 @@
-"""Reports: one HTML file that needs nothing else, with its tables and charts."""
+"""Reports: one self-contained HTML file with tables and charts."""
 
 from .charts import bars, curves, heat, histogram, precision_recall, reliability, roc
 from .page import THUMBNAIL, Chart, Section, Shot, Table, interval, number, provenance, thumbnail, write

@@ -10,12 +10,12 @@ import numpy as np
 
 from ..cli import printable
 
-# Okabe & Ito's palette, told apart with the common colour-vision deficiencies; always paired with a dash or a marker.
+# Okabe & Ito's palette, safe for the common colour-vision deficiencies; always paired with a dash or a marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "x", "*")
-NAME = 40  # characters of a name beside a chart
-# x (or a name), value, and the ends of its interval, which may be None.
+NAME = 40  # most characters of a name next to a chart
+# x (or a name), value, and the lower and upper ends of its interval, which may be None.
 Row = Tuple[Any, float, Optional[float], Optional[float]]
 STYLE = {
     "font.size": 11,
@@ -24,14 +24,14 @@ STYLE = {
     "axes.grid": True,
     "grid.alpha": 0.35,
     "svg.hashsalt": "aidet",
-    "text.parse_math": False,  # names come from files: a "$" in one is a "$"
+    "text.parse_math": False,  # names come from files, so a "$" is a literal "$"
     "legend.frameon": False,
     "figure.dpi": 100,
 }
 
 
 def _short(name):
-    """A name that leaves room for the chart beside it; the end of a long one tells more than its middle."""
+    """Cut the middle out of a long name to leave room for the chart; its end is more informative."""
     name = printable(name)
     name = f" {name}" if name.startswith("_") else name  # matplotlib leaves such names out of a legend
     return name if len(name) <= NAME else f"{name[: NAME // 2]}…{name[-(NAME // 2) + 1 :]}"
@@ -39,7 +39,7 @@ def _short(name):
 
 @contextmanager
 def _figure(size=(5.0, 4.0)):
-    """A figure that belongs to no window system and to no global state."""
+    """A figure without a window system or global state."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -49,10 +49,10 @@ def _figure(size=(5.0, 4.0)):
 
 
 def _svg(figure):
-    """The figure as a data URI. No date inside, so that the same input gives the same file."""
+    """The figure as a data URI, without a date, so that the same input gives the same file."""
     import matplotlib
 
-    # Outlines look the same everywhere; a name in Chinese, say, needs the fonts of whoever reads the report.
+    # Outlines look the same everywhere, but a Chinese name, for example, needs the fonts of the report's reader.
     kind = "path" if _covered(figure) else "none"
     buffer = io.BytesIO()
     with matplotlib.rc_context({**STYLE, "svg.fonttype": kind}), warnings.catch_warnings():
@@ -62,7 +62,7 @@ def _svg(figure):
 
 
 def _covered(figure):
-    """Whether the font that comes with matplotlib has every letter of the figure."""
+    """Whether matplotlib's bundled font has every character in the figure."""
     from matplotlib import font_manager
     from matplotlib.text import Text
 
@@ -71,7 +71,7 @@ def _covered(figure):
 
 
 def _thin(x, y, most=600):
-    """At most ``most`` points of a curve, the ends kept: 20,000 steps make a file of megabytes and look the same."""
+    """At most ``most`` points of a curve, including its ends; 20,000 would look the same but take megabytes."""
     if len(x) <= most:
         return x, y
     keep = np.unique(np.linspace(0, len(x) - 1, most).astype(int))
@@ -79,7 +79,7 @@ def _thin(x, y, most=600):
 
 
 def roc(y: np.ndarray, scores: Dict[str, np.ndarray]) -> str:
-    """ROC curves. ``scores`` maps a name to (n,) scores; returns a data URI."""
+    """ROC curves as a data URI. ``scores`` maps each name to (n,) scores."""
     from sklearn.metrics import roc_auc_score, roc_curve
 
     with _figure() as (figure, axes):
@@ -99,7 +99,7 @@ def roc(y: np.ndarray, scores: Dict[str, np.ndarray]) -> str:
 
 
 def precision_recall(y: np.ndarray, scores: Dict[str, np.ndarray]) -> str:
-    """Precision-recall curves; arguments as :func:`roc`."""
+    """Precision-recall curves; arguments as in :func:`roc`."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     with _figure() as (figure, axes):
@@ -117,7 +117,7 @@ def precision_recall(y: np.ndarray, scores: Dict[str, np.ndarray]) -> str:
 
 
 def reliability(points: Sequence[Tuple[float, float, int]]) -> str:
-    """Reliability diagram from :func:`aidet.metrics.reliability`; the dots' area follows the number of images."""
+    """Reliability diagram from :func:`aidet.metrics.reliability`; dot area is proportional to the number of images."""
     mean, share, count = (np.array(v) for v in zip(*points))
     with _figure() as (figure, axes):
         axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle=(0, (2, 3)), label="honest probabilities")
@@ -133,7 +133,7 @@ def reliability(points: Sequence[Tuple[float, float, int]]) -> str:
 
 
 def histogram(y: np.ndarray, score: np.ndarray, threshold: Optional[float]) -> str:
-    """Scores of both classes; real hatched one way, generated the other, the threshold dashed."""
+    """Histogram of both classes' scores, each with its own hatching; the threshold is a dashed line."""
     import matplotlib.colors
 
     low, high = np.percentile(score, [0.5, 99.5])
@@ -165,11 +165,11 @@ def curves(
     Parameters
     ----------
     lines : dict of str to list of (x, value, low, high)
-        ``low`` and ``high`` may be None. Where x is text, the points stand side by side.
+        ``low`` and ``high`` may be None. If x is text, the points are evenly spaced.
     xlabel, ylabel : str
     ylim : (float, float), optional
     chance : float, optional
-        A dotted level.
+        The chance level, drawn as a dotted line.
     """
     with _figure() as (figure, axes):
         for i, (name, points) in enumerate(lines.items()):
@@ -194,7 +194,7 @@ def curves(
 
 
 def heat(matrix: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], label: str) -> str:
-    """A matrix as a heat map in greys with its numbers written in; NaN cells stay empty."""
+    """A matrix as a grey heat map with the numbers in its cells; NaN cells stay empty."""
     matrix = np.asarray(matrix, float)
     with _figure((1.9 + 0.95 * len(columns), 1.5 + 0.5 * len(rows))) as (figure, axes):
         axes.grid(False)
@@ -217,11 +217,11 @@ def heat(matrix: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequen
 
 
 def bars(rows: Sequence[Row], xlabel: str, level: Optional[float] = None) -> str:
-    """Horizontal bars: ``rows`` is a list of (name, value, low, high); ``level`` a dashed line."""
+    """Horizontal bars. ``rows`` is a list of (name, value, low, high); ``level`` is drawn as a dashed line."""
     rows = rows[::-1]
     with _figure((5.0, 1.2 + 0.32 * len(rows))) as (figure, axes):
         values = [r[1] for r in rows]
-        # By number: a chart of names would lay two of the same name over one another.
+        # Positioned by number: with names as positions, two bars of the same name would overlap.
         axes.barh(range(len(rows)), values, color="#9ecae1", edgecolor="black", linewidth=0.6)
         axes.set_yticks(range(len(rows)), [_short(r[0]) for r in rows])
         for i, (_, _value, low, high) in enumerate(rows):

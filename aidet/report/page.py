@@ -27,7 +27,7 @@ class Table:
 
 @dataclass
 class Chart:
-    """``image`` is a data URI, ``caption`` its text; ``wide`` gives it a row of its own."""
+    """A chart: ``image`` is a data URI, ``caption`` is its text, and ``wide`` gives it a row of its own."""
 
     image: str
     caption: str
@@ -44,7 +44,7 @@ class Shot:
 
 @dataclass
 class Section:
-    """A heading with texts, charts, tables and thumbnails under it."""
+    """A heading followed by texts, charts, tables and thumbnails."""
 
     title: str
     texts: List[str] = field(default_factory=list)
@@ -69,9 +69,9 @@ def write(
     title, lead : str
     sections : list of Section
     cards : list of (name, value, note)
-        The headline numbers.
+        The headline metrics.
     warnings : list of str
-        What a reader must know before the numbers.
+        Warnings that the reader must see before the numbers.
 
     Returns
     -------
@@ -92,30 +92,30 @@ def write(
         warnings=list(warnings),
     )
     with files.atomic(path) as file:
-        # A path may hold bytes that are not UTF-8; they are shown as escapes.
+        # A path may contain bytes that are not UTF-8; they are shown as escapes.
         file.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
     return Path(path)
 
 
 def number(value: Optional[float], digits: int = 4) -> str:
-    """A number as text; an en dash where there is none."""
+    """A number as text; an en dash if there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def interval(ci: Optional[Sequence[float]], digits: int = 4) -> str:
-    """``[low, high]`` as text; empty where there is none."""
+    """``[low, high]`` as text; empty if there is none."""
     return "" if not ci else f"[{ci[0]:.{digits}f}, {ci[1]:.{digits}f}]"
 
 
 def thumbnail(image: Union[str, Path, Image.Image], side: int = THUMBNAIL) -> Optional[str]:
-    """A data URI of an image (PIL, or a file), at most ``side`` pixels; None where it cannot be decoded."""
+    """A data URI of an image (PIL or file), at most ``side`` pixels per side; None if it cannot be decoded."""
     try:
         image = images.decode(image)
     except images.ImageError:
         return None
     image.thumbnail((side, side))
     buffer = io.BytesIO()
-    # PNG for small ones, so that CIFAKE's 32 pixels are shown as they are.
+    # Small images are saved as PNG, so that CIFAKE's 32-pixel images are shown without loss.
     kind = {"format": "PNG"} if max(image.size) <= 64 else {"format": "JPEG", "quality": 85}
     image.save(buffer, **kind)
     mime = "image/" + kind["format"].lower()
@@ -130,7 +130,7 @@ def versions() -> Dict[str, str]:
 
 
 def provenance(inputs: Dict[str, Union[str, Path]]) -> Tuple[Dict[str, Any], Section]:
-    """What went in: sha256 of each input file (a folder is named only), and the versions.
+    """Provenance of a report: the SHA-256 of each input file (for a folder, only its name), and the versions.
 
     Parameters
     ----------
