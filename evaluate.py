@@ -1,10 +1,10 @@
-"""Measure a detector, and what a data set gives away.
+"""Measure a detector, and check a data set for shortcuts and leaks.
 
-score     a scores.csv against labels: metrics with intervals, metrics.json and report.html
+score     compare a scores.csv with labels: metrics with intervals, metrics.json and report.html
 sweep     robustness: thresholds, votes, JPEG, WebP, blur, noise, resize, crop, degradation tiers
 transfer  models x data sets
 audit     shortcuts: can size, format or compression alone tell the classes apart?
-leaks     the same images in train, validation and test
+leaks     find duplicate images across train, validation and test
 
 Exit codes: 0 done; 2 wrong argument or file; 3 done, but some images could not be used. See docs/evaluate.md.
 """

@@ -1,10 +1,11 @@
-"""Accuracy on CIFAKE's 20,000 test images, with and without those that the training set has, too: results/cifake.csv.
+"""Accuracy on CIFAKE's 20,000 test images, with and without those also in the training set: results/cifake.csv.
 
     python evaluate.py leaks --train CIFAKE/train --test CIFAKE/test --out out/leaks
     python bench/cifake.py --data CIFAKE --leaks out/leaks/leaks.csv runs/cifake_cnn/last.ckpt [MORE.ckpt ...]
 
-Runs the real command lines (`infer.py`, `evaluate.py score --leaks`). Rows of the same weights (SHA-256) are replaced,
-the others stay. CIFAKE's splits share 378 files byte for byte; a number on all 20,000 is the one that others report.
+Runs the real command lines (`infer.py`, `evaluate.py score --leaks`). Rows with the same weights (SHA-256) are
+replaced; the others are kept. CIFAKE's splits share 378 byte-identical files; other projects report their results on
+all 20,000 images.
 """
 
 import argparse
@@ -28,14 +29,14 @@ COLUMNS = (
 
 
 def run(*arguments):
-    """One command line of the project; stops with its message where it fails."""
+    """Run one command line of the project; if it fails, exit with its message."""
     done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise UserError(f"{arguments[0]} ended with exit code {done.returncode}")
 
 
 def minutes(folder):
-    """Minutes of training and validating, from the log.csv beside the checkpoint; empty where there is none."""
+    """Minutes of training and validation, from the log.csv next to the checkpoint; empty if there is none."""
     log = Path(folder) / "log.csv"
     if not log.is_file():
         return ""
@@ -44,7 +45,7 @@ def minutes(folder):
 
 
 def measure(path, data, leaks):
-    """The row of one checkpoint."""
+    """The table row of one checkpoint."""
     facts = ckpt.read_sidecar(path)
     with tempfile.TemporaryDirectory() as out:
         test = Path(data) / "test"
@@ -86,7 +87,7 @@ def measure(path, data, leaks):
 
 
 def interval(found):
-    """95 % bootstrap interval of the accuracy as text."""
+    """The 95% bootstrap interval of the accuracy as text."""
     low, high = found["ci"]["accuracy"]
     return f"[{low:.4f}, {high:.4f}]"
 

@@ -1,6 +1,6 @@
-"""What every measurement writes beside its numbers, and the tables it writes them to.
+"""Facts that every measurement records with its numbers, and reading and writing of the result tables.
 
-The repository's root is put on the path here, so that a script of this folder imports this module first.
+This module puts the repository's root on the import path, so every script in this folder must import it first.
 """
 
 import csv
@@ -23,7 +23,7 @@ def commit():
 
 
 def versions(*names, sign=" "):
-    """``"mindspore 2.8.0 pillow 12.3.0"`` of those that are installed, in the order given; ``python`` is one."""
+    """Text such as ``"mindspore 2.8.0 pillow 12.3.0"``: the installed of the named packages (``python`` is allowed)."""
     known = runtime.versions()
     found = {name: known.get(name) or runtime.version_of(name) for name in names}
     return " ".join(f"{name}{sign}{version}" for name, version in found.items() if version)
@@ -33,27 +33,27 @@ FACTS = ("commit", "versions", "device", "command", "date")
 
 
 def facts(command):
-    """What stands beside a detector's numbers: the values of the columns ``FACTS``."""
+    """The facts recorded with a detector's numbers: the values of the columns ``FACTS``."""
     known = runtime.versions()
     engines = f"MindSpore {known['mindspore']}, ONNX Runtime {known.get('onnxruntime', 'absent')}"
     return [commit(), engines, f"CPU, {cores()}", command, datetime.date.today().isoformat()]
 
 
 def shown(value, interval=None):
-    """``"0.893 [0.854, 0.923]"``; empty where there is no value."""
+    """A value with its interval as text, such as ``"0.893 [0.854, 0.923]"``; empty if there is no value."""
     text = "" if value is None else f"{value:.3f}"
     return text + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 def cores():
-    """``"1 of 2 cores"``: those that this process may use, of those that there are."""
+    """Text such as ``"1 of 2 cores"``: the cores this process may use, and the cores of the machine."""
     from aidet.parallel import cpus
 
     return f"{cpus()} of {os.cpu_count()} cores"
 
 
 def rows(path):
-    """Rows of a table as dicts of text; none where there is no such file."""
+    """Rows of a table as dicts of text; an empty list if the file does not exist."""
     if not Path(path).is_file():
         return []
     with open(path, encoding="utf-8", newline="") as file:
@@ -61,14 +61,14 @@ def rows(path):
 
 
 def write(path, columns, table):
-    """Write a table, whole or not at all; a row that lacks a column has an empty field there.
+    """Write a table atomically; a column that is missing from a row is left empty.
 
     Parameters
     ----------
     path : str or Path
     columns : sequence of str
     table : iterable of dict
-        A key that is no column is an error.
+        A key that is not a column is an error.
     """
     with files.atomic(path) as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
@@ -77,6 +77,6 @@ def write(path, columns, table):
 
 
 def replaced(known, new, key):
-    """Rows ``known`` without those that have the ``key`` columns of a new one, then the new ones."""
+    """The rows ``new`` appended to ``known``, after removing known rows with the same values in the ``key`` columns."""
     taken = {tuple(str(row[k]) for k in key) for row in new}
     return [row for row in known if tuple(row[k] for k in key) not in taken] + list(new)

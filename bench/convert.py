@@ -1,10 +1,10 @@
-"""Time and memory of a conversion (imports aside): ResNet-50 and the Stable Diffusion autoencoder.
+"""Time and memory of a conversion (without imports): ResNet-50 and the Stable Diffusion autoencoder.
 
     python bench/convert.py
 
-Each in a fresh process; memory is the peak above what the interpreter and MindSpore take before the first file is
-opened. Writes ``results/convert_bench.csv``. The source files are written by this script from random arrays, without
-torch.
+Each conversion runs in a fresh process. Memory is the peak minus what the interpreter and MindSpore use before the
+first file is opened. Writes ``results/convert_bench.csv``. This script writes the source files from random arrays,
+without torch.
 """
 
 import json
@@ -23,7 +23,7 @@ CASES = {
 
 
 def source(folder, architecture):
-    """A safetensors file of random weights in the original layout."""
+    """Make a safetensors file of random weights in the original layout."""
     import numpy as np
 
     from aidet import runtime
@@ -45,7 +45,7 @@ def source(folder, architecture):
 
 
 def one(path, destination):
-    """Convert in this process; print seconds and peak bytes above the start."""
+    """Convert in this process; print the seconds and the peak bytes above those at the start."""
     import resource
     import time
 

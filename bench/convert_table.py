@@ -2,8 +2,9 @@
 
     python bench/convert_table.py [--only TEXT ...] [--small] [--missing] [--minutes M] [--table]
 
-Each row: the original library's own net with random weights, saved in its real layout, converted by the command line,
-and its output compared on real photos. Rows that were measured before stay; ``--table`` only rewrites the page.
+For each row, the original library's own network with random weights is saved in its real layout and converted with the
+command line, and the outputs are compared on real photos. Rows measured before are kept; ``--table`` only rewrites the
+page.
 """
 
 import argparse
@@ -37,17 +38,17 @@ BEGIN, END = "<!-- table: begin (bench/convert_table.py) -->", "<!-- table: end 
 
 
 def rows():
-    """What was measured so far, by cell."""
+    """The rows measured so far, by cell."""
     return {row["cell"]: row for row in common.rows(CSV)}
 
 
 def write(table):
-    """The CSV, in the order of the cells' names."""
+    """Write the CSV, in the order of the cells' names."""
     common.write(CSV, FIELDS, [table[k] for k in sorted(table)])
 
 
 def measure_cells(cells, minutes=None, say=print):
-    """Measure each, keep what was there, write after every one; begin none after ``minutes``."""
+    """Measure each cell, keep existing rows and write after every cell; start no new cell after ``minutes``."""
     import time
 
     from run_cells import measure
@@ -64,7 +65,7 @@ def measure_cells(cells, minutes=None, say=print):
             try:
                 result = measure(cell, Path(folder), apart=False)
                 assert result["spread"] is None or result["spread"] > 1e-3 * result["scale"], "the same for every image"
-            except Exception as error:  # noqa: BLE001 - a failing cell must show in the table, not end it
+            except Exception as error:  # noqa: BLE001 - a failed cell must appear in the table, not end the run
                 say(f"{cell.name}: FAILED {error}", flush=True)
                 continue
         libraries = {
@@ -101,7 +102,7 @@ def measure_cells(cells, minutes=None, say=print):
 
 
 def page(cells):
-    """The table between the marks of docs/convert.md: measured rows, and which cells are not measured."""
+    """Write the table between the markers in docs/convert.md: measured rows, and the cells not yet measured."""
     from aidet.files import atomic
 
     table = rows()

@@ -1,9 +1,9 @@
-"""Time of evaluate.py, and the leaks of CIFAKE: results/evaluate.csv.
+"""Run time of evaluate.py, and the leaks in CIFAKE: results/evaluate.csv.
 
     python bench/evaluate.py [--train cifake/train --test cifake/test] [--crops DIR DIR] [--small]
 
-``score`` on 20,000 made-up rows of 5,000 source images and 20 generators, with 1,000 draws; ``audit`` and ``leaks`` on
-the folders given. Each is the whole command line.
+``score`` runs on 20,000 synthetic rows of 5,000 source images and 20 generators, with 1,000 bootstrap draws; ``audit``
+and ``leaks`` run on the given folders. Each time is that of the whole command line.
 """
 
 import csv
@@ -25,7 +25,7 @@ COLUMNS = ("what", "value", "unit", "note", "load", "commit", "versions", "devic
 
 
 def command(*arguments):
-    """Seconds and printed lines of one command of evaluate.py."""
+    """Run one command of evaluate.py; return the seconds and the printed lines."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, ROOT / "evaluate.py", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
@@ -36,12 +36,12 @@ def command(*arguments):
 
 
 def said(lines):
-    """What a command printed, without the places it wrote to."""
+    """The printed lines of a command, without those that name output files."""
     return "; ".join(line for line in lines if not line.startswith(("report", "all of them")))
 
 
 def make_scores(folder, rows):
-    """labels.csv and scores.csv of made-up images."""
+    """Write labels.csv and scores.csv of synthetic rows."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def make_scores(folder, rows):
 
 
 def measure(args, folder):
-    """Yield the rows."""
+    """Yield the table rows."""
     rows = 500 if args.small else 20000
     make_scores(folder, rows)
     given = ("--scores", folder / "scores.csv", "--labels", folder / "labels.csv", "--out", folder / "o1")

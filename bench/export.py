@@ -1,9 +1,10 @@
-"""Export every kind of architecture to ONNX and MindIR, load it again, compare: results/export.csv, docs/export.md.
+"""Export each architecture to ONNX and MindIR, reload it and compare outputs: results/export.csv, docs/export.md.
 
-    python bench/export.py [NAME ...]               # default: the list below; rows of other names stay as they are
-    python bench/export.py --missing [--minutes M]  # only names without a row; stops after the one that M ends in
+    python bench/export.py [NAME ...]               # default: the list below; rows of other names are kept
+    python bench/export.py --missing [--minutes M]  # only names without a row; starts no new one after M minutes
 
-Weights are random, so largest logits differ by many orders; the difference is therefore given over the largest logit.
+The weights are random, so the largest logits differ by orders of magnitude between architectures; the difference is
+therefore given relative to the largest logit.
 """
 
 import argparse
@@ -31,7 +32,7 @@ NAMES = (
     "convnext_small swin_small efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7 autoencoder_kl "
     "vit_s_16_384 deit_s_16_384 convnext_base swin_base vit_b_16_224 deit_b_16_224 vit_b_16_384 deit_b_16_384 "
     "swin_large "
-    # further ones of MindCV's common families
+    # more architectures of MindCV's common families
     "resnext101_32x4d densenet169 densenet201 mobilenet_v1_100 mobilenet_v3_small_075 efficientnet_v2_s "
     "swinv2_tiny_window8 convnextv2_tiny vit_b_32_224"
 ).split()
@@ -48,10 +49,10 @@ SIZES = {
     "aekl_clf": 64,
     "autoencoder_kl": 64,
 }
-# Its head has one weight a place of the latent: 8 x 8 of them for 64 pixels, 32 x 32 for AIGC-clf's own 256.
+# The head of aekl_clf has one weight per position of the latent: 8 x 8 for 64 pixels, 32 x 32 for AIGC-clf's own 256.
 ARGUMENTS = {"aekl_clf": {"latent_size": 8}}
 CHANNELS = {"taesd_decoder": 4, "taesana_decoder": 32}
-# These take no num_classes.
+# Architectures that take no num_classes argument.
 WHOLE = "aidet_tae taesd_encoder taesd_decoder taesana_encoder taesana_decoder cifake_cnn cifake_cnn_srm autoencoder_kl"
 COLUMNS = (
     "architecture",
@@ -72,7 +73,7 @@ COLUMNS = (
 
 
 def row_of(name, folder):
-    """One line of the table; an export that fails is a line with its reason."""
+    """One row of the table; if the export fails, the row gives the reason."""
     import mindspore as ms
     import numpy as np
     from mindspore import nn
@@ -111,7 +112,7 @@ def row_of(name, folder):
         ms.export(net, x, file_name=str(path), file_format="MINDIR")
         again = nn.GraphCell(ms.load(str(path)))(x).asnumpy()
         row.update(mindir="yes", mindir_difference=f"{np.abs(again - net(x).asnumpy()).max():g}")
-    except Exception as error:  # noqa: BLE001 - whatever MindSpore raises is the result
+    except Exception as error:  # noqa: BLE001 - any exception from MindSpore is recorded as the result
         row["mindir"] = first_line(error, 300)
     row["seconds"] = f"{time.perf_counter() - start:.0f}"
     return row
@@ -123,7 +124,7 @@ def known():
 
 
 def write(rows):
-    """results/export.csv and the marked block of docs/export.md, in the order of NAMES."""
+    """Write results/export.csv and the marked block of docs/export.md, in the order of NAMES."""
     rows = sorted(rows.values(), key=lambda r: NAMES.index(r["architecture"]))
     common.write(TABLE, COLUMNS, rows)
     shown = [c for c in COLUMNS if c not in ("commit", "versions", "device", "seconds")]
@@ -142,7 +143,7 @@ def write(rows):
 
 
 def run(argv):
-    """Export each name, print its line, write both files after each."""
+    """Export each architecture, print its row, and write both files after each."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME")
     p.add_argument("--missing", action="store_true")

@@ -1,11 +1,11 @@
-"""How many photographs from the web a checkpoint calls generated, into results/false_alarms.csv.
+"""Count the web photographs that a checkpoint classifies as generated: results/false_alarms.csv.
 
     apt-get download gcompris-qt-data && dpkg -x gcompris-qt-data_*.deb unpacked
     python bench/false_alarms.py --rcc unpacked/usr/share/gcompris-qt/rcc --ckpt ckpt/aidet_default.ckpt
 
-The photographs are those of `convert/training/web_photographs.py`: by many photographers, shrunk and saved as WebP. It
-keeps a third of them apart; these are measured here.
-Scored by `infer.py` as they are and after changes of `evaluate.py sweep`; intervals are Wilson's.
+The photographs come from `convert/training/web_photographs.py`: taken by many photographers, shrunk and saved as WebP.
+That script holds out a third of them, and this script measures on that third. `infer.py` scores them unchanged and
+after degradations of `evaluate.py sweep`; the intervals are Wilson's.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Write tests/data/golden_*.json: the shipped detectors' scores on packaged and made pictures, by MindSpore.
+"""Write tests/data/golden_*.json: the shipped detectors' MindSpore scores on packaged and synthetic images.
 
     python bench/golden.py
 
-Run it after a checkpoint has changed on purpose, and read the difference.
+Run it after an intentional change of a checkpoint, and review the diff.
 """
 
 import sys

@@ -3,12 +3,12 @@
     python bench/infer.py [--files 500] [--vip 5000] [--cifake DIR] [--small]
                           [--detector A.ckpt --labels CSV|DIR [--only-detector]]
 
-Same weights (random, made by this script, the boundary moved between the images so that both decisions occur), same
-files, same number of threads (all CPUs of this process). Contenders take turns on slices of the files, so that a
-disturbance meets all. "early exit" and "cascade" are the options of infer.py that keep the decisions and not the
-scores; the eight-bit model of the cascade is calibrated on images of its own. Loading of models is not counted except
-where said.
-The eight-bit rows need a trained detector and labelled images (--detector, --labels) to say what accuracy it costs;
+All contenders use the same weights, files and number of threads (all CPUs of this process). The weights are random,
+made by this script, with the decision boundary moved between the images so that both decisions occur. Contenders take
+turns on slices of the files, so that other load on the machine affects all of them. "early exit" and "cascade" are
+options of infer.py that keep the decisions but not the scores; the eight-bit model of the cascade is calibrated on
+separate images. Loading of models is not counted unless stated.
+The eight-bit rows need a trained detector and labelled images (--detector, --labels) to measure the loss of accuracy;
 without them they compare speed and decisions of the random ResNet-18.
 """
 
@@ -35,7 +35,7 @@ GMACS = {"resnet18": 1.82, "swin_tiny": 4.5}
 
 
 def make_images(folder, count, sizes=(200, 1200), seed=0):
-    """Crops of scikit-image's photographs in many sizes, half JPEG, half PNG."""
+    """Write crops of scikit-image's photographs in many sizes, half JPEG and half PNG."""
     import numpy as np
     from PIL import Image
     from skimage import data
@@ -54,11 +54,11 @@ def make_images(folder, count, sizes=(200, 1200), seed=0):
 
 
 def make_models(folder, paths):
-    """Hugging Face folders with random weights, and our checkpoints converted from them.
+    """Make Hugging Face folders with random weights, and this project's checkpoints converted from them.
 
-    Half of the images in ``paths`` are on each side of the boundary: equal decisions would say little otherwise.
+    The decision boundary splits the images in ``paths`` in half, so that equal decisions are a meaningful result.
     """
-    # torchvision's wheel is built for CUDA and registers operators that a CPU torch does not have; nothing uses them.
+    # torchvision's wheel is built for CUDA and registers operators that a CPU torch lacks; none of them is used here.
     sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
     import torch
     import transformers
@@ -104,7 +104,7 @@ def make_models(folder, paths):
 
 
 def balance(net, processor, paths):
-    """Move the last bias so that the boundary lies between the two images in the middle."""
+    """Shift the last bias so that the decision boundary lies between the two images with the middle scores."""
     import torch
     from PIL import Image
 
@@ -117,7 +117,7 @@ def balance(net, processor, paths):
 
 
 def in_turns(paths, contenders, slices=5):
-    """Seconds of each contender over all files, and its results; they alternate on slices."""
+    """Seconds of each contender over all files, and its results; the contenders alternate on slices of the files."""
     seconds, results = [0.0] * len(contenders), [[] for _ in contenders]
     step = -(-len(paths) // slices)
     for start in range(0, len(paths), step):
@@ -129,7 +129,7 @@ def in_turns(paths, contenders, slices=5):
 
 
 def against_pipeline(name, hub, ckpt, paths, small=None):
-    """(a): transformers.pipeline on the same files; with an eight-bit model the cascade, too."""
+    """(a): compare with transformers.pipeline on the same files; if an eight-bit model is given, also the cascade."""
     import transformers
 
     from aidet import Detector
@@ -165,12 +165,12 @@ def against_pipeline(name, hub, ckpt, paths, small=None):
 
 
 def agreement(p, q, threshold=0):
-    """Share of equal decisions."""
+    """Fraction of equal decisions."""
     return sum((a > threshold) == (b > threshold) for a, b in zip(p, q)) / len(p)
 
 
 def against_loop(hub, ckpt, paths, small, votes=7):
-    """(b): one file at a time, one view at a time in PyTorch, as the seed project does."""
+    """(b): compare with PyTorch on one file and one view at a time, as the seed project does."""
     import numpy as np
     import torch
     import transformers
@@ -210,16 +210,16 @@ def against_loop(hub, ckpt, paths, small, votes=7):
 
 
 class Run:
-    """infer.py as a user runs it, watched from outside.
+    """Run infer.py as a user does, and monitor it from outside.
 
     Attributes
     ----------
     seconds, first : float
-        Of the whole command, and until the first row is on disk.
+        Seconds of the whole command, and until the first row is on disk.
     peak : float
-        Largest resident memory, MB (the kernel's own high-water mark).
+        Peak resident memory in MB (the kernel's high-water mark).
     samples : list of (float, float, int)
-        Seconds, resident memory in MB, bytes of the journal.
+        Seconds since the start, resident memory in MB, size of the journal in bytes.
     """
 
     def __init__(self, ckpt, folder, out, *flags):
@@ -238,10 +238,10 @@ class Run:
         if process.returncode not in (0, 3):
             raise SystemExit(f"infer.py ended with {process.returncode}")
         self.seconds = time.perf_counter() - start
-        self.first = self.first or self.seconds  # so few images that the journal was gone before it was seen
+        self.first = self.first or self.seconds  # few images: the journal was deleted before it was seen
 
     def between(self, low, high):
-        """Mean memory (MB) and journal bytes a second between two shares of the rows."""
+        """Mean memory (MB) and journal bytes per second between two fractions of the rows."""
         last = max(s[2] for s in self.samples)
         some = [s for s in self.samples if low * last <= s[2] <= high * last]
         if len(some) < 2 or some[-1][0] == some[0][0]:
@@ -258,9 +258,9 @@ def _memory(pid, field):
 
 
 def ceiling(side=2048):
-    """Billions of multiply-adds a second of float32 matrix products, all CPUs; by library.
+    """Billions of multiply-adds per second in float32 matrix products on all CPUs, by library.
 
-    NumPy's and PyTorch's libraries use half of what some processors can do, so ONNX Runtime's product counts, too.
+    The libraries of NumPy and PyTorch reach only half the speed of some processors, so ONNX Runtime is measured too.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -283,7 +283,7 @@ def ceiling(side=2048):
 
 
 def _product(side, x, y):
-    """An ONNX model: a matrix times a constant one."""
+    """An ONNX model that multiplies its input by a constant matrix."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
@@ -296,7 +296,7 @@ def _product(side, x, y):
 
 
 def reading_rate(ckpt, paths):
-    """Images a second of decoding and transforming alone, all CPUs."""
+    """Images per second of decoding and transforming alone, on all CPUs."""
     from concurrent.futures import ThreadPoolExecutor
 
     from aidet import Detector, images
@@ -318,7 +318,7 @@ def _timed(work):
 
 
 def network_rate(path):
-    """Images a second of the network alone, threads as in use; the best of five rounds, as for the ceiling."""
+    """Images per second of the network alone, with the usual threads; the best of five rounds, as for the ceiling."""
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
@@ -335,7 +335,7 @@ def network_rate(path):
 
 
 def measure(args, folder):
-    """Yield the rows."""
+    """Yield the table rows."""
     if not args.only_detector:
         yield from engines(args, folder)
     if args.detector:
@@ -343,7 +343,7 @@ def measure(args, folder):
 
 
 def engines(args, folder):
-    """Rows of the engines against each other, with random weights."""
+    """Yield rows that compare the engines with each other, with random weights."""
     help_ = min(
         _timed(lambda: subprocess.run([sys.executable, ROOT / "infer.py", "--help"], capture_output=True))
         for _ in range(3)
@@ -376,7 +376,7 @@ def engines(args, folder):
 
 
 def as_a_user(folder, ckpt, count):
-    """(c), start to first result, and memory: the whole command line, with its graph cached and without."""
+    """(c): the whole command line with and without a cached graph: speed, time to the first result, and memory."""
     make_images(folder / "vip", count, (200, 200), seed=1)
     done = Run(ckpt, folder / "vip", folder / "o1")
     common = {"model": "resnet18"}
@@ -396,10 +396,10 @@ def as_a_user(folder, ckpt, count):
 
 
 def flat(folder, images):
-    """Memory and rate early and late in a large folder."""
+    """Memory and speed early and late in a run on a large folder."""
     subprocess.run([sys.executable, "-c", _TINY, folder / "tiny.ckpt"], cwd=ROOT, check=True)
     Run(folder / "tiny.ckpt", folder / "few", folder / "o4")  # makes the graph, which needs MindSpore and its memory
-    # Three times: within the minute that one takes, a machine that others use, too, changes its own pace by a fifth.
+    # Three runs: on a shared machine, the speed can change by a fifth within the minute that one run takes.
     runs = [Run(folder / "tiny.ckpt", images, folder / f"flat{i}") for i in range(3)]
     with open(folder / "flat0" / "scores.csv", encoding="utf-8") as file:
         rows = sum(1 for _ in file) - 1
@@ -416,7 +416,7 @@ def flat(folder, images):
 
 
 def eight_bit_model(folder, detector, images, labels, limit):
-    """The eight-bit model, the float32 one, and what :func:`aidet.detector.int8.quantize` found."""
+    """The eight-bit model, the float32 model, and the results of :func:`aidet.detector.int8.quantize`."""
     from aidet.detector import int8
     from aidet.export import exporter
 
@@ -427,7 +427,7 @@ def eight_bit_model(folder, detector, images, labels, limit):
 
 
 def eight_bits(folder, detector, images, labels, limit):
-    """ONNX Runtime's eight bits against the same network in float32: speed, and with labels what accuracy it costs."""
+    """Compare ONNX Runtime's eight-bit network with float32: speed and, if there are labels, the loss of accuracy."""
     name = Path(detector).stem
     small, plain, found = eight_bit_model(folder, detector, images, labels, limit)
     note = (
@@ -457,7 +457,7 @@ ckpt.save(models.create("testing", num_classes=2), sys.argv[1], {"architecture":
 
 
 def run(argv):
-    """Measure, print, write results/infer.csv."""
+    """Measure, print and write results/infer.csv."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=500)
     parser.add_argument("--vip", type=int, default=5000)

@@ -1,4 +1,4 @@
-"""Measure a checkpoint under re-saving and resizing, on the test rows of several sets, into results/NAME.csv.
+"""Measure a checkpoint after re-saving and resizing, on the test rows of several sets: results/NAME.csv.
 
     python bench/measure_changes.py --ckpt ckpt/aidet_default.ckpt --name default_changes \\
         --set "full-size pictures=A/labels.csv" --set "256-pixel crops=B/labels.csv"

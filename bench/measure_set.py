@@ -1,9 +1,9 @@
-"""Measure one checkpoint on the splits of a labels.csv, by generator, into results/NAME.csv.
+"""Measure one checkpoint on the splits of a labels.csv, by generator: results/NAME.csv.
 
     python bench/measure_set.py --ckpt ckpt/aigen/best.ckpt --labels PATH/labels.csv --name aigen_dev --votes 6
 
-Runs the real command lines (`infer.py`, `evaluate.py score`) on each split and keeps the balanced accuracy and AUC of
-the whole split, and for each generator the recall and the AUC against all real images, with bootstrap intervals.
+Runs the real command lines (`infer.py`, `evaluate.py score`) on each split. Records the balanced accuracy and AUC of
+the whole split and, for each generator, the recall and the AUC against all real images, with bootstrap intervals.
 """
 
 import argparse
@@ -23,14 +23,14 @@ COLUMNS = ["split", "generator or source", "images", "balanced accuracy (whole s
 
 
 def run(*arguments):
-    """One command line of the project; stops with its message where it fails."""
+    """Run one command line of the project; if it fails, exit with its message."""
     done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
     if done.returncode not in (cli.OK, cli.PARTIAL):
         raise UserError(f"{arguments[0]} ended with exit code {done.returncode}")
 
 
 def measure(args, split, folder):
-    """Yield (name, metrics.json) of one split and, where unseen generators are named, of its two parts."""
+    """Yield (name, metrics.json) of one split and, if unseen generators are given, of its seen and unseen parts."""
     rows, _ = records.read_table(args.labels, "labels")
     base = Path(args.labels).resolve().parent
     rows = [{**r, "path": str(base / r["path"])} for r in rows if r["split"] == split]
@@ -43,7 +43,7 @@ def measure(args, split, folder):
     run("infer.py", "--ckpt", args.ckpt, "--images", listing, "--out", out, *votes)
     yield split, judge(out / "scores.csv", listing, out, "--by", "generator")
     if args.unseen:
-        # Generators and real sources that were not trained on, against each other, and the others.
+        # Two parts: generators and real sources that were not trained on, and all others.
         alone = all(r["label"] == "1" for r in rows if r["generator"] in args.unseen)
         for kind, wanted in (("unseen", True), ("seen", False)):
             keep = {
@@ -58,13 +58,13 @@ def measure(args, split, folder):
 
 
 def judge(scores, labels, out, *more):
-    """metrics.json of one score file."""
+    """metrics.json of one scores file."""
     run("evaluate.py", "score", "--scores", scores, "--labels", labels, "--out", out, *more)
     return files.read_json(out / "metrics.json")
 
 
 def table(split, metrics):
-    """Rows of the result file."""
+    """Rows of the results file."""
     n, ci = metrics["n"], metrics["ci"]
 
     whole = [common.shown(metrics[name], ci[name]) for name in ("balanced_accuracy", "auc")]

@@ -1,12 +1,12 @@
-"""Run the recipes of mindcv_cfg/ on one labelled set and measure what they give: results/recipes.csv.
+"""Run the recipes of mindcv_cfg/ on one labelled set and measure the trained models: results/recipes.csv.
 
     python bench/recipes.py --labels PATH/labels.csv --work runs/recipes --unseen dalle3,stable_cascade resnet_ft
 
-The recipes were written for data and ImageNet weights of their own. Here each runs through the real command lines
-(`train.py`, `infer.py`, `evaluate.py`) on ``labels.csv`` (path, label, generator, split), **from random weights**, and
-with the shorter schedule of ``PLAN``, so that one processor core can do it. The numbers say that a recipe learns and
-what it costs; they are no reproduction of what the original reported and no ranking of the recipes, which differ in
-pixels seen and in steps. A finished training is not repeated; `--resume auto` goes on with an interrupted one.
+Each recipe was written for its own data and ImageNet weights. Here each one runs through the real command lines
+(`train.py`, `infer.py`, `evaluate.py`) on ``labels.csv`` (path, label, generator, split), **from random weights** and
+with the shorter schedule of ``PLAN``, so that a single processor core is enough. The numbers show that a recipe learns,
+and what it costs. They do not reproduce the originally reported results and do not rank the recipes, which differ in
+image size and number of steps. A finished training run is not repeated; `--resume auto` continues an interrupted one.
 """
 
 import argparse
@@ -32,19 +32,19 @@ COLUMNS = (
 )  # fmt: skip
 GANS = ("stylegan2_face", "stylegan_rental", "gan_mountain", "gan_photo")
 SHORT = {"epoch_size": 1, "warmup_epochs": 0.2, "layer_decay": 1.0, "ema": False, "batch_size": 8}
-# What is changed of each recipe: the schedule, and for the most expensive networks the number of training images.
+# Changes to each recipe: the schedule and, for the most expensive networks, the number of training images.
 PLAN = {
     "resnet_ft": {"epoch_size": 6},
     "resnet_hf": {"epoch_size": 30},
     "aekl_clf": {
-        # Crops of 64 pixels: a sixteenth of the encoder's work at 256.
+        # Crops of 64 pixels need a sixteenth of the encoder's computation at 256 pixels.
         "epoch_size": 2, "limit": 60, "model_args": "{latent_size: 8}",
         "transform": "decode | random_crop(64) | hflip | vflip | to_float",
         "transform_eval": "decode | center_crop(64) | to_float",
         "views": "decode | random_crop(64) | hflip | vflip | to_float",
     },
     "winner_resnet50": {"epoch_size": 1, "lr": 0.0001},
-    # A batch of 32 needs some 20 GB of memory in MindSpore on a CPU, vipcup (stride 2) and B6 17 and 20 GB with 8.
+    # MindSpore on a CPU needs about 20 GB for a batch of 32; for a batch of 8, vipcup (stride 2) needs 17 GB, B6 20 GB.
     "swin_tiny_finetune": {"limit": 100, **SHORT},
     "convnext_tiny_finetune": {"limit": 100, **SHORT},
     "efficientnet_b6_fake_or_real": {"epoch_size": 1, "limit": 15, "warmup_epochs": 0.2, "batch_size": 2},
@@ -54,7 +54,7 @@ PLAN = {
 
 
 def chosen(labels, splits, limit=None):
-    """Rows of some splits with absolute paths; of each generator or source the first ``limit`` of a split."""
+    """Rows of the given splits with absolute paths; at most the first ``limit`` per split and generator or source."""
     base = Path(labels).resolve().parent
     counts, rows = {}, []
     for row in records.read_table(labels, "labels")[0]:
@@ -67,20 +67,20 @@ def chosen(labels, splits, limit=None):
 
 
 def link(source, place):
-    """A symbolic link to an image, in folders made as needed."""
+    """Make a symbolic link to an image, and its folders if needed."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.is_symlink():
         place.symlink_to(source)
 
 
 def as_table(rows, folder):
-    """A folder with labels.csv."""
+    """Write the rows as a folder with labels.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     common.write(folder / "labels.csv", list(rows[0]), rows)
 
 
 def as_folders(rows, folder):
-    """Fake or Real's layout: {train,valid}/{fake_images,real_images}."""
+    """Write the rows in Fake or Real's layout: {train,valid}/{fake_images,real_images}."""
     for row in rows:
         split = {"train": "train", "val": "valid"}[row["split"]]
         kind = ("real_images", "fake_images")[int(row["label"])]
@@ -88,7 +88,7 @@ def as_folders(rows, folder):
 
 
 def as_artifact(rows, folder):
-    """ArtiFact's layout: a folder a generator, with metadata.csv of image_path, target and category."""
+    """Write the rows in ArtiFact's layout: a folder per generator with metadata.csv (image_path, target, category)."""
     tables = {}
     for row in rows:
         name = f"{row['split']}-{Path(row['path']).name}"
@@ -103,14 +103,14 @@ LAYOUTS = {"efficientnet_b6_fake_or_real": as_folders, "vipcup_convnext_tiny": a
 
 
 def run(*arguments):
-    """One command line of the project, its output shown; stops with its exit code."""
+    """Run one command line of the project and show its output; if it fails, exit with its exit code."""
     done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=False)
     if done.returncode not in (cli.OK, cli.PARTIAL):
         raise UserError(f"{arguments[0]} ended with exit code {done.returncode}")
 
 
 def train(recipe, rows, work, changes, layout=as_table):
-    """Train a recipe unless it is done; the folder of the run."""
+    """Train a recipe unless it is already trained; return the folder of the run."""
     data, out = work / f"{recipe}-data", work / recipe
     layout(rows, data)
     words = [word for key, value in changes.items() for word in (f"--{key}", value)]
@@ -120,7 +120,7 @@ def train(recipe, rows, work, changes, layout=as_table):
 
 
 def teachers(labels, work):
-    """Two specialists, EfficientNet-Lite0 from ImageNet: one that saw GANs, one that saw diffusion models."""
+    """Two specialists, EfficientNet-Lite0 from ImageNet: one trained on GANs, one trained on diffusion models."""
     rows = chosen(labels, ("train", "val"))
     found = []
     for name, wanted in (("gan", True), ("diffusion", False)):
@@ -131,7 +131,7 @@ def teachers(labels, work):
 
 
 def measure(recipe, options):
-    """The row of one recipe."""
+    """The table row of one recipe."""
     changes = dict(PLAN[recipe])
     limit = changes.pop("limit", None)
     rows = chosen(options.labels, ("train", "val"), limit)
@@ -152,7 +152,7 @@ def measure(recipe, options):
         votes: judged(out / "last.ckpt", options, votes) for votes in (1, *((7,) if "views" in given(recipe) else ()))
     }
     one = found[1]["test"]
-    # ArtiFact has no splits: the recipe holds out a tenth of all.
+    # ArtiFact has no splits; the recipe holds out a tenth of all images.
     tenth = layout is as_artifact
     trained = len(rows) - len(rows) // 10 if tenth else sum(r["split"] == "train" for r in rows)
     return dict(zip(COLUMNS, (
@@ -165,13 +165,13 @@ def measure(recipe, options):
 
 
 def given(recipe):
-    """Names of the keys that a recipe's file sets."""
+    """Names of the keys set in a recipe's file."""
     text = (ROOT / "mindcv_cfg" / f"{recipe}.yaml").read_text(encoding="utf-8")
     return {line.split(":")[0] for line in text.splitlines() if line and line[0].isalpha()}
 
 
 def judged(path, options, votes):
-    """metrics.json of the test split, and of its unseen generators against all its real images."""
+    """metrics.json of the whole test split, and of its unseen generators against all its real images."""
     args = SimpleNamespace(ckpt=path, labels=options.labels, votes=votes, unseen=options.unseen.split(","))
     with tempfile.TemporaryDirectory() as folder:
         return dict(measure_set.measure(args, "test", Path(folder)))

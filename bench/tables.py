@@ -1,10 +1,10 @@
-"""Write the tables of the READMEs and of docs/ out of results/*.csv and docs/demo.txt.
+"""Write the tables in the READMEs and in docs/ from results/*.csv and docs/demo.txt.
 
     python bench/tables.py            # rewrite the marked blocks
-    python bench/tables.py --check    # exit 2 where a block is not what the files say
+    python bench/tables.py --check    # exit 2 if a block is out of date
 
-A block stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is a file of results/ without ``.csv``, or
-``demo`` for the recorded output of `make demo`.
+A block is the text between ``<!-- table: NAME -->`` and ``<!-- end -->``. NAME is a file of results/ without ``.csv``,
+or ``demo`` for the recorded output of `make demo`.
 """
 
 import argparse
@@ -25,11 +25,11 @@ PAGES = (
     "README_CN.md",
     *(f"docs/{name}.md" for name in ("convert", "evaluate", "infer", "recipes", "train")),
 )
-HIDDEN = {"commit", "versions", "device", "command", "date", "load", "sha256"}  # kept in the CSV, too wide for a page
+HIDDEN = {"commit", "versions", "device", "command", "date", "load", "sha256"}  # in the CSV only: too wide for a page
 
 
 def table(name):
-    """The block's text: a Markdown table of one CSV, or the demo's recorded output."""
+    """The text of a block: a Markdown table of one CSV, or the demo's recorded output."""
     if name == "demo":
         return "```\n" + (ROOT / "docs" / "demo.txt").read_text(encoding="utf-8").rstrip("\n") + "\n```\n"
     path = ROOT / "results" / f"{name}.csv"
@@ -40,14 +40,14 @@ def table(name):
     columns = [c for c in rows[0] if c not in HIDDEN]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(row[c] for c in columns) + " |" for row in rows]
-    # Rows of one table may have been measured at several commits; all of them are named.
+    # Rows of one table may have been measured at different commits; all of them are listed.
     kinds = {k: list(dict.fromkeys(r[k] for r in rows if r.get(k))) for k in ("device", "versions", "commit")}
     facts = [f"{k} {' / '.join(v)}" for k, v in kinds.items() if v]
     return "\n".join(lines) + "\n" + (f"\n<sub>{'; '.join(facts)}</sub>\n" if facts else "")
 
 
 def render(text):
-    """A page's text with every block made anew."""
+    """The text of a page with every block regenerated."""
     return BLOCK.sub(lambda m: m.group(1) + table(m.group(2)) + m.group(3), text)
 
 

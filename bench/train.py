@@ -1,20 +1,20 @@
-"""Training speed and memory: this project's engine, MindCV's own trainer, a PyTorch loop; same model, data, batch.
+"""Training speed and memory of this project's engine, MindCV's own trainer and a PyTorch loop (same model and data).
 
     python bench/train.py --once --models resnet18,efficientnet_b0 --size 64 --images 320 --out results/train.csv
     python bench/train.py --models cifake_cnn --size 32 --batch 32 --images 640 --out results/train.csv
 
-Every engine runs in a process of its own, and the rounds go through the engines in turn, so that other load meets all
-of them; of each engine the best round counts. The first epoch (compiling, starting workers) is not timed. At the end of
-an epoch ours writes weights (twice: last and best) and state, MindCV's trainer the two checkpoints of its StateMonitor
-(network with optimizer, optimizer; without the SummaryRecord, which starts a process that would be counted), the
-PyTorch loop nothing.
+Every engine runs in a separate process, and each round runs all engines in turn, so that other load affects all of
+them; the best round of each engine counts. The first epoch (compiling, starting workers) is not timed. At the end of an
+epoch this project's engine writes weights (twice: last and best) and state; MindCV's trainer writes the two checkpoints
+of its StateMonitor (network with optimizer, and optimizer; without the SummaryRecord, which starts a process that would
+be counted); the PyTorch loop writes nothing.
 
-``cpu_ms_per_image`` is processor time of the process and its workers and is robust against other load;
-``images_per_second`` is wall time and means something on a quiet machine only. Without ``--once`` every model is run a
-second time on ten times the images: what grows with the data shows in the time an image and in the memory. A model that
-MindCV lacks (cifake_cnn) goes into its trainer as this project has it. ``step_share`` is the part of our processor time
-that MindSpore's compiled step takes, the rest is reading, Python and saving. An engine that is not installed is left
-out.
+``cpu_ms_per_image`` is the processor time of the process and its workers and is robust against other load;
+``images_per_second`` is based on wall time and is meaningful only on a quiet machine. Without ``--once`` every model
+also runs on ten times as many images: costs that grow with the data then show in the time per image and in the memory.
+A model that MindCV lacks (cifake_cnn) runs in its trainer with this project's implementation. ``step_share`` is the
+fraction of this project's processor time spent in MindSpore's compiled step; the rest is reading, Python and saving.
+An engine that is not installed is left out.
 """
 
 import argparse
@@ -34,7 +34,7 @@ KEY = ("model", "size", "batch", "images")
 
 
 def make_data(folder, images, size):
-    """ImageFolder of noise over smooth colours; the pixels do not matter, the JPEG decoding does."""
+    """Write an ImageFolder of noise over smooth colours; only the cost of JPEG decoding matters, not the content."""
     import numpy as np
     from PIL import Image
 
@@ -48,7 +48,7 @@ def make_data(folder, images, size):
 
 
 def children():
-    """Process ids below this one, from /proc; empty where there is none."""
+    """Ids of all descendant processes, from /proc; empty if there are none."""
     parent = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -62,7 +62,7 @@ def children():
 
 
 def cpu():
-    """Processor seconds of this process, of its finished and of its living children."""
+    """Processor seconds of this process and of its finished and running children."""
     seconds = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     for pid in children():
         try:
@@ -74,7 +74,7 @@ def cpu():
 
 
 def peak_mb():
-    """Largest resident memory of this process, and of its living workers together."""
+    """Peak resident memory in MB: of this process, and of its running workers in total."""
     workers = 0
     for pid in children():
         try:
@@ -86,7 +86,7 @@ def peak_mb():
 
 
 class Clock:
-    """Wall and processor time between the ends of the first and the last epoch."""
+    """Wall time and processor time from the end of the first epoch to the end of the last."""
 
     def __init__(self):
         self.marks, self.step, self.peak = [], 0.0, (0, 0)
@@ -212,7 +212,7 @@ def run_torch(o):
 
 
 def options():
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="cifake_cnn")
     for name, value in (("batch", 32), ("size", 32), ("images", 640), ("epochs", 3), ("workers", 1), ("rounds", 2)):
@@ -226,7 +226,7 @@ def options():
 
 
 def main():
-    """Run the engines, print a table, write the rows."""
+    """Run the engines, print a table and write the rows."""
     o = options()
     if o.child:
         clock = globals()[f"run_{o.child}"](o)
@@ -243,7 +243,7 @@ def main():
 
 
 def measure(o, model, images, data):
-    """The best round of every engine on one set of images."""
+    """The best round of each engine on one set of images."""
     best = {}
     for _ in range(o.rounds):
         for engine in o.engines.split(","):
@@ -272,7 +272,7 @@ def measure(o, model, images, data):
 
 
 def write(rows, out):
-    """The rows with commit and versions; rows of the same model, size, batch and images are replaced."""
+    """Write the rows with commit and versions; rows with the same model, size, batch and images are replaced."""
     about = {"commit": common.commit(), "versions": common.versions("mindspore", "mindcv", "torch", sign="=")}
     rows = [{**r, **about} for r in rows]
     columns = list(rows[-1])
