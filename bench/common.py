@@ -23,7 +23,7 @@ def commit():
 
 
 def versions(*names, sign=" "):
-    """Text such as ``"mindspore 2.8.0 pillow 12.3.0"``: the installed of the named packages (``python`` is allowed)."""
+    """Names and versions of the installed packages among ``names``, such as ``"mindspore 2.8.0 pillow 12.3.0"``."""
     known = runtime.versions()
     found = {name: known.get(name) or runtime.version_of(name) for name in names}
     return " ".join(f"{name}{sign}{version}" for name, version in found.items() if version)

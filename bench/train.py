@@ -1,4 +1,4 @@
-"""Training speed and memory of this project's engine, MindCV's own trainer and a PyTorch loop (same model and data).
+"""Training speed and memory: this project, MindCV's own trainer and a PyTorch loop; same model, data and batch size.
 
     python bench/train.py --once --models resnet18,efficientnet_b0 --size 64 --images 320 --out results/train.csv
     python bench/train.py --models cifake_cnn --size 32 --batch 32 --images 640 --out results/train.csv
