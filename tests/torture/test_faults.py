@@ -1,4 +1,4 @@
-"""What a machine does to a run: no space, no right to write, a folder that goes away, a dead worker, Ctrl-C."""
+"""System faults during a run: disk full, no write permission, a folder that disappears, a dead worker, Ctrl-C."""
 
 import os
 import resource
