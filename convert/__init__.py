@@ -1,7 +1,7 @@
-"""PyTorch and Hugging Face weights to MindSpore checkpoints, proven equal, and back.
+"""Convert PyTorch and Hugging Face weights to MindSpore checkpoints, verified to be equal, and back.
 
-``python -m convert --help`` is the way in, ``aidet convert --help`` where the wheel is installed: there the package is
-``aidet.convert``, so all imports within it are relative. ``docs/convert.md`` has the table of what is covered.
+Start with ``python -m convert --help``, or ``aidet convert --help`` if the wheel is installed. In the wheel the package
+is ``aidet.convert``, so all imports within it are relative. ``docs/convert.md`` lists what is supported.
 """
 
 # How users of this installation call it, for usage texts and messages.

@@ -110,7 +110,7 @@ def run_list(argv: List[str]) -> int:
 
 
 def _start() -> None:
-    """PyNative: one forward pass does not pay for compiling a graph."""
+    """Use PyNative mode: compiling a graph is not worth it for one forward pass."""
     from aidet import runtime
 
     runtime.setup(device="CPU", mode="pynative")

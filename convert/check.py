@@ -1,4 +1,4 @@
-"""Verify a converted checkpoint again, at any later time and on any machine."""
+"""Verify a converted checkpoint again, at any time and on any machine."""
 
 from typing import Callable, Optional
 
@@ -19,7 +19,7 @@ def check(
     reference: Optional[str] = None,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Check the hash, load strictly, and compare with all that is available: the source, a reference, the shipped one.
+    """Check the hash, load strictly, and compare with whatever is available: source, given or shipped reference.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def check(
     Returns
     -------
     int
-        0. Anything wrong is a :class:`UserError`.
+        0. Any failure raises a :class:`UserError`.
     """
     sidecar = ckpt.Sidecar.read(path)
     say(f"hash    {sidecar.identity[:16]}... is the one its sidecar states")

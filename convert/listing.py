@@ -7,7 +7,7 @@ from .hub import KNOWN
 
 
 def show(say: Callable[[str], None] = print) -> int:
-    """Print architectures, layouts and known repositories; gives the exit code."""
+    """Print architectures, layouts and known repositories; returns the exit code."""
     for family in families():
         say(f"{family.name}: {', '.join(family.architectures)}")
         say(

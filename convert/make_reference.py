@@ -1,9 +1,9 @@
-"""Write stored reference activations with PyTorch, for machines that have none.
+"""Write stored reference activations with PyTorch, for machines without PyTorch.
 
     python -m convert.make_reference SRC REF.npz [--layout L] [--photos N]
 
-The file keeps the pixels of the photos after the source's own resize and crop (bytes), the logits, and some 256 values
-of every compared layer: what a verification needs, and no more.
+The file contains the pixels of the photos after the source's own resize and crop (bytes), the logits, and about 256
+values of every compared layer: only what a verification needs.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from . import MAKE_REFERENCE
 
 
 def run(argv: List[str]) -> int:
-    """Read, build the original model, run it, store what it gives."""
+    """Read the source, build the original model, run it and store its outputs."""
     parser = argparse.ArgumentParser(prog=MAKE_REFERENCE, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("src", metavar="SRC")
     parser.add_argument("dst", metavar="REF.npz")

@@ -1,4 +1,4 @@
-"""Tell layout and architecture from keys and shapes, and say where every weight goes."""
+"""Detect layout and architecture from keys and shapes, and determine where every weight goes."""
 
 import re
 from collections import OrderedDict
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Plan:
-    """A conversion that is fully decided: nothing is guessed after this.
+    """A conversion that is fully determined: nothing is guessed after this.
 
     Attributes
     ----------
     family, layout : Family, Layout
     architecture : str
     arguments : dict
-        What :func:`aidet.models.create` gets besides ``num_classes``.
+        Arguments of :func:`aidet.models.create` besides ``num_classes``.
     num_classes : int or None
-        None where the architecture has no classifier.
+        None if the architecture has no classifier.
     tensors : dict of str to lazy tensor
-        The source tensors that belong to the model, prefixes taken off.
+        The source tensors that belong to the model, without prefixes.
     shapes : dict of str to tuple
         Parameters of the target net and their shapes, in the net's order.
     entries : list of Entry
@@ -36,7 +36,7 @@ class Plan:
     computed : dict of str to str
         Parameters that the net computes itself, and why.
     fresh : list of str
-        Parameters of a head that starts anew (``--head init``).
+        Parameters of a head that is newly initialised (``--head init``).
     report : dict
         What happened to every key: see :func:`.rules.account`, and ``new``.
     """
@@ -71,7 +71,7 @@ def detect(
     Raises
     ------
     UserError
-        Nothing fits, or more than one layout does and neither ``config.json`` nor ``layout`` settles it.
+        No layout fits, or several do and neither ``config.json`` nor ``layout`` decides between them.
     """
     known = families()
     if layout is not None and not any(layout in f.layout_names() for f in known):
@@ -88,7 +88,7 @@ def detect(
         for candidate in family.layouts:
             if layout is not None and not candidate.called(layout):
                 continue
-            # Some families have the same names in both frameworks; the kind of file tells them apart.
+            # Some families have the same names in both frameworks; the file type tells them apart.
             if candidate.identity != (source.kind == "mindspore"):
                 continue
             for tensors, note in views:
@@ -114,7 +114,7 @@ def detect(
 
 
 def _views(source):
-    """The tensors as they are, and with shared prefixes taken off."""
+    """The tensors as they are, and with shared prefixes removed."""
     views, tensors, taken = [(source.tensors, "")], source.tensors, ""
     for _ in range(3):
         tensors, prefix = strip_prefix(tensors)
@@ -153,11 +153,11 @@ def make_plan(
     ----------
     source : convert.reading.Source
     layout, architecture : str, optional
-        Override what is detected; the architecture must still fit the shapes.
+        Override the detected ones; the architecture must still fit the shapes.
     num_classes : int, optional
-        Outputs wanted; with ``head="keep"`` it must be the file's own number.
+        Number of outputs; with ``head="keep"`` it must be the file's own number.
     head : {"keep", "init"}
-        ``init`` leaves the file's classifier out and starts a new one.
+        ``init`` leaves the file's classifier out and initialises a new one.
 
     Returns
     -------
@@ -166,7 +166,7 @@ def make_plan(
     Raises
     ------
     UserError
-        The layout is unknown or ambiguous, the file does not fit it, or the head wanted is not to be had.
+        The layout is unknown or ambiguous, the file does not fit it, or the requested head is not possible.
     """
     family, chosen, tensors = detect(source, layout, architecture)
     found, arguments = family.infer(chosen, tensors, source.config)
@@ -198,7 +198,7 @@ def _outputs(
     wanted: Optional[int],
     head: str,
 ) -> Optional[int]:
-    """Outputs of the classifier, whose parameters are ``names``; None where there is none."""
+    """Number of outputs of the classifier, whose parameters are ``names``; None if there is no classifier."""
     if not names:
         if wanted is not None or head == "init":
             raise UserError(f"{architecture} has no classifier: --num-classes and --head do not apply")
@@ -221,7 +221,7 @@ def _outputs(
 def build(
     architecture: str, arguments: Mapping[str, Any], num_classes: Optional[int], weights: bool = False
 ) -> "nn.Cell":
-    """The net. Without ``weights`` its parameters are not filled, which saves most of the time."""
+    """The net. Without ``weights`` its parameters are not initialised, which saves most of the time."""
     import contextlib
 
     from mindspore import nn

@@ -46,7 +46,7 @@ def views_line(line: str) -> str:
 
 
 def normalize(mean: Sequence[float], std: Sequence[float]) -> str:
-    """``normalize(...)``, by name where the statistics have one."""
+    """``normalize(...)``, by name if the statistics have one."""
     mean, std = [float(m) for m in mean], [float(s) for s in std]
     for name, (known_mean, known_std) in STATISTICS.items():
         if _near(mean, known_mean) and _near(std, known_std):
@@ -97,7 +97,7 @@ def _huggingface_normalize(config):
     if kind.startswith("EfficientNet"):
         if config.get("rescale_offset"):
             mean = [m + 1 for m in mean]
-        if config.get("include_top", True):  # its original divides by the deviation once more
+        if config.get("include_top", True):  # the original divides by the deviation once more
             divided = [s * s for s in std]
     return normalize([m / full for m in mean], [d / full for d in divided])
 

@@ -1,7 +1,7 @@
 """Read weights of every format that the converter takes, without torch and without trusting the file.
 
-:func:`read` gives a :class:`Source`: a flat dictionary of lazy tensors and the JSON files beside them (``config.json``,
-``preprocessor_config.json``). Nothing in a file is ever executed.
+:func:`read` returns a :class:`Source`: a flat dictionary of lazy tensors, and the JSON files beside them
+(``config.json``, ``preprocessor_config.json``). Nothing in a file is ever executed.
 """
 
 import json
@@ -24,7 +24,7 @@ from .unpickle import MAX_DIMS, MAX_NAME, STORAGES, Cursor, Global, Machine, Sto
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_HEADER = 1 << 24  # bytes of a safetensors header: some 150,000 tensors
-# Largest compression ratio. Trained weights hardly shrink at all, deflate reaches 1032.
+# Largest allowed compression ratio. Trained weights hardly compress at all; deflate can reach 1032.
 MAX_PACKED = 200
 SMALL = 1 << 24  # bytes; members of an npz up to this size may have any compression ratio
 # Keys under which training programs put the weights, in order of preference.
@@ -55,7 +55,7 @@ _SAFETENSORS = {
     "U64": ("<u8", "uint64"),
     "BOOL": ("?", "bool"),
 }
-# What zipfile, its decompressors and NumPy raise on damaged files.
+# Exceptions that zipfile, its decompressors and NumPy raise on damaged files.
 _NPZ_ERRORS = (
     ValueError,
     OSError,
@@ -74,7 +74,7 @@ _NPZ_ERRORS = (
 
 
 class Tensor(Protocol):
-    """A lazy tensor: its values are read only when asked for.
+    """A lazy tensor: its values are read only on request.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ Tensors = Dict[str, Tensor]
 
 
 class ArrayRef:
-    """A lazy tensor over an array that is in memory already (MindSpore)."""
+    """A lazy tensor over an array that is already in memory (MindSpore)."""
 
     def __init__(self, array: np.ndarray) -> None:
         self._array = array
@@ -107,7 +107,7 @@ class ArrayRef:
 
 
 class NpzRef:
-    """One member of an npz, decompressed only when asked for."""
+    """One member of an npz, decompressed only on request."""
 
     def __init__(self, path: Path, archive: Any, name: str, shape: Tuple[int, ...], dtype: np.dtype) -> None:
         self.path, self.archive, self.name = path, archive, name
@@ -123,7 +123,7 @@ class NpzRef:
 
 
 class Source:
-    """What was read.
+    """The result of reading a source.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ class Source:
     files : list of Path
         The weight files; the first is the one whose hash goes into the sidecar.
     notes : list of str
-        What was unwrapped on the way.
+        What was unwrapped while reading.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Source:
         self.config, self.preprocessor, self.notes = config, preprocessor, list(notes)
 
     def sha256(self) -> str:
-        """Hash of the weight file; of a sharded model, of the hashes of its shards in order."""
+        """Hash of the weight file; for a sharded model, the hash of its shards' hashes in order."""
         sums = [files.sha256(p) for p in self.files]
         if len(sums) == 1:
             return sums[0]
@@ -167,8 +167,8 @@ def read(path: Union[str, Path]) -> Source:
     Parameters
     ----------
     path : str or Path
-        ``.safetensors``, ``.bin/.pth/.pt/.th/.ckpt``, ``.npz``, ``*.index.json`` or a folder. The format is told from
-        the content, not from the name. :func:`.hub.locate` turns ``pypi:PACKAGE`` and hub ids into paths.
+        ``.safetensors``, ``.bin/.pth/.pt/.th/.ckpt``, ``.npz``, ``*.index.json`` or a folder. The format is detected
+        from the content, not the name. :func:`.hub.locate` turns ``pypi:PACKAGE`` and hub ids into paths.
 
     Returns
     -------
@@ -215,7 +215,7 @@ def _folder(path):
     name = next((n for n in FOLDER_FILES if (path / n).is_file()), None)
     if name is None:
         suffixes = (".safetensors", ".bin", ".pth", ".pt", ".npz")
-        # Files alone: reading a pipe or a device of that name would never end.
+        # Regular files only: reading a pipe or a device of that name would never end.
         weights = sorted(p for p in path.iterdir() if p.suffix in suffixes and p.is_file())
         if len(weights) != 1:
             shown = ", ".join(p.name for p in weights[:8]) or "none"
@@ -289,7 +289,7 @@ def _safetensors(path):
         raise UserError(f"{path}: tensor type or field {error} is not one this reader knows") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its safetensors header cannot be read ({error}): damaged file") from None
-    # The format allows neither gaps nor bytes that belong to two tensors.
+    # The format allows neither gaps nor overlapping tensors.
     position = 0
     for start, end, name in sorted((*e["data_offsets"], n) for n, e in header.items()):
         if start != position:
@@ -395,7 +395,7 @@ def _torch_zip(path, archive, root):
 
 
 def _place(path, archive, buffer, name):
-    """Where an uncompressed zip member lies in the file: (start, size)."""
+    """Where an uncompressed zip member is in the file: (start, size)."""
     try:
         info = archive.getinfo(name)
     except KeyError:
@@ -433,7 +433,7 @@ def _npz(path, kinds="biufc"):
 
 
 def arrays_of_npz(path: Union[str, Path]) -> Dict[str, np.ndarray]:
-    """The arrays of an ``.npz``, strings among them, with the checks that weights get."""
+    """The arrays of an ``.npz``, including strings, with the same checks as weights."""
     if not Path(path).is_file():
         raise UserError(f"{str(path)!r} does not exist")
     return {name: member.array() for name, member in _npz(Path(path), "biufcU").tensors.items()}
@@ -559,12 +559,12 @@ def _unwrap(value, notes, path):
 
 
 def strip_prefix(tensors: Tensors) -> Tuple[Tensors, str]:
-    """Take off one prefix of :data:`PREFIXES` that every key shares.
+    """Remove one prefix of :data:`PREFIXES` that every key shares.
 
     Returns
     -------
     (dict, str)
-        The renamed tensors and the prefix ("" where there was none).
+        The renamed tensors and the prefix ("" if there was none).
     """
     for prefix in PREFIXES:
         if tensors and all(k.startswith(prefix) for k in tensors):

@@ -1,4 +1,4 @@
-"""The way back: a checkpoint under the names of a PyTorch library, as safetensors."""
+"""The reverse conversion: a checkpoint with the names of a PyTorch library, as safetensors."""
 
 import json
 import re
@@ -32,8 +32,8 @@ def reverse(src: str, dst: str, layout: str, say: Callable[[str], None] = print)
     Raises
     ------
     UserError
-        The family has no such layout, or that library's net would compute something else with these weights (another
-        padding or epsilon).
+        The family has no such layout, or that library's net would give different results with these weights (because
+        its padding or epsilon differs).
     """
     if Path(dst).suffix != ".safetensors":
         raise UserError(f"the output {str(dst)!r} must end in .safetensors")
@@ -79,7 +79,7 @@ def to_layout(
 def write_safetensors(path: Union[str, Path], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file (8 bytes of header length, JSON, raw little-endian data), whole or not at all.
 
-    By hand because it is all of the format, and the package ``safetensors`` is not among the product's dependencies.
+    Written by hand because the format is that simple, and the package ``safetensors`` is not a dependency.
     """
     header: Dict[str, Any] = {"__metadata__": metadata}
     start = 0

@@ -2,8 +2,8 @@
 
 A rule is a line ``(kind, target, source)``: for every parameter of the target net that fits the ``target`` template,
 the ``source`` template says which tensor of the source file it comes from. Every parameter of the net needs a source,
-and every key of the file must be used or dropped for a stated reason, so nothing is forgotten on either side. The same
-lines, read backwards, give the reverse conversion.
+and every key of the file must be used, or dropped for a stated reason, so nothing is forgotten on either side. Applied
+in reverse, the same lines give the reverse conversion.
 
 Templates: ``{b}`` stands for a number; in a source template also ``{s-1}`` (shifted) and ``{flat(s,b)}`` (looked up in
 a table of the family).
@@ -16,8 +16,8 @@ Kinds
 ``w``, ``b``, ``wb``   weight, bias, both, unchanged
 ``wb11``   weight and bias; a 1x1 convolution on one side, a dense layer on the other
 ``q``, ``k``, ``v``    weight and bias: first, second or third part of a fused qkv
-``join``   the other way: a fused qkv from three tensors, written ``[query|key|value]`` in the source template
-``one``    a parameter of that very name
+``join``   the opposite: a fused qkv from three tensors, written ``[query|key|value]`` in the source template
+``one``    a parameter of exactly that name
 ``reshape``  the same, with dimensions of size one added or removed
 """
 
@@ -84,7 +84,7 @@ def _pattern(template, suffix):
 
 
 def _fill(template, numbers, lookups):
-    """The source template with its numbers."""
+    """The source template with its numbers filled in."""
 
     def value(match):
         text = match.group(1)
@@ -108,7 +108,7 @@ def compile_rules(rules: Rules) -> List[Tuple["re.Pattern[str]", str, str]]:
 
 
 def assign(layout: Layout, shapes: Mapping[str, Shape], lookups: Lookups) -> Tuple[List[Entry], Dict[str, str]]:
-    """Say for every target parameter where it comes from.
+    """Determine for every target parameter where it comes from.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def assign(layout: Layout, shapes: Mapping[str, Shape], lookups: Lookups) -> Tup
                 try:
                     found = Entry(target, _fill(source, numbers, lookups), op)
                 except KeyError:
-                    continue  # the lookup lacks this number: the line is about other parameters
+                    continue  # the lookup lacks this number: the line is for other parameters
                 break
         if found is not None:
             entries.append(found)
@@ -150,7 +150,7 @@ def assign(layout: Layout, shapes: Mapping[str, Shape], lookups: Lookups) -> Tup
 
 
 def source_of(layout: Layout, target: str, lookups: Lookups) -> Optional[str]:
-    """Name of the source tensor that a target parameter comes from; None where no rule mentions it."""
+    """Name of the source tensor that a target parameter comes from; None if no rule mentions it."""
     if layout.identity:
         return target
     for pattern, source, _ in compile_rules(layout.rules):
@@ -177,7 +177,7 @@ def account(
     Raises
     ------
     UserError
-        Lists every name that is on one side only and every shape that differs.
+        The two do not match; the message lists every name that is on one side only and every shape that differs.
     """
     wrong = []
     used_keys = set()
@@ -227,7 +227,7 @@ def apply(entry: Entry, array: np.ndarray, shape: Shape) -> np.ndarray:
 def gather(
     entries: Iterable[Entry], tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape], dtype: Any = None
 ) -> Iterator[Tuple[str, np.ndarray]]:
-    """Yield (target, array) one at a time, to keep little more than the result in memory.
+    """Yield (target, array) one at a time, so that little more than the result is in memory.
 
     Raises
     ------
@@ -281,7 +281,7 @@ def ungather(
         array = np.asarray(arrays[entry.target])
         if entry.op.startswith("part"):
             parts.setdefault(entry.source, {})[int(entry.op[4:])] = array
-            result.setdefault(entry.source, array)  # keeps the place; the whole is put together below
+            result.setdefault(entry.source, array)  # reserves the position; the tensor is assembled below
         elif entry.op == "join":
             result.update(zip(entry.sources, np.split(array, 3)))
         elif entry.op == "reshape":

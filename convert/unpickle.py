@@ -1,8 +1,8 @@
-"""Read the pickles inside PyTorch checkpoints without running anything they ask for.
+"""Read the pickles inside PyTorch checkpoints without executing any code they ask for.
 
-A pickle is a program. It runs here on a small machine of our own that knows the data opcodes and a short list of names;
-whatever else the program wants to import is refused with its name, and nothing is executed. Python's own unpickler is
-not used. Sizes and depths are bounded by what the file itself holds.
+A pickle is a program. Here it runs on a small interpreter of our own that knows the data opcodes and a short list of
+names; any other import is refused with an error that gives its name, and nothing is executed. Python's own unpickler is
+not used. Sizes and depths are limited by what the file itself contains.
 """
 
 import math
@@ -62,18 +62,18 @@ _ALIASES = {
     "short": "int16",
 }
 
-# A checkpoint of a thousand tensors takes some 30,000 steps.
+# A checkpoint of a thousand tensors takes about 30,000 steps.
 MAX_OPCODES = 1_000_000
 MAX_STRING = 1 << 26
 MAX_NAME = 1 << 12  # of a key or a class, characters
 MAX_BITS = 128  # of an integer; the largest that PyTorch writes has 77
 MAX_DIMS = 32  # NumPy's limit
-# How many values a tensor may have by repetition (stride 0) beyond those that the file holds: 1 GiB of float32.
+# How many more values a tensor may have, by repetition (stride 0), than the file contains: 1 GiB of float32.
 MAX_REPEATED = 1 << 28
 
 
 class Blocked(UserError):
-    """A pickle asked for something outside the list."""
+    """A pickle asked for a name that is not in the list."""
 
 
 class Storage:
@@ -97,7 +97,7 @@ class Storage:
 
 
 class TensorRef:
-    """A strided view of a :class:`Storage`, turned into an array only when asked for.
+    """A strided view of a :class:`Storage`, turned into an array only on request.
 
     Attributes
     ----------
@@ -131,7 +131,7 @@ class TensorRef:
             raise UserError(f"tensor of shape {self.shape} repeats {room} numbers {numel} times over: damaged file")
 
     def array(self) -> np.ndarray:
-        """The values as a NumPy array in C order; bfloat16 comes as float32 (exact)."""
+        """The values as a NumPy array in C order; bfloat16 is returned as float32 (exact)."""
         flat = self.storage.data
         if flat is None:
             raise UserError("a tensor's storage is missing: truncated file")
@@ -165,7 +165,7 @@ class Global:
 _CALLS = set(
     "_rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 _rebuild_parameter _rebuild_parameter_with_state".split()
 )
-# Modules whose functions could run code: the message says so.
+# Modules whose functions could run code; the error message says so.
 _DANGEROUS = "os posix nt subprocess builtins __builtin__ sys shutil socket".split()
 
 
@@ -184,7 +184,7 @@ def _allowed(module, name):
 
 
 def _shown(value):
-    """A value of the file for a message, always short: a list inside itself would be endless as text."""
+    """A value of the file for a message, always short: a list that contains itself would be endless as text."""
     if isinstance(value, str):
         return value[:200]
     return repr(value)[:200] if isinstance(value, (int, float, bytes, Global)) else f"a {type(value).__name__}"
@@ -239,7 +239,7 @@ def _key(value, where):
 
 
 def _fill(target, keys, values, where):
-    """Put items into a dictionary; with a duplicate key two readers could see different weights."""
+    """Put items into a dictionary; refuse duplicate keys, with which two readers could see different weights."""
     for key, value in zip(keys, values):
         if _key(key, where) in target and isinstance(key, str):
             raise Blocked(f"{where}: refused, its key {_shown(key)!r} stands twice: damaged file")
@@ -248,7 +248,7 @@ def _fill(target, keys, values, where):
 
 
 _MARK = object()
-# What a damaged pickle can raise in the machine.
+# Exceptions that a damaged pickle can cause in the machine.
 _DAMAGE = (IndexError, KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError, MemoryError)
 _PLAIN = set(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING "
@@ -262,7 +262,7 @@ _GETS = {"GET", "BINGET", "LONG_BINGET"}
 
 
 class Cursor:
-    """Reads a buffer like a file, in bounded steps: a forged length cannot ask for all of the memory."""
+    """Reads a buffer like a file, in bounded steps, so that a forged length cannot exhaust the memory."""
 
     def __init__(self, buffer: Any) -> None:
         self.buffer, self.position = buffer, 0
@@ -376,7 +376,7 @@ class Machine:
             self._charge(args)
             stack.append(_call(function, args, self.where))
         elif name == "BUILD":
-            # Only attributes of an OrderedDict (`_metadata` of a state_dict) come this way; nobody needs them.
+            # Only attributes of an OrderedDict (`_metadata` of a state_dict) arrive here; they are not needed.
             stack.pop()
             self._expect(stack[-1], (OrderedDict, TensorRef))
         elif name == "BINPERSID":
@@ -398,7 +398,7 @@ class Machine:
         self.stack.append(Global(module, name))
 
     def _charge(self, args):
-        """Count what calls copy as steps: one long list may be the argument of many calls."""
+        """Count the items that calls copy as steps, because one long list may be the argument of many calls."""
         if isinstance(args, tuple):
             self.copied += sum(len(a) for a in args if isinstance(a, (tuple, list, set, dict)))
         if self.copied > MAX_OPCODES:

@@ -1,4 +1,4 @@
-"""What the tests of the application share: a tiny exported detector, and a running server that may not leave home."""
+"""What the application tests share: a tiny exported detector, and a server that must not contact other hosts."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ LINES = {
     "transform": "decode | resize(40) | center_crop(32) | normalize(half)",
     "views": "decode | random_crop(32) | hflip | normalize(half)",
 }
-# Runs app.py; every name looked up and every connection made outside this machine is written down and refused.
+# Runs app.py; every name lookup and every connection outside this machine is logged and refused.
 WATCHED = """
 import runpy, socket, sys
 log = open(sys.argv[1], "a", buffering=1)
@@ -43,7 +43,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def make_onnx(folder, seed=1):
-    """A tiny detector whose scores differ between images and views, exported, so that serving needs no MindSpore."""
+    """A tiny detector whose scores differ between images and views; exported, so that serving needs no MindSpore."""
     import export
     from aidet import ckpt, models, runtime
 
@@ -62,13 +62,13 @@ def make_onnx(folder, seed=1):
 
 
 class Server:
-    """``app.py`` in a process of its own, on a free port.
+    """``app.py`` in a separate process, on a free port.
 
     Attributes
     ----------
     url : str
     outside : Path
-        Holds a line for each attempt to reach another host.
+        File with one line for each attempt to reach another host.
     """
 
     def __init__(self, folder, *flags):
@@ -88,7 +88,7 @@ class Server:
         self.url = self.log.read_text().split("AIDet: ")[1].split()[0]
 
     def stop(self):
-        """Ask it to end; gives the exit code."""
+        """Ask the process to end; returns the exit code."""
         self.process.terminate()
         try:
             return self.process.wait(20)

@@ -1,4 +1,4 @@
-"""What the tests share. Reference material outside the repository is optional: tests that need it skip and say why."""
+"""Shared fixtures. Reference material outside the repository is optional: tests that need it skip with a reason."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from PIL import Image
 
 from aidet import runtime
 
-# Before any test module imports MindSpore: the environment that a command line gives itself, for the same numbers.
+# Before any test module imports MindSpore: set the environment as the command lines do, to get the same numbers.
 runtime.prepare()
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +20,7 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(scope="session")
 def shared():
-    """Folder with the real data and weights that the development machines have; a user does not."""
+    """Folder with real data and weights, which exists on the development machines but not on a user's."""
     if not (SHARED / "data").is_dir():
         pytest.skip("the shared reference material (../shared) is not on this machine")
     return SHARED
@@ -28,7 +28,7 @@ def shared():
 
 @pytest.fixture(scope="session")
 def run():
-    """Run a command line of the project as a user would; gives the finished process (returncode, stdout, stderr)."""
+    """Run a command line of the project as a user would; returns the finished process (returncode, stdout, stderr)."""
 
     def call(*arguments, cwd=ROOT, env=None, timeout=600):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}

@@ -1,4 +1,4 @@
-"""What tests of inference share: a detector that is quick to make."""
+"""What the inference tests share: a detector that is quick to make."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def make_model(path, seed=1, order=("real", "generated"), **facts):
     net = models.create("testing", num_classes=len(order))
     rng = np.random.default_rng(seed)
     arrays = {p.name: p.asnumpy() for p in net.get_parameters()}
-    # Rows of the classifier that sum to 0: scores of random images fall on both sides.
+    # The classifier's rows sum to 0, so that random images score on both sides of the threshold.
     weight = rng.normal(0, 4, arrays["classifier.weight"].shape).astype(np.float32)
     arrays["classifier.weight"] = weight - weight.mean(axis=1, keepdims=True)
     sidecar = {"architecture": "testing", "arguments": {"num_classes": len(order)}, "num_outputs": len(order)}

@@ -1,8 +1,8 @@
-"""A checkpoint of ours in MindCV's own net of the same name: names and shapes both ways, then what it computes."""
+"""Load our checkpoint into MindCV's net of the same name: compare names and shapes both ways, then the outputs."""
 
 import numpy as np
 
-# The names both know, and the side of an image that is enough.
+# Names that exist in both, and an image size that is sufficient.
 SHARED = {
     "resnet18": 64,
     "resnet34": 64,
@@ -24,13 +24,13 @@ SHARED = {
 
 
 def compare(name, folder):
-    """Save random weights of ours, load them strictly into ``mindcv.create_model(name)``, run both.
+    """Save random weights of our net, load them strictly into ``mindcv.create_model(name)``, and run both.
 
     Returns
     -------
     (float, float)
-        Largest difference of logits over their largest: MindCV's net as it is, and with its GELU (the tanh form) and
-        the epsilon of its LayerNorms (not one value in its Swin) set to ours.
+        Largest difference of the logits relative to the largest logit: for MindCV's net as it is, and with its GELU
+        (the tanh form) and the epsilon of its LayerNorms (not uniform in its Swin) set to ours.
     """
     import mindcv
     import mindspore as ms
@@ -41,7 +41,7 @@ def compare(name, folder):
 
     runtime.setup(device="CPU", mode="pynative")
     theirs = mindcv.create_model(name).set_train(False)
-    # MindCV's ViT has MindSpore's own epsilon; ours is told by the sidecar of whatever was converted.
+    # MindCV's ViT has MindSpore's default epsilon; ours comes from the sidecar of the converted model.
     ours = models.create(name, **({"ln_eps": 1e-7} if name.startswith("vit") else {})).set_train(False)
     for parameter in ours.get_parameters():
         if not parameter.name.endswith(("relative_bias.index", "attn_mask")):
@@ -51,7 +51,7 @@ def compare(name, folder):
     assert {n: tuple(p.shape) for n, p in given.items()} == {p.name: tuple(p.shape) for p in theirs.get_parameters()}
     assert ms.load_param_into_net(theirs, given, strict_load=True) == ([], [])
     x = ms.Tensor(recipe.image(SHARED[name]))
-    # MindCV has the plain kernel, whose errors these weights can blow up without bound.
+    # MindCV uses the plain kernel, whose errors these weights can amplify without bound.
     with native_sigmoid(ours):
         a = ours(x).asnumpy()
     b = theirs(x).asnumpy()
@@ -61,7 +61,7 @@ def compare(name, folder):
 
 
 def _in_pytorch(name):
-    """The recipe reads the kind of a tensor off the end of its name."""
+    """PyTorch's name of a tensor: the recipe detects the kind of a tensor from the end of its name."""
     for ours, theirs in (("gamma", "weight"), ("beta", "bias"), ("moving_variance", "running_var")):
         if name.endswith("." + ours):
             return name[: -len(ours)] + theirs

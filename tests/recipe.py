@@ -1,6 +1,6 @@
-"""Weights and inputs that any machine can make again from a name, so that stored logits need no stored weights.
+"""Weights and inputs that any machine can regenerate from a name, so that stored logits need no stored weights.
 
-Every value is rounded to float16, so that half-precision files hold the same numbers.
+Every value is rounded to float16, so that half-precision files contain the same numbers.
 """
 
 import zlib
@@ -14,14 +14,14 @@ def weights(name, shape):
     Parameters
     ----------
     name : str
-        Key in the original model's state dict; its end says what the tensor is.
+        Key in the original model's state dict; its end tells the kind of tensor.
     shape : tuple of int
 
     Returns
     -------
     numpy.ndarray, float32
-        Running variances in 0.5 to 1.5, norm weights in 0.6 to 1.4, layer scales in 0.2 to 0.8, tables of positions
-        and tokens of deviation 0.5, running means and biases of 0.1, all else ``sqrt(2 / fan-in)``.
+        Running variances in 0.5 to 1.5, norm weights in 0.6 to 1.4, layer scales in 0.2 to 0.8; position tables and
+        tokens with deviation 0.5, running means and biases with 0.1, all others with ``sqrt(2 / fan-in)``.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if name.endswith("running_var"):
@@ -40,7 +40,7 @@ def weights(name, shape):
 
 
 def image(side, channels=3, seed=0):
-    """A patchy picture with grain, or latents: float32 (1, channels, side, side), about unit deviation."""
+    """A picture of patches with grain, or latents: float32 (1, channels, side, side), deviation about 1."""
     rng = np.random.default_rng(seed)
     patches = rng.standard_normal((1, channels, 8, 8)).repeat(-(-side // 8), 2).repeat(-(-side // 8), 3)
     grain = rng.standard_normal((1, channels, side, side))
@@ -53,7 +53,7 @@ def tensors(rows):
     Parameters
     ----------
     rows : list of [key, shape, how]
-        ``how`` is the name that :func:`weights` draws by, or ``[dtype, value]`` for a tensor that is constant.
+        ``how`` is the name that seeds :func:`weights`, or ``[dtype, value]`` for a constant tensor.
 
     Returns
     -------

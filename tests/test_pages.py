@@ -1,4 +1,4 @@
-"""What the pages show is what was measured and printed, and what they name exists."""
+"""The pages show the measured results, and the files that they name exist."""
 
 import re
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "bench"))  # last: its convert.py is no package
+sys.path.append(str(ROOT / "bench"))  # last, because its convert.py would hide the package
 import common  # noqa: E402
 import tables  # noqa: E402
 
@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "README_CN.md", *sorted((ROOT / "docs").glob
 
 @pytest.mark.parametrize("name", tables.PAGES)
 def test_tables_are_those_of_the_results(name):
-    """python bench/tables.py writes them."""
+    """python bench/tables.py writes the tables."""
     page = (ROOT / name).read_text(encoding="utf-8")
     assert tables.BLOCK.search(page), "a page without a table needs no entry in PAGES"
     assert tables.render(page) == page

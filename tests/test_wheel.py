@@ -1,4 +1,4 @@
-"""The wheel: small, without a framework, with the command ``aidet``; and a clean environment that serves an export."""
+"""The wheel: small, no framework, with the command ``aidet``; and a clean environment that serves an export."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def sources(folder):
 
 
 def build(folder, kind="wheel"):
-    """Build the wheel or the sdist with the setuptools that is installed; nothing is downloaded."""
+    """Build the wheel or the sdist with the installed setuptools; nothing is downloaded."""
     code = f"import setuptools.build_meta as b, sys; print(b.build_{kind}(sys.argv[1]))"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, str(folder)], cwd=folder, capture_output=True, text=True
@@ -45,7 +45,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unpacked(wheel, tmp_path_factory):
-    """The wheel unpacked, and the environment of a process that finds it and not the repository."""
+    """The unpacked wheel, and a process environment in which the wheel is found and the repository is not."""
     folder = tmp_path_factory.mktemp("unpacked")
     with zipfile.ZipFile(wheel) as file:
         file.extractall(folder)
@@ -71,7 +71,7 @@ def test_what_is_in_the_wheel(wheel):
 
 
 def in_the_repository(folder, name):
-    """All that git would track under a folder, under the name that it has in the wheel."""
+    """All files that git would track under a folder, with their names in the wheel."""
     found = [p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     return {f"{name}/{p.relative_to(ROOT / folder).as_posix()}" for p in found}
 
@@ -110,7 +110,7 @@ OPTIONAL = (
 
 
 def test_every_module_imports_from_the_wheel(unpacked):
-    """No folder was forgotten, and nothing reaches for a module that only the repository has."""
+    """No folder was forgotten, and nothing imports a module that exists only in the repository."""
     folder, environment = unpacked
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", IMPORT_ALL, str(folder), OPTIONAL],
@@ -125,7 +125,7 @@ def test_every_module_imports_from_the_wheel(unpacked):
 
 
 def test_the_converter_in_the_wheel(unpacked):
-    """It is called what the user has to type, and the shipped reference is where it looks for it."""
+    """Its messages show the command that the user has to type, and it finds the shipped reference."""
     folder, environment = unpacked
 
     def python(*argv):
@@ -148,7 +148,7 @@ def test_the_converter_in_the_wheel(unpacked):
 
 
 def test_the_command_finds_the_scripts_from_the_wheel(unpacked):
-    """Unpacked somewhere else, with no repository in sight."""
+    """Unpacked in another folder, without the repository."""
     folder, environment = unpacked
 
     def aidet(*argv):
@@ -179,7 +179,7 @@ def test_unknown_commands():
 
 
 def test_the_converter_in_the_repository(tmp_path):
-    """The same command, from the folder at the root, even where something else is called convert."""
+    """The same command, from the folder at the root, even if something else is called convert."""
     (tmp_path / "convert.py").write_text("raise SystemExit('another project')\n")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     code = "from aidet import command; command.main(['convert', 'check', '--help'])"

@@ -112,7 +112,7 @@ def _stable(language, record, threshold):
 
 
 def _said_by_the_file(language, findings):
-    """A line for a file that names its generator; the verdict itself depends on the pixels only."""
+    """A line for a file whose metadata names its generator; the verdict itself depends only on the pixels."""
     named = any(f.kind == "generator" for f in findings)
     return f'<p class="aidet-warn">{say(language, "file_says")}</p>' if named else ""
 
@@ -129,7 +129,7 @@ def _line(p, threshold, dots=()):
 
 
 def votes(language: str, record: Verdict, threshold: float) -> str:
-    """The probability by each model, and a dot for each of its views."""
+    """The probability given by each model, and a dot for each of its views."""
     from ..labels import sigmoid
 
     if not record.ok:
@@ -176,7 +176,7 @@ def metadata(language: str, findings: Sequence[Finding]) -> str:
 
 
 def inert(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula, because file names come from whoever made the archive."""
+    """A cell that no spreadsheet treats as a formula; needed because whoever made an archive chose its file names."""
     text = str(value)
     if text[:1] not in "=+-@\t\r" or not text:
         return value
@@ -188,14 +188,14 @@ def inert(value: Any) -> Any:
 
 
 def csv_link(language: str, rows: Sequence[Sequence[Any]], columns: Sequence[str], name: str) -> str:
-    """A link that holds the whole CSV, so that no file is kept on the server; empty if there are no rows."""
+    """A link that contains the whole CSV, so that no file is kept on the server; empty if there are no rows."""
     if not rows:
         return ""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([inert(v) for v in row] for row in rows)
-    # The byte-order mark makes Excel read UTF-8.
+    # The byte-order mark makes Excel read the file as UTF-8.
     data = base64.b64encode(("\ufeff" + text.getvalue()).encode()).decode()
     return (
         f'<a class="aidet-link" download="{name}" href="data:text/csv;charset=utf-8;base64,{data}">'

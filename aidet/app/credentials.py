@@ -1,8 +1,8 @@
-"""Content credentials (C2PA): what a manifest says about how an image was made. Nothing of it is verified.
+"""Content credentials (C2PA): what a manifest says about how an image was made. None of it is verified.
 
-The manifest store is a tree of JUMBF boxes (ISO/IEC 19566-5) whose claims and assertions are CBOR (RFC 8949). Where a
-file holds the store, and the names of its boxes, are given in the C2PA technical specification, "Embedding manifests
-into various file formats" and "Claims". Compressed manifests, and those outside the file, are not read.
+The manifest store is a tree of JUMBF boxes (ISO/IEC 19566-5) whose claims and assertions are CBOR (RFC 8949). The C2PA
+technical specification says where a file contains the store ("Embedding manifests into various file formats") and how
+its boxes are named ("Claims"). Compressed manifests, and those outside the file, are not read.
 """
 
 import re
@@ -10,10 +10,10 @@ import struct
 from dataclasses import dataclass, field
 from typing import List, Optional, Tuple
 
-DEEPEST = 24  # deepest nesting of boxes or values
-MOST = 12  # largest number of actions that are kept
-LARGEST = 16 << 20  # largest store in bytes; an honest one holds a few small pictures and texts
-# X.520 organizationName in a certificate, before its length and the name.
+DEEPEST = 24  # maximum nesting depth of boxes or values
+MOST = 12  # maximum number of actions that are kept
+LARGEST = 16 << 20  # maximum size of a store in bytes; a genuine one contains a few small pictures and texts
+# X.520 organizationName in a certificate; the name's length and the name follow it.
 _ORGANISATION = re.compile(rb"\x06\x03\x55\x04\x0a[\x0c\x13\x14\x16](.)", re.S)
 
 
@@ -43,7 +43,7 @@ def find(data: bytes) -> Optional[bytes]:
     Parameters
     ----------
     data : bytes
-        A JPEG, PNG, WebP, or another format that holds the boxes in one piece (AVIF, HEIF, TIFF).
+        A JPEG, PNG, WebP, or another format that stores the boxes in one piece (AVIF, HEIF, TIFF).
 
     Returns
     -------
@@ -77,7 +77,7 @@ def read(store: bytes) -> Credentials:
     Raises
     ------
     ValueError
-        The boxes are damaged or of an unsupported kind.
+        The boxes are damaged or their type is not supported.
     """
     if len(store) > LARGEST:
         raise ValueError("manifest store too large")
@@ -88,7 +88,7 @@ def read(store: bytes) -> Credentials:
 
 
 def _said(manifests):
-    """The :class:`Credentials` of manifests, the last of which is the active one."""
+    """The :class:`Credentials` of a list of manifests, of which the last is the active one."""
     if not manifests:
         raise ValueError("no manifest that can be read")
     found = Credentials()
@@ -104,9 +104,9 @@ def _said(manifests):
     return found
 
 
-# --- where the store lies --------------------------------------------------------------------------------------------
+# --- where the store is ----------------------------------------------------------------------------------------------
 def _of_jpeg(data):
-    """The store out of its APP11 segments: the first box has its head in every segment it is spread over."""
+    """The store from its APP11 segments: the header of the first box is repeated in every segment it is split into."""
     pieces = {}
     for marker, body in _segments(data):
         if marker == 0xEB and body[:2] == b"JP" and len(body) >= 16:
@@ -122,7 +122,7 @@ def _of_jpeg(data):
 
 
 def _segments(data):
-    """(marker, content) of a JPEG's segments before the pixels."""
+    """(marker, content) of each JPEG segment before the pixels."""
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xDA:
         size = struct.unpack_from(">H", data, place + 2)[0]
@@ -131,7 +131,7 @@ def _segments(data):
 
 
 def _chunks(data, place, order, size_first):
-    """(name, body) of the chunks of a PNG (size, name, body, check) or RIFF file (name, size, body, filled to even)."""
+    """(name, body) of each chunk of a PNG (size, name, body, CRC) or RIFF file (name, size, body, padded to even)."""
     while place + 8 <= len(data):
         first, second = data[place : place + 4], data[place + 4 : place + 8]
         name, size = (second, first) if size_first else (first, second)
@@ -142,7 +142,7 @@ def _chunks(data, place, order, size_first):
 
 # --- boxes -----------------------------------------------------------------------------------------------------------
 def _boxes(data):
-    """(type, body) of the boxes that stand one behind the other."""
+    """(type, body) of each of several consecutive boxes."""
     place = 0
     while place + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, place)
@@ -157,7 +157,7 @@ def _boxes(data):
 
 
 def _tree(data, depth):
-    """[(label, content)] of superboxes; content is a tree again, or the bytes of the first box that is none."""
+    """[(label, content)] of superboxes; content is a subtree, or the bytes of the first box that is not a superbox."""
     if not depth:
         raise ValueError("boxes too deep inside each other")
     out = []
@@ -175,7 +175,7 @@ def _tree(data, depth):
 
 # --- what the boxes say ----------------------------------------------------------------------------------------------
 def _values(content, whole=False):
-    """The CBOR map of a box; an empty one where it is missing or damaged. ``whole``: the list of a signature."""
+    """The CBOR map of a box, or an empty one if it is missing or damaged. ``whole``: the list of a signature."""
     if isinstance(content, bytes) and content:
         try:
             value = _cbor(content, 0, DEEPEST)[0]
@@ -209,7 +209,7 @@ def _actions(assertion):
 
 
 def _signer(signature):
-    """The organisation that the signer's certificate is made out to: the last one named in it, after its issuer's."""
+    """The organisation that the signer's certificate was issued to: the last one named in it, after the issuer."""
     protected, unprotected = (*signature, None, None)[:2]
     heads = [_values(protected) if isinstance(protected, bytes) else {}, unprotected]
     for head in heads:
@@ -222,7 +222,7 @@ def _signer(signature):
 
 
 def _cbor(data, place, depth):
-    """(value, place behind it) of the CBOR item at ``place``; tags are dropped, and what is unknown becomes None."""
+    """(value, offset after it) of the CBOR item at ``place``; tags are dropped, and unknown items become None."""
     if not depth:
         raise ValueError("values too deep inside each other")
     kind, size = data[place] >> 5, data[place] & 31
@@ -237,7 +237,7 @@ def _cbor(data, place, depth):
         width = 1 << (size - 24)
         size, place = int.from_bytes(data[place : place + width], "big"), place + width
     elif size == 31 and 2 <= kind <= 5:
-        size = None  # until a break
+        size = None  # indefinite length, up to a break
     elif size > 27:
         raise ValueError("not CBOR")
     if kind < 2:

@@ -1,4 +1,4 @@
-"""Example images: photographs from installed packages, and one of them through a neural decoder."""
+"""Example images: photographs from installed packages, and a neural decoder's reconstruction of one of them."""
 
 import importlib.util
 import shutil
@@ -16,22 +16,22 @@ PHOTOGRAPHS = {
     "rocket": "skimage/data/rocket.jpg",
     "china": "sklearn/datasets/images/china.jpg",
 }
-SIDE = 256  # of the decoded example
+SIDE = 256  # of the decoded example, in pixels
 
 
 def files(folder: Union[str, Path]) -> List[Path]:
-    """Copy or make the examples that are possible here.
+    """Copy or make the examples that this installation can provide.
 
     Parameters
     ----------
     folder : str or Path
-        They are put into its subfolder ``examples``.
+        The examples are put into its subfolder ``examples``.
 
     Returns
     -------
     list of Path
-        The photographs and, if the project's own tiny autoencoder can be run, ``decoded.png``: the middle of one of
-        them as that reconstructs it. Empty if no such package is installed.
+        The photographs and, if the project's own tiny autoencoder can be run, ``decoded.png``: its reconstruction of
+        the middle of one of them. Empty if none of these packages is installed.
     """
     where = Path(folder) / "examples"
     where.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Metadata of a file: camera data, prompts and parameters of generators, content credentials.
 
-None of it affects the verdict. Metadata is easily removed and easily forged: its presence is a hint, its absence none.
+None of it affects the verdict. Metadata is easily removed and forged: its presence is a hint, its absence is not.
 """
 
 import io
@@ -16,9 +16,9 @@ from . import credentials
 
 # kinds of finding
 CAMERA, GENERATOR, CREDENTIALS, OTHER = "camera", "generator", "credentials", "other"
-LONGEST = 400  # characters of a text that are shown
-LARGEST = 40_000_000  # largest number of pixels that are decoded to find text behind them
-# Text chunks of PNG that generators write: AUTOMATIC1111 and its forks, ComfyUI, InvokeAI, Fooocus, NovelAI, DALL-E.
+LONGEST = 400  # maximum number of characters of a text that are shown
+LARGEST = 40_000_000  # largest number of pixels that are decoded to find text after them
+# PNG text chunks that generators write: AUTOMATIC1111 and its forks, ComfyUI, InvokeAI, Fooocus, NovelAI, DALL-E.
 _TEXT_KEYS = {
     "parameters", "prompt", "workflow", "invokeai_metadata", "invokeai_graph", "sd-metadata", "dream", "fooocus_scheme",
     "generation_data", "generation time",
@@ -52,7 +52,7 @@ def read(path: Union[str, Path, bytes], limit: int = 64 << 20) -> List[Finding]:
     Parameters
     ----------
     path : str, Path or bytes
-        The file as it was uploaded, or its content; a decoded image has lost most of it.
+        The file as it was uploaded, or its content; a decoded image has lost most of its metadata.
     limit : int
         Largest number of bytes that are read.
 
@@ -106,7 +106,7 @@ def _kind_of_text(name, text):
 def _texts(data):
     with Image.open(io.BytesIO(data)) as image:
         if image.format == "PNG" and image.width * image.height <= LARGEST:
-            image.load()  # there may be text behind the pixels
+            image.load()  # there may be text after the pixels
         values = dict(getattr(image, "text", None) or {})
         for name in ("comment", "Comment"):
             if image.info.get(name):
@@ -119,12 +119,12 @@ def _texts(data):
 
 
 def _comment(value):
-    """EXIF's UserComment, whose first eight bytes name the encoding."""
+    """EXIF's UserComment, in which the first eight bytes name the encoding."""
     if not isinstance(value, bytes):
         return str(value)
     head, body = value[:8], value[8:]
     if head.startswith(b"UNICODE"):
-        # The byte order is not stated; in text in Latin letters every second byte is zero.
+        # The byte order is not stated, but in Latin text every second byte is zero.
         return body.decode("utf-16-be" if body[:1] == b"\0" else "utf-16-le", "replace").strip("\0")
     return body.decode("utf-8", "replace").strip("\0")
 
@@ -142,7 +142,7 @@ def _exif(data):
             kind = _kind_of_text(name, text)
             yield Finding(kind if kind == GENERATOR else _EXIF_SHOWN[name], name, text)
     if exif.get_ifd(0x8825):
-        # Private: where a photograph was taken is not shown.
+        # The place where a photograph was taken is private, so it is not shown.
         yield Finding(CAMERA, "GPS", "present, not shown")
 
 

@@ -15,7 +15,7 @@ from ..records import COLUMNS
 from . import cards, examples, pictures, service, uploads
 from .words import LANGUAGES, language_of, say
 
-HISTORY = 1000  # rows that a browser window keeps
+HISTORY = 1000  # maximum number of rows that a browser window keeps
 HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -26,7 +26,7 @@ def build(served: service.Service, language: Optional[str] = None, folder: Union
     ----------
     served : service.Service
     language : {"en", "zh"}, optional
-        Default: the browser's.
+        Default: the browser's language.
     folder : str or Path, optional
         The only folder from which an input may come. Default: Gradio's upload folder.
 
@@ -43,13 +43,13 @@ def build(served: service.Service, language: Optional[str] = None, folder: Union
 def received(payload: Dict[str, Any], folder: Path) -> Tuple[Path, str]:
     """(path, name) of an upload from Gradio.
 
-    Gradio refuses paths outside its upload folder. They are checked again here, because a fault there would expose
-    every file of the server.
+    Gradio refuses paths outside its upload folder. They are checked again here, because a bug in Gradio would expose
+    every file on the server.
 
     Raises
     ------
     UserError
-        The path is outside ``folder`` or no file.
+        The path is outside ``folder`` or is not a file.
     """
     path = Path(payload["path"]).resolve()
     if folder not in path.parents or not path.is_file():
@@ -58,18 +58,18 @@ def received(payload: Dict[str, Any], folder: Path) -> Tuple[Path, str]:
 
 
 def asked_for(request: gr.Request) -> str:
-    """The language that a browser names first."""
+    """The browser's preferred language."""
     return language_of(request.headers.get("accept-language"))
 
 
 def theme() -> gr.themes.Base:
-    """Fonts of the reader's own system, so that none is downloaded."""
+    """A theme with the fonts of the user's system, so that no font is downloaded."""
     fonts = {"font": ["system-ui", "-apple-system", "Segoe UI", "Noto Sans SC", "Microsoft YaHei", "sans-serif"]}
     return gr.themes.Soft(**fonts, font_mono=["ui-monospace", "monospace"], primary_hue="blue", neutral_hue="slate")
 
 
 def _heading(value):
-    # The "#" of the heading belongs to the component, not to the translated text.
+    # The "#" of the heading is part of the component, not of the translated text.
     return gr.Markdown(f"# {value}", elem_id="title")
 
 
@@ -116,7 +116,7 @@ class Page:
 
     # --- components --------------------------------------------------------------------------------------------------
     def _word(self, kind, key, prop="value", values=None, **more):
-        """A component one of whose properties is a text that follows the language."""
+        """A component with one property whose text changes with the language."""
         component = kind(**{prop: say(self.start, key, **(values or {}))}, **more)
         self.texts.append((component, {prop: key}, values or {}))
         return component
@@ -236,7 +236,7 @@ class Page:
             api_visibility="private",
             show_progress_on=[self.card],
         )
-        # One event for all three sliders: after several quick moves the answer to the last one is shown.
+        # One event for all three sliders, so that after several quick moves the result of the last one is shown.
         moves = [slider.change for slider in self.rule]
         gr.on(moves, self.on_rule, [self.examined, *told], shown, trigger_mode="always_last", **HIDDEN)
         self.reset.click(self.on_reset, None, self.rule, **HIDDEN)
@@ -285,7 +285,7 @@ class Page:
 
     @staticmethod
     def zone(threshold: float, low: float, high: float) -> Tuple[float, Tuple[float, float]]:
-        """Slider values -> threshold and zone; the two ends of the zone may have been moved past each other."""
+        """Slider values -> threshold and zone; the ends of the zone are swapped if they were moved past each other."""
         return threshold, (min(low, high), max(low, high))
 
     def show(
@@ -306,7 +306,7 @@ class Page:
     def on_rule(
         self, examined: Optional[Dict[str, Any]], threshold: float, low: float, high: float, language: str
     ) -> Tuple[str, str, str, str]:
-        """Show the decision of the same scores after a slider was moved."""
+        """Show the new decision on the same scores after a slider was moved."""
         return self.show(examined, threshold, low, high, language)
 
     def on_reset(self) -> List[float]:
@@ -380,7 +380,7 @@ class Page:
 
 
 def told(work: Callable) -> Callable:
-    """Decorate: a user's error becomes the message that Gradio shows and the HTTP interface returns."""
+    """Decorator: turn a user error into the message that Gradio shows and the HTTP interface returns."""
 
     @functools.wraps(work)
     def run(*arguments):
@@ -394,7 +394,7 @@ def told(work: Callable) -> Callable:
 
 # --- HTTP ------------------------------------------------------------------------------------------------------------
 def interface(served: service.Service, folder: Path) -> None:
-    """Add the documented endpoints; invisible components carry their inputs and outputs."""
+    """Add the documented endpoints; hidden components hold their inputs and outputs."""
     with gr.Group(visible=False):
         image, files = gr.File(label="image"), gr.File(label="files", file_count="multiple")
         threshold, low, high = (gr.Number(label=n, value=None) for n in ("threshold", "unsure_low", "unsure_high"))

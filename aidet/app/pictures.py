@@ -1,4 +1,4 @@
-"""Pictures of what a detector may look at: spectrum, noise residual, heat map over the image."""
+"""Pictures of what a detector may use: spectrum, noise residual, heat map over the image."""
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -22,8 +22,8 @@ def luminance(image: Image.Image, side: int = SIDE) -> np.ndarray:
 def spectrum(image: Image.Image, side: int = SIDE) -> Image.Image:
     """Log-magnitude spectrum of the noise residual, low frequencies in the middle.
 
-    Periodic upsampling leaves regular bright points away from the middle (Zhang et al., "Detecting and simulating
-    artifacts in GAN fake images", 2019); the 8 x 8 blocks of JPEG leave some, too.
+    Periodic upsampling causes regular bright points away from the middle (Zhang et al., "Detecting and simulating
+    artifacts in GAN fake images", 2019); the 8 x 8 blocks of JPEG cause some, too.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def spectrum(image: Image.Image, side: int = SIDE) -> Image.Image:
 
 
 def residual(image: Image.Image, side: int = SIDE) -> Image.Image:
-    """What a 3 x 3 median filter removes from the middle of the image, 8 times as strong, around middle grey; RGB."""
+    """What a 3 x 3 median filter removes from the middle of the image, amplified 8 times around middle grey; RGB."""
     left, top = max(0, (image.width - side) // 2), max(0, (image.height - side) // 2)
     part = image.crop((left, top, min(image.width, left + side), min(image.height, top + side)))
     noise = np.asarray(part, np.float64) - np.asarray(part.filter(ImageFilter.MedianFilter(3)), np.float64)
@@ -52,7 +52,7 @@ def residual(image: Image.Image, side: int = SIDE) -> Image.Image:
 
 
 def overlay(heat: np.ndarray, image: Image.Image, side: int = 768) -> Image.Image:
-    """A heat map over the image: orange speaks for generated, blue for real; other parts are not coloured.
+    """A heat map over the image: orange is evidence for generated, blue for real; other parts are not coloured.
 
     Parameters
     ----------

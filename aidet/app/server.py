@@ -1,4 +1,4 @@
-"""Starting the application: a private folder for uploads, no telemetry, headers that keep the browser at home."""
+"""Starting the application: a private upload folder, no telemetry, headers that forbid requests to other hosts."""
 
 import atexit
 import os
@@ -13,7 +13,7 @@ from typing import Any, Dict, Optional, Sequence, Union
 from ..errors import UserError
 from . import uploads
 
-# Nothing is loaded from, or sent to, any other host, whatever a component of the page attempts.
+# The browser loads nothing from and sends nothing to any other host, whatever a component of the page attempts.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; worker-src 'self' blob:; "
@@ -25,12 +25,12 @@ HEADERS = (
     (b"referrer-policy", b"no-referrer"),
 )
 PYTHON = (3, 10)
-SESSIONS = 200  # sessions whose history and settings are kept; the oldest are dropped first
-WAITING = 2000  # sessions whose unfinished events are kept; as many as Gradio keeps messages of
+SESSIONS = 200  # maximum number of sessions whose history and settings are kept; the oldest are dropped first
+WAITING = 2000  # maximum number of sessions whose unfinished events are kept; Gradio keeps messages of as many
 
 
 class Guard:
-    """ASGI middleware: security headers, and no fetching of other hosts through Gradio's file route.
+    """ASGI middleware: sets security headers and blocks requests to other hosts through Gradio's file route.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         path = scope["path"].lower()
-        # Gradio streams http addresses given to this route, which would make the server a proxy.
+        # Gradio streams any http address given to this route, which would make the server an open proxy.
         refused = "/proxy=" in path or ("/file=" in path and "://" in path.replace(":/", "://"))
 
         started = False
@@ -63,7 +63,7 @@ class Guard:
             return
         try:
             await self.app(scope, receive, guarded)
-        except Exception as error:  # what Gradio's routes raise on requests they were not made for
+        except Exception as error:  # what Gradio's routes raise on malformed requests
             if started:
                 raise
             print(f"refused {scope['method']} {path[:100]!r}: {type(error).__name__}", file=sys.stderr, flush=True)
@@ -74,8 +74,8 @@ class Guard:
 class Pending(dict):
     """Gradio's unfinished events (sets of ids) by session, without the sessions that have none.
 
-    Gradio drops the set of a session when its connection breaks, but not when all its events are finished; and every
-    call of the HTTP interface is a session of its own.
+    Gradio drops a session's set when its connection breaks, but not when all its events are finished; and every call
+    of the HTTP interface is a separate session.
     """
 
     def __setitem__(self, session, events):
@@ -89,7 +89,7 @@ class Pending(dict):
 
 
 def prepare() -> str:
-    """Set Gradio's environment, before it is imported; gives the private folder for everything that is uploaded."""
+    """Set Gradio's environment before it is imported; returns the private folder for all uploads."""
     folder = tempfile.mkdtemp(prefix="aidet-app-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ.update(
@@ -97,13 +97,13 @@ def prepare() -> str:
         GRADIO_ANALYTICS_ENABLED="False",
         GRADIO_RUN_HISTORY="False",
         GRADIO_ALLOWED_PATHS="",
-        # By default Gradio keeps the times of 10,000 events and tabulates them all after each; nobody reads that here.
+        # By default Gradio keeps the times of 10,000 events and tabulates them after each event; this is not used here.
         GRADIO_ANALYTICS_MAX_EVENTS="100",
         GRADIO_ANALYTICS_CACHE_FREQUENCY=str(10**9),
         HF_HUB_OFFLINE="1",
         HF_HUB_DISABLE_TELEMETRY="1",
     )
-    # Gradio requests its own address once at the start; that must not go through a proxy of the system.
+    # Gradio requests its own address once at startup; that request must not go through a system proxy.
     for name in ("NO_PROXY", "no_proxy"):
         known = os.environ.get(name)
         os.environ[name] = "127.0.0.1,localhost" + (f",{known}" if known else "")
@@ -136,18 +136,18 @@ def serve(
     ----------
     checkpoints : list of str or Path
     host : str
-        ``0.0.0.0`` opens it to the network; there is no login.
+        ``0.0.0.0`` makes it accessible from the network; there is no login.
     port : int
-        0: any free one.
+        0: any free port.
     language : {"en", "zh"}, optional
     limits : uploads.Limits, optional
     **options
-        Of :class:`aidet.app.service.Service`.
+        Options of :class:`aidet.app.service.Service`.
 
     Raises
     ------
     UserError
-        Gradio is missing, the port is taken, a checkpoint cannot be used.
+        Gradio is missing, the port is in use, or a checkpoint cannot be used.
     """
     require_gradio()
     from .service import Service
@@ -157,7 +157,7 @@ def serve(
     page = launch(served, folder, host, port, language)
     print(f"AIDet: {page.local_url} ({', '.join(served.detector.names)}); Ctrl-C stops it", flush=True)
     stop = threading.Event()
-    # Like Ctrl-C, the "stop" of a service manager or container must leave no uploads behind.
+    # A "stop" by a service manager or container must, like Ctrl-C, leave no uploads behind.
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         stop.wait()
@@ -184,7 +184,7 @@ def launch(served: Any, folder: str, host: str = "127.0.0.1", port: int = 7860, 
     Raises
     ------
     UserError
-        The address cannot be listened on.
+        The server cannot listen on this address.
     """
     from starlette.middleware import Middleware
 
@@ -207,8 +207,8 @@ def launch(served: Any, folder: str, host: str = "127.0.0.1", port: int = 7860, 
             ssr_mode=False,
             run_history=False,
             mcp_server=False,
-            # Gradio keeps a copy of the page for each session, and every call of the HTTP interface is a session: its
-            # default of 10,000 would take some gigabytes.
+            # Gradio keeps a copy of the page for each session, and every call of the HTTP interface is a session. Its
+            # default of 10,000 sessions would need several gigabytes.
             state_session_capacity=SESSIONS,
             show_error=True,
             footer_links=[],

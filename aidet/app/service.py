@@ -1,4 +1,4 @@
-"""Scoring for the application: one detector, many requests at a time, no Gradio."""
+"""Scoring for the application: one detector for many concurrent requests, without Gradio."""
 
 import copy
 import threading
@@ -32,9 +32,9 @@ class Service:
     checkpoints : list of str or Path
     limits : uploads.Limits, optional
     unsure : (float, float) or "LOW,HIGH", optional
-        Default: what a fusion file says, else 0.5 in log-odds on both sides of the threshold.
+        Default: the zone in the fusion file, else 0.5 in log-odds on both sides of the threshold.
     **options
-        Of :class:`aidet.Detector`.
+        Options of :class:`aidet.Detector`.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class Service:
         threshold : float, optional
         unsure : (float, float) or "LOW,HIGH", optional
         stability : bool
-            Score re-saved and resized versions, too.
+            Also score re-saved and resized versions.
 
         Returns
         -------
@@ -106,7 +106,7 @@ class Service:
         return self.decided(record, threshold, unsure)
 
     def decided(self, record: AnyRecord, threshold: Optional[float] = None, unsure: Optional[Zone] = None) -> AnyRecord:
-        """A copy of a record, decided by another threshold and unsure zone; its scores are the same."""
+        """A copy of a record with the same scores, decided with another threshold and unsure zone."""
         record = copy.copy(record)
         if record.ok:
             threshold, unsure = self.rule(threshold, unsure)
@@ -116,12 +116,12 @@ class Service:
     def rule(
         self, threshold: Optional[float] = None, unsure: Optional[Zone] = None
     ) -> Tuple[float, Tuple[float, float]]:
-        """(threshold, (low, high)), the detector's own for what is not given.
+        """(threshold, (low, high)), with the detector's own values for those not given.
 
         Raises
         ------
         UserError
-            A value that is no number or out of range.
+            A value that is not a number or is out of range.
         """
         threshold = self.threshold if threshold is None else threshold
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
@@ -129,7 +129,7 @@ class Service:
         return float(threshold), vote.unsure_zone(self.unsure if unsure is None else unsure)
 
     def heat(self, source: Union[str, Path], name: str = "image") -> Image.Image:
-        """The image with its occlusion map over it, mode RGB.
+        """The image overlaid with its occlusion map, mode RGB.
 
         Raises
         ------
@@ -163,7 +163,7 @@ class Service:
         Raises
         ------
         UserError
-            Nothing to score, too many images, an archive that cannot be read.
+            Nothing to score, too many images, or an archive that cannot be read.
         """
         batch = uploads.Batch(files, names, self.limits)
 
@@ -214,7 +214,7 @@ def as_json(
     unsure: Tuple[float, float],
     findings: Optional[Sequence[metadata.Finding]] = None,
 ) -> Dict[str, Any]:
-    """A verdict as the HTTP interface gives it.
+    """A verdict as the HTTP interface returns it.
 
     Returns
     -------

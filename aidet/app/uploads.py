@@ -1,4 +1,4 @@
-"""Uploads: images and zip archives, read within limits and never unpacked onto the disk."""
+"""Uploads: images and zip archives, read within limits and never unpacked to disk."""
 
 import io
 import os
@@ -42,7 +42,7 @@ class Limits:
 
 
 class Unusable:
-    """Takes the place of a file that cannot be used; decoding it reports the reason in the file's own row."""
+    """Stands in for a file that cannot be used; decoding it reports the reason in that file's row."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -56,7 +56,7 @@ class Unusable:
 
 
 def safe_name(name: str) -> str:
-    """The last part of a path without control characters, to be shown and to seed the views."""
+    """The last part of a path, without control characters; it is shown, and it seeds the views."""
     last = str(name).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
     return "".join(c for c in last if c.isprintable())[:200] or "image"
 
@@ -85,10 +85,10 @@ def checked(source: Source, limits: Limits) -> Union[Source, Unusable]:
 
 
 class Batch:
-    """The images of a request: files and the content of zip archives, in the order given.
+    """The images of a request: files and the contents of zip archives, in the given order.
 
-    Iterating reads one image after the other into memory. So nothing from an archive is ever written to the disk, and
-    no name in it is ever used as a path.
+    Iterating reads one image at a time into memory. So nothing from an archive is ever written to disk, and no name in
+    it is ever used as a path.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ class Batch:
             yield name, source if isinstance(source, Unusable) else checked(source, self.limits)
 
     def _unpacked(self, path, info, left):
-        """(BytesIO or Unusable, number of bytes read). The size that the archive states is not trusted."""
+        """(BytesIO or Unusable, number of bytes read). The size stated in the archive is not trusted."""
         most = min(self.limits.megabytes * MB, max(left, 0))
         try:
             with zipfile.ZipFile(path) as archive, archive.open(info) as file:
@@ -168,7 +168,7 @@ def members(path: Union[str, Path], name: str) -> List[zipfile.ZipInfo]:
     Raises
     ------
     UserError
-        Not a zip archive, or encrypted.
+        The file is not a zip archive, or it is encrypted.
     """
     from ..records import natural_key
 

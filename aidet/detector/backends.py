@@ -1,8 +1,8 @@
 """What runs a network: ONNX Runtime from a verified export, or MindSpore.
 
-On a CPU ONNX Runtime is several times faster, so it is the default there. MindSpore exports its graph from the
-checkpoint, the two are compared, and the graph is kept beside the checkpoint under a name that holds the hash of what
-it was made from. On Ascend and GPU MindSpore runs the network.
+On a CPU, ONNX Runtime is several times faster, so it is the default there. MindSpore exports its graph from the
+checkpoint, the outputs of the two are compared, and the graph is cached beside the checkpoint. The name of the cached
+file contains a hash of everything the graph was made from. On Ascend and GPU, MindSpore runs the network.
 
 Messages for the user go to the callable ``say``, or to the logger ``aidet`` if there is none.
 """
@@ -24,7 +24,7 @@ from ..export import onnx_graph
 from ..runtime import has_ascend
 
 BACKENDS = ("auto", "onnxruntime", "mindspore")
-# Largest batch of views, which bounds memory. Fixed, because the batch size shows in the last digits of a score.
+# Largest batch of views, to bound memory. It is fixed because the batch size affects the last digits of a score.
 PIECE = 8
 Say = Optional[Callable[[str], None]]
 LOGGER = logging.getLogger("aidet")
@@ -73,7 +73,7 @@ class MindSpore:
     net : mindspore.nn.Cell
     device : str
     compiled : bool
-        Graph mode: one graph is compiled for each image size, and smaller batches are padded to the size of the first.
+        Graph mode: one graph is compiled for each image size, and smaller batches are padded to the first batch's size.
     """
 
     threadsafe = False
@@ -112,16 +112,16 @@ def open_model(
     Parameters
     ----------
     sidecar : aidet.ckpt.Sidecar
-        Of the model: a ``.ckpt``, or an ``.onnx`` made by ``export.py``.
+        Sidecar of the model: of a ``.ckpt``, or of an ``.onnx`` made by ``export.py``.
     backend : {"auto", "onnxruntime", "mindspore"}
-        ``auto``: MindSpore if an Ascend device is there or an Ascend or GPU is asked for, else ONNX Runtime; if that
-        is not possible, MindSpore, with one message that says why.
+        ``auto``: MindSpore if an Ascend device is present or if Ascend or GPU is requested; otherwise ONNX Runtime. If
+        ONNX Runtime cannot be used: MindSpore, with one message that gives the reason.
     size : (int, int), optional
         Input height and width. None: the network takes images of any size, which the cached graph does not.
     device : {"auto", "Ascend", "GPU", "CPU"}
     say : callable, optional
-        Takes a message, one line of text. Default: the logger ``aidet``, INFO for a graph that is made, WARNING for
-        the slower back end.
+        Takes a message, one line of text. Default: the logger ``aidet``, at INFO when a graph is made and at WARNING
+        when the slower back end is used.
 
     Returns
     -------
@@ -170,7 +170,7 @@ def _session(path):
 
 
 def _mindspore(sidecar, size, device):
-    # A graph is compiled for one shape; if every image has its own, compiling costs more than it saves.
+    # A graph is compiled for one shape. If every image has a different shape, compiling costs more than it saves.
     ms, chosen = runtime.setup(device, mode="pynative" if size is None else "graph")
     net = ckpt.load_network(sidecar)
     return MindSpore(net, chosen, compiled=size is not None)
@@ -190,12 +190,12 @@ def cache_key(sidecar: ckpt.Sidecar, size: Tuple[int, int]) -> str:
 
 
 def cached(sidecar: ckpt.Sidecar, size: Tuple[int, int], say: Say = None) -> OnnxRuntime:
-    """The checkpoint's ONNX graph, made and verified now if it is not there yet.
+    """The checkpoint's ONNX graph; it is made and verified now if it is not cached yet.
 
     Parameters
     ----------
     path : str or Path
-        The checkpoint. The graph is kept beside it, or in the user's cache folder if that place cannot be written.
+        The checkpoint. The graph is kept beside it, or in the user's cache folder if that folder is not writable.
     size : (int, int)
         Input height and width.
     say : callable, optional
@@ -208,7 +208,7 @@ def cached(sidecar: ckpt.Sidecar, size: Tuple[int, int], say: Say = None) -> Onn
     Raises
     ------
     onnx_export.ExportError
-        The network cannot be exported, or the graph gives other numbers than the network.
+        The network cannot be exported, or the graph's outputs differ from the network's.
     UserError
         The checkpoint cannot be read.
     """
@@ -233,14 +233,14 @@ def _kept(places, name, key):
 
 @contextlib.contextmanager
 def _alone(path):
-    """Lock the checkpoint: of several processes that open it (shards), one makes the graph and the others wait."""
+    """Lock the checkpoint: if several processes (shards) open it, one makes the graph and the others wait."""
     with open(path, "rb") as file:
         try:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX)
         except (ImportError, OSError):
-            pass  # a system without locks: each process makes its own graph, and writes it as a whole
+            pass  # a system without locks: each process makes its own graph and writes it atomically
         yield
 
 
@@ -261,7 +261,7 @@ def _made(sidecar, size, places, name, key, say):
             say, f"{path.name}: verified, largest logit difference {verdict['difference']:.1e}; kept as {place / name}"
         )
         break
-    # From memory: another process with other weights of the same name may have removed the file again.
+    # Loaded from memory: another process, with other weights under the same name, may have removed the file by now.
     return OnnxRuntime(model.SerializeToString())
 
 
@@ -273,10 +273,10 @@ def make(sidecar: ckpt.Sidecar, size: Tuple[int, int]) -> Tuple[Any, Dict[str, A
 
 
 def _intact(path, key):
-    """The cached graph, or None if it is absent, damaged or made from something else.
+    """The cached graph, or None if it is missing, damaged or made from something else.
 
-    Read by ONNX Runtime alone: the package onnx would load protobuf's compiled classes, and then a later import of
-    MindSpore fails ("Descriptors cannot be created directly").
+    Only ONNX Runtime reads it: the package onnx would load protobuf's compiled classes, and a later import of MindSpore
+    would then fail ("Descriptors cannot be created directly").
     """
     if not path.is_file():
         return None
@@ -288,7 +288,7 @@ def _intact(path, key):
 
 
 def _forget(place, stem, keep):
-    """Remove graphs of earlier weights of the same checkpoint name."""
+    """Remove cached graphs of earlier weights that had the same checkpoint name."""
     for old in place.glob(f"{glob.escape(stem)}.*.onnx"):
         middle = old.name[len(stem) + 1 : -len(".onnx")]
         if old.name != keep and len(middle) == 16 and set(middle) <= set("0123456789abcdef"):

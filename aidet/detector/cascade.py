@@ -1,4 +1,4 @@
-"""Early exit and the cascade: score no more views, and with no larger network, than the decision needs."""
+"""Early exit and the cascade: score only as many views, and use only as large a network, as the decision needs."""
 
 import json
 import threading
@@ -11,33 +11,33 @@ from ..errors import UserError
 from .scorer import Scorer
 from .views import Views
 
-# Metadata key under which an eight-bit ONNX model states how it was quantised and its margin.
+# Metadata key under which an eight-bit ONNX model states its margin and how it was quantised.
 STAMP = "aidet.quantized"
-# The score of a view that was not scored is taken to lie within these bounds; at them the probability is 0 or 1 but for
-# 2e-22, so no score outside can change a vote any further.
+# The score of a view that was not scored is assumed to lie within these bounds. At the bounds the probability is within
+# 2e-22 of 0 or 1, so a score beyond them could not change a vote any further.
 BOUND = 50.0
 
 
 class Cascade:
     """Scores the views of one image until the decision is certain.
 
-    Every vote is monotone in the score of each view. So if the decision is the same with all remaining views at their
-    lowest and at their highest score, it is the one that all views together would give (Teerapittayanon et al. 2016
-    leave a network early in this way).
+    Every vote is monotone in the score of each view. So if the decision is the same whether all remaining views have
+    the lowest or the highest possible score, it is the decision that all views together would give (Teerapittayanon et
+    al. 2016 leave a network early in this way).
 
     Parameters
     ----------
     exact : Scorer
         The network whose decision counts.
     decide : callable
-        Takes the views' scores and their weights (or None), float64 (V,), and gives the decision, which is only
-        compared with others.
+        Takes the views' scores and their weights (or None), float64 (V,), and returns the decision. Decisions are only
+        compared for equality.
     early_exit : bool
         Stop as soon as the remaining views cannot change the decision; otherwise all views are scored.
     first : Scorer, optional
-        A faster approximation of ``exact`` that is asked first; ``exact`` is asked if it cannot settle the decision.
+        A faster approximation of ``exact`` that is run first; ``exact`` is run if it cannot settle the decision.
     margin : float
-        How far a view's score by ``first`` may be from the exact one.
+        Largest expected difference between a view's score by ``first`` and its exact score.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class Cascade:
         return left
 
     def _settled(self, seen, left, weights, margin=0.0):
-        """Whether no score of the remaining views, and no error within ``margin``, can change the decision."""
+        """Whether the decision is certain, whatever the remaining views score and for any error within ``margin``."""
         low, high = (np.append(seen + sign * margin, np.full(left, sign * BOUND)) for sign in (-1, 1))
         return bool(np.isfinite(seen).all()) and self.decide(low, weights) == self.decide(high, weights)
 
@@ -127,14 +127,15 @@ def open_first(
     Raises
     ------
     UserError
-        ``exact`` does not run on ONNX Runtime; the file is no eight-bit model of it, or was measured with other views.
+        ``exact`` does not run on ONNX Runtime, or the file is not an eight-bit model of it or was measured with other
+        views.
     """
     if exact.backend_name != "onnxruntime":
         raise UserError(f"cascade is for ONNX Runtime on a CPU; {exact.name} runs on {exact.backend_name}")
     if Path(path).suffix != ".onnx":
         raise UserError(f"cascade (={str(path)!r}) must be an .onnx of export.py --int8")
     first = open_network(path)
-    # Both state the checkpoint they come from; one that does not is identified by its own hash.
+    # Both state which checkpoint they were made from; a file that does not is identified by its own hash.
     if first.sidecar.sha256 != (exact.sidecar.sha256 or exact.identity):
         raise UserError(f"cascade (={str(path)!r}) was not made from {str(exact.path)!r}; export that with --int8")
     return first, margin_of(first.backend, path, exact.views) / exact.scale
@@ -143,7 +144,7 @@ def open_first(
 def margin_of(session: Any, path: Union[str, Path], views: Views) -> float:
     """The margin that an eight-bit model states: how far a view's score may be from the exact one.
 
-    It was measured on some images; on others a score may, rarely, be further off.
+    It was measured on a set of images; on other images a score may, rarely, be further off.
 
     Parameters
     ----------

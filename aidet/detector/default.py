@@ -1,4 +1,4 @@
-"""The detector that a clone of the repository contains, for commands that are given no checkpoint."""
+"""The detector that is part of the repository, for commands that are given no checkpoint."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ CKPT = Path(__file__).resolve().parents[2] / "ckpt" / "aidet_default.ckpt"
 
 
 def checkpoints(given: Optional[List[str]]) -> List[str]:
-    """``given`` or, if nothing is given, the default detector, which one line on stderr reports.
+    """``given``, or the default detector if nothing is given; in that case one line on stderr says so.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def checkpoints(given: Optional[List[str]]) -> List[str]:
     Raises
     ------
     UserError
-        Nothing is given and the default detector is missing: a wheel does not contain it.
+        Nothing is given and the default detector is missing (a wheel does not contain it).
     """
     if given:
         return given

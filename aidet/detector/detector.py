@@ -1,4 +1,4 @@
-"""The detector: one record for each image, in input order, with memory that does not grow with their number."""
+"""The detector: one record for each image, in input order; memory use does not grow with the number of images."""
 
 import functools
 import os
@@ -25,14 +25,14 @@ ON_ERROR = ("fail", "real", "generated", "skip")
 
 @dataclass
 class Verdict(Record):
-    """A :class:`~aidet.records.Record` with what led to it.
+    """A :class:`~aidet.records.Record` with the details behind it.
 
     Attributes
     ----------
     views : dict of str to list of float
         Calibrated scores of the views, per model.
     weights : dict of str to list of float
-        How much each view counted, for the models that weigh their views.
+        Weight of each view, for the models that weight their views.
     stability : dict of str to float
         In stability mode, the fused probability of the image ("original", first) and of each re-saved or resized
         version, by the operation that made it.
@@ -56,7 +56,7 @@ def open_scorer(path: Union[str, Path], name: str, **options: Any) -> Scorer:
 
 
 class Detector:
-    """One or several models, their votes and their fusion.
+    """One or more models, their votes and their fusion.
 
     Parameters
     ----------
@@ -77,40 +77,42 @@ class Detector:
         ``random``, ``native``, ``grid``, ``pyramid`` or a pipeline line, see :class:`aidet.detector.views.Views`.
         Default: the sidecar's ``voting``, else ``random``.
     flips : bool
-        Score every view mirrored, too.
+        Also score every view mirrored.
     stability : bool
-        Score re-saved and resized versions of each image, too.
+        Also score re-saved and resized versions of each image.
     early_exit : bool
-        Score no more views than the decision needs: it is the one that all views would have given, the score is that
-        of the views seen. One model, no stability mode. See :class:`aidet.detector.cascade.Cascade`.
+        Score only as many views as the decision needs. The decision is the one that all views would have given; the
+        score is that of the scored views only. Needs one model, and no stability mode. See
+        :class:`aidet.detector.cascade.Cascade`.
     cascade : str or Path, optional
-        An eight-bit model of the same checkpoint (``export.py --int8``) that is asked first; if its score is so close
-        to a threshold that its stated margin could change the decision, the checkpoint itself decides. One model on
-        ONNX Runtime, no stability mode.
+        An eight-bit model of the same checkpoint (``export.py --int8``) that is run first; if its score is so close to
+        a threshold that an error within its stated margin could change the decision, the checkpoint itself decides.
+        Needs one model on ONNX Runtime, and no stability mode.
     seed : int
-        Of the random views.
+        Seed of the random views.
     workers : int, optional
         Threads that decode, transform and (with ONNX Runtime) run the network; default: the CPUs this process may use.
     batch_size : int
-        Images in one network call on Ascend and GPU. On a CPU a batch holds the views of one image only, so that no
-        result can depend on other images.
+        Images in one network call on Ascend and GPU. On a CPU, a batch contains the views of only one image, so that a
+        result cannot depend on other images.
     device : {"auto", "Ascend", "GPU", "CPU"}
     on_error : {"fail", "real", "generated", "skip"}
         ``real`` and ``generated`` give an unusable input that label; its status still says what was wrong.
     say : callable, optional
-        Takes each message for the user, one line of text. Default: they go to the logger ``aidet`` of :mod:`logging`,
-        at INFO (an ONNX graph is made) or WARNING (a slower back end is used), and are seen only if the application
-        shows that logger.
+        Takes each message for the user, one line of text. Default: messages go to the logger ``aidet`` of
+        :mod:`logging`, at INFO (an ONNX graph is made) or WARNING (a slower back end is used), and appear only if the
+        application has enabled that logger.
 
     Attributes
     ----------
     models : list of aidet.detector.scorer.Scorer
     names : list of str
-        How result files call the models.
+        Names of the models in result files.
     threshold : float
     unsure : (float, float) or None
     votes, views :
-        What the models vote with, given or their own; a list if the models differ, None if none has views.
+        The values that the models use, as given or from their sidecars; a list if the models differ, None if no model
+        has views.
     cascade : aidet.detector.cascade.Cascade or None
         None if every view is always scored by every model.
 
@@ -156,7 +158,7 @@ class Detector:
         self.workers = cpus() if workers is None else _at_least_one("workers", workers)
         self.batch_size = _at_least_one("batch_size", batch_size)
         self.vote, self.stability, self.on_error = vote, stability, on_error
-        # Early exit and the cascade need the views one at a time.
+        # Early exit and the cascade need views that are made one at a time.
         one_by_one = early_exit or cascade is not None
         if one_by_one and (len(checkpoints) > 1 or stability):
             what = "early_exit" if early_exit else "cascade"
@@ -216,7 +218,7 @@ class Detector:
         return self._verdict(key, scores, self._weights(views))
 
     def _weights(self, views):
-        """For each model the weights of the views of each version."""
+        """For each model, the weights of the views of each version."""
         return [[m.weigh(version) for version in versions] for m, versions in zip(self.models, views)]
 
     def _error(self, key, reason):
@@ -224,7 +226,7 @@ class Detector:
         return Verdict(key, label=label, status=f"error: {reason}")
 
     def _verdict(self, key, scores, weights):
-        """``scores`` and ``weights`` hold, for each model, those of each version's views; the image itself is first."""
+        """``scores`` and ``weights``: for each model, one array per version, with the image itself first."""
         if not all(np.isfinite(s).all() for versions in scores for s in versions):
             return self._error(key, "the network's output is not a finite number")
         fused = [self._fuse(*version) for version in zip(zip(*scores), zip(*weights))]
@@ -258,10 +260,10 @@ class Detector:
         Parameters
         ----------
         items : iterable of (str, source)
-            Key (the path that the result names, and that seeds the views) and what :func:`aidet.images.decode`
-            takes. Only a few items are read ahead.
+            Key (the path that appears in the result and seeds the views), and a source that
+            :func:`aidet.images.decode` accepts. Only a few items are read ahead.
         stability : bool, optional
-            Whether to score re-saved and resized versions, too; default: as the detector was made.
+            Whether to score re-saved and resized versions, too; default: the detector's own setting.
 
         Yields
         ------
@@ -271,7 +273,7 @@ class Detector:
         Raises
         ------
         UserError
-            Stability mode was asked of a detector with early exit or a cascade.
+            Stability mode was requested from a detector with early exit or a cascade.
         """
         stability = self.stability if stability is None else stability
         if stability and self.cascade is not None:
@@ -291,7 +293,7 @@ class Detector:
         yield from self._score_group(group)
 
     def _score_group(self, group):
-        """Score prepared images in common batches, for devices that gain from large ones."""
+        """Score prepared images in shared batches, for devices that benefit from large batches."""
         good = [g for g in group if g[2] is None]
         if len(good) < 2:
             yield from map(self._score, group)
@@ -314,8 +316,8 @@ class Detector:
         sources : iterable
             Paths, open images or arrays (H, W[, 3]).
         root : str or Path, optional
-            Folder that paths are named relative to; the name seeds the random views, so that ``score`` and ``infer.py``
-            agree. Default: names as given.
+            Names are paths relative to this folder. The name seeds the random views, so with the same names ``score``
+            and ``infer.py`` agree. Default: paths as given.
 
         Returns
         -------
@@ -346,7 +348,7 @@ def common_value(values: Iterable[Any]) -> Any:
 
 
 def model_names(paths: Sequence[Union[str, Path]]) -> List[str]:
-    """Short distinct names: the file's stem, with its folder if several files have that stem."""
+    """Short, unique names: the file's stem, with its folder if several files have the same stem."""
     stems = [Path(p).stem.replace(":", "-") for p in paths]
     names = [s if stems.count(s) == 1 else f"{Path(p).resolve().parent.name}/{s}" for p, s in zip(paths, stems)]
     return [n if names.count(n) == 1 else f"{n}#{names[: i + 1].count(n)}" for i, n in enumerate(names)]

@@ -1,8 +1,8 @@
-"""Where in an image a detector's verdict comes from.
+"""Which parts of an image a detector's verdict comes from.
 
 Convolutional networks and Swin: Grad-CAM. Vision transformers with a class token: attention roll-out. Both run in
-MindSpore, whatever back end scores the images. Rules, exported ONNX models, and networks with neither a feature map nor
-such an attention: occlusion, which needs only scores.
+MindSpore, whichever back end scores the images. Rules, exported ONNX models, and networks that have neither a feature
+map nor such attention: occlusion, which needs only scores.
 """
 
 from typing import Any, List, Optional, Sequence, Tuple
@@ -26,7 +26,7 @@ METHODS = {
 
 
 class NoMap(Exception):
-    """A network has neither a feature map nor an attention that can be shown; the message says which."""
+    """The network has neither a feature map nor attention that can be shown; the message gives the reason."""
 
 
 class Explainer:
@@ -41,15 +41,15 @@ class Explainer:
 
     Notes
     -----
-    Grad-CAM (Selvaraju et al., ICCV 2017) on the last map with two spatial axes that any cell of the network puts out
-    (Swin: the normalised map of the last stage, channels last). The gradient is that of the score, so a map has both
-    signs. Gradient and activation are multiplied element by element. Before a global mean that is Grad-CAM itself, up
-    to a constant; before a flattening head it is what the head really reads (HiResCAM, Draelos & Carin 2020), whereas
-    an averaged gradient would move evidence to other places.
+    Grad-CAM (Selvaraju et al., ICCV 2017) uses the last map with two spatial axes that any cell of the network outputs
+    (Swin: the normalised map of the last stage, channels last). The gradient is that of the score, so a map has
+    positive and negative values. Gradient and activation are multiplied element by element. If a global mean follows,
+    this equals Grad-CAM up to a constant; if a flattening head follows, it is what the head really reads (HiResCAM,
+    Draelos & Carin 2020), whereas an averaged gradient would move evidence to other places.
 
     Roll-out (Abnar & Zuidema, ACL 2020): attention averaged over heads, mixed half and half with the identity for the
-    residual path, and multiplied through all layers; the row of the class token (with the two tokens of a distilled
-    DeiT, the mean of both rows).
+    residual path, and multiplied through all layers. The map is the row of the class token (for the two tokens of a
+    distilled DeiT, the mean of both rows).
     """
 
     def __init__(self, net: Any, order: Sequence[str]) -> None:
@@ -89,13 +89,13 @@ class Explainer:
             ms.set_context(mode=before)
 
     def _watch(self, x):
-        """Run the network once and record what its cells put out.
+        """Run the network once and record the outputs of its cells.
 
         Returns
         -------
         (list of (int, int), Cell or None, list of ndarray)
-            Last two axes of every map in the order of computation, the cell that computed the last one, and the weights
-            of every attention.
+            Spatial size of every map in order of computation, the cell that computed the last one, and the weights of
+            every attention layer.
         """
         from mindspore import nn
 
@@ -106,7 +106,7 @@ class Explainer:
                 return
             if isinstance(cell, nn.Softmax):
                 attentions.append(output.asnumpy())
-            elif sorted(output.shape[1:])[1] > 1:  # a map of 1 x 1 holds no position
+            elif sorted(output.shape[1:])[1] > 1:  # a map of 1 x 1 has no positions
                 grids.append(tuple(output.shape[2:]))
                 cells.append(cell)
 
@@ -126,8 +126,8 @@ class Explainer:
         handle = cell.register_forward_hook(lambda _, inputs, output: made.append(output.asnumpy()))
         self.net(x)
         handle.remove()
-        # The gradient with respect to a map equals that with respect to a term added to it. If a cell runs more than
-        # once (one ReLU for all layers), the term is added at its last call.
+        # The gradient with respect to a map equals the gradient with respect to a term added to it. If a cell runs more
+        # than once (one ReLU for all layers), the term is added at its last call.
         calls = []
 
         def score(delta):
@@ -171,9 +171,9 @@ def rollout(attentions: List[np.ndarray], grids: Sequence[Tuple[int, int]], both
     attentions : list of ndarray (heads, T, T)
         Weights of each layer, rows sum to 1.
     grids : sequence of (int, int)
-        Shapes of maps in the network; the first that leaves 0 to 2 of the T tokens over is the grid of patches.
+        Shapes of maps in the network. The grid of patches is the first one that has 0 to 2 cells fewer than T.
     both : bool
-        Average the rows of the first two tokens instead of taking that of the first.
+        Average the rows of the first two tokens instead of taking only the first token's row.
 
     Returns
     -------
@@ -203,7 +203,7 @@ def rollout(attentions: List[np.ndarray], grids: Sequence[Tuple[int, int]], both
 
 # --- from a view back to the image -----------------------------------------------------------------------------------
 def lay(heat: np.ndarray, pipeline: Pipeline, size: Tuple[int, int]) -> np.ndarray:
-    """Lay the map of a view over the whole image, at the place that the pipeline's crop and resize took it from.
+    """Project the map of a view onto the whole image, at the place that the pipeline cropped and resized it from.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ def lay(heat: np.ndarray, pipeline: Pipeline, size: Tuple[int, int]) -> np.ndarr
     ndarray of float64
         At most 64 x 64; 0 outside the view.
     """
-    # An image whose red is x and whose green is y shows where each pixel of the view comes from.
+    # Run an image with red = x and green = y through the pipeline: it shows where each pixel of the view comes from.
     x, y = (np.rint(np.linspace(0, 255, n)).astype(np.uint8) for n in size)
     where = np.zeros((size[1], size[0], 3), np.uint8)
     where[..., 0], where[..., 1] = x, y[:, None]
@@ -236,7 +236,7 @@ def lay(heat: np.ndarray, pipeline: Pipeline, size: Tuple[int, int]) -> np.ndarr
 def maps(
     detector: Detector, image: Any, key: str = "image", fallback: bool = True
 ) -> List[Tuple[str, np.ndarray, str]]:
-    """What each model of a detector looks at in one image.
+    """Which parts of one image each model of a detector uses.
 
     Parameters
     ----------
@@ -245,8 +245,7 @@ def maps(
     key : str
         See :func:`occlusion`.
     fallback : bool
-        If a model has no map of its own, add one occlusion map of the whole detector at the end, under the name
-        ``detector``.
+        If a model has no map of its own, append one occlusion map of the whole detector, named ``detector``.
 
     Returns
     -------
@@ -278,7 +277,7 @@ def _explainer(model: Scorer) -> Optional[Explainer]:
     if model.explainer is None:
         from .. import ckpt
 
-        # The same mode as the MindSpore back end, which may be in use.
+        # Use the same mode as the MindSpore back end, which may be in use.
         runtime.setup(model.device, mode="pynative" if model.views.size is None else "graph")
         model.sidecar.verify()  # the file may have been replaced since the detector was opened
         model.explainer = Explainer(ckpt.load_network(model.sidecar), model.order)
@@ -287,25 +286,25 @@ def _explainer(model: Scorer) -> Optional[Explainer]:
 
 # --- occlusion -------------------------------------------------------------------------------------------------------
 def occlusion(detector: Detector, image: Any, key: str = "image", grid: int = GRID) -> np.ndarray:
-    """Cover one cell of a grid after the other and measure how the score changes (Zeiler & Fergus 2014).
+    """Cover one grid cell at a time and measure how the score changes (Zeiler & Fergus 2014).
 
-    Unlike Grad-CAM it needs no gradient and no layer, so it is the same for convolutional networks, transformers,
-    ensembles and exported ONNX models. It scores ``grid ** 2 + 1`` images.
+    Unlike Grad-CAM, this needs neither gradients nor a particular layer, so it works alike for convolutional networks,
+    transformers, ensembles and exported ONNX models. It scores ``grid ** 2 + 1`` images.
 
     Parameters
     ----------
     detector : aidet.engine.Detector
     image : PIL.Image.Image or path
     key : str
-        Seeds the views, so that all covered images are seen through the same crops.
+        Seeds the views, so that the same crops are taken of all covered images.
     grid : int
         Cells along each side.
 
     Returns
     -------
     ndarray of float64, shape (grid, grid)
-        Score of the whole image minus the score without the cell: above 0, the cell speaks for *generated*; below 0,
-        for *real*; 0 if the cell has no influence.
+        Score of the whole image minus the score without the cell: above 0, the cell is evidence for *generated*; below
+        0, for *real*; 0 if the cell has no influence.
 
     Raises
     ------
@@ -331,7 +330,7 @@ def occlusion(detector: Detector, image: Any, key: str = "image", grid: int = GR
 
 
 def picture(heat: np.ndarray, size: Tuple[int, int]) -> Image.Image:
-    """A map as a grey image: white speaks for generated, black for real, middle grey for neither.
+    """A map as a grey image: white is evidence for generated, black for real, middle grey for neither.
 
     Parameters
     ----------

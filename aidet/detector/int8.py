@@ -1,4 +1,4 @@
-"""Eight-bit ONNX models: ONNX Runtime's static quantisation, calibrated on images, and a measure of what it costs."""
+"""Eight-bit ONNX models: ONNX Runtime's static quantisation, calibrated on images, and the loss of accuracy."""
 
 import collections
 import json
@@ -18,7 +18,7 @@ from .cascade import STAMP
 from .detector import Detector
 
 CALIBRATION = 128
-# The margin is this many times the largest change that was measured: other images may change more.
+# The margin is this many times the largest measured change, because the scores of other images may change more.
 SAFETY_FACTOR = 1.5
 MIN_VOTES = 4
 
@@ -36,19 +36,20 @@ def quantize(
     path : str or Path
         A plain ``.onnx`` of :func:`aidet.export.exporter.export` with a free batch size.
     where : str or Path
-        Images. Every other one is for calibration (at most ``limit``), the rest for comparison; none serves both.
+        Images. Every second one is used for calibration (at most ``limit``) and the others for comparison; no image is
+        used for both.
     labels : str or Path, optional
-        What :func:`aidet.datasets.truth.read_labels` takes, for the balanced accuracy before and after.
+        Labels as :func:`aidet.datasets.truth.read_labels` takes them, for the balanced accuracy before and after.
     limit : int
-        Most images to calibrate on.
+        Maximum number of images to calibrate on.
 
     Returns
     -------
     dict
         ``file``, ``images`` (compared), ``score_change`` (mean absolute), ``decisions_changed`` (share), ``speedup``,
-        ``margin`` (1.5 times the largest change of a single view's score; the file states it for
-        ``infer.py --cascade``), ``cascade_speedup`` and ``scored_twice`` (share) of such a cascade, and with labels
-        ``balanced_accuracy`` and ``balanced_accuracy_int8``.
+        ``margin`` (1.5 times the largest change of a single view's score; it is stored in the file for
+        ``infer.py --cascade``), ``cascade_speedup`` and ``scored_twice`` (share) of such a cascade, and, if labels are
+        given, ``balanced_accuracy`` and ``balanced_accuracy_int8``.
 
     Raises
     ------
@@ -63,7 +64,7 @@ def quantize(
     if len(comparing) < 8:
         raise UserError(f"images {str(where)!r}: {len(inputs)} are too few to calibrate and compare; give at least 16")
     target = path.with_name(f"{path.stem}_int8.onnx")
-    # Calibrate on voting views even if the detector takes one view: they are other crops, with other values.
+    # Calibrate on voting views even if the detector uses one view: they are different crops with different values.
     votes = max(MIN_VOTES, sidecar.voting.votes)
     views = Detector(path, votes=votes, backend="onnxruntime").models[0].views
     model = _quantized(path, views, calibrating)
@@ -89,7 +90,7 @@ def _change(before, after):
 
 
 def _compared(before, after, known=None):
-    """How far scores (path -> score or None) changed; ``known`` as :func:`_labels` gives it."""
+    """How much the scores (path -> score or None) changed; ``known`` is what :func:`_labels` returns."""
     pairs = [(k, before[k], after[k]) for k in before if before[k] is not None and after[k] is not None]
     if not pairs:
         raise UserError(f"none of the {len(before)} images to compare on can be used; give others")
@@ -129,7 +130,7 @@ def _label_of(path, known):
 
 
 def _verdicts(path, inputs, **settings):
-    """Path -> verdict, the seconds that scoring took, and the number of images that a cascade scored twice."""
+    """Path -> verdict, the scoring time in seconds, and the number of images that a cascade scored twice."""
     detector = Detector(path, backend="onnxruntime", say=lambda line: None, **settings)
     start = time.perf_counter()
     found = {r.path: r for r in detector.stream(inputs)}
@@ -160,7 +161,7 @@ def _quantized(path, views, inputs):
 
     with tempfile.TemporaryDirectory() as folder:
         newer, ready, made = (str(Path(folder) / n) for n in ("newer.onnx", "ready.onnx", "made.onnx"))
-        # A scale for each channel needs opset 13; the exporter writes 11.
+        # Per-channel scales need opset 13; the exporter writes opset 11.
         onnx.save(onnx.version_converter.convert_version(onnx.load(str(path)), 13), newer)
         quant_pre_process(newer, ready, skip_symbolic_shape=True)  # folds batch norms into convolutions
         quantization.quantize_static(

@@ -1,4 +1,4 @@
-"""One checkpoint, or exported file, ready to score images."""
+"""One checkpoint or exported file, ready to score images."""
 
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
@@ -21,7 +21,7 @@ class Network(Scorer):
     ----------
     path : str or Path
     name : str
-        How result files call it.
+        Its name in result files.
     backend, device, say :
         See :func:`aidet.detector.backends.open_model`.
     **views
@@ -30,7 +30,7 @@ class Network(Scorer):
     Raises
     ------
     UserError
-        The file cannot be read, is no detector, or cannot be run.
+        The file cannot be read, is not a detector, or cannot be run.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Network(Scorer):
         self.backend = backends.open_model(sidecar, backend, self.views.size, device, say)
         self.threadsafe, self.device = self.backend.threadsafe, self.backend.device
         self.backend_name = self.backend.name
-        # An exported file states the hash of the checkpoint it was made from, also where it was quantised since.
+        # An exported file states the hash of the checkpoint it was made from, even if it was quantised afterwards.
         self.identity = files.sha256(self.path) if onnx else sidecar.identity
 
     def views_of(self, image: Image.Image, key: str) -> List[np.ndarray]:
@@ -61,7 +61,7 @@ class Network(Scorer):
         return self.views(image, key)
 
     def run(self, views: Sequence[np.ndarray], piece: Optional[int] = None) -> np.ndarray:
-        """Views -> raw scores, float64 (V,). Views of one shape form batches of at most ``piece``."""
+        """Views -> raw scores, float64 (V,). Views of the same shape are run in batches of at most ``piece``."""
         piece = piece or backends.PIECE
         scores = np.empty(len(views))
         by_shape: Dict[Any, Any] = {}
@@ -82,12 +82,12 @@ class Network(Scorer):
 def combined(
     model: Scorer, scores: np.ndarray, vote: str, threshold: float, weights: Optional[np.ndarray] = None
 ) -> float:
-    """One score of a model from its views' scores; calibrated after a soft vote, before a hard one."""
+    """One score of a model from its views' scores; they are calibrated after a soft vote, or before a hard one."""
     if vote == "hard":
         return combine_views(model.calibrate(scores), vote, threshold, weights)
     return model.calibrate(combine_views(scores, vote, weights=weights))
 
 
 def split(scores: np.ndarray, groups: Sequence[Sequence]) -> List[np.ndarray]:
-    """Cut the scores of concatenated groups of views back into one array a group."""
+    """Split the scores of concatenated groups of views back into one array per group."""
     return np.split(scores, np.cumsum([len(g) for g in groups])[:-1])

@@ -16,7 +16,7 @@ from .views import Views
 RULE_FORMAT = 1
 FEATURES = ("l1", "l1_clipped")
 SIDE = 512
-# The size rule knows no probability; its score is that of a unanimous hard vote.
+# The size rule gives no probability, so its score is that of a unanimous hard vote.
 UNANIMOUS_SCORE = float(np.log1p(-vote.UNANIMOUS) - np.log(vote.UNANIMOUS))
 
 
@@ -26,12 +26,14 @@ def is_rule(path: Union[str, Path]) -> bool:
 
 
 def open_rule(path: Union[str, Path], name: str, **options: Any) -> Scorer:
-    """Open ``rule:size``, ``rule:size:PIXELS`` or a ``.rule.json``; options of :class:`aidet.detector.network.Network`.
+    """Open ``rule:size``, ``rule:size:PIXELS`` or a ``.rule.json``.
+
+    The options are those of :class:`aidet.detector.network.Network`.
 
     Raises
     ------
     UserError
-        Unknown rule, a size that is no number, or a file that is no rule.
+        Unknown rule, a size that is not a number, or a file that is not a rule.
     """
     text = str(path)
     if text.endswith(".rule.json"):
@@ -59,11 +61,11 @@ class SizeRule(Scorer):
         self.name, self.side, self.identity = name, side, f"size:{side}"
 
     def views_of(self, image: Image.Image, key: str) -> List[Tuple[int, int]]:
-        """The image's size takes the place of views."""
+        """The image's size, in place of views."""
         return [image.size]
 
     def run(self, views: Sequence[Tuple[int, int]], piece: Optional[int] = None) -> np.ndarray:
-        """Sizes -> scores, float64 (V,), all of one magnitude."""
+        """Sizes -> scores, float64 (V,), which differ only in sign."""
         return np.array([UNANIMOUS_SCORE if self.side in size else -UNANIMOUS_SCORE for size in views])
 
 
@@ -77,7 +79,7 @@ def features(images_: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray, float64, shape (N, 2)
-        Mean absolute difference to the reconstruction, and to the reconstruction clipped to [0, 1].
+        Mean absolute difference from the reconstruction, and from the reconstruction clipped to [0, 1].
     """
     axes = (1, 2, 3)
     raw = np.abs(images_ - reconstructed).mean(axes, dtype=np.float64)
@@ -86,12 +88,12 @@ def features(images_: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
 
 
 class Autoencoder:
-    """An autoencoder that takes and gives images in [0, 1], whatever range its network has.
+    """An autoencoder whose input and output are images in [0, 1], whatever the range of its network.
 
     Parameters
     ----------
     path : str or Path
-        Checkpoint of an autoencoder whose ``construct`` gives the reconstruction.
+        Checkpoint of an autoencoder whose ``construct`` returns the reconstruction.
     size : (int, int) or None
         Input height and width, see :func:`aidet.detector.backends.open_model`.
     backend, device, say :
@@ -118,7 +120,7 @@ class Autoencoder:
         Raises
         ------
         UserError
-            The network gives another shape.
+            The network's output has another shape than its input.
         """
         made = self.backend(batch * self.width + self.low)
         if made.shape != batch.shape:
@@ -136,7 +138,7 @@ class Reconstruction(Network):
     Raises
     ------
     UserError
-        No rule, or one that was fitted with another autoencoder than the one that is there.
+        The file is not a rule, or it was fitted with a different autoencoder than the one found.
     """
 
     def __init__(
@@ -173,7 +175,7 @@ def read(path: Union[str, Path]) -> Dict[str, Any]:
     Raises
     ------
     UserError
-        It is missing or no rule: a key or a number is missing or of the wrong kind.
+        The file is missing or not a rule: a key or a number is missing or has the wrong type.
     """
     facts = files.read_json(path, "rule")
     wanted = set("format rule autoencoder autoencoder_sha256 transform mean scale coefficients intercept".split())

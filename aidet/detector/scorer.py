@@ -1,4 +1,4 @@
-"""What a detector asks of each of its models, be it a network or a rule."""
+"""The interface that each model of a detector implements, whether a network or a rule."""
 
 from pathlib import Path
 from typing import Any, Iterable, List, Optional, Sequence
@@ -19,22 +19,22 @@ class Scorer:
     Attributes
     ----------
     name : str
-        What result files call it.
+        Its name in result files.
     identity : str
-        Equal for two runs of the same model: the SHA-256 of its file, or a rule's name and value.
+        The same for every run of the same model: the SHA-256 of its file, or a rule's name and value.
     threadsafe : bool
         Whether :meth:`run` may be called from any thread.
     device, backend_name : str
     threshold : float
-        On the probability of *generated*, in (0, 1).
+        Threshold on the probability of *generated*, in (0, 1).
     scale, offset : float
         Calibration, see :meth:`calibrate`.
     path : Path or None
         The file that it was opened from.
     views : aidet.vote.Views or None
-        How views are made of an image; None for a rule that needs none.
+        How the views of an image are made; None for a rule that needs no views.
     order : sequence of str or None
-        ``real`` or ``generated`` for each output of a network; None for whatever has no such outputs.
+        ``real`` or ``generated`` for each output of a network; None if the model has no such outputs.
     explainer : aidet.explain.Explainer or None
         Made on the first explanation and kept here.
     """
@@ -61,7 +61,7 @@ class Scorer:
         key : str
             Seeds the random views.
         stability : bool
-            Prepare the re-saved and resized versions of :func:`aidet.detector.views.changed_images`, too.
+            Also prepare the re-saved and resized versions made by :func:`aidet.detector.views.changed_images`.
 
         Returns
         -------
@@ -81,7 +81,7 @@ class Scorer:
         Parameters
         ----------
         views : sequence
-            Of :meth:`prepare`, from one or several images.
+            Views made by :meth:`prepare`, from one or more images.
         piece : int, optional
             Largest batch; default: the model's own.
 
@@ -93,11 +93,11 @@ class Scorer:
         raise NotImplementedError
 
     def weigh(self, views: Iterable[np.ndarray]) -> Optional[np.ndarray]:
-        """How much each view of one image counts, float64 (V,); None if all count alike."""
+        """Weight of each view of one image, float64 (V,); None if all views count equally."""
         return None if self.views is None else self.views.weigh(views)
 
     def calibrate(self, score: Any) -> Any:
-        """Read a raw score ``s`` as ``scale * (s - offset)``, as the sidecar's ``calibration`` says; float or array."""
+        """``scale * (s - offset)`` of a raw score ``s``, from the sidecar's ``calibration``; a float or an array."""
         return self.scale * (score - self.offset)
 
     def uncalibrate(self, score: Any) -> Any:

@@ -13,13 +13,13 @@ from ..images import operations
 GRIDS = ("grid", "pyramid")
 WEIGHTS = ("equal", "detail")
 # Bounds of the second scale of a pyramid, relative to the image: half its size, or the scale at which one crop just
-# fits, at most twice. Enlarging pays, because mirrored edges and enlarged pixels mislead a detector in different ways,
-# and the mean of both misleads it less than either: balanced accuracy on halved validation crops of 128 pixels .906,
-# against .839 mirrored and .899 enlarged. Shrinking to one crop pays, too: on 256-pixel validation crops that were
-# enlarged 1.5 times .924 instead of .897 (LOG.md).
+# fits, at most twice its size. Enlarging helps: mirrored edges and enlarged pixels mislead a detector in different
+# ways, and their mean misleads it less than either alone. On validation crops halved to 128 pixels, balanced accuracy
+# is .906, against .839 with mirrored and .899 with enlarged views only. Shrinking to one crop helps, too: on 256-pixel
+# validation crops that were enlarged 1.5 times, it is .924 instead of .897 (LOG.md).
 SCALES = (0.5, 2.0)
-# Added to the detail of a view before squaring it to a weight: one step of 8-bit pixels in [-1, 1]. The views of a
-# plain picture then count nearly alike, instead of by their noise.
+# Added to the detail of a view before it is squared to give the weight: one step of 8-bit pixels in [-1, 1]. The views
+# of a plain picture then count almost equally, instead of in proportion to their noise.
 FLAT = 1 / 127.5
 # What stability mode does to an image before the model's own preprocessing: everyday re-saving and resizing.
 STABILITY = (
@@ -39,7 +39,7 @@ class Views:
     Parameters
     ----------
     transform : str
-        The model's evaluation pipeline: view 0, and the only view where ``votes`` is 1.
+        The model's evaluation pipeline: view 0, and the only view if ``votes`` is 1.
     votes : int
         Number of views.
     kind : str
@@ -52,11 +52,11 @@ class Views:
         The sidecar's ``views``. Without it random views are made as in Kahsolt/AIGC-clf: a random crop of 80-100% of
         the area, resized to the input size, with horizontal and vertical flips.
     flips : bool
-        Every view is scored a second time, mirrored left to right.
+        Score every view a second time, mirrored left to right.
     seed : int
-        Of the random views.
+        Seed of the random views.
     weights : str
-        ``equal``: all views count alike; ``detail``: views with more texture count more, see :func:`detail`.
+        ``equal``: all views count equally; ``detail``: views with more texture count more, see :func:`detail`.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Views:
     Raises
     ------
     UserError
-        ``votes`` below 1, unknown kind or weights, a line whose output has another size than the model's input.
+        ``votes`` below 1, unknown kind or weights, or a line whose output size is not the model's input size.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Views:
         return [make() for make in self.later(image, key)]
 
     def weigh(self, views: Iterable[np.ndarray]) -> Optional[np.ndarray]:
-        """How much each of these views counts: float64 (V,), or None if all count alike."""
+        """Weight of each of these views: float64 (V,), or None if all views count equally."""
         return np.array([(FLAT + detail(view)) ** 2 for view in views]) if self.weights == "detail" else None
 
     def lines(self) -> Set[str]:
@@ -151,7 +151,7 @@ class Views:
         return {line.text for line in made}
 
     def later(self, image: Image.Image, key: str) -> List[Callable[[], np.ndarray]]:
-        """The views, unmade: each callable makes its view when it is first called, and keeps it."""
+        """The views, made on demand: each callable makes its view when it is first called, and caches it."""
         if self.kind in GRIDS:
             made = [functools.partial(self.tail, tile) for tile in self._tiles(image)]
         else:
@@ -182,14 +182,14 @@ class Views:
 def detail(view: np.ndarray) -> float:
     """Amount of texture in a view: mean absolute difference of neighbouring pixels.
 
-    Plain skies, backdrops and blurred areas hold little evidence of how they were made, and detectors err on them.
-    Weighted by detail, the views with texture decide. That texture-rich patches tell more is known from PatchCraft
-    (Zhong et al. 2023), which selects them; here every view still counts.
+    Plain skies, backdrops and blurred areas contain little evidence of how they were made, and detectors make errors on
+    them. With weights by detail, the views with texture decide. PatchCraft (Zhong et al. 2023) showed that texture-rich
+    patches are more informative; it selects them, whereas here every view still counts.
 
     Parameters
     ----------
     view : numpy.ndarray, float32, shape (3, h, w)
-        What the network sees, [-1, 1] for ``normalize(half)``. The mean of the channels is measured.
+        The network's input, in [-1, 1] for ``normalize(half)``. The mean of the channels is measured.
 
     Returns
     -------

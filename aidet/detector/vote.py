@@ -1,6 +1,6 @@
 """Views of an image, votes over views, fusion over models. NumPy only; scores as :mod:`aidet.labels` defines them.
 
-Probabilities are handled as logarithms, so that confident scores keep their size: with one view and one model the
+Probabilities are handled as logarithms, so that confident scores do not saturate: with one view and one model the
 result is the network's own score, bit for bit.
 """
 
@@ -15,7 +15,7 @@ from ..labels import decide, sigmoid
 
 VOTE_RULES = ("soft", "hard")
 FUSIONS = ("soft", "hard", "soft-or", "score")
-# A unanimous hard vote means probability 0 or 1, whose score is infinite; it is moved this far away from 0 or 1.
+# A unanimous hard vote means probability 0 or 1, whose score is infinite; so the probability is moved this far inwards.
 UNANIMOUS = 1e-6
 
 
@@ -59,13 +59,13 @@ def combine_views(
     threshold : float
         The model's own threshold, for ``hard``.
     weights : array_like, shape (V,), optional
-        How much each view counts, above 0; see :meth:`Views.weigh`. Default: equal weights.
+        Weight of each view, above 0; see :meth:`Views.weigh`. Default: equal weights.
 
     Returns
     -------
     float
-        The log-odds. A unanimous hard vote gives a probability of ``1e-6`` or ``1 - 1e-6``, a tied one exactly 0.5,
-        which decides for real.
+        The log-odds. A unanimous hard vote gives a probability of ``1e-6`` or ``1 - 1e-6``; a tie gives exactly 0.5,
+        which means real.
 
     Raises
     ------
@@ -81,20 +81,20 @@ def combine_views(
 
 
 class Fusion:
-    """How the scores of several models become one.
+    """How the scores of several models are combined into one.
 
     Parameters
     ----------
     how : {"soft", "hard", "soft-or", "score"}
         ``soft``: (weighted) mean of probabilities. ``hard``: (weighted) share of models that say generated.
-        ``soft-or``: ``1 - prod(1 - p)``, generated if any model is sure. ``score``: (weighted) mean of scores.
+        ``soft-or``: ``1 - prod(1 - p)``, generated if any model is confident. ``score``: (weighted) mean of scores.
     names : sequence of str
         The models.
     weights : dict of str to float, optional
         Not negative, not all 0; default: equal. Not for ``soft-or``.
     thresholds : dict of str to float, optional
         Each model's own threshold on its probability, default 0.5. Before fusion the threshold's log-odds are
-        subtracted from the model's score, so that its threshold is 0.5.
+        subtracted from the model's score, so that its threshold becomes 0.5.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def read_fusion(path: Union[str, Path]) -> Dict[str, Any]:
     Returns
     -------
     dict
-        The keys that the file has, of ``fuse``, ``weights``, ``thresholds``, ``threshold``, ``unsure``.
+        Those of the keys ``fuse``, ``weights``, ``thresholds``, ``threshold``, ``unsure`` that the file contains.
 
     Raises
     ------

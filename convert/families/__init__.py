@@ -1,4 +1,4 @@
-"""The families the converters know: for each, its layouts as tables and how a file says which size it is."""
+"""The families that the converter knows: the layouts of each as tables, and how its size is found from a file."""
 
 import importlib
 import re
@@ -31,11 +31,11 @@ class Layout:
     name : str
         What ``--layout`` takes ("hf", "timm", ...).
     marks : sequence of str
-        Regular expressions; each must fit at least one key for the layout to be detected.
+        Regular expressions; each must match at least one key for the layout to be detected.
     rules : sequence of (kind, target, source)
         See the module ``rules``.
     without : sequence of str
-        Regular expressions that must fit no key.
+        Regular expressions that must not match any key.
     drop : sequence of (regex, reason)
         Source keys that are left out.
     computed : sequence of (regex, reason)
@@ -48,15 +48,15 @@ class Layout:
         Regular expression on the ``architecture`` (timm) or ``model_type`` (Hugging Face) of a config.json that
         settles an ambiguity.
     transform : str or None
-        Evaluation pipeline of these models if neither file nor folder says; None: that of the family.
+        Evaluation pipeline of these models if neither file nor folder gives one; None: that of the family.
     reshaped : tuple of (regex, dimensions)
-        For the way back: source keys whose weight is stored with trailing dimensions of size one.
+        For the reverse conversion: source keys whose weight is stored with trailing dimensions of size one.
     aliases : tuple of str
         Other names of the same layout.
     classes : tuple of str or None
         The classes of every model in this layout.
     head : tuple of str
-        Target parameter names of the classifier, weight first, where they are not the family's.
+        Target parameter names of the classifier, weight first, if they are not the family's.
     identity : bool
         The file already has the target's names (MindCV's own checkpoints and ours).
     """
@@ -90,7 +90,7 @@ class Layout:
 
 
 class Family:
-    """What a family module gives.
+    """What a family module defines.
 
     Attributes
     ----------
@@ -103,9 +103,9 @@ class Family:
     lookups : callable
         ``f(architecture, arguments) -> dict`` of tables for the templates.
     transform : callable
-        ``f(architecture, layout, arguments) -> str or None``: evaluation pipeline if no file says it.
+        ``f(architecture, layout, arguments) -> str or None``: evaluation pipeline if no file gives one.
     head : tuple of str, or dict of architecture to such tuples
-        Target parameter names of the classifier, weight first; empty where there is none.
+        Target parameter names of the classifier, weight first; empty if there is none.
     taps : callable
         ``f(architecture) -> list of (cell name, {layout: module name})``: where layer-by-layer comparison looks.
     """
@@ -131,7 +131,7 @@ class Family:
         return self.heads if isinstance(self.heads, tuple) else self.heads.get(architecture, ())
 
     def layout(self, name: str) -> Layout:
-        """The layout of that name, or a :class:`UserError` with the nearest."""
+        """The layout of that name; raises a :class:`UserError` that suggests the most similar name."""
         for layout in self.layouts:
             if layout.called(name):
                 return layout
@@ -167,7 +167,7 @@ def count(tensors: Tensors, pattern: str) -> int:
 
 
 def shape(tensors: Tensors, *keys: str) -> Any:
-    """Shape (a tuple) of the first of ``keys`` that is there, else None."""
+    """Shape (a tuple) of the first of ``keys`` that exists, else None."""
     for key in keys:
         if key in tensors:
             return tuple(tensors[key].shape)

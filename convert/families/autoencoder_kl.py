@@ -105,7 +105,7 @@ LAYOUTS = (
 
 
 def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
-    """Widths, depth and latent channels from shapes; the scaling factor from config.json where there is one."""
+    """Widths, depth and latent channels from shapes; the scaling factor from config.json if there is one."""
     latent = shape(tensors, "encoder.conv_out.weight")[0] // 2
     if layout.name.startswith("ldm"):
         block, first = r"encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.weight", "encoder.down.{}.block.0.conv1.weight"

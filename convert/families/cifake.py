@@ -1,7 +1,7 @@
 """CIFAKE_CNN of jshrdt/aics-project.
 
-Its class always owns the attention's parameters, so both variants save the same keys. Which one a file is shows in the
-counter of the attention's BatchNorm: where it never ran it is zero.
+Its class always has the attention's parameters, so both variants save the same keys. The counter of the attention's
+BatchNorm tells them apart: it is zero if the attention never ran.
 """
 
 from typing import Tuple
@@ -27,14 +27,14 @@ LAYOUTS = (
 
 
 def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
-    """With attention where its BatchNorm has seen a batch."""
+    """With attention if its BatchNorm has seen a batch."""
     counter = tensors.get("attend.bn.num_batches_tracked")
     used = "attend.cfc.weight" in tensors and (counter is None or int(counter.array()) > 0)
     return ("cifake_cnn_srm" if used else "cifake_cnn"), {}
 
 
 def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
-    """32x32, mean and deviation a half."""
+    """32x32, mean and deviation 0.5."""
     return "decode | resize((32, 32), bilinear) | normalize(half)"
 
 

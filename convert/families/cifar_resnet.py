@@ -25,7 +25,7 @@ LAYOUTS = (
 
 
 def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
-    """Depth is 6 n + 2, n blocks a stage."""
+    """Depth is 6 n + 2, with n blocks per stage."""
     depth = 6 * count(tensors, r"layer1\.(\d+)\..*") + 2
     if depth not in DEPTHS:
         raise UserError(f"a CIFAR ResNet of depth {depth} is not one of {', '.join(map(str, DEPTHS))}")
@@ -33,7 +33,7 @@ def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Argume
 
 
 def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
-    """32x32, with the channel statistics akamaster's trainer uses (ImageNet's)."""
+    """32x32, with the channel statistics that akamaster's trainer uses (ImageNet's)."""
     return "decode | resize((32, 32), bilinear) | normalize(imagenet)"
 
 

@@ -96,7 +96,7 @@ def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Argume
 
 
 def lookups(architecture: str, arguments: Arguments) -> Lookups:
-    """Place in our list -> stage."""
+    """Index in our list -> stage."""
     return {"stage": {(f,): (f - 1) // 2 for f in (1, 3, 5, 7)}, "down": {(f,): f // 2 for f in (2, 4, 6)}}
 
 

@@ -1,7 +1,7 @@
 """MobileNetV3 large and small: torchvision's names.
 
-torchvision numbers what is there (expansion, depthwise, squeeze-excite, projection), so a block's places depend on what
-it has; the lookups ``dw``, ``se`` and ``pw`` give them.
+torchvision numbers only the parts that a block has (expansion, depthwise, squeeze-excite, projection), so the index of
+a part depends on the block; the lookups ``dw``, ``se`` and ``pw`` give it.
 """
 
 from typing import Tuple
@@ -45,7 +45,7 @@ def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Argume
 
 
 def lookups(architecture: str, arguments: Arguments) -> Lookups:
-    """Places in torchvision's numbering, by (feature, place in our block)."""
+    """Indices in torchvision's numbering, by (feature, index in our block)."""
     blocks = BLOCKS[_size(architecture)]
     conv, norm, gate, channels = {}, {}, {}, 16
     for i, (_, mid, cout, gated, _, _) in enumerate(blocks):

@@ -36,7 +36,7 @@ LAYOUTS = (
 
 
 def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
-    """Encoder or decoder from where the first convolution is, the variant from widths and branches."""
+    """Encoder or decoder from the position of the first convolution, the variant from widths and branches."""
     if layout.name == "diffusers-encoder":
         last = max(int(k.split(".")[2]) for k in tensors if k.startswith("encoder.layers."))
         return "taesd_encoder", {"latent_channels": shape(tensors, f"encoder.layers.{last}.weight")[0]}

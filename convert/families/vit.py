@@ -110,7 +110,7 @@ def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Argume
 
 
 def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
-    """The published evaluation: ViT of timm and Hugging Face with a half, DeiT with ImageNet's statistics."""
+    """The published evaluation: ViT (timm, Hugging Face) with mean and deviation 0.5, DeiT with ImageNet's."""
     size = int(architecture.rsplit("_", 1)[1])
     statistics = "imagenet" if architecture.startswith("deit") else "half"
     if layout.name.startswith("hf") and architecture.startswith("vit"):

@@ -1,7 +1,7 @@
 """Is the converted model the same model? Tensors, logits, and layer by layer.
 
-The reference is PyTorch itself where it is installed, or a small file of stored activations that ``make_reference``
-wrote with PyTorch, so that a machine without torch (an Ascend image) can verify too.
+The reference is PyTorch itself if it is installed, or a small file of stored activations that ``make_reference`` wrote
+with PyTorch, so that a machine without torch (an Ascend image) can verify, too.
 """
 
 import json
@@ -38,7 +38,7 @@ class Reference:
     taps : dict
         Cell name -> (N, samples) values at evenly spaced places of the activation.
     pixels : numpy.ndarray or None
-        uint8 (N, H, W, 3): what the source's own preprocessing made of the photos before normalisation.
+        uint8 (N, H, W, 3): the photos after the source's own preprocessing, before normalisation.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Reference:
             raise UserError(f"reference {str(path)!r} cannot be read: {error}") from None
 
     def save(self, path: Union[str, Path]) -> None:
-        """Write; pixels are kept as bytes, a float input as it is."""
+        """Write the file; pixels are stored as bytes, a float input unchanged."""
         from aidet.files import atomic
 
         data = {"tap:" + k: v for k, v in self.taps.items()}
@@ -148,7 +148,7 @@ def tensors(plan: Plan, path: Union[str, Path], dtype: Any) -> Facts:
     Raises
     ------
     UserError
-        Names those that differ.
+        Some tensors differ; the message names them.
     """
     from aidet import ckpt
 
@@ -240,7 +240,7 @@ def preprocessing(transform: Optional[str], reference: Reference) -> Optional[Fa
     Returns
     -------
     dict or None
-        ``largest`` and ``mean`` difference in grey levels; None where the photos are not at hand, or the reference's
+        ``largest`` and ``mean`` difference in grey levels; None if the photos are not available, or if the reference's
         pixels were not made by the source's own code (``pixels_by``).
     """
     photos = reference.meta.get("photos") or []
@@ -263,7 +263,7 @@ def preprocessing(transform: Optional[str], reference: Reference) -> Optional[Fa
 
 
 def photo_path(name: str) -> Optional[Path]:
-    """Path of a photo of scikit-image's wheel (``skimage:chelsea.png``), None where it is not installed."""
+    """Path of a photo in scikit-image's wheel (``skimage:chelsea.png``); None if it is not installed."""
     from importlib import util
 
     if not name.startswith("skimage:"):

@@ -6,7 +6,7 @@ import types
 
 
 def without_broken_ops() -> None:
-    """Let torchvision and timm import where torchvision's compiled operators do not fit the build of torch."""
+    """Make torchvision and timm importable even if torchvision's compiled operators do not fit the build of torch."""
     try:
         importlib.import_module("torchvision")
     except (RuntimeError, ImportError):

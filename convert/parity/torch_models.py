@@ -1,4 +1,4 @@
-"""PyTorch builders of the original models, one function a family: ``f(plan, source) -> module or None``."""
+"""PyTorch builders of the original models, one function per family: ``f(plan, source) -> module or None``."""
 
 import re
 import tempfile
@@ -33,9 +33,9 @@ def _torchvision(name: str, **kwargs: Any) -> Any:
 def _huggingface(
     plan: Plan, source: Source, kind: Optional[str] = None, config: Optional[Dict[str, Any]] = None
 ) -> Optional["nn.Module"]:
-    """Loaded from the folder by transformers itself, weights included.
+    """Load the model, with its weights, from the folder with transformers itself.
 
-    A file without a ``config.json`` (an npz, a ``.pth``) gets one from its shapes: class ``kind``, settings ``config``.
+    For a file without ``config.json`` (an npz, a ``.pth``) one is made: class ``kind``, settings ``config``.
     """
     without_broken_ops()
     import transformers
@@ -53,7 +53,7 @@ def _huggingface(
 
 
 def _pretrained(plan, cls, config):
-    """``cls.from_pretrained`` on a temporary folder, because it knows all older names of its tensors."""
+    """``cls.from_pretrained`` on a temporary folder, because it knows all older names of the tensors."""
     with tempfile.TemporaryDirectory() as folder:
         cls.config_class(num_labels=plan.num_classes, **config).save_pretrained(folder)
         arrays = {plan.layout.prefix + k: t.array() for k, t in plan.tensors.items()}
@@ -141,7 +141,7 @@ def mobilenet_v3(plan: Plan, source: Source) -> Optional["nn.Module"]:
 
 
 def swin(plan: Plan, source: Source) -> Optional["nn.Module"]:
-    """transformers, timm (either naming: the older is moved to the newer), torchvision."""
+    """transformers, timm (either naming: the older is renamed to the newer), torchvision."""
     if plan.layout.name.startswith("hf"):
         from aidet.models.swin import SIZES
 
@@ -199,7 +199,7 @@ def convnext(plan: Plan, source: Source) -> Optional["nn.Module"]:
 
 
 def autoencoder_kl(plan: Plan, source: Source) -> Optional["nn.Module"]:
-    """diffusers; older attention names and LDM's are moved by diffusers' own converters."""
+    """diffusers; older attention names and LDM's names are converted by diffusers' own code."""
     without_broken_ops()
     import torch
     from diffusers import AutoencoderKL

@@ -1,6 +1,6 @@
-"""The original model in PyTorch, where PyTorch is installed, as the reference of a conversion.
+"""The original model in PyTorch, if PyTorch is installed, as the reference of a conversion.
 
-Within the converter only this folder imports torch; a conversion works without.
+Within the converter only this folder imports torch; a conversion works without it.
 """
 
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
@@ -74,9 +74,9 @@ def photos(
     Returns
     -------
     (dict, numpy.ndarray uint8 (N, H, W, 3) or None, numpy.ndarray float32 (N, C, H, W))
-        Facts for the reference's meta (photos, pixels_by, mean, std). Where the photos are not installed, or the net
-        takes latents: seeded noise, and no pixels. No pixels, mean and std either where the input cannot be computed
-        from single pixels (``high_pass``).
+        Facts for the reference's meta (photos, pixels_by, mean, std). If the photos are not installed, or if the net
+        takes latents: seeded noise, and no pixels. There are no pixels, mean or std either if the input cannot be
+        computed from single pixels (``high_pass``).
     """
     from aidet.images import Pipeline, decode
 
@@ -192,7 +192,7 @@ def statistics(transform: str) -> Tuple[List[float], List[float]]:
     Raises
     ------
     UserError
-        The numbers are no affine map of single pixels (``high_pass``).
+        The pipeline is not an affine map of single pixels (``high_pass``).
     """
     from aidet.images import Pipeline
 

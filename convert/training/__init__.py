@@ -1,5 +1,5 @@
-"""Training that runs in PyTorch and comes back as a MindSpore checkpoint.
+"""Training that runs in PyTorch and results in a MindSpore checkpoint.
 
-MindSpore's convolution gradient on a CPU is slow (five times PyTorch's step for the tiny autoencoder, see LOG.md), and
-accelerators with PyTorch are easier to come by than NPUs. What is trained here is proven equal after conversion.
+MindSpore's convolution gradient is slow on a CPU (a step of the tiny autoencoder takes five times as long as in
+PyTorch, see LOG.md), and PyTorch accelerators are easier to get than NPUs. Every conversion is verified to be equal.
 """

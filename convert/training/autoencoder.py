@@ -3,8 +3,8 @@
     python -m convert.training.autoencoder --images PHOTOS [--images labels.csv] --out ckpt/aidet_tae.ckpt
 
 Loss: mean absolute error of the pixels plus that of their horizontal and vertical differences, which keeps edges.
-Every image is decoded once and held in memory; random 128-pixel crops and flips; Adam, warm-up and one cosine to zero.
-The result is written as a MindSpore checkpoint in half precision and compared with the PyTorch network before it stays.
+Every image is decoded once and kept in memory; random 128-pixel crops and flips; Adam, warm-up and cosine decay to
+zero. The result is written as a MindSpore checkpoint in half precision and then compared with the PyTorch network.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from aidet import ckpt, cli, images, records, runtime
 from aidet.errors import UserError
 
 CROP = 128
-TOLERANCE = 2e-3  # largest pixel difference (range 0..1): the file holds half precision, PyTorch trained in single
+TOLERANCE = 2e-3  # largest pixel difference (range 0..1): the file is in half precision, PyTorch trained in single
 
 
 def load(sources: Sequence[str]) -> List[np.ndarray]:
@@ -87,7 +87,7 @@ def network(latent_channels: int = 4, widths: Tuple[int, ...] = (32, 64)) -> Any
 
 
 def train(pool: Sequence[np.ndarray], args: argparse.Namespace) -> Tuple[Any, float]:
-    """Run the training; gives the PyTorch network and the mean loss of the last 100 steps."""
+    """Run the training; returns the PyTorch network and the mean loss of the last 100 steps."""
     import torch
 
     torch.manual_seed(args.seed)

@@ -1,16 +1,16 @@
-"""Calibrate a detector on validation images and write that, with its way of voting, into the sidecar.
+"""Calibrate a detector on validation images and write calibration and voting settings into the sidecar.
 
     python -m convert.training.calibrate --ckpt ckpt/aidet_default.ckpt --labels A/labels.csv --labels B/labels.csv \\
         --votes 10 --views pyramid --weights detail --fpr 0.1
 
-Only rows of split ``val`` are used, and folders of further photographs. Every image is scored as it is, after JPEG at
-quality 70 and, where a whole crop still fits, at half its size. The threshold is the lowest one at which, of every real
-source, at most the given part is called generated in each of the three conditions; sources of fewer than ten images
-count as one together. Generated images have no say in it; their recall is only printed.
+Only rows of split ``val`` and folders of further photographs are used. Every image is scored in three conditions: as it
+is, after JPEG at quality 70 and, if a whole crop still fits, at half its size. The threshold is the lowest one at which
+the false-positive rate of every real source is at most the given value in each condition; sources of fewer than ten
+images are pooled into one. Generated images do not affect the threshold; only their recall is printed.
 
-The sidecar gets the threshold as an offset of the score, so that 0 is the boundary and 0.5 its probability. It also
-gets the scale under which the log loss is least over all these scores, the two classes weighing the same (Platt 1999,
-with the boundary held where the photographs put it).
+The sidecar gets the threshold as an offset of the score, so that the boundary is at score 0, probability 0.5. It also
+gets the scale that minimises the log loss over all these scores, with equal weight for the two classes (Platt 1999, but
+with the boundary fixed by the photographs).
 """
 
 from pathlib import Path
@@ -39,7 +39,7 @@ def rows_of(labels: Sequence[str], photos: Sequence[str]) -> List[Tuple[Path, st
 
 
 def scores(detector: detector.Detector, path: Path, line: Optional[str]) -> float:
-    """Probability of one image after the operations of a line; nan if less than a crop of the image is left."""
+    """Probability of one image after the operations of a line; nan if the result is smaller than a crop."""
     image = images.decode(path)
     if line:
         image = images.applied(images.Pipeline(line).steps, image, images.generator(0, str(path)))
@@ -50,12 +50,12 @@ def scores(detector: detector.Detector, path: Path, line: Optional[str]) -> floa
 
 
 def choose(probs: np.ndarray, sources: Sequence[str], fpr: float) -> Tuple[float, str, int]:
-    """The lowest threshold, and the source and condition that needs it.
+    """The lowest threshold, and the source and condition that determine it.
 
     Parameters
     ----------
     probs : ndarray (N, C)
-        Probability of *generated* of real images in each condition, nan where there is none.
+        Probability of *generated* for real images in each condition; nan if there is none.
     sources : sequence of str, length N
     fpr : float
 
@@ -73,18 +73,18 @@ def choose(probs: np.ndarray, sources: Sequence[str], fpr: float) -> Tuple[float
             ordered = ordered[~np.isnan(ordered)]
             if not len(ordered):
                 continue
-            allowed = int(fpr * len(ordered))  # this many may lie above
+            allowed = int(fpr * len(ordered))  # this many may be above the threshold
             found.append((float(ordered[len(ordered) - 1 - allowed]), str(name), c))
     return max(found)
 
 
 def slope(margins: np.ndarray, made: np.ndarray) -> float:
-    """The scale of least balanced log loss: ``P(generated) = sigmoid(scale * margin)``.
+    """The scale that minimises the balanced log loss: ``P(generated) = sigmoid(scale * margin)``.
 
     Parameters
     ----------
     margins : ndarray (n,)
-        Score minus the boundary's.
+        Score minus the score at the boundary.
     made : ndarray of bool (n,)
 
     Returns
@@ -114,7 +114,7 @@ def main(argv: Sequence[str]) -> None:
     facts = ckpt.read_sidecar(args.ckpt)
     for section, entries in (files.read_json(args.facts, "facts") if args.facts else {}).items():
         facts[section] = {**(facts.get(section) or {}), **entries}
-    facts.pop("calibration", None)  # scores are to be read as the network gives them
+    facts.pop("calibration", None)  # use the network's raw scores
     facts["voting"] = {"votes": args.votes, "views": args.views, "weights": args.weights}
     files.write_json(ckpt.sidecar_path(args.ckpt), facts)
     rows = rows_of(args.labels, args.photos)

@@ -1,4 +1,4 @@
-"""Train the default detector in PyTorch; it comes back as a MindSpore checkpoint (needs the parity extra).
+"""Train the default detector in PyTorch; it is then converted to a MindSpore checkpoint (needs the parity extra).
 
     python -m convert.training.detector --data A/labels.csv --data B/labels.csv \\
         --init EFFICIENTNET_LITE0.pth --autoencoder ENCODER.pth DECODER.pth --out runs/default
@@ -6,14 +6,14 @@
 
 What it does, and where each idea comes from:
 
-* crops of native pixels, never a resize of the whole image (SAFE, Li et al. 2025; B-Free, Guillaro et al. 2025);
-* every real photograph of the training part has aligned fakes: its own reconstructions by real autoencoders, encoded as
-  the original is, cropped at the same place and put through the same random draw of degradations (AlignedForensics,
-  Rajan et al. 2025; DDA, Chen et al. 2025, from where the mix of a photograph and its reconstruction is, too);
+* crops at native resolution; the whole image is never resized (SAFE, Li et al. 2025; B-Free, Guillaro et al. 2025);
+* every real photograph of the training part has aligned fakes: reconstructions of it by real autoencoders, encoded like
+  the original, cropped at the same place and degraded with the same random draw (AlignedForensics, Rajan et al. 2025;
+  DDA, Chen et al. 2025, which is also the source for mixing a photograph with its reconstruction);
 * JPEG, WebP, rescaling, blur and noise with the same probabilities for both classes (CNNDetection, Wang et al. 2020);
-* generated images, mostly PNG, get an older JPEG compression, as photographs from cameras have one;
-* one class a generator, collapsed to real against the rest (awsaf49's VIP Cup entry, 2022);
-* real sources and generators drawn with the square root of their number of files, not by that number;
+* generated images, mostly PNG, get an earlier JPEG compression, because photographs from cameras have one;
+* one class per generator, collapsed to real against the rest (awsaf49's VIP Cup entry, 2022);
+* real sources and generators are drawn in proportion to the square root of their number of files;
 * averaged weights (EMA).
 
 The CSVs have the columns path, label, generator and split; only rows of split ``train`` are used.
@@ -38,19 +38,19 @@ from aidet.images import operations
 if TYPE_CHECKING:
     import torch
 
-Row = Dict[str, Any]  # of a labels.csv, see read()
+Row = Dict[str, Any]  # a row of a labels.csv, see read()
 Batch = Tuple[np.ndarray, np.ndarray]
-# One line for both classes. A quarter of the crops stays as it is.
+# The same pipeline line for both classes. A quarter of the crops is not changed.
 DEGRADE = (
     "color_jitter(0.2, 0.2, 0.2, p=0.25) | down_up((0.5, 0.95), p=0.1) | blur((0.2, 1.2), p=0.1)"
     " | noise((0.5, 5), p=0.12) | webp((50, 95), p=0.12) | jpeg((50, 98), p=0.5)"
 )
-# What large photographs are reconstructed by, and at which scale: (place in the list of autoencoders, scale).
+# How large photographs are reconstructed: (index in the list of autoencoders, scale).
 LARGE = ((0, 1.0), (1, 1.0), (0, 0.55), (1, 0.55), (0, 0.4))
-# Quality of a JPEG compression that generated images may have behind them before anything else.
+# Quality of the JPEG compression that may be applied to generated images before anything else.
 HISTORY = (70, 98)
-# Probability and range of a smaller scale. Photographs reach the web at a fraction of the camera's size, generated
-# images at the size they were made in; without the difference *sharp at native size* would mean generated.
+# Probability and range of downscaling. Photographs are usually published at a fraction of the camera's size, generated
+# images at their original size; without downscaling, the detector would learn that sharp at native size is generated.
 SHRINK = {"real": (0.5, 0.38), "generated": (0.35, 0.5)}
 
 
@@ -69,7 +69,7 @@ def read(sources: Sequence[Union[str, Path]]) -> List[Row]:
 
 
 def halves(encoder: str, decoder: str) -> "torch.nn.Module":
-    """PyTorch module of a pair of files of the TAESD family, read by the converter's own safe reader."""
+    """PyTorch module of a pair of files of the TAESD family, read with the converter's own safe reader."""
     import torch
 
     from .. import reading
@@ -97,7 +97,7 @@ def own_autoencoder(path: str) -> "torch.nn.Module":
 
 
 def reconstruct(net: Any, array: np.ndarray) -> np.ndarray:
-    """uint8 (h, w, 3) through an autoencoder on [0, 1]; grey photographs stay grey."""
+    """Pass uint8 (h, w, 3) through an autoencoder that works on [0, 1]; grey photographs stay grey."""
     import torch
 
     x = torch.from_numpy(array.transpose(2, 0, 1)[None].astype(np.float32) / 255)
@@ -110,9 +110,9 @@ def reconstruct(net: Any, array: np.ndarray) -> np.ndarray:
 
 
 def plan(rows: Sequence[Row], names: Sequence[str]) -> List[Tuple[Row, str, float]]:
-    """Which reconstructions are made: (row, autoencoder, scale).
+    """Which reconstructions to make: (row, autoencoder, scale).
 
-    Large crops go through the autoencoders at several scales (``LARGE``), small ones as they are.
+    Large crops are reconstructed at several scales (``LARGE``), small ones at their own size.
     """
     jobs: List[Tuple[Row, str, float]] = []
     for r in (r for r in rows if not r["label"]):
@@ -128,7 +128,7 @@ def plan(rows: Sequence[Row], names: Sequence[str]) -> List[Tuple[Row, str, floa
 def twin(
     row: Row, name: str, scale: float, nets: Mapping[str, "torch.nn.Module"], cache: Union[str, Path]
 ) -> List[np.ndarray]:
-    """A photograph (at its scale) and its reconstruction, uint8 arrays of one size; kept in ``cache`` as PNG."""
+    """A photograph (scaled) and its reconstruction, uint8 arrays of the same size; cached in ``cache`` as PNG."""
     key = f"{row['set']}_{row['path'].stem}_{name}_{scale}"
     real, fake = (Path(cache) / f"{key}_{kind}.png" for kind in "rf")
     if not fake.is_file():
@@ -144,13 +144,14 @@ def twin(
                 Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     pair = [np.asarray(Image.open(path)) for path in (real, fake)]
     if scale == 1:
-        # The original went through JPEG once, so its twin does, with the same tables: the traces must not tell.
+        # The original was compressed as JPEG once, so its twin is, too, with the same tables: JPEG traces must not
+        # reveal the class.
         pair[1] = jpeg_like(pair[1], row["path"])
     return pair
 
 
 def jpeg_like(array: np.ndarray, path: Path) -> np.ndarray:
-    """The pixels after the JPEG compression of a file: its quantisation tables, 4:2:0."""
+    """The pixels after JPEG compression with the quantisation tables of a file, 4:2:0."""
     with Image.open(path) as original:
         if original.format != "JPEG":
             return array
@@ -178,19 +179,20 @@ class Pool:
                 print(f"  {i}/{len(jobs)} reconstructions", flush=True)
 
     def classes(self) -> List[str]:
-        """Class names: real first, then one a generator and one an autoencoder."""
+        """Class names: real first, then one per generator and one per autoencoder."""
         return ["real", *sorted(map(called, self.fake)), *sorted({called(t[0]) for t in self.twins})]
 
 
 def called(generator: str) -> str:
-    """The class name of a generator: one word after ``generated``, so that no word in it is taken for a class."""
+    """The class name of a generator: ``generated`` and one word, so that no word in it is mistaken for a class."""
     return "generated_" + "".join(c for c in generator if c.isalnum())
 
 
 def compressed_before(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
-    """A crop a little larger than ``side`` after JPEG, so that a crop of it can lie anywhere on the 8x8 grid.
+    """A JPEG-compressed crop a little larger than ``side``, so that a crop of it can have any offset on the 8x8 grid.
 
-    Photographs come from cameras as JPEG, generated images mostly as PNG: an older compression would mean real.
+    Cameras save photographs as JPEG; generated images are mostly PNG. Without this, an earlier compression would mean
+    real.
     """
     outer = min(side + 8, *image.size)
     return operations.jpeg(HISTORY)(operations.random_crop(outer)(image, rng), rng)
@@ -199,7 +201,7 @@ def compressed_before(image: Image.Image, side: int, rng: np.random.Generator) -
 def view(array: np.ndarray, crop: int, seed: int, shrink: Tuple[float, float], history: float = 0.0) -> np.ndarray:
     """A degraded crop, uint8 (crop, crop, 3). The same seed gives the same place, scale and degradations.
 
-    ``history`` is the probability of an older JPEG compression.
+    ``history`` is the probability of an earlier JPEG compression.
     """
     rng = np.random.default_rng(seed)
     image = Image.fromarray(array)
@@ -237,8 +239,8 @@ def draw(
 ) -> Batch:
     """One batch: uint8 crops (size, crop, crop, 3) and class indices.
 
-    A part ``twins`` of the batch are pairs of a real crop and its reconstruction, alike in everything else; the rest is
-    half real and half generated.
+    A fraction ``twins`` of the batch consists of pairs of a real crop and its reconstruction, with all else equal; the
+    rest is half real and half generated.
     """
 
     def pick(groups):
@@ -291,7 +293,7 @@ def network(init: str, outputs: int) -> Any:
 
     net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, drop_rate=0.2, drop_path_rate=0.1)
     source = reading.read(Path(init))
-    # The packaged file has lukemelas' names; both list the same tensors in the same order (difference 0 to timm).
+    # The packaged file uses lukemelas' names; both list the same tensors in the same order (difference from timm: 0).
     state = dict(zip(net.state_dict(), (torch.from_numpy(np.array(t.array())) for t in source.tensors.values())))
     net.load_state_dict(state)
     net.reset_classifier(outputs)
@@ -299,7 +301,7 @@ def network(init: str, outputs: int) -> Any:
 
 
 def continued(path: str, classes: Sequence[str], state: Mapping[str, "torch.Tensor"]) -> Dict[str, "torch.Tensor"]:
-    """Weights of an earlier run; classes that it did not have keep the row of ``state``."""
+    """Weights of an earlier run; classes that it did not have keep their rows from ``state``."""
     from safetensors.torch import load_file
 
     loaded = load_file(path)
@@ -329,7 +331,7 @@ def normalise(x: np.ndarray) -> "torch.Tensor":
 
 
 def train(pool: Pool, classes: Sequence[str], args: argparse.Namespace, out: Path) -> None:
-    """AdamW, warm-up and one cosine, averaged weights."""
+    """Train with AdamW, warm-up, one cosine decay and averaged weights."""
     import torch
 
     torch.manual_seed(args.seed)
@@ -350,7 +352,7 @@ def train(pool: Pool, classes: Sequence[str], args: argparse.Namespace, out: Pat
         for group in optimizer.param_groups:
             group["lr"] = rate * group["m"]
         logits, target = net(normalise(x)), torch.from_numpy(y)
-        # Which generator it is, and the question itself: real or not.
+        # Two losses: which generator it is, and whether the image is real.
         binary = torch.nn.functional.binary_cross_entropy_with_logits(collapsed(logits), (target > 0).float())
         loss = 0.5 * torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.05) + binary
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""Crops of further photographs for the training of a detector: the sources are what it generalises over.
+"""Crops of further photographs for training a detector: it generalises better with more sources.
 
     python -m convert.training.photographs --folder PHOTOS --out runs/photographs
 
@@ -7,14 +7,14 @@
     python -m convert.training.photographs --folder unpacked --list convert/training/photographs.csv --crops 6 \\
         --out runs/photographs
 
-The last is what the default detector was trained with: photographs inside four packages of Debian 12, by name.
+The default detector was trained with the last command: it uses listed photographs from four packages of Debian 12.
 
-Without a list every sub-folder of PHOTOS is one source; a list has the columns ``name`` (``SOURCE/NAME``) and ``file``
-(its path under the folder). Of each photograph come crops of 448 pixels (or less, where it is smaller), in turn of its
-native pixels and of the photograph shrunk to a long side drawn from 900 to 2,200 pixels, as pictures reach the web. All
-are encoded as JPEG 4:2:0 with a quality drawn from 85 to 95, as the project's other training crops are. ``labels.csv``
+Without a list, every sub-folder of PHOTOS is one source; a list has the columns ``name`` (``SOURCE/NAME``) and ``file``
+(its path under the folder). Each photograph gives crops of 448 pixels (or fewer if it is smaller), alternately at
+native size and from the photograph shrunk to a long side drawn from 900 to 2,200 pixels, as is usual on the web. All
+are encoded as JPEG 4:2:0 with a quality drawn from 85 to 95, like the project's other training crops. ``labels.csv``
 has path, label (0), generator (the source), split and group (the photograph); one photograph in eight is kept for
-validation. The draws depend on the photograph's name alone.
+validation. The random draws depend only on the photograph's name.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ from aidet import cli, files, images, records
 from aidet.errors import UserError
 
 CROP, WEB, QUALITY = 448, (900, 2200), (85, 95)
-VALIDATION = 8  # one in so many
+VALIDATION = 8  # one photograph in this many
 Photo = Tuple[Iterable[Tuple[Image.Image, int]], str, str, str]  # crops, source, split, name of the photograph
 
 
@@ -44,7 +44,7 @@ def crops(image: Image.Image, rng: np.random.Generator, count: int) -> List[Tupl
 
 
 def shrunk(image: Image.Image, scale: float) -> Image.Image:
-    """The image at a part of its size, at least one pixel."""
+    """The image scaled down, to at least one pixel."""
     width, height = (max(1, round(n * scale)) for n in image.size)
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
@@ -57,7 +57,7 @@ def cut(picture: Image.Image, rng: np.random.Generator) -> Tuple[Image.Image, in
 
 
 def write(out: Path, photos: Iterable[Photo]) -> None:
-    """Crops as JPEG files and their ``labels.csv``; ``photos``: (crops, source, split, name of the photograph)."""
+    """Write crops as JPEG files with ``labels.csv``; ``photos``: (crops, source, split, name of the photograph)."""
     (out / "crops").mkdir(parents=True, exist_ok=True)
     rows: List[List[Any]] = []
     for found, source, split, name in photos:
@@ -73,7 +73,7 @@ def write(out: Path, photos: Iterable[Photo]) -> None:
 
 
 def drawn(folder: Path, photos: Iterable[Tuple[str, str]], count: int, seed: int) -> Iterator[Photo]:
-    """The photos of ``write``, for (name, file) under a folder; files that cannot be decoded are named and left out."""
+    """The photos that ``write`` takes, from (name, file) under a folder; undecodable files are reported and skipped."""
     for name, file in photos:
         rng = images.generator(seed, Path(name).as_posix())
         split = "val" if rng.integers(VALIDATION) == 0 else "train"

@@ -1,13 +1,14 @@
-"""Compute the statistics of batch normalisation anew, on the views that `infer.py` will show the network.
+"""Recompute the batch-normalisation statistics on the views that `infer.py` feeds to the network.
 
     python -m convert.training.statistics runs/z --data FULL/labels.csv 300 --data DEV/labels.csv 80 --part 0.7 \\
         --out runs/default
 
-Training sees degraded crops of 160 pixels, pairs of a photograph and its reconstruction among them; `infer.py` shows
-crops of 224 pixels of whole images and of their halves. Statistics of the latter (Li et al., "Revisiting batch
-normalization for practical domain adaptation", 2016) help on sources and generators that training has not seen, and
-cost on those it has; a part of the way keeps most of both (LOG.md). No weight changes. The output is in half
-precision, so that the converted file can be compared with its source to the usual tolerance.
+Training uses degraded crops of 160 pixels, among them pairs of a photograph and its reconstruction; `infer.py` uses
+crops of 224 pixels of images at full and at half size. Statistics of the latter (Li et al., "Revisiting batch
+normalization for practical domain adaptation", 2016) improve results on sources and generators that were not in the
+training data and worsen them on those that were; interpolating between the two sets of statistics keeps most of both
+benefits (LOG.md). No weight changes. The output is in half precision, so that the converted file can be compared with
+its source to the usual tolerance.
 """
 
 import shutil
@@ -29,7 +30,7 @@ TRANSFORM = "decode | center_crop(224) | normalize(half)"
 
 
 def chosen(sources: Iterable[Tuple[str, int]]) -> List[detector.Row]:
-    """Training rows, as many of each class as each source's number says, in one random order."""
+    """Training rows in random order; of each class, each source contributes as many rows as its number says."""
     rng = np.random.default_rng(SEED)
     rows: List[detector.Row] = []
     for path, count in sources:
@@ -43,13 +44,13 @@ def chosen(sources: Iterable[Tuple[str, int]]) -> List[detector.Row]:
 
 
 def measure(net: "torch.nn.Module", batches: Iterable[Sequence[np.ndarray]]) -> None:
-    """Replace the network's means and variances by those over all batches, each batch with the same weight."""
+    """Replace the network's means and variances with those over all batches; every batch has the same weight."""
     import torch
 
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.reset_running_stats()
-            module.momentum = None  # the plain mean
+            module.momentum = None  # a plain mean over batches
             module.train()
     with torch.no_grad():
         for batch in batches:
@@ -57,12 +58,12 @@ def measure(net: "torch.nn.Module", batches: Iterable[Sequence[np.ndarray]]) -> 
 
 
 def mixed(old: Mapping[str, Any], new: Mapping[str, Any], part: float) -> Dict[str, Any]:
-    """State with running statistics ``part`` of the way from ``old`` to ``new``; everything else as in ``old``."""
+    """``old`` with its running statistics interpolated towards ``new``: 0 keeps ``old``, ``part`` = 1 takes ``new``."""
     return {k: old[k] + part * (new[k] - old[k]) if k.split(".")[-1].startswith("running_") else old[k] for k in old}
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measure the statistics and write the weights with a part of them."""
+    """Measure the statistics and write the weights with the interpolated statistics."""
     p = cli.Parser(prog=f"python -m {__package__}.statistics", description=__doc__)
     p.add_argument("run", help="folder with model.safetensors and config.json")
     p.add_argument("--data", nargs=2, action="append", required=True, metavar=("LABELS", "COUNT"),

@@ -1,14 +1,14 @@
-"""Crops of photographs from the web, for the training of a detector: by many photographers, shrunk and compressed.
+"""Crops of web photographs for training a detector: by many photographers, shrunk and compressed.
 
     apt-get download gcompris-qt-data && dpkg -x gcompris-qt-data_*.deb unpacked
     python -m convert.training.web_photographs --rcc unpacked/usr/share/gcompris-qt/rcc --out runs/web
 
-The photographs are those that KDE's GCompris (Debian 12, gcompris-qt-data 3.1-2) shows children, saved as WebP by its
-makers: 215 by many photographers. `web_photographs.csv` beside this file names them with their licences; drawings,
-paintings and photographs with cut-out parts are left out. A name's own draw keeps a third of them apart, for
-`bench/false_alarms.py` to measure on; of each of the others come up to four crops of 448 pixels (or less, where the
-photograph is smaller), two of its own pixels and two of the photograph at .45 to .85 of its size, where little is left
-of the WebP. ``labels.csv`` is that of ``photographs``; all crops are of split ``train``.
+The photographs are the 215, by many photographers, that KDE's GCompris (Debian 12, gcompris-qt-data 3.1-2) contains,
+saved as WebP by its authors. `web_photographs.csv` beside this file lists them with their licences; drawings, paintings
+and photographs with cut-out parts are excluded. A third of them, drawn at random from the name, is held out for
+`bench/false_alarms.py`. Each of the others gives up to four crops of 448 pixels (or fewer if the photograph is
+smaller): two at native size, and two of the photograph scaled to .45 to .85 of its size, which removes most traces of
+WebP. ``labels.csv`` has the format of ``photographs``; all crops are in split ``train``.
 """
 
 import io
@@ -27,14 +27,14 @@ from .photographs import Photo, cut, shrunk, write
 
 LIST = Path(__file__).with_suffix(".csv")
 CROPS, SCALE, LEAST = 4, (0.45, 0.85), 200
-APART = 3  # one in so many is never trained on
+APART = 3  # one photograph in this many is held out from training
 
 
 def resources(path: Union[str, Path]) -> Iterator[Tuple[str, bytes]]:
-    """Files inside a Qt resource file: yields (name, bytes); what zstd compressed is left out.
+    """Files inside a Qt resource file: yields (name, bytes); files compressed with zstd are skipped.
 
-    The layout is that of Qt's ``rcc`` (qtbase, src/tools/rcc/rcc.cpp, versions 1 to 3): a tree of nodes, breadth first,
-    each with the place of its name and of its data or its first child.
+    The layout is that of Qt's ``rcc`` (qtbase, src/tools/rcc/rcc.cpp, versions 1 to 3): a tree of nodes, breadth first.
+    Each node has the offset of its name and of its data or first child.
     """
     body = Path(path).read_bytes()
     if body[:4] != b"qres":
@@ -62,7 +62,7 @@ def resources(path: Union[str, Path]) -> Iterator[Tuple[str, bytes]]:
 
 
 def photographs(rcc: Union[str, Path]) -> Dict[str, bytes]:
-    """The listed photographs in a folder of Qt resource files: dict of name to bytes, in the order of their names."""
+    """The listed photographs in a folder of Qt resource files: dict of name to bytes, sorted by name."""
     listed = {row["file"] for row in records.read_table(LIST)[0]}
     found = {}
     for path in sorted(images.require_folder(rcc).glob("*.rcc")):
@@ -74,7 +74,7 @@ def photographs(rcc: Union[str, Path]) -> Dict[str, bytes]:
 
 
 def drawn(name: str) -> Tuple[np.random.Generator, bool]:
-    """The photograph's random numbers, and whether it is kept apart from training."""
+    """The photograph's random generator, and whether it is held out from training."""
     rng = images.generator(0, name)
     return rng, bool(rng.integers(APART) == 0)
 
@@ -90,7 +90,7 @@ def crops(image: Image.Image, rng: np.random.Generator) -> Iterator[Tuple[Image.
 
 
 def training(found: Mapping[str, bytes]) -> Iterator[Photo]:
-    """The photos of ``write``, of those that are not kept apart; ``found``: dict of name to bytes."""
+    """The photos that ``write`` takes, without those held out; ``found``: dict of name to bytes."""
     for name, blob in found.items():
         rng, apart = drawn(name)
         if not apart:

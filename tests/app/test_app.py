@@ -67,7 +67,7 @@ def test_a_zip_is_read_in_natural_order_and_never_unpacked(tmp_path, photo):
 
 
 def reasons(batch):
-    """What decoding says of each source: None where it works."""
+    """The error message when each source is decoded; None if decoding works."""
     found = []
     for _, source in batch:
         try:
@@ -96,7 +96,7 @@ def test_a_bomb_is_not_unpacked_beyond_the_limit(tmp_path, photo):
         "unpacks to more than the limit of 1 MB",
         "over the limit of 2 MB of one batch",
     ]
-    # A size stated as small is not believed: the bytes that come out are counted.
+    # A stated size is not trusted, even if it is small: the unpacked bytes are counted.
     lying = bytearray(archive(tmp_path / "lie.zip", [("a.bmp", b"BM" + bytes(3 << 20))]).read_bytes())
     place = lying.index(b"PK\x01\x02")
     lying[place + 24 : place + 28] = struct.pack("<I", 100)
@@ -176,12 +176,12 @@ def test_a_camera_is_shown_and_its_position_is_not(photo):
     assert all("48" not in f.text for f in metadata.read(out.getvalue()))
 
 
-# Made with c2pa-python 0.38.1 and a certificate of its own: a generator's manifest in a JPEG of 48 x 36 pixels.
+# Made with c2pa-python 0.38.1 and a self-made certificate: a generator's manifest in a JPEG of 48 x 36 pixels.
 SIGNED = Path(__file__).parents[1] / "data" / "app" / "c2pa.jpg"
 
 
 def with_store(kind, data, store):
-    """Put a C2PA store where the specification has it; in a JPEG spread over segments."""
+    """Put a C2PA store where the specification requires it; in a JPEG it is split into segments."""
     if kind == "JPEG":
         pieces = [store[:20000], *(store[i : i + 20000] for i in range(20000, len(store), 20000))]
         out = b""
@@ -231,7 +231,7 @@ def named(label, *inside):
 
 
 def test_a_manifest_of_the_first_version_with_its_ingredients():
-    """Claims of C2PA 1: one text for the program; an image's own manifest stands last, its ingredients' before it."""
+    """Claims of C2PA 1: one text for the program; an image's own manifest is last, after those of its ingredients."""
     text = b"made by hand/1 c2pa-rs/0.1"
     claim = b"\xa1\x6fclaim_generator" + bytes([0x78, len(text)]) + text
     # {"actions": [_ {"action": "c2pa.created", "digitalSourceType": ".../compositeWith...", 1: 1.5, 2: true}]}

@@ -1,4 +1,4 @@
-"""The application as people use it: headless Chromium on the page, gradio_client and plain HTTP on the interface.
+"""The application as people use it: the page in headless Chromium, the interface with gradio_client and plain HTTP.
 
 Screenshots of every step are kept in out/screenshots.
 """
@@ -85,7 +85,7 @@ def server(files, pictures):
 
 
 def test_it_reaches_no_other_host_and_leaves_nothing_behind(files, pictures, tmp_path):
-    """Start, one verdict over HTTP, stop: no connection outside, exit code 0, no upload left on the disk."""
+    """Start, one verdict over HTTP, stop: no outside connection, exit code 0, no upload left on disk."""
     running = Server(tmp_path, "--ckpt", files / "tiny.onnx")
     try:
         answer = verdict(running.url, upload(running.url, pictures[0]))
@@ -98,7 +98,7 @@ def test_it_reaches_no_other_host_and_leaves_nothing_behind(files, pictures, tmp
 
 # --- plain HTTP ------------------------------------------------------------------------------------------------------
 def upload(url, path, name=None):
-    """What curl does: the file to /upload, then a FileData of the path that comes back."""
+    """What curl does: send the file to /upload, then make a FileData from the returned path."""
     import uuid
 
     mark = uuid.uuid4().hex
@@ -111,7 +111,7 @@ def upload(url, path, name=None):
 
 
 def post(url, name, data):
-    """A call and its result; the error's text where it fails."""
+    """Make a call and return its result, or the error's text if it fails."""
     request = urllib.request.Request(
         f"{url}gradio_api/call/{name}", json.dumps({"data": data}).encode(), {"Content-Type": "application/json"}
     )
@@ -125,7 +125,7 @@ def post(url, name, data):
 
 
 def verdict(url, sent):
-    """Plain HTTP has no defaults: every argument stands in the list."""
+    """Plain HTTP has no defaults: every argument must be in the list."""
     return post(url, "verdict", [sent, None, None, None, True])
 
 
@@ -221,7 +221,8 @@ def test_a_batch_over_http(client, pictures, detector, files):
 def test_concurrent_requests_give_what_single_ones_give(server, pictures, detector, files):
     from gradio_client import Client, handle_file
 
-    # A client for each thread: Gradio's closes its stream when its own answers are there, another thread's or not.
+    # One client per thread: Gradio's client closes its stream once its own answers have arrived, even if another
+    # thread is still waiting for its answers.
     work = [[pictures[(i + j) % 6] for j in range(3)] for i in range(8)]
 
     def ask(paths):
@@ -257,7 +258,7 @@ def chromium():
 
 @pytest.fixture
 def visit(chromium, server):
-    """Open the page; afterwards no request may have left the host, and no script may have failed."""
+    """Open the page; at the end, check that no request has left the host and no script has failed."""
     hosts, faults, opened = set(), [], []
 
     def go(locale="en-US", width=1280, height=900):
@@ -278,7 +279,7 @@ def visit(chromium, server):
     for context in opened:
         context.close()
     assert hosts <= {urllib.parse.urlparse(server.url).netloc, ""}
-    # Chromium prints failed loads as errors; the broken image is one that the test means.
+    # Chromium prints failed loads as errors; the one for the broken image is expected.
     assert [f for f in faults if "broken" not in f] == []
 
 
@@ -333,7 +334,7 @@ def test_sliders_move_the_word_and_not_the_score(visit, pictures):
             box.fill(value)
             box.press("Tab")
             page.wait_for_timeout(200)
-            # Gradio mounts what an accordion holds when it is opened, and writes the old value over one typed before.
+            # Gradio mounts the content of an accordion when it is opened, and overwrites a value typed too early.
             if float(box.input_value()) == float(value):
                 break
         page.wait_for_function("text => document.querySelector('#verdict').innerText.includes(text)", arg=text)

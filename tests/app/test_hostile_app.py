@@ -1,4 +1,4 @@
-"""What the application keeps of its visitors is limited. Attacks and load on a running server: make torture."""
+"""What the application keeps of its visitors is limited. For attacks and load on a running server: make torture."""
 
 import pytest
 
@@ -10,7 +10,7 @@ def test_sessions_whose_events_are_finished_are_forgotten(monkeypatch):
     pending = server.Pending()
     waiting = ["first", *(f"{i}" for i in range(0, 1000, 100))]
     for session in ["first", *(str(i) for i in range(1000))]:
-        # As gradio.queueing.Queue does: an empty set, then the event is put in; most are finished at once.
+        # As gradio.queueing.Queue does: make an empty set, then add the event; most events finish at once.
         pending[session] = set()
         pending[session].add("event")
         if session not in waiting:
@@ -21,7 +21,7 @@ def test_sessions_whose_events_are_finished_are_forgotten(monkeypatch):
 
 
 def test_gradio_keeps_them_where_they_are_looked_for():
-    """Another version of Gradio may call it something else: then the server would grow again."""
+    """Another version of Gradio may use another name; then the server's memory would grow again."""
     gradio = pytest.importorskip("gradio")
     with gradio.Blocks() as page:
         pass

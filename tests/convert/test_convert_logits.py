@@ -1,7 +1,7 @@
-"""Every family in every layout against what its original library computed, without torch.
+"""Every family in every layout against the outputs of its original library, without torch.
 
-``tests/parity/make_logits.py`` stored the outputs, and the keys and shapes of the real file; the weights are drawn
-again here (``tests/recipe.py``).
+``tests/parity/make_logits.py`` stored the outputs, and the keys and shapes of the real file; the weights are
+regenerated here (``tests/recipe.py``).
 """
 
 import json
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parents[1] / "data" / "parity"
 
 
 def cases():
-    """(family, name of the case), by the files that are there."""
+    """(family, name of the case) of every stored file."""
     found = []
     for path in sorted(FOLDER.glob("*.npz")):
         with np.load(path, allow_pickle=False) as file:

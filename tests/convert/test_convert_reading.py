@@ -1,6 +1,6 @@
-"""The reader: equal to torch on every kind of tensor, and safe. No torch here; the files were written by it once.
+"""The reader gives the same values as torch for every kind of tensor, and is safe. These tests do not need torch.
 
-``tests/parity/make_fixtures.py`` wrote the files, ``tests/parity/test_reading.py`` compares live.
+``tests/parity/make_fixtures.py`` wrote the files with torch; ``tests/parity/test_reading.py`` compares live.
 """
 
 import builtins
@@ -67,7 +67,7 @@ def test_bfloat16_in_safetensors_is_exact(tmp_path):
 
 
 class Call:
-    """Pickles as a call of any function."""
+    """An object that is pickled as a call of any given function."""
 
     def __init__(self, function, *args):
         self.function, self.args = function, args
@@ -143,7 +143,7 @@ def test_crafted_pickles_end_in_one_clear_error(tmp_path, write, payload):
 
 
 def test_nesting_and_memo_bombs_stay_bounded(tmp_path):
-    """A deep nest, a memo number of two thousand million, and a list that doubles itself sixty times."""
+    """Deep nesting, a memo index of two billion, and a list that doubles itself sixty times."""
     doubling = (
         b"]q\x00" + b"".join(b"(h" + bytes([i]) + b"h" + bytes([i]) + b"lq" + bytes([i + 1]) for i in range(60)) + b"."
     )
@@ -195,7 +195,7 @@ def test_every_truncation_is_noticed(tmp_path, name):
 
 
 def test_damaged_bytes_never_crash(tmp_path):
-    """Any single byte changed: the file reads, or says what is wrong."""
+    """With any single byte changed, the file is read, or the error says what is wrong."""
     rng = np.random.default_rng(0)
     for name in ("zip.pth", "legacy.pth", "protocol4.pth"):
         whole = bytearray((DATA / name).read_bytes())

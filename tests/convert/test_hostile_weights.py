@@ -1,4 +1,4 @@
-"""Weights from strangers, through the real command line: refused in one line, in bounded memory, with nothing left.
+"""Untrusted weights, through the real command line: refused in one line, in bounded memory, and no file left behind.
 
 The long part (thousands of mutations, coverage-guided fuzzing) is in tests/torture.
 """
@@ -26,7 +26,7 @@ from convert import __main__ as command
 from convert import reading
 
 MEMORY = 384 << 20  # bytes that Python and NumPy may allocate on any of these files
-SECONDS = 60  # far above what a loaded machine needs; a reader that hangs is stopped here
+SECONDS = 60  # far more than a busy machine needs; a reader that hangs is stopped after this time
 
 
 class TooLong(BaseException):
@@ -34,7 +34,7 @@ class TooLong(BaseException):
 
 
 def convert(capsys, *argv):
-    """``python -m convert`` in this process: exit code, lines on stderr, most bytes allocated."""
+    """Run ``python -m convert`` in this process: exit code, lines on stderr, peak bytes allocated."""
 
     def stop(*_):
         raise TooLong(f"over {SECONDS} s")
@@ -55,7 +55,7 @@ def convert(capsys, *argv):
 
 @pytest.fixture
 def refused(tmp_path, capsys):
-    """Convert a source and hold what must be true of a refusal; gives the message."""
+    """Convert a source and check everything that must be true of a refusal; returns the message."""
 
     def check(source, *flags, memory=MEMORY):
         out = tmp_path / "out"
@@ -70,7 +70,7 @@ def refused(tmp_path, capsys):
 
 
 def test_the_well_formed_files_convert(tmp_path, capsys):
-    """Else a refusal below would prove nothing."""
+    """Otherwise a refusal in the tests below would prove nothing."""
     makers = {"a.safetensors": hostile.safetensors, "a.pth": hostile.torch_zip, "a.npz": hostile.npz}
     for name, make in makers.items():
         code, said, _ = convert(capsys, make(tmp_path / name), tmp_path / f"{name}.ckpt")
@@ -102,7 +102,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize("name", hostile.bombs())
 def test_a_bomb_in_a_pickle_stays_small(tmp_path, capsys, refused, name):
-    """Refused; or, where the nest is an entry that is no tensor, left out, and the weights are the right ones."""
+    """Refused; or, if the nested value is an entry that is not a tensor, left out, and the weights are correct."""
     path = hostile.torch_zip(tmp_path / "x.pth", hostile.in_state_dict(hostile.bombs()[name]))
     if name not in HARMLESS:
         refused(path)
@@ -224,14 +224,14 @@ def test_npz_members(tmp_path, refused, name):
 
 @pytest.mark.parametrize("name", ["conv1.weight", "fc3.weight", "other"])
 def test_zip_bomb(tmp_path, refused, name):
-    """A gigabyte of zeros in a file of a few megabytes, also as the classifier, whose size decides the network's."""
+    """A gigabyte of zeros in a file of a few megabytes, also as the classifier, whose size sets the network's size."""
     path = hostile.zeros_bomb(tmp_path / "x.npz", name)
     assert path.stat().st_size < 8 << 20
     assert "refused as a zip bomb" in refused(path)
 
 
 def test_damaged_compressed_members(tmp_path, refused):
-    """Bits flipped in what deflate packed, a wrong method, a password, two members of one name."""
+    """Flipped bits in compressed data, a wrong method, a password, two members of the same name."""
     whole = hostile.npz(tmp_path / "x.npz", method=zipfile.ZIP_DEFLATED).read_bytes()
     for at in (120, 1000, len(whole) // 2, len(whole) - 5000):
         broken = bytearray(whole)
@@ -258,7 +258,7 @@ def own(tmp_path_factory):
 
 
 def test_checkpoint_whose_shape_asks_for_more_than_it_holds(tmp_path, own):
-    """MindSpore 2.8.0 writes over the heap here; this project reads the file itself."""
+    """MindSpore 2.8.0 corrupts the heap on this file, so this project reads the file itself."""
     path = tmp_path / "x.ckpt"
     at = own.index(b"\x08\x08\x08\x03\x08\x03\x08\x03\x12\x07Float32")  # the dimensions (8, 3, 3, 3)
     for dimensions in (b"\x08\x08\x08\x03\x08\x03\x08\x7f", b"\x08\x00\x08\x03\x08\x03\x08\x03"):
@@ -285,7 +285,7 @@ def test_own_reader_gives_what_mindspore_gives(tmp_path):
             value = (value.float() if value.dtype == ms.bfloat16 else value).asnumpy()
             assert got[name].shape == value.shape and got[name].dtype == value.dtype
             assert np.array_equal(got[name], value)
-    # Written here, it is what MindSpore writes, byte for byte.
+    # What this project writes is, byte for byte, what MindSpore writes.
     ms.save_checkpoint(entries[1:], str(tmp_path / "theirs.ckpt"))  # versions differ in how they write a scalar
     ckpt.write_arrays({e["name"]: e["data"] for e in entries[1:]}, tmp_path / "ours.ckpt")
     ckpt.write_arrays({n: a for n, a in arrays.items() if n != "scalar"}, tmp_path / "part.ckpt")
@@ -346,7 +346,7 @@ SIDECARS = {
 
 @pytest.mark.parametrize("name", SIDECARS)
 def test_hostile_sidecars(tmp_path, own, photo, name):
-    """A detector from elsewhere is two files; what the second says is not believed either."""
+    """An untrusted detector is two files; the second one, the sidecar, is not trusted either."""
     change, wanted = SIDECARS[name]
     photo(1).save(tmp_path / "1.png")
     (tmp_path / "x.ckpt").write_bytes(own)
@@ -361,7 +361,7 @@ def test_hostile_sidecars(tmp_path, own, photo, name):
     assert not (tmp_path / "o").exists()
 
 
-# --- damage of the other formats, and what is no file -----------------------------------------------------------------
+# --- damaged files of the other formats, and paths that are not files -------------------------------------------------
 @pytest.mark.parametrize("make", [hostile.safetensors, hostile.npz, hostile.torch_zip], ids=lambda m: m.__name__)
 def test_every_truncation_is_noticed(tmp_path, make):
     path = make(tmp_path / "x.bin")

@@ -74,7 +74,7 @@ def test_other_names_are_plain_classes(tmp_path, photo):
 
 @pytest.mark.parametrize("names", [("sdv4/nature", "sdv4/ai", "adm/nature", "adm/ai"), ("nature", "ai/sdv4", "ai/adm")])
 def test_a_folder_means_the_same_in_training_and_in_evaluation(tmp_path, photo, names):
-    """GenImage has a folder a generator around its class folders; read by the first level it would teach generators."""
+    """GenImage has a folder per generator above its class folders; the first level would make generators classes."""
     for split in ("train", "val"):
         for k, name in enumerate(names):
             for i in range(2):

@@ -1,4 +1,4 @@
-"""infer.py --cascade: eight bits first, the checkpoint where it is close, and the checkpoint's decisions."""
+"""infer.py --cascade: eight bits first, the checkpoint if the score is close, and the checkpoint's decisions."""
 
 import json
 
@@ -18,7 +18,7 @@ SETTINGS = [{}, {"votes": 5}, {"votes": 5, "vote": "hard"}, {"votes": 5, "unsure
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """A checkpoint, its eight-bit model, and images that neither was calibrated on."""
+    """A checkpoint, its eight-bit model, and images that were not used for calibration."""
     folder = tmp_path_factory.mktemp("cascade")
     path = make_model(folder / "a.ckpt", calibration={"scale": 0.5, "offset": 0.4})
     rng = np.random.default_rng(0)
@@ -41,8 +41,8 @@ def test_a_cascade_decides_as_the_checkpoint_does(pair, settings):
     assert [(r.label, r.decision) for r in found] == [(r.label, r.decision) for r in exact]
     assert 0 < twice < len(files)
     if settings.get("early_exit"):
-        return  # the first network looks at more views than it would alone, for its margin
-    # Each row is one network's, whole; the checkpoint's as often as was counted.
+        return  # because of its margin, the first network scores more views than it would alone
+    # Each row comes from one network only, and from the checkpoint as often as was counted.
     views = [[r.views["a" if some is not eight else "a_int8"] for r in some] for some in (found, exact, eight)]
     slow = sum(f == e for f, e, _ in zip(*views))
     quick = sum(f == q for f, _, q in zip(*views))
@@ -52,7 +52,7 @@ def test_a_cascade_decides_as_the_checkpoint_does(pair, settings):
 def test_a_cascade_trusts_the_first_network_no_further_than_its_margin(pair, monkeypatch):
     path, small, files = pair
     exact = Detector(path, votes=3).score(files, root=files[0].parent)
-    # One after the other, so that the errors below are drawn in the files' order.
+    # One worker, so that the errors below are drawn in the order of the files.
     detector = Detector(path, votes=3, cascade=small, workers=1)
     own, network = detector.cascade, detector.models[0]
     margin, plain = own.margin, own.first.run
@@ -60,14 +60,14 @@ def test_a_cascade_trusts_the_first_network_no_further_than_its_margin(pair, mon
     errors = np.random.default_rng(0)
     changed = []
 
-    def worse(views):  # as far off as the margin allows, this way or that
+    def worse(views):  # as far off as the margin allows, in either direction
         changed.append(network.run(views) + margin * errors.choice([-1, 1], len(views)))
         return changed[-1]
 
     monkeypatch.setattr(own.first, "run", worse)
     assert [r.label for r in detector.score(files, root=files[0].parent)] == [r.label for r in exact]
     assert changed and 0 < own.twice < len(files)
-    # What is no number settles nothing: the checkpoint decides.
+    # A score that is not a number settles nothing: the checkpoint decides.
     monkeypatch.setattr(own.first, "run", lambda views: np.full(len(views), np.nan))
     before = own.twice
     assert [r.score for r in detector.score(files, root=files[0].parent)] == [r.score for r in exact]

@@ -1,4 +1,4 @@
-"""The shipped detectors: their files, their golden scores on both backends; `infer.py` uses the default unasked."""
+"""The shipped detectors: their files, their golden scores on both back ends, and that `infer.py` uses the default."""
 
 import csv
 import importlib
@@ -19,7 +19,7 @@ SHIPPED["cifake"] = (CKPT.with_name("aidet_cifake.ckpt"), GOLDEN.with_name("gold
 
 
 def pictures():
-    """Photographs that scikit-image and scikit-learn ship, and pictures made of numbers; name -> PIL image."""
+    """Photographs from scikit-image and scikit-learn, and computed pictures; name -> PIL image."""
     from skimage import data
     from sklearn.datasets import load_sample_images
 

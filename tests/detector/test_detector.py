@@ -1,4 +1,4 @@
-"""The parts of a detector: what every model offers, early exit without a network, where messages go."""
+"""The parts of a detector: the interface of every model, early exit without a network, where messages go."""
 
 import logging
 import subprocess
@@ -66,7 +66,7 @@ def test_stability_of_a_stream_is_asked_for_or_the_detectors(model, photo):
 
 # --- the cascade -----------------------------------------------------------------------------------------------------
 class Given(Scorer):
-    """Its scores are the views."""
+    """A scorer whose scores are the views themselves."""
 
     def __init__(self, error=0.0):
         self.error, self.seen = error, 0
@@ -89,7 +89,7 @@ def later(*scores):
     ("scores", "weights", "seen"),
     [
         ([1, 1, 1, 1, 1], None, 3),
-        ([-1, -1, -1, 1, 1], None, 3),  # two of five are no majority, nor are they with the last two
+        ([-1, -1, -1, 1, 1], None, 3),  # three of five have already decided: the last two cannot change the majority
         ([1, -1, 1, -1, 1], None, 5),
         ([-1, 1, 1, 1, 1], [4, 1, 1, 1, 1], 1),  # half of the weight cannot be outvoted
         ([np.nan, 1, 1], None, None),
@@ -135,7 +135,7 @@ def test_messages_of_the_library_go_to_its_logger(tmp_path, caplog, capfd, monke
 
 
 def test_the_library_prints_nothing_unless_the_application_shows_its_logger(tmp_path):
-    """In fresh processes: without handlers of pytest's own."""
+    """Run in new processes, without pytest's own log handlers."""
     path = make_model(tmp_path / "q.ckpt", seed=3)
     code = "import sys, logging, aidet; {}; aidet.Detector(sys.argv[1])"
     for setting, shown in (("pass", False), ("logging.basicConfig(level=logging.INFO)", True)):

@@ -1,4 +1,4 @@
-"""Maps of what a network looks at: on planted evidence they peak where the evidence is."""
+"""Maps of what a network uses: with planted evidence, they peak at the evidence."""
 
 import mindspore as ms
 import numpy as np
@@ -85,7 +85,7 @@ def test_grad_cam_is_gradient_times_map():
     net = models.create("testing", num_classes=2).set_train(False)
     x = np.random.default_rng(0).normal(size=(3, 24, 24)).astype(np.float32)
     heat, _ = explain.Explainer(net, BOTH)(x)
-    # The head is linear behind a mean over places, so the map adds up to the score without the biases.
+    # The head is linear after a mean over positions, so the map adds up to the score without the biases.
     logits = net(ms.Tensor(x[None])).asnumpy()[0].astype(float)
     bias = net.classifier.bias.asnumpy().astype(float)
     assert heat.shape == (6, 6)
@@ -104,7 +104,7 @@ def test_architectures_have_a_map(name):
 # --- roll-out --------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def looking(monkeypatch):
-    """A vision transformer all of whose tokens attend to bright patches: 64 pixels, 4 x 4 patches, width 192."""
+    """A vision transformer in which all tokens attend to bright patches: 64 pixels, 4 x 4 patches, width 192."""
 
     def make(distilled=None):
         net = vit.ViT("t", image_size=64, num_classes=2, distilled=distilled).set_train(False)
@@ -115,9 +115,9 @@ def looking(monkeypatch):
             elif p.name == "patch_embed.proj.weight":
                 value[0] = 1 / value[0].size  # the first channel is the patch's brightness
             elif p.name.endswith("qkv.bias"):
-                value[:192:64] = 1  # every query asks for it, in every head
+                value[:192:64] = 1  # every query looks for brightness, in every head
             elif p.name.endswith("qkv.weight"):
-                value[192:384:64, 0] = 1  # and the keys tell it
+                value[192:384:64, 0] = 1  # and the keys contain it
             p.set_data(ms.Tensor(value))
         return net
 
@@ -158,7 +158,7 @@ def test_rollout_by_hand():
     ],
 )
 def test_a_map_lies_where_the_view_was_taken_from(line, size, least):
-    """Brightness of the view itself as the map: laid over the image it must be bright where the image is."""
+    """With the view's own brightness as the map, the map over the image must be bright where the image is bright."""
     rng = np.random.default_rng(0)
     blobs = Image.fromarray(rng.integers(0, 256, (4, 4), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
     image = blobs.convert("RGB")
@@ -182,7 +182,7 @@ def test_maps_of_a_detector(tmp_path):
     found = explain.maps(detector, image)
     assert [(name, method) for name, _, method in found] == [("a", "Grad-CAM"), ("detector", "occlusion")]
     assert found[0][1].shape == (32, 32) and found[1][1].shape == (8, 8) and np.ptp(found[0][1]) > 0
-    # Another back end scores; the map is the same, and asking for it does not change the scores.
+    # With another back end the map is the same, and computing it does not change the scores.
     slow = Detector(tmp_path / "a.ckpt", backend="mindspore")
     before = slow.score([image])[0].score
     assert np.array_equal(explain.maps(slow, image)[0][1], found[0][1])

@@ -42,7 +42,7 @@ def test_features_are_the_plain_means():
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """Smooth images against grainy ones: any autoencoder reconstructs them differently well."""
+    """Smooth images against grainy ones: any autoencoder reconstructs one kind better than the other."""
     folder = tmp_path_factory.mktemp("rule")
     runtime.setup(seed=0)
     net = models.create("aidet_tae", widths=(4, 4, 4), latent_channels=4)

@@ -1,4 +1,4 @@
-"""Votes, fusion and views: the arithmetic against the plain formulas, the stated tie rule, what seeds a view."""
+"""Votes, fusion and views: the arithmetic against the plain formulas, the documented tie rule, and view seeds."""
 
 import numpy as np
 import pytest
@@ -158,7 +158,7 @@ def test_a_pyramid_adds_crops_of_the_half_size_where_one_fits(photo):
     "size, scaled", [((63, 70), (32, 36)), ((40, 90), (32, 72)), ((20, 28), (32, 45)), ((9, 40), (18, 80))]
 )
 def test_a_pyramids_other_scale_is_the_nearest_to_half_at_which_a_crop_fits(photo, size, scaled):
-    """(9, 40) would need more than twice its size; what is left is mirrored."""
+    """(9, 40) would have to be enlarged more than twice; the missing part is mirrored."""
     image = photo(3, size)
     views = Views(LINE, 8, "pyramid")(image, "a")
     grids = [Views(LINE, 4, "grid")(i, "a") for i in (image, image.resize(scaled, Image.Resampling.BICUBIC))]

@@ -634,7 +634,7 @@ def test_five_thousand_in_an_hour():
 
 # --- occlusion maps --------------------------------------------------------------------------------------------------
 class Corner:
-    """Stands for a detector that looks at the red in the top left quarter and, the other way, at the bottom right."""
+    """Stands in for a detector: red in the top left quarter raises the score, in the bottom right quarter lowers it."""
 
     models = []
 
@@ -675,7 +675,7 @@ def test_worst_errors_come_with_their_maps(small, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A checkpoint with a feature map, so that Grad-CAM can be taken of it."""
+    """A checkpoint with a feature map, so that Grad-CAM can be computed."""
     order = ["real", "generated"]
     facts = {"architecture": "testing", "arguments": {"num_classes": 2}, "classes": order, "class_order": order}
     line = {"size": 16, "transform": "decode | resize((16, 16)) | normalize(half)"}

@@ -32,7 +32,7 @@ def pictures(tmp_path, photo):
 
 
 class Bright:
-    """Stands for a detector: the brighter an image, the more generated; view k adds k / 10."""
+    """Stands in for a detector: the brighter an image, the higher its score; view k adds k / 10."""
 
     calls = []
 

@@ -236,7 +236,7 @@ class Inner(nn.Cell):
 
 
 def facts_of(architecture):
-    """The least that a sidecar says."""
+    """A minimal sidecar."""
     return ckpt.Sidecar({"architecture": architecture}, "x.ckpt")
 
 
@@ -260,7 +260,7 @@ def test_an_operator_that_cannot_be_exported_is_named_with_its_layer():
 
 
 class Residual(nn.Cell):
-    """What published networks hold and the exporter does not know: exact GELU, h-swish, ``+=``, a padded pool."""
+    """Parts of published networks that the exporter does not support: exact GELU, h-swish, ``+=``, padded pooling."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Images from strangers through infer.py: a row for each, in its place, in bounded memory."""
+"""Untrusted images through infer.py: one row for each, in the right place, in bounded memory."""
 
 import csv
 import io
@@ -65,7 +65,7 @@ def test_a_row_for_every_file_in_its_place(model, made, tmp_path, capsys):
 
 
 def test_every_format_is_read_or_refused_by_name():
-    """Lossless formats give the pixels that went in."""
+    """Lossless formats return the original pixels."""
     for name, data in corpus.formats().items():
         try:
             image = images.decode(io.BytesIO(data))

@@ -33,7 +33,7 @@ def killed_at(number, work):
     Returns
     -------
     bool
-        False where it ended before it came to that many.
+        False if it ended before its n-th operation.
     """
     child = os.fork()
     if child:
@@ -59,7 +59,7 @@ def killed_at(number, work):
 
 
 def every_kill(folder, work, check, limit=80):
-    """Kill at every operation in turn and check what is left; gives how many kills there were."""
+    """Kill at every operation in turn and check what is left; returns the number of kills."""
     for number in range(1, limit):
         if not killed_at(number, lambda: work(folder)):
             work(folder)
@@ -85,7 +85,7 @@ def test_a_file_is_the_old_or_the_new_one_at_every_moment(tmp_path):
 
 
 def test_a_checkpoint_never_carries_the_facts_of_another(tmp_path):
-    """Weights and sidecar are two files: killed anywhere, they are of one kind, or refused."""
+    """Weights and sidecar are two files: after a kill at any point they match, or they are refused."""
     pytest.importorskip("mindspore")
     path, arrays = tmp_path / "x.ckpt", hostile.good_arrays()
     ckpt.save(arrays, path, {"architecture": "a", "mark": "old"})

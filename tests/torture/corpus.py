@@ -1,4 +1,4 @@
-"""Images made to break a decoder, and good ones between them."""
+"""Images made to break a decoder, with good ones between them."""
 
 import io
 import os
@@ -56,7 +56,7 @@ def _chunk(name, data):
 
 
 def special():
-    """Files that are unusual and sound: these must be scored. Name -> bytes."""
+    """Files that are unusual but valid: these must be scored. Name -> bytes."""
     frames = [photo(i) for i in range(3)]
     animated = {"save_all": True, "append_images": frames[1:]}
     clear = photo(2, mode="RGBA")
@@ -136,7 +136,7 @@ def _tiff():
 
 
 def truncated(step):
-    """Sound files cut at many places."""
+    """Valid files truncated at many places."""
     kinds = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tif": "TIFF", "jp2": "JPEG2000"}
     for ending, kind in kinds.items():
         whole = encoded(photo(4, mode="P") if kind == "GIF" else photo(4), kind)
@@ -145,7 +145,7 @@ def truncated(step):
 
 
 def flipped(count, seed=0):
-    """Sound files with one to three bits changed."""
+    """Valid files with one to three bits changed."""
     rng = np.random.default_rng(seed)
     for ending, kind in {
         "jpg": "JPEG",

@@ -1,4 +1,4 @@
-"""Running the command lines as a user would, breaking them, and looking at what is left."""
+"""Run the command lines as a user would, interrupt them, and check what is left."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ CLOCK = {"seconds", "images_per_second", "speed", "created", "date", "time", "pe
 
 
 def start(argv, **more):
-    """A command line in a process group of its own, its output in a pipe."""
+    """Start a command line in its own process group, with its output in a pipe."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **more.pop("env", {})}
     return subprocess.Popen(
         [sys.executable, *map(str, argv)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -28,7 +28,7 @@ def start(argv, **more):
 
 
 def run(argv, expected=0, **more):
-    """Run to the end; gives what it wrote to stderr."""
+    """Run to the end; returns what it wrote to stderr."""
     process = start(argv, **more)
     out, err = process.communicate(timeout=300)
     wanted = expected if isinstance(expected, tuple) else (expected,)
@@ -52,7 +52,7 @@ def anything(folder):
 def kill_at_random(argv, out, rng, length, late=0.85):
     """Start a command and kill -9 it at a random moment.
 
-    Most kills come after the first file appeared in ``out``: before it, there is only the import of libraries to break.
+    Most kills come after the first file appears in ``out``: before that, only library imports can be interrupted.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def kill_at_random(argv, out, rng, length, late=0.85):
     Returns
     -------
     bool
-        Whether it was killed; False where it had ended before.
+        Whether it was killed; False if it had already ended.
     """
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} if out.is_dir() else {}
     process = start(argv)
@@ -178,7 +178,7 @@ def log(folder):
 def one_line(said):
     """What a user sees of a stopped run: one line that says why, no traceback.
 
-    Notes of the run (which begin with a path, ``note:`` or a progress bar) may stand before it.
+    Notes of the run (which begin with a path, ``note:`` or a progress bar) may come before it.
     """
     assert "Traceback" not in said and "Error:" not in said, said[-3000:]
     lines = [line for line in said.replace("\r", "\n").split("\n") if line.startswith(("error: ", "stopped by Ctrl-C"))]

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of what reads files from strangers (atheris, libFuzzer).
+"""Coverage-guided fuzzing of the readers of untrusted files (atheris, libFuzzer).
 
     PYTHONPATH=.venv-torture .venv/bin/python tests/torture/fuzz.py TARGET CORPUS_DIR [-max_total_time=180 ...]
     .venv/bin/python tests/torture/fuzz.py TARGET FILE ...      # without atheris: run the target on these files

@@ -51,7 +51,7 @@ def text(value):
 
 
 def number(value):
-    """BININT, or LONG1 where it does not fit."""
+    """BININT, or LONG1 if the number does not fit."""
     if -(1 << 31) <= value < 1 << 31:
         return b"J" + struct.pack("<i", value)
     return pickle.dumps(value, 2)[2:-1]
@@ -102,7 +102,7 @@ def in_state_dict(value):
 
 
 class Call:
-    """Pickles as a call of any function."""
+    """An object that is pickled as a call of any given function."""
 
     def __init__(self, function, *args):
         self.function, self.args = function, args

@@ -1,4 +1,4 @@
-"""What the long tests tried and what happened, as rows of results/reliability.csv, and the page made of them.
+"""What the long tests tried and what happened: rows of results/reliability.csv, and the page made from them.
 
 python tests/torture/record.py     # writes the table of docs/reliability.md anew
 """
@@ -55,7 +55,7 @@ def measured(area, tried, seed=""):
 
 
 def render(text):
-    """The page with its table made anew."""
+    """The page with its table regenerated."""
     return tables.render(text)
 
 

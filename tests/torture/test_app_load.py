@@ -79,7 +79,7 @@ def payload(path, name="a.png"):
 
 
 def call(client, endpoint, data):
-    """(event, value) of one call of the HTTP interface, or (status, text) where it was refused at once."""
+    """(event, value) of one call of the HTTP interface, or (status, text) if it was refused immediately."""
     begun = client.post(f"/gradio_api/call/{endpoint}", json={"data": data})
     if begun.status_code != 200:
         return begun.status_code, begun.text
@@ -213,7 +213,7 @@ def test_paths_outside_the_uploads(server, client):
 
 
 def test_wrong_types(client):
-    """Values of every kind in every place, broken JSON, wrong methods: refused, never a 500."""
+    """Values of every type in every argument, broken JSON, wrong methods: refused, never a 500."""
     sent = upload(client, png(3)).json()[0]
     junk = [
         None,

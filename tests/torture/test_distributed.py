@@ -1,4 +1,4 @@
-"""One of two processes of a training killed: the other stops and says why; a resume gives the undisturbed result."""
+"""If one of two training processes is killed, the other stops and says why; resuming gives the undisturbed result."""
 
 import os
 import signal

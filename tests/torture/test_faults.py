@@ -1,4 +1,4 @@
-"""What a machine does to a run: no space, no right to write, a folder that goes away, a dead worker, Ctrl-C."""
+"""System faults during a run: disk full, no write permission, a folder that disappears, a dead worker, Ctrl-C."""
 
 import os
 import resource
@@ -66,7 +66,7 @@ def equal(out, reference, name, place):
 # --- no space ---------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a file system of two megabytes; None where it may not be mounted."""
+    """A folder on a file system of two megabytes; None if it cannot be mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True)
@@ -114,7 +114,7 @@ def test_full_disk(place, reference, small_disk, tmp_path, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_read_only_output(place, reference, tmp_path, name):
-    """A read-only file system, or where none can be mounted a folder without the right to write."""
+    """A read-only file system or, if none can be mounted, a folder without write permission."""
     out = tmp_path / "closed"
     out.mkdir()
     mounted = (
@@ -137,7 +137,7 @@ def test_read_only_output(place, reference, tmp_path, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_output_folder_removed(place, reference, tmp_path, name):
-    """Ends well or in one line; run again it gives the undisturbed result."""
+    """The run succeeds or ends with one line; run again, it gives the undisturbed result."""
     rng = faults.generator(SEED)
     with measured("faults", f"output folder removed while running: {name}", SEED) as row:
         codes = []

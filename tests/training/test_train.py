@@ -86,7 +86,7 @@ def test_a_run_learns_and_writes_everything(data, tmp_path):
     assert facts["class_order"] == ["real", "generated"] and facts["input"]["size"] == [16, 16]
     assert facts["input"]["transform"] == "decode | center_crop(16) | normalize(half)"
     assert facts["input"]["views"] == "decode | random_crop(16) | normalize(half)"
-    # The weights in best.ckpt are those whose numbers stand beside them.
+    # The weights in best.ckpt are those with the metrics stored beside them.
     net = ckpt.load_model(tmp_path / "last.ckpt")
     assert net.sidecar["training"]["epoch"] == 6
     again = config.load(tmp_path / "config.yaml")
@@ -129,7 +129,7 @@ RESUMES = {
 
 @pytest.mark.parametrize("name", RESUMES)
 def test_a_killed_run_resumes_bit_for_bit(data, tmp_path, name):
-    """kill -9 in the middle of an epoch, then resume: same losses, log and weights as a run that was left alone."""
+    """kill -9 in the middle of an epoch, then resume: same losses, log and weights as an uninterrupted run."""
     more = {**RESUMES[name], "save_every_steps": 2}
     fitted(data, tmp_path / "whole", **more)
     settings = config.load(None, keys(data, tmp_path / "killed", resume="auto", **more))
@@ -162,7 +162,7 @@ DROPPED = {"drop_rate": 0.5, "drop_path_rate": 0.3}
 
 
 def test_dropout_and_stochastic_depth_resume_bit_for_bit(data, tmp_path, monkeypatch):
-    """The masks of a resumed run are those of the run that was left alone."""
+    """The masks of a resumed run are those of an uninterrupted run."""
     more = {**DROPPED, "save_every_steps": 2, "val_every_steps": 3}
     fitted(data, tmp_path / "whole", **more)
     # Looking inside an epoch changes nothing.
