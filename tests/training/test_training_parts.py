@@ -67,7 +67,7 @@ def test_a_state_of_another_kind_is_refused(data, tmp_path):  # noqa: F811
     for change, message in (
         ({"tempo": 1}, "another version or damaged.*tempo"),
         ({"batches_per_epoch": 5}, "in the middle of an epoch of 5 steps, this configuration has 6"),
-        (None, "no state of train.py; to start from weights use init_from"),
+        (None, "is not a state of train.py; to start from weights use init_from"),
     ):
         arrays[META] = np.frombuffer(json.dumps({**meta, **(change or {})}).encode(), np.uint8)
         if change is None:
