@@ -65,7 +65,7 @@ def test_a_state_of_another_kind_is_refused(data, tmp_path):  # noqa: F811
     arrays = ckpt.load_arrays(OLD_STATE)
     meta = meta_of(OLD_STATE)
     for change, message in (
-        ({"tempo": 1}, "another version or damaged.*tempo"),
+        ({"tempo": 1}, "damaged or from another version.*tempo"),
         ({"batches_per_epoch": 5}, "in the middle of an epoch of 5 steps, this configuration has 6"),
         (None, "is not a state of train.py; to start from weights use init_from"),
     ):
