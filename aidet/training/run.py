@@ -109,7 +109,7 @@ class Run:
         config = self.config
         idle = checks.idle_keys(config, self.processes.device)
         if idle:
-            self.processes.warn("note: no effect here: " + "; ".join(idle))
+            self.processes.warn("note: without effect here: " + "; ".join(idle))
         self._begin()
         for epoch in range(self.progress.epochs, config.epoch_size):
             self._epoch(epoch)
