@@ -8,7 +8,6 @@ import collections
 import itertools
 import mmap
 import os
-import sys
 import weakref
 from concurrent.futures import BrokenExecutor
 from typing import Any, Dict, Iterator, Optional, Tuple
@@ -275,8 +274,3 @@ class _Memory:
             return _Rows(self._shared, rows) if self._shared else self.pixels[rows]
         known = set(rows).difference(self.failed) if self.filled else ()
         return [self.pixels[row] if row in known else str(self.samples.root / self.samples.paths[row]) for row in rows]
-
-
-def warn(text: str) -> None:
-    """Print a line on stderr."""
-    print(text, file=sys.stderr, flush=True)
