@@ -1,4 +1,4 @@
-# `make demo` and `make test` do everything from a fresh clone: environment, dependencies, run.
+# Each target does everything from a fresh clone: environment, dependencies, run.
 # The first of these that runs is used; set PYTHON to choose another (3.9 to 3.12).
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3.9 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
@@ -6,7 +6,7 @@ PY := .venv/bin/python
 # The last epoch: three validation photographs are too few to choose one by.
 SAMPLE_CKPT := ckpt/demo/last.ckpt
 
-.PHONY: demo test parity lint docs bench torture matrix lock tables clean
+.PHONY: setup demo test parity lint docs bench torture matrix lock tables clean
 .DELETE_ON_ERROR:
 
 # Print a plain command, then run it, so that a reader can repeat it.
@@ -21,6 +21,9 @@ endef
 	@printf '\n$$ %s\n' "$(PY) -m pip install --require-hashes -r requirements/cpu.txt"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/cpu.txt
 	@touch $@
+
+# The environment alone, .venv; then .venv/bin/python infer.py photo.jpg ...
+setup: .venv/.installed
 
 .venv/.parity: .venv/.installed requirements/parity.txt
 	@sed -E 's/ \\$$//; /^ +--hash/d' requirements/cpu.txt > .venv/constraints.txt

@@ -8,7 +8,6 @@ One image, many, or a zip archive; English and Chinese; an HTTP interface. Nothi
 from typing import List
 
 from aidet import cli
-from aidet.detector import default
 from aidet.errors import UserError
 
 LIMITS = ("images", "megabytes")
@@ -47,6 +46,8 @@ def parser() -> cli.Parser:
 def run(argv: List[str]) -> None:
     """The command line; returns when the application is stopped."""
     args = vars(parser().parse_args(argv))
+    from aidet.detector import default
+
     checkpoints = default.checkpoints(args.pop("ckpt"))
     given = {name: args.pop(f"max_{name}") for name in LIMITS}
     for name, value in given.items():

@@ -7,11 +7,13 @@ into ckpt_save_dir. Exit codes: 0 done, 2 wrong argument or configuration, 3 don
 
 from typing import List, Optional
 
-from aidet import cli, config
+from aidet import cli
 
 
 def main(argv: List[str]) -> Optional[int]:
     """Parse the command line and train."""
+    from aidet import config
+
     if any(word in ("-h", "--help") for word in argv):
         print(
             "usage: python train.py [-c FILE] [--dry_run] [--key value ...]\n\n"

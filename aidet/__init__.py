@@ -1,8 +1,8 @@
 """AIDet: detection of AI-generated images on MindSpore.
 
 >>> from aidet import Detector
->>> detector = Detector("ckpt/demo/best.ckpt")
->>> detector.score(["photo.jpg"])[0].decision
+>>> detector = Detector()  # the one that ships with the package; or Detector("ckpt/demo/best.ckpt")
+>>> detector.score("photo.jpg").decision
 'real'
 
 Messages of the library go to the logger ``aidet`` of :mod:`logging`, which is silent until an application configures

@@ -21,6 +21,10 @@ ENVIRONMENT = {
 }
 
 
+# What pyproject.toml requires, by the name that is imported.
+REQUIRED = {"numpy": "numpy", "PIL": "pillow", "yaml": "pyyaml", "tqdm": "tqdm"}
+
+
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviations, whose errors are a one-line :class:`UserError` with the nearest valid name.
 
@@ -95,6 +99,14 @@ def main(run: Callable[[List[str]], Optional[int]], argv: Optional[List[str]] = 
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     except UserError as error:
         code = _wrong(str(error))
+    except ModuleNotFoundError as error:
+        name = REQUIRED.get((error.name or "").partition(".")[0])
+        if name is None:
+            raise
+        code = _wrong(
+            f"the package {name} is not installed in this Python, {sys.executable}; in a clone run `make setup`, then "
+            "use .venv/bin/python; elsewhere: pip install 'aidet[onnx]'"
+        )
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         code = STOPPED

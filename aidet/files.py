@@ -15,6 +15,8 @@ import yaml
 
 from .errors import UserError, _shown
 
+# In a wheel: the default detector and the recipes, which a clone has in ckpt/ and mindcv_cfg/ (setup.py copies them).
+SHIPPED = Path(__file__).resolve().parent / "shipped"
 MAX_BYTES = 1 << 18  # of a configuration file
 MAX_DEPTH = 100  # of nested brackets in it: PyYAML's time grows with the square of the depth
 MAX_VALUES = 20_000  # in it, counting everything that an alias (*name) repeats

@@ -56,14 +56,19 @@ def prepare() -> None:
     * oneDNN 3.10.1, inside MindSpore 2.9 and 2.10, has no fast AVX-512 convolution and falls back to its reference
       code, which is about 80 times slower. Restricted to AVX2 it is fast again. A value set by the user is kept.
     """
-    if int(np.__version__.split(".")[0]) >= 2:
-        raise UserError(f"NumPy {np.__version__} does not work with MindSpore; run: pip install 'numpy<2'")
     version = mindspore_version()
+    if version is None and sys.version_info >= (3, 13):
+        raise UserError(
+            f"MindSpore has no build for Python {sys.version_info[0]}.{sys.version_info[1]}; use Python 3.9 to 3.12, "
+            "or an exported .onnx, which needs no MindSpore"
+        )
     if version is None:
         raise UserError(
             "MindSpore is not installed; run: pip install 'mindspore==2.8.0' 'numpy<2' "
             "(on an Ascend image keep the build that came with it)"
         )
+    if int(np.__version__.split(".")[0]) >= 2:
+        raise UserError(f"NumPy {np.__version__} does not work with MindSpore; run: pip install 'numpy<2'")
     if version >= (2, 9) and "mindspore" not in sys.modules:
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
     # MindSpore logs its deprecations as warnings to stderr; errors are still shown. A level set by the user is kept.

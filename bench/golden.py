@@ -1,4 +1,7 @@
-"""Write tests/data/golden_*.json: the shipped detectors' MindSpore scores on packaged and synthetic images.
+"""Write what is derived from the shipped checkpoints: golden scores, and the default detector's ONNX graph.
+
+tests/data/golden_*.json are the MindSpore scores on packaged and synthetic images. ckpt/aidet_default.onnx is the graph
+that infer.py would make on its first run, verified against MindSpore; with it, the default detector needs no MindSpore.
 
     python bench/golden.py
 
@@ -11,7 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from aidet import Detector, files  # noqa: E402 - the repository's root comes first on the path
+from aidet import Detector, ckpt, files  # noqa: E402 - the repository's root comes first on the path
+from aidet.detector import backends  # noqa: E402
+from aidet.export import onnx_graph  # noqa: E402
 from tests.detector.test_default import SHIPPED, pictures  # noqa: E402
 
 if __name__ == "__main__":
@@ -23,3 +28,9 @@ if __name__ == "__main__":
         print(path.name)
         for name, r in zip(shown, found):
             print(f"  {name:10s} score {r.score:8.4f}  prob {r.prob:.4f}  {r.decision}")
+    sidecar = ckpt.Sidecar.read(SHIPPED["default"][0])
+    size = sidecar.size
+    model, verdict = backends.make(sidecar, size)
+    onnx_graph.stamp(model, "aidet.key", backends.cache_key(sidecar, size))
+    onnx_graph.save(model, sidecar.path.with_suffix(".onnx"))
+    print(f"{sidecar.path.with_suffix('.onnx').name}: largest logit difference {verdict['difference']:.1e}")

@@ -3,6 +3,9 @@
 import io
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ from aidet import files, images, labels, records
 from aidet.errors import UserError, nearest
 from aidet.inference import results
 from aidet.records import Record
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
@@ -245,3 +250,13 @@ def test_walk_is_natural_nested_and_ends_on_loops(tmp_path, photo):
 def test_sidecars_are_plain_json(tmp_path):
     files.write_json(tmp_path / "x.json", {"name": "日本", "list": [1, 2]})
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"name": "日本", "list": [1, 2]}
+
+
+# --- scripts ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("line", ["train.py", "infer.py --images x --out y", "evaluate.py audit x", "app.py"])
+def test_a_python_without_the_packages_is_told_what_to_run(tmp_path, line):
+    """``-S`` leaves out installed packages, as the system's Python would."""
+    script, *rest = line.split()
+    done = subprocess.run([sys.executable, "-S", ROOT / script, *rest], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "is not installed in this Python" in done.stderr and "run `make setup`" in done.stderr

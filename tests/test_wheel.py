@@ -1,4 +1,4 @@
-"""The wheel: small, no framework, with the command ``aidet``; and a clean environment that serves an export."""
+"""The wheel: one package with the default detector and no framework; and a clean environment that runs it."""
 
 import os
 import shutil
@@ -24,6 +24,11 @@ def sources(folder):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", *(f"{s}.py" for s in SCRIPTS)):
         shutil.copy(ROOT / name, folder / name)
+    (folder / "ckpt").mkdir()
+    for path in ROOT.glob("ckpt/aidet_default.*"):
+        if path.suffixes[:-1] == []:  # a cached graph has a hash before its extension
+            shutil.copy(path, folder / "ckpt")
+    shutil.copytree(ROOT / "mindcv_cfg", folder / "mindcv_cfg")
     return folder
 
 
@@ -53,7 +58,7 @@ def unpacked(wheel, tmp_path_factory):
 
 
 def test_what_is_in_the_wheel(wheel):
-    assert wheel.name == f"aidet-{__version__}-py3-none-any.whl" and wheel.stat().st_size < 3 << 20
+    assert wheel.name == f"aidet-{__version__}-py3-none-any.whl" and wheel.stat().st_size < 25 << 20
     with zipfile.ZipFile(wheel) as file:
         names = file.namelist()
         metadata = file.read(f"aidet-{__version__}.dist-info/METADATA").decode()
@@ -65,6 +70,10 @@ def test_what_is_in_the_wheel(wheel):
     assert not in_the_repository("aidet", "aidet") - set(names)
     assert not in_the_repository("convert", "aidet/convert") - set(names)
     assert any(n.endswith(".j2") for n in names), "the report's template"
+    detector = {f"aidet/shipped/aidet_default.{kind}" for kind in ("ckpt", "json", "md", "onnx")}
+    assert detector == {n for n in names if n.startswith("aidet/shipped/aidet_")}
+    recipes = {f"aidet/shipped/{p.relative_to(ROOT).as_posix()}" for p in ROOT.glob("mindcv_cfg/**/*.yaml")}
+    assert recipes == {n for n in names if n.startswith("aidet/shipped/mindcv_cfg/")} and recipes
     assert "aidet = aidet.command:main" in entries
     needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert needed and not any(word in line for line in needed for word in ("mindspore", "torch", "onnx"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Collection, Dict, Mapping, Optional, Sequ
 import yaml
 
 from ..errors import UserError, _shown, nearest
-from ..files import read_mapping
+from ..files import SHIPPED, read_mapping
 from .keys import _OLD_VALUES, ALIASES, GROUPS, SCHEMA, _bool, _label
 
 
@@ -104,7 +104,8 @@ def load(yaml_path: Optional[Union[str, Path]], overrides: Optional[Mapping[str,
     Parameters
     ----------
     yaml_path : str or Path or None
-        A YAML mapping of keys; None for defaults only. Nothing in the file is executed.
+        A YAML mapping of keys; None for defaults only. Nothing in the file is executed. ``mindcv_cfg/NAME.yaml`` is
+        also found where only the wheel is installed.
     overrides : dict, optional
         Values that override the file (from the command line).
 
@@ -129,8 +130,10 @@ def load(yaml_path: Optional[Union[str, Path]], overrides: Optional[Mapping[str,
 
 
 def _read(path: Path) -> Dict[str, Any]:
+    if not path.exists() and not path.is_absolute() and (SHIPPED / path).is_file():
+        path = SHIPPED / path  # from a wheel: -c mindcv_cfg/demo.yaml works in any folder
     if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path("mindcv_cfg")
+        folder = next((p for p in (path.parent, Path("mindcv_cfg")) if p.is_dir()), SHIPPED / "mindcv_cfg")
         there = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
         hint = f"; {folder}: {nearest(path.name, there, 'file')}" if there else ""
         raise UserError(f"configuration {str(path)!r} " + ("is a folder" if path.is_dir() else f"does not exist{hint}"))

@@ -216,7 +216,8 @@ def cached(sidecar: ckpt.Sidecar, size: Tuple[int, int], say: Say = None) -> Onn
     key = cache_key(sidecar, size)
     places = [path.parent, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aidet"]
     name = f"{path.stem}.{key[:16]}.onnx"
-    kept = _kept(places, name, key)
+    # A graph that ships with its checkpoint has the checkpoint's name; it is used only if it was made from it.
+    kept = _kept(places, name, key) or _intact(path.with_suffix(".onnx"), key)
     if kept is not None:
         return kept
     with _alone(path):

@@ -1,12 +1,30 @@
 """The detector that is part of the repository, for commands that are given no checkpoint."""
 
 import sys
-from pathlib import Path
 from typing import List, Optional
 
+from .. import files
 from ..errors import UserError
 
-CKPT = Path(__file__).resolve().parents[2] / "ckpt" / "aidet_default.ckpt"
+# The wheel's copy, or that of the repository.
+_PLACES = (files.SHIPPED, files.SHIPPED.parents[1] / "ckpt")
+CKPT = next((p for p in _PLACES if (p / "aidet_default.ckpt").is_file()), _PLACES[-1]) / "aidet_default.ckpt"
+
+
+def path() -> str:
+    """Path of the default detector's checkpoint.
+
+    Raises
+    ------
+    UserError
+        It was deleted.
+    """
+    if not CKPT.is_file():
+        raise UserError(
+            f"no --ckpt given and the default detector, {CKPT}, which comes with the repository and with the wheel, "
+            "does not exist here; name a detector: --ckpt A.ckpt or --ckpt A.onnx"
+        )
+    return str(CKPT)
 
 
 def checkpoints(given: Optional[List[str]]) -> List[str]:
@@ -23,17 +41,13 @@ def checkpoints(given: Optional[List[str]]) -> List[str]:
     Raises
     ------
     UserError
-        Nothing is given and the default detector is missing (a wheel does not contain it).
+        Nothing is given and the default detector is missing, because it was deleted.
     """
     if given:
         return given
-    if not CKPT.is_file():
-        raise UserError(
-            "no --ckpt given and ckpt/aidet_default.ckpt, which comes with a clone of the repository, does not exist "
-            "here; name a detector: --ckpt A.ckpt or --ckpt A.onnx"
-        )
+    found = path()
     print(
         "no --ckpt given: using the default detector, ckpt/aidet_default.ckpt (its limits: ckpt/aidet_default.md)",
         file=sys.stderr,
     )
-    return [str(CKPT)]
+    return [found]

@@ -1,51 +1,29 @@
 """The detector: one record for each image, in input order; memory use does not grow with the number of images."""
 
 import functools
+import io
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, BinaryIO, Iterable, Iterator, List, Optional, Sequence, Tuple, Union, overload
 
 import numpy as np
+from PIL import Image
 
 from .. import images, labels
 from ..errors import UserError, nearest
 from ..parallel import cpus, in_order
-from ..records import Record
-from . import backends
+from . import backends, default
 from . import vote as _vote
 from .cascade import Cascade, open_first
 from .network import Network, combined, split
 from .scorer import Scorer
+from .verdict import Verdict, Verdicts
 from .views import STABILITY
 from .vote import FUSIONS, VOTE_RULES, Fusion, read_fusion, unsure_zone
 
 ON_ERROR = ("fail", "real", "generated", "skip")
-
-
-@dataclass
-class Verdict(Record):
-    """A :class:`~aidet.records.Record` with the details behind it.
-
-    Attributes
-    ----------
-    views : dict of str to list of float
-        Calibrated scores of the views, per model.
-    weights : dict of str to list of float
-        Weight of each view, for the models that weight their views.
-    stability : dict of str to float
-        In stability mode, the fused probability of the image ("original", first) and of each re-saved or resized
-        version, by the operation that made it.
-    """
-
-    views: Dict[str, List[float]] = field(default_factory=dict)
-    weights: Dict[str, List[float]] = field(default_factory=dict)
-    stability: Dict[str, float] = field(default_factory=dict)
-
-    @property
-    def spread(self) -> Optional[float]:
-        """Range of the probabilities of stability mode; None if the image was scored without it."""
-        return max(self.stability.values()) - min(self.stability.values()) if self.stability else None
+# One image, as Detector.score takes it.
+Source = Union[str, "os.PathLike[str]", bytes, BinaryIO, Image.Image, np.ndarray]
 
 
 def open_scorer(path: Union[str, Path], name: str, **options: Any) -> Scorer:
@@ -61,7 +39,8 @@ class Detector:
     Parameters
     ----------
     *checkpoints : str or Path
-        ``.ckpt`` files with sidecars, exported ``.onnx`` files, or rules (:mod:`aidet.rules`).
+        ``.ckpt`` files with sidecars, exported ``.onnx`` files, or rules (:mod:`aidet.rules`). Default: the detector
+        that ships with the package.
     backend : {"auto", "onnxruntime", "mindspore"}
     votes : int, optional
         Views of each image and model. Default: the sidecar's ``voting``, else 1.
@@ -119,13 +98,15 @@ class Detector:
     Raises
     ------
     UserError
-        No checkpoint, an unknown choice, a value out of range, or a model that cannot be opened.
+        An unknown choice, a value out of range, or a model that cannot be opened.
 
     Examples
     --------
     >>> import logging
     >>> logging.basicConfig(level=logging.INFO)  # show the detector's messages
     >>> detector = Detector("a.ckpt", votes=7)
+
+    A detector can be pickled: it is opened again, from the same files and with the same arguments, where it is loaded.
     """
 
     def __init__(
@@ -149,8 +130,9 @@ class Detector:
         on_error: str = "fail",
         say: backends.Say = None,
     ) -> None:
-        if not checkpoints:
-            raise UserError("no checkpoint given; name at least one")
+        given = {n: v for n, v in locals().items() if n not in ("self", "checkpoints", "__class__")}
+        self._made_from = checkpoints, given
+        checkpoints = checkpoints or (default.path(),)
         if vote not in VOTE_RULES:
             raise UserError(nearest(vote, VOTE_RULES, "vote"))
         if on_error not in ON_ERROR:
@@ -193,6 +175,9 @@ class Detector:
             return _vote.verdict(self._fuse([scores], [weights])[0], self.threshold, self.unsure)[1:]
 
         return Cascade(exact, decide, early_exit, first, margin)
+
+    def __reduce__(self):
+        return _opened, self._made_from
 
     # --- one image ---------------------------------------------------------------------------------------------------
     def _prepare(self, stability, item):
@@ -308,37 +293,73 @@ class Detector:
         for key, _, reason in group:
             yield self._error(key, reason) if reason is not None else self._verdict(key, *next(rows))
 
-    def score(self, sources: Iterable[Any], root: Union[None, str, Path] = None) -> List[Verdict]:
-        """Score files, PIL images or uint8 arrays.
+    @overload
+    def score(self, sources: Source, root: Union[None, str, Path] = ...) -> Verdict: ...
+
+    @overload
+    def score(self, sources: Iterable[Source], root: Union[None, str, Path] = ...) -> Verdicts: ...
+
+    def score(
+        self, sources: Union[Source, Iterable[Source]], root: Union[None, str, Path] = None
+    ) -> Union[Verdict, Verdicts]:
+        """Score one image or several.
 
         Parameters
         ----------
-        sources : iterable
-            Paths, open images or arrays (H, W[, 3]).
+        sources : source, or iterable of sources
+            A source is a path, the bytes of an image file, a binary file object, a PIL image, or a uint8 array of shape
+            (H, W) or (H, W, C) with 1, 3 or 4 channels. An array with one more dimension counts as several.
         root : str or Path, optional
             Names are paths relative to this folder. The name seeds the random views, so with the same names ``score``
-            and ``infer.py`` agree. Default: paths as given.
+            and ``infer.py`` agree. Default: paths as given; what has no path is called ``image 0``, ``image 1`` ...
 
         Returns
         -------
-        list of Verdict
-            One for each source, in their order.
+        Verdict or Verdicts
+            One verdict for one source; for several, a list with one for each, in their order. An image that cannot be
+            used has a verdict, too: its ``status`` is the reason.
 
         Raises
         ------
         TypeError
-            A single path instead of a list.
+            Something that is not a source; the message says what is.
+
+        Examples
+        --------
+        >>> detector.score("photo.jpg").decision
+        'real'
+        >>> detector.score(["a.jpg", "b.png"]).to_frame()  # needs pandas
         """
-        if isinstance(sources, (str, os.PathLike)):
-            raise TypeError("score takes a list of sources; for one file write score([path])")
+        alone = _is_source(sources)
+        if not alone and not isinstance(sources, Iterable):
+            raise TypeError(_NO_SOURCE.format(f"a {type(sources).__name__}"))
 
         def items():
-            for i, source in enumerate(sources):
+            for i, source in enumerate([sources] if alone else sources):
+                if not _is_source(source):
+                    raise TypeError(_NO_SOURCE.format(f"item {i}, a {type(source).__name__}"))
                 path = isinstance(source, (str, os.PathLike))
                 name = os.fspath(source) if path else f"image {i}"
-                yield (Path(os.path.relpath(name, root)).as_posix() if path and root is not None else name), source
+                if path and root is not None:
+                    name = Path(os.path.relpath(name, root)).as_posix()
+                yield name, io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
 
-        return list(self.stream(items()))
+        found = Verdicts(self.stream(items()))
+        return found[0] if alone else found
+
+
+_NO_SOURCE = "cannot score {}; wanted a path, bytes, a binary file, a PIL image or a uint8 array, or a list of these"
+
+
+def _is_source(value):
+    if isinstance(value, np.ndarray):
+        return value.ndim < 4
+    return isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or hasattr(value, "read")
+
+
+def _opened(checkpoints, options):
+    """Open a detector again, for pickle."""
+    return Detector(*checkpoints, **options)
 
 
 def common_value(values: Iterable[Any]) -> Any:

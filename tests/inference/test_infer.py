@@ -200,8 +200,6 @@ def test_detector_and_command_line_agree(model, folder, reference):
         scores = [r.score for r in one.score([path, str(path), image, as_array])]
     assert len(set(scores)) == 1
     assert one.score([]) == []
-    with pytest.raises(TypeError, match=r"score\(\[path\]\)"):
-        one.score(str(path))
 
 
 def test_scores_from_the_class_order(tmp_path, folder):

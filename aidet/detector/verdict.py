@@ -1,0 +1,74 @@
+"""What a detector says of one image, and of many."""
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+from ..errors import UserError
+from ..records import Record
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass
+class Verdict(Record):
+    """A :class:`~aidet.records.Record` with the details behind it.
+
+    Attributes
+    ----------
+    views : dict of str to list of float
+        Calibrated scores of the views, per model.
+    weights : dict of str to list of float
+        Weight of each view, for the models that weight their views.
+    stability : dict of str to float
+        In stability mode, the fused probability of the image ("original", first) and of each re-saved or resized
+        version, by the operation that made it.
+    """
+
+    views: Dict[str, List[float]] = field(default_factory=dict)
+    weights: Dict[str, List[float]] = field(default_factory=dict)
+    stability: Dict[str, float] = field(default_factory=dict)
+
+    @property
+    def spread(self) -> Optional[float]:
+        """Range of the probabilities of stability mode; None if the image was scored without it."""
+        return max(self.stability.values()) - min(self.stability.values()) if self.stability else None
+
+    @property
+    def probability(self) -> Optional[float]:
+        """Another name of ``prob``, in [0, 1]; None if the image could not be used."""
+        return self.prob
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Every attribute by its name; numbers, texts, lists and dicts only, so that ``json`` can write it."""
+        return asdict(self)
+
+
+class Verdicts(List[Verdict]):
+    """A list of verdicts, one for each image."""
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A table with a row for each image, in their order.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The columns of ``scores.csv``: path, score, prob, label (nullable integers), decision, status, and
+            ``score_NAME`` for each model if there are several.
+
+        Raises
+        ------
+        UserError
+            pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise UserError("to_frame needs pandas, which is not installed; run: pip install pandas") from None
+        columns = ("path", "score", "prob", "label", "decision", "status")
+        frame = pandas.DataFrame([[getattr(v, name) for name in columns] for v in self], columns=list(columns))
+        frame["label"] = frame["label"].astype("Int64")
+        models = list(dict.fromkeys(name for v in self for name in v.scores))
+        for name in models if len(models) > 1 else ():
+            frame[f"score_{name}"] = [v.scores.get(name) for v in self]
+        return frame.astype({"score": float, "prob": float})
