@@ -1,5 +1,6 @@
 """Score images with one or several detectors: votes, fusion, every contest's file.
 
+python infer.py photo.jpg folder/ photos.zip https://... -     the answer on the screen; - is the standard input
 python infer.py --ckpt A.ckpt [--ckpt B.ckpt] --images DIR|FILE|LIST.csv --out DIR [--votes 7] ...
 python infer.py IN.csv OUT.csv                      the VIP Cup's form: filename in, filename,logit out
 python infer.py merge DIR                           join the results of --shard 1/N ... N/N in DIR
@@ -20,7 +21,13 @@ CONTEST = ("--model_path", "--test_data_path", "--output_path")
 def parser() -> cli.Parser:
     """The options; what they mean in full is in docs/infer.md."""
     p = cli.Parser(prog="infer.py", description=__doc__)
-    p.add_argument("vip", nargs="*", metavar="IN.csv OUT.csv", help="the VIP Cup's form instead of --images, --out")
+    p.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="IMAGE",
+        help="files, folders, archives (.zip), addresses, lists, or - for the standard input: one line each on the "
+        "screen; or IN.csv OUT.csv, the VIP Cup's form",
+    )
     p.add_argument(
         "--ckpt",
         "--model_path",
@@ -30,7 +37,7 @@ def parser() -> cli.Parser:
         "(default: ckpt/aidet_default.ckpt)",
     )
     p.add_argument("--images", "--test_data_path", metavar="DIR|FILE|LIST.csv")
-    p.add_argument("--out", "--output_path", metavar="DIR")
+    p.add_argument("--out", "--output_path", metavar="DIR", help="folder for result files; without it, a look")
     g = p.add_argument_group("votes and decision")
     g.add_argument("--votes", type=int, metavar="N", help="views of each image (default: the sidecar's, else 1)")
     g.add_argument("--vote", default="soft", metavar="soft|hard", help="mean of probabilities, or share of votes")
@@ -54,7 +61,11 @@ def parser() -> cli.Parser:
     )
     g.add_argument("--seed", type=int, default=42)
     g = p.add_argument_group("output")
-    g.add_argument("--format", default="result", metavar="result|csv|logit|submission")
+    g.add_argument(
+        "--format",
+        metavar="result|csv|logit|submission|table|json|jsonl",
+        help="with --out a result file (default: result); without it, what is printed (table, json, jsonl or csv)",
+    )
     g.add_argument("--sample-submission", metavar="S.csv")
     g.add_argument(
         "--on-error",
@@ -79,7 +90,7 @@ def parse(argv: List[str]) -> argparse.Namespace:
         args, unknown = parser().parse_known_args(argv)
         if unknown:
             print(f"note: ignored flags of the platform: {' '.join(unknown)}", file=sys.stderr)
-        args.vip = []
+        args.inputs = []
     else:
         args = parser().parse_intermixed_args(argv)
     args.contest = bool(given & set(CONTEST))

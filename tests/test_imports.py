@@ -30,7 +30,7 @@ ROOMS = {
     "export": {"ckpt", "images", "models"},
     "detector": {"ckpt", "datasets", "export", "images", "metrics"},
     "training": {"ckpt", "config", "datasets", "images", "metrics", "models"},
-    "inference": {"datasets", "detector"},
+    "inference": {"datasets", "detector", "images"},
     "evaluation": {"datasets", "detector", "images", "metrics", "report"},
     "audit": {"datasets", "evaluation", "images", "metrics", "report"},
     "app": {"detector", "images"},

@@ -17,7 +17,7 @@ from .. import cli, files, runinfo
 from ..datasets.sources import Inputs, Names
 from ..detector import Detector, default
 from ..errors import UserError, nearest
-from . import journal, results
+from . import journal, look, results
 from .journal import Journal, journal_path, read_end
 
 Shard = Optional[Tuple[int, int]]
@@ -42,6 +42,14 @@ class Target(NamedTuple):
     name: Optional[str] = None
 
 
+def is_look(args: argparse.Namespace) -> bool:
+    """Whether the answer goes to the screen: images are named, and no place for result files."""
+    vip = len(args.inputs) == 2 and all(name.endswith(".csv") for name in args.inputs)
+    if args.inputs and args.images:
+        raise UserError(f"got {args.inputs[0]!r} and --images {args.images!r}; name the images in one way")
+    return not args.out and not args.contest and not vip and bool(args.inputs or args.images)
+
+
 def targets(args: argparse.Namespace) -> Target:
     """The target of a command line in any of its three forms.
 
@@ -50,25 +58,26 @@ def targets(args: argparse.Namespace) -> Target:
     UserError
         An incomplete or mixed form, an unknown format, or a file given as folder.
     """
-    if args.vip:
-        if len(args.vip) != 2 or args.images or args.out:
-            got = " ".join(args.vip)
-            raise UserError(f"got {got!r}; the form is: infer.py IN.csv OUT.csv, without --images and --out")
-        source, target = args.vip
-        if not source.endswith(".csv") or not target.endswith(".csv"):
-            raise UserError(f"IN.csv OUT.csv: {source!r} and {target!r} must both end in .csv")
+    if args.inputs and not args.out:
+        source, target = args.inputs
         return Target(source, Path(target).parent, "logit", Path(target).name)
-    for flag, value in (("--images", args.images), ("--out", args.out)):
+    if len(args.inputs) > 1:
+        raise UserError(f"{args.inputs[1]!r}: result files are of one folder, table or list; name it with --images")
+    source = args.images or (args.inputs[0] if args.inputs else None)
+    form = args.format or "result"
+    for flag, value in (("--images", source), ("--out", args.out)):
         if not value:
             raise UserError(f"{flag} is missing; see python infer.py --help")
-    if args.format not in results.FORMATS:
-        raise UserError(nearest(args.format, results.FORMATS, "format"))
+    if form in look.FORMATS and form not in results.FORMATS:
+        raise UserError(f"--format {form} is for the screen; leave out --out {args.out}")
+    if form not in results.FORMATS:
+        raise UserError(nearest(form, results.FORMATS, "format"))
     out = Path(args.out)
     if args.contest and out.suffix in (".txt", ".csv") and not out.is_dir():
-        return Target(args.images, out.parent, args.format if out.suffix == ".txt" else "csv", out.name)
+        return Target(source, out.parent, form if out.suffix == ".txt" else "csv", out.name)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {args.out!r} is a file; give a folder")
-    return Target(args.images, out, args.format)
+    return Target(source, out, form)
 
 
 def shard_to_run(given: Optional[str]) -> Shard:
@@ -99,6 +108,12 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
     UserError
     """
     begin = time.monotonic() if begin is None else begin
+    if is_look(args):
+        look.refuse(args)
+        form = args.format or "table"
+        if form not in look.FORMATS and form in results.FORMATS:
+            raise UserError(f"--format {form} is a result file; add --out DIR")
+        return look.look(args.inputs or [args.images], make_detector(args), form)
     target, shard = targets(args), shard_to_run(args.shard)
     inputs = Inputs(target.images)
     total, names = inputs.survey()

@@ -1,0 +1,152 @@
+"""What a user names on the command line: files, folders, archives, addresses, the standard input."""
+
+import glob
+import io
+import os
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import BinaryIO, Iterable, Iterator, Tuple, Union
+
+from .. import __version__, images
+from ..datasets.sources import Inputs
+from ..records import natural_order
+
+Item = Tuple[str, Union[str, BinaryIO]]
+
+MAX_BYTES = 256 << 20  # of one image out of an archive, an address or the standard input
+SECONDS = 30  # without an answer from an address
+LISTS = (".csv", ".txt", ".tsv", ".jsonl")
+VIDEOS = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .wmv .flv .3gp .ts".split())
+# Folders that archives and file servers add, as names inside an archive.
+LITTER = frozenset(("__MACOSX", "@eaDir"))
+
+
+class Unreadable(io.RawIOBase):
+    """A file that gives no bytes but the reason, so that its row says it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+    def readable(self) -> bool:
+        """Reading is what fails."""
+        return True
+
+    def seekable(self) -> bool:
+        """Pillow goes to the start of a file before it reads."""
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Do nothing."""
+        return 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Raise :class:`aidet.images.ImageError` with the reason."""
+        raise images.ImageError(self.reason)
+
+
+def items(names: Iterable[str]) -> Iterator[Item]:
+    """The images that the words of a command line mean.
+
+    Parameters
+    ----------
+    names : iterable of str
+        A file; a folder, with everything below it; a pattern with ``*``, ``?`` or ``[]``; a table or list (``.csv``,
+        ``.tsv``, ``.jsonl``, ``.txt``); a ``.zip``; an address ``http://`` or ``https://``; or ``-``, an image on the
+        standard input. Addresses are fetched only if they are named here.
+
+    Yields
+    ------
+    (str, source)
+        Name, and what :func:`aidet.images.decode` takes. What cannot be read is a source whose decoding fails with the
+        reason.
+    """
+    for name in names:
+        yield from _of_one(name)
+
+
+def _of_one(name: str) -> Iterator[Item]:
+    extension = os.path.splitext(name)[1].lower()
+    if name == "-":
+        yield "-", _limited(sys.stdin.buffer, "the standard input")
+    elif name.startswith(("http://", "https://")):
+        yield name, fetched(name)
+    elif os.path.isdir(name):
+        for relative in images.walk(name):
+            yield Path(name, relative).as_posix(), os.path.join(name, relative)
+    elif not os.path.exists(name) and glob.has_magic(name):
+        found = natural_order(glob.glob(name, recursive=True))
+        for path in found:
+            yield from _of_one(path)
+        if not found:
+            yield name, Unreadable("the pattern fits no file")
+    elif extension == ".zip":
+        yield from _members(name)
+    elif extension in LISTS:
+        yield from Inputs(name)
+    elif extension in VIDEOS:
+        yield name, Unreadable("a video; take its frames out first, for example: ffmpeg -i VIDEO -vf fps=1 f%04d.png")
+    else:
+        yield name, name
+
+
+def _limited(file, what):
+    """The file's bytes, or the reason why they are too many."""
+    data = file.read(MAX_BYTES + 1)
+    return io.BytesIO(data) if len(data) <= MAX_BYTES else Unreadable(f"{what} gives more than {MAX_BYTES >> 20} MB")
+
+
+def fetched(address: str) -> BinaryIO:
+    """The bytes at an ``http`` or ``https`` address: at most :data:`MAX_BYTES`, and no wait over :data:`SECONDS`.
+
+    Returns
+    -------
+    binary file
+        An :class:`Unreadable` with the reason if they cannot be had.
+    """
+    opener = urllib.request.OpenerDirector()  # the usual opener would also open ftp:// and file:// after a redirection
+    for handler in (
+        urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
+        urllib.request.HTTPRedirectHandler, urllib.request.HTTPErrorProcessor, urllib.request.HTTPDefaultErrorHandler,
+    ):  # fmt: skip
+        opener.add_handler(handler())
+    request = urllib.request.Request(address, headers={"User-Agent": f"aidet/{__version__}", "Accept": "image/*"})
+    try:
+        with opener.open(request, timeout=SECONDS) as answer:
+            return _limited(answer, "the address")
+    except urllib.error.HTTPError as error:
+        return Unreadable(f"the address answers {error.code} {error.reason}")
+    except (OSError, ValueError, AttributeError) as error:  # AttributeError: a redirection to another kind of address
+        return Unreadable(f"the address cannot be read ({getattr(error, 'reason', None) or error})")
+
+
+def _members(path: str) -> Iterator[Item]:
+    """The images of a zip archive, one at a time, in natural order; damaged and encrypted ones with their reason."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        yield (
+            path,
+            Unreadable("no such file" if isinstance(error, FileNotFoundError) else f"not a zip archive ({error})"),
+        )
+        return
+    with archive:
+        for name in natural_order(archive.namelist()):
+            parts = name.split("/")
+            hidden = any(part.startswith(".") or part in LITTER for part in parts)
+            if not hidden and os.path.splitext(name)[1].lower() in images.EXTENSIONS:
+                yield f"{path}/{name}", _member(archive, name)
+
+
+def _member(archive, name):
+    info = archive.getinfo(name)
+    if info.flag_bits & 1:
+        return Unreadable("encrypted in the archive; unpack it first")
+    try:
+        with archive.open(info) as file:
+            return _limited(file, "it unpacked")
+    except Exception as error:  # noqa: BLE001 - zipfile and its decompressors raise many types on damaged archives
+        return Unreadable(f"damaged in the archive ({error})")

@@ -1,0 +1,133 @@
+"""``infer.py photo.jpg ...``: the answer on the screen, and no files."""
+
+import argparse
+import heapq
+import itertools
+import json
+import sys
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
+
+from .. import cli, records
+from ..detector import Detector, Verdict
+from ..errors import UserError, nearest
+from . import given
+
+FORMATS = ("table", "json", "jsonl", "csv")
+# With so many images, the most suspicious ones are listed again at the end.
+MANY, LISTED = 20, 10
+WIDEST = 60
+
+
+def look(names: Iterable[str], detector: Detector, form: str = "table", out: Callable[[str], Any] = print) -> int:
+    """Score what is named and print one line for each image, as soon as it is there.
+
+    Parameters
+    ----------
+    names : iterable of str
+        See :func:`aidet.inference.given.items`.
+    detector : aidet.Detector
+    form : {"table", "json", "jsonl", "csv"}
+        ``table``: name, verdict, probability of *generated*, and a summary. The others: the fields of
+        :meth:`aidet.detector.Verdict.to_dict`, or the columns of ``scores.csv``, and nothing else.
+    out : callable
+        Takes a line.
+
+    Returns
+    -------
+    int
+        Exit code: 0; 3 if some images could not be used; 2 if none could.
+
+    Raises
+    ------
+    UserError
+        An unknown form.
+    """
+    if form not in FORMATS:
+        raise UserError(nearest(form, FORMATS, "format") + "; the files of a contest need --out DIR")
+    counts: Dict[str, int] = {}
+    found = _counted(detector.stream(given.items(names)), counts)
+    for line in {"table": _table, "json": _json, "jsonl": _jsonl, "csv": _csv}[form](found):
+        out(line)
+    total, bad = sum(counts.values()), counts.get("", 0)
+    if not total:
+        print("no image found", file=sys.stderr)
+    return cli.WRONG if bad == total else cli.PARTIAL if bad else cli.OK
+
+
+def _counted(verdicts: Iterable[Verdict], counts: Dict[str, int]) -> Iterator[Verdict]:
+    """Pass the verdicts on and count them by decision; unusable images count under ''."""
+    for verdict in verdicts:
+        key = verdict.decision if verdict.ok else ""
+        counts[key] = counts.get(key, 0) + 1
+        yield verdict
+
+
+def _table(verdicts: Iterable[Verdict]) -> Iterator[str]:
+    counts: Dict[str, int] = {}
+    suspicious: List[Tuple[float, int, str]] = []
+    verdicts = iter(verdicts)
+    first = list(itertools.islice(verdicts, 1))
+    # Names come as the images are scored: the first one and a minimum set the width.
+    width = max([24, *(min(len(v.path), WIDEST) for v in first)])
+    for i, verdict in enumerate(_counted(itertools.chain(first, verdicts), counts)):
+        yield _line(verdict, width)
+        if verdict.ok and verdict.prob is not None:
+            heapq.heappush(suspicious, (verdict.prob, -i, verdict.path))
+            suspicious = heapq.nlargest(LISTED, suspicious) if len(suspicious) > 10 * LISTED else suspicious
+            heapq.heapify(suspicious)
+    total, bad = sum(counts.values()), counts.pop("", 0)
+    if total < 2:
+        return
+    if total >= MANY and suspicious:
+        yield f"\nmost likely generated, of {total}:"
+        for prob, _, path in heapq.nlargest(LISTED, suspicious):
+            yield f"  {prob:.3f}  {cli.printable(path)}"
+    parts = [f"{counts[name]} {name}" for name in ("real", "generated", "unsure") if name in counts]
+    yield f"{total} images: " + ", ".join([*parts, *([f"{bad} could not be used"] if bad else [])])
+
+
+def _line(verdict: Verdict, width: int) -> str:
+    name = cli.printable(verdict.path)
+    if verdict.prob is None:
+        return f"{name:<{width}}  unusable   {cli.printable(verdict.status[len('error: ') :])}"
+    return f"{name:<{width}}  {verdict.decision:<9}  {verdict.prob:.3f}"
+
+
+def _json(verdicts: Iterable[Verdict]) -> Iterator[str]:
+    lines = [json.dumps(v.to_dict(), ensure_ascii=False) for v in verdicts]
+    yield "[" + ",\n ".join(lines) + "]"
+
+
+def _jsonl(verdicts: Iterable[Verdict]) -> Iterator[str]:
+    for verdict in verdicts:
+        yield json.dumps(verdict.to_dict(), ensure_ascii=False)
+
+
+class _Row:
+    """A file that keeps the last row written to it."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text = text.rstrip("\n")
+
+
+def _csv(verdicts: Iterable[Verdict]) -> Iterator[str]:
+    row = _Row()
+    writer = records.csv_writer(row)
+    writer.writerow(records.COLUMNS)
+    yield row.text
+    for v in verdicts:
+        label = "" if v.label is None else v.label
+        writer.writerow([v.path, records.number(v.score), records.number(v.prob), label, v.decision, v.status])
+        yield row.text
+
+
+def refuse(args: argparse.Namespace) -> None:
+    """Raise :class:`UserError` for an option that only result files have a use for."""
+    for flag, value in (("--resume", args.resume), ("--shard", args.shard)):
+        if value:
+            raise UserError(f"{flag} continues or divides result files; add --out DIR")
+    if args.sample_submission:
+        raise UserError("--sample-submission is for --format submission; add --out DIR")
