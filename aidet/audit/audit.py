@@ -39,7 +39,7 @@ class Properties:
     y: np.ndarray
     groups: Optional[list]
 
-    def take(self, rows: Sequence[int]) -> "Properties":
+    def take(self, rows: Union[Sequence[int], np.ndarray]) -> "Properties":
         """The files of the given rows."""
         features = {name: [values[i] for i in rows] for name, values in self.features.items()}
         return Properties(features, self.y[rows], None if self.groups is None else [self.groups[i] for i in rows])
@@ -63,7 +63,8 @@ def read_features(
     (dict of str to list, list of int, list of (int, str))
         Columns, the row numbers of their values, and (row, reason) of the files that could not be read.
     """
-    columns, rows, lost = {name: [] for name in shortcuts.FEATURES}, [], []
+    columns: Dict[str, list] = {name: [] for name in shortcuts.FEATURES}
+    rows, lost = [], []
     bar = {"desc": "reading headers", "unit": "file", "disable": len(paths) < 2000, "file": sys.stderr}
     for i, path in enumerate(tqdm(paths, **bar)):
         try:
@@ -103,6 +104,7 @@ def main(options: argparse.Namespace) -> int:
     if options.scores:
         evaluation = Evaluation(*join(true, read_scores(options.scores)))
         true = evaluation.true
+    assert true.paths is not None
     features, rows, lost = read_features(true.files())
     if not rows:
         raise UserError(f"audit: none of the {len(true)} images of {labels} can be read, first {true.files()[0]}")

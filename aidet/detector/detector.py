@@ -33,14 +33,10 @@ class Verdict(Record):
         Calibrated scores of the views, per model.
     weights : dict of str to list of float
         Weight of each view, for the models that weight their views.
-    stability : dict of str to float
-        In stability mode, the fused probability of the image ("original", first) and of each re-saved or resized
-        version, by the operation that made it.
     """
 
     views: Dict[str, List[float]] = field(default_factory=dict)
     weights: Dict[str, List[float]] = field(default_factory=dict)
-    stability: Dict[str, float] = field(default_factory=dict)
 
     @property
     def spread(self) -> Optional[float]:
@@ -164,14 +160,14 @@ class Detector:
             what = "early_exit" if early_exit else "cascade"
             raise UserError(f"{what} takes one model and no stability mode, which need every view's score")
         self.names = names = model_names(checkpoints)
-        spec = {"fuse": fuse} if fuse in FUSIONS else read_fusion(fuse)
+        spec: Dict[str, Any] = {"fuse": fuse} if fuse in FUSIONS else read_fusion(fuse)
         threshold = spec.get("threshold") if threshold is None else threshold
         if threshold is not None:
             threshold = _threshold(threshold)
         self.unsure = unsure_zone(spec.get("unsure") if unsure is None else unsure)
         fusion = functools.partial(Fusion, spec.get("fuse", "soft"), names, spec.get("weights"))
         fusion(spec.get("thresholds"))  # report a wrong name before any model is loaded
-        options = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
+        options: Dict[str, Any] = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
         options.update(backend=backend, device=device, say=say)
         self.models = [open_scorer(path, name, **options) for path, name in zip(checkpoints, names)]
         if one_by_one and self.models[0].views is None:
@@ -234,11 +230,11 @@ class Detector:
         prob, label, decision = _vote.verdict(score, self.threshold, self.unsure)
         views = {m.name: m.calibrate(versions[0]).tolist() for m, versions in zip(self.models, scores)}
         counted = {m.name: versions[0].tolist() for m, versions in zip(self.models, weights) if versions[0] is not None}
-        result = Verdict(key, score, prob, label, decision, "ok", per_model, views, counted)
+        stability: Dict[str, float] = {}
         if len(fused) > 1:
             probs = [float(labels.sigmoid(score)) for score, _ in fused]
-            result.stability = dict(zip(("original", *STABILITY), probs))
-        return result
+            stability = dict(zip(("original", *STABILITY), probs))
+        return Verdict(key, score, prob, label, decision, "ok", per_model, stability, views=views, weights=counted)
 
     def _fuse(self, scores, weights):
         """Scores and weights of each model's views -> (fused score, score of each model)."""

@@ -145,14 +145,15 @@ def compared(evaluation: Evaluation, other: Evaluation, times: int = 0, seed: in
     UserError
         The second file lacks an image, or no image has a score in both files.
     """
+    assert evaluation.true.paths is not None and other.true.paths is not None  # every row has one once joined
     place = {p: i for i, p in enumerate(other.true.paths)}
     lone = [p for p in evaluation.true.paths if p not in place]
     if lone:
         raise UserError(f"{other.scores.source} has no row for {', '.join(lone[:5])}; both must score the same images")
     other = other.take([place[p] for p in evaluation.true.paths])
     both = (evaluation.label >= 0) & (other.label >= 0)
-    for one in (evaluation, other):
-        both &= one.scored | one.scores.decisions_only
+    for part in (evaluation, other):
+        both &= part.scored | part.scores.decisions_only
     if not both.any():
         first, second = evaluation.scores.source, other.scores.source
         raise UserError(f"{first} and {second} have no image that both could score")

@@ -56,7 +56,8 @@ class Evaluation:
     """
 
     def __init__(self, true: Truth, scores: Scores, threshold: Optional[float] = None) -> None:
-        self.true, self.scores, self._given, self._headers = true, scores, threshold, None
+        self.true, self.scores, self._given = true, scores, threshold
+        self._headers: Optional[List[Dict[str, Any]]] = None
         self.y = true.labels
         self.scored = np.isfinite(scores.score)
         fixed = np.where(self.scored, scores.prob > (0.5 if threshold is None else threshold), -1).astype(int)
@@ -84,7 +85,13 @@ class Evaluation:
             return float((low + high) / 2), f"the labels of the scores file (between {low:.6f} and {high:.6f})"
         return None, "the labels of the scores file, which follow no single threshold of prob"
 
-    def take(self, index: Sequence[int]) -> "Evaluation":
+    @property
+    def paths(self) -> List[str]:
+        """Path of each row, as in the scores; ``line 1``, ``line 2``, ... if neither file names the images."""
+        assert self.scores.paths is not None  # join fills them in
+        return self.scores.paths
+
+    def take(self, index: Union[Sequence[int], np.ndarray]) -> "Evaluation":
         """The rows of ``index`` (integers), in that order, with decisions made by the same rule."""
         return Evaluation(self.true.take(index), self.scores.take(index), self._given)
 
@@ -97,7 +104,7 @@ class Evaluation:
             "n": int(len(bad)),
             "counted_by_their_label": int(len(decided)),
             "left_out": int(len(bad) - len(decided)),
-            "first": [{"path": self.scores.paths[i], "status": self.scores.status[i]} for i in bad[:10]],
+            "first": [{"path": self.paths[i], "status": self.scores.status[i]} for i in bad[:10]],
         }
 
     @property

@@ -111,6 +111,7 @@ def measure(
     list of (int, float)
         For each job: the number of image versions scored, and the seconds taken.
     """
+    assert true.paths is not None  # each command refuses labels without files
     todo = [[(p, [w for w in wanted if (p, w[0]) not in log.scores]) for p in true.paths] for _, wanted in jobs]
     total = sum(len(points) for work in todo for _, points in work)
     done, seconds = [0] * len(jobs), [0.0] * len(jobs)
@@ -184,7 +185,8 @@ def decided(values: Sequence[Value], threshold: float) -> Tuple[np.ndarray, np.n
 def require_some(true: Truth, values: Sequence[Value]) -> None:
     """Raise :class:`UserError` if no image of a set could be scored."""
     if not any(isinstance(v, float) for v in values):
-        raise UserError(f"{true.source}: no image could be scored, first {true.paths[0]}: {values[0]}")
+        first = true.paths[0] if true.paths else "row 1"
+        raise UserError(f"{true.source}: no image could be scored, first {first}: {values[0]}")
 
 
 def evaluate(true: Truth, values: Sequence[Value], threshold: float, times: int = 0, seed: int = 42) -> Dict[str, Any]:

@@ -130,6 +130,7 @@ def summary(
     dict
         The metrics of ``clean``, ``thresholds``, and ``points`` with one dict per point.
     """
+    assert true.paths is not None  # labelled_images refuses labels without files
     scores = {point[0]: [log.scores[p, point[0]] for p in true.paths] for point in wanted}
     curve = [(name, family, x, scores[name]) for name, family, x, _ in wanted]
     if (true.paths[0], VOTES) in log.scores:

@@ -148,8 +148,8 @@ def places(evaluation: Evaluation, run: Optional[Dict[str, Any]] = None) -> List
     list of (Path, list of str)
         Each candidate folder, with the paths of all images relative to it.
     """
-    paths = evaluation.scores.paths or []
-    found = [(Path(evaluation.true.root or "."), evaluation.true.paths or [])]
+    paths = evaluation.paths
+    found = [(evaluation.true.root, evaluation.true.paths or [])]
     found.append((Path(evaluation.scores.source).parent, paths))
     where = ((run or {}).get("options") or {}).get("images")
     if where:
@@ -187,7 +187,7 @@ def section(
     made, listed = report.Section("Worst errors", [text]), []
     maps, where = maps or Maps([OFF]), places(evaluation, run)
     for i in wrong:
-        name, side, prob = evaluation.scores.paths[i], evaluation.y[i], evaluation.scores.prob[i]
+        name, side, prob = evaluation.paths[i], evaluation.y[i], evaluation.scores.prob[i]
         listed.append([name, NAMES[side], report.number(prob if scored else None)])
         image = _decoded(folder / paths[i] for folder, paths in where)
         if image is None:
@@ -197,7 +197,7 @@ def section(
         said += "".join(f"; {method} of {model}" for model, _, method in seen)
         image.thumbnail((report.THUMBNAIL, report.THUMBNAIL))
         pictures = [image, *(explain.picture(heat, image.size) for _, heat, _ in seen)]
-        made.shots.append(report.Shot([report.thumbnail(p) for p in pictures], said))
+        made.shots.append(report.Shot([uri for uri in map(report.thumbnail, pictures) if uri], said))
     if not made.shots:
         made.texts.append("The images are neither where the labels nor where the scores say: no thumbnails, no maps.")
         made.tables.append(report.Table("Most confident errors", ["path", "truth", "p(generated)"], listed))

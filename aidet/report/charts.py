@@ -4,9 +4,10 @@ import base64
 import io
 import warnings
 from contextlib import contextmanager
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..cli import printable
 
@@ -154,7 +155,7 @@ def histogram(y: np.ndarray, score: np.ndarray, threshold: Optional[float]) -> s
 
 
 def curves(
-    lines: Dict[str, Sequence[Row]],
+    lines: Mapping[str, Sequence[Row]],
     xlabel: str,
     ylabel: str,
     ylim: Optional[Tuple[float, float]] = None,
@@ -177,7 +178,8 @@ def curves(
             values = [p[1] for p in points]
             style = {"color": COLOURS[i % 7], "marker": MARKERS[i % 7], "linestyle": DASHES[i % 7], "label": name}
             if any(p[2] is not None for p in points):
-                spans = [[v - p[2] for v, p in zip(values, points)], [p[3] - v for v, p in zip(values, points)]]
+                low, high = (np.array([p[k] for p in points], float) for k in (2, 3))
+                spans = [values - low, high - values]
                 axes.errorbar(x, values, np.maximum(spans, 0), capsize=3, linewidth=1.8, markersize=6, **style)
             else:
                 axes.plot(x, values, linewidth=1.8, markersize=6, **style)
@@ -193,22 +195,22 @@ def curves(
         return _svg(figure)
 
 
-def heat(matrix: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], label: str) -> str:
+def heat(matrix: ArrayLike, rows: Sequence[str], columns: Sequence[str], label: str) -> str:
     """A matrix as a grey heat map with the numbers in its cells; NaN cells stay empty."""
-    matrix = np.asarray(matrix, float)
+    values = np.asarray(matrix, float)
     with _figure((1.9 + 0.95 * len(columns), 1.5 + 0.5 * len(rows))) as (figure, axes):
         axes.grid(False)
-        axes.imshow(np.ma.masked_invalid(matrix), cmap="Greys", vmin=0.4, vmax=1.2, aspect="auto")
-        for r in range(matrix.shape[0]):
-            for c in range(matrix.shape[1]):
-                if np.isfinite(matrix[r, c]):
+        axes.imshow(np.ma.masked_invalid(values), cmap="Greys", vmin=0.4, vmax=1.2, aspect="auto")
+        for r in range(values.shape[0]):
+            for c in range(values.shape[1]):
+                if np.isfinite(values[r, c]):
                     axes.text(
                         c,
                         r,
-                        f"{matrix[r, c]:.3f}",
+                        f"{values[r, c]:.3f}",
                         ha="center",
                         va="center",
-                        color="white" if matrix[r, c] > 0.9 else "black",
+                        color="white" if values[r, c] > 0.9 else "black",
                     )
         axes.set_xticks(range(len(columns)), [_short(c) for c in columns], rotation=30, ha="right")
         axes.set_yticks(range(len(rows)), [_short(r) for r in rows])

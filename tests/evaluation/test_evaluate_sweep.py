@@ -46,7 +46,7 @@ class Bright:
         for key, image in items:
             Bright.calls.append(key)
             views = [float(np.asarray(image).mean() - 85) / 10 + k / 10 for k in range(self.votes)]
-            yield detector.Verdict(key, vote.combine_views(views), None, None, "", "ok", {}, {"m": views})
+            yield detector.Verdict(key, vote.combine_views(views), None, None, "", "ok", {}, views={"m": views})
 
 
 @pytest.fixture

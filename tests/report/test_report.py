@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import runinfo
+from aidet import report, runinfo
 from aidet.evaluation import score
 
 KEPT = Path(__file__).resolve().parents[2] / "build" / "screenshots"
@@ -106,3 +106,8 @@ def test_it_says_everything(page):
     ):
         assert words in text, words
     assert text.count('alt="') == text.count("<img ")
+
+
+def test_a_curve_may_lack_the_interval_of_a_point():
+    line = [(0.0, 0.9, None, None), (1.0, 0.8, 0.7, 0.85)]
+    assert report.curves({"AUC": line}, "x", "value").startswith("data:image/svg+xml")
