@@ -34,7 +34,7 @@ class Prints:
     paths : list of str
         As given, only the files that could be read.
     files : list of str
-        The same files as resolved paths.
+        The same files as absolute paths, with links resolved.
     digest, pixels : ndarray of bytes, shape (n,)
         Hash of the file, and hash of its decoded RGB pixels and their size.
     look : ndarray of uint64, shape (n,)

@@ -1,4 +1,4 @@
-"""Families of image degradations for the robustness sweep: what an image may undergo before it reaches a detector."""
+"""Families of image degradations for the robustness sweep: what may happen to an image before it reaches a detector."""
 
 from functools import partial
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
@@ -95,7 +95,7 @@ def points(families: Optional[Sequence[str]] = None) -> List[Point]:
 
 def axis(family: str) -> str:
     """The meaning of a family's x values, as the axis label of a chart."""
-    named = {"crop": "part of each side that is left", "tiers": "tier", "votes": "votes"}
+    named = {"crop": "fraction of each side that is kept", "tiers": "tier", "votes": "votes"}
     return named[family] if family in named else _LINES[family][0]
 
 

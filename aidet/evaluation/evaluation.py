@@ -40,7 +40,7 @@ class Evaluation:
     threshold : float or None
         The threshold of the decisions; None if there is no single threshold.
     threshold_source : str
-        A description of where the threshold comes from.
+        Where the threshold comes from.
 
     Raises
     ------
@@ -51,8 +51,8 @@ class Evaluation:
     -----
     A row whose image could not be read has no score and is left out of AUC, AP, EER, ECE, NLL and TPR at FPR. If it
     has a label (``infer.py --on-error real`` or ``generated``), it counts in accuracy, recall, F1 and the confusion
-    matrix, because a contest counts it too; without a label it is left out of every metric. The report shows how many
-    rows fall under each case.
+    matrix, because contests count it as well; without a label it is left out of every metric. The report states the
+    number of rows in each case.
     """
 
     def __init__(self, true: Truth, scores: Scores, threshold: Optional[float] = None) -> None:
@@ -70,8 +70,8 @@ class Evaluation:
     def _threshold(self, given):
         if self.scores.decisions_only:
             if given is not None:
-                raise UserError(f"{self.scores.source} holds decisions and no scores; leave --threshold out")
-            return None, "the decisions of the file itself, which holds no scores"
+                raise UserError(f"{self.scores.source} has decisions but no scores; leave --threshold out")
+            return None, "the decisions in the file, which has no scores"
         if given is not None:
             return float(given), "--threshold"
         if not ((self.scores.label >= 0) & self.scored).any():
@@ -298,7 +298,7 @@ def _oracle(evaluation):
     return {
         "threshold": float(sigmoid(threshold)),
         "balanced_accuracy": balanced,
-        "note": "fitted on the very images it is judged on: an upper bound, not a result",
+        "note": "chosen on the same images that it is tested on: an upper bound, not a result",
     }
 
 

@@ -15,7 +15,7 @@ from ..cli import printable
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "x", "*")
-NAME = 40  # most characters of a name next to a chart
+NAME = 40  # longer names next to a chart are shortened to this many characters
 # x (or a name), value, and the lower and upper ends of its interval, which may be None.
 Row = Tuple[Any, float, Optional[float], Optional[float]]
 STYLE = {
@@ -53,7 +53,8 @@ def _svg(figure):
     """The figure as a data URI, without a date, so that the same input gives the same file."""
     import matplotlib
 
-    # Outlines look the same everywhere, but a Chinese name, for example, needs the fonts of the report's reader.
+    # Text as outlines looks the same everywhere. Characters that matplotlib's own font lacks (Chinese, for example) are
+    # left to the fonts of the reader's browser.
     kind = "path" if _covered(figure) else "none"
     buffer = io.BytesIO()
     with matplotlib.rc_context({**STYLE, "svg.fonttype": kind}), warnings.catch_warnings():
@@ -121,13 +122,13 @@ def reliability(points: Sequence[Tuple[float, float, int]]) -> str:
     """Reliability diagram from :func:`aidet.metrics.reliability`; dot area is proportional to the number of images."""
     mean, share, count = (np.array(v) for v in zip(*points))
     with _figure() as (figure, axes):
-        axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle=(0, (2, 3)), label="honest probabilities")
+        axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle=(0, (2, 3)), label="perfect calibration")
         axes.plot(mean, share, color=COLOURS[0], linewidth=1.5, label="this detector")
         axes.scatter(
             mean, share, s=12 + 180 * count / count.max(), color=COLOURS[0], edgecolor="black", linewidth=0.6, zorder=3
         )
         axes.set(
-            xlabel="probability it states", ylabel="share that is generated", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
+            xlabel="stated probability", ylabel="share of generated images", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
         )
         axes.legend(loc="upper left")
         return _svg(figure)

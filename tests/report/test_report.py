@@ -74,7 +74,7 @@ def test_it_renders_and_fits_the_width(page, width, tmp_path):
     with Image.open(shot) as image:
         assert image.width == width
         grey = np.asarray(image.convert("L"), int)
-    assert (grey < 128).mean() > 0.01 and (grey > 200).mean() > 0.5  # ink on paper, not an empty page
+    assert (grey < 128).mean() > 0.01 and (grey > 200).mean() > 0.5  # dark text on a light page, not an empty one
     # The page has no script of its own; this copy measures it.
     measure = "<script>document.title = [document.documentElement.scrollWidth, innerWidth, [...document.images]"
     measure += ".filter(i => i.loading != 'lazy' && !i.naturalWidth).length].join(' ')</script></body>"
@@ -87,7 +87,7 @@ def test_it_renders_and_fits_the_width(page, width, tmp_path):
     assert wide <= inner and broken == 0
 
 
-def test_it_says_everything(page):
+def test_it_has_every_section(page):
     text = page.read_text(encoding="utf-8")
     sections = (
         "All numbers", "Curves", "By generator", "By size", "Thresholds", "Paired comparison", "Single models",
