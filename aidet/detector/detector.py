@@ -230,7 +230,7 @@ class Detector:
         prob, label, decision = _vote.verdict(score, self.threshold, self.unsure)
         views = {m.name: m.calibrate(versions[0]).tolist() for m, versions in zip(self.models, scores)}
         counted = {m.name: versions[0].tolist() for m, versions in zip(self.models, weights) if versions[0] is not None}
-        stability: Dict[str, float] = {}
+        stability = {}
         if len(fused) > 1:
             probs = [float(labels.sigmoid(score)) for score, _ in fused]
             stability = dict(zip(("original", *STABILITY), probs))
