@@ -70,7 +70,9 @@ def _share(text):
 def _score(commands):
     p = _command(commands, "score", "a scores.csv against labels")
     p.add_argument(
-        "--scores", metavar="CSV", help="scores.csv, filename,logit, or decisions alone: result.txt, submission.csv"
+        "--scores",
+        metavar="CSV",
+        help="scores.csv, filename,logit, or decisions without scores: result.txt, submission.csv",
     )
     _labels(p, nargs="+")
     _common(p)
@@ -84,7 +86,7 @@ def _score(commands):
         "--threshold", type=_share, help="on the probability (default: the labels in the scores file, else 0.5)"
     )
     p.add_argument(
-        "--target-fpr", type=_share, default=0.05, metavar="RATE", help="for the threshold from validation reals (0.05)"
+        "--target-fpr", type=_share, default=0.05, metavar="RATE", help="of the threshold from validation images (0.05)"
     )
     p.add_argument(
         "--valid-scores", metavar="CSV", help="choose the threshold on the real images of this validation set"
@@ -92,8 +94,8 @@ def _score(commands):
     p.add_argument("--valid-labels", metavar="CSV|DIR")
     p.add_argument("--valid-where", action="append", metavar="COLUMN=VALUE")
     p.add_argument("--one-class", action="store_true", help="the set has one class only (CIFAR-100: all real)")
-    p.add_argument("--leaks", metavar="leaks.csv", help="also measure without the images that another split has")
-    p.add_argument("--against", metavar="CSV", help="a second scores file over the same images: paired test")
+    p.add_argument("--leaks", metavar="leaks.csv", help="also measure without images that are in another split")
+    p.add_argument("--against", metavar="CSV", help="a second scores file of the same images: paired test")
     p.add_argument(
         "--explain",
         action="append",
@@ -139,7 +141,7 @@ def _audit(commands):
     _labels(p)
     _common(p, 0)
     p.add_argument("--scores", metavar="CSV", help="also give a detector's accuracy raw and on the aligned subset")
-    p.add_argument("--warn", type=_share, default=0.6, metavar="AUC", help="warn above this (0.6)")
+    p.add_argument("--warn", type=_share, default=0.6, metavar="AUC", help="a property above this is a shortcut (0.6)")
 
 
 def _leaks(commands):
@@ -148,9 +150,13 @@ def _leaks(commands):
         p.add_argument(f"--{name}", metavar="CSV|DIR")
     p.add_argument("--out", required=True, help="folder for metrics.json, leaks.csv and report.html")
     p.add_argument(
-        "--distance", type=int, default=4, metavar="BITS", help="near-duplicates: at most so many of 64 bits differ (4)"
+        "--distance",
+        type=int,
+        default=4,
+        metavar="BITS",
+        help="near-duplicates differ in at most this many of 64 bits (4)",
     )
-    p.add_argument("--crops", action="store_true", help="look for crops of one picture, too (slower; needs OpenCV)")
+    p.add_argument("--crops", action="store_true", help="also look for crops of one image (slower; needs OpenCV)")
     p.add_argument("--workers", type=int, help="processes that decode (default: CPUs)")
 
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry point of the wheel; exits with the exit code of the script."""
-    cli.main(run, argv)
+    cli.main(run, None if argv is None else list(argv))
 
 
 def run(argv: List[str]) -> int:

@@ -34,6 +34,9 @@ class Record:
         ``ok`` or ``error: reason``.
     scores : dict of str to float
         Score per model.
+    stability : dict of str to float
+        In stability mode, the fused probability of the image ("original", first) and of each re-saved or resized
+        version, by the operation that made it; otherwise empty.
     """
 
     path: str
@@ -43,6 +46,7 @@ class Record:
     decision: str = ""
     status: str = "ok"
     scores: Dict[str, float] = field(default_factory=dict)
+    stability: Dict[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

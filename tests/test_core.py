@@ -253,9 +253,7 @@ def test_sidecars_are_plain_json(tmp_path):
 
 
 # --- scripts ---------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    "line", ["train.py", "infer.py --images x --out y", "evaluate.py audit --labels x --out y", "app.py"]
-)
+@pytest.mark.parametrize("line", ["train.py", "infer.py x.png", "evaluate.py audit --labels x --out y", "app.py"])
 def test_a_python_without_the_packages_is_told_what_to_run(tmp_path, line):
     """``-S`` leaves out installed packages, as the system's Python would."""
     script, *rest = line.split()

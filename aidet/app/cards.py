@@ -81,6 +81,7 @@ def verdict(
             f'<div class="aidet-card" role="status" style="border-left-color:{colour}"><h2 style="color:{colour}">'
             f'{say(language, "error")}</h2><p>{reason}</p><p class="aidet-file">{name}</p></div>'
         )
+    assert record.prob is not None  # as in every row that is ok
     colour = COLOURS[record.decision]
     low, high = unsure
     scale = say(language, "scale", threshold=setting(threshold), low=setting(low), high=setting(high))
@@ -147,7 +148,9 @@ def change_name(language: str, line: str) -> str:
     """``jpeg(quality=(90, 90))`` -> ``JPEG quality 90``."""
     if line == "original":
         return say(language, "original")
-    kind, value = re.match(r"(\w+)\(\w+=\(([\d.]+)", line).groups()
+    match = re.match(r"(\w+)\(\w+=\(([\d.]+)", line)
+    assert match is not None, line  # one of STABILITY
+    kind, value = match.groups()
     return say(language, kind, value=value if kind != "rescale" else f"{100 * float(value):.0f}%")
 
 

@@ -270,7 +270,7 @@ class Page:
         path, name = told(received)(payload, self.folder)
         record = self.served.verdict(path, name)
         examined = {"record": record, "path": str(path), "findings": service.findings_of(path)}
-        views = [None, None]
+        views: List[Any] = [None, None]
         if record.ok:
             image = images.decode(path)
             views = [pictures.spectrum(image), pictures.residual(image)]

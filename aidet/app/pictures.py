@@ -69,8 +69,8 @@ def overlay(heat: np.ndarray, image: Image.Image, side: int = 768) -> Image.Imag
     small = image.copy()
     small.thumbnail((side, side))
     most = max(np.abs(heat).max(), 1e-9)
-    share = Image.fromarray((heat / most).astype(np.float32)).resize(small.size, Image.Resampling.BICUBIC)
-    share = np.clip(np.asarray(share, np.float64), -1, 1)[..., None]
+    enlarged = Image.fromarray((heat / most).astype(np.float32)).resize(small.size, Image.Resampling.BICUBIC)
+    share = np.clip(np.asarray(enlarged, np.float64), -1, 1)[..., None]
     grey = np.asarray(small.convert("L").convert("RGB"), np.float64)
     colour = np.where(share > 0, np.array([230.0, 97.0, 1.0]), np.array([20.0, 110.0, 220.0]))
     strength = 0.65 * np.abs(share)

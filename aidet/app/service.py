@@ -109,6 +109,7 @@ class Service:
         """A copy of a record with the same scores, decided with another threshold and unsure zone."""
         record = copy.copy(record)
         if record.ok:
+            assert record.score is not None  # as in every row that is ok
             threshold, unsure = self.rule(threshold, unsure)
             record.prob, record.label, record.decision = vote.verdict(record.score, threshold, unsure)
         return record
@@ -126,7 +127,9 @@ class Service:
         threshold = self.threshold if threshold is None else threshold
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
             raise UserError(f"threshold (={threshold!r}) must be between 0 and 1")
-        return float(threshold), vote.unsure_zone(self.unsure if unsure is None else unsure)
+        zone = vote.unsure_zone(self.unsure if unsure is None else unsure)
+        assert zone is not None  # None only for None
+        return float(threshold), zone
 
     def heat(self, source: Union[str, Path], name: str = "image") -> Image.Image:
         """The image overlaid with its occlusion map, mode RGB.
@@ -136,7 +139,7 @@ class Service:
         images.ImageError
             The file cannot be used.
         """
-        image = images.decode(uploads.checked(source, self.limits))
+        image = images.decode(uploads.checked(source, self.limits))  # type: ignore[arg-type]  # Unusable reads as a file
         with self._heat:
             heat = self._run(lambda: explain.occlusion(self.detector, image, uploads.safe_name(name)))
         return pictures.overlay(heat, image)
@@ -199,12 +202,15 @@ class Service:
 def zone_around(threshold: float) -> Tuple[float, float]:
     """The default unsure zone; empty for a threshold of 0 or 1."""
     middle = labels.logit(threshold)
-    return tuple(round(float(labels.sigmoid(middle + d)), 3) for d in (-UNSURE, UNSURE))
+    low, high = (round(float(labels.sigmoid(middle + d)), 3) for d in (-UNSURE, UNSURE))
+    return low, high
 
 
 def flips(record: Verdict, threshold: float) -> List[str]:
     """Names of the re-saved and resized versions whose label differs from that of the image itself."""
-    first = record.stability.get("original")
+    if not record.stability:
+        return []
+    first = record.stability["original"]
     return [name for name, value in record.stability.items() if (value > threshold) != (first > threshold)]
 
 
@@ -230,7 +236,7 @@ def as_json(
         }
         for name, score in record.scores.items()
     }
-    result = {
+    result: Dict[str, Any] = {
         "file": record.path,
         "status": record.status,
         "decision": record.decision or None,

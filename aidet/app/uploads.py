@@ -111,7 +111,8 @@ class Batch:
         limits: Optional[Limits] = None,
     ) -> None:
         self.limits = limits or Limits()
-        self.entries = []  # (shown name, path, ZipInfo or None)
+        # Shown name, path, and the member if the file is an archive.
+        self.entries: List[Tuple[str, Union[str, Path], Optional[zipfile.ZipInfo]]] = []
         for path, name in zip(files, names or [Path(f).name for f in files]):
             if Path(name).suffix.lower() == ".zip" or (Path(name).suffix == "" and zipfile.is_zipfile(path)):
                 self.entries += [(info.filename, path, info) for info in members(path, name)]
@@ -128,6 +129,7 @@ class Batch:
     def __iter__(self) -> Iterator[Tuple[str, Union[Source, Unusable]]]:
         """Yield (name, source for :func:`aidet.images.decode`)."""
         left = self.limits.total_megabytes * MB
+        source: Union[Source, Unusable]
         for name, path, info in self.entries:
             if info is None:
                 left -= os.path.getsize(path)

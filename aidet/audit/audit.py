@@ -19,7 +19,7 @@ from ..labels import NAMES, logit
 from . import shortcuts
 from .shortcuts import FEATURES, FEWEST, aligned
 
-FEWEST_DRAWS = 100  # shortcuts are judged by their intervals, even if no intervals are requested
+FEWEST_DRAWS = 100  # at least this many, because an interval decides whether a property is a shortcut
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Properties:
     y: np.ndarray
     groups: Optional[list]
 
-    def take(self, rows: Sequence[int]) -> "Properties":
+    def take(self, rows: Union[Sequence[int], np.ndarray]) -> "Properties":
         """The files of the given rows."""
         features = {name: [values[i] for i in rows] for name, values in self.features.items()}
         return Properties(features, self.y[rows], None if self.groups is None else [self.groups[i] for i in rows])
@@ -63,7 +63,8 @@ def read_features(
     (dict of str to list, list of int, list of (int, str))
         Columns, the row numbers of their values, and (row, reason) of the files that could not be read.
     """
-    columns, rows, lost = {name: [] for name in shortcuts.FEATURES}, [], []
+    columns: Dict[str, list] = {name: [] for name in shortcuts.FEATURES}
+    rows, lost = [], []
     bar = {"desc": "reading headers", "unit": "file", "disable": len(paths) < 2000, "file": sys.stderr}
     for i, path in enumerate(tqdm(paths, **bar)):
         try:
@@ -103,6 +104,7 @@ def main(options: argparse.Namespace) -> int:
     if options.scores:
         evaluation = Evaluation(*join(true, read_scores(options.scores)))
         true = evaluation.true
+    assert true.paths is not None
     features, rows, lost = read_features(true.files())
     if not rows:
         raise UserError(f"audit: none of the {len(true)} images of {labels} can be read, first {true.files()[0]}")
@@ -114,7 +116,7 @@ def main(options: argparse.Namespace) -> int:
         result["detector"] = detector(evaluation, np.array(rows)[kept], times, seed)
     result["errors"] = {"n": len(lost), "first": [{"path": true.paths[i], "status": why} for i, why in lost[:10]]}
     facts, where_from = report.provenance({"labels": labels, **({"scores": options.scores} if options.scores else {})})
-    lead = f"{labels}: what file properties alone give away"
+    lead = f"{labels}: how well file properties alone predict the class"
     page = _page(out / "report.html", lead, result, found, warn, where_from)
     files.write_json(out / "metrics.json", {"command": "audit", **result, **facts})
     _say(result, page)
@@ -216,7 +218,7 @@ def _example(name, values, y):
         own = [v for v, label in zip(values, y) if label == side]
         if name in shortcuts.NUMBERS:
             low, middle, high = np.percentile(own, [5, 50, 95])
-            said.append(f"{NAMES[side]}: median {middle:.4g}, 90% in {low:.4g} to {high:.4g}")
+            said.append(f"{NAMES[side]}: median {middle:.4g}, 90% between {low:.4g} and {high:.4g}")
         else:
             words, counts = np.unique([str(v) for v in own], return_counts=True)
             top = np.argsort(-counts, kind="stable")[:3]
@@ -239,7 +241,7 @@ def _page(path, lead, result, found, warn, where_from):
         ("shortcuts", len(shortcuts), f"of {len(FEATURES)} properties"),
         ("AUC, all together", report.number(together["auc"], 3), report.interval(together["ci"], 3)),
         ("images", len(found.y), f"{int((found.y == 0).sum())} real, {int((found.y == 1).sum())} generated"),
-        ("aligned images", result["aligned"]["n"], "same in every shortcut"),
+        ("aligned images", result["aligned"]["n"], "matched on every shortcut"),
     ]
     return report.write(path, "Shortcut audit", lead, [*sections, where_from], cards, warnings)
 
@@ -252,13 +254,14 @@ def _properties_section(features, after, warn):
     rows = []
     for name in ordered:
         row = features[name]
-        verdict = "SHORTCUT" if row["shortcut"] else "same everywhere" if row["distinct"] == 1 else "no alarm"
+        verdict = "SHORTCUT" if row["shortcut"] else "constant" if row["distinct"] == 1 else "no shortcut"
         cells = [name, number(row["auc"], 3), interval(row["ci"], 3), number(row["balanced_accuracy"], 3), verdict]
         rows.append(cells + ([number(after[name]["auc"], 3)] if after else []))
     bars = [(n, features[n]["auc"], *(features[n]["ci"] or (None, None))) for n in ordered]
     text = (
-        "Cross-validated by source image, on images that the rule was not fitted on. 0.5 is chance. A property above "
-        f"{warn:g} whose interval lies above 0.5 is a shortcut: a detector can learn it instead of the image."
+        "Each property is tested on images that its rule was not fitted on (cross-validation by source image). 0.5 "
+        f"is chance. A property with an AUC above {warn:g} and an interval above 0.5 is a shortcut: a detector can "
+        "learn it instead of the image."
     )
     return report.Section(
         "How well each property alone predicts the label",
@@ -271,7 +274,7 @@ def _properties_section(features, after, warn):
 def _aligned_section(result):
     matched, found = result["aligned"], result.get("detector")
     if not matched["matched_on"]:
-        text = "No shortcut was found, so nothing has to be matched."
+        text = "No shortcut was found, so there is nothing to match."
     else:
         text = (
             f"{matched['n']} of {matched['of']} images are left when both classes have the same number of images in "
@@ -290,7 +293,7 @@ def _aligned_section(result):
         header = ["", "images", "balanced accuracy", "95% interval", "AUC", "95% interval"]
         section.tables.append(report.Table("The detector", header, rows))
         if not found["aligned"]:
-            section.texts.append("The aligned subset is too small for a number.")
+            section.texts.append("The aligned subset is too small to test the detector on.")
     return section
 
 
@@ -303,7 +306,7 @@ def _say(result, page):
     quiet = [name for name in shortcuts.FEATURES if not features[name]["shortcut"]]
     if quiet:
         top = max(quiet, key=lambda n: features[n]["auc"])
-        print(f"no alarm: {len(quiet)} other properties, highest {top} AUC {features[top]['auc']:.3f}")
+        print(f"no shortcut: {len(quiet)} other properties, highest {top} AUC {features[top]['auc']:.3f}")
     together = features["all together"]["auc"]
     print(f"all together: AUC {together:.3f}, balanced accuracy {result['balanced_accuracy']:.3f}")
     matched = result["aligned"]

@@ -1,8 +1,8 @@
 """Crops of one image in several splits, found by local features.
 
 Corners with ORB descriptors (Rublee et al., ICCV 2011) are matched between images. If a pair has several matches, one
-image is aligned with the other by the shift, scale and rotation that most matches agree on, and the pair counts as a
-crop only if the aligned pixels agree too. Needs OpenCV. Images without corners or below 64 pixels are not searched.
+image is aligned with the other by the shift, scale and rotation that most matches agree on. The pair counts as a crop
+only if the aligned pixels agree as well. Needs OpenCV. Images without corners or below 64 pixels are not searched.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ SIDE = 512  # longer side at which features are found
 SMALLEST = 64
 CORNERS = 250
 BANDS = 8  # a descriptor's 256 bits form 8 bands of 32; descriptors that are equal in one band are compared
-COMMON = 60  # a band value that more corners of the known split share is too common to be used
+COMMON = 60  # a band value is ignored if more corners of the known split have it
 BITS = 48  # descriptors that differ in more of their 256 bits do not match
 MATCHES, AGREEING = 6, 6
 TRIED = 5  # known images compared with each image

@@ -34,7 +34,7 @@ class Prints:
     paths : list of str
         As given, only the files that could be read.
     files : list of str
-        The same files as resolved paths.
+        The same files as absolute paths, with links resolved.
     digest, pixels : ndarray of bytes, shape (n,)
         Hash of the file, and hash of its decoded RGB pixels and their size.
     look : ndarray of uint64, shape (n,)
@@ -106,7 +106,7 @@ def collect(paths: Sequence[str], root: Union[str, Path], results: Sequence[tupl
             lost.append((path, one[0]))
         else:
             good.append((path, *one))
-    columns = list(zip(*good)) or [[], [], [], [], [], []]
+    columns = list(zip(*good)) or [()] * 6
     return Prints(
         list(columns[0]),
         [os.path.realpath(os.path.join(root, p)) for p in columns[0]],
@@ -121,6 +121,7 @@ def collect(paths: Sequence[str], root: Union[str, Path], results: Sequence[tupl
 
 def turned(prints: Prints) -> Iterator[Prints]:
     """The split with every image mirrored or turned: seven :class:`Prints`, one for each new orientation."""
+    assert prints.waves is not None  # without them, compare searches no turned copies
     sign = np.where(np.arange(LOW) % 2, -1, 1).astype(np.float32)
     thumbs = prints.thumbs.reshape(-1, THUMB, THUMB)
     for swap, down, across in list(itertools.product((False, True), repeat=3))[1:]:

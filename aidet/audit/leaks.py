@@ -15,7 +15,7 @@ from ..parallel import spread
 from . import crops, fingerprints
 
 SPLITS = ("train", "valid", "test")
-SHOWN = 12  # limit for the leaks shown as thumbnails: at most a third of it per level
+SHOWN = 12  # the report shows at most a third of this many leaks of each level
 
 
 def read_prints(
@@ -166,16 +166,16 @@ def _counts_section(result):
     header = ["images of", "also in", "images", "leaked", "same path", "same bytes", "same pixels", "near-duplicates",
               "mirrored or turned", "crops"]  # fmt: skip
     inside = [[n, s["images"], s["doubles_by_bytes"], s["unreadable"]] for n, s in result["splits"].items()]
-    cropped = "Crops share corners and the pixels between them." if result["crops"] else "Crops: not searched."
+    cropped = "Crops share corners and the pixels between them." if result["crops"] else "Crops were not searched for."
     text = (
         "Each image is counted once, at its strongest level. Near-duplicates differ in at most "
-        f"{result['distance']} of the 64 bits of a perceptual hash and correlate by {fingerprints.CORRELATION} or "
-        "more as thumbnails, as they are or mirrored or turned; look at them before you delete one. "
-        f"{cropped} All are listed in leaks.csv."
+        f"{result['distance']} of the 64 bits of a perceptual hash, and their thumbnails correlate by "
+        f"{fingerprints.CORRELATION} or more; the same holds for mirrored or turned copies once they are turned back. "
+        f"Look at them before you delete any. {cropped} All leaks are listed in leaks.csv."
     )
     tables = [
         report.Table("Images that are in two splits", header, rows),
-        report.Table("Inside each split", ["split", "images", "doubles by bytes", "unreadable"], inside),
+        report.Table("Within each split", ["split", "images", "byte-identical duplicates", "unreadable"], inside),
     ]
     return report.Section("Leaks", [text], tables=tables)
 
@@ -197,7 +197,7 @@ def _shots(names, found, prints, roots):
 def _say(result, prints, pairs, out):
     for count, ((first, second), found) in zip(result["leaks"], pairs.items()):
         if not found:
-            print(f"no leak: {second} ({count['of']} images) shares nothing with {first}")
+            print(f"no leak: {second} ({count['of']} images) shares no image with {first}")
             continue
         levels = ", ".join(f"{count[v]} by {v}" for v in fingerprints.LEVELS if v != "crop" or result["crops"])
         print(f"leak: {count['leaked']} of {count['of']} images of {second} are in {first} ({levels})")
@@ -205,8 +205,8 @@ def _say(result, prints, pairs, out):
             print(printable(f"  {level}: {prints[second].paths[j]} = {prints[first].paths[i]}"))
     for name, split in result["splits"].items():
         if split["doubles_by_bytes"]:
-            print(f"doubles: {split['doubles_by_bytes']} files of {name} repeat another file of {name} byte by byte")
+            print(f"duplicates: {split['doubles_by_bytes']} files of {name} are byte-identical to another of {name}")
         if split["unreadable"]:
             path, why = prints[name].lost[0]
             print(printable(f"not read: {split['unreadable']} files of {name}, first {path}: {why}"))
-    print(f"all of them: {out / 'leaks.csv'}")
+    print(f"all leaks: {out / 'leaks.csv'}")

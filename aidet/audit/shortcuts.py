@@ -8,9 +8,10 @@ alone predicts the label on held-out images.
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, JpegImagePlugin
 
 from .. import metrics
@@ -67,8 +68,8 @@ def file_features(path: Union[str, Path]) -> Dict[str, Any]:
     """
     size = os.path.getsize(path)
     with Image.open(path) as image:
-        jpeg = isinstance(image, JpegImagePlugin.JpegImageFile) and bool(getattr(image, "quantization", None))
-        tables = image.quantization if jpeg else {}
+        tables = getattr(image, "quantization", {}) if isinstance(image, JpegImagePlugin.JpegImageFile) else {}
+        jpeg = bool(tables)
         text = repr(sorted((k, list(v)) for k, v in tables.items())).encode()
         return {
             "width": image.width,
@@ -108,7 +109,7 @@ class Folds:
         Fewer than :data:`FEWEST` images of a class, or fewer than two groups of a class.
     """
 
-    def __init__(self, y: Sequence[int], groups: Optional[Sequence] = None, seed: int = 42) -> None:
+    def __init__(self, y: ArrayLike, groups: Optional[Sequence] = None, seed: int = 42) -> None:
         from sklearn.model_selection import StratifiedGroupKFold
 
         y = np.asarray(y)
@@ -159,7 +160,7 @@ def predict_from_word(values: Sequence[str], folds: Folds) -> np.ndarray:
     return folds.predict(fit)
 
 
-def predict_from_all(features: Dict[str, Sequence], folds: Folds) -> np.ndarray:
+def predict_from_all(features: Mapping[str, Sequence], folds: Folds) -> np.ndarray:
     """Out-of-fold probability of *generated* from all properties combined, by a random forest."""
     from sklearn.ensemble import RandomForestClassifier
 
@@ -175,8 +176,8 @@ def predict_from_all(features: Dict[str, Sequence], folds: Folds) -> np.ndarray:
 
 
 def audit(
-    features: Dict[str, Sequence],
-    y: Sequence[int],
+    features: Mapping[str, Sequence],
+    y: ArrayLike,
     groups: Optional[Sequence] = None,
     warn: float = 0.6,
     times: int = 200,
@@ -238,7 +239,7 @@ def judge(
     }
 
 
-def aligned(features: Dict[str, Sequence], y: Sequence[int], names: Sequence[str], seed: int = 42) -> np.ndarray:
+def aligned(features: Mapping[str, Sequence], y: ArrayLike, names: Sequence[str], seed: int = 42) -> np.ndarray:
     """The largest subset of a data set in which the named properties are distributed equally in both classes.
 
     Coarsened exact matching (Iacus, King & Porro 2012): rows are grouped into cells with equal words and with numbers

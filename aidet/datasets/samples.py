@@ -45,8 +45,7 @@ class Samples(sources.Table):
     """
 
     paths: List[str]
-    root: Path = None  # type: ignore[assignment]
-    texts: List[str] = None  # type: ignore[assignment]  # always given, as its neighbours; the base class has defaults
+    texts: List[str] = None  # type: ignore[assignment]  # always given, as are the next three; the base class has defaults
     sides: np.ndarray = None  # type: ignore[assignment]
     generators: List[str] = None  # type: ignore[assignment]
     pairs: List[str] = None  # type: ignore[assignment]
@@ -188,10 +187,11 @@ def _from_folder(place: Path, split: str) -> Samples:
         raise UserError(f"{str(folder)!r} holds no images")
     flat = [k for k in keys if "/" not in k]
     if len(flat) == len(keys):
-        table = read_numbered(place, split, keys)
-        texts = table.columns["label"]
+        numbered = read_numbered(place, split, keys)
+        assert numbered.paths is not None
+        texts = numbered.columns["label"]
         return Samples(
-            table.paths, {}, table.root, table.source,
+            numbered.paths, {}, numbered.root, numbered.source,
             texts=texts, sides=_sides(texts), generators=list(texts), pairs=[""] * len(keys),
         )  # fmt: skip
     if flat:
@@ -396,8 +396,8 @@ def twins(paths: Sequence[str]) -> List[str]:
     for path in paths:
         parts = path.split("/")
         sides = [k for k, part in enumerate(parts[:-1]) if labels.side(part, numbers=False) is not None]
-        keys.append("/".join(parts[: sides[0]] + parts[sides[0] + 1 :]) if len(sides) == 1 else None)
+        keys.append("/".join(parts[: sides[0]] + parts[sides[0] + 1 :]) if len(sides) == 1 else "")
     count = collections.Counter(keys)
-    if None in count or set(count.values()) != {2}:
+    if "" in count or set(count.values()) != {2}:
         return [""] * len(paths)
     return keys

@@ -107,7 +107,7 @@ class Table:
 
     paths: Optional[List[str]]
     columns: Dict[str, List[str]] = field(default_factory=dict)
-    root: Optional[Path] = None
+    root: Path = Path()
     source: str = ""
 
     def __len__(self) -> int:
@@ -151,7 +151,7 @@ class Table:
 
     def files(self) -> List[Path]:
         """Paths on disk, one per row; an empty list if the source names none."""
-        return [] if self.paths is None else [Path(self.root or ".") / p for p in self.paths]
+        return [] if self.paths is None else [self.root / p for p in self.paths]
 
     def groups(self) -> Optional[List[str]]:
         """The ``group`` column (same source image = same group), or None."""
@@ -166,7 +166,7 @@ def _taken(values: Any, index: np.ndarray) -> Any:
     return values[index] if isinstance(values, np.ndarray) else [values[i] for i in index.tolist()]
 
 
-def joined(tables: Sequence[Table]) -> Table:
+def joined(tables: Sequence[AnyTable]) -> AnyTable:
     """Concatenate tables of one kind and root; a column that a table lacks gets empty cells."""
     first, parts = tables[0], [table._by_row() for table in tables]
     names = list(dict.fromkeys(name for table in tables for name in table.columns))
@@ -341,7 +341,7 @@ def read_paths(text: Place) -> Tuple[List[str], Path]:
     if table.paths is None:
         raise UserError(f"{place!r} is a bare column of labels; images are needed")
     table = replace(table, source=place).where(conditions)
-    assert table.paths is not None and table.root is not None
+    assert table.paths is not None
     refuse_doubles(table.paths, repr(place))
     return table.paths, table.root
 

@@ -8,7 +8,7 @@ Decisions without scores: a contest's ``result.txt`` (a bare column) or ``submis
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Union
+from typing import Iterable, List, Optional, Union
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class Truth(sources.Table):
         return self.columns[name]
 
 
-def read_labels(path: Union[str, Path], where: Optional[List[str]] = None) -> Truth:
+def read_labels(path: Union[str, Path], where: Optional[Iterable[str]] = None) -> Truth:
     """Read labels from any of the four sources.
 
     Parameters

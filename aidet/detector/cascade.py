@@ -136,8 +136,11 @@ def open_first(
         raise UserError(f"cascade (={str(path)!r}) must be an .onnx of export.py --int8")
     first = open_network(path)
     # Both state which checkpoint they were made from; a file that does not is identified by its own hash.
-    if first.sidecar.sha256 != (exact.sidecar.sha256 or exact.identity):
+    stated = None if first.sidecar is None else first.sidecar.sha256
+    wanted = None if exact.sidecar is None else exact.sidecar.sha256
+    if stated != (wanted or exact.identity):
         raise UserError(f"cascade (={str(path)!r}) was not made from {str(exact.path)!r}; export that with --int8")
+    assert exact.views is not None  # Detector refuses a cascade of rules without views
     return first, margin_of(first.backend, path, exact.views) / exact.scale
 
 

@@ -4,7 +4,7 @@ import functools
 import io
 import os
 from pathlib import Path
-from typing import Any, BinaryIO, Iterable, Iterator, List, Optional, Sequence, Tuple, Union, overload
+from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union, overload
 
 import numpy as np
 from PIL import Image
@@ -146,14 +146,14 @@ class Detector:
             what = "early_exit" if early_exit else "cascade"
             raise UserError(f"{what} takes one model and no stability mode, which need every view's score")
         self.names = names = model_names(checkpoints)
-        spec = {"fuse": fuse} if fuse in FUSIONS else read_fusion(fuse)
+        spec: Dict[str, Any] = {"fuse": fuse} if fuse in FUSIONS else read_fusion(fuse)
         threshold = spec.get("threshold") if threshold is None else threshold
         if threshold is not None:
             threshold = _threshold(threshold)
         self.unsure = unsure_zone(spec.get("unsure") if unsure is None else unsure)
         fusion = functools.partial(Fusion, spec.get("fuse", "soft"), names, spec.get("weights"))
         fusion(spec.get("thresholds"))  # report a wrong name before any model is loaded
-        options = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
+        options: Dict[str, Any] = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
         options.update(backend=backend, device=device, say=say)
         self.models = [open_scorer(path, name, **options) for path, name in zip(checkpoints, names)]
         if one_by_one and self.models[0].views is None:
@@ -219,11 +219,11 @@ class Detector:
         prob, label, decision = _vote.verdict(score, self.threshold, self.unsure)
         views = {m.name: m.calibrate(versions[0]).tolist() for m, versions in zip(self.models, scores)}
         counted = {m.name: versions[0].tolist() for m, versions in zip(self.models, weights) if versions[0] is not None}
-        result = Verdict(key, score, prob, label, decision, "ok", per_model, views, counted)
+        stability = {}
         if len(fused) > 1:
             probs = [float(labels.sigmoid(score)) for score, _ in fused]
-            result.stability = dict(zip(("original", *STABILITY), probs))
-        return result
+            stability = dict(zip(("original", *STABILITY), probs))
+        return Verdict(key, score, prob, label, decision, "ok", per_model, stability, views=views, weights=counted)
 
     def _fuse(self, scores, weights):
         """Scores and weights of each model's views -> (fused score, score of each model)."""
@@ -293,8 +293,10 @@ class Detector:
         for key, _, reason in group:
             yield self._error(key, reason) if reason is not None else self._verdict(key, *next(rows))
 
-    @overload
-    def score(self, sources: Source, root: Union[None, str, Path] = ...) -> Verdict: ...
+    @overload  # a text or bytes is also an iterable, of what is no source
+    def score(  # type: ignore[overload-overlap]
+        self, sources: Source, root: Union[None, str, Path] = ...
+    ) -> Verdict: ...
 
     @overload
     def score(self, sources: Iterable[Source], root: Union[None, str, Path] = ...) -> Verdicts: ...
@@ -331,20 +333,7 @@ class Detector:
         >>> detector.score(["a.jpg", "b.png"]).to_frame()  # needs pandas
         """
         alone = _is_source(sources)
-        if not alone and not isinstance(sources, Iterable):
-            raise TypeError(_NO_SOURCE.format(f"a {type(sources).__name__}"))
-
-        def items():
-            for i, source in enumerate([sources] if alone else sources):
-                if not _is_source(source):
-                    raise TypeError(_NO_SOURCE.format(f"item {i}, a {type(source).__name__}"))
-                path = isinstance(source, (str, os.PathLike))
-                name = os.fspath(source) if path else f"image {i}"
-                if path and root is not None:
-                    name = Path(os.path.relpath(name, root)).as_posix()
-                yield name, io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
-
-        found = Verdicts(self.stream(items()))
+        found = Verdicts(self.stream(_named([sources] if alone else sources, root)))
         return found[0] if alone else found
 
 
@@ -355,6 +344,20 @@ def _is_source(value):
     if isinstance(value, np.ndarray):
         return value.ndim < 4
     return isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or hasattr(value, "read")
+
+
+def _named(sources, root):
+    """(name, source) of each source, as Detector.stream takes them."""
+    if not isinstance(sources, Iterable):
+        raise TypeError(_NO_SOURCE.format(f"a {type(sources).__name__}"))
+    for i, source in enumerate(sources):
+        if not _is_source(source):
+            raise TypeError(_NO_SOURCE.format(f"item {i}, a {type(source).__name__}"))
+        path = isinstance(source, (str, os.PathLike))
+        name = os.fspath(source) if path else f"image {i}"
+        if path and root is not None:
+            name = Path(os.path.relpath(name, root)).as_posix()
+        yield name, io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
 
 
 def _opened(checkpoints, options):

@@ -5,6 +5,7 @@ MindSpore, whichever back end scores the images. Rules, exported ONNX models, an
 map nor such attention: occlusion, which needs only scores.
 """
 
+from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -222,11 +223,10 @@ def lay(heat: np.ndarray, pipeline: Pipeline, size: Tuple[int, int]) -> np.ndarr
     x, y = (np.rint(np.linspace(0, 255, n)).astype(np.uint8) for n in size)
     where = np.zeros((size[1], size[0], 3), np.uint8)
     where[..., 0], where[..., 1] = x, y[:, None]
-    where = Image.fromarray(where)
-    where = applied(pipeline.geometry.steps, where, None)
-    fine = Image.fromarray(heat.astype(np.float32)).resize(where.size, Image.Resampling.BILINEAR)
-    rows, columns = (max(1, min(FINE, n, m)) for n, m in zip(where.size[::-1], size[::-1]))
-    place = np.asarray(where, np.float64) / 256
+    view = applied(pipeline.geometry.steps, Image.fromarray(where), None)
+    fine = Image.fromarray(heat.astype(np.float32)).resize(view.size, Image.Resampling.BILINEAR)
+    rows, columns = (max(1, min(FINE, n, m)) for n, m in zip(view.size[::-1], size[::-1]))
+    place = np.asarray(view, np.float64) / 256
     cell = (place[..., 1] * rows).astype(int) * columns + (place[..., 0] * columns).astype(int)
     total = np.bincount(cell.reshape(-1), np.asarray(fine, np.float64).reshape(-1), rows * columns)
     count = np.bincount(cell.reshape(-1), minlength=rows * columns)
@@ -259,12 +259,12 @@ def maps(
     """
     image, found, left = images.decode(image), [], not detector.models
     for model in detector.models:
-        explainer = _explainer(model)
+        explainer, views = _explainer(model), model.views
         try:
-            if explainer is None:
+            if explainer is None or views is None:
                 raise NoMap
-            heat, method = explainer(model.views.first(image))
-            found.append((model.name, lay(heat, model.views.first, image.size), method))
+            heat, method = explainer(views.first(image))
+            found.append((model.name, lay(heat, views.first, image.size), method))
         except NoMap:
             left = True
     return [*found, ("detector", occlusion(detector, image, key), "occlusion")] if left and fallback else found
@@ -272,15 +272,18 @@ def maps(
 
 def _explainer(model: Scorer) -> Optional[Explainer]:
     """The model's :class:`Explainer`, made once; None for rules and ONNX files, and without MindSpore."""
-    if model.order is None or model.path.suffix != ".ckpt" or runtime.mindspore_version() is None:
+    sidecar, views = model.sidecar, model.views
+    if model.order is None or sidecar is None or views is None or runtime.mindspore_version() is None:
+        return None
+    if Path(sidecar.path).suffix != ".ckpt":
         return None
     if model.explainer is None:
         from .. import ckpt
 
         # Use the same mode as the MindSpore back end, which may be in use.
-        runtime.setup(model.device, mode="pynative" if model.views.size is None else "graph")
-        model.sidecar.verify()  # the file may have been replaced since the detector was opened
-        model.explainer = Explainer(ckpt.load_network(model.sidecar), model.order)
+        runtime.setup(model.device, mode="pynative" if views.size is None else "graph")
+        sidecar.verify()  # the file may have been replaced since the detector was opened
+        model.explainer = Explainer(ckpt.load_network(sidecar), model.order)
     return model.explainer
 
 

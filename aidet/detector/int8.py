@@ -67,12 +67,14 @@ def quantize(
     # Calibrate on voting views even if the detector uses one view: they are different crops with different values.
     votes = max(MIN_VOTES, sidecar.voting.votes)
     views = Detector(path, votes=votes, backend="onnxruntime").models[0].views
+    assert views is not None  # an exported network has views; only a rule has none
     model = _quantized(path, views, calibrating)
     onnx_graph.describe(model, sidecar)
     onnx_graph.save(model, target)
     before, slow, _ = _verdicts(path, comparing)
     after, fast, _ = _verdicts(target, comparing)
-    found = _compared(*({k: r.score for k, r in some.items()} for some in (before, after)), known)
+    exact, rounded = ({k: r.score for k, r in some.items()} for some in (before, after))
+    found = _compared(exact, rounded, known)
     pairs = zip(*(_verdicts(p, comparing, votes=votes)[0].values() for p in (path, target)))
     margin = SAFETY_FACTOR * max(_change(x, y) for x, y in pairs if x.ok and y.ok)
     about = {"calibration_images": len(calibrating), "compared_images": found["images"]}

@@ -33,6 +33,9 @@ class Network(Scorer):
         The file cannot be read, is not a detector, or cannot be run.
     """
 
+    views: Views
+    backend: Union[backends.OnnxRuntime, backends.MindSpore]
+
     def __init__(
         self,
         path: Union[str, Path],
@@ -76,6 +79,7 @@ class Network(Scorer):
 
     def scores_of(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, 3, h, w) -> raw scores (N,)."""
+        assert self.order is not None  # set above; a rule, which has none, has a scores_of of its own
         return labels.score_from_logits(self.backend(batch), self.order)
 
 

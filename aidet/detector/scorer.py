@@ -6,6 +6,7 @@ from typing import Any, Iterable, List, Optional, Sequence
 import numpy as np
 from PIL import Image
 
+from .. import ckpt
 from . import views
 from .views import Views
 
@@ -35,6 +36,10 @@ class Scorer:
         How the views of an image are made; None for a rule that needs no views.
     order : sequence of str or None
         ``real`` or ``generated`` for each output of a network; None if the model has no such outputs.
+    sidecar : aidet.ckpt.Sidecar or None
+        Sidecar of a network; None for a rule.
+    backend : aidet.detector.backends.OnnxRuntime or MindSpore, or None
+        What runs the network; None for a rule without one.
     explainer : aidet.explain.Explainer or None
         Made on the first explanation and kept here.
     """
@@ -50,6 +55,8 @@ class Scorer:
     path: Optional[Path] = None
     views: Optional[Views] = None
     order: Optional[Sequence[str]] = None
+    sidecar: Optional[ckpt.Sidecar] = None
+    backend: Optional[Any] = None
     explainer: Optional[Any] = None
 
     def prepare(self, image: Image.Image, key: str, stability: bool = False) -> List[list]:

@@ -20,14 +20,10 @@ class Verdict(Record):
         Calibrated scores of the views, per model.
     weights : dict of str to list of float
         Weight of each view, for the models that weight their views.
-    stability : dict of str to float
-        In stability mode, the fused probability of the image ("original", first) and of each re-saved or resized
-        version, by the operation that made it.
     """
 
     views: Dict[str, List[float]] = field(default_factory=dict)
     weights: Dict[str, List[float]] = field(default_factory=dict)
-    stability: Dict[str, float] = field(default_factory=dict)
 
     @property
     def spread(self) -> Optional[float]:

@@ -147,11 +147,12 @@ class Views:
         """The pipeline lines that make the views, or the name of the grid."""
         if self.kind in GRIDS:
             return {self.kind}
-        made = [self.first] * (self.kind == "random") + [self.others] * (self.others is not None)
-        return {line.text for line in made}
+        made = [self.first] if self.kind == "random" else []
+        return {line.text for line in (*made, *([] if self.others is None else [self.others]))}
 
     def later(self, image: Image.Image, key: str) -> List[Callable[[], np.ndarray]]:
         """The views, made on demand: each callable makes its view when it is first called, and caches it."""
+        made: List[Callable[[], np.ndarray]]
         if self.kind in GRIDS:
             made = [functools.partial(self.tail, tile) for tile in self._tiles(image)]
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import UserError, nearest
 from ..labels import decide, sigmoid
@@ -46,7 +47,7 @@ def _share(votes, weights=None):
 
 
 def combine_views(
-    scores: Sequence[float], how: str = "soft", threshold: float = 0.5, weights: Optional[Sequence[float]] = None
+    scores: ArrayLike, how: str = "soft", threshold: float = 0.5, weights: Optional[ArrayLike] = None
 ) -> float:
     """One score of a model from the scores of its views.
 

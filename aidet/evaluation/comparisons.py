@@ -12,8 +12,8 @@ from .evaluation import Evaluation
 from .scores import read_leaks
 from .sections import HEADLINE
 
-EXACT = ("path", "bytes", "pixels")  # levels of `evaluate.py leaks` that are certain duplicates
-FEWEST_DRAWS = 100  # bootstrap draws of a paired test, even if no intervals are requested
+EXACT = ("path", "bytes", "pixels")  # levels of `evaluate.py leaks` at which an image is certainly a duplicate
+FEWEST_DRAWS = 100  # a paired test takes at least this many bootstrap draws, even if no intervals are requested
 
 
 def deduplicated(
@@ -38,14 +38,14 @@ def deduplicated(
     Raises
     ------
     UserError
-        Every image of a class has leaked, or the table does not match the labels.
+        Every image of a class is also in another split, or the table does not match the labels.
     """
     levels = read_leaks(leaks, evaluation.true)
     exact = np.array([level in EXACT for level in levels], bool)
     kept = np.flatnonzero(~exact)
     gone = set(evaluation.y.tolist()) - set(evaluation.y[kept].tolist())
     if gone:
-        raise UserError(f"--leaks {leaks}: another split has every {NAMES[gone.pop()]} image; none is left")
+        raise UserError(f"--leaks {leaks}: every {NAMES[gone.pop()]} image is also in another split; none is left")
     got = evaluation.take(kept).measure(times, seed, one_class)
     names = [name for name, _ in HEADLINE if name in got]
     return {
@@ -85,7 +85,7 @@ def from_validation(
         This set does not have scores of both classes, or the two sets share images.
     """
     if not evaluation.ranked:
-        raise UserError(f"a threshold needs scores of both classes; {evaluation.scores.source} has none")
+        raise UserError(f"--valid-scores needs scores of both classes; {evaluation.scores.source} does not have them")
     _refuse_shared(valid, evaluation)
     real = valid.scored & (valid.y == REAL)
     threshold, reached = metrics.threshold_at_fpr(valid.scores.score[real], target_fpr)
@@ -119,8 +119,8 @@ def _refuse_shared(valid, evaluation):
         shared = [valid.scores.source]
     if shared:
         raise UserError(
-            f"--valid-scores: the threshold would be chosen on images that it is judged on, first {shared[0]}; give "
-            "the scores of other images"
+            f"--valid-scores: the threshold would be chosen on the images that it is tested on, first {shared[0]}; "
+            "give the scores of other images"
         )
 
 
@@ -145,17 +145,18 @@ def compared(evaluation: Evaluation, other: Evaluation, times: int = 0, seed: in
     UserError
         The second file lacks an image, or no image has a score in both files.
     """
+    assert evaluation.true.paths is not None and other.true.paths is not None  # every row has one once joined
     place = {p: i for i, p in enumerate(other.true.paths)}
     lone = [p for p in evaluation.true.paths if p not in place]
     if lone:
-        raise UserError(f"{other.scores.source} has no row for {', '.join(lone[:5])}; both must score the same images")
+        raise UserError(f"{other.scores.source} has no row for {', '.join(lone[:5])}; both must have the same images")
     other = other.take([place[p] for p in evaluation.true.paths])
     both = (evaluation.label >= 0) & (other.label >= 0)
-    for one in (evaluation, other):
-        both &= one.scored | one.scores.decisions_only
+    for part in (evaluation, other):
+        both &= part.scored | part.scores.decisions_only
     if not both.any():
         first, second = evaluation.scores.source, other.scores.source
-        raise UserError(f"{first} and {second} have no image that both could score")
+        raise UserError(f"no image has a score in both {first} and {second}")
     one, two = ((e.label[both], e.scores.score[both], e.scores.prob[both]) for e in (evaluation, other))
     times = max(times, FEWEST_DRAWS)
     found = metrics.paired(evaluation.y[both], one, two, evaluation.groups(both), times, seed)

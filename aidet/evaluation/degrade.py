@@ -1,9 +1,10 @@
-"""Families of image degradations for the robustness sweep: what an image may undergo before it reaches a detector."""
+"""Families of image degradations for the robustness sweep: what may happen to an image before it reaches a detector."""
 
 from functools import partial
-from typing import Callable, List, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from .. import images
@@ -14,7 +15,7 @@ from ..images.augment import jpeg_420, vip_impairment
 Point = Tuple[str, str, Union[float, str], Callable[[Image.Image, np.random.Generator], Image.Image]]
 
 # family -> (meaning of x, [(x, one-line pipeline)]). A range of a single value makes a random operation deterministic.
-_LINES = {
+_LINES: Dict[str, Tuple[str, List[Tuple[float, str]]]] = {
     "jpeg": ("JPEG quality", [(q, f"jpeg(quality=({q}, {q}))") for q in (95, 90, 80, 70, 60, 50, 30)]),
     "webp": ("WebP quality", [(q, f"webp(quality=({q}, {q}))") for q in (90, 80, 70, 50, 30)]),
     "blur": ("blur, standard deviation in pixels", [(s, f"blur(radius=({s}, {s}))") for s in (0.5, 1.0, 2.0, 3.0)]),
@@ -80,7 +81,7 @@ def points(families: Optional[Sequence[str]] = None) -> List[Point]:
     for name in chosen:
         if name not in FAMILIES:
             raise UserError(nearest(name, FAMILIES, "family of points"))
-    out = [("clean", "clean", 0.0, lambda image, rng: image)]
+    out: List[Point] = [("clean", "clean", 0.0, lambda image, rng: image)]
     for family in chosen:
         if family in _LINES:
             out += [(f"{family} {x:g}", family, float(x), _run_line(line)) for x, line in _LINES[family][1]]
@@ -94,13 +95,14 @@ def points(families: Optional[Sequence[str]] = None) -> List[Point]:
 
 def axis(family: str) -> str:
     """The meaning of a family's x values, as the axis label of a chart."""
-    named = {"crop": "part of each side that is left", "tiers": "tier", "votes": "votes"}
+    named = {"crop": "fraction of each side that is kept", "tiers": "tier", "votes": "votes"}
     return named[family] if family in named else _LINES[family][0]
 
 
 def clean_x(family: str) -> Union[float, str, None]:
     """The x value of the clean image on a family's axis; None if it has none."""
-    return {"blur": 0.0, "noise": 0.0, "resize": 1.0, "crop": 1.0, "tiers": "clean"}.get(family)
+    known: Dict[str, Union[float, str]] = {"blur": 0.0, "noise": 0.0, "resize": 1.0, "crop": 1.0, "tiers": "clean"}
+    return known.get(family)
 
 
 def apply(point: Point, image: Image.Image, seed: int, key: str) -> Image.Image:
@@ -108,7 +110,7 @@ def apply(point: Point, image: Image.Image, seed: int, key: str) -> Image.Image:
     return point[3](image, images.generator(seed, f"{point[0]}\0{key}"))
 
 
-def even_sample(y: Sequence[int], count: int, seed: int = 42) -> np.ndarray:
+def even_sample(y: ArrayLike, count: int, seed: int = 42) -> np.ndarray:
     """Rows of ``count`` images in ascending order, as evenly from both classes as possible; all if ``count`` is 0."""
     y = np.asarray(y)
     if not count or count >= len(y):

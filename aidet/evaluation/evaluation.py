@@ -40,7 +40,7 @@ class Evaluation:
     threshold : float or None
         The threshold of the decisions; None if there is no single threshold.
     threshold_source : str
-        A description of where the threshold comes from.
+        Where the threshold comes from.
 
     Raises
     ------
@@ -51,12 +51,13 @@ class Evaluation:
     -----
     A row whose image could not be read has no score and is left out of AUC, AP, EER, ECE, NLL and TPR at FPR. If it
     has a label (``infer.py --on-error real`` or ``generated``), it counts in accuracy, recall, F1 and the confusion
-    matrix, because a contest counts it too; without a label it is left out of every metric. The report shows how many
-    rows fall under each case.
+    matrix, because contests count it as well; without a label it is left out of every metric. The report states the
+    number of rows in each case.
     """
 
     def __init__(self, true: Truth, scores: Scores, threshold: Optional[float] = None) -> None:
-        self.true, self.scores, self._given, self._headers = true, scores, threshold, None
+        self.true, self.scores, self._given = true, scores, threshold
+        self._headers: Optional[List[Dict[str, Any]]] = None
         self.y = true.labels
         self.scored = np.isfinite(scores.score)
         fixed = np.where(self.scored, scores.prob > (0.5 if threshold is None else threshold), -1).astype(int)
@@ -69,8 +70,8 @@ class Evaluation:
     def _threshold(self, given):
         if self.scores.decisions_only:
             if given is not None:
-                raise UserError(f"{self.scores.source} holds decisions and no scores; leave --threshold out")
-            return None, "the decisions of the file itself, which holds no scores"
+                raise UserError(f"{self.scores.source} has decisions but no scores; leave --threshold out")
+            return None, "the decisions in the file, which has no scores"
         if given is not None:
             return float(given), "--threshold"
         if not ((self.scores.label >= 0) & self.scored).any():
@@ -84,7 +85,13 @@ class Evaluation:
             return float((low + high) / 2), f"the labels of the scores file (between {low:.6f} and {high:.6f})"
         return None, "the labels of the scores file, which follow no single threshold of prob"
 
-    def take(self, index: Sequence[int]) -> "Evaluation":
+    @property
+    def paths(self) -> List[str]:
+        """Path of each row, as in the scores; ``line 1``, ``line 2``, ... if neither file names the images."""
+        assert self.scores.paths is not None  # join fills them in
+        return self.scores.paths
+
+    def take(self, index: Union[Sequence[int], np.ndarray]) -> "Evaluation":
         """The rows of ``index`` (integers), in that order, with decisions made by the same rule."""
         return Evaluation(self.true.take(index), self.scores.take(index), self._given)
 
@@ -97,7 +104,7 @@ class Evaluation:
             "n": int(len(bad)),
             "counted_by_their_label": int(len(decided)),
             "left_out": int(len(bad) - len(decided)),
-            "first": [{"path": self.scores.paths[i], "status": self.scores.status[i]} for i in bad[:10]],
+            "first": [{"path": self.paths[i], "status": self.scores.status[i]} for i in bad[:10]],
         }
 
     @property
@@ -291,7 +298,7 @@ def _oracle(evaluation):
     return {
         "threshold": float(sigmoid(threshold)),
         "balanced_accuracy": balanced,
-        "note": "fitted on the very images it is judged on: an upper bound, not a result",
+        "note": "chosen on the same images that it is tested on: an upper bound, not a result",
     }
 
 

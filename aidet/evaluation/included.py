@@ -43,7 +43,7 @@ def read(
             made, used = make(result), result["inputs"]
             weights = {v["path"]: v["sha256"] for k, v in used.items() if k.startswith(("checkpoint", "model "))}
         except (KeyError, TypeError, AttributeError, IndexError, ValueError):
-            raise UserError(f"--include {str(place)!r} is no metrics.json of evaluate.py sweep or transfer") from None
+            raise UserError(f"--include {str(place)!r} is not a metrics.json of sweep or transfer") from None
         for section in made:
             section.title = f"{title}: {section.title}"
         seen = ", ".join(sorted({v["path"] for k, v in used.items() if v["path"] not in weights}))

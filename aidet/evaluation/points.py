@@ -1,4 +1,4 @@
-"""Scoring of images at points of degradation, the log that allows a killed run to resume, and one point's metrics."""
+"""Scoring of degraded images, the log from which a killed run resumes, and the metrics of one point."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ class Log:
     ----------
     path : str or Path
     header : dict
-        What is measured: checkpoints, labels, seed and so on.
+        What the scores depend on: checkpoints, labels, seed and so on.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Log:
         except ValueError:
             found = None
         if not whole or found != header:
-            raise UserError(f"{self.path} holds a sweep of other checkpoints, labels or options; name a new --out")
+            raise UserError(f"{self.path} was written with other checkpoints, labels or options; give another --out")
         if whole != b"\n".join(lines):
             _cut(self.path, len(whole))  # a line that was being written when the run was killed
         for number, line in enumerate(lines[1:-1], 2):
@@ -70,7 +70,7 @@ class Log:
                 path, point, value = json.loads(line)
             except (ValueError, TypeError):
                 raise UserError(
-                    f"{self.path} line {number} is damaged; remove that line, or name a new --out"
+                    f"{self.path} line {number} is damaged; remove that line, or give another --out"
                 ) from None
             self.scores[path, point] = value
 
@@ -111,6 +111,7 @@ def measure(
     list of (int, float)
         For each job: the number of image versions scored, and the seconds taken.
     """
+    assert true.paths is not None  # each command refuses labels without files
     todo = [[(p, [w for w in wanted if (p, w[0]) not in log.scores]) for p in true.paths] for _, wanted in jobs]
     total = sum(len(points) for work in todo for _, points in work)
     done, seconds = [0] * len(jobs), [0.0] * len(jobs)
@@ -184,7 +185,8 @@ def decided(values: Sequence[Value], threshold: float) -> Tuple[np.ndarray, np.n
 def require_some(true: Truth, values: Sequence[Value]) -> None:
     """Raise :class:`UserError` if no image of a set could be scored."""
     if not any(isinstance(v, float) for v in values):
-        raise UserError(f"{true.source}: no image could be scored, first {true.paths[0]}: {values[0]}")
+        first = true.paths[0] if true.paths else "row 1"
+        raise UserError(f"{true.source}: no image could be scored, first {first}: {values[0]}")
 
 
 def evaluate(true: Truth, values: Sequence[Value], threshold: float, times: int = 0, seed: int = 42) -> Dict[str, Any]:

@@ -14,7 +14,7 @@ from .sections import HEADLINE, by_section, threshold_section
 
 Card = Tuple[str, str, str]
 FEW, VERY_FEW = 100, 10  # the report warns if there are fewer independent source images
-INVERTED = 0.4  # below this AUC the report asks whether the scores are inverted
+INVERTED = 0.4  # below this AUC the report warns that the scores may be inverted
 
 
 def counts(evaluation: Evaluation) -> str:
@@ -83,7 +83,7 @@ def _cards(result):
     if run and run["images_per_second"]:  # infer.py left its run.json
         rate = run["images_per_second"]
         load = max(p.get("load_seconds") or 0 for p in run["processes"])
-        cards.append(("images a second", f"{rate:.1f}", f"5,000 in an hour: {runinfo.hour(rate, load)}"))
+        cards.append(("images per second", f"{rate:.1f}", f"5,000 in an hour: {runinfo.hour(rate, load)}"))
     return cards
 
 
@@ -105,8 +105,8 @@ def _numbers(evaluation, result, times):
                 metric_rows,
             ),
             report.Table(
-                f"Confusion at threshold {number(result['threshold'])}",
-                ["truth", "called real", "called generated"],
+                f"Confusion matrix at threshold {number(result['threshold'])}",
+                ["true class", "called real", "called generated"],
                 [[name, *row] for name, row in zip(NAMES, result["confusion"])],
             ),
             report.Table("Per class", ["class", "images", "precision", "recall", "F1"], class_rows),
@@ -118,10 +118,9 @@ def _explain(evaluation, result, times):
     what = "single images; the labels have no group column"
     if evaluation.true.groups():
         what = f"{result['n_groups']} source images (column group)"
-    return (
-        f"Score above 0 means generated. Decisions: threshold {report.number(result['threshold'])} from "
-        f"{result['threshold_source']}. Intervals: {times} bootstrap draws of {what}."
-    )
+    source = result["threshold_source"]
+    rule = source if result["threshold"] is None else f"threshold {report.number(result['threshold'])} ({source})"
+    return f"A score above 0 means generated. Decisions: {rule}. Intervals: {times} bootstrap draws of {what}."
 
 
 def _warnings(evaluation, result):
@@ -129,31 +128,31 @@ def _warnings(evaluation, result):
     errors = result["errors"]
     if errors["n"]:
         out.append(
-            f"{errors['n']} images could not be scored. {errors['counted_by_their_label']} of them carry a label and "
-            f"count in accuracy, recall and F1; {errors['left_out']} count nowhere. No score, no place in AUC, AP, "
-            "EER, ECE or NLL. First: " + "; ".join(f"{e['path']} ({e['status']})" for e in errors["first"][:3])
+            f"{errors['n']} images could not be scored. {errors['counted_by_their_label']} of them have a label and "
+            f"count in accuracy, recall and F1; the other {errors['left_out']} are left out. None of them counts in "
+            "AUC, AP, EER, ECE or NLL. First: " + "; ".join(f"{e['path']} ({e['status']})" for e in errors["first"][:3])
         )
     fewest = evaluation.independent
     if not evaluation.ranked:
-        why = "decisions and no scores" if evaluation.scores.decisions_only else "images of one class only"
-        out.append(f"The set holds {why}: there is no AUC, AP, EER, ECE, NLL or TPR at FPR.")
+        why = "The file has no scores" if evaluation.scores.decisions_only else "All images are of one class"
+        out.append(f"{why}, so there is no AUC, AP, EER, ECE, NLL or TPR at FPR.")
     if fewest < FEW:
         few = " With fewer than ten, the intervals are too narrow as well."
         out.append(
-            f"Only {fewest} independent source images of the rarer class: read the intervals, not the numbers."
+            f"Only {fewest} independent source images of the rarer class: trust the intervals, not the values."
             + (few if fewest < VERY_FEW and result["ci"] else "")
         )
     flat = [name for name, (low, high) in result["ci"].items() if high == low]
     if flat:
         out.append(
-            f"No spread in the draws of {', '.join(flat)}: an interval of width 0 says that these images show no "
-            f"error of that kind, not that there is none. With {fewest} independent source images of the rarer class "
-            f"an error rate below {min(1, 3 / fewest):.1%} can go unseen there (rule of three)."
+            f"The interval of {', '.join(flat)} has width 0. This means that these images show no error of that kind, "
+            f"not that there is none: with {fewest} independent source images of the rarer class, an error rate below "
+            f"{min(1, 3 / fewest):.1%} can go unnoticed (rule of three)."
         )
     if result["auc"] is not None and result["auc"] < INVERTED:
         out.append(
             f"AUC {result['auc']:.3f} is below chance: the scores may be inverted (a score above 0 must mean "
-            "generated), or the labels are."
+            "generated), or the labels may be."
         )
     return out
 
@@ -170,16 +169,16 @@ def _run(run):
          report.number(p.get("load_seconds"), 1)]
         for p in run["processes"]
     ]  # fmt: skip
-    header = ["device", "images", "scored by it", "seconds", "images a second", "seconds before the first"]
+    header = ["device", "images", "scored by this process", "seconds", "images per second", "seconds to load"]
     rows = [[k, v] for k, v in run["versions"].items()]
     return report.Section(
         "How the scores were made",
-        ["From run.json beside the scores. A resumed run has scored fewer images in its last process than it has."],
+        ["From run.json beside the scores. If the run was resumed, its last process scored only the remaining images."],
         tables=[
             report.Table("Weights", ["model", "sha256", "back end"], models),
             report.Table("Speed", header, speed),
             report.Table("Options", ["option", "value"], options),
-            report.Table("Versions at that time", ["package", "version"], rows),
+            report.Table("Versions used", ["package", "version"], rows),
         ],
     )
 
@@ -192,10 +191,10 @@ def _deduplicated(result):
          report.interval(found["ci"].get(key))]
         for key, label in HEADLINE if key in found
     ]  # fmt: skip
-    header = ["metric", f"all {result['n']}", "95% interval", f"without leaks {found['n']}", "95% interval"]
-    text = f"Left out, because another split has the same image: {gone}."
+    header = ["metric", f"all ({result['n']})", "95% interval", f"without leaks ({found['n']})", "95% interval"]
+    text = f"Left out, because the same image is also in another split: {gone}."
     if found["kept_though_alike"]:
-        text += f" {found['kept_though_alike']} that are only alike (near-duplicates) were kept."
+        text += f" {found['kept_though_alike']} images that are similar but not identical were kept."
     return report.Section("Without leaked images", [text], tables=[report.Table("Raw and deduplicated", header, rows)])
 
 
@@ -212,12 +211,13 @@ def _curves(evaluation, result):
         charts=[
             report.Chart(
                 report.roc(y, lines),
-                "ROC: what share of generated images is found at each share of falsely accused real ones.",
+                "ROC: share of generated images found, against the share of real images called generated.",
             ),
-            report.Chart(report.precision_recall(y, lines), "Precision and recall of the class generated."),
+            report.Chart(report.precision_recall(y, lines), "Precision and recall of generated images."),
             report.Chart(
                 report.reliability(metrics.reliability(y, prob)),
-                f"Reliability: on the diagonal, a stated 80% is right in 80% of cases. ECE {result['ece']:.3f}, "
+                "Reliability: on the diagonal, 80% of the images with probability 80% are generated. "
+                f"ECE {result['ece']:.3f}, "
                 f"with both classes weighted equally {result['balanced_ece']:.3f}.",
             ),
             report.Chart(report.histogram(y, score, threshold), "Distribution of the scores of both classes."),
@@ -238,9 +238,8 @@ def _thresholds(result):
         )
     best = result["oracle"]
     section.texts.append(
-        f"Oracle, not a result: fitted on these very images, threshold {best['threshold']:.4f} would reach balanced "
-        f"accuracy {best['balanced_accuracy']:.4f}. TPR at a given FPR is read off this set's own ROC curve in the "
-        "same way."
+        f"Oracle, not a result: threshold {best['threshold']:.4f}, chosen on these same images, would reach balanced "
+        f"accuracy {best['balanced_accuracy']:.4f}. TPR at a given FPR also uses a threshold chosen on these images."
     )
     return section
 
@@ -255,8 +254,8 @@ def _paired(found, first):
     test = found["mcnemar"]
     text = (
         f"First: {first}; second: {found['second']}; {found['n']} images. Only the first is right on "
-        f"{test['only_first']}, only the second on {test['only_second']}; McNemar's exact p = {test['p']:.4g} (takes "
-        "images as independent). The intervals and p values below resample source images."
+        f"{test['only_first']}, only the second on {test['only_second']}; McNemar's exact p = {test['p']:.4g} (assumes "
+        "independent images). The intervals and p values below resample source images."
     )
     header = ["metric", "first", "second", "difference", "95% interval", "p"]
     return report.Section("Paired comparison", [text], tables=[report.Table("First minus second", header, rows)])
@@ -280,7 +279,7 @@ def say(result: Dict[str, Any], maps: worst.Maps, page: Path) -> None:
     if result.get("from_validation"):
         chosen = result["from_validation"]
         print(
-            f"threshold {chosen['threshold']:.4f} from validation reals: FPR {chosen['fpr']:.4f}, "
+            f"threshold {chosen['threshold']:.4f} from real validation images: FPR {chosen['fpr']:.4f}, "
             f"TPR {chosen['tpr']:.4f}"
         )
     if result.get("deduplicated"):
@@ -296,12 +295,12 @@ def say(result: Dict[str, Any], maps: worst.Maps, page: Path) -> None:
     if result["errors"]["n"]:
         errors = result["errors"]
         print(
-            f"not scored         {errors['n']} images, {errors['counted_by_their_label']} counted by their label, "
+            f"not scored         {errors['n']} images, {errors['counted_by_their_label']} counted with their label, "
             f"{errors['left_out']} left out"
         )
         for row in errors["first"]:
             print(printable(f"  {row['path']}: {row['status']}"))
     if maps.shown and not maps.asked:
         names = ", ".join(Path(path).name for path in maps.files)
-        print(f"maps               of {maps.shown} shown errors, by {names} (run.json); --explain none leaves them out")
+        print(f"maps               {maps.shown} errors with maps of {names} (run.json); --explain none leaves them out")
     print(f"report             {page}")

@@ -108,8 +108,8 @@ def read_scores(path: Union[str, Path]) -> Scores:
     if apart.any():
         wrong = [f"{keys[i]} (score {score[i]:g}, prob {prob[i]:g})" for i in np.flatnonzero(apart)]
         raise UserError(
-            f"scores {str(path)!r}: prob is not sigmoid(score), as score = logit(generated) - logit(real) has it; "
-            f"leave one of the two columns out: {sources.examples(wrong)}"
+            f"scores {str(path)!r}: prob is not sigmoid(score), though score must be logit(generated) - logit(real); "
+            f"remove one of the two columns: {sources.examples(wrong)}"
         )
     bad = [k for k, s, a, b in zip(keys, status, score, prob) if s == "ok" and not (np.isfinite(a) and np.isfinite(b))]
     if bad:
@@ -120,7 +120,7 @@ def read_scores(path: Union[str, Path]) -> Scores:
     own = [-1 if v == "" else labels.of_cell(v) for v in columns.get("label", [""] * len(keys))]
     wrong = [f"{k} ({v!r})" for k, v, side in zip(keys, columns.get("label", ()), own) if side is None]
     if wrong:
-        raise UserError(f"scores {str(path)!r}: label is the decision, 0, 1 or empty: {sources.examples(wrong)}")
+        raise UserError(f"scores {str(path)!r}: label must be the decision (0, 1 or empty): {sources.examples(wrong)}")
     label = np.array(own)
     models = {h[6:]: _floats(columns[h]) for h in header if h.startswith("score:")}
     return Scores(keys, score, np.where(np.isnan(score), np.nan, prob), label, status, models, str(path))
@@ -167,7 +167,7 @@ def join(truth: Truth, scores: Scores) -> Tuple[Truth, Scores]:
     Raises
     ------
     UserError
-        Rows without a counterpart; the message lists the first ones of both files.
+        Rows without a counterpart; the message lists the first of each file.
     """
     if truth.paths is None or scores.paths is None:
         return _join_by_row(truth, scores)
@@ -226,14 +226,14 @@ def read_leaks(text: Union[str, Path], truth: Truth) -> List[str]:
     path, conditions = sources.split_source(text)
     rows, header = records.read_table(path, "leaks")
     if truth.paths is None or {"level", "split", "path"} - set(header):
-        raise UserError(f"leaks {str(path)!r}: wanted the leaks.csv of evaluate.py leaks, and labels that name images")
+        raise UserError(f"leaks {str(path)!r}: give the leaks.csv of evaluate.py leaks, and labels with paths")
     for name, _, value in (c.partition("=") for c in conditions):
         if name not in header:
             raise UserError(f"leaks {str(path)!r}: {nearest(name, header, 'column')}")
         rows = [r for r in rows if r[name] == value]
     splits = sorted({r["split"] for r in rows})
     if len(splits) > 1:
-        raise UserError(f"leaks {str(path)!r} speaks of {', '.join(splits)}; choose one: {path}@split={splits[0]}")
+        raise UserError(f"leaks {str(path)!r} covers {', '.join(splits)}; choose one split: {path}@split={splits[0]}")
     found: Dict[str, str] = {}
     for row in rows:
         found.setdefault(sources.normal_path(row["path"].strip()), row["level"])

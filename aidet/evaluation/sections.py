@@ -35,15 +35,15 @@ def by_section(column: str, table: Dict[str, Dict[str, Any]]) -> report.Section:
         for name, r in sorted(table.items(), key=lambda item: (item[1]["classes"], natural_key(item[0])))
     ]  # fmt: skip
     texts = [
-        "A value with images of one class only is ranked against all images of the other class; its accuracy is "
-        "that class's recall."
+        "A value whose images are all of one class is ranked against all images of the other class; its accuracy is "
+        "the recall of its class."
     ]
     for side in ("generated", "real"):
         for key in ("accuracy", "auc"):
             found = metrics.spread(table, side, key)
             if found and found["values"] > 1:
                 texts.append(
-                    f"{key.replace('auc', 'AUC')} over {found['values']} {side} values: average "
+                    f"{key.replace('auc', 'AUC')} over the {found['values']} values with {side} images: average "
                     f"{found['average']:.4f}, minimum {found['minimum']:.4f} ({found['worst']})."
                 )
     header = [column, "class", "images", "accuracy", "95% interval", "AUC", "95% interval"]
@@ -54,7 +54,7 @@ def by_section(column: str, table: Dict[str, Dict[str, Any]]) -> report.Section:
     ]
     chart = report.Chart(
         report.bars(sorted(bars, key=lambda b: b[1])[:LOWEST], "accuracy"),
-        f"Accuracy by {column}, with 95% intervals (the {LOWEST} lowest).",
+        f"Accuracy by {column}, with 95% intervals (at most the {LOWEST} lowest).",
         True,
     )
     tables = [report.Table(f"By {column}", header, rows)]
@@ -66,11 +66,11 @@ def threshold_section(rows: List[Dict[str, float]]) -> report.Section:
     number = report.number
     names = ("threshold", *metrics.DECISIONS)
     lines = {n.replace("_", " "): [(r["threshold"], r[n], None, None) for r in rows] for n in names[2:]}
-    chart = report.curves(lines, "threshold of the probability", "value", (0, 1.02))
+    chart = report.curves(lines, "threshold on the probability", "value", (0, 1.02))
     header = ["threshold", "accuracy", "balanced accuracy", "macro-F1", "recall of real", "recall of generated"]
     cells = [[number(row[n], 1 if n == "threshold" else 4) for n in names] for row in rows]
     return report.Section(
         "Thresholds",
-        charts=[report.Chart(chart, "How decisions change with the threshold.")],
-        tables=[report.Table("Decisions at fixed thresholds of the probability", header, cells)],
+        charts=[report.Chart(chart, "How the metrics change with the threshold.")],
+        tables=[report.Table("Metrics at fixed thresholds on the probability", header, cells)],
     )

@@ -38,7 +38,7 @@ def main(options: argparse.Namespace) -> int:
     Raises
     ------
     UserError
-        Unknown points, labels without image files, or the log of a different sweep.
+        Unknown points, labels without image files, or the log of a sweep with other settings.
     """
     checkpoints, labels, families, seed = options.ckpt, options.labels, options.points, options.seed
     out = Path(options.out)
@@ -102,7 +102,7 @@ def labelled_images(
     """
     true = truth.read_labels(labels, where)
     if true.paths is None:
-        raise UserError(f"sweep needs the image files; {labels} is a bare column of labels")
+        raise UserError(f"sweep needs the image files; {labels} is a bare column of labels without paths")
     true = true.take(degrade.even_sample(true.labels, limit, seed))
     metrics.check(true.labels, what=str(labels))
     return true
@@ -130,6 +130,7 @@ def summary(
     dict
         The metrics of ``clean``, ``thresholds``, and ``points`` with one dict per point.
     """
+    assert true.paths is not None  # labelled_images refuses labels without files
     scores = {point[0]: [log.scores[p, point[0]] for p in true.paths] for point in wanted}
     curve = [(name, family, x, scores[name]) for name, family, x, _ in wanted]
     if (true.paths[0], VOTES) in log.scores:
@@ -171,7 +172,7 @@ def _family(family, points):
     low = min(0.4, min(p[1] for line in lines.values() for p in line) - 0.05)
     chart = report.Chart(
         report.curves(lines, degrade.axis(family), "value", (low, 1.02), 0.5),
-        f"{family}: 95% intervals, dotted: chance.",
+        f"{family}, with 95% intervals; the dotted line is chance.",
     )
     table = [
         [r["point"], *sum(([number(r[k]), interval(r["ci"].get(k), 3)] for k in ("balanced_accuracy", "auc")), []),
@@ -191,7 +192,7 @@ def _page(path, lead, result, where_from):
     cards.append(("lowest AUC", number(lowest["auc"]), f"at {lowest['point']}"))
     if result["speed"]["per_second"]:
         rate = result["speed"]["per_second"]
-        cards.append(("images a second", f"{rate:.1f}", f"with degrading; 5,000 in an hour: {runinfo.hour(rate)}"))
+        cards.append(("images per second", f"{rate:.1f}", f"with degradation; 5,000 in an hour: {runinfo.hour(rate)}"))
     warnings = [f"{result['errors']} images could not be scored and are left out."] if result["errors"] else []
     return report.write(path, "Robustness sweep", lead, parts, cards, warnings)
 
@@ -201,7 +202,7 @@ def _say(result, page):
         cells = [f"{row[k]:.4f} {report.interval(row['ci'].get(k), 3)}" for k in ("balanced_accuracy", "auc")]
         print(f"{row['point']:<12} balanced accuracy {cells[0]}  AUC {cells[1]}")
     if result["speed"]["per_second"]:
-        print(f"{result['speed']['per_second']:.1f} images a second, degrading included")
+        print(f"{result['speed']['per_second']:.1f} images per second, degradation included")
     if result["errors"]:
         print(f"{result['errors']} images could not be scored and are left out")
     print(f"report: {page}")

@@ -108,7 +108,7 @@ def main(options: argparse.Namespace) -> int:
         "models": _summary(cells),
         **facts,
     }
-    lead = f"{len(models)} models on {len(sets)} sets, {votes or 'their own'} votes"
+    lead = f"{len(models)} models on {len(sets)} sets, votes {votes or 'as in the sidecars'}"
     page = _page(out / "report.html", lead, result, where_from)
     files.write_json(out / "metrics.json", result)
     _say(result, page)
@@ -139,7 +139,7 @@ def _score(detectors, truths, log, seed):
 def judge(
     true: truth.Truth, values: Sequence[Value], threshold: float, times: int = 0, seed: int = 42
 ) -> Dict[str, Any]:
-    """Metrics of one cell. A set of one class (CIFAR-100: all real) has a recall and no AUC.
+    """Metrics of one cell. A set of one class (CIFAR-100: all real) has a recall but no AUC.
 
     Parameters and errors as in :func:`aidet.evaluation.points.evaluate`, except that one class is allowed.
     """
@@ -228,7 +228,7 @@ def _page(path, lead, result, where_from):
     warnings = [f"{lost} images could not be scored and are left out."] if lost else []
     single = sorted({c["set"] for c in result["cells"] if c.get("one_class")})
     if single:
-        warnings.append(f"One class only in {', '.join(single)}: its number is a recall, and it has no AUC.")
+        warnings.append(f"Only one class in {', '.join(single)}: accuracy there is a recall, and there is no AUC.")
     cards = [
         (name, report.number(row["minimum"]), f"lowest balanced accuracy, on {row['worst']}")
         for name, row in result["models"].items()

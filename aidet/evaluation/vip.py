@@ -35,10 +35,10 @@ def main(options: argparse.Namespace) -> int:
         Arguments that cannot be combined with ``--vip``, or files that do not match.
     """
     if options.scores:
-        raise UserError("--vip takes its two score files itself; leave --scores out")
+        raise UserError("--vip names the two scores files; leave --scores out")
     beside = [name for name in ALONE if getattr(options, name)]
     if beside:
-        raise UserError(f"--vip is measured by itself; leave --{beside[0].replace('_', '-')} out")
+        raise UserError(f"--vip cannot be combined with --{beside[0].replace('_', '-')}; leave it out")
     if len(options.labels) > 2:
         raise UserError(f"--vip takes one or two sources of --labels, not {len(options.labels)}")
     times, seed = options.bootstrap, options.seed
@@ -51,7 +51,7 @@ def main(options: argparse.Namespace) -> int:
     result.update(facts)
     page = Path(options.out) / "report.html"
     lead, score = f"{options.vip[0]} and {options.vip[1]}", result["contest"]["vip"]
-    cards = [("VIP Cup score", report.number(score), "of 1")]
+    cards = [("VIP Cup score", report.number(score), "at most 1")]
     report.write(page, "VIP Cup score", lead, [_section(evaluations, result), where_from], cards)
     files.write_json(Path(options.out) / "metrics.json", result)
     first, second = result["contest"]["vip_balanced_accuracy"]
@@ -96,7 +96,7 @@ def load_pair(
 def _part(path, labels, shared, where, threshold):
     true, given = read_labels(labels, where), read_scores(path)
     if given.decisions_only:
-        raise UserError(f"--vip {path}: decisions alone; the VIP Cup's form is filename,logit")
+        raise UserError(f"--vip {path} has decisions but no scores; the VIP Cup's format is filename,logit")
     if shared and true.paths is not None:
         known = set(given.paths)
         true = true.take([i for i, p in enumerate(true.paths) if p in known])

@@ -55,12 +55,13 @@ class Maps:
         self._detector: Any = None
         if asked and OFF in asked:
             if len(asked) > 1:
-                raise UserError(f"--explain {OFF} cannot go with {', '.join(a for a in asked if a != OFF)}; choose one")
+                others = ", ".join(a for a in asked if a != OFF)
+                raise UserError(f"--explain {OFF} cannot be combined with {others}; choose one")
             self._none(f"--explain {OFF}")
         elif asked:
             self.files = list(asked)
         elif run is None:
-            self._none(f"no run.json of infer.py that belongs to the scores lies beside them; {ASK}")
+            self._none(f"there is no run.json of infer.py for these scores beside them; {ASK}")
         else:
             for model in run["models"]:
                 why = _unusable(model)
@@ -90,9 +91,7 @@ class Maps:
             self._none(" ".join(str(error).split())[:200])
             return []
         if not found:
-            self._none(
-                f"the network has no map of its own; --explain {self.files[0]} covers parts of the image instead"
-            )
+            self._none(f"the network has no map of its own; --explain {self.files[0]} makes an occlusion map instead")
         self.shown += bool(found)
         self.methods += [method for _, _, method in found if method not in self.methods]
         return found
@@ -105,7 +104,7 @@ class Maps:
         return detector.Detector(*self.files, say=to_stderr, **settings)
 
     def _none(self, why):
-        self.missing.append(f"No maps of where the detector looked: {why}.")
+        self.missing.append(f"No maps of what the detector used: {why}.")
         self.files = []
 
     def legend(self) -> List[str]:
@@ -114,8 +113,8 @@ class Maps:
             return self.missing
         words = " ".join(f"{m[0].upper()}{m[1:]}: {explain.METHODS[m]}." for m in self.methods)
         said = (
-            "Below each image what the models look at in their evaluation view, laid over the part of the image that "
-            f"it shows; further views that voted are not shown. Each map has its own scale. {words}"
+            "The maps below each image show what the models use in their evaluation view, over the part of the image "
+            f"that it covers; other views that voted have no maps. Each map has its own scale. {words}"
         )
         return [said, *self.missing]
 
@@ -124,14 +123,14 @@ def _unusable(model):
     """The reason why a model of ``run.json`` gets no map by default; empty if it gets one."""
     path = model.get("file")
     if not path:
-        return f"run.json names no file of it; {ASK}"
+        return f"run.json does not name its file; {ASK}"
     if not path.endswith(".ckpt"):
-        return f"only a .ckpt has gradients and attentions; --explain {path} covers parts of the image instead"
+        return f"only a .ckpt gives gradients and attention; --explain {path} makes an occlusion map instead"
     if not Path(path).is_file():
-        return f"{path} is no longer there; {ASK}"
+        return f"{path} no longer exists; {ASK}"
     if files.sha256(path) != model["sha256"]:
-        return f"{path} has changed since it made the scores (another SHA-256); {ASK}"
-    return "" if runtime.mindspore_version() else "MindSpore, which computes maps, is not installed here"
+        return f"{path} has changed since the scores were made (its SHA-256 differs); {ASK}"
+    return "" if runtime.mindspore_version() else "MindSpore, which computes the maps, is not installed"
 
 
 def places(evaluation: Evaluation, run: Optional[Dict[str, Any]] = None) -> List[Tuple[Path, List[str]]]:
@@ -148,8 +147,8 @@ def places(evaluation: Evaluation, run: Optional[Dict[str, Any]] = None) -> List
     list of (Path, list of str)
         Each candidate folder, with the paths of all images relative to it.
     """
-    paths = evaluation.scores.paths or []
-    found = [(Path(evaluation.true.root or "."), evaluation.true.paths or [])]
+    paths = evaluation.paths
+    found = [(evaluation.true.root, evaluation.true.paths or [])]
     found.append((Path(evaluation.scores.source).parent, paths))
     where = ((run or {}).get("options") or {}).get("images")
     if where:
@@ -182,12 +181,12 @@ def section(
     scored = not evaluation.scores.decisions_only
     wrong = ranked(evaluation, most)
     if not wrong:
-        return report.Section("Worst errors", ["No wrong decision."])
-    text = "The wrong decisions that were most sure of themselves." if scored else "The first wrong decisions."
+        return report.Section("Worst errors", ["There are no wrong decisions."])
+    text = "The most confident wrong decisions." if scored else "The first wrong decisions."
     made, listed = report.Section("Worst errors", [text]), []
     maps, where = maps or Maps([OFF]), places(evaluation, run)
     for i in wrong:
-        name, side, prob = evaluation.scores.paths[i], evaluation.y[i], evaluation.scores.prob[i]
+        name, side, prob = evaluation.paths[i], evaluation.y[i], evaluation.scores.prob[i]
         listed.append([name, NAMES[side], report.number(prob if scored else None)])
         image = _decoded(folder / paths[i] for folder, paths in where)
         if image is None:
@@ -197,10 +196,10 @@ def section(
         said += "".join(f"; {method} of {model}" for model, _, method in seen)
         image.thumbnail((report.THUMBNAIL, report.THUMBNAIL))
         pictures = [image, *(explain.picture(heat, image.size) for _, heat, _ in seen)]
-        made.shots.append(report.Shot([report.thumbnail(p) for p in pictures], said))
+        made.shots.append(report.Shot([uri for uri in map(report.thumbnail, pictures) if uri], said))
     if not made.shots:
-        made.texts.append("The images are neither where the labels nor where the scores say: no thumbnails, no maps.")
-        made.tables.append(report.Table("Most confident errors", ["path", "truth", "p(generated)"], listed))
+        made.texts.append("The images were not found, so there are no thumbnails and no maps.")
+        made.tables.append(report.Table("Most confident errors", ["path", "true class", "p(generated)"], listed))
         return made
     made.texts += maps.legend()
     return made

@@ -20,9 +20,10 @@ def input_of(sidecar: ckpt.Sidecar) -> Tuple[Tuple[int, int], Pipeline]:
     if not line:
         raise UserError(f"the sidecar of {str(path)!r} names no input.transform, so its input size is unknown")
     pipeline = Pipeline(line)
-    if pipeline.size() is None:
+    size = pipeline.size()
+    if size is None:
         raise UserError(f"{str(path)!r} takes images of any size ({line}); an export needs a fixed one")
-    return pipeline.size(), pipeline
+    return size, pipeline
 
 
 def _bytes(size):

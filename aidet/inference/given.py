@@ -14,8 +14,6 @@ from .. import __version__, images
 from ..datasets.sources import Inputs
 from ..records import natural_order
 
-Item = Tuple[str, Union[str, BinaryIO]]
-
 MAX_BYTES = 256 << 20  # of one image out of an archive, an address or the standard input
 SECONDS = 30  # without an answer from an address
 LISTS = (".csv", ".txt", ".tsv", ".jsonl")
@@ -48,7 +46,10 @@ class Unreadable(io.RawIOBase):
         raise images.ImageError(self.reason)
 
 
-def items(names: Iterable[str]) -> Iterator[Item]:
+Source = Union[str, BinaryIO, Unreadable]
+
+
+def items(names: Iterable[str]) -> Iterator[Tuple[str, Source]]:
     """The images that the words of a command line mean.
 
     Parameters
@@ -68,7 +69,7 @@ def items(names: Iterable[str]) -> Iterator[Item]:
         yield from _of_one(name)
 
 
-def _of_one(name: str) -> Iterator[Item]:
+def _of_one(name: str) -> Iterator[Tuple[str, Source]]:
     extension = os.path.splitext(name)[1].lower()
     if name == "-":
         yield "-", _limited(sys.stdin.buffer, "the standard input")
@@ -99,7 +100,7 @@ def _limited(file, what):
     return io.BytesIO(data) if len(data) <= MAX_BYTES else Unreadable(f"{what} gives more than {MAX_BYTES >> 20} MB")
 
 
-def fetched(address: str) -> BinaryIO:
+def fetched(address: str) -> Union[BinaryIO, Unreadable]:
     """The bytes at an ``http`` or ``https`` address: at most :data:`MAX_BYTES`, and no wait over :data:`SECONDS`.
 
     Returns
@@ -123,7 +124,7 @@ def fetched(address: str) -> BinaryIO:
         return Unreadable(f"the address cannot be read ({getattr(error, 'reason', None) or error})")
 
 
-def _members(path: str) -> Iterator[Item]:
+def _members(path: str) -> Iterator[Tuple[str, Source]]:
     """The images of a zip archive, one at a time, in natural order; damaged and encrypted ones with their reason."""
     try:
         archive = zipfile.ZipFile(path)
@@ -136,7 +137,7 @@ def _members(path: str) -> Iterator[Item]:
     with archive:
         for name in natural_order(archive.namelist()):
             parts = name.split("/")
-            hidden = any(part.startswith(".") or part in LITTER for part in parts)
+            hidden = any((p.startswith(".") and p != "..") or p in LITTER for p in parts)
             if not hidden and os.path.splitext(name)[1].lower() in images.EXTENSIONS:
                 yield f"{path}/{name}", _member(archive, name)
 

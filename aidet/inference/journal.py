@@ -115,7 +115,7 @@ class Journal:
             "status": record.status,
             "scores": record.scores,
         }
-        if getattr(record, "stability", None):
+        if record.stability:
             row["stability"] = record.stability
         self._line(row)
 
@@ -217,13 +217,10 @@ def read_journal(paths: Sequence[Union[str, Path]]) -> Iterator[Record]:
                 raise UserError(f"{str(paths[turn])!r} is not complete; run that shard again with --resume")
             if "done" in value:
                 return
-            stability = value.pop("stability", None)
             try:
                 record = Record(**value)
             except TypeError:
                 raise UserError(f"{str(paths[turn])!r} holds a row that infer.py did not write; run it again") from None
-            if stability:
-                record.stability = stability
             yield record
             turn = (turn + 1) % len(handles)
     finally:

@@ -2,10 +2,11 @@
 
 import argparse
 import heapq
+import io
 import itertools
 import json
 import sys
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from .. import cli, records
 from ..detector import Detector, Verdict
@@ -103,25 +104,16 @@ def _jsonl(verdicts: Iterable[Verdict]) -> Iterator[str]:
         yield json.dumps(verdict.to_dict(), ensure_ascii=False)
 
 
-class _Row:
-    """A file that keeps the last row written to it."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def write(self, text: str) -> None:
-        self.text = text.rstrip("\n")
-
-
 def _csv(verdicts: Iterable[Verdict]) -> Iterator[str]:
-    row = _Row()
-    writer = records.csv_writer(row)
-    writer.writerow(records.COLUMNS)
-    yield row.text
+    yield _row(records.COLUMNS)
     for v in verdicts:
-        label = "" if v.label is None else v.label
-        writer.writerow([v.path, records.number(v.score), records.number(v.prob), label, v.decision, v.status])
-        yield row.text
+        yield _row([v.path, records.number(v.score), records.number(v.prob), v.label, v.decision, v.status])
+
+
+def _row(fields: Sequence[Any]) -> str:
+    text = io.StringIO()
+    records.csv_writer(text).writerow(fields)
+    return text.getvalue().rstrip("\n")
 
 
 def refuse(args: argparse.Namespace) -> None:

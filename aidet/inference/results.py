@@ -98,7 +98,7 @@ def write_stability(path: Union[str, Path], rows: Rows) -> Path:
         writer = records.csv_writer(file)
         names: Optional[List[str]] = None
         for r in rows():
-            values = getattr(r, "stability", None)
+            values = r.stability
             if values and names is None:
                 names = list(values)
                 writer.writerow(["path", "spread", *names])

@@ -59,11 +59,11 @@ def targets(args: argparse.Namespace) -> Target:
         An incomplete or mixed form, an unknown format, or a file given as folder.
     """
     if args.inputs and not args.out:
-        source, target = args.inputs
-        return Target(source, Path(target).parent, "logit", Path(target).name)
+        table, written = args.inputs
+        return Target(table, Path(written).parent, "logit", Path(written).name)
     if len(args.inputs) > 1:
         raise UserError(f"{args.inputs[1]!r}: result files are of one folder, table or list; name it with --images")
-    source = args.images or (args.inputs[0] if args.inputs else None)
+    source: str = args.images or (args.inputs[0] if args.inputs else "")
     form = args.format or "result"
     for flag, value in (("--images", source), ("--out", args.out)):
         if not value:

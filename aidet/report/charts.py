@@ -4,9 +4,10 @@ import base64
 import io
 import warnings
 from contextlib import contextmanager
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..cli import printable
 
@@ -14,7 +15,7 @@ from ..cli import printable
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "x", "*")
-NAME = 40  # most characters of a name next to a chart
+NAME = 40  # longer names next to a chart are shortened to this many characters
 # x (or a name), value, and the lower and upper ends of its interval, which may be None.
 Row = Tuple[Any, float, Optional[float], Optional[float]]
 STYLE = {
@@ -52,7 +53,8 @@ def _svg(figure):
     """The figure as a data URI, without a date, so that the same input gives the same file."""
     import matplotlib
 
-    # Outlines look the same everywhere, but a Chinese name, for example, needs the fonts of the report's reader.
+    # Text as outlines looks the same everywhere. Characters that matplotlib's own font lacks (Chinese, for example) are
+    # left to the fonts of the reader's browser.
     kind = "path" if _covered(figure) else "none"
     buffer = io.BytesIO()
     with matplotlib.rc_context({**STYLE, "svg.fonttype": kind}), warnings.catch_warnings():
@@ -120,13 +122,13 @@ def reliability(points: Sequence[Tuple[float, float, int]]) -> str:
     """Reliability diagram from :func:`aidet.metrics.reliability`; dot area is proportional to the number of images."""
     mean, share, count = (np.array(v) for v in zip(*points))
     with _figure() as (figure, axes):
-        axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle=(0, (2, 3)), label="honest probabilities")
+        axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle=(0, (2, 3)), label="perfect calibration")
         axes.plot(mean, share, color=COLOURS[0], linewidth=1.5, label="this detector")
         axes.scatter(
             mean, share, s=12 + 180 * count / count.max(), color=COLOURS[0], edgecolor="black", linewidth=0.6, zorder=3
         )
         axes.set(
-            xlabel="probability it states", ylabel="share that is generated", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
+            xlabel="stated probability", ylabel="share of generated images", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
         )
         axes.legend(loc="upper left")
         return _svg(figure)
@@ -154,7 +156,7 @@ def histogram(y: np.ndarray, score: np.ndarray, threshold: Optional[float]) -> s
 
 
 def curves(
-    lines: Dict[str, Sequence[Row]],
+    lines: Mapping[str, Sequence[Row]],
     xlabel: str,
     ylabel: str,
     ylim: Optional[Tuple[float, float]] = None,
@@ -177,7 +179,8 @@ def curves(
             values = [p[1] for p in points]
             style = {"color": COLOURS[i % 7], "marker": MARKERS[i % 7], "linestyle": DASHES[i % 7], "label": name}
             if any(p[2] is not None for p in points):
-                spans = [[v - p[2] for v, p in zip(values, points)], [p[3] - v for v, p in zip(values, points)]]
+                low, high = (np.array([p[k] for p in points], float) for k in (2, 3))
+                spans = [values - low, high - values]
                 axes.errorbar(x, values, np.maximum(spans, 0), capsize=3, linewidth=1.8, markersize=6, **style)
             else:
                 axes.plot(x, values, linewidth=1.8, markersize=6, **style)
@@ -193,22 +196,22 @@ def curves(
         return _svg(figure)
 
 
-def heat(matrix: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], label: str) -> str:
+def heat(matrix: ArrayLike, rows: Sequence[str], columns: Sequence[str], label: str) -> str:
     """A matrix as a grey heat map with the numbers in its cells; NaN cells stay empty."""
-    matrix = np.asarray(matrix, float)
+    values = np.asarray(matrix, float)
     with _figure((1.9 + 0.95 * len(columns), 1.5 + 0.5 * len(rows))) as (figure, axes):
         axes.grid(False)
-        axes.imshow(np.ma.masked_invalid(matrix), cmap="Greys", vmin=0.4, vmax=1.2, aspect="auto")
-        for r in range(matrix.shape[0]):
-            for c in range(matrix.shape[1]):
-                if np.isfinite(matrix[r, c]):
+        axes.imshow(np.ma.masked_invalid(values), cmap="Greys", vmin=0.4, vmax=1.2, aspect="auto")
+        for r in range(values.shape[0]):
+            for c in range(values.shape[1]):
+                if np.isfinite(values[r, c]):
                     axes.text(
                         c,
                         r,
-                        f"{matrix[r, c]:.3f}",
+                        f"{values[r, c]:.3f}",
                         ha="center",
                         va="center",
-                        color="white" if matrix[r, c] > 0.9 else "black",
+                        color="white" if values[r, c] > 0.9 else "black",
                     )
         axes.set_xticks(range(len(columns)), [_short(c) for c in columns], rotation=30, ha="right")
         axes.set_yticks(range(len(rows)), [_short(r) for r in rows])

@@ -5,7 +5,7 @@ import io
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from PIL import Image
 
@@ -116,20 +116,20 @@ def thumbnail(image: Union[str, Path, Image.Image], side: int = THUMBNAIL) -> Op
     image.thumbnail((side, side))
     buffer = io.BytesIO()
     # Small images are saved as PNG, so that CIFAKE's 32-pixel images are shown without loss.
-    kind = {"format": "PNG"} if max(image.size) <= 64 else {"format": "JPEG", "quality": 85}
-    image.save(buffer, **kind)
-    mime = "image/" + kind["format"].lower()
-    return f"data:{mime};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    kind = "png" if max(image.size) <= 64 else "jpeg"
+    image.save(buffer, kind, **({} if kind == "png" else {"quality": 85}))
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def versions() -> Dict[str, str]:
     """Versions of AIDet, Python and the packages that the numbers depend on."""
     found = {"aidet": __version__, "python": platform.python_version()}
-    found.update({name: version_of(name) for name in PACKAGES if version_of(name)})
+    installed = ((name, version_of(name)) for name in PACKAGES)
+    found.update({name: version for name, version in installed if version})
     return found
 
 
-def provenance(inputs: Dict[str, Union[str, Path]]) -> Tuple[Dict[str, Any], Section]:
+def provenance(inputs: Mapping[str, Union[str, Path]]) -> Tuple[Dict[str, Any], Section]:
     """Provenance of a report: the SHA-256 of each input file (for a folder, only its name), and the versions.
 
     Parameters

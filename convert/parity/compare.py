@@ -244,8 +244,8 @@ def preprocessing(transform: Optional[str], reference: Reference) -> Optional[Fa
         pixels were not made by the source's own code (``pixels_by``).
     """
     photos = reference.meta.get("photos") or []
-    paths = [photo_path(name) for name in photos]
-    if transform is None or not reference.meta.get("pixels_by") or reference.pixels is None or None in paths:
+    paths = [path for path in map(photo_path, photos) if path is not None]
+    if transform is None or not reference.meta.get("pixels_by") or reference.pixels is None or len(paths) < len(photos):
         return None
     from aidet.images import Pipeline, decode
 

@@ -174,7 +174,7 @@ def versions() -> Dict[str, str]:
     from aidet.runtime import version_of
 
     names = ("torch", "timm", "torchvision", "transformers", "diffusers", "numpy", "pillow")
-    return {n: version_of(n) for n in names if version_of(n)}
+    return {name: version for name, version in ((n, version_of(n)) for n in names) if version}
 
 
 def statistics(transform: str) -> Tuple[List[float], List[float]]:

@@ -11,7 +11,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -126,7 +126,7 @@ def main(argv: Sequence[str]) -> None:
     pool = load(args.images)
     net, loss = train(pool, args)
     arrays = {name: value.detach().numpy().copy() for name, value in net.state_dict().items()}
-    sidecar = {
+    sidecar: Dict[str, Any] = {
         "architecture": "aidet_tae", "arguments": {}, "role": "autoencoder", "num_outputs": None, "classes": [],
         "class_order": None, "input": {"size": None, "multiple": 4, "channels": "RGB", "range": [0, 1]},
         "source": {"repository": "trained for this project", "licence": "Apache-2.0"},

@@ -43,10 +43,15 @@ def scores(detector: detector.Detector, path: Path, line: Optional[str]) -> floa
     image = images.decode(path)
     if line:
         image = images.applied(images.Pipeline(line).steps, image, images.generator(0, str(path)))
-    height, width = detector.models[0].views.size
+    made = detector.models[0].views
+    # A network without a fixed size takes an image of any size.
+    height, width = (made.size if made is not None else None) or (0, 0)
     if line and (image.height < height or image.width < width):
         return np.nan
-    return detector.score([image])[0].prob
+    record = detector.score([image])[0]
+    if record.prob is None:
+        raise UserError(f"{path}: {record.status}; the detector cannot be calibrated on it")
+    return record.prob
 
 
 def choose(probs: np.ndarray, sources: Sequence[str], fpr: float) -> Tuple[float, str, int]:

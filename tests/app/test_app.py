@@ -216,7 +216,7 @@ def test_a_manifest_says_who_made_the_image_and_how(tmp_path, photo):
         "manifest present, made with Example Painter 3.1, signed in the name of Example Pictures Ltd; "
         "its signature was not verified"
     )
-    record = detector.Verdict("a", -2.0, 0.12, 0, "real", "ok", {}, {})
+    record = detector.Verdict("a", -2.0, 0.12, 0, "real")
     for language, words_of in (("en", "metadata name a generator"), ("zh", "写有生成工具")):
         assert words_of in cards.verdict(language, record, 0.5, (0.4, 0.6), [generator])
         assert words_of not in cards.verdict(language, record, 0.5, (0.4, 0.6), [manifest])

@@ -78,7 +78,7 @@ def found(capsys):
 
 def test_a_clean_set_raises_no_alarm(found, plant):
     shortcuts, result, out = found(plant(clean))
-    assert shortcuts == [] and "no alarm: 14 other properties" in out
+    assert shortcuts == [] and "no shortcut: 14 other properties" in out
     assert result["aligned"]["n"] == result["aligned"]["of"] == 120
     assert result["features"]["exif"]["distinct"] == 1
 

@@ -193,7 +193,7 @@ def test_cifakes_leaks_on_a_small_copy(run, tmp_path, photo):
     (tmp_path / "train/FAKE/again.jpg").write_bytes((tmp_path / "train/FAKE/20.jpg").read_bytes())
     done = run("evaluate.py", "leaks", "--train", tmp_path / "train", "--test", tmp_path / "test", "--out", tmp_path)
     assert "leak: 5 of 65 images of test are in train (0 by path, 5 by bytes," in done.stdout, done.stdout
-    assert "doubles: 1 files of train repeat another file of train" in done.stdout
+    assert "duplicates: 1 files of train are byte-identical to another of train" in done.stdout
     rows = {r["path"]: (r["level"], r["also_path"]) for r in csv.DictReader(open(tmp_path / "leaks.csv"))}
     assert rows == {copy: ("bytes", source) for copy, source in planted.items()}
 

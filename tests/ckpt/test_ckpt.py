@@ -1,4 +1,4 @@
-"""Strict loading, atomic saving, sidecars, the runtime's traps."""
+"""Strict loading, atomic saving, sidecars, and the settings that MindSpore needs before it is imported."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def test_unknown_architecture_and_argument(net, saved):
         models.create("testing", num_clases=2)
 
 
-def test_saving_into_an_impossible_place_says_so(net, tmp_path):
+def test_saving_where_nothing_can_be_written_is_refused(net, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot write"):
         ckpt.save(net, tmp_path / "file" / "m.ckpt", SIDECAR)
@@ -118,11 +118,11 @@ def test_the_shipped_autoencoder_reconstructs_a_photograph():
     assert z.shape == (1, 4, 32, 32) and y.shape == x.shape
     np.testing.assert_allclose(net.decode(z).asnumpy(), y, atol=1e-5)
     psnr = -10 * np.log10(np.mean((np.clip(y, 0, 1) - x) ** 2))
-    # Measured when it was trained: 29.0 dB on crops of photographs. A fake that is far off would be no aligned fake.
+    # It reached 29.0 dB on crops of photographs after training. An aligned fake must stay close to its original.
     assert psnr > 26
 
 
-def test_reading_takes_the_memory_of_the_arrays_once(tmp_path):
+def test_reading_needs_the_memory_of_one_copy_of_the_arrays(tmp_path):
     arrays = {f"w{i}": np.full((1 << 20,), i, np.float32) for i in range(8)}
     ckpt.write_arrays(arrays, tmp_path / "x.ckpt")
     tracemalloc.start()
@@ -141,10 +141,10 @@ def test_numpy_2_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(("version", "want"), [("2.8.0", None), ("2.9.0", "AVX2"), ("2.10.0", "AVX2")])
-def test_slow_convolution_is_avoided_where_it_exists(monkeypatch, version, want):
+def test_the_slow_convolution_of_newer_versions_is_avoided(monkeypatch, version, want):
     import sys
 
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "")  # so that what the test sets is taken back after it
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "")  # so that monkeypatch restores the variable after the test
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
     monkeypatch.setattr(runtime, "version_of", lambda name: version if name == "mindspore" else None)
     monkeypatch.delitem(sys.modules, "mindspore", raising=False)

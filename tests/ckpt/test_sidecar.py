@@ -1,4 +1,4 @@
-"""The class that reads a sidecar: what it says, what it refuses, and that nobody else reaches for the dict."""
+"""The class Sidecar: its values, its errors, and that no other code reads the dict behind it."""
 
 import ast
 import dataclasses
@@ -15,11 +15,11 @@ from aidet import Detector, ckpt, files
 from aidet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-# Facts that nothing else has; "input" or "size" would also be found in verdicts and settings.
+# Keys that only a sidecar has; "input" or "size" would also be found in verdicts and settings.
 KEYS = {"class_order", "arguments", "calibration", "voting"}
-# The room that holds the class.
+# The package that contains the class.
 READER = ("aidet/ckpt/",)
-# Those that write sidecars, and the metadata of an ONNX file, handle the whole dict.
+# Modules that write sidecars or the metadata of an ONNX file need the whole dict.
 WRITERS = {
     "aidet/training/saving.py",
     "aidet/export/onnx_graph.py",
@@ -53,7 +53,7 @@ def counted(monkeypatch):
 
 
 def start(seen, path, **options):
-    """What one start of a detector hashes and reads."""
+    """Open a detector; return it with the names of the files that it hashed and read."""
     for names in seen.values():
         names.clear()
     detector = Detector(path, say=lambda line: None, **options)
@@ -92,13 +92,13 @@ def test_facts_of_a_detector(model):
         sidecar.path = "other.ckpt"
 
 
-def test_what_a_caller_leaves_open_is_as_the_sidecar_says():
+def test_settings_that_are_not_given_come_from_the_sidecar():
     own = ckpt.Sidecar({"voting": {"votes": 6, "views": "grid"}}, "m.ckpt").voting
     assert own.settings() == {"votes": 6, "kind": "grid", "weights": "equal"}
     assert own.settings(votes=2, kind=None, seed=1) == {"votes": 2, "kind": "grid", "weights": "equal", "seed": 1}
 
 
-def test_a_backbone_can_be_read_and_only_a_detectors_facts_complain(tmp_path):
+def test_a_backbone_can_be_read_but_is_refused_as_a_detector(tmp_path):
     path = make_model(tmp_path / "b.ckpt", class_order=None, classes=["cat", "dog"], input=None)
     sidecar = ckpt.Sidecar.read(path)
     assert sidecar.class_order is None and sidecar.transform is None and sidecar.size is None
@@ -120,7 +120,7 @@ def test_a_backbone_can_be_read_and_only_a_detectors_facts_complain(tmp_path):
         ("voting", [3], "must be a mapping with the keys votes, views, weights"),
     ],
 )
-def test_a_wrong_fact_is_refused_by_its_name_and_value(name, value, said):
+def test_a_wrong_value_is_refused_with_its_name_and_value(name, value, said):
     sidecar = ckpt.Sidecar({"format": 1, "architecture": "x", name: value}, "m.ckpt")
     with pytest.raises(UserError, match=rf"sidecar of 'm\.ckpt': .*{said}"):
         getattr(sidecar, name)
@@ -136,7 +136,7 @@ def test_a_replaced_checkpoint_is_noticed_before_it_is_explained(model):
 
 
 # --- whole or absent -------------------------------------------------------------------------------------------------
-def test_a_path_is_renamed_when_its_block_ends_well(tmp_path):
+def test_a_file_appears_only_when_its_block_has_succeeded(tmp_path):
     target = tmp_path / "new" / "x.bin"
     with files.atomic_path(target) as made:
         made.write_text("one")
@@ -144,7 +144,7 @@ def test_a_path_is_renamed_when_its_block_ends_well(tmp_path):
     assert target.read_text() == "one" and os.listdir(target.parent) == ["x.bin"]
 
 
-def test_a_block_that_fails_leaves_what_was_there(tmp_path):
+def test_a_block_that_fails_keeps_the_old_file(tmp_path):
     (tmp_path / "x").write_text("old")
     with pytest.raises(ValueError), files.atomic_path(tmp_path / "x") as made:
         made.write_text("new")
@@ -152,7 +152,7 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path):
     assert (tmp_path / "x").read_text() == "old" and os.listdir(tmp_path) == ["x"]
 
 
-def test_a_folder_takes_the_place_of_the_one_before(tmp_path):
+def test_a_folder_replaces_the_old_one(tmp_path):
     for name in ("a", "b"):
         with files.atomic_path(tmp_path / "f") as made:
             made.mkdir()
@@ -168,7 +168,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 # --- the fence -------------------------------------------------------------------------------------------------------
 def accesses(tree):
-    """(line, what) of everything that reaches for the dict of a sidecar."""
+    """Yield (line, name) of every access to the dict of a sidecar."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in ("read_sidecar", "raw", "check_facts"):
             yield node.lineno, node.attr
@@ -187,7 +187,7 @@ def product():
     ]
 
 
-def test_nobody_but_the_class_and_the_writers_reaches_into_a_sidecar():
+def test_only_the_class_and_the_writers_read_the_dict_of_a_sidecar():
     found = {}
     for path in product():
         name = path.relative_to(ROOT).as_posix()
@@ -197,5 +197,5 @@ def test_nobody_but_the_class_and_the_writers_reaches_into_a_sidecar():
         if seen:
             found[name] = seen
     assert not found
-    # The class itself is full of such accesses: the test would see one elsewhere.
+    # The search works: it finds the accesses in the class itself.
     assert len(list(accesses(ast.parse(inspect.getsource(ckpt.Sidecar))))) > 5

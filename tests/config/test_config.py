@@ -19,13 +19,13 @@ def write(tmp_path, text):
     return path
 
 
-def test_values_come_in_their_types(tmp_path):
+def test_values_get_the_types_of_their_keys(tmp_path):
     c = config.load(write(tmp_path, "lr: 1e-4\nepoch_size: 3\nema: true\nscale: [0.2, 1.0]\nloss: ce\nopt: AdamW\n"))
     assert (c.lr, c.epoch_size, c.ema, c.scale, c.loss, c.opt) == (1e-4, 3, True, [0.2, 1.0], "CE", "adamw")
     assert c.given == {"lr", "epoch_size", "ema", "scale", "loss", "opt"}
 
 
-def test_the_command_line_wins_and_takes_lists_and_booleans(tmp_path):
+def test_the_command_line_overrides_the_file_and_takes_lists_and_booleans(tmp_path):
     path = write(tmp_path, "lr: 0.1\nema: true\n")
     found, overrides, flags = config.parse_args(
         ["-c", str(path), "--lr=0.2", "--scale", "0.2,1.0", "--ratio", "0.9", "1.1", "--drop_overflow_update", "False",
@@ -70,7 +70,7 @@ def test_missing_file_and_unknown_flag(tmp_path):
         config.parse_args(["x"])
 
 
-def test_a_written_configuration_loads_to_the_same(tmp_path):
+def test_a_written_configuration_loads_back_unchanged(tmp_path):
     c = config.load(
         None, {"lr": 0.01, "lr_groups": {"head.*": 2}, "class_weights": "1,2", "transform": "decode | hflip"}
     )
@@ -86,7 +86,7 @@ def test_platform_names_are_mapped():
     assert config.load(None, {"output_path": "/out"}).ckpt_save_dir == "/out"
 
 
-def test_ckpt_path_is_a_start_and_with_resume_opt_a_state():
+def test_ckpt_path_means_init_from_or_with_resume_opt_resume():
     assert config.load(None, {"ckpt_path": "my.ckpt"}).init_from == "my.ckpt"
     c = config.load(None, {"ckpt_path": "my.ckpt", "resume_opt": True})
     assert (c.init_from, c.resume) == (None, "my.ckpt")
@@ -103,12 +103,13 @@ def test_help_and_a_bad_flag_need_no_framework():
         assert done.stdout.strip().splitlines()[-1] == wanted, done.stderr
 
 
-# Values computed by hand from the definitions (PyTorch's, which MindCV follows).
 def rates(**keys):
+    """Learning rates of 4 epochs with 10 steps each."""
     return schedules.learning_rates(config.load(None, {"lr": 1.0, "min_lr": 0.0, "epoch_size": 4, **keys}), 10)
 
 
 def test_schedules():
+    # The expected values follow by hand from PyTorch's definitions, which MindCV shares.
     cosine = rates(scheduler="cosine_decay")
     assert cosine[0] == 1.0 and abs(cosine[20] - 0.5) < 1e-12 and 0 < cosine[-1] < 0.01 and len(cosine) == 40
     warm = rates(scheduler="constant", warmup_epochs=1)
@@ -156,7 +157,7 @@ def mindcv_scheduler():
         ("cyclic", {"num_cycles": 2}),
     ],
 )
-def test_every_schedule_is_mindcvs_step_by_step(mindcv_scheduler, name, more, warmup, stair):
+def test_every_schedule_equals_mindcvs_at_every_step(mindcv_scheduler, name, more, warmup, stair):
     if name in ("one_cycle", "cyclic") and warmup:
         pytest.skip("refused by both")
     common = {"scheduler": name, "lr": 0.1, "min_lr": 1e-4, "warmup_epochs": warmup, "warmup_factor": 0.01,
@@ -174,6 +175,6 @@ def test_schedule_errors():
         rates(scheduler="one_cycle", warmup_epochs=1)
 
 
-def test_extending_a_run_keeps_a_constant_schedule():
+def test_more_epochs_leave_the_earlier_rates_unchanged():
     short, long = (rates(scheduler="step_decay", decay_epochs=2, epoch_size=n) for n in (2, 6))
     assert long[: len(short)] == short

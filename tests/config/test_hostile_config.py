@@ -1,4 +1,4 @@
-"""Configurations from strangers: exit code 2 with the key named, nothing constructed, nothing that swells."""
+"""Hostile configurations end with exit code 2 and the name of the key, construct no object and use little memory."""
 
 import datetime
 import math
@@ -20,7 +20,7 @@ def write(folder, text):
 
 
 def refused(path):
-    """The message; the file must be refused, in little memory."""
+    """Load a file that must be refused without using much memory; return the message."""
     tracemalloc.start()
     try:
         with pytest.raises(UserError) as error:
@@ -60,7 +60,7 @@ def test_tags_construct_nothing_and_the_key_is_named(tmp_path, tag, key):
 
 
 def laughs(levels=12, width=10, kind="[{}]"):
-    """An alias of an alias of an alias: width ** levels values in a kilobyte."""
+    """Billion laughs: one kilobyte of nested aliases that would expand to width ** levels values."""
     lines = ["model_args:", "  a0: &a0 1"]
     lines += [f"  a{i + 1}: &a{i + 1} " + kind.format(", ".join([f"*a{i}"] * width)) for i in range(levels)]
     return "\n".join(lines) + "\n"
@@ -104,7 +104,7 @@ def test_bombs_and_nonsense_are_one_clear_error(tmp_path, name):
     assert re.search(wanted, refused(write(tmp_path, text)))
 
 
-def test_the_command_line_leaves_with_2_and_one_line(tmp_path, capsys):
+def test_the_command_line_exits_with_2_and_one_line(tmp_path, capsys):
     import train
 
     for text, key in (
@@ -145,7 +145,7 @@ JUNK = [
 
 
 def holds(name, value):
-    """One key with one value: a configuration that can be written and read back, or an error that names the key."""
+    """Whether a key accepts a value: then it can be written and read back; if not, the error must name the key."""
     try:
         made = config.Config({name: value})
     except UserError as error:
@@ -154,17 +154,17 @@ def holds(name, value):
         assert len(str(error)) < 2000
         return False
     target = config.ALIASES.get(name, name)
-    if target is not None:  # what was taken can be written down and read back
+    if target is not None:  # an accepted value can be written and read back
         line = loading.yaml.safe_load(loading._line(target, getattr(made, target)))
         assert config.Config(line)[target] == made[target], (name, value)
     return True
 
 
 @pytest.mark.parametrize("name", [*config.SCHEMA, *config.ALIASES])
-def test_every_key_names_itself_or_takes_the_value(name):
-    taken = [holds(name, value) for value in JUNK]
-    free = config.ALIASES.get(name, name) is None  # what a platform passes and nobody reads
-    assert free or not all(taken), "a key that takes everything is not checked at all"
+def test_every_key_accepts_a_value_or_is_named_in_the_error(name):
+    accepted = [holds(name, value) for value in JUNK]
+    free = config.ALIASES.get(name, name) is None  # a platform passes it, and it is ignored
+    assert free or not all(accepted), "a key that accepts every value is not checked"
 
 
 anything = st.recursive(

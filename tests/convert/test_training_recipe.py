@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from aidet.errors import UserError
+from aidet.records import Record
 from convert.training import calibrate, detector, photographs, statistics, web_photographs
 
 
@@ -102,6 +103,21 @@ def test_the_threshold_holds_for_every_source_and_condition():
     # One step lower, and the source that decided has too many.
     lower = np.sort(probs[40:70, 1])[::-1][np.sum(probs[40:70, 1] > threshold)] - 1e-9
     assert (probs[40:70, 1] > lower).mean() > 0.1
+
+
+def test_a_detector_for_images_of_any_size_can_be_calibrated(tmp_path):
+    Image.fromarray(textured(1, 20)).save(tmp_path / "1.png")
+
+    def opened(size, prob):
+        model = types.SimpleNamespace(views=types.SimpleNamespace(size=size))
+        record = Record("1.png", prob=prob, status="ok" if prob else "error: not a finite number")
+        return types.SimpleNamespace(models=[model], score=lambda sources: [record])
+
+    line = calibrate.CONDITIONS["half size"]
+    assert calibrate.scores(opened(None, 0.25), tmp_path / "1.png", line) == 0.25
+    assert np.isnan(calibrate.scores(opened((16, 16), 0.25), tmp_path / "1.png", line)), "10 pixels are left"
+    with pytest.raises(UserError, match="1.png: error: not a finite number"):
+        calibrate.scores(opened(None, None), tmp_path / "1.png", line)
 
 
 def test_the_slope_is_the_one_that_made_the_labels():

@@ -11,6 +11,8 @@ import export
 import infer
 from aidet import Detector
 from aidet.detector import cascade
+from aidet.detector.network import Network
+from aidet.detector.scorer import Scorer
 from aidet.errors import UserError
 
 SETTINGS = [{}, {"votes": 5}, {"votes": 5, "vote": "hard"}, {"votes": 5, "unsure": (0.4, 0.6), "early_exit": True}]
@@ -123,3 +125,10 @@ def test_a_damaged_margin_is_none(pair, value):
 def test_a_cascade_of_other_weights_is_refused(pair, tmp_path):
     with pytest.raises(UserError, match="was not made from"):
         Detector(make_model(tmp_path / "b.ckpt", seed=2), cascade=pair[1])
+
+
+def test_a_cascade_with_a_model_without_a_sidecar_is_refused(pair):
+    rule = Scorer()  # as a rule fitted on reconstruction errors, which runs on ONNX Runtime
+    rule.name, rule.backend_name, rule.identity = "r", "onnxruntime", "0" * 64
+    with pytest.raises(UserError, match="was not made from"):
+        cascade.open_first(pair[1], rule, lambda path: Network(path, "r"))

@@ -277,7 +277,7 @@ def bad(tmp_path, labels="path,label\n1.png,0\n2.png,1\n", scores="path,score\n1
         ({"labels": "0\n1\n0\n"}, "has 3 labels, .* has 2 rows"),
         ({"labels": "0\n2\n"}, "bare column of 0 and 1, but row 2"),
         ({"labels": "path,target\n1.png,0\n2.png,inf\n"}, r"neither 0/1 nor real/generated: 2.png \('inf'\)"),
-        ({"scores": "path,score,label\n1.png,-1,0\n2.png,1,maybe\n"}, r"label is the decision.*: 2.png \('maybe'\)"),
+        ({"scores": "path,score,label\n1.png,-1,0\n2.png,1,maybe\n"}, r"must be the decision.*: 2.png \('maybe'\)"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_writes_nothing(tmp_path, given, text):
@@ -376,7 +376,7 @@ def test_a_threshold_is_never_chosen_on_the_images_it_is_judged_on(small):
     given = {"scores": small / "run/scores.csv", "labels": [small / "labels.csv"]}
     (small / "copy.csv").write_text((small / "run/scores.csv").read_text())
     for other in (small / "run/scores.csv", small / "copy.csv"):
-        with pytest.raises(UserError, match="threshold would be chosen on images that it is judged on"):
+        with pytest.raises(UserError, match="threshold would be chosen on the images that it is tested on"):
             run_score(small, **given, valid_scores=other, valid_labels=small / "labels.csv")
     with pytest.raises(UserError, match="go with --valid-scores, which is missing"):
         run_score(small, **given, valid_labels=small / "labels.csv")
@@ -394,7 +394,7 @@ def test_two_files_without_a_common_image_are_not_compared(small):
     for name, half in (("a.csv", range(1, 21)), ("b.csv", range(21, 41))):
         text = [f"{line.split(',')[0]},,,,,error: lost" if i in half else line for i, line in enumerate(lines)]
         (small / name).write_text("\n".join(text) + "\n")
-    with pytest.raises(UserError, match="have no image that both could score"):
+    with pytest.raises(UserError, match="no image has a score in both"):
         measured(small, scores=small / "a.csv", against=small / "b.csv")
 
 
@@ -588,14 +588,14 @@ def test_accuracy_without_the_leaked_images(small):
 
 def test_a_class_that_leaked_whole_is_said(small):
     made = [["bytes", "test", f"{i}.png", "train", "x.png", 0] for i in range(40) if i // 4 % 2]
-    with pytest.raises(UserError, match="another split has every generated image"):
+    with pytest.raises(UserError, match="every generated image is also in another split"):
         measured(small, scores=small / "run/scores.csv", leaks=str(leak_rows(small, *made)))
 
 
 def test_leaks_of_other_splits_or_images_are_refused(small):
     leak_rows(small, ["bytes", "test", "1.png", "train", "x", 0], ["bytes", "valid", "a.png", "train", "x", 0])
     given = {"scores": small / "run/scores.csv"}
-    with pytest.raises(UserError, match="speaks of test, valid; choose one"):
+    with pytest.raises(UserError, match="covers test, valid; choose one split"):
         measured(small, leaks=str(small / "leaks.csv"), **given)
     assert measured(small, leaks=f"{small}/leaks.csv@split=test", **given)["deduplicated"]["n"] == 39
     with pytest.raises(UserError, match="1 images are not in .*: a.png"):
@@ -617,7 +617,7 @@ def test_the_report_shows_weights_and_speed_of_the_run_that_made_the_scores(smal
     found = measured(small, scores=small / "run/scores.csv")["run"]
     assert found["images_per_second"] == 5 and found["models"][0]["sha256"] == "c0ffee" * 10
     page = (small / "out/report.html").read_text(encoding="utf-8")
-    for text in ("c0ffee" * 10, "How the scores were made", "5,000 in an hour: yes", "images a second"):
+    for text in ("c0ffee" * 10, "How the scores were made", "5,000 in an hour: yes", "images per second"):
         assert text in page, text
     with open(small / "run/scores.csv", "a") as file:
         file.write("\n")
@@ -701,7 +701,7 @@ def test_maps_of_the_model_that_made_the_scores_come_without_asking(small, tiny,
     given = made_by(small, tiny)
     run_score(small, **given, explain=["none"])
     plain, page = pictures(small)
-    assert plain > 0 and "No maps of where the detector looked: --explain none." in page
+    assert plain > 0 and "No maps of what the detector used: --explain none." in page
     run_score(small, **given)
     with_maps, page = pictures(small)
     assert with_maps == 2 * plain and "Grad-CAM of tiny" in page and "white speaks for generated" in page
@@ -716,10 +716,10 @@ def test_the_report_says_why_there_are_no_maps(small, tiny, tmp_path_factory):
     other.write_bytes(b"x")
     run = json.loads((small / "run/run.json").read_text())
     cases = {
-        f"No map of tiny: {gone} is no longer there": {"file": str(gone)},
-        "has changed since it made the scores": {"sha256": "0" * 64},
-        "only a .ckpt has gradients and attentions": {"file": str(other)},
-        "run.json names no file of it; name the model with --explain A.ckpt": {"file": None},
+        f"No map of tiny: {gone} no longer exists": {"file": str(gone)},
+        "has changed since the scores were made": {"sha256": "0" * 64},
+        "only a .ckpt gives gradients and attention": {"file": str(other)},
+        "run.json does not name its file; name the model with --explain A.ckpt": {"file": None},
     }
     for text, change in cases.items():
         (small / "run/run.json").write_text(json.dumps({**run, "models": [{**run["models"][0], **change}]}))
@@ -729,7 +729,7 @@ def test_the_report_says_why_there_are_no_maps(small, tiny, tmp_path_factory):
     (small / "run/run.json").unlink()
     run_score(small, **given)
     assert "no run.json of infer.py that belongs to the scores" in pictures(small)[1]
-    with pytest.raises(UserError, match="--explain none cannot go with a.ckpt"):
+    with pytest.raises(UserError, match="--explain none cannot be combined with a.ckpt"):
         run_score(small, **given, explain=["none", "a.ckpt"])
 
 
@@ -741,7 +741,7 @@ def test_a_map_that_fails_does_not_stop_an_evaluation(small, tiny, monkeypatch):
 
     monkeypatch.setattr(explain.Explainer, "_grad_cam", broken)
     assert run_score(small, **given) == 0
-    assert "No maps of where the detector looked: no gradient of this operator." in pictures(small)[1]
+    assert "No maps of what the detector used: no gradient of this operator." in pictures(small)[1]
     with pytest.raises(RuntimeError):
         run_score(small, **given, explain=[str(tiny)])
 

@@ -46,7 +46,7 @@ class Bright:
         for key, image in items:
             Bright.calls.append(key)
             views = [float(np.asarray(image).mean() - 85) / 10 + k / 10 for k in range(self.votes)]
-            yield detector.Verdict(key, vote.combine_views(views), None, None, "", "ok", {}, {"m": views})
+            yield detector.Verdict(key, vote.combine_views(views), None, None, "", "ok", {}, views={"m": views})
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_matrix_with_average_and_minimum(stub, pictures):
     Bright.calls = []
     transfer.main(transfer_options(stub, sets))
     assert Bright.calls == []  # nothing is scored twice
-    assert "One class only in reals" in (stub.parent / "out/report.html").read_text(encoding="utf-8")
+    assert "Only one class in reals" in (stub.parent / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_models_share_the_decoded_images_of_a_set(stub, pictures, monkeypatch):
@@ -281,7 +281,7 @@ def test_curves_and_matrix_stand_in_the_report_of_score(run, stub, pictures, tmp
     assert used["included 1"]["sha256"] == files.sha256(tmp_path / "sw" / "metrics.json")
 
     done = run("evaluate.py", "score", *flags, "--include", tmp_path / "score")
-    assert done.returncode == 2 and "is no metrics.json of evaluate.py sweep or transfer" in done.stderr
+    assert done.returncode == 2 and "is not a metrics.json of sweep or transfer" in done.stderr
     done = run("evaluate.py", "score", *flags, "--include", tmp_path / "none")
     assert done.returncode == 2 and "does not exist" in done.stderr
 

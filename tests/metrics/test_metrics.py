@@ -54,7 +54,7 @@ def test_point_estimates_equal_scikit_learn(case):
     assert ranked["brier"] == pytest.approx(sk.brier_score_loss(y, prob), **close)
 
 
-def test_certain_probabilities_equal_scikit_learn():
+def test_probabilities_of_0_and_1_equal_scikit_learn():
     """Scores so large that the probability is 0 or 1, some of them wrong."""
     y = np.array([0, 0, 1, 1, 1])
     score = np.array([-800.0, 37.0, 800.0, -40.0, 1e-9])
@@ -133,7 +133,7 @@ def test_eer_is_where_the_error_rates_cross():
     assert metrics.ranking_metrics([0, 1], [3.0, 3.0])["eer"] == 0.5
 
 
-def test_ece_is_zero_for_honest_probabilities_and_one_for_certain_errors():
+def test_ece_is_0_for_calibrated_probabilities_and_1_for_certain_errors():
     y = np.array([0] * 75 + [1] * 25 + [0] * 25 + [1] * 75)
     prob = np.repeat([0.25, 0.75], 100)
     assert metrics.ece(y, prob) == pytest.approx(0.0)
@@ -149,7 +149,7 @@ def test_intervals_of_crops_of_one_photo_are_wider_than_of_as_many_photos():
     grouped = metrics.intervals(y, label, score, groups=np.repeat(np.arange(photos), crops), times=300)
     single = metrics.intervals(y, label, score, times=300)
     width = {k: (grouped[k][1] - grouped[k][0]) / (single[k][1] - single[k][0]) for k in ("auc", "accuracy")}
-    assert min(width.values()) > 2.5  # 25 crops a photo: five times in the limit
+    assert min(width.values()) > 2.5  # with 25 crops of each photo, at most sqrt(25) = 5 times as wide
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
@@ -199,7 +199,7 @@ def test_mcnemar_is_the_exact_binomial():
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=200), st.floats(0.001, 0.999))
-def test_threshold_from_reals_keeps_the_rate_and_is_the_lowest_that_does(scores, target):
+def test_threshold_from_real_images_keeps_the_rate_and_is_the_lowest_that_does(scores, target):
     threshold, rate = metrics.threshold_at_fpr(scores, target)
     scores = np.array(scores)
     assert rate <= target + 1e-9 and rate == (scores > threshold).mean()
@@ -218,7 +218,7 @@ def test_oracle_reaches_what_it_says_and_nothing_beats_it(case):
     assert all(metrics.decision_metrics(y, (score > t).astype(int))["balanced_accuracy"] <= best + 1e-12 for t in score)
 
 
-def test_by_value_ranks_a_generator_against_all_reals():
+def test_by_value_ranks_a_generator_against_all_real_images():
     y = np.array([0, 0, 0, 1, 1, 1, 1])
     score = np.array([-2.0, -1.0, 1.5, 1.0, 2.0, -3.0, np.nan])
     label = np.array([0, 0, 1, 1, 1, 0, -1])
@@ -235,7 +235,7 @@ def test_a_handful_of_images_gets_no_interval_of_width_zero():
     assert low < 0.5 and high == 1.0
 
 
-def test_a_perfect_share_is_not_certain():
+def test_the_interval_of_a_perfect_recall_has_a_width():
     y = np.repeat([0, 1], 40)
     score = np.where(y == 1, 2.0, -2.0)
     score[0] = 3.0

@@ -10,8 +10,8 @@ from aidet import models
 from aidet.errors import UserError
 from convert.plan import build
 
-# Trainable parameters with the default arguments. Where the net is a published one the number is the published one
-# (torchvision and timm model tables; AutoencoderKL: diffusers).
+# Trainable parameters with the default arguments. For a published network this is the published number (model tables of
+# torchvision and timm; AutoencoderKL: diffusers).
 COUNTS = {
     "aekl_clf": 35_245_650,
     "aidet_tae": 380_007,
@@ -68,7 +68,7 @@ COUNTS = {
     "vit_t_16_224": 5_717_416,
     "vit_t_16_384": 5_790_376,
 }
-# One size a family here, all in tests/parity/test_mindcv.py.
+# One size of each family; tests/parity/test_mindcv.py has all sizes.
 MINDCV = (
     "resnet18",
     "efficientnet_b0",
@@ -101,18 +101,18 @@ def test_a_checkpoint_loads_strictly_into_mindcv_and_computes_the_same(tmp_path,
     pytest.importorskip("mindcv")
     as_it_is, with_ours = mindcv_check.compare(name, tmp_path)
     assert with_ours < 1e-5
-    # What is left is the tanh form of GELU.
+    # MindCV's tanh approximation of GELU and some of its epsilons explain the rest.
     assert as_it_is == with_ours or as_it_is < 2e-2
 
 
 def test_vit_has_the_parameters_of_mindcv():
-    """Its smallest size there has 86 million: names and shapes only; it is loaded and run by `make matrix`."""
+    """Names and shapes only: MindCV's smallest ViT has 86 million parameters; `make matrix` loads and runs it."""
     mindcv = pytest.importorskip("mindcv")
     ours = {p.name: tuple(p.shape) for p in build("vit_b_16_224", {}, None).get_parameters()}
     assert ours == {p.name: tuple(p.shape) for p in mindcv.create_model("vit_b_16_224").get_parameters()}
 
 
-def test_nothing_in_place_in_construct():
+def test_no_construct_works_in_place():
     """`x += y` and `unstack` cannot be exported to ONNX from MindSpore 2.8 on."""
     found = []
     for path in Path(models.__file__).parent.glob("*.py"):
@@ -130,8 +130,8 @@ def test_swin_refuses_sizes_that_do_not_divide(arguments):
         models.create("swin_tiny", **arguments)
 
 
-def test_padding_and_epsilon_are_what_they_say():
-    """The two paddings give maps of one size and other values; a lite net has neither gate nor Swish."""
+def test_the_paddings_differ_and_a_lite_net_has_no_gates():
+    """Both paddings give maps of the same size but with different values; a lite net has no squeeze-and-excitation."""
     import mindspore as ms
     import numpy as np
 
@@ -148,7 +148,7 @@ def test_padding_and_epsilon_are_what_they_say():
 
 
 def test_sigmoid_is_as_exact_as_float32_and_falls_back_to_the_operator():
-    """MindSpore's CPU kernel is off by up to 5e-6 of the value; training and exports keep it."""
+    """MindSpore's CPU kernel has a relative error of up to 5e-6; training and exports still use it."""
     import mindspore as ms
     import numpy as np
 
@@ -169,8 +169,8 @@ def test_sigmoid_is_as_exact_as_float32_and_falls_back_to_the_operator():
     assert np.array_equal(gate.set_train(True)(ms.Tensor(x)).asnumpy(), kernel)
 
 
-def test_cifake_cnn_starts_as_pytorch_does_or_faster():
-    """torch.nn.Linear draws within 1 / sqrt(fan_in), weights and biases: 84 inputs into the last layer."""
+def test_cifake_cnn_starts_as_in_pytorch_or_with_he_weights():
+    """torch.nn.Linear draws weights and biases within 1 / sqrt(fan_in); the last layer has 84 inputs."""
     start = models.create("cifake_cnn").fc3
     assert 0.9 / 84**0.5 < abs(start.weight.asnumpy()).max() <= 1 / 84**0.5
     assert 0 < abs(models.create("cifake_cnn").fc1.bias.asnumpy()).max() <= 1 / 400**0.5

@@ -1,6 +1,6 @@
-"""Every cell of the converter's table: how to build the original with random weights and save it as its users find it.
+"""Every cell of the converter's table: how to build the original with random weights and save it in its usual form.
 
-Shared by the parity tests and by ``bench/convert_table.py``. Builds with torch, so only imported where that is there.
+Shared by the parity tests and by ``bench/convert_table.py``. Imported only where torch is installed.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-# A CPU build of torch beside torchvision's CUDA wheel: this module's operators do not register. Tests only.
+# With a CPU build of torch and torchvision's CUDA wheel, the operators of this module do not register. Tests only.
 sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
 
 import torch  # noqa: E402
@@ -44,7 +44,7 @@ class Cell:
     size : int
         Side of the input; 0: latents.
     flags : tuple of str
-        What the command line needs besides.
+        Further arguments of the command line.
     small : bool
         Cheap enough for ``make parity``.
     """
@@ -56,20 +56,20 @@ class Cell:
         self.family = family
 
     def make(self, folder):
-        """Build it: what a library draws at random is the same in every run, and another for every cell."""
+        """Build it. The random weights are the same in every run, and different in every cell."""
         torch.manual_seed(zlib.crc32(self.name.encode()))
         return self.build(folder)
 
 
 def shake(model, seed=0, side=128):
-    """Random values for everything that starts constant, BatchNorm statistics among them.
+    """Give random values to everything that starts constant, BatchNorm statistics included.
 
-    Norm weights are uniform in 0.6 to 1.4, biases normal. A running mean is the mean of what the layer gets from two
-    photos plus 0.2 deviations of noise, a running variance is the layer's mean variance times 0.5 to 1.5. Statistics
-    drawn without looking at any signal would let it die out or explode within a few layers of a deep net, and then the
-    logits would be the same for every image and the comparison empty. All channels of a layer share its mean variance:
-    two photos leave some channels nearly constant, and dividing by their own deviation would blow rounding errors up
-    from layer to layer, far beyond what any trained net does.
+    Norm weights are uniform in 0.6 to 1.4, biases normal. A running mean is the mean of the layer's input over two
+    photos plus noise of 0.2 standard deviations; a running variance is the layer's mean variance times 0.5 to 1.5.
+    Statistics drawn without regard to the signal would make it vanish or explode within a few layers of a deep net; the
+    logits would then be the same for every image, and the comparison would prove nothing. All channels of a layer share
+    its mean variance: two photos leave some channels nearly constant, and dividing by their own deviation would enlarge
+    rounding errors from layer to layer, far more than in any trained net.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -100,7 +100,7 @@ def shake(model, seed=0, side=128):
                 module.running_mean.copy_(mean + torch.randn(mean.shape, generator=generator) * 0.2 * var.sqrt())
                 module.running_var.copy_(var.mean() * (torch.rand(var.shape, generator=generator) + 0.5))
 
-            # In the order of the forward pass, so that every layer sees what the layers before it really give.
+            # In the order of the forward pass: the layers before each one already have their new statistics.
             handles = [m.register_forward_pre_hook(settle) for m in norms]
             model.eval()(torch.from_numpy(photos(side, 2)))
             for handle in handles:
@@ -198,7 +198,7 @@ def timm(name, config=None, **kwargs):
 
 
 def huggingface(model_class, config_class, save="folder", **kwargs):
-    """``save_pretrained`` with two classes of the seeds' orientation: 0 generated, 1 real."""
+    """``save_pretrained`` with two classes in the order of many published detectors: 0 generated, 1 real."""
 
     def make(folder):
         import transformers
@@ -255,13 +255,13 @@ def lukemelas(size):
 
 
 def stacked_b6(folder, side=128):
-    """The seed fake_or_real: B6 with its 1000-way head, dropout, a second linear layer."""
+    """The net of fake_or_real: B6 with its 1000-way head, dropout and a second linear layer."""
     model = shake(nn.Sequential(torchvision_model("efficientnet_b6"), nn.Dropout(0.5), nn.Linear(1000, 2)), side=side)
     return model, as_pth(folder, {"state_dict": state(model)})
 
 
 def timm_old_swin(name, **kwargs):
-    """Swin before timm 0.9: merges belong to the stage before, one head layer, masks and indices stored."""
+    """Swin before timm 0.9: merging belongs to the stage before, one layer as head, stored masks and indices."""
 
     def make(folder):
         model = timm_model(name, **kwargs)
@@ -333,7 +333,7 @@ _OLD = (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "pro
 
 
 def vae(layout, widths=(32, 64, 128, 128), scaling=0.18215):
-    """AutoencoderKL in one of its namings."""
+    """AutoencoderKL under one of its naming schemes."""
 
     def make(folder):
         net = _vae(widths, scaling)
@@ -542,7 +542,7 @@ def _cells():
 
 def _efficientnet_cells():
     sides = {"b0": 224, "b1": 240, "b2": 260, "b3": 300, "b4": 380, "b5": 456, "b6": 528, "b7": 600}
-    hf = {  # width, depth, head, the blocks whose input is odd (google/efficientnet-b*)
+    hf = {  # width, depth, head, the blocks whose input has an odd size (google/efficientnet-b*)
         "b0": (1.0, 1.0, 1280, []),
         "b1": (1.0, 1.1, 1280, [16]),
         "b2": (1.1, 1.2, 1408, [5, 8, 16]),

@@ -1,4 +1,4 @@
-"""The parity tests need torch and the libraries; where they are missing every test here is skipped with the reason."""
+"""The parity tests need torch and the original libraries; without torch they are not collected."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ def _threads():
 
 @pytest.fixture(autouse=True)
 def _memory():
-    """Give each test's networks back to the system: hundreds of millions of weights in small pieces stay otherwise."""
+    """Return the memory of each test's networks to the system; freed weights in small pieces would stay allocated."""
     yield
     import ctypes
     import gc

@@ -1,10 +1,11 @@
-"""Write ``tests/data/parity/<family>.npz``: what the original models give for weights that a name is enough to draw.
+"""Write ``tests/data/parity/<family>.npz``: outputs of the original models for reproducible weights.
 
     python tests/parity/make_logits.py [FAMILY ...]
 
-Each family's smallest size in each layout: the original library's own net, its weights and BatchNorm statistics from
-``tests/recipe.py``, saved by the library in its real layout. Kept are the file's keys and shapes (with the name each
-tensor was drawn by), and the net's outputs: kilobytes, and no torch is needed to compare with them.
+For the smallest size of each family in each layout, the original library builds its own net, gets weights and BatchNorm
+statistics from ``tests/recipe.py``, which draws every tensor from its name, and saves them in its real layout. What is
+kept are the file's keys and shapes, the name that each tensor was drawn from, and the net's outputs: a few kilobytes,
+and comparing with them needs no torch.
 """
 
 import json
@@ -17,7 +18,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
 FOLDER = ROOT / "tests" / "data" / "parity"
-# Cells of the table, side of the input; 0: latents.
+# Family -> cell of the table -> side of the input in pixels; 0: the input is latents.
 CASES = {
     "resnet": {"resnet18-hf": 64, "resnet18-torchvision": 64},
     "cifar_resnet": {"cifar_resnet20-akamaster": 32},
@@ -57,7 +58,7 @@ DRAWN = {}  # bytes of a drawn tensor -> its name and shape
 
 
 def draw(model, seed=0, side=0):
-    """Take the place of ``cells.shake``: every tensor by its name."""
+    """Replace ``cells.shake``: draw every tensor from its name."""
     import torch
     from recipe import weights
 
@@ -71,7 +72,7 @@ def draw(model, seed=0, side=0):
 
 
 def rows(path):
-    """Where every tensor of the saved file comes from."""
+    """Key, shape and origin (the name it was drawn from, or a constant) of every tensor in the saved file."""
     from convert import reading
 
     result = []
@@ -90,7 +91,7 @@ def rows(path):
 
 
 def one(cell, side):
-    """(facts, outputs): the case of one cell."""
+    """Facts and outputs of one cell."""
     from cells import output
     from recipe import image
 
@@ -103,7 +104,7 @@ def one(cell, side):
             facts["config"] = json.loads((Path(path) / "config.json").read_text())
     x = [image(side, seed=seed) if side else image(8, 4, seed) for seed in (0, 1)]
     first, second = (output(model, each) for each in x)
-    assert np.abs(first - second).max() > 1e-2 * np.abs(first).max(), f"{cell.name}: the same for every image"
+    assert np.abs(first - second).max() > 1e-2 * np.abs(first).max(), f"{cell.name}: all images give the same"
     facts.update(architecture=cell.architecture, layout=cell.layout, flags=cell.flags)
     print(f"{cell.name}: {len(facts['rows'])} tensors, scale {np.abs(first).max():.3g}")
     return facts, first if first.ndim == 2 else compare.sample(first)

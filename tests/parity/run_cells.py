@@ -34,13 +34,13 @@ def measure(cell, folder, apart=True):
     folder : Path
         Empty.
     apart : bool
-        Run the command in a process of its own, as a user does; else the same entry point in this one.
+        Run the command in its own process, as a user does; otherwise call the same entry point in this process.
 
     Returns
     -------
     dict
         As :func:`convert.parity.compare.compare`, plus the detected ``architecture`` and ``layout``, the checkpoint's
-        path, and ``own``: how far PyTorch itself, in float32, is from float64, relative to the same scale.
+        path, and ``own``: the error of PyTorch's own float32 result against float64, relative to the same scale.
     """
     from cells import inputs, output
 

@@ -7,7 +7,7 @@ from run_cells import measure
 PARAMETERS = [
     pytest.param(c, id=c.name, marks=[pytest.mark.matrix] + ([pytest.mark.parity] if c.small else [])) for c in CELLS
 ]
-# What a cell calls its layout -> what the converter detects (names for one and the same table of rules).
+# A cell's name for a layout -> the name that the converter detects; both stand for the same table of rules.
 SAME = {("timm", "resnet"): "torchvision", ("npz", "resnet"): "hf", ("npz", "swin"): "hf"}
 
 
@@ -20,10 +20,10 @@ def test_cell(cell, tmp_path):
         to for (layout, family), to in SAME.items() if layout == cell.layout and cell.architecture.startswith(family)
     ]
     assert result["layout"] == (same[0] if same else cell.layout)
-    # Logits that do not move with the image would make the comparison empty.
+    # If the logits did not depend on the image, the comparison would prove nothing.
     assert result["spread"] is None or result["spread"] > 1e-3 * result["scale"]
     assert result["relative"] <= 1e-4, result
-    # A bare file of a running model has no config.json, so no class names.
+    # A state dict saved from a model in memory has no config.json, so no class names.
     if cell.layout.startswith("hf") and result["source"].is_dir():
         # id2label {0: artificial, 1: human}: the class order follows the names.
         assert result["classes"] == ["generated", "real"]

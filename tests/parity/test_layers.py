@@ -1,4 +1,4 @@
-"""``--verify layers`` on every family and layout: each stage is compared, and a fault is found where it is."""
+"""``--verify layers`` on every family and layout: each stage is compared, and a fault is reported at its stage."""
 
 import functools
 
@@ -22,8 +22,8 @@ taesd_encoder-diffusers-encoder taesd_decoder-sequential taesd_decoder-diffusers
 efficientnet_b6-stacked""".split()
 QUICK = "resnet18-npz efficientnet_b0-hf vit_t_16_224-hf5".split()
 BY_NAME = {c.name: c for c in CELLS}
-# 45 blocks with statistics of other pictures, or of these at another size, explode as no trained net does, and rounding
-# errors with them. So this one settles at the size, and is compared on a photo, that the stages are compared at.
+# With BatchNorm statistics of other images, or of another size, the activations of these 45 blocks explode as in no
+# trained net, and the rounding errors with them. So they are taken from the photo, at the size, of the comparison.
 LARGE = Cell("efficientnet_b6", "stacked", functools.partial(stacked_b6, side=528), flags=("--positive", "1"))
 # diffusers clamps the latents in a plain function, which has no output to hook.
 NO_MODULE = {"taesd_decoder-diffusers-decoder": ["layers.0"]}
@@ -56,7 +56,7 @@ def test_every_stage_is_compared(tmp_path, name):
 
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")
-def test_a_fault_is_found_where_it_is(tmp_path):
+def test_a_fault_is_reported_at_its_stage(tmp_path):
     """One value of the third stage of a converted ResNet is changed."""
     _, path = BY_NAME["resnet18-hf"].make(tmp_path)
     result = conversion.convert(str(path), tmp_path / "x.ckpt", say=lambda text: None)

@@ -1,7 +1,7 @@
-"""Every optimizer and schedule beside PyTorch's (and timm's, where PyTorch has none), step by step.
+"""Every optimizer and schedule against PyTorch's (or timm's, where PyTorch has none), step by step.
 
-The problem is a small least-squares one in which every parameter has its own curvature. Both sides get the gradient of
-their own position, so an error of one step shows in all later ones. Known differences of definition, each stated where
+The problem is a small least-squares one in which every parameter has its own curvature. Each side gets the gradient at
+its own position, so an error in one step shows in all later ones. Known differences of definition, each stated where
 it is tested: RMSProp's epsilon (MindSpore inside the root, PyTorch outside), its momentum (MindSpore's holds the
 learning rate) and Nesterov's momentum in Adam, which PyTorch does not have.
 """
@@ -36,7 +36,7 @@ class Problem:
 
 
 def rates(name="cosine_decay", **keys):
-    """A rate that changes every step, so that an optimizer which keeps a rate in its state would show."""
+    """Rates that change at every step: an optimizer that stores a rate in its state would give other positions."""
     return schedules.learning_rates(config.load(None, {"scheduler": name, "epoch_size": 4, **keys}), STEPS // 4)
 
 
@@ -64,7 +64,7 @@ def ours(problem, lr, **keys):
 
 
 def theirs(problem, lr, make):
-    """Likewise of a torch optimizer."""
+    """The same for a torch optimizer."""
     parameters, out = [torch.nn.Parameter(torch.from_numpy(v.copy())) for v in problem.start], []
     optimizer = make(parameters)
     for rate in lr:
@@ -90,7 +90,7 @@ CASES = {
         lambda p: torch.optim.SGD(p, 1.0, momentum=0.9, nesterov=True, weight_decay=0.1),
     ),
     "adam": ({"opt": "adam"}, lambda p: torch.optim.Adam(p, 1.0, weight_decay=0.1)),
-    # An epsilon that is felt, to see where it stands.
+    # An epsilon large enough to show where in the formula it is added.
     "adam, eps": ({"opt": "adam", "eps": 1e-2}, lambda p: torch.optim.Adam(p, 1.0, eps=1e-2, weight_decay=0.1)),
     "adamw": ({"opt": "adamw"}, lambda p: torch.optim.AdamW(p, 1.0, weight_decay=0.1)),
     "nadam": ({"opt": "nadam"}, lambda p: torch.optim.NAdam(p, 1.0, weight_decay=0.1)),
@@ -116,15 +116,15 @@ def test_an_optimizer_takes_the_same_steps(name):
     assert np.abs(first - second).max() < 5e-6
 
 
-def test_rmsprop_has_mindspores_definition_and_pytorchs_where_they_agree():
+def test_rmsprop_is_mindspores_and_equals_pytorchs_where_the_definitions_agree():
     problem, constant = Problem(), [0.01] * STEPS
-    # At one rate and without a felt epsilon the two definitions are one.
+    # With a constant rate and a negligible epsilon the two definitions agree.
     first = ours(problem, constant, opt="rmsprop", eps=1e-16, weight_decay=0.1)
     second = theirs(
         problem, constant, lambda p: torch.optim.RMSprop(p, 1.0, alpha=0.9, eps=1e-16, momentum=0.9, weight_decay=0.1)
     )
     assert np.abs(first - second).max() < 5e-6
-    # Elsewhere MindSpore's: nn.RMSProp's formula in NumPy.
+    # Otherwise it is MindSpore's; this is the formula of nn.RMSProp in NumPy.
     lr, eps = rates(lr=0.05, min_lr=0.001), 1e-3
     p = [v.copy() for v in problem.start]
     square, moment, wanted = [0.0] * 3, [0.0] * 3, []
@@ -174,7 +174,7 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule_is_pytorchs(name):
+def test_a_schedule_equals_pytorchs(name):
     keys, make = SCHEDULES[name]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
     schedule, wanted = make(optimizer), []

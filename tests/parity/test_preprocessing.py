@@ -1,4 +1,4 @@
-"""Preprocessing apart from any model: our one line against the libraries' own code, on the same photos.
+"""Preprocessing without a model: our pipeline line against the libraries' own code, on the same photos.
 
 Compared after normalisation, in grey levels of the source image.
 """
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.parity, pytest.mark.matrix]
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 SCALE = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_resize": True}
-# What preprocessor_config.json of such repositories holds.
+# Contents of preprocessor_config.json in repositories of these kinds.
 PROCESSORS = {
     "ViTImageProcessor": {"size": {"height": 224, "width": 224}, "resample": 2, **HALF, **SCALE},
     "ViTImageProcessor bicubic": HF_PROCESSOR,
@@ -117,7 +117,7 @@ def test_hugging_face(name):
 
 
 class Layout:
-    """Only the name counts here."""
+    """Stands in for a layout, of which only the name is used here."""
 
     def __init__(self, name):
         self.name = name
@@ -135,7 +135,7 @@ def test_torchvision(name):
 
 @pytest.mark.parametrize("case", TIMM, ids=lambda case: "-".join(map(str, case)))
 def test_timm(case):
-    """From ``pretrained_cfg``, and the family's own line where the file stands alone."""
+    """The line made from ``pretrained_cfg``, and the family's own line for a file without a configuration."""
     import timm
 
     config = timm.get_pretrained_cfg(TIMM[case]).to_dict()

@@ -1,4 +1,4 @@
-"""The allow-list reader against ``torch.load(weights_only=True)`` on every PyTorch file at hand."""
+"""The allow-list reader against ``torch.load(weights_only=True)`` on every PyTorch file available."""
 
 from importlib import metadata
 from pathlib import Path

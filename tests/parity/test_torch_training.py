@@ -1,4 +1,4 @@
-"""The default detector's recipe, the part that needs PyTorch: going on from a run, statistics computed anew."""
+"""The part of the default detector's recipe that needs PyTorch: continuing a run, and new BatchNorm statistics."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def run(folder, classes, seed):
     return state
 
 
-def test_going_on_with_other_classes_keeps_their_rows(tmp_path):
+def test_continuing_with_other_classes_keeps_the_rows_of_those_in_common(tmp_path):
     old = run(tmp_path / "old", ["real", "a", "b"], 0)
     new = run(tmp_path / "new", ["real", "b", "c"], 1)
     out = detector.continued(tmp_path / "old" / "model.safetensors", ["real", "b", "c"], new)

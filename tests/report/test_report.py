@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import runinfo
+from aidet import report, runinfo
 from aidet.evaluation import score
 
 KEPT = Path(__file__).resolve().parents[2] / "build" / "screenshots"
@@ -74,7 +74,7 @@ def test_it_renders_and_fits_the_width(page, width, tmp_path):
     with Image.open(shot) as image:
         assert image.width == width
         grey = np.asarray(image.convert("L"), int)
-    assert (grey < 128).mean() > 0.01 and (grey > 200).mean() > 0.5  # ink on paper, not an empty page
+    assert (grey < 128).mean() > 0.01 and (grey > 200).mean() > 0.5  # dark text on a light page, not an empty one
     # The page has no script of its own; this copy measures it.
     measure = "<script>document.title = [document.documentElement.scrollWidth, innerWidth, [...document.images]"
     measure += ".filter(i => i.loading != 'lazy' && !i.naturalWidth).length].join(' ')</script></body>"
@@ -87,7 +87,7 @@ def test_it_renders_and_fits_the_width(page, width, tmp_path):
     assert wide <= inner and broken == 0
 
 
-def test_it_says_everything(page):
+def test_it_has_every_section(page):
     text = page.read_text(encoding="utf-8")
     sections = (
         "All numbers", "Curves", "By generator", "By size", "Thresholds", "Paired comparison", "Single models",
@@ -106,3 +106,8 @@ def test_it_says_everything(page):
     ):
         assert words in text, words
     assert text.count('alt="') == text.count("<img ")
+
+
+def test_a_curve_may_lack_the_interval_of_a_point():
+    line = [(0.0, 0.9, None, None), (1.0, 0.8, 0.7, 0.85)]
+    assert report.curves({"AUC": line}, "x", "value").startswith("data:image/svg+xml")

@@ -1,4 +1,4 @@
-"""The folders for Xihe: what the platform checks, and the packed entries run as it runs them."""
+"""The folders for Xihe: the platform's rules, and the packed entry points started as the platform starts them."""
 
 import json
 import os
@@ -105,7 +105,7 @@ def test_only_unknown_flags_are_left_out():
 
 
 def platform(packed, tmp_path):
-    """Environment of a job: the packed folder alone, far from the repository."""
+    """Environment variables and working folder of a job, outside the repository."""
     return {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, tmp_path
 
 
@@ -133,7 +133,7 @@ def test_the_packed_training_entry_runs_with_the_platforms_flags(packed, tmp_pat
 
 
 def test_the_packed_app_scores_with_the_files_of_config_json(packed, tmp_path, photo):
-    """Everything but Gradio 3.21.0 itself, which needs an environment of its own (test below)."""
+    """Everything but Gradio 3.21.0 itself, which needs an environment of its own (next test)."""
     beside = tmp_path / "inference"
     shutil.copytree(packed / "inference", beside)
     code = (
@@ -162,7 +162,7 @@ def test_the_packed_app_scores_with_the_files_of_config_json(packed, tmp_path, p
 
 @pytest.mark.matrix
 def test_the_packed_app_under_the_platforms_versions(packed, tmp_path, photo):
-    """A venv with the packed requirements; on Python above 3.9 another ONNX Runtime, as NumPy 1.23 shuts out theirs."""
+    """A venv with the packed requirements; above Python 3.9 theirs of ONNX Runtime does not go with NumPy 1.23."""
     import time
     import urllib.request
 
@@ -197,7 +197,7 @@ def test_the_packed_app_under_the_platforms_versions(packed, tmp_path, photo):
 
 
 def answer_of(url, image):
-    """The interface of Gradio 3.21: an image in base64."""
+    """Send an image in base64 to the HTTP interface of Gradio 3.21; return the answer."""
     import base64
     import io
     import urllib.request
