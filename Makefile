@@ -76,7 +76,7 @@ torture: .venv-torture/.installed
 	$(PY) -m pytest -m torture tests
 	$(PY) tests/torture/record.py
 
-# The README's tables out of results/*.csv.
+# The tables of the documentation out of results/*.csv.
 tables: .venv/.installed
 	$(PY) bench/tables.py
 

@@ -1,4 +1,4 @@
-"""Write the tables in the READMEs and in docs/ from results/*.csv and docs/demo.txt.
+"""Write the tables in docs/ from results/*.csv and docs/demo.txt.
 
     python bench/tables.py            # rewrite the marked blocks
     python bench/tables.py --check    # exit 2 if a block is out of date
@@ -20,10 +20,8 @@ from aidet import cli, files  # noqa: E402 - the repository's root comes first o
 from aidet.errors import UserError  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- end -->)", re.S)
-PAGES = (
-    "README.md",
-    "README_CN.md",
-    *(f"docs/{name}.md" for name in ("convert", "evaluate", "infer", "recipes", "train")),
+PAGES = tuple(
+    f"docs/{name}.md" for name in "convert detector evaluate infer quickstart quickstart_CN recipes train".split()
 )
 HIDDEN = {"commit", "versions", "device", "command", "date", "load", "sha256"}  # in the CSV only: too wide for a page
 

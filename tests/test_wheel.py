@@ -173,8 +173,8 @@ def test_the_command_finds_the_scripts_from_the_wheel(unpacked):
         done = aidet(name, "--help")
         assert done.returncode == 0 and "usage" in done.stdout, (name, done.stderr)
     assert aidet("--version").stdout == f"aidet {__version__}\n"
-    done = aidet("infer", "--images", "x")
-    assert done.returncode == 2 and "--out is missing" in done.stderr
+    done = aidet("infer", "x.png")  # by the detector in the wheel
+    assert done.returncode == 2 and done.stdout == "unusable       -  x.png: no such file\n", done.stderr
     code = "import aidet.command as c; print(c.script('infer').__file__)"
     found = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert found.stdout.strip() == str(folder / "aidet" / "scripts" / "infer.py")

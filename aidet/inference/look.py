@@ -3,7 +3,6 @@
 import argparse
 import heapq
 import io
-import itertools
 import json
 import sys
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
@@ -16,7 +15,6 @@ from . import given
 FORMATS = ("table", "json", "jsonl", "csv")
 # With so many images, the most suspicious ones are listed again at the end.
 MANY, LISTED = 20, 10
-WIDEST = 60
 
 
 def look(names: Iterable[str], detector: Detector, form: str = "table", out: Callable[[str], Any] = print) -> int:
@@ -28,7 +26,7 @@ def look(names: Iterable[str], detector: Detector, form: str = "table", out: Cal
         See :func:`aidet.inference.given.items`.
     detector : aidet.Detector
     form : {"table", "json", "jsonl", "csv"}
-        ``table``: name, verdict, probability of *generated*, and a summary. The others: the fields of
+        ``table``: verdict, probability of *generated*, name, and a summary. The others: the fields of
         :meth:`aidet.detector.Verdict.to_dict`, or the columns of ``scores.csv``, and nothing else.
     out : callable
         Takes a line.
@@ -66,12 +64,8 @@ def _counted(verdicts: Iterable[Verdict], counts: Dict[str, int]) -> Iterator[Ve
 def _table(verdicts: Iterable[Verdict]) -> Iterator[str]:
     counts: Dict[str, int] = {}
     suspicious: List[Tuple[float, int, str]] = []
-    verdicts = iter(verdicts)
-    first = list(itertools.islice(verdicts, 1))
-    # Names come as the images are scored: the first one and a minimum set the width.
-    width = max([24, *(min(len(v.path), WIDEST) for v in first)])
-    for i, verdict in enumerate(_counted(itertools.chain(first, verdicts), counts)):
-        yield _line(verdict, width)
+    for i, verdict in enumerate(_counted(verdicts, counts)):
+        yield _line(verdict)
         if verdict.ok and verdict.prob is not None:
             heapq.heappush(suspicious, (verdict.prob, -i, verdict.path))
             suspicious = heapq.nlargest(LISTED, suspicious) if len(suspicious) > 10 * LISTED else suspicious
@@ -87,11 +81,12 @@ def _table(verdicts: Iterable[Verdict]) -> Iterator[str]:
     yield f"{total} images: " + ", ".join([*parts, *([f"{bad} could not be used"] if bad else [])])
 
 
-def _line(verdict: Verdict, width: int) -> str:
+def _line(verdict: Verdict) -> str:
+    """Columns of fixed width first, because a name may be long and the next names are not known yet."""
     name = cli.printable(verdict.path)
     if verdict.prob is None:
-        return f"{name:<{width}}  unusable   {cli.printable(verdict.status[len('error: ') :])}"
-    return f"{name:<{width}}  {verdict.decision:<9}  {verdict.prob:.3f}"
+        return f"unusable       -  {name}: {cli.printable(verdict.status[len('error: ') :])}"
+    return f"{verdict.decision:<9}  {verdict.prob:.3f}  {name}"
 
 
 def _json(verdicts: Iterable[Verdict]) -> Iterator[str]:

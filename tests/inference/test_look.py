@@ -40,8 +40,8 @@ def test_a_line_for_each_image_in_the_order_given(model, files, capsys):
     lines = capsys.readouterr().out.splitlines()
     names = ["in/2.png", "in/0.png", "in/1.png", "in/2.png"]
     expected = Detector(model).score(names)
-    assert [line.split() for line in lines[:4]] == [[v.path, v.decision, f"{v.prob:.3f}"] for v in expected]
-    assert lines[4].split(None, 2) == ["bad.png", "unusable", "not an image that Pillow can read"]
+    assert [line.split() for line in lines[:4]] == [[v.decision, f"{v.prob:.3f}", v.path] for v in expected]
+    assert lines[4].split(None, 2) == ["unusable", "-", "bad.png: not an image that Pillow can read"]
     assert lines[5].startswith("5 images: ") and lines[5].endswith(", 1 could not be used") and len(lines) == 6
     assert sorted(p.name for p in files.iterdir()) == ["bad.png", "in"], "no result files"
 
@@ -95,7 +95,7 @@ def test_what_is_no_archive_or_too_large_says_so(model, files, monkeypatch, caps
         lines, ("not a zip archive", "it unpacked gives more than 1 MB", "a video; take its frames out first",
                 "the pattern fits no file", "no such file")
     ):  # fmt: skip
-        assert " unusable " in line and reason in line
+        assert line.startswith("unusable ") and reason in line
 
 
 class Site(http.server.SimpleHTTPRequestHandler):
