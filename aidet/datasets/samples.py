@@ -125,17 +125,18 @@ def _table(place: Path) -> Optional[Samples]:
 def _from_table(table: sources.Table) -> Samples:
     if table.paths is None:
         raise UserError(f"data {table.source!r} is a bare column of labels; give a CSV path,label or a folder")
-    sources.refuse_doubles(table.paths, f"data {table.source!r}")
-    label = sources.require_column(list(table.columns), sources.LABEL_COLUMNS, "label", table.source)
+    paths = table.located() or []
+    sources.refuse_doubles(paths, f"data {table.source!r}")
+    label = sources.label_column(table.columns, table.source)
     texts = table.columns[label]
     generator = sources.column_of(table.columns, sources.GENERATOR_COLUMNS)
     columns = {name: table.columns[name] for name in COLUMNS if name in table.columns}
     return Samples(
-        table.paths, columns, table.root, table.source,
+        paths, columns, table.root, table.source,
         texts=texts,
         sides=_sides(texts, label),
         generators=texts if generator is None else table.columns[generator],
-        pairs=columns["pair"] if "pair" in columns else twins(table.paths),
+        pairs=columns["pair"] if "pair" in columns else twins(paths),
     )  # fmt: skip
 
 

@@ -71,14 +71,14 @@ def _from_csv(path: Path) -> Truth:
     table = sources.read_csv(path, "labels", labelled=True)
     if table.paths is None:
         return _from_bare_column(table)
-    column = sources.require_column(list(table.columns), sources.LABEL_COLUMNS, "label", path)
+    column = sources.label_column(table.columns, path)
     cells = table.columns.pop(column)
     values = [labels.of_cell(v, column) for v in cells]
     wrong = [f"{k} ({v!r})" for k, v, side in zip(table.paths, cells, values) if side is None]
     if wrong:
         raise UserError(f"labels {str(path)!r}: neither 0/1 nor real/generated: {sources.examples(wrong)}")
     sources.refuse_doubles(table.paths, f"labels {str(path)!r}")
-    return Truth(table.paths, table.columns, table.root, table.source, np.array(values))
+    return Truth(table.paths, table.columns, table.root, table.source, table.locate, np.array(values))
 
 
 def _from_bare_column(table: sources.Table) -> Truth:
@@ -86,7 +86,7 @@ def _from_bare_column(table: sources.Table) -> Truth:
     wrong = [f"row {i + 1} is {cell!r}" for i, cell in enumerate(cells) if cell not in ("0", "1")]
     if wrong:
         raise UserError(f"labels {table.source!r} is a bare column of 0 and 1, but {sources.examples(wrong)}")
-    return Truth(None, {}, table.root, table.source, np.array([int(cell) for cell in cells]))
+    return Truth(None, {}, table.root, table.source, labels=np.array([int(cell) for cell in cells]))
 
 
 def _from_folder(root: Path) -> Truth:
@@ -108,4 +108,4 @@ def _from_folder(root: Path) -> Truth:
             f"labels {str(root)!r}: no folder name says real or generated for {sources.examples(lost)}; "
             "name the folders real and fake, or give a CSV path,label"
         )
-    return Truth(table.paths, {"generator": generators}, table.root, table.source, np.array(sides))
+    return Truth(table.paths, {"generator": generators}, table.root, table.source, labels=np.array(sides))

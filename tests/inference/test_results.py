@@ -133,7 +133,7 @@ def test_lists(tmp_path, photo):
     assert list(sources.Inputs(tmp_path / "l.csv")) == [("a b.jpg", str(tmp_path / "a b.jpg"))]
     assert [k for k, _ in sources.Inputs(tmp_path / "a b.jpg")] == ["a b.jpg"]
     for text, message in (
-        ("id,x\n1,2\n", "none of the columns"),
+        ("number,x\n1,2\n", "none of the columns"),
         ("path\n", "no image"),
         ("n,path\n1\n", "line 2: no value"),
     ):
