@@ -31,6 +31,7 @@ FOREIGN = (
     (b"\x1f\x8b", "a gzip archive; unpack it"),
 )
 CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+NAME_AND_WORD = re.compile(r"\S+\.\w{2,5} -?\w{1,12}\s*")
 Place = Union[str, Path]
 
 
@@ -134,7 +135,8 @@ def separator_of(text: str) -> str:
     -------
     str
         One of :data:`SEPARATORS`: the first one that divides all lines into equally many fields, more than one; else
-        the one that divides the first line into most; a comma if none does.
+        the one that divides the first line into most; a comma if none does. A blank if every line is a file name and
+        one word, as in ``img/1.png 0``.
     """
     said = re.match(r'"?sep=(.)"?\s*[\r\n]', text)
     if said:
@@ -146,18 +148,23 @@ def separator_of(text: str) -> str:
             return separator
         if counts and counts[0] > most:
             most, best = counts[0], separator
+    if most == 1 and all(NAME_AND_WORD.fullmatch(line) for line in _lines(text)):
+        return " "
     return best
 
 
 def _widths(text: str, separator: str) -> List[int]:
     """Number of fields in each line that is not empty."""
-    lines = text.splitlines(keepends=True)
-    if len(text) >= SAMPLE:
-        lines = lines[:-1] or lines  # the last line is cut
     try:
-        return [len(row) for row in csv.reader(lines, delimiter=separator) if row]
+        return [len(row) for row in csv.reader(_lines(text), delimiter=separator) if row]
     except csv.Error:
         return []
+
+
+def _lines(text: str) -> List[str]:
+    """The lines that are not blank, without the last one if it is cut."""
+    lines = [line for line in text.splitlines(keepends=True) if line.strip()]
+    return lines[:-1] or lines if len(text) >= SAMPLE else lines
 
 
 @contextmanager

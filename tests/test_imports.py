@@ -38,7 +38,7 @@ ROOMS = {
 }
 # Files directly in aidet/ that are run, not imported.
 TOOLS = {
-    "align": {"ckpt", "images"},
+    "align": {"ckpt", "datasets", "images"},
     "rules": {"datasets", "detector", "images"},
     "command": {"convert", "xihe"},
 }

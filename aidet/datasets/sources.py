@@ -75,13 +75,15 @@ def read(source: Place, what: str = "image list") -> Table:
     return read_list(path, what) if is_list(path) else read_csv(path, what)
 
 
-def read_images(text: Place) -> Table:
+def read_images(text: Place, what: str = "image list") -> Table:
     """The images of any source of :func:`read`; no labels needed.
 
     Parameters
     ----------
     text : str
         The source; a table may end in ``@column=value``.
+    what : str
+        What the source is, for messages.
 
     Returns
     -------
@@ -93,7 +95,7 @@ def read_images(text: Place) -> Table:
         As :func:`read`; and a source without paths, or with a path that stands there twice.
     """
     place, conditions = split_source(text)
-    table = read(place)
+    table = read(place, what)
     if table.paths is None:
         raise UserError(f"{place!r} is a bare column of labels; images are needed")
     table = replace(table, source=place).where(conditions)

@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 
 from .. import dialect, labels, records
 from ..errors import UserError
+from .folders import SPLIT_WORDS
 from .locate import SAMPLE, Locator
 from .table import Place, Table, examples, has_extension, normal_path
 
@@ -285,9 +286,10 @@ def _stream_json(path: Path) -> Iterator[str]:
 
 # --- folders of training data -------------------------------------------------------------------------------------
 def tables_in(folder: Place, what: str = "data") -> List[Table]:
-    """The tables of a folder: its own, one of :data:`TABLE_NAMES`, else the ``metadata.csv`` of its subfolders.
+    """The tables of a folder: its own, one of :data:`TABLE_NAMES`, else the ``metadata`` tables of its subfolders.
 
-    The second form is ArtiFact (Rahman et al., ICIP 2023): each subfolder is one generator, and paths begin with it.
+    The second form is ArtiFact (Rahman et al., ICIP 2023), where each subfolder is one generator, or an image folder of
+    Hugging Face, where each is a split; paths begin with the subfolder.
 
     Returns
     -------
@@ -299,12 +301,17 @@ def tables_in(folder: Place, what: str = "data") -> List[Table]:
     if own is not None:
         return [own]
     tables = []
-    for path in sorted(folder.glob("*/metadata.csv"), key=lambda p: records.natural_key(p.parent.name)):
-        table, name = read_csv(path, what, labelled=True), path.parent.name
+    below = {path.parent for name in TABLE_NAMES[1:] for path in folder.glob(f"*/{name}")}
+    for path in sorted(below, key=lambda p: records.natural_key(p.name)):
+        table, name = _metadata(path, what), path.name
+        if table is None:
+            continue
         located = table.located()
         if located is None:
-            raise UserError(f"{what} {str(path)!r} is a bare column of labels; images are needed")
-        columns = {**table.columns, "generator": [name] * len(table)}
+            raise UserError(f"{what} {table.source!r} is a bare column of labels; images are needed")
+        # A folder per split, as image folders of Hugging Face have it, or a folder per generator.
+        kind = "split" if name.lower() in SPLIT_WORDS else "generator"
+        columns = {**table.columns, kind: [name] * len(table)}
         tables.append(Table([f"{name}/{p}" for p in located], columns, folder, str(path)))
     return tables
 
@@ -314,10 +321,15 @@ def table_of(folder: Place, what: str = "data") -> Optional[Table]:
 
     A ``metadata`` table without classes, as image folders of Hugging Face have one for captions, is passed over.
     """
-    for place in (Path(folder) / name for name in TABLE_NAMES):
-        if not place.is_file():
-            continue
-        header, _ = read_columns(place, what)
-        if place.stem != "metadata" or header is None or column_of(header, LABEL_COLUMNS) is not None:
-            return read_csv(place, what, labelled=True)
+    own = Path(folder) / TABLE_NAMES[0]
+    return read_csv(own, what, labelled=True) if own.is_file() else _metadata(Path(folder), what)
+
+
+def _metadata(folder: Path, what: str) -> Optional[Table]:
+    """The ``metadata`` table of a folder, if there is one and it has labels."""
+    for place in (folder / name for name in TABLE_NAMES[1:]):
+        if place.is_file():
+            header, _ = read_columns(place, what)
+            if header is None or column_of(header, LABEL_COLUMNS) is not None:
+                return read_csv(place, what, labelled=True)
     return None
