@@ -66,13 +66,13 @@ class _Lines:
         return self.file.write(row[:-2] + "\n")
 
 
-def csv_writer(file: TextIO) -> Any:
+def csv_writer(file: TextIO, separator: str = ",") -> Any:
     """``csv.writer`` with LF line endings that also quotes a carriage return in a field.
 
     Before Python 3.13 ``csv.writer`` quotes only the characters of its own line ending, but a file name may contain a
     bare CR, which readers take for the end of the row.
     """
-    return csv.writer(_Lines(file), lineterminator="\r\n")
+    return csv.writer(_Lines(file), lineterminator="\r\n", delimiter=separator)
 
 
 def stem_of(path: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from .. import files, report
-from ..cli import OK, PARTIAL, printable
+from ..cli import OK, PARTIAL, by_reason, printable
 from ..datasets import sources
 from ..errors import UserError
 from ..parallel import spread
@@ -75,6 +75,9 @@ def main(options: argparse.Namespace) -> int:
     files.write_json(out / "metrics.json", {**result, **facts})
     _say(result, prints, pairs, out)
     print(f"report: {page}")
+    lost = [why for p in prints.values() for _, why in p.lost]
+    if lost:
+        print(f"not read, by reason: {by_reason(lost)}")
     return PARTIAL if any(p.lost for p in prints.values()) else OK
 
 

@@ -93,7 +93,7 @@ def csv(data):
     from aidet.datasets import samples, sources, truth
     from aidet.errors import UserError
     from aidet.evaluation import scores
-    from aidet.inference import journal, results
+    from aidet.inference import journal, results, submission
 
     path, text = scratch(data, "x.csv"), scratch(data, "x.txt")
     for call in (
@@ -105,7 +105,7 @@ def csv(data):
         lambda: samples.open_data(config.load(None, {"data_dir": str(path), "val_split": ""})),
         lambda: sources.Inputs(path).count(),
         lambda: sources.Inputs(text).count(),
-        lambda: results.read_sample(path),
+        lambda: submission.read_sample(path),
         lambda: results.check(text),
         lambda: journal.read_header(path),
         lambda: list(journal.read_journal([path])),
