@@ -3,12 +3,11 @@
 import argparse
 import csv
 import itertools
-import os
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Tuple
 
 from .. import files, report
-from ..cli import OK, PARTIAL, printable
+from ..cli import OK, PARTIAL, by_reason, printable
 from ..datasets import sources
 from ..errors import UserError
 from ..parallel import spread
@@ -18,18 +17,14 @@ SPLITS = ("train", "valid", "test")
 SHOWN = 12  # the report shows at most a third of this many leaks of each level
 
 
-def read_prints(
-    name: str, paths: Sequence[str], root: Union[str, Path], workers: Optional[int] = None
-) -> fingerprints.Prints:
+def read_prints(name: str, table: sources.Table, workers: Optional[int] = None) -> fingerprints.Prints:
     """Fingerprints of all images of a split, each decoded once, in several processes.
 
     Parameters
     ----------
     name : str
         For the progress bar.
-    paths : list of str
-    root : Path
-        Folder the paths are relative to.
+    table : aidet.datasets.Table
     workers : int, optional
         Default: the number of CPUs.
 
@@ -37,8 +32,8 @@ def read_prints(
     -------
     Prints
     """
-    full = [os.path.join(root, p) for p in paths]
-    return fingerprints.collect(paths, root, spread(fingerprints.fingerprint, full, name, workers))
+    full = [str(file) for file in table.files()]
+    return fingerprints.collect(table.paths or [], full, spread(fingerprints.fingerprint, full, name, workers))
 
 
 def main(options: argparse.Namespace) -> int:
@@ -68,19 +63,21 @@ def main(options: argparse.Namespace) -> int:
     if with_crops:
         crops.require()
     # Check all sources before spending up to an hour on the first.
-    read = {name: sources.read_paths(source) for name, source in given.items()}
-    roots = {name: root for name, (_, root) in read.items()}
-    prints = {name: read_prints(name, paths, root, workers) for name, (paths, root) in read.items()}
+    read = {name: sources.read_images(source) for name, source in given.items()}
+    prints = {name: read_prints(name, table, workers) for name, table in read.items()}
     pairs = compare(prints, distance)
     if with_crops:
         _add_crops(prints, pairs, workers)
     _write_rows(out / "leaks.csv", prints, pairs)
     result = _result(prints, pairs, distance, with_crops)
     facts, where_from = report.provenance({name: sources.split_source(source)[0] for name, source in given.items()})
-    page = _page(out / "report.html", prints, roots, pairs, result, where_from)
+    page = _page(out / "report.html", prints, pairs, result, where_from)
     files.write_json(out / "metrics.json", {**result, **facts})
     _say(result, prints, pairs, out)
     print(f"report: {page}")
+    lost = [why for p in prints.values() for _, why in p.lost]
+    if lost:
+        print(f"not read, by reason: {by_reason(lost)}")
     return PARTIAL if any(p.lost for p in prints.values()) else OK
 
 
@@ -143,10 +140,10 @@ def _result(prints, pairs, distance, with_crops):
     }
 
 
-def _page(path, prints, roots, pairs, result, where_from):
+def _page(path, prints, pairs, result, where_from):
     sections = [_counts_section(result)]
     for (first, second), found in pairs.items():
-        shots = _shots((first, second), found, prints, roots)
+        shots = _shots((first, second), found, prints)
         if shots:
             sections.append(report.Section(f"{second} in {first}", shots=shots))
     warnings = [
@@ -180,14 +177,14 @@ def _counts_section(result):
     return report.Section("Leaks", [text], tables=tables)
 
 
-def _shots(names, found, prints, roots):
+def _shots(names, found, prints):
     """The first leaks of each level, both images side by side; ``names``: the known split and the other split."""
     known, other = names
     shots = []
     for level in fingerprints.LEVELS:
         for _, j, i, bits in [row for row in found if row[0] == level][: SHOWN // 3]:
             paths = {other: prints[other].paths[j], known: prints[known].paths[i]}
-            small = [report.thumbnail(roots[split] / path) for split, path in paths.items()]
+            small = [report.thumbnail(Path(file)) for file in (prints[other].files[j], prints[known].files[i])]
             what = f"{level} ({bits} {'corners' if level == 'crop' else 'bits'})"
             said = f"{what}: {other} {paths[other]} = {known} {paths[known]}"
             shots.append(report.Shot([s for s in small if s], said))

@@ -123,14 +123,14 @@ def measure(
             for k, (detector, _) in enumerate(jobs):
                 begin = time.perf_counter()
                 part = todo[k][start : start + step]
-                for _ in _scored(detector, part, true.root, log, seed, kept, k + 1 < len(jobs)):
+                for _ in _scored(detector, part, true, log, seed, kept, k + 1 < len(jobs)):
                     done[k] += 1
                     bar.update()
                 seconds[k] += time.perf_counter() - begin
     return list(zip(done, seconds))
 
 
-def _scored(detector, work, root, log, seed, kept, keep):
+def _scored(detector, work, true, log, seed, kept, keep):
     """Score the points of some images into the log; yields once per version. ``kept``: decoded images by path."""
     waiting = []
 
@@ -139,7 +139,7 @@ def _scored(detector, work, root, log, seed, kept, keep):
             if not points:
                 continue
             try:
-                image = kept[path] if path in kept else images.decode(root / path)
+                image = kept[path] if path in kept else images.decode(true.file(path))
             except images.ImageError as error:
                 for point in points:
                     log.add(path, point[0], f"error: {error}")

@@ -148,7 +148,7 @@ def places(evaluation: Evaluation, run: Optional[Dict[str, Any]] = None) -> List
         Each candidate folder, with the paths of all images relative to it.
     """
     paths = evaluation.paths
-    found = [(evaluation.true.root, evaluation.true.paths or [])]
+    found = [(evaluation.true.root, evaluation.true.located() or [])]
     found.append((Path(evaluation.scores.source).parent, paths))
     where = ((run or {}).get("options") or {}).get("images")
     if where:
