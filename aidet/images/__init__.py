@@ -3,9 +3,11 @@
 from . import augment, operations
 from .operations import INTERPOLATION, STATISTICS
 from .pipeline import OPERATIONS, Pipeline, applied, generator, parsed
-from .reading import EXTENSIONS, ImageError, decode, require_folder, walk
+from .reading import MAX_PIXELS, TRUNCATED, ImageError, Reading, decode, require_folder
+from .walking import EXTENSIONS, LeftOut, walk
 
 __all__ = [
-    "EXTENSIONS", "INTERPOLATION", "ImageError", "OPERATIONS", "Pipeline", "STATISTICS", "applied", "augment",
-    "decode", "generator", "operations", "parsed", "require_folder", "walk",
+    "EXTENSIONS", "INTERPOLATION", "ImageError", "LeftOut", "MAX_PIXELS", "OPERATIONS", "Pipeline", "Reading",
+    "STATISTICS", "TRUNCATED", "applied", "augment", "decode", "generator", "operations", "parsed", "require_folder",
+    "walk",
 ]  # fmt: skip
