@@ -16,7 +16,8 @@ BAND = 1 << 20  # pixels that are converted at a time
 BITS, PHOTOMETRIC, MAX_SAMPLE, SAMPLE_FORMAT, S_MIN, S_MAX = 258, 262, 281, 339, 340, 341
 SIGNED, FLOAT = 2, 3  # values of SampleFormat
 # Ranges that programs write where nothing says what white is.
-RANGES = (255.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1)
+RANGES = (65535.0, 2.0**31 - 1, 2.0**32 - 1)
+FLOAT_RANGES = (255.0, 65535.0, 2.0**32 - 1)
 OVERSHOOT = 2.0  # floats of 0..1 go a little above 1 where an image was sharpened or enlarged
 
 
@@ -95,7 +96,7 @@ def _range(image: Image.Image, dtype: np.dtype, low: float, high: float) -> Rang
         return _float_range(low, high)
     if _tag(image, BITS) == 16:
         return Range(0, 32767, _negative(low))
-    white = next((r for r in RANGES[1:] if high <= r), RANGES[-1])
+    white = next((r for r in RANGES if high <= r), RANGES[-1])
     return Range(0, white, f"32-bit integers that do not say what white is (values {_span(low, high)}): {_as(white)}")
 
 
@@ -132,7 +133,7 @@ def _narrow(image, high):
 def _float_range(low, high):
     if high <= 1:
         return Range(0, 1, _negative(low))
-    white = 1.0 if high <= OVERSHOOT else next((r for r in RANGES if high <= r), RANGES[-1])
+    white = 1.0 if high <= OVERSHOOT else next((r for r in FLOAT_RANGES if high <= r), FLOAT_RANGES[-1])
     return Range(0, white, f"floats that do not say what white is (values {_span(low, high)}): {_as(white)}")
 
 

@@ -19,6 +19,7 @@ from . import containers, depth, tiff, walking
 # Pillow's own guard against decompression bombs warns at 89 million pixels and raises at twice that; ours is explicit,
 # so that a decoder's memory has a known bound (3 bytes a pixel, a few copies).
 MAX_PIXELS = 120_000_000
+MOST_MILLIONS = 2000  # megapixels that are worth raising the limit for; larger ones are damaged headers, or bombs
 TRUNCATED = ("error", "score")
 # Formats that Pillow passes to another program.
 PROGRAMS = frozenset(("EPS",))
@@ -254,9 +255,9 @@ def _plugin(source: Any) -> Image.Image:
 def _check_size(width: int, height: int, how: Reading) -> None:
     if width * height > how.max_pixels:
         millions = math.ceil(width * height / 1e6)
+        remedy = f"; --max-pixels {millions}M (max_pixels in Python) takes it" if millions <= MOST_MILLIONS else ""
         raise ImageError(
-            f"{width}x{height} pixels ({millions} megapixels), more than the limit of {how.max_pixels}; "
-            f"--max-pixels {millions}M (max_pixels in Python) takes it"
+            f"{width}x{height} pixels ({millions} megapixels), more than the limit of {how.max_pixels}{remedy}"
         )
 
 
@@ -267,6 +268,9 @@ def _loaded(image: Image.Image, source: Any, how: Reading) -> Tuple[Image.Image,
     if image.format == "TIFF":
         _full_page(image, source)
     _check_size(*image.size, how)
+    if image.format == "TIFF" and 2 * (Image.MAX_IMAGE_PIXELS or math.inf) < image.width * image.height:
+        # This plugin checks Pillow's limit once more, unless the memory for the pixels is there.
+        image.im = Image.core.new(image.mode, getattr(image, "_tile_size", image.size))  # type: ignore[attr-defined]
     # JPEGs are decoded in full: draft mode would change the high frequencies that detectors use.
     try:
         image.load()
@@ -330,17 +334,21 @@ def _cut_note(image: Image.Image, error: Optional[OSError]) -> str:
         raise ImageError("truncated file; no row of its picture is there")
     if missing < 8:
         return "truncated file: scored, its last bytes are missing"
-    return f"truncated file: scored, of {height} rows the last {missing} are missing"
+    return f"truncated file: scored, {missing} of {height} rows are missing"
 
 
 def _missing_rows(image: Image.Image, filled: bool) -> int:
-    """Rows at the end that no data stood for: zeros or, where the decoder ``filled`` them, all alike."""
+    """Rows at the edge that no data stood for: zeros or, where the decoder ``filled`` them, all alike."""
     values = np.asarray(image)
-    blank = values[-1] if filled else np.zeros_like(values[-1])
-    row = len(values)
-    while row and (values[row - 1] == blank).all():
-        row -= 1
-    return len(values) - row
+
+    def run(rows):
+        blank, count = rows[0] if filled else np.zeros_like(rows[0]), 0
+        while count < len(rows) and (rows[count] == blank).all():
+            count += 1
+        return count
+
+    # BMP and others begin with the lowest row.
+    return run(values[::-1]) if filled else max(run(values), run(values[::-1]))
 
 
 # --- TIFF ---------------------------------------------------------------------------------------------------------
@@ -394,11 +402,11 @@ def _unidentified(source: Any) -> str:
         return "JPEG XL, which Pillow does not read; save it as PNG, or as JPEG of high quality"
     if head[12:16] == b"CgBI":
         return "a PNG in Apple's own form (CgBI), which Pillow does not read; save it as an ordinary PNG"
-    if 258 in kind:
+    if kind.get(258, (8,))[0] not in (1, 2, 4, 8) or kind.get(339, (1,))[0] != 1:
         form = {2: "signed integer", 3: "float"}.get(kind.get(339, (1,))[0], "integer")
         samples = kind.get(277, (1,))[0]
         return (
-            f"TIFF with {samples} samples of {kind[258][0]} bits ({form}), which Pillow does not read; "
+            f"TIFF with {samples} samples of {kind.get(258, (1,))[0]} bits ({form}), a kind which Pillow does not read; "
             "save it with 8 or 16 bits"
         )
     return "not an image that Pillow can read"

@@ -88,7 +88,8 @@ def tags(file: BinaryIO, wanted: Sequence[int]) -> Dict[int, Tuple[Any, ...]]:
     try:
         order, _, _, entries = directory(file, end)
         for entry in entries:
-            if entry.tag in wanted and entry.type in _FORMATS and 0 < entry.number < 64 and entry.at + entry.size <= end:
+            short = entry.type in _FORMATS and 0 < entry.number < 64
+            if entry.tag in wanted and short and entry.at + entry.size <= end:
                 file.seek(entry.at)
                 form = f"{order}{entry.number}{_FORMATS[entry.type]}"
                 found[entry.tag] = struct.unpack(form, file.read(entry.size))
