@@ -43,6 +43,8 @@ class Record:
     decision: str = ""
     status: str = "ok"
     scores: Dict[str, float] = field(default_factory=dict)
+    # Not a field: what the user should know about how the file was read; the column ``note`` if any row has one.
+    note = ""
 
     @property
     def ok(self) -> bool:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 
-from PIL import Image
-
 from .. import images
 from ..errors import UserError
 
@@ -73,7 +71,7 @@ def checked(source: Source, limits: Limits) -> Union[Source, Unusable]:
     if size > limits.megabytes * MB:
         return Unusable(f"{size / MB:.1f} MB, more than the limit of {limits.megabytes} MB")
     try:
-        with Image.open(source) as image:
+        with images.opened(source) as image:
             width, height = image.size
     except Exception:  # noqa: BLE001 - decoding will report what is wrong
         width = height = 0

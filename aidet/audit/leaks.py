@@ -2,12 +2,13 @@
 
 import argparse
 import csv
+import functools
 import itertools
 import os
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
-from .. import files, report
+from .. import files, images, report
 from ..cli import OK, PARTIAL, printable
 from ..datasets import sources
 from ..errors import UserError
@@ -19,7 +20,11 @@ SHOWN = 12  # limit for the leaks shown as thumbnails: at most a third of it per
 
 
 def read_prints(
-    name: str, paths: Sequence[str], root: Union[str, Path], workers: Optional[int] = None
+    name: str,
+    paths: Sequence[str],
+    root: Union[str, Path],
+    workers: Optional[int] = None,
+    reading: Optional[images.Reading] = None,
 ) -> fingerprints.Prints:
     """Fingerprints of all images of a split, each decoded once, in several processes.
 
@@ -32,13 +37,25 @@ def read_prints(
         Folder the paths are relative to.
     workers : int, optional
         Default: the number of CPUs.
+    reading : aidet.images.Reading, optional
+        How images are read.
 
     Returns
     -------
     Prints
+
+    Raises
+    ------
+    UserError
+        No image can be read.
     """
     full = [os.path.join(root, p) for p in paths]
-    return fingerprints.collect(paths, root, spread(fingerprints.fingerprint, full, name, workers))
+    work = functools.partial(fingerprints.fingerprint, reading=reading or images.Reading())
+    found = fingerprints.collect(paths, root, spread(work, full, name, workers))
+    if found.lost and not len(found):
+        path, why = found.lost[0]
+        raise UserError(f"{name}: none of its {len(paths)} images can be read, first {path}: {why}")
+    return found
 
 
 def main(options: argparse.Namespace) -> int:
@@ -47,7 +64,7 @@ def main(options: argparse.Namespace) -> int:
     Parameters
     ----------
     options : argparse.Namespace
-        ``train, valid, test, out, distance, crops, workers``.
+        ``train, valid, test, out, distance, crops, workers, max_pixels, truncated``.
 
     Returns
     -------
@@ -70,10 +87,11 @@ def main(options: argparse.Namespace) -> int:
     # Check all sources before spending up to an hour on the first.
     read = {name: sources.read_paths(source) for name, source in given.items()}
     roots = {name: root for name, (_, root) in read.items()}
-    prints = {name: read_prints(name, paths, root, workers) for name, (paths, root) in read.items()}
+    reading = images.Reading(options.max_pixels, options.truncated)
+    prints = {name: read_prints(name, paths, root, workers, reading) for name, (paths, root) in read.items()}
     pairs = compare(prints, distance)
     if with_crops:
-        _add_crops(prints, pairs, workers)
+        _add_crops(prints, pairs, workers, reading)
     _write_rows(out / "leaks.csv", prints, pairs)
     result = _result(prints, pairs, distance, with_crops)
     facts, where_from = report.provenance({name: sources.split_source(source)[0] for name, source in given.items()})
@@ -105,12 +123,13 @@ def compare(prints: Dict[str, fingerprints.Prints], distance: int) -> Dict[Tuple
     }
 
 
-def _add_crops(prints, pairs, workers):
+def _add_crops(prints, pairs, workers, reading):
     """Search for crops among the images that were not found at another level."""
-    found = {n: crops.collect(spread(crops.corners, p.files, f"{n}, corners", workers)) for n, p in prints.items()}
+    work = functools.partial(crops.corners, reading=reading)
+    found = {n: crops.collect(spread(work, p.files, f"{n}, corners", workers)) for n, p in prints.items()}
     for (first, second), rows in pairs.items():
         done = {j for _, j, _, _ in rows}
-        rows += crops.compare(found[first], found[second], prints[first].files, prints[second].files, done)
+        rows += crops.compare(found[first], found[second], prints[first].files, prints[second].files, done, reading)
         rows.sort(key=lambda row: row[1])
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
-from PIL import Image, JpegImagePlugin
+from PIL import JpegImagePlugin
 
-from .. import metrics
+from .. import images, metrics
 from ..errors import UserError
 
 NUMBERS = ("width", "height", "pixels", "aspect", "bytes_per_pixel", "jpeg_quality")
@@ -66,7 +66,7 @@ def file_features(path: Union[str, Path]) -> Dict[str, Any]:
         The file is not an image.
     """
     size = os.path.getsize(path)
-    with Image.open(path) as image:
+    with images.opened(path) as image:
         jpeg = isinstance(image, JpegImagePlugin.JpegImageFile) and bool(getattr(image, "quantization", None))
         tables = image.quantization if jpeg else {}
         text = repr(sorted((k, list(v)) for k, v in tables.items())).encode()

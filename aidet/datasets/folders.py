@@ -1,5 +1,6 @@
 """Folders of images, and what the names of folders mean."""
 
+import sys
 from pathlib import Path
 
 from .. import images
@@ -17,7 +18,10 @@ SPLIT_WORDS = frozenset(("images", *(word for words in SPLIT_NAMES.values() for 
 
 def read_folder(folder: Place, what: str = "image list") -> Table:
     """The images below a folder; raise a :class:`UserError` if there are none."""
-    keys = list(images.walk(folder))
+    left = images.LeftOut()
+    keys = list(images.walk(folder, left))
     if not keys:
-        raise UserError(f"{what} {str(folder)!r}: no images in this folder")
+        raise UserError(" ".join((f"{what} {str(folder)!r}: no images in this folder", *left.lines())))
+    for line in left.lines():
+        print(f"{line} ({folder})", file=sys.stderr)
     return Table(keys, {}, Path(folder), str(folder))

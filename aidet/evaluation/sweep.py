@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
-from .. import files, metrics, report, runinfo
+from .. import files, images, metrics, report, runinfo
 from ..cli import OK, PARTIAL, to_stderr
 from ..datasets import truth
 from ..detector import Detector
@@ -28,7 +28,8 @@ def main(options: argparse.Namespace) -> int:
     Parameters
     ----------
     options : argparse.Namespace
-        ``ckpt, labels, where, out, points, votes, limit, backend, workers, bootstrap, seed``.
+        ``ckpt, labels, where, out, points, votes, limit, backend, workers, bootstrap, seed, max_pixels,
+        truncated``.
 
     Returns
     -------
@@ -45,11 +46,14 @@ def main(options: argparse.Namespace) -> int:
     wanted = degrade.points(families)
     true = labelled_images(labels, options.where, options.limit, seed)
     settings = {"backend": options.backend, "workers": options.workers, "seed": seed, "say": to_stderr}
+    reading = images.Reading(options.max_pixels, options.truncated)
     detector = Detector(*checkpoints, votes=options.votes, **settings)
     header = {
         "sweep": 1, "checkpoints": [files.sha256(c) for c in checkpoints], "votes": detector.votes,
         "seed": seed, "labels": str(labels), "threshold": detector.threshold,
     }  # fmt: skip
+    if reading != images.Reading():
+        header["reading"] = vars(reading)
     log = Log(out / "sweep.jsonl", header)
     try:
         jobs = [(detector, wanted)]
@@ -57,7 +61,7 @@ def main(options: argparse.Namespace) -> int:
             # Random views: the first k of many are the views of k votes. This does not hold for a grid of views.
             voter = Detector(*checkpoints, votes=MOST_VOTES, views="random", **settings)
             jobs.append((voter, [(VOTES, VOTES, 0.0, wanted[0][3])]))
-        done, seconds = measure(jobs, true, log, seed, "sweep")[0]
+        done, seconds = measure(jobs, true, log, seed, "sweep", reading)[0]
     finally:
         log.close()
     result = {

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from .. import files, metrics, report
+from .. import files, images, metrics, report
 from ..cli import OK, PARTIAL, to_stderr
 from ..datasets import sources, truth
 from ..detector import Detector
@@ -63,7 +63,7 @@ def main(options: argparse.Namespace) -> int:
     Parameters
     ----------
     options : argparse.Namespace
-        ``ckpt, sets, out, by, votes, backend, workers, bootstrap, seed``.
+        ``ckpt, sets, out, by, votes, backend, workers, bootstrap, seed, max_pixels, truncated``.
 
     Returns
     -------
@@ -86,9 +86,12 @@ def main(options: argparse.Namespace) -> int:
     detectors = {name: Detector(path, **settings) for name, path in models.items()}
     hashes = {name: files.sha256(path) for name, path in models.items()}
     header = {"transfer": 1, "checkpoints": hashes, "sets": sets, "votes": votes, "seed": seed}
+    reading = images.Reading(options.max_pixels, options.truncated)
+    if reading != images.Reading():
+        header["reading"] = vars(reading)
     log = Log(out / "transfer.jsonl", header)
     try:
-        _score(detectors, truths, log, seed)
+        _score(detectors, truths, log, seed, reading)
     finally:
         log.close()
     cells = []
@@ -128,12 +131,12 @@ def _point(model, name):
     return f"{model} on {name}"
 
 
-def _score(detectors, truths, log, seed):
+def _score(detectors, truths, log, seed, reading):
     """Score every set with every model; the models share the decoded images of a set."""
     clean = degrade.points(["votes"])[0][3]
     for name, true in truths.items():
         jobs = [(d, [(_point(model, name), "transfer", 0.0, clean)]) for model, d in detectors.items()]
-        measure(jobs, true, log, seed, name)
+        measure(jobs, true, log, seed, name, reading)
 
 
 def judge(

@@ -2,19 +2,15 @@
 
 import math
 import os
-import struct
-import threading
-import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator, Optional, Tuple, Union
+from typing import Any, BinaryIO, Optional, Tuple, Union
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import UserError, nearest
-from . import containers, depth, tiff, walking
+from . import containers, depth, opening, walking
 
 # Pillow's own guard against decompression bombs warns at 89 million pixels and raises at twice that; ours is explicit,
 # so that a decoder's memory has a known bound (3 bytes a pixel, a few copies).
@@ -32,34 +28,6 @@ TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-
-
-class _Quiet:
-    """Ignores warnings while any thread is inside.
-
-    ``warnings.catch_warnings`` affects the whole process: of two threads the first to leave would restore the other's
-    warnings, which would be printed or, if warnings are errors, make an image unusable.
-    """
-
-    def __init__(self):
-        self._lock, self._inside, self._before = threading.Lock(), 0, None
-
-    def __enter__(self):
-        with self._lock:
-            if not self._inside:
-                self._before = warnings.catch_warnings()
-                self._before.__enter__()
-                warnings.simplefilter("ignore")
-            self._inside += 1
-
-    def __exit__(self, *error):
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._before.__exit__(*error)
-
-
-_quiet = _Quiet()
 
 
 class ImageError(Exception):
@@ -162,7 +130,7 @@ def _read(source: Source, how: Reading) -> Tuple[Image.Image, str]:
     except MemoryError:
         raise ImageError("not enough memory to decode it") from None
     except UnidentifiedImageError:
-        raise ImageError(_unidentified(source)) from None
+        raise ImageError(opening.unidentified(source)) from None
     except Exception as error:  # noqa: BLE001 - Pillow's plugins raise nearly every type of error on damaged files
         raise ImageError(_reason(error, how)) from None
 
@@ -172,7 +140,7 @@ def _attempts(source: Any, how: Reading) -> Tuple[Image.Image, str]:
     first: Optional[Exception] = None
     tried = None
     for level in containers.LEVELS:
-        picture = _beside(source, level)
+        picture = opening.beside(source, level)
         if first is not None and (picture is None or picture == tried):
             continue
         try:
@@ -189,35 +157,12 @@ def _attempts(source: Any, how: Reading) -> Tuple[Image.Image, str]:
     raise first
 
 
-def _beside(source: Any, level: int) -> Optional[containers.Picture]:
-    """What :func:`aidet.images.containers.picture` says of a file or an open one."""
-    try:
-        with _quiet, _binary(source) as file:
-            return containers.picture(file, level)
-    except (OSError, ValueError, AttributeError):
-        return None  # Pillow reports the reason
-
-
-@contextmanager
-def _binary(source: Any) -> Iterator[BinaryIO]:
-    """A file opened, or an open one, which stays open and is rewound."""
-    if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file:
-            yield file
-        return
-    source.seek(0)
-    try:
-        yield source
-    finally:
-        source.seek(0)
-
-
 def _opened(source: Any, picture: Optional[containers.Picture], how: Reading) -> Tuple[Image.Image, str]:
     if picture is None:
         # Pillow warns of damaged EXIF and of large images; the first does not matter, the second is checked below.
-        with _quiet, _pillow(source) as image:
+        with opening.quiet, opening.pillow(source) as image:
             return _loaded(image, source, how)
-    with _binary(source) as file, _quiet, _pillow(picture.open(file)) as image:
+    with opening.binary(source) as file, opening.quiet, opening.pillow(picture.open(file)) as image:
         made, note = _loaded(image, source, how)
         if picture.canvas is not None:
             width, height, left, top = picture.canvas
@@ -226,30 +171,6 @@ def _opened(source: Any, picture: Optional[containers.Picture], how: Reading) ->
             whole.paste(made, (left, top))
             made = whole
         return made, note
-
-
-def _pillow(source: Any) -> Image.Image:
-    """``Image.open`` without Pillow's limit of 179 million pixels, which is one for the whole process."""
-    try:
-        return Image.open(source)
-    except Image.DecompressionBombError:
-        return _plugin(source)
-
-
-def _plugin(source: Any) -> Image.Image:
-    """Open a file with the plugin for its format; the pixels are not decoded, and the size is checked by the caller."""
-    named = isinstance(source, (str, os.PathLike))
-    with _binary(source) as file:
-        prefix = file.read(16)
-    for name in Image.ID:
-        factory, accept = Image.OPEN[name]
-        if accept is None or accept(prefix) is not True:
-            continue
-        try:
-            return factory(source, os.fspath(source) if named else "")
-        except (SyntaxError, IndexError, TypeError, struct.error):
-            continue
-    raise Image.DecompressionBombError
 
 
 def _check_size(width: int, height: int, how: Reading) -> None:
@@ -290,7 +211,7 @@ _END = b"\xff\xd9" * (1 << 15)  # end markers of JPEG: more than the longest seg
 
 def _padded(source: Any, how: Reading) -> Optional[Tuple[Image.Image, str]]:
     """A JPEG with the end marker that it lacks; libjpeg then fills what is missing. None: it is none, or still bad."""
-    with _binary(source) as file:
+    with opening.binary(source) as file:
         if file.read(3) != b"\xff\xd8\xff":
             return None
         size = file.seek(0, os.SEEK_END)
@@ -298,7 +219,7 @@ def _padded(source: Any, how: Reading) -> Optional[Tuple[Image.Image, str]]:
             picture = None if level is None else containers.picture(file, level)
             pieces = [(0, size)] if picture is None else picture.pieces
             try:
-                with _quiet, _pillow(containers.Picture([*pieces, _END]).open(file)) as image:
+                with opening.quiet, opening.pillow(containers.Picture([*pieces, _END]).open(file)) as image:
                     made, note = _loaded(image, source, how)
                     return made, "; ".join(filter(None, (_cut_note(image, None), note)))
             except ImageError:
@@ -386,30 +307,6 @@ def _reason(error: Exception, how: Reading) -> str:
         more = "; --truncated score scores what is there" if how.truncated == "error" else ""
         return f"truncated file ({text}){more}"
     return f"{name}: {text}"[:200]
-
-
-def _unidentified(source: Any) -> str:
-    """Why a file is no image that Pillow reads, with what to do where that is known."""
-    try:
-        with _binary(source) as file:
-            head = file.read(walking.HEAD)
-            kind = tiff.tags(file, (258, 277, 339)) if head[:2] in (b"II", b"MM") else {}
-    except (OSError, ValueError):
-        head, kind = b"", {}
-    if head[4:8] == b"ftyp" and head[8:12] in walking.HEIC:
-        return "HEIC, which Pillow does not read; save it as PNG, or as JPEG of high quality"
-    if head[:12] == b"\0\0\0\x0cJXL \r\n\x87\n" or head[:2] == b"\xff\x0a":
-        return "JPEG XL, which Pillow does not read; save it as PNG, or as JPEG of high quality"
-    if head[12:16] == b"CgBI":
-        return "a PNG in Apple's own form (CgBI), which Pillow does not read; save it as an ordinary PNG"
-    if kind.get(258, (8,))[0] not in (1, 2, 4, 8) or kind.get(339, (1,))[0] != 1:
-        form = {2: "signed integer", 3: "float"}.get(kind.get(339, (1,))[0], "integer")
-        samples = kind.get(277, (1,))[0]
-        return (
-            f"TIFF with {samples} samples of {kind.get(258, (1,))[0]} bits ({form}), a kind which Pillow does not read; "
-            "save it with 8 or 16 bits"
-        )
-    return "not an image that Pillow can read"
 
 
 def _upright(image: Image.Image) -> Tuple[Image.Image, str]:

@@ -117,6 +117,8 @@ class Journal:
         }
         if getattr(record, "stability", None):
             row["stability"] = record.stability
+        if record.note:
+            row["note"] = record.note
         self._line(row)
 
     def flush(self) -> None:
@@ -217,13 +219,14 @@ def read_journal(paths: Sequence[Union[str, Path]]) -> Iterator[Record]:
                 raise UserError(f"{str(paths[turn])!r} is not complete; run that shard again with --resume")
             if "done" in value:
                 return
-            stability = value.pop("stability", None)
+            stability, note = value.pop("stability", None), value.pop("note", "")
             try:
                 record = Record(**value)
             except TypeError:
                 raise UserError(f"{str(paths[turn])!r} holds a row that infer.py did not write; run it again") from None
             if stability:
                 record.stability = stability
+            record.note = note
             yield record
             turn = (turn + 1) % len(handles)
     finally:

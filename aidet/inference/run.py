@@ -21,6 +21,11 @@ from . import journal, results
 from .journal import Journal, journal_path, read_end
 
 Shard = Optional[Tuple[int, int]]
+NOTES = 10  # that are printed; the column ``note`` has all
+
+
+class NoneUsable(UserError):
+    """Not one image of a run could be used: there are no verdicts to write."""
 
 
 class Target(NamedTuple):
@@ -102,6 +107,8 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
     target, shard = targets(args), shard_to_run(args.shard)
     inputs = Inputs(target.images)
     total, names = inputs.survey()
+    for line in inputs.left.lines():
+        print(line, file=sys.stderr)
     if target.format == "submission":
         table, header = results.read_sample(args.sample_submission)
         results.match_sample([r[header[0]] for r in table], (k for k, _ in inputs), args.sample_submission)
@@ -132,7 +139,11 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
         print(f"shard {index}/{shards}: {len(part)} images{lost}; when all are done: {again}")
         # msrun treats any exit code but 0 as a crash and kills the other workers; merge reports the unusable images.
         return cli.PARTIAL if journal.bad and args.shard is not None else cli.OK
-    code = finish(target.folder, [journal.path], facts)
+    try:
+        code = finish(target.folder, [journal.path], facts)
+    except NoneUsable:
+        journal.path.unlink()
+        raise
     journal.path.unlink()
     return code
 
@@ -141,7 +152,7 @@ def make_detector(args: argparse.Namespace) -> Detector:
     """The detector that the options describe; its messages are printed on stderr."""
     names = (
         "backend votes vote fuse threshold unsure views flips stability early_exit cascade seed workers batch_size "
-        "device on_error"
+        "device on_error max_pixels truncated"
     ).split()
     options = {name: getattr(args, name) for name in names}
     return Detector(*default.checkpoints(args.ckpt), say=cli.to_stderr, **options)
@@ -149,7 +160,7 @@ def make_detector(args: argparse.Namespace) -> Detector:
 
 def header_of(args: argparse.Namespace, detector: Detector, shard: Shard, target: Target) -> Dict[str, Any]:
     """What a journal's rows depend on besides the images, and how its results are to be written."""
-    names = "vote fuse flips stability early_exit seed on_error".split()
+    names = "vote fuse flips stability early_exit seed on_error max_pixels truncated".split()
     views = [m.views for m in detector.models]
     weights = detector.fusion.weights
     first = detector.cascade.first if detector.cascade is not None else None
@@ -231,14 +242,21 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
     -------
     int
         Exit code: 3 if some images could not be used.
+
+    Raises
+    ------
+    NoneUsable
+        No image could be used.
     """
 
     def rows():
         return journal.read_journal(journals)
 
+    counts, bad = _counted(rows())
+    if bad and not counts:
+        raise NoneUsable(f"none of the {bad} images could be used, so nothing is written; see the reasons above")
     how = (facts[key] for key in "format on_error sample stability name".split())
     written = results.write(out, rows, list(facts["models"]), *how)
-    counts, bad = _counted(rows())
     parts = [read_end(journal) for journal in journals]
     facts_at = runinfo.write(out, facts, parts, {**counts, **({"error": bad} if bad else {})}, written)
     said = ", ".join(f"{counts[k]} {k}" for k in ("real", "generated", "unsure") if k in counts)
@@ -254,8 +272,12 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
 
 def _counted(rows):
     """(images by decision, number of unusable images, each of which is printed with its reason)."""
-    counts, bad = {}, 0
+    counts, bad, noted = {}, 0, 0
     for record in rows:
+        if record.note:
+            noted += 1
+            if noted <= NOTES:
+                print(f"note: {cli.printable(record.path)}: {cli.printable(record.note)}", file=sys.stderr)
         if record.ok:
             counts[record.decision] = counts.get(record.decision, 0) + 1
             continue
@@ -263,6 +285,8 @@ def _counted(rows):
             print("could not be used:", file=sys.stderr)
         bad += 1
         print(f"  {cli.printable(record.path)}: {cli.printable(record.status[len('error: ') :])}", file=sys.stderr)
+    if noted > NOTES:
+        print(f"note: {noted - NOTES} more images have a note in scores.csv", file=sys.stderr)
     return counts, bad
 
 
