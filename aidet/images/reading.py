@@ -177,9 +177,7 @@ def _check_size(width: int, height: int, how: Reading) -> None:
     if width * height > how.max_pixels:
         millions = math.ceil(width * height / 1e6)
         remedy = f"; --max-pixels {millions}M (max_pixels in Python) takes it" if millions <= MOST_MILLIONS else ""
-        raise ImageError(
-            f"{width}x{height} pixels ({millions} megapixels), more than the limit of {how.max_pixels}{remedy}"
-        )
+        raise ImageError(f"{width}x{height} pixels, more than the limit of {how.max_pixels}{remedy}")
 
 
 def _loaded(image: Image.Image, source: Any, how: Reading) -> Tuple[Image.Image, str]:

@@ -168,21 +168,26 @@ def is_image(path: str) -> bool:
     kind = extension(path)
     if kind in EXTENSIONS:
         return True
-    if kind in RAW or kind in OTHER:
+    if kind in OTHER:
         return False
     try:
         # A pipe would be waited for; a file that cannot be opened is none that can be told to be an image.
         if not os.path.isfile(path):
             return False
         with open(path, "rb") as file:
-            return looks_like_image(file)
+            return looks_like_image(file, raw=kind in RAW)
     except OSError:
         return False
 
 
-def looks_like_image(file: BinaryIO) -> bool:
-    """Whether the first bytes of an open file are those of an image format that is scored, or of HEIC or JPEG XL."""
+def looks_like_image(file: BinaryIO, raw: bool = False) -> bool:
+    """Whether the first bytes of an open file are those of an image format that is scored, or of HEIC or JPEG XL.
+
+    Raw photographs (``raw``) begin as a TIFF does.
+    """
     head = file.read(HEAD)
+    if raw and head[:2] in (b"II", b"MM"):
+        return False
     return (
         head.startswith(_STARTS)
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
