@@ -10,11 +10,11 @@ from ..cli import printable
 from ..labels import GENERATED, NAMES, REAL, logit
 from . import worst
 from .evaluation import Evaluation
-from .sections import HEADLINE, by_section, threshold_section
+from .sections import HEADLINE, TURNED_ROUND, by_section, inverted, threshold_section
 
 Card = Tuple[str, str, str]
 FEW, VERY_FEW = 100, 10  # the report warns if there are fewer independent source images
-INVERTED = 0.4  # below this AUC the report asks whether the scores are inverted
+DOUBTED = 0.4  # below this AUC the report asks whether the scores are inverted
 
 
 def counts(evaluation: Evaluation) -> str:
@@ -150,11 +150,8 @@ def _warnings(evaluation, result):
             f"error of that kind, not that there is none. With {fewest} independent source images of the rarer class "
             f"an error rate below {min(1, 3 / fewest):.1%} can go unseen there (rule of three)."
         )
-    if result["auc"] is not None and result["auc"] < INVERTED:
-        out.append(
-            f"AUC {result['auc']:.3f} is below chance: the scores may be inverted (a score above 0 must mean "
-            "generated), or the labels are."
-        )
+    if result["auc"] is not None and result["auc"] < DOUBTED:
+        out.append(inverted(result) or f"AUC {result['auc']:.3f} is below chance: {TURNED_ROUND}.")
     return out
 
 
@@ -301,6 +298,8 @@ def say(result: Dict[str, Any], maps: worst.Maps, page: Path) -> None:
         )
         for row in errors["first"]:
             print(printable(f"  {row['path']}: {row['status']}"))
+    if inverted(result):
+        print(f"warning            {inverted(result)}")
     if maps.shown and not maps.asked:
         names = ", ".join(Path(path).name for path in maps.files)
         print(f"maps               of {maps.shown} shown errors, by {names} (run.json); --explain none leaves them out")

@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..labels import sigmoid
 from . import degrade
 from .points import MOST_VOTES, VOTES, Log, evaluate, measure
-from .sections import HEADLINE, threshold_section
+from .sections import HEADLINE, inverted, threshold_section
 
 
 def main(options: argparse.Namespace) -> int:
@@ -197,6 +197,7 @@ def _page(path, lead, result, where_from):
         rate = result["speed"]["per_second"]
         cards.append(("images a second", f"{rate:.1f}", f"with degrading; 5,000 in an hour: {runinfo.hour(rate)}"))
     warnings = [f"{result['errors']} images could not be scored and are left out."] if result["errors"] else []
+    warnings += [inverted(result)] if inverted(result) else []
     return report.write(path, "Robustness sweep", lead, parts, cards, warnings)
 
 
@@ -208,4 +209,6 @@ def _say(result, page):
         print(f"{result['speed']['per_second']:.1f} images a second, degrading included")
     if result["errors"]:
         print(f"{result['errors']} images could not be scored and are left out")
+    if inverted(result):
+        print(f"warning: {inverted(result)}")
     print(f"report: {page}")

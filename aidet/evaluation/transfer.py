@@ -16,7 +16,7 @@ from ..labels import NAMES
 from . import degrade
 from .evaluation import label_column
 from .points import Log, Value, decided, evaluate, measure, require_some
-from .sections import by_section
+from .sections import by_section, inverted
 
 KEYS = (("auc", "AUC"), ("balanced_accuracy", "balanced accuracy"))
 
@@ -229,6 +229,7 @@ def _value(cell, key):
 def _page(path, lead, result, where_from):
     lost = sum(c["errors"] for c in result["cells"])
     warnings = [f"{lost} images could not be scored and are left out."] if lost else []
+    warnings += _inverted(result)
     single = sorted({c["set"] for c in result["cells"] if c.get("one_class")})
     if single:
         warnings.append(f"One class only in {', '.join(single)}: its number is a recall, and it has no AUC.")
@@ -239,10 +240,16 @@ def _page(path, lead, result, where_from):
     return report.write(path, "Transfer between data sets", lead, [*sections(result), where_from], cards, warnings)
 
 
+def _inverted(result):
+    return [f"{c['model']} on {c['set']}: {inverted(c)}" for c in result["cells"] if inverted(c)]
+
+
 def _say(result, page):
     for cell in result["cells"]:
         shown = [f"{label} {report.number(cell.get(k))} {report.interval(cell['ci'].get(k), 3)}" for k, label in KEYS]
         print(f"{cell['model']} on {cell['set']}: {', '.join(shown)}")
     for name, row in result["models"].items():
         print(f"{name}: balanced accuracy average {row['average']:.4f}, minimum {row['minimum']:.4f} ({row['worst']})")
+    for line in _inverted(result):
+        print(f"warning: {line}")
     print(f"report: {page}")
