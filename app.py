@@ -10,7 +10,7 @@ from typing import List
 from aidet import cli
 from aidet.errors import UserError
 
-LIMITS = ("images", "megabytes")
+LIMITS = ("images", "megabytes", "pixels")
 
 
 def parser() -> cli.Parser:
@@ -40,6 +40,7 @@ def parser() -> cli.Parser:
     g = p.add_argument_group("limits of one request")
     g.add_argument("--max-images", type=int, default=200, metavar="N", help="images (default 200)")
     g.add_argument("--max-megabytes", type=int, default=32, metavar="N", help="of one image (default 32)")
+    cli.add_reading(g, 50_000_000)
     return p
 
 

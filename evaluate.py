@@ -121,6 +121,7 @@ def _sweep(commands):
     )
     p.add_argument("--backend", choices=("auto", "onnxruntime", "mindspore"), default="auto")
     p.add_argument("--workers", type=int, help="threads that decode (default: CPUs)")
+    cli.add_reading(p)
 
 
 def _transfer(commands):
@@ -134,6 +135,7 @@ def _transfer(commands):
     p.add_argument("--votes", type=int, help="views of each image (the sidecar's, else 1)")
     p.add_argument("--backend", choices=("auto", "onnxruntime", "mindspore"), default="auto")
     p.add_argument("--workers", type=int, help="threads that decode (default: CPUs)")
+    cli.add_reading(p)
 
 
 def _audit(commands):
@@ -158,6 +160,7 @@ def _leaks(commands):
     )
     p.add_argument("--crops", action="store_true", help="also look for crops of one image (slower; needs OpenCV)")
     p.add_argument("--workers", type=int, help="processes that decode (default: CPUs)")
+    cli.add_reading(p)
 
 
 def main(argv: Sequence[str]) -> int:

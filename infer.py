@@ -79,13 +79,14 @@ def parser() -> cli.Parser:
         "--on-error",
         default="fail",
         metavar="fail|real|generated|skip",
-        help="unusable image: no label, that label, or left out. With fail, the default, a contest's file has real for "
-        "it: 0 in result.txt and in labels of a submission; where it takes numbers, undecided: probability 0.5, score 0",
+        help="unusable image: no label, that label, or left out. With fail, the default, a contest's file says real: 0 "
+        "in result.txt and in labels of a submission; where it takes numbers, undecided: probability 0.5, score 0",
     )
     g = p.add_argument_group("running")
     g.add_argument("--backend", default="auto", metavar="auto|onnxruntime|mindspore")
     g.add_argument("--device", default="auto", metavar="auto|Ascend|GPU|CPU")
     g.add_argument("--batch-size", type=int, default=32, metavar="N", help="images in a call on Ascend and GPU")
+    cli.add_reading(g)
     g.add_argument("--workers", type=int, metavar="N", help="threads (default: the CPUs this process may use)")
     g.add_argument("--resume", action="store_true", help="continue where a killed run stopped")
     g.add_argument("--shard", metavar="I/N", help="only input k with k mod N = I mod N; then: infer.py merge DIR")

@@ -153,6 +153,47 @@ def _leave_at_once() -> NoReturn:
     os._exit(STOPPED)
 
 
+def pixels(text: str) -> int:
+    """A number of pixels as written on a command line: ``200000000`` or ``200M`` (megapixels).
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+    """
+    number, unit = (text[:-1], 1e6) if text[-1:] in ("M", "m") else (text, 1)
+    try:
+        value = int(float(number) * unit)
+    except (ValueError, OverflowError):
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of pixels, for example 200M for 200 megapixels")
+    return value
+
+
+def add_reading(parser: Any, default: int = 120_000_000) -> None:
+    """Add ``--max-pixels`` and ``--truncated``, the options of :class:`aidet.images.Reading`.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser or group
+    default : int
+        Pixels.
+    """
+    parser.add_argument(
+        "--max-pixels",
+        type=pixels,
+        default=default,
+        metavar="N",
+        help=f"refuse larger images, which take much memory; 200M is 200 megapixels (default {default // 1_000_000}M)",
+    )
+    parser.add_argument(
+        "--truncated",
+        default="error",
+        metavar="error|score",
+        help="a file whose end is missing: an error, or score what is there, with a note in its row",
+    )
+
+
 def to_stderr(line: str) -> None:
     """Print a line for the user on stderr; command lines pass this as ``say``."""
     print(line, file=sys.stderr)

@@ -38,6 +38,8 @@ class Record:
     stability : dict of str to float
         In stability mode, the fused probability of the image ("original", first) and of each re-saved or resized
         version, by the operation that made it; otherwise empty.
+    note : str
+        What the user should know about how the file was read; the column ``note`` of result files if any row has one.
     """
 
     path: str
@@ -48,6 +50,7 @@ class Record:
     status: str = "ok"
     scores: Dict[str, float] = field(default_factory=dict)
     stability: Dict[str, float] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def ok(self) -> bool:

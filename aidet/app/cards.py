@@ -97,8 +97,19 @@ def verdict(
         f'<div class="aidet-ends"><span>{say(language, "real")} 0%</span>'
         f"<span>{say(language, 'generated')} 100%</span></div>"
         f"{_stable(language, record, threshold)}{_said_by_the_file(language, findings)}"
+        f"{_noted(record)}"
         f'<p class="aidet-file">{name}</p><p class="aidet-note">{say(language, "not")}</p></div>'
     )
+
+
+def _noted(record):
+    return f'<p class="aidet-warn">{html.escape(record.note)}</p>' if record.note else ""
+
+
+def row(record: Verdict) -> List[str]:
+    """File, decision, probability and status of a record; with the status the note on how its file was read."""
+    status = f"{record.status}: {record.note}" if record.note else record.status
+    return [record.path, record.decision, "" if record.prob is None else percent(record.prob), status]
 
 
 def _stable(language, record, threshold):

@@ -272,7 +272,7 @@ class Page:
         examined = {"record": record, "path": str(path), "findings": service.findings_of(path)}
         views: List[Any] = [None, None]
         if record.ok:
-            image = images.decode(path)
+            image = self.served.detector.reading.decode(path)
             views = [pictures.spectrum(image), pictures.residual(image)]
         decided = self.served.decided(record, *self.zone(threshold, low, high))
         return (
@@ -351,7 +351,7 @@ class Page:
     def add(rows: List[list], found: Sequence[Verdict]) -> List[list]:
         """History rows (time, file, decision, probability, status), the new ones first."""
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        new = [[now, r.path, r.decision, "" if r.prob is None else cards.percent(r.prob), r.status] for r in found]
+        new = [[now, *cards.row(r)] for r in found]
         return [*new, *rows][:HISTORY]
 
     @staticmethod

@@ -25,6 +25,7 @@ HEADERS = (
     (b"referrer-policy", b"no-referrer"),
 )
 PYTHON = (3, 10)
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "socks_proxy")
 SESSIONS = 200  # maximum number of sessions whose history and settings are kept; the oldest are dropped first
 WAITING = 2000  # maximum number of sessions whose unfinished events are kept; Gradio keeps messages of as many
 
@@ -103,10 +104,10 @@ def prepare() -> str:
         HF_HUB_OFFLINE="1",
         HF_HUB_DISABLE_TELEMETRY="1",
     )
-    # Gradio requests its own address once at startup; that request must not go through a system proxy.
-    for name in ("NO_PROXY", "no_proxy"):
-        known = os.environ.get(name)
-        os.environ[name] = "127.0.0.1,localhost" + (f",{known}" if known else "")
+    # Gradio requests its own address once at startup, which must not go through a system proxy, and its HTTP client
+    # does not start at all with a SOCKS proxy. Nothing else is ever requested, so no proxy is needed.
+    for name in [n for n in os.environ if n.lower() in PROXIES]:
+        del os.environ[name]
     return folder
 
 
@@ -150,6 +151,7 @@ def serve(
         Gradio is missing, the port is in use, or a checkpoint cannot be used.
     """
     require_gradio()
+    check_address(host, port)  # before the models are opened, which takes seconds
     from .service import Service
 
     served = Service(checkpoints, limits or uploads.Limits(), **options)
@@ -222,6 +224,40 @@ def launch(served: Any, folder: str, host: str = "127.0.0.1", port: int = 7860, 
     except OSError as error:
         raise UserError(f"cannot listen on {host}:{port}: {error}; choose another --port") from None
     return page
+
+
+def check_address(host: str, port: int) -> None:
+    """Try to listen on an address, for the reason that Gradio does not give.
+
+    Raises
+    ------
+    UserError
+        An unknown name, an address of another machine, or a port that is in use or needs more rights.
+    """
+    import errno
+    import socket
+
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--host {host!r}: {why}; give 127.0.0.1 for this machine alone, or 0.0.0.0 for the network"
+        ) from None
+    family, kind, protocol, _, address = found[0]
+    try:
+        with socket.socket(family, kind, protocol) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(address)
+            one.listen(1)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"cannot listen on {host}:{port}: the port is in use; choose another --port") from None
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise UserError(
+                f"--host {host!r} is no address of this machine; give 127.0.0.1, or 0.0.0.0 for the network"
+            ) from None
+        raise UserError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
 
 
 def free_port(host: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar
 
 from PIL import Image
 
-from .. import Detector, __version__, images, labels
+from .. import Detector, __version__, labels
 from ..detector import Verdict, explain, vote
 from ..errors import UserError
 from ..records import Record
@@ -59,7 +59,7 @@ class Service:
         # MindSpore must always be called from the same thread; ONNX Runtime may be called from any.
         self._only = ThreadPoolExecutor(1, thread_name_prefix="aidet-model")
         self.detector = self._only.submit(
-            lambda: Detector(*checkpoints, unsure=unsure, stability=True, **options)
+            lambda: Detector(*checkpoints, unsure=unsure, stability=True, max_pixels=self.limits.pixels, **options)
         ).result()
         self.safe = all(m.threadsafe for m in self.detector.models)
         self.threshold = self.detector.threshold
@@ -139,7 +139,8 @@ class Service:
         images.ImageError
             The file cannot be used.
         """
-        image = images.decode(uploads.checked(source, self.limits))  # type: ignore[arg-type]  # Unusable reads as a file
+        checked = uploads.checked(source, self.limits)
+        image = self.detector.reading.decode(checked)  # type: ignore[arg-type]  # Unusable reads as a file
         with self._heat:
             heat = self._run(lambda: explain.occlusion(self.detector, image, uploads.safe_name(name)))
         return pictures.overlay(heat, image)
@@ -226,7 +227,7 @@ def as_json(
     -------
     dict
         ``file, status, decision, label, probability, score, threshold, unsure, models, stability, spread, changes,
-        metadata, note``; see docs/app.md.
+        metadata, file_note, note``; see docs/app.md.
     """
     models = {
         name: {
@@ -249,6 +250,7 @@ def as_json(
         "stability": record.stability,
         "spread": record.spread,
         "changes": flips(record, threshold),
+        "file_note": record.note,
         "note": NOTE,
     }
     if findings is not None:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 
-from PIL import Image
-
 from .. import images
 from ..errors import UserError
+from ..images import walking
 
 MB = 1 << 20
 Source = Union[str, Path, io.BytesIO]
@@ -38,7 +37,7 @@ class Limits:
     megabytes: int = 32
     upload_megabytes: int = 128
     total_megabytes: int = 512
-    pixels: int = 40_000_000
+    pixels: int = 50_000_000
 
 
 class Unusable:
@@ -73,14 +72,16 @@ def checked(source: Source, limits: Limits) -> Union[Source, Unusable]:
     if size > limits.megabytes * MB:
         return Unusable(f"{size / MB:.1f} MB, more than the limit of {limits.megabytes} MB")
     try:
-        with Image.open(source) as image:
+        with images.opened(source) as image:
             width, height = image.size
     except Exception:  # noqa: BLE001 - decoding will report what is wrong
         width = height = 0
     if isinstance(source, io.BytesIO):
         source.seek(0)
     if width * height > limits.pixels:
-        return Unusable(f"{width}x{height} pixels, more than the limit of {limits.pixels}")
+        return Unusable(
+            f"{width}x{height} pixels, more than the limit of {limits.pixels}; the application's --max-pixels raises it"
+        )
     return source
 
 
@@ -154,6 +155,17 @@ class Batch:
         return io.BytesIO(data), len(data)
 
 
+def _by_content(path, info, kind):
+    """Whether a member without the extension of an image begins like one."""
+    if kind in walking.OTHER or info.flag_bits & 1:
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(info) as file:
+            return walking.looks_like_image(io.BytesIO(file.read(walking.HEAD)), kind in walking.RAW)
+    except Exception:  # noqa: BLE001 - as in Batch._unpacked
+        return False
+
+
 def members(path: Union[str, Path], name: str) -> List[zipfile.ZipInfo]:
     """The images of a zip archive in natural order; folders, links, hidden and other files are left out.
 
@@ -183,9 +195,9 @@ def members(path: Union[str, Path], name: str) -> List[zipfile.ZipInfo]:
     for info in infos:
         parts = info.filename.replace("\\", "/").split("/")
         is_link = (info.external_attr >> 16) & 0o170000 == 0o120000
-        hidden = any(p.startswith(".") and p not in (".", "..") or p == "__MACOSX" for p in parts)
+        hidden = any(p.startswith(".") and p not in (".", "..") or p.lower() in walking.LITTER for p in parts)
         kind = os.path.splitext(info.filename)[1].lower()
-        if info.is_dir() or is_link or hidden or kind not in images.EXTENSIONS:
+        if info.is_dir() or is_link or hidden or not (kind in images.EXTENSIONS or _by_content(path, info, kind)):
             continue
         if info.flag_bits & 1:
             raise UserError(f"{safe_name(name)!r} is encrypted; send it without a password")

@@ -25,6 +25,7 @@ MATCHES, AGREEING = 6, 6
 TRIED = 5  # known images compared with each image
 OVERLAP = 0.4  # fraction of the smaller image that must lie inside the other
 COMPARED = 32  # the overlap is compared at this many pixels per side
+_READING = images.Reading()
 NOTHING = (np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8))
 
 
@@ -60,29 +61,31 @@ def require() -> None:
     _cv2()
 
 
-def _grey(path):
+def _grey(path, reading):
     """Grey pixels, longer side at most 512; None if the file cannot be decoded or is too small."""
     try:
-        image = images.decode(path).convert("L")
+        image = reading.decode(path).convert("L")
     except images.ImageError:
         return None
     image.thumbnail((SIDE, SIDE))
     return np.asarray(image) if min(image.size) >= SMALLEST else None
 
 
-def corners(path: Union[str, Path]) -> Tuple[np.ndarray, np.ndarray]:
+def corners(path: Union[str, Path], reading: images.Reading = _READING) -> Tuple[np.ndarray, np.ndarray]:
     """Corners of one file.
 
     Parameters
     ----------
     path : str or Path
+    reading : aidet.images.Reading
+        How images are read.
 
     Returns
     -------
     (ndarray (k, 2) float32, ndarray (k, 32) uint8)
         Positions and descriptors; empty if there are none.
     """
-    cv2, grey = _cv2(), _grey(path)
+    cv2, grey = _cv2(), _grey(path, reading)
     found = [] if grey is None else cv2.ORB_create(nfeatures=CORNERS, fastThreshold=4).detectAndCompute(grey, None)
     if not len(found) or not found[0]:
         return NOTHING
@@ -133,7 +136,13 @@ def candidates(known: Corners, other: Corners) -> Dict[int, List[Tuple[int, np.n
     return {row: sorted(some, key=lambda s: -len(s[1]))[:TRIED] for row, some in found.items()}
 
 
-def agree(known: Union[str, Path], other: Union[str, Path], here: np.ndarray, there: np.ndarray) -> float:
+def agree(
+    known: Union[str, Path],
+    other: Union[str, Path],
+    here: np.ndarray,
+    there: np.ndarray,
+    reading: images.Reading = _READING,
+) -> float:
     """How well the pixels of two images agree after alignment by their matching corners.
 
     Parameters
@@ -141,6 +150,8 @@ def agree(known: Union[str, Path], other: Union[str, Path], here: np.ndarray, th
     known, other : str or Path
     here, there : ndarray (m, 2)
         Matching positions in ``other`` and in ``known``.
+    reading : aidet.images.Reading
+        How images are read.
 
     Returns
     -------
@@ -151,7 +162,7 @@ def agree(known: Union[str, Path], other: Union[str, Path], here: np.ndarray, th
     move, inside = cv2.estimateAffinePartial2D(there, here, method=cv2.RANSAC, ransacReprojThreshold=4)
     if move is None or len({tuple(p) for p in here[inside.reshape(-1) == 1]}) < AGREEING:
         return 0.0
-    one, two = _grey(known), _grey(other)
+    one, two = _grey(known, reading), _grey(other, reading)
     if one is None or two is None:
         return 0.0
     size = (two.shape[1], two.shape[0])
@@ -177,6 +188,7 @@ def compare(
     known_files: Sequence[str],
     other_files: Sequence[str],
     skip: Collection[int] = (),
+    reading: images.Reading = _READING,
 ) -> List[fingerprints.Leak]:
     """Which images of ``other`` share a part with an image of ``known``.
 
@@ -187,6 +199,8 @@ def compare(
         The image files; they are decoded again for the final pixel comparison.
     skip : collection of int
         Rows of ``other`` to leave out of the search.
+    reading : aidet.images.Reading
+        How images are read.
 
     Returns
     -------
@@ -198,7 +212,7 @@ def compare(
         if row in skip:
             continue
         for mine, here, there in tried:
-            if agree(known_files[mine], other_files[row], here, there) >= fingerprints.CORRELATION:
+            if agree(known_files[mine], other_files[row], here, there, reading) >= fingerprints.CORRELATION:
                 out.append(("crop", row, mine, len(here)))
                 break
     return out

@@ -22,6 +22,7 @@ THUMB = 16
 HASHED, LOW = 32, 8  # pHash: the 8 x 8 lowest frequencies of the cosine transform of 32 x 32 pixels
 CORRELATION = 0.95
 CHUNK = 1 << 20
+_READING = images.Reading()
 Leak = Tuple[str, int, int, int]  # level, row in the other split, row in the known one, differing bits (crop: corners)
 
 
@@ -62,12 +63,14 @@ class Prints:
         return len(self.paths)
 
 
-def fingerprint(path: Union[str, Path]) -> tuple:
+def fingerprint(path: Union[str, Path], reading: images.Reading = _READING) -> tuple:
     """Fingerprints of one file.
 
     Parameters
     ----------
     path : str or Path
+    reading : aidet.images.Reading
+        How images are read.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def fingerprint(path: Union[str, Path]) -> tuple:
     except OSError as error:
         return (error.strerror or str(error),)
     try:
-        image = images.decode(path)
+        image = reading.decode(path)
     except images.ImageError as error:
         return (str(error),)
     pixels = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()

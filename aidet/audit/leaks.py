@@ -2,11 +2,12 @@
 
 import argparse
 import csv
+import functools
 import itertools
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-from .. import files, report
+from .. import files, images, report
 from ..cli import OK, PARTIAL, by_reason, printable
 from ..datasets import sources
 from ..errors import UserError
@@ -17,7 +18,9 @@ SPLITS = ("train", "valid", "test")
 SHOWN = 12  # the report shows at most a third of this many leaks of each level
 
 
-def read_prints(name: str, table: sources.Table, workers: Optional[int] = None) -> fingerprints.Prints:
+def read_prints(
+    name: str, table: sources.Table, workers: Optional[int] = None, reading: Optional[images.Reading] = None
+) -> fingerprints.Prints:
     """Fingerprints of all images of a split, each decoded once, in several processes.
 
     Parameters
@@ -27,13 +30,25 @@ def read_prints(name: str, table: sources.Table, workers: Optional[int] = None) 
     table : aidet.datasets.Table
     workers : int, optional
         Default: the number of CPUs.
+    reading : aidet.images.Reading, optional
+        How images are read.
 
     Returns
     -------
     Prints
+
+    Raises
+    ------
+    UserError
+        No image can be read.
     """
     full = [str(file) for file in table.files()]
-    return fingerprints.collect(table.paths or [], full, spread(fingerprints.fingerprint, full, name, workers))
+    work = functools.partial(fingerprints.fingerprint, reading=reading or images.Reading())
+    found = fingerprints.collect(table.paths or [], full, spread(work, full, name, workers))
+    if found.lost and not len(found):
+        path, why = found.lost[0]
+        raise UserError(f"{name}: none of its {len(full)} images can be read, first {path}: {why}")
+    return found
 
 
 def main(options: argparse.Namespace) -> int:
@@ -42,7 +57,7 @@ def main(options: argparse.Namespace) -> int:
     Parameters
     ----------
     options : argparse.Namespace
-        ``train, valid, test, out, distance, crops, workers``.
+        ``train, valid, test, out, distance, crops, workers, max_pixels, truncated``.
 
     Returns
     -------
@@ -64,10 +79,11 @@ def main(options: argparse.Namespace) -> int:
         crops.require()
     # Check all sources before spending up to an hour on the first.
     read = {name: sources.read_images(source) for name, source in given.items()}
-    prints = {name: read_prints(name, table, workers) for name, table in read.items()}
+    reading = images.Reading(options.max_pixels, options.truncated)
+    prints = {name: read_prints(name, table, workers, reading) for name, table in read.items()}
     pairs = compare(prints, distance)
     if with_crops:
-        _add_crops(prints, pairs, workers)
+        _add_crops(prints, pairs, workers, reading)
     _write_rows(out / "leaks.csv", prints, pairs)
     result = _result(prints, pairs, distance, with_crops)
     facts, where_from = report.provenance({name: sources.split_source(source)[0] for name, source in given.items()})
@@ -102,12 +118,13 @@ def compare(prints: Dict[str, fingerprints.Prints], distance: int) -> Dict[Tuple
     }
 
 
-def _add_crops(prints, pairs, workers):
+def _add_crops(prints, pairs, workers, reading):
     """Search for crops among the images that were not found at another level."""
-    found = {n: crops.collect(spread(crops.corners, p.files, f"{n}, corners", workers)) for n, p in prints.items()}
+    work = functools.partial(crops.corners, reading=reading)
+    found = {n: crops.collect(spread(work, p.files, f"{n}, corners", workers)) for n, p in prints.items()}
     for (first, second), rows in pairs.items():
         done = {j for _, j, _, _ in rows}
-        rows += crops.compare(found[first], found[second], prints[first].files, prints[second].files, done)
+        rows += crops.compare(found[first], found[second], prints[first].files, prints[second].files, done, reading)
         rows.sort(key=lambda row: row[1])
 
 

@@ -12,9 +12,9 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Unio
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, JpegImagePlugin
+from PIL import JpegImagePlugin
 
-from .. import metrics
+from .. import images, metrics
 from ..errors import UserError
 
 NUMBERS = ("width", "height", "pixels", "aspect", "bytes_per_pixel", "jpeg_quality")
@@ -67,7 +67,7 @@ def file_features(path: Union[str, Path]) -> Dict[str, Any]:
         The file is not an image.
     """
     size = os.path.getsize(path)
-    with Image.open(path) as image:
+    with images.opened(path) as image:
         tables = getattr(image, "quantization", {}) if isinstance(image, JpegImagePlugin.JpegImageFile) else {}
         jpeg = bool(tables)
         text = repr(sorted((k, list(v)) for k, v in tables.items())).encode()

@@ -4,6 +4,7 @@ Training and evaluation read a folder by the same rules: the innermost folder wh
 """
 
 import re
+import sys
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -50,9 +51,12 @@ class Layout(NamedTuple):
 
 def read_folder(folder: Place, what: str = "image list") -> Table:
     """The images below a folder; raise a :class:`UserError` if there are none."""
-    keys = list(images.walk(folder))
+    left = images.LeftOut()
+    keys = list(images.walk(folder, left))
     if not keys:
-        raise UserError(f"{what} {str(folder)!r}: no images in this folder")
+        raise UserError(" ".join((f"{what} {str(folder)!r}: no images in this folder", *left.lines())))
+    for line in left.lines():
+        print(f"{line} ({folder})", file=sys.stderr)
     return Table(keys, {}, Path(folder), str(folder))
 
 

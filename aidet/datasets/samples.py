@@ -93,19 +93,19 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
     place = Path(os.path.expanduser(config.data_dir))
     if not place.exists():
         raise UserError(f"data_dir {config.data_dir!r} does not exist")
-    whole = _table(place)
-    train = _split(place, whole, config.train_split)
+    whole, log = _table(place), log or (lambda text: None)
+    train = _split(place, whole, config.train_split, log)
     assert train is not None  # the training split is not optional
     if config.val_split and config.val_split != config.train_split:
         # An explicit fraction serves data that come without a validation part.
         optional = config.val_fraction > 0 or not config.val_while_train
-        val = _split(place, whole, config.val_split, optional=optional)
+        val = _split(place, whole, config.val_split, log, optional=optional)
     else:
         val = None
     if val is None and config.val_fraction > 0:
         train, val = hold_out(train, config.val_fraction, config.seed)
     if val is not None:
-        _check_disjoint(train, val, log or (lambda text: None))
+        _check_disjoint(train, val, log)
     if config.num_samples and config.num_samples < len(train):
         rng = images.generator(config.seed, "num_samples")
         train = train.take(sorted(rng.permutation(len(train))[: config.num_samples]))
@@ -155,14 +155,16 @@ def _sides(texts: List[str], column: str = "label") -> np.ndarray:
     return np.array([-1 if known[text] is None else known[text] for text in texts])
 
 
-def _split(place: Path, whole: Optional[Samples], name: str, optional: bool = False) -> Optional[Samples]:
+def _split(
+    place: Path, whole: Optional[Samples], name: str, log: Callable[[str], None], optional: bool = False
+) -> Optional[Samples]:
     wanted = next((names for names in sources.SPLIT_NAMES.values() if name in names), (name,))
     wanted = (name, *(w for w in wanted if w != name))
     if whole is not None:
         return _split_of_table(whole, name, wanted, optional)
     for word in wanted:
         if (place / word).is_dir():
-            return _from_folder(place, word)
+            return _from_folder(place, word, log)
     # GenImage has its splits below the generators; others write Train.
     keys = [key for key in images.walk(place) if any(part.lower() in wanted for part in key.split("/")[:-1])]
     if keys:
@@ -192,14 +194,17 @@ def _split_of_table(whole: Samples, name: str, wanted: Sequence[str], optional: 
     raise UserError(f"data: {nearest(name, set(whole.splits), 'split')}")
 
 
-def _from_folder(place: Path, split: str) -> Samples:
+def _from_folder(place: Path, split: str, log: Callable[[str], None]) -> Samples:
     folder = place / split
     table = sources.table_of(folder)
     if table is not None:
         return _from_table(table)
-    keys = list(images.walk(folder))
+    left = images.LeftOut()
+    keys = list(images.walk(folder, left))
     if not keys:
-        raise UserError(f"{str(folder)!r} holds no images")
+        raise UserError(" ".join((f"{str(folder)!r} holds no images", *left.lines())))
+    for line in left.lines():
+        log(f"{line} ({folder})")
     flat = [k for k in keys if "/" not in k]
     if len(flat) == len(keys):
         numbered = read_numbered(place, split, keys)

@@ -140,11 +140,15 @@ class Inputs:
             yield name, os.path.join(self.root, locate(name))
 
     def _names(self) -> Iterator[str]:
-        stream = {"folder": images.walk, "table": stream_csv, "list": stream_list}.get(self.kind)
+        self.left = images.LeftOut()
+        stream = {"folder": self._walk, "table": stream_csv, "list": stream_list}.get(self.kind)
         try:
             yield from [self.where.name] if stream is None else stream(self.where)
         except (UnicodeError, csv.Error, OSError) as error:
             raise UserError(f"list {str(self.where)!r} cannot be read as UTF-8 text: {error}") from None
+
+    def _walk(self, folder):
+        return images.walk(folder, self.left)
 
     def count(self) -> int:
         """Number of inputs; reads them once, which also finds errors in a list before any work is done.
@@ -162,7 +166,7 @@ class Inputs:
         for name in self._names():
             names.add(name)
         if not names.number:
-            raise UserError(f"images {str(self.where)!r} holds no image file")
+            raise UserError(" ".join((f"images {str(self.where)!r} holds no image file", *self.left.lines())))
         return names.number, names.digest()
 
 

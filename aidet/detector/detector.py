@@ -82,6 +82,11 @@ class Detector:
         :mod:`logging`, at INFO (an ONNX graph is made) or WARNING (a slower back end is used), and appear only if the
         application has enabled that logger.
 
+    max_pixels : int
+        Larger images are refused before they are decoded.
+    truncated : {"error", "score"}
+        A file whose end is missing: an error, or score what is there; the verdict's ``note`` says so.
+
     Attributes
     ----------
     models : list of aidet.detector.scorer.Scorer
@@ -92,6 +97,8 @@ class Detector:
     votes, views :
         The values that the models use, as given or from their sidecars; a list if the models differ, None if no model
         has views.
+    reading : aidet.images.Reading
+        How images are read.
     cascade : aidet.detector.cascade.Cascade or None
         None if every view is always scored by every model.
 
@@ -129,6 +136,8 @@ class Detector:
         device: str = "auto",
         on_error: str = "fail",
         say: backends.Say = None,
+        max_pixels: int = images.MAX_PIXELS,
+        truncated: str = "error",
     ) -> None:
         given = {n: v for n, v in locals().items() if n not in ("self", "checkpoints", "__class__")}
         self._made_from = checkpoints, given
@@ -137,6 +146,7 @@ class Detector:
             raise UserError(nearest(vote, VOTE_RULES, "vote"))
         if on_error not in ON_ERROR:
             raise UserError(nearest(on_error, ON_ERROR, "on_error"))
+        self.reading = images.Reading(max_pixels, truncated)
         self.workers = cpus() if workers is None else _at_least_one("workers", workers)
         self.batch_size = _at_least_one("batch_size", batch_size)
         self.vote, self.stability, self.on_error = vote, stability, on_error
@@ -181,26 +191,26 @@ class Detector:
 
     # --- one image ---------------------------------------------------------------------------------------------------
     def _prepare(self, stability, item):
-        """(key, source) -> (key, views, None), or (key, None, reason) if the source cannot be decoded."""
+        """(key, source) -> (key, views, None, note), or (key, None, reason, "") if the source cannot be decoded."""
         key, source = item
         try:
-            image = images.decode(source)
+            image, note = self.reading.read(source)
         except images.ImageError as error:
-            return key, None, str(error)
+            return key, None, str(error), ""
         if self.cascade is not None:
-            return key, self.models[0].views.later(image, key), None
-        return key, [m.prepare(image, key, stability) for m in self.models], None
+            return key, self.models[0].views.later(image, key), None, note
+        return key, [m.prepare(image, key, stability) for m in self.models], None, note
 
     def _score(self, prepared):
-        key, views, reason = prepared
+        key, views, reason, note = prepared
         if reason is not None:
             return self._error(key, reason)
         if self.cascade is not None:
             weights = self.models[0].weigh(make() for make in views)
             seen = self.cascade.scores(views, weights)
-            return self._verdict(key, [[seen]], [[None if weights is None else weights[: len(seen)]]])
+            return self._verdict(key, [[seen]], [[None if weights is None else weights[: len(seen)]]], note)
         scores = [split(m.run(sum(v, [])), v) for m, v in zip(self.models, views)]
-        return self._verdict(key, scores, self._weights(views))
+        return self._verdict(key, scores, self._weights(views), note)
 
     def _weights(self, views):
         """For each model, the weights of the views of each version."""
@@ -210,7 +220,7 @@ class Detector:
         label = labels.NAMES.index(self.on_error) if self.on_error in labels.NAMES else None
         return Verdict(key, label=label, status=f"error: {reason}")
 
-    def _verdict(self, key, scores, weights):
+    def _verdict(self, key, scores, weights, note):
         """``scores`` and ``weights``: for each model, one array per version, with the image itself first."""
         if not all(np.isfinite(s).all() for versions in scores for s in versions):
             return self._error(key, "the network's output is not a finite number")
@@ -223,7 +233,7 @@ class Detector:
         if len(fused) > 1:
             probs = [float(labels.sigmoid(score)) for score, _ in fused]
             stability = dict(zip(("original", *STABILITY), probs))
-        return Verdict(key, score, prob, label, decision, "ok", per_model, stability, views=views, weights=counted)
+        return Verdict(key, score, prob, label, decision, "ok", per_model, stability, note, views, counted)
 
     def _fuse(self, scores, weights):
         """Scores and weights of each model's views -> (fused score, score of each model)."""
@@ -285,13 +295,13 @@ class Detector:
             return
         columns = []
         for i, model in enumerate(self.models):
-            versions = [version for _, views, _ in good for version in views[i]]
-            most = max(sum(map(len, views[i])) for _, views, _ in good)
+            versions = [version for _, views, _, _ in good for version in views[i]]
+            most = max(sum(map(len, views[i])) for _, views, _, _ in good)
             scores = iter(split(model.run(sum(versions, []), piece=self.batch_size * most), versions))
-            columns.append([[next(scores) for _ in views[i]] for _, views, _ in good])
-        rows = zip(zip(*columns), (self._weights(views) for _, views, _ in good))
-        for key, _, reason in group:
-            yield self._error(key, reason) if reason is not None else self._verdict(key, *next(rows))
+            columns.append([[next(scores) for _ in views[i]] for _, views, _, _ in good])
+        rows = zip(zip(*columns), (self._weights(views) for _, views, _, _ in good))
+        for key, _, reason, note in group:
+            yield self._error(key, reason) if reason is not None else self._verdict(key, *next(rows), note)
 
     @overload  # a text or bytes is also an iterable, of what is no source
     def score(  # type: ignore[overload-overlap]

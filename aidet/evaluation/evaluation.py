@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
-from .. import metrics
+from .. import images, metrics
 from ..cli import by_reason
 from ..datasets import cifar100
 from ..datasets.truth import Truth, read_labels
@@ -149,8 +149,11 @@ class Evaluation:
         decided = label >= 0
         if not decided.any() and not self.scored.any():
             raise UserError(f"{self.scores.source}: no row has a score")
+        if self.scores.errors.all():
+            first = f"{self.scores.paths[0]}: {self.scores.status[0]}"
+            raise UserError(f"{self.scores.source}: none of its {len(y)} images could be scored, first {first}")
         sides = set(y[decided].tolist())
-        if not (one_class and len(sides) == 1):
+        if not (one_class and len(sides) == 1) or len(set(y.tolist())) == 2:
             self._check_both(y[decided])
         out = metrics.decision_metrics(y[decided], label[decided])
         if self.ranked:
@@ -199,10 +202,8 @@ def label_column(true: Truth, name: str) -> List[str]:
 
 def _header(path):
     """Size and format of an image file without decoding it; ``unreadable`` if that fails."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
+        with images.opened(path) as image:
             return {"size": f"{image.width}x{image.height}", "format": image.format}
     except Exception:  # noqa: BLE001 - Pillow raises nearly every type on damaged files
         return {"size": "unreadable", "format": "unreadable"}

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from tqdm import tqdm
@@ -91,7 +91,12 @@ def _cut(path, length):
 
 
 def measure(
-    jobs: Sequence[Tuple[Detector, Sequence[degrade.Point]]], true: Truth, log: Log, seed: int, label: str
+    jobs: Sequence[Tuple[Detector, Sequence[degrade.Point]]],
+    true: Truth,
+    log: Log,
+    seed: int,
+    label: str,
+    reading: Optional[images.Reading] = None,
 ) -> List[Tuple[int, float]]:
     """Score every image at every point that is not yet in the log; each image is decoded once for all jobs.
 
@@ -105,6 +110,8 @@ def measure(
         For the random numbers of the points.
     label : str
         For the progress bar.
+    reading : aidet.images.Reading, optional
+        How images are read.
 
     Returns
     -------
@@ -116,6 +123,7 @@ def measure(
     total = sum(len(points) for work in todo for _, points in work)
     done, seconds = [0] * len(jobs), [0.0] * len(jobs)
     # A single job streams its images. Several jobs take turns, and decoded images are kept until all have used them.
+    read = images.decode if reading in (None, images.Reading()) else reading.decode
     step = max(1, len(true.paths)) if len(jobs) == 1 else TOGETHER
     with tqdm(total=total, desc=label, unit="image", file=sys.stderr, disable=total < 100) as bar:
         for start in range(0, len(true.paths), step):
@@ -123,14 +131,14 @@ def measure(
             for k, (detector, _) in enumerate(jobs):
                 begin = time.perf_counter()
                 part = todo[k][start : start + step]
-                for _ in _scored(detector, part, true, log, seed, kept, k + 1 < len(jobs)):
+                for _ in _scored(detector, part, true, log, seed, kept, k + 1 < len(jobs), read):
                     done[k] += 1
                     bar.update()
                 seconds[k] += time.perf_counter() - begin
     return list(zip(done, seconds))
 
 
-def _scored(detector, work, true, log, seed, kept, keep):
+def _scored(detector, work, true, log, seed, kept, keep, read):
     """Score the points of some images into the log; yields once per version. ``kept``: decoded images by path."""
     waiting = []
 
@@ -139,7 +147,7 @@ def _scored(detector, work, true, log, seed, kept, keep):
             if not points:
                 continue
             try:
-                image = kept[path] if path in kept else images.decode(true.file(path))
+                image = kept[path] if path in kept else read(true.file(path))
             except images.ImageError as error:
                 for point in points:
                     log.add(path, point[0], f"error: {error}")

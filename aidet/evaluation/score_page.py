@@ -10,11 +10,11 @@ from ..cli import printable
 from ..labels import GENERATED, NAMES, REAL, logit
 from . import worst
 from .evaluation import Evaluation
-from .sections import HEADLINE, by_section, threshold_section
+from .sections import HEADLINE, TURNED_ROUND, by_section, inverted, threshold_section
 
 Card = Tuple[str, str, str]
 FEW, VERY_FEW = 100, 10  # the report warns if there are fewer independent source images
-INVERTED = 0.4  # below this AUC the report warns that the scores may be inverted
+DOUBTED = 0.4  # below this AUC the report asks whether the scores are inverted
 
 
 def counts(evaluation: Evaluation) -> str:
@@ -149,11 +149,8 @@ def _warnings(evaluation, result):
             f"not that there is none: with {fewest} independent source images of the rarer class, an error rate below "
             f"{min(1, 3 / fewest):.1%} can go unnoticed (rule of three)."
         )
-    if result["auc"] is not None and result["auc"] < INVERTED:
-        out.append(
-            f"AUC {result['auc']:.3f} is below chance: the scores may be inverted (a score above 0 must mean "
-            "generated), or the labels may be."
-        )
+    if result["auc"] is not None and result["auc"] < DOUBTED:
+        out.append(inverted(result) or f"AUC {result['auc']:.3f} is below chance: {TURNED_ROUND}.")
     return out
 
 
@@ -300,6 +297,8 @@ def say(result: Dict[str, Any], maps: worst.Maps, page: Path) -> None:
         )
         for row in errors["first"]:
             print(printable(f"  {row['path']}: {row['status']}"))
+    if inverted(result):
+        print(f"warning            {inverted(result)}")
     if maps.shown and not maps.asked:
         names = ", ".join(Path(path).name for path in maps.files)
         print(f"maps               {maps.shown} errors with maps of {names} (run.json); --explain none leaves them out")

@@ -13,6 +13,23 @@ HEADLINE = (
     ("generated_recall", "recall of generated"),
 )  # fmt: skip
 LOWEST = 40  # at most this many values in the chart of a column
+TURNED_ROUND = "the scores may be inverted (a score above 0 must mean generated), or the labels are"
+INVERTED = 0.2  # an AUC below this does not come by chance
+ENOUGH = 10  # images of each class
+
+
+def inverted(result: Dict[str, Any]) -> str:
+    """What to say of an AUC so far below chance that a sign is wrong; ``""`` if it is not, or of too few images.
+
+    Parameters
+    ----------
+    result : dict
+        With ``auc`` and ``confusion``, rows real and generated.
+    """
+    auc = result.get("auc")
+    if auc is None or not auc < INVERTED or min(map(sum, result["confusion"])) < ENOUGH:
+        return ""
+    return f"AUC {auc:.3f} is far below chance, 1 - AUC would be {1 - auc:.3f}: {TURNED_ROUND}."
 
 
 def by_section(column: str, table: Dict[str, Dict[str, Any]]) -> report.Section:

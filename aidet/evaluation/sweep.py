@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
-from .. import files, metrics, report, runinfo
+from .. import files, images, metrics, report, runinfo
 from ..cli import OK, PARTIAL, by_reason, to_stderr
 from ..datasets import truth
 from ..detector import Detector
@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..labels import sigmoid
 from . import degrade
 from .points import MOST_VOTES, VOTES, Log, evaluate, measure
-from .sections import HEADLINE, threshold_section
+from .sections import HEADLINE, inverted, threshold_section
 
 
 def main(options: argparse.Namespace) -> int:
@@ -28,7 +28,8 @@ def main(options: argparse.Namespace) -> int:
     Parameters
     ----------
     options : argparse.Namespace
-        ``ckpt, labels, where, out, points, votes, limit, backend, workers, bootstrap, seed``.
+        ``ckpt, labels, where, out, points, votes, limit, backend, workers, bootstrap, seed, max_pixels,
+        truncated``.
 
     Returns
     -------
@@ -45,11 +46,14 @@ def main(options: argparse.Namespace) -> int:
     wanted = degrade.points(families)
     true = labelled_images(labels, options.where, options.limit, seed)
     settings = {"backend": options.backend, "workers": options.workers, "seed": seed, "say": to_stderr}
+    reading = images.Reading(options.max_pixels, options.truncated)
     detector = Detector(*checkpoints, votes=options.votes, **settings)
     header = {
         "sweep": 1, "checkpoints": [files.sha256(c) for c in checkpoints], "votes": detector.votes,
         "seed": seed, "labels": str(labels), "threshold": detector.threshold,
     }  # fmt: skip
+    if reading != images.Reading():
+        header["reading"] = vars(reading)
     log = Log(out / "sweep.jsonl", header)
     try:
         jobs = [(detector, wanted)]
@@ -57,7 +61,7 @@ def main(options: argparse.Namespace) -> int:
             # Random views: the first k of many are the views of k votes. This does not hold for a grid of views.
             voter = Detector(*checkpoints, votes=MOST_VOTES, views="random", **settings)
             jobs.append((voter, [(VOTES, VOTES, 0.0, wanted[0][3])]))
-        done, seconds = measure(jobs, true, log, seed, "sweep")[0]
+        done, seconds = measure(jobs, true, log, seed, "sweep", reading)[0]
     finally:
         log.close()
     result = {
@@ -195,6 +199,7 @@ def _page(path, lead, result, where_from):
         rate = result["speed"]["per_second"]
         cards.append(("images per second", f"{rate:.1f}", f"with degradation; 5,000 in an hour: {runinfo.hour(rate)}"))
     warnings = [f"{result['errors']} images could not be scored and are left out."] if result["errors"] else []
+    warnings += [inverted(result)] if inverted(result) else []
     return report.write(path, "Robustness sweep", lead, parts, cards, warnings)
 
 
@@ -206,6 +211,8 @@ def _say(result, page):
         print(f"{result['speed']['per_second']:.1f} images per second, degradation included")
     if result["errors"]:
         print(f"{result['errors']} images could not be scored and are left out")
+    if inverted(result):
+        print(f"warning: {inverted(result)}")
     print(f"report: {page}")
     if result["errors"]:
         print(f"not scored, by reason: {result['reasons']}")

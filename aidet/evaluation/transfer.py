@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from .. import files, metrics, report
+from .. import files, images, metrics, report
 from ..cli import OK, PARTIAL, by_reason, to_stderr
 from ..datasets import sources, truth
 from ..detector import Detector
@@ -16,7 +16,7 @@ from ..labels import NAMES
 from . import degrade
 from .evaluation import label_column
 from .points import Log, Value, decided, evaluate, measure, require_some
-from .sections import by_section
+from .sections import by_section, inverted
 
 KEYS = (("auc", "AUC"), ("balanced_accuracy", "balanced accuracy"))
 
@@ -63,7 +63,7 @@ def main(options: argparse.Namespace) -> int:
     Parameters
     ----------
     options : argparse.Namespace
-        ``ckpt, sets, out, by, votes, backend, workers, bootstrap, seed``.
+        ``ckpt, sets, out, by, votes, backend, workers, bootstrap, seed, max_pixels, truncated``.
 
     Returns
     -------
@@ -86,9 +86,12 @@ def main(options: argparse.Namespace) -> int:
     detectors = {name: Detector(path, **settings) for name, path in models.items()}
     hashes = {name: files.sha256(path) for name, path in models.items()}
     header = {"transfer": 1, "checkpoints": hashes, "sets": sets, "votes": votes, "seed": seed}
+    reading = images.Reading(options.max_pixels, options.truncated)
+    if reading != images.Reading():
+        header["reading"] = vars(reading)
     log = Log(out / "transfer.jsonl", header)
     try:
-        _score(detectors, truths, log, seed)
+        _score(detectors, truths, log, seed, reading)
     finally:
         log.close()
     cells = []
@@ -129,12 +132,12 @@ def _point(model, name):
     return f"{model} on {name}"
 
 
-def _score(detectors, truths, log, seed):
+def _score(detectors, truths, log, seed, reading):
     """Score every set with every model; the models share the decoded images of a set."""
     clean = degrade.points(["votes"])[0][3]
     for name, true in truths.items():
         jobs = [(d, [(_point(model, name), "transfer", 0.0, clean)]) for model, d in detectors.items()]
-        measure(jobs, true, log, seed, name)
+        measure(jobs, true, log, seed, name, reading)
 
 
 def judge(
@@ -227,6 +230,7 @@ def _value(cell, key):
 def _page(path, lead, result, where_from):
     lost = sum(c["errors"] for c in result["cells"])
     warnings = [f"{lost} images could not be scored and are left out."] if lost else []
+    warnings += _inverted(result)
     single = sorted({c["set"] for c in result["cells"] if c.get("one_class")})
     if single:
         warnings.append(f"Only one class in {', '.join(single)}: accuracy there is a recall, and there is no AUC.")
@@ -237,12 +241,18 @@ def _page(path, lead, result, where_from):
     return report.write(path, "Transfer between data sets", lead, [*sections(result), where_from], cards, warnings)
 
 
+def _inverted(result):
+    return [f"{c['model']} on {c['set']}: {inverted(c)}" for c in result["cells"] if inverted(c)]
+
+
 def _say(result, page):
     for cell in result["cells"]:
         shown = [f"{label} {report.number(cell.get(k))} {report.interval(cell['ci'].get(k), 3)}" for k, label in KEYS]
         print(f"{cell['model']} on {cell['set']}: {', '.join(shown)}")
     for name, row in result["models"].items():
         print(f"{name}: balanced accuracy average {row['average']:.4f}, minimum {row['minimum']:.4f} ({row['worst']})")
+    for line in _inverted(result):
+        print(f"warning: {line}")
     print(f"report: {page}")
     for name, cell in {cell["set"]: cell for cell in result["cells"]}.items():
         if cell["errors"]:

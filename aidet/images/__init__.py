@@ -1,11 +1,14 @@
 """From a file to numbers: decoding, the one-line pipeline and its operations, augmentation."""
 
 from . import augment, operations
+from .opening import opened
 from .operations import INTERPOLATION, STATISTICS
 from .pipeline import OPERATIONS, Pipeline, applied, generator, parsed
-from .reading import EXTENSIONS, ImageError, decode, require_folder, walk
+from .reading import MAX_PIXELS, TRUNCATED, ImageError, Reading, decode, require_folder
+from .walking import EXTENSIONS, LeftOut, walk
 
 __all__ = [
-    "EXTENSIONS", "INTERPOLATION", "ImageError", "OPERATIONS", "Pipeline", "STATISTICS", "applied", "augment",
-    "decode", "generator", "operations", "parsed", "require_folder", "walk",
+    "EXTENSIONS", "INTERPOLATION", "ImageError", "LeftOut", "MAX_PIXELS", "OPERATIONS", "Pipeline", "Reading",
+    "STATISTICS", "TRUNCATED", "applied", "augment", "decode", "generator", "opened", "operations", "parsed",
+    "require_folder", "walk",
 ]  # fmt: skip

@@ -117,6 +117,8 @@ class Journal:
         }
         if record.stability:
             row["stability"] = record.stability
+        if record.note:
+            row["note"] = record.note
         self._line(row)
 
     def flush(self) -> None:

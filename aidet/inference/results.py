@@ -83,14 +83,19 @@ def _open(path):
 
 
 def write_scores(path: Union[str, Path], rows: Rows, models: Sequence[str]) -> Path:
-    """``scores.csv``: path, score, prob, label, decision, status and one ``score:<model>`` column per model."""
+    """``scores.csv``: path, score, prob, label, decision, status and one ``score:<model>`` column per model.
+
+    If a row has a note, a last column ``note``.
+    """
+    noted = any(r.note for r in rows())
     with _open(path) as file:
         writer = records.csv_writer(file)
-        writer.writerow([*COLUMNS, *(f"score:{m}" for m in models)])
+        writer.writerow([*COLUMNS, *(f"score:{m}" for m in models), *(["note"] if noted else [])])
         for r in rows():
             label = "" if r.label is None else r.label
             per_model = [number(r.scores.get(m)) for m in models]
-            writer.writerow([r.path, number(r.score), number(r.prob), label, r.decision, r.status, *per_model])
+            note = [r.note] if noted else []
+            writer.writerow([r.path, number(r.score), number(r.prob), label, r.decision, r.status, *per_model, *note])
     return Path(path)
 
 

@@ -22,6 +22,11 @@ from . import journal, look, results, submission
 from .journal import Journal, journal_path, read_end
 
 Shard = Optional[Tuple[int, int]]
+NOTES = 10  # that are printed; the column ``note`` has all
+
+
+class NoneUsable(UserError):
+    """Not one image of a run could be used: there are no verdicts to write."""
 
 
 class Target(NamedTuple):
@@ -120,6 +125,8 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
         raise UserError(f"--answer {args.answer!r} goes with --format submission, not with {target.format!r}")
     inputs = Inputs(target.images)
     total, names = inputs.survey()
+    for line in inputs.left.lines():
+        print(line, file=sys.stderr)
     if target.format == "submission":
         sample = submission.read_sample(args.sample_submission, args.answer)
         submission.match_sample(sample.names, (k for k, _ in inputs), sample.path)
@@ -150,7 +157,11 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
         print(f"shard {index}/{shards}: {len(part)} images{lost}; when all are done: {again}")
         # msrun treats any exit code but 0 as a crash and kills the other workers; merge reports the unusable images.
         return cli.PARTIAL if journal.bad and args.shard is not None else cli.OK
-    code = finish(target.folder, [journal.path], facts)
+    try:
+        code = finish(target.folder, [journal.path], facts)
+    except NoneUsable:
+        journal.path.unlink()
+        raise
     journal.path.unlink()
     return code
 
@@ -159,7 +170,7 @@ def make_detector(args: argparse.Namespace) -> Detector:
     """The detector that the options describe; its messages are printed on stderr."""
     names = (
         "backend votes vote fuse threshold unsure views flips stability early_exit cascade seed workers batch_size "
-        "device on_error"
+        "device on_error max_pixels truncated"
     ).split()
     options = {name: getattr(args, name) for name in names}
     return Detector(*default.checkpoints(args.ckpt), say=cli.to_stderr, **options)
@@ -167,7 +178,7 @@ def make_detector(args: argparse.Namespace) -> Detector:
 
 def header_of(args: argparse.Namespace, detector: Detector, shard: Shard, target: Target) -> Dict[str, Any]:
     """What a journal's rows depend on besides the images, and how its results are to be written."""
-    names = "vote fuse flips stability early_exit seed on_error".split()
+    names = "vote fuse flips stability early_exit seed on_error max_pixels truncated".split()
     views = [m.views for m in detector.models]
     weights = detector.fusion.weights
     first = detector.cascade.first if detector.cascade is not None else None
@@ -250,16 +261,23 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
     -------
     int
         Exit code: 3 if some images could not be used.
+
+    Raises
+    ------
+    NoneUsable
+        No image could be used.
     """
 
     def rows():
         return journal.read_journal(journals)
 
+    counts, reasons = _counted(rows())
+    bad = len(reasons)
+    if bad and not counts:
+        raise NoneUsable(f"none of the {bad} images could be used, so nothing is written; see the reasons above")
     how = (facts[key] for key in "format on_error sample stability name".split())
     answer = facts.get("answer", "auto")
     written = results.write(out, rows, list(facts["models"]), *how, answer=answer)
-    counts, reasons = _counted(rows())
-    bad = len(reasons)
     parts = [read_end(journal) for journal in journals]
     facts_at = runinfo.write(out, facts, parts, {**counts, **({"error": bad} if bad else {})}, written)
     said = ", ".join(f"{counts[k]} {k}" for k in ("real", "generated", "unsure") if k in counts)
@@ -301,8 +319,12 @@ def _say_fate(facts, name, reasons):
 
 def _counted(rows):
     """(images by decision, the reasons of the unusable images, each of which is printed with its reason)."""
-    counts, reasons = {}, []
+    counts, reasons, noted = {}, [], 0
     for record in rows:
+        if record.note:
+            noted += 1
+            if noted <= NOTES:
+                print(f"note: {cli.printable(record.path)}: {cli.printable(record.note)}", file=sys.stderr)
         if record.ok:
             counts[record.decision] = counts.get(record.decision, 0) + 1
             continue
@@ -310,6 +332,8 @@ def _counted(rows):
             print("could not be used:", file=sys.stderr)
         reasons.append(record.status)
         print(f"  {cli.printable(record.path)}: {cli.printable(record.status[len('error: ') :])}", file=sys.stderr)
+    if noted > NOTES:
+        print(f"note: {noted - NOTES} more images have a note in scores.csv", file=sys.stderr)
     return counts, reasons
 
 

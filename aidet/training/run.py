@@ -6,6 +6,7 @@ was killed and resumed gives the same numbers as an uninterrupted one, and N pro
 N times larger batch.
 """
 
+import math
 import sys
 import time
 from contextlib import closing
@@ -14,7 +15,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 import numpy as np
 
 from ..datasets import samples
-from . import checks, saving
+from ..errors import UserError
+from . import checks, opening, saving
 from .checks import Plan
 from .loader import Loader, epoch_order
 from .log import Journal
@@ -51,6 +53,7 @@ def train(config: Any, dry_run: bool = False, out: Optional[Callable[[str], Any]
     checks.check_files(config)
     checks.check_keys(config)
     data = checks.find_data(config, processes.warn)
+    opening.require_images(data, processes.warn)
     lines = checks.find_lines(config)
     processes.join(config)
     plan = checks.make_plan(config, data, lines, processes.world)
@@ -123,9 +126,26 @@ class Run:
             compare_teachers(self.plan, self.student, teachers, self.validator.loader, self.processes.say)
         failed = self._failures()
         best = self.progress.best
+        if not (self.plan.folder / "best.ckpt").is_file() and self.processes.first:
+            self._no_best(failed)
         of = "" if best["value"] is None else f"; best {config.monitor} {best['value']:.4f} at epoch {best['epoch']}"
         self.processes.say(f"wrote {self.plan.folder / 'best.ckpt'}{of}")
         return 3 if failed else 0
+
+    def _no_best(self, failed):
+        """Say why there is no best.ckpt, and leave no other checkpoint of weights that are no numbers."""
+        config, rows = self.config, self.progress.rows
+        values = [row[config.monitor] for row in rows if row.get(config.monitor) is not None]
+        if self.validator is not None and not values:
+            raise UserError(
+                f"validation has no {config.monitor}, so there is no best.ckpt; set monitor to another metric"
+            )
+        saving.remove_weights(self.plan.folder)
+        lost = f" ({len(failed)} images could not be used)" if failed else ""
+        raise UserError(
+            f"{config.monitor if self.validator is not None else 'the loss'} is not a number in any of {len(rows)} "
+            f"epochs{lost}, so there is no checkpoint; lower lr, set clip_grad, or look at the images"
+        )
 
     def _begin(self):
         """Load the state if there is one to resume, and open the logs."""
@@ -163,6 +183,8 @@ class Run:
             progress.batches = batch.number + 1
             self._inside(batch)
         bar.close()
+        if self.processes.world == 1 and epoch == 0:
+            opening.require_classes(self.plan.data.train_set, self.loader.failed, "training")
         progress.epochs, progress.batches = epoch + 1, 0
         self._finish_epoch(epoch, time.time() - began, seen)
 
@@ -215,7 +237,7 @@ class Run:
         progress.running = [0.0, 0]
         if processes.world > 1:
             average_statistics(self.student, processes)
-        better = self.validator is None
+        better = self.validator is None and self._sound(row["train_loss"])
         with self.updater.averaged():
             if self.validator is not None and ((epoch + 1) % config.val_interval == 0 or last):
                 row.update(self.validator.measure())
@@ -232,6 +254,10 @@ class Run:
         )
         if (epoch + 1) % config.ckpt_save_interval == 0 or last:
             self._save_state()
+
+    def _sound(self, loss):
+        """Whether the weights are numbers; a loss that is one says so, an overflow of one step does not."""
+        return math.isfinite(loss) or all(np.isfinite(p.asnumpy()).all() for p in self.student.tensors)
 
     def _save_state(self):
         if self.processes.first:

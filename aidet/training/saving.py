@@ -59,9 +59,12 @@ class Progress:
         self.running[1] += 1
 
     def judge(self, row: Dict[str, Any], monitor: str) -> bool:
-        """Whether a row of the log is the best so far by the metric ``monitor``; False if it has no such value."""
+        """Whether a row of the log is the best so far by the metric ``monitor``; False without a value, or if NaN."""
         value, best = row.get(monitor), self.best["value"]
         if value is None:
+            return False
+        if math.isnan(value):
+            self.waiting += 1
             return False
         if best is None or (value < best if monitor.endswith("loss") else value > best):
             self.best = {"value": value, "epoch": row["epoch"], "threshold": row.get("threshold")}
@@ -191,6 +194,13 @@ def save_weights(
         prune(config, folder, rows)
 
 
+def remove_weights(folder: Path) -> None:
+    """Remove the checkpoints of a run that came to nothing."""
+    for path in (folder / "last.ckpt", folder / STATE, *folder.glob("epoch_*.ckpt")):
+        for one in (path, path.with_suffix(".json")):
+            one.unlink(missing_ok=True)
+
+
 def prune(config: Any, folder: Path, rows: List[Dict[str, Any]]) -> None:
     """Keep the newest or, by the monitored metric, the best epoch checkpoints and delete the others."""
     kept = {int(p.stem.split("_")[1]): p for p in folder.glob("epoch_*.ckpt") if p.stem[6:].isdigit()}
@@ -201,7 +211,7 @@ def prune(config: Any, folder: Path, rows: List[Dict[str, Any]]) -> None:
         value = values.get(epoch)
         if config.ckpt_save_policy == "latest_k":
             return epoch
-        return -math.inf if value is None else sign * value, epoch
+        return -math.inf if value is None or math.isnan(value) else sign * value, epoch
 
     for epoch in sorted(kept, key=rank)[: -config.keep_checkpoint_max]:
         kept[epoch].with_suffix(".json").unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from ..datasets.samples import Samples
 from ..metrics import best_threshold, class_metrics
 from .checks import Plan
 from .loader import Loader
+from .opening import require_classes
 from .processes import Processes
 from .start import Student
 from .targets import loss_kind, soft_targets
@@ -76,6 +77,8 @@ class Validator:
         if self._processes.world > 1:
             logits = self._processes.sum(logits)
         counted = logits[:, -1] > 0
+        if self._processes.world == 1:
+            require_classes(validation_set(self._plan), self.loader.failed, "validation")
         return self._metrics(logits[counted, :-1].astype(np.float64), np.flatnonzero(counted))
 
     def _logits(self):
@@ -100,6 +103,8 @@ class Validator:
 
     def _metrics(self, logits, rows):
         config, outputs, order = self._plan.config, self._student.outputs, self._student.class_order
+        sound = bool(np.isfinite(logits).all())
+        logits = logits if sound else np.nan_to_num(logits, posinf=0, neginf=0)
         targets, sides = self._plan.data.val_set.targets[rows], self._plan.data.val_set.sides[rows]
         found = {"val_loss": host_loss(logits, targets, order, loss_kind(config, outputs))}
         if order is None:
@@ -114,7 +119,11 @@ class Validator:
             decided = (labels.sigmoid(score) > threshold).astype(int)
             found.update(class_metrics(sides, decided, score, 2))
         wanted = ["val_loss", *config.metrics, config.monitor, "threshold"]
-        return {name: found[name] for name in dict.fromkeys(wanted) if name in found}
+        # Outputs that are no numbers are decided as class 0, which may look like an accuracy.
+        return {
+            name: found[name] if sound or name == "threshold" else float("nan")
+            for name in dict.fromkeys(wanted) if name in found
+        }  # fmt: skip
 
 
 def host_loss(logits: np.ndarray, targets: np.ndarray, order: Any, kind: str) -> float:

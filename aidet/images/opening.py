@@ -1,0 +1,150 @@
+"""Opening image files with Pillow, their pixels not yet decoded."""
+
+import os
+import struct
+import threading
+import warnings
+from contextlib import ExitStack, contextmanager
+from typing import Any, BinaryIO, Iterator, Optional
+
+from PIL import Image
+
+from . import containers, tiff, walking
+
+
+class _Quiet:
+    """Ignores warnings while any thread is inside.
+
+    ``warnings.catch_warnings`` affects the whole process: of two threads the first to leave would restore the other's
+    warnings, which would be printed or, if warnings are errors, make an image unusable.
+    """
+
+    def __init__(self):
+        self._lock, self._inside, self._before = threading.Lock(), 0, None
+
+    def __enter__(self):
+        with self._lock:
+            if not self._inside:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__(*error)
+
+
+quiet = _Quiet()
+
+
+@contextmanager
+def opened(source: Any) -> Iterator[Image.Image]:
+    """An image file opened by Pillow, its pixels not decoded; its size is not checked.
+
+    Parameters
+    ----------
+    source : str, Path or binary file
+
+    Yields
+    ------
+    PIL.Image.Image
+        Without metadata that keep Pillow from opening the file.
+
+    Raises
+    ------
+    Exception
+        Pillow's own, nearly any type, if the file cannot be opened.
+    """
+    first: Optional[Exception] = None
+    for level in (None, *containers.LEVELS):
+        picture = None if level is None else beside(source, level)
+        if level is not None and picture is None:
+            continue
+        with ExitStack() as stack:
+            try:
+                file = source
+                if picture is not None:
+                    file = picture.open(stack.enter_context(binary(source)))
+                with quiet:
+                    image = stack.enter_context(pillow(file))
+            except Exception as error:  # noqa: BLE001 - see decode
+                first = first or error
+                continue
+            yield image
+            return
+    assert first is not None
+    raise first
+
+
+def beside(source: Any, level: int) -> Optional[containers.Picture]:
+    """What :func:`aidet.images.containers.picture` says of a file or an open one."""
+    try:
+        with quiet, binary(source) as file:
+            return containers.picture(file, level)
+    except (OSError, ValueError, AttributeError):
+        return None  # Pillow reports the reason
+
+
+@contextmanager
+def binary(source: Any) -> Iterator[BinaryIO]:
+    """A file opened, or an open one, which stays open and is rewound."""
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            yield file
+        return
+    source.seek(0)
+    try:
+        yield source
+    finally:
+        source.seek(0)
+
+
+def pillow(source: Any) -> Image.Image:
+    """``Image.open`` without Pillow's limit of 179 million pixels, which is one for the whole process."""
+    try:
+        return Image.open(source)
+    except Image.DecompressionBombError:
+        return _plugin(source)
+
+
+def _plugin(source: Any) -> Image.Image:
+    """Open a file with the plugin for its format; the pixels are not decoded, and the size is checked by the caller."""
+    named = isinstance(source, (str, os.PathLike))
+    with binary(source) as file:
+        prefix = file.read(16)
+    for name in Image.ID:
+        factory, accept = Image.OPEN[name]
+        if accept is None or accept(prefix) is not True:
+            continue
+        try:
+            return factory(source, os.fspath(source) if named else "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    raise Image.DecompressionBombError
+
+
+def unidentified(source: Any) -> str:
+    """Why a file is no image that Pillow reads, with what to do where that is known."""
+    try:
+        with binary(source) as file:
+            head = file.read(walking.HEAD)
+            kind = tiff.tags(file, (258, 277, 339)) if head[:2] in (b"II", b"MM") else {}
+    except (OSError, ValueError):
+        head, kind = b"", {}
+    if head[4:8] == b"ftyp" and head[8:12] in walking.HEIC:
+        return "HEIC, which Pillow does not read; save it as PNG, or as JPEG of high quality"
+    if head[:12] == b"\0\0\0\x0cJXL \r\n\x87\n" or head[:2] == b"\xff\x0a":
+        return "JPEG XL, which Pillow does not read; save it as PNG, or as JPEG of high quality"
+    if head[12:16] == b"CgBI":
+        return "a PNG in Apple's own form (CgBI), which Pillow does not read; save it as an ordinary PNG"
+    if kind.get(258, (8,))[0] not in (1, 2, 4, 8) or kind.get(339, (1,))[0] != 1:
+        form = {2: "signed integer", 3: "float"}.get(kind.get(339, (1,))[0], "integer")
+        samples = kind.get(277, (1,))[0]
+        return (
+            f"TIFF with {samples} samples of {kind.get(258, (1,))[0]} bits ({form}), a kind which Pillow "
+            "does not read; save it with 8 or 16 bits"
+        )
+    return "not an image that Pillow can read"
