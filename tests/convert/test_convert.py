@@ -26,6 +26,7 @@ SMALL = {
     "vit": "vit_t_16_224",
     "clip": "clip_vit",
     "dinov2": "dinov2_vit",
+    "siglip": "siglip_vit",
     "convnext": "convnext_tiny",
     "autoencoder_kl": "autoencoder_kl",
 }
@@ -34,11 +35,13 @@ _TOWER = {"width": 64, "depth": 2, "hidden": 96, "num_classes": 2}
 FREE = {
     "clip": {**_TOWER, "patch_size": 8, "image_size": 24, "features": "penultimate"},
     "dinov2": {**_TOWER, "grid": 3, "image_size": 42},
+    "siglip": {**_TOWER, "heads": 1, "patch_size": 8, "image_size": 24},
     ("clip", "hf"): {"features": "projection", "projection": 32},
     ("clip", "openai"): {"features": "projection", "projection": 32},
     ("dinov2", "hf"): {"pool": "token_avg"},
     ("dinov2", "hf-registers"): {"registers": 4},
     ("dinov2", "hub"): {"act": "swiglu"},
+    ("siglip", "timm"): {"pool": "map"},
 }
 OTHER = {
     ("vit", "hf-deit"): "deit_t_16_224",
