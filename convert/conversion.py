@@ -14,7 +14,7 @@ from aidet.errors import UserError
 from . import hub, reading, rules
 from .parity import compare
 from .plan import Plan, build, make_plan
-from .preprocessing import evaluation_line
+from .preprocessing import evaluation_line, fit_input
 
 # What the arithmetic of the families raises if shapes or values in config.json make no sense.
 _NONSENSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
@@ -54,6 +54,7 @@ def convert(
     reference: Optional[str] = None,
     dry_run: bool = False,
     say: Say = print,
+    given: Optional[Mapping[str, Any]] = None,
 ) -> Result:
     """Convert one source.
 
@@ -72,6 +73,8 @@ def convert(
         Stored activations. Default: those shipped for this file, else PyTorch if it is installed.
     dry_run : bool
         Plan and account for everything, but write nothing.
+    given : dict, optional
+        Arguments of the architecture that the file does not show.
 
     Returns
     -------
@@ -91,7 +94,8 @@ def convert(
     digest = source.sha256()
     numpy_type = np.float16 if dtype == "fp16" else np.float32
     try:
-        plan = make_plan(source, layout, architecture, num_classes, head)
+        plan = make_plan(source, layout, architecture, num_classes, head, given)
+        fit_input(plan, source, given or {})
         classes, order = class_names(plan, source, entry, positive)
         sidecar = describe(plan, source, entry, src, digest, classes, order)
     except _NONSENSE as error:
