@@ -44,7 +44,7 @@ def reverse(src: str, dst: str, layout: str, say: Callable[[str], None] = print)
     own = next((x for x in family.layouts if x.only == sidecar.architecture), None)
     if chosen.only not in ("", sidecar.architecture) or own not in (None, chosen):
         raise UserError(
-            f"--layout {layout}: its net is not {sidecar.architecture}, and would compute something else under the same keys"
+            f"--layout {layout}: its net is not {sidecar.architecture}; it would compute something else with these weights"
         )
     wrong = {k: (arguments[k], v) for k, v in chosen.arguments.items() if k in arguments and arguments[k] != v}
     if wrong:

@@ -10,7 +10,8 @@ from aidet.errors import UserError, nearest
 from ..reading import Tensor
 
 MODULES = (
-    "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit convnext autoencoder_kl".split()
+    "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit convnext autoencoder_kl "
+    "swin_v2".split()
 )
 Shape = Tuple[int, ...]
 Rules = Sequence[Tuple[str, str, str]]  # (kind, target, source)
@@ -113,8 +114,8 @@ class Family:
     taps : callable
         ``f(architecture) -> list of (cell name, {layout: module name})``: where layer-by-layer comparison looks.
     notes : callable
-        ``f(architecture, layout, arguments, outputs) -> list of str``: what was assumed because no key or shape says it,
-        one sentence each.
+        ``f(architecture, layout, arguments, outputs) -> list of str``: what was assumed because no key or shape says
+        it, one sentence each.
     """
 
     def __init__(

@@ -144,7 +144,7 @@ def resnet(plan: Plan, source: Source) -> Optional["nn.Module"]:
 
 
 def without_downsampling(model: Any) -> "nn.Module":
-    """A ResNet of torchvision with stride 1 in the first convolution and the max-pool, as GRIP-UNINA's detectors have."""
+    """A ResNet of torchvision with stride 1 in the first convolution and the max-pool, as in GRIP-UNINA's."""
     model.conv1.stride, model.maxpool.stride = (1, 1), 1
     return model
 
@@ -195,6 +195,30 @@ def swin(plan: Plan, source: Source) -> Optional["nn.Module"]:
         from timm.models.swin_transformer import checkpoint_filter_fn
 
         model.aidet_rename = lambda state: checkpoint_filter_fn(state, model)
+    return model
+
+
+def swin_v2(plan: Plan, source: Source) -> Optional["nn.Module"]:
+    """transformers or timm (Microsoft's names are renamed to timm's)."""
+    from aidet.models.swin_v2 import SIZES
+
+    a = plan.arguments
+    width, depths, heads = SIZES.get(plan.architecture) or (a["width"], a["depths"], a["heads"])
+    sizes = {
+        "embed_dim": width,
+        "depths": list(depths),
+        "num_heads": list(heads),
+        "window_size": a["window_size"],
+        "pretrained_window_sizes": list(a.get("pretrained_window", [0] * len(depths))),
+    }
+    if plan.layout.name == "hf":
+        return _huggingface(plan, source, "Swinv2", {**sizes, "image_size": a["image_size"]})
+    model = _timm("swinv2_tiny_window8_256", num_classes=plan.num_classes, img_size=a["image_size"], **sizes)
+    if plan.layout.name == "microsoft":
+        from timm.models.swin_transformer_v2 import checkpoint_filter_fn
+
+        model.aidet_rename = lambda state: checkpoint_filter_fn(state, model)
+        model.aidet_taps = "timm"
     return model
 
 

@@ -26,6 +26,7 @@ SMALL = {
     "vit": "vit_t_16_224",
     "convnext": "convnext_tiny",
     "autoencoder_kl": "autoencoder_kl",
+    "swin_v2": "swin_v2",
 }
 OTHER = {
     ("vit", "hf-deit"): "deit_t_16_224",
@@ -40,7 +41,10 @@ OTHER[("resnet", "grip")] = "resnet50_nodown"
 NEEDED = {
     ("resnet", "torchvision-mlp"): {"head": ["dropout", 8, "norm", "relu", "dropout"]},
     ("resnet", "drct"): {"head": [16]},
+    "swin_v2": {"width": 8, "depths": [2, 1], "heads": [1, 2], "image_size": 32, "window_size": 4},
 }
+# The config.json without which the keys and shapes of a family do not tell what was built.
+CONFIGS = {"swin_v2": {"image_size": 32, "window_size": 4}}
 PAIRS = [(f.name, x.name) for f in families() for x in f.layouts if not x.identity]
 
 
@@ -64,12 +68,17 @@ def source_file(folder, architecture, layout, arguments, metadata=None):
 @pytest.mark.parametrize("family, layout", PAIRS, ids=["-".join(p) for p in PAIRS])
 def test_there_and_back_is_bit_equal(tmp_path, family, layout):
     architecture = OTHER.get((family, layout), SMALL[family])
-    arguments = {**family_of(architecture).layout(layout).arguments, **NEEDED.get((family, layout), {})}
+    arguments = {
+        **family_of(architecture).layout(layout).arguments,
+        **NEEDED.get((family, layout), NEEDED.get(family, {})),
+    }
     if family == "autoencoder_kl":
         arguments.update(widths=[32, 32, 64, 64], depth=2, latent_channels=4)
         if architecture == "aekl_clf":
             arguments.update(latent_size=4, hidden=[16, 8])
     path, arrays = source_file(tmp_path, architecture, layout, arguments)
+    if family in CONFIGS:
+        (tmp_path / "config.json").write_text(json.dumps(CONFIGS[family]))
     plan = make_plan(reading.read(path), layout)
     assert (plan.architecture, plan.layout.name) == (architecture, layout)
     got = dict(rules.gather(plan.entries, plan.tensors, plan.shapes))
@@ -82,7 +91,10 @@ def test_there_and_back_is_bit_equal(tmp_path, family, layout):
 @pytest.mark.parametrize("family, layout", PAIRS, ids=["-".join(p) for p in PAIRS])
 def test_layout_is_detected_from_keys_alone(tmp_path, family, layout):
     architecture = OTHER.get((family, layout), SMALL[family])
-    arguments = {**family_of(architecture).layout(layout).arguments, **NEEDED.get((family, layout), {})}
+    arguments = {
+        **family_of(architecture).layout(layout).arguments,
+        **NEEDED.get((family, layout), NEEDED.get(family, {})),
+    }
     if family == "autoencoder_kl":
         arguments.update(widths=[32, 32], depth=1, latent_channels=4)
         if architecture == "aekl_clf":

@@ -86,6 +86,8 @@ def shake(model, seed=0, side=128):
                 normal(p, 0.5)
             elif "layer_scale" in name or name.endswith(".gamma"):
                 uniform(p, 0.2, 0.8)
+            elif "attn.logit_scale" in name or "self.logit_scale" in name:
+                uniform(p, 1.0, 4.9)  # Swin v2 cuts it at log(100) = 4.6
             elif p.ndim == 1 and name.endswith("weight"):
                 uniform(p, 0.6, 1.4)
             elif p.ndim == 1:
@@ -190,7 +192,8 @@ def timm(name, config=None, **kwargs):
         model = timm_model(name, **kwargs)
         path = as_safetensors(folder, state(model))
         if config:
-            (folder / "config.json").write_text(json.dumps({"architecture": name}))
+            facts = {"architecture": name, **({"model_args": kwargs} if kwargs else {})}
+            (folder / "config.json").write_text(json.dumps(facts))
             path = folder
         return model, path
 
@@ -286,8 +289,34 @@ def timm_old_swin(name, **kwargs):
     return make
 
 
+def microsoft_swin_v2(name, tables=True, **kwargs):
+    """Swin v2 in Microsoft's names: merges belong to the stage before, one head layer, tables of offsets stored."""
+
+    def make(folder):
+        model = timm_model(name, **kwargs)
+        old = OrderedDict()
+        for key, value in state(model).items():
+            parts = key.split(".")
+            if len(parts) > 2 and parts[2] == "downsample":
+                parts[1] = str(int(parts[1]) - 1)
+            old[".".join(parts).replace("head.fc.", "head.")] = value
+        if not tables:
+            (folder / "config.json").write_text(json.dumps({"architecture": name, "model_args": kwargs}))
+            return model, as_pth(folder, {"model": old})
+        for s, layer in enumerate(model.layers):
+            for b, block in enumerate(layer.blocks):
+                root = f"layers.{s}.blocks.{b}."
+                for table in ("relative_coords_table", "relative_position_index"):
+                    old[f"{root}attn.{table}"] = getattr(block.attn, table).clone()
+                if block.attn_mask is not None:
+                    old[root + "attn_mask"] = block.attn_mask.clone()
+        return model, as_pth(folder, {"model": old})
+
+    return make
+
+
 def nodown(folder):
-    """GRIP-UNINA's ResNet-50: stride 1 in the first convolution and the max-pool, one output, the wrapper of their files."""
+    """GRIP-UNINA's ResNet-50: stride 1 in the first convolution and the max-pool, one output, their wrapper."""
     import torchvision
 
     model = torchvision.models.resnet50(weights=None, num_classes=1)
@@ -296,7 +325,7 @@ def nodown(folder):
 
 
 def resnet_mlp(name):
-    """torchvision's trunk with the head of ash12321/sdxl-detector-resnet50: Linear, BatchNorm, ReLU between Dropouts."""
+    """torchvision's trunk with ash12321/sdxl-detector-resnet50's head: Linear, BatchNorm, ReLU between Dropouts."""
 
     def make(folder):
         import torchvision
@@ -565,6 +594,7 @@ def _cells():
         )
     yield from _efficientnet_cells()
     yield from _transformer_cells()
+    yield from _swin_v2_cells()
     for size in ("tiny", "small", "base"):
         dims = {
             "tiny": ([96, 192, 384, 768], [3, 3, 9, 3]),
@@ -636,6 +666,30 @@ def _efficientnet_cells():
         yield Cell(f"efficientnet_{size}", "timm-tf", timm(f"tf_efficientnet_{size}"), 128)
         yield Cell(f"efficientnet_{size}", "lukemelas", lukemelas(size), 128, small=size == "lite0")
     yield Cell("efficientnet_b6", "stacked", stacked_b6, 128, flags=("--positive", "1"))
+
+
+SMALL_SWIN_V2 = {"embed_dim": 24, "depths": (2, 2, 2), "num_heads": (2, 4, 8), "window_size": 4}
+
+
+def _swin_v2_cells():
+    args = ("Swinv2ForImageClassification", "Swinv2Config")
+    small = {**SMALL_SWIN_V2, "pretrained_window_sizes": (3, 3, 2)}
+    yield Cell("swin_v2", "hf", huggingface(*args, image_size=64, **small), 64, small=True)
+    name = "swinv2_tiny_window8_256"
+    yield Cell("swin_v2", "timm", timm(name, config=True, img_size=64, **small), 64, small=True)
+    yield Cell("swin_v2", "microsoft", microsoft_swin_v2(name, img_size=64, **small), 64, small=True)
+    full = {
+        "tiny": (96, [2, 2, 6, 2], [3, 6, 12, 24], 8, (0, 0, 0, 0)),
+        "small": (96, [2, 2, 18, 2], [3, 6, 12, 24], 16, (0, 0, 0, 0)),
+        "base": (128, [2, 2, 18, 2], [4, 8, 16, 32], 16, (0, 0, 0, 0)),
+        "large": (192, [2, 2, 18, 2], [6, 12, 24, 48], 16, (12, 12, 12, 6)),
+    }
+    for size, (width, depths, heads, window, pretrained) in full.items():
+        hf = {"embed_dim": width, "depths": depths, "num_heads": heads, "pretrained_window_sizes": pretrained}
+        make = huggingface(*args, image_size=256, window_size=window, **hf)
+        yield Cell(f"swin_v2_{size}", "hf", make, 256)
+        name = f"swinv2_{size}_window{'12to16_192to256' if size == 'large' else f'{window}_256'}"
+        yield Cell(f"swin_v2_{size}", "timm", timm(name, config=True), 256)
 
 
 def _transformer_cells():

@@ -37,6 +37,7 @@ CASES = {
         "efficientnet_b0-stacked": 64,
     },
     "swin": {f"swin_tiny-{x}": 224 for x in ("hf", "hf5", "timm", "timm-old", "torchvision")},
+    "swin_v2": {f"swin_v2-{x}": 64 for x in ("hf", "timm", "microsoft")},
     "vit": {
         **{f"vit_t_16_224-{x}": 224 for x in ("timm", "hf", "hf5")},
         **{f"deit_t_16_224-{x}": 224 for x in ("timm", "hf-deit", "hf-deit-teacher")},
@@ -102,8 +103,9 @@ def one(cell, side):
     with tempfile.TemporaryDirectory() as folder:
         model, path = cell.make(Path(folder))
         facts = {"rows": rows(path), "side": side}
-        if Path(path).is_dir() and (Path(path) / "config.json").is_file():
-            facts["config"] = json.loads((Path(path) / "config.json").read_text())
+        config = (Path(path) if Path(path).is_dir() else Path(path).parent) / "config.json"
+        if config.is_file():
+            facts["config"] = json.loads(config.read_text())
     x = [image(side, seed=seed) if side else image(8, 4, seed) for seed in (0, 1)]
     first, second = (output(model, each) for each in x)
     assert np.abs(first - second).max() > 1e-2 * np.abs(first).max(), f"{cell.name}: the same for every image"
@@ -129,6 +131,9 @@ def main(wanted):
         return draw(net), cells.as_pth(folder, {"state_dict": cells.state(net)})
 
     by_name["efficientnet_b0-stacked"] = cells.Cell("efficientnet_b0", "stacked", stacked, 64)
+    # The tables that Microsoft's files carry are no weights: here config.json tells the window.
+    make = cells.microsoft_swin_v2("swinv2_tiny_window8_256", tables=False, img_size=64, **cells.SMALL_SWIN_V2)
+    by_name["swin_v2-microsoft"] = cells.Cell("swin_v2", "microsoft", make, 64)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for family in wanted or CASES:
         facts, arrays = {}, {}
