@@ -43,9 +43,7 @@ def reverse(src: str, dst: str, layout: str, say: Callable[[str], None] = print)
     arguments = sidecar.arguments
     own = next((x for x in family.layouts if x.only == sidecar.architecture), None)
     if chosen.only not in ("", sidecar.architecture) or own not in (None, chosen):
-        raise UserError(
-            f"--layout {layout}: its net is not {sidecar.architecture}; it would compute something else with these weights"
-        )
+        raise UserError(f"--layout {layout}: its net is not {sidecar.architecture}, it would compute something else")
     wrong = {k: (arguments[k], v) for k, v in chosen.arguments.items() if k in arguments and arguments[k] != v}
     if wrong:
         shown = ", ".join(f"{k} {ours!r} (there {theirs!r})" for k, (ours, theirs) in wrong.items())
@@ -75,7 +73,7 @@ def to_layout(
     def shape(entry: rules.Entry) -> Shape:
         want = arrays[entry.target].shape
         dims = next((d for regex, d in layout.reshaped if re.fullmatch(regex, entry.source)), len(want))
-        return want + (1,) * (dims - len(want))
+        return (1,) * (-dims - len(want)) + want + (1,) * (dims - len(want))
 
     result = rules.ungather(entries, arrays, shape)
     return {layout.prefix + name: array for name, array in result.items()}

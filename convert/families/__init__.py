@@ -11,7 +11,7 @@ from ..reading import Tensor
 
 MODULES = (
     "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit convnext autoencoder_kl "
-    "swin_v2".split()
+    "swin_v2 convnext_v2 efficientnet_v2".split()
 )
 Shape = Tuple[int, ...]
 Rules = Sequence[Tuple[str, str, str]]  # (kind, target, source)
@@ -51,7 +51,8 @@ class Layout:
     transform : str or None
         Evaluation pipeline of these models if neither file nor folder gives one; None: that of the family.
     reshaped : tuple of (regex, dimensions)
-        For the reverse conversion: source keys whose weight is stored with trailing dimensions of size one.
+        For the reverse conversion: source keys whose weight is stored with trailing dimensions of size one (with
+        leading ones if the number is negative).
     aliases : tuple of str
         Other names of the same layout.
     classes : tuple of str or None

@@ -255,6 +255,34 @@ def convnext(plan: Plan, source: Source) -> Optional["nn.Module"]:
     return model
 
 
+def convnext_v2(plan: Plan, source: Source) -> Optional["nn.Module"]:
+    """transformers or timm (Meta's names are renamed to timm's)."""
+    if plan.layout.name == "hf":
+        from aidet.models.convnext_v2 import SIZES
+
+        depths, widths = SIZES[plan.architecture]
+        sizes = {"depths": list(depths), "hidden_sizes": list(widths), "layer_norm_eps": plan.arguments["head_eps"]}
+        return _huggingface(plan, source, "ConvNextV2", sizes)
+    model = _timm(plan.architecture.replace("_v2", "v2"), num_classes=plan.num_classes)
+    if plan.layout.name == "meta":
+        from timm.models.convnext import checkpoint_filter_fn
+
+        model.aidet_rename = lambda state: checkpoint_filter_fn(state, model)
+        model.aidet_taps = "timm"
+    return model
+
+
+def efficientnet_v2(plan: Plan, source: Source) -> Optional["nn.Module"]:
+    """torchvision, or timm: B0 to B3 of its own trainings are the ports with other settings."""
+    size = plan.architecture.split("_")[1]
+    if plan.layout.name == "torchvision":
+        return _torchvision(f"efficientnet_v2_{size}", num_classes=plan.num_classes)
+    if plan.layout.name == "timm" and not size.startswith("b"):
+        return _timm(plan.architecture, num_classes=plan.num_classes)
+    same = {} if plan.layout.name == "timm-tf" else {"pad_type": "", "bn_eps": 1e-5}
+    return _timm(f"tf_{plan.architecture}", num_classes=plan.num_classes, **same)
+
+
 def autoencoder_kl(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """diffusers; older attention names and LDM's names are converted by diffusers' own code."""
     without_broken_ops()

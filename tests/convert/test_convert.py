@@ -27,6 +27,8 @@ SMALL = {
     "convnext": "convnext_tiny",
     "autoencoder_kl": "autoencoder_kl",
     "swin_v2": "swin_v2",
+    "convnext_v2": "convnext_v2_atto",
+    "efficientnet_v2": "efficientnetv2_b0",
 }
 OTHER = {
     ("vit", "hf-deit"): "deit_t_16_224",
@@ -37,6 +39,7 @@ OTHER = {
     ("efficientnet", "stacked"): "efficientnet_b0",
 }
 OTHER[("resnet", "grip")] = "resnet50_nodown"
+OTHER[("efficientnet_v2", "torchvision")] = "efficientnetv2_s"
 # What the net of a layout cannot be built without.
 NEEDED = {
     ("resnet", "torchvision-mlp"): {"head": ["dropout", 8, "norm", "relu", "dropout"]},
@@ -100,10 +103,10 @@ def test_layout_is_detected_from_keys_alone(tmp_path, family, layout):
         if architecture == "aekl_clf":
             arguments.update(latent_size=4, hidden=[16, 8])
     path, _ = source_file(tmp_path, architecture, layout, arguments)
-    if (family, layout) in (("efficientnet", "timm"), ("efficientnet", "timm-tf")):
-        with pytest.raises(UserError, match="fit efficientnet/timm, efficientnet/timm-tf alike; choose with --layout"):
+    if family.startswith("efficientnet") and layout in ("timm", "timm-tf"):
+        with pytest.raises(UserError, match=f"fit {family}/timm, {family}/timm-tf alike; choose with --layout"):
             detect(reading.read(path))
-        name = "tf_efficientnet_b0" if layout == "timm-tf" else "efficientnet_b0"
+        name = f"tf_{architecture}" if layout == "timm-tf" else architecture
         (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
     chosen = family_of(architecture).layout(layout)
     if chosen.only:

@@ -595,6 +595,8 @@ def _cells():
     yield from _efficientnet_cells()
     yield from _transformer_cells()
     yield from _swin_v2_cells()
+    yield from _convnext_v2_cells()
+    yield from _efficientnet_v2_cells()
     for size in ("tiny", "small", "base"):
         dims = {
             "tiny": ([96, 192, 384, 768], [3, 3, 9, 3]),
@@ -666,6 +668,63 @@ def _efficientnet_cells():
         yield Cell(f"efficientnet_{size}", "timm-tf", timm(f"tf_efficientnet_{size}"), 128)
         yield Cell(f"efficientnet_{size}", "lukemelas", lukemelas(size), 128, small=size == "lite0")
     yield Cell("efficientnet_b6", "stacked", stacked_b6, 128, flags=("--positive", "1"))
+
+
+def meta_convnext_v2(name):
+    """Meta's own ConvNeXt V2 names, from timm's net."""
+
+    def make(folder):
+        model = timm_model(name)
+        names = OrderedDict()
+        for key, value in state(model).items():
+            key = (
+                key.replace("stem.", "downsample_layers.0.").replace("head.norm.", "norm.").replace("head.fc.", "head.")
+            )
+            parts = key.split(".")
+            if parts[0] == "stages" and parts[2] == "downsample":
+                key = ".".join(["downsample_layers", parts[1], *parts[3:]])
+            elif parts[0] == "stages":
+                key = ".".join(["stages", parts[1], *parts[3:]])
+                key = key.replace("conv_dw", "dwconv").replace("mlp.fc1", "pwconv1").replace("mlp.fc2", "pwconv2")
+                key = key.replace("mlp.grn.weight", "grn.gamma").replace("mlp.grn.bias", "grn.beta")
+            if ".grn." in key:
+                value = value[None, None, None]
+            elif "pwconv" in key and key.endswith("weight"):
+                value = value.flatten(1)
+            names[key] = value
+        return model, as_pth(folder, {"model": names})
+
+    return make
+
+
+def _convnext_v2_cells():
+    for size, widths, depths in (
+        ("atto", [40, 80, 160, 320], [2, 2, 6, 2]),
+        ("femto", [48, 96, 192, 384], [2, 2, 6, 2]),
+        ("pico", [64, 128, 256, 512], [2, 2, 6, 2]),
+        ("nano", [80, 160, 320, 640], [2, 2, 8, 2]),
+        ("tiny", [96, 192, 384, 768], [3, 3, 9, 3]),
+        ("base", [128, 256, 512, 1024], [3, 3, 27, 3]),
+        ("large", [192, 384, 768, 1536], [3, 3, 27, 3]),
+    ):
+        name, small = f"convnext_v2_{size}", size == "atto"
+        hf = huggingface("ConvNextV2ForImageClassification", "ConvNextV2Config", hidden_sizes=widths, depths=depths)
+        yield Cell(name, "hf", hf, 128, small=small)
+        yield Cell(name, "timm", timm(f"convnextv2_{size}"), 128, small=small)
+    yield Cell("convnext_v2_atto", "meta", meta_convnext_v2("convnextv2_atto"), 128, small=True)
+
+
+def _efficientnet_v2_cells():
+    for size in ("b0", "b1", "b2", "b3", "s", "m", "l"):
+        name = f"efficientnetv2_{size}"
+        yield Cell(name, "timm-tf", timm(f"tf_{name}", config=True), 128, small=size == "b0")
+        if size in ("s", "m", "l"):
+            yield Cell(name, "timm", timm(name, config=True), 128)
+            yield Cell(name, "torchvision", torchvision(f"efficientnet_v2_{size}"), 128, small=size == "s")
+        else:
+            # timm registers its own trainings of the base sizes only as ports with other settings.
+            own = timm(f"tf_{name}", pad_type="", bn_eps=1e-5)
+            yield Cell(name, "timm", own, 128, flags=("--layout", "timm"), small=size == "b0")
 
 
 SMALL_SWIN_V2 = {"embed_dim": 24, "depths": (2, 2, 2), "num_heads": (2, 4, 8), "window_size": 4}

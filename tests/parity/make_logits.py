@@ -37,6 +37,11 @@ CASES = {
         "efficientnet_b0-stacked": 64,
     },
     "swin": {f"swin_tiny-{x}": 224 for x in ("hf", "hf5", "timm", "timm-old", "torchvision")},
+    "convnext_v2": {f"convnext_v2_atto-{x}": 64 for x in ("timm", "hf", "meta")},
+    "efficientnet_v2": {
+        **{f"efficientnetv2_b0-{x}": 64 for x in ("timm", "timm-tf")},
+        "efficientnetv2_s-torchvision": 64,
+    },
     "swin_v2": {f"swin_v2-{x}": 64 for x in ("hf", "timm", "microsoft")},
     "vit": {
         **{f"vit_t_16_224-{x}": 224 for x in ("timm", "hf", "hf5")},
