@@ -11,7 +11,7 @@ from ..reading import Tensor
 
 MODULES = (
     "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit convnext autoencoder_kl "
-    "swin_v2 convnext_v2 efficientnet_v2".split()
+    "swin_v2 convnext_v2 efficientnet_v2 beit mobilenet_v2 resnest".split()
 )
 Shape = Tuple[int, ...]
 Rules = Sequence[Tuple[str, str, str]]  # (kind, target, source)

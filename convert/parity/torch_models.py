@@ -283,6 +283,63 @@ def efficientnet_v2(plan: Plan, source: Source) -> Optional["nn.Module"]:
     return _timm(f"tf_{plan.architecture}", num_classes=plan.num_classes, **same)
 
 
+def beit(plan: Plan, source: Source) -> Optional["nn.Module"]:
+    """transformers or timm."""
+    from aidet.models.beit import SIZES
+
+    a = plan.arguments
+    width, depth, heads = SIZES.get(plan.architecture) or (a["width"], a["depth"], a["heads"])
+    hidden, patch, scale = a.get("hidden", 4 * width), a.get("patch_size", 16), a.get("layer_scale", 0.1)
+    if plan.layout.name.startswith("hf"):
+        config = {
+            "hidden_size": width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": heads,
+            "intermediate_size": hidden,
+            "image_size": a["image_size"],
+            "patch_size": patch,
+            "layer_norm_eps": a["ln_eps"],
+            "use_mean_pooling": a.get("pooling", "mean") == "mean",
+            "use_relative_position_bias": a.get("relative", True),
+            "use_absolute_position_embeddings": a.get("absolute", False),
+            "layer_scale_init_value": scale or 0.0,
+        }
+        return _huggingface(plan, source, "Beit", config)
+    sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "mlp_ratio": hidden / width}
+    return _timm(
+        "beit_base_patch16_224",
+        num_classes=plan.num_classes,
+        img_size=a["image_size"],
+        patch_size=patch,
+        init_values=scale,
+        use_rel_pos_bias=a.get("relative", True),
+        use_abs_pos_emb=a.get("absolute", False),
+        **sizes,
+    )
+
+
+def mobilenet_v2(plan: Plan, source: Source) -> Optional["nn.Module"]:
+    """transformers, timm, torchvision."""
+    width = plan.arguments.get("width", 1.0)
+    if plan.layout.name == "hf":
+        a = plan.arguments
+        config = {"depth_multiplier": width, "tf_padding": a["padding"] == "same", "layer_norm_eps": a["bn_eps"]}
+        return _huggingface(plan, source, "MobileNetV2", config)
+    if plan.layout.name == "torchvision":
+        return _torchvision("mobilenet_v2", num_classes=plan.num_classes, width_mult=width)
+    known = {0.35: "035", 0.5: "050", 0.75: "075", 1.0: "100", 1.4: "140"}
+    return _timm(f"mobilenetv2_{known[width]}", num_classes=plan.num_classes) if width in known else None
+
+
+def resnest(plan: Plan, source: Source) -> Optional["nn.Module"]:
+    """timm, whose names are those of the authors' own files."""
+    from aidet.models.resnest import DEPTHS
+
+    a = plan.arguments
+    sizes = {"layers": list(a.get("depths", DEPTHS)), "stem_width": a.get("stem_width", 32)}
+    return _timm("resnest50d", num_classes=plan.num_classes, **sizes)
+
+
 def autoencoder_kl(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """diffusers; older attention names and LDM's names are converted by diffusers' own code."""
     without_broken_ops()

@@ -29,6 +29,9 @@ SMALL = {
     "swin_v2": "swin_v2",
     "convnext_v2": "convnext_v2_atto",
     "efficientnet_v2": "efficientnetv2_b0",
+    "beit": "beit",
+    "mobilenet_v2": "mobilenet_v2",
+    "resnest": "resnest",
 }
 OTHER = {
     ("vit", "hf-deit"): "deit_t_16_224",
@@ -44,6 +47,9 @@ OTHER[("efficientnet_v2", "torchvision")] = "efficientnetv2_s"
 NEEDED = {
     ("resnet", "torchvision-mlp"): {"head": ["dropout", 8, "norm", "relu", "dropout"]},
     ("resnet", "drct"): {"head": [16]},
+    "beit": {"width": 16, "depth": 2, "heads": 2, "hidden": 32, "image_size": 32},
+    "mobilenet_v2": {"width": 0.35},
+    "resnest": {"depths": [1, 1, 1, 1], "stem_width": 8},
     "swin_v2": {"width": 8, "depths": [2, 1], "heads": [1, 2], "image_size": 32, "window_size": 4},
 }
 # The config.json without which the keys and shapes of a family do not tell what was built.

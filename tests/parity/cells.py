@@ -597,6 +597,9 @@ def _cells():
     yield from _swin_v2_cells()
     yield from _convnext_v2_cells()
     yield from _efficientnet_v2_cells()
+    yield from _beit_cells()
+    yield from _mobilenet_v2_cells()
+    yield from _resnest_cells()
     for size in ("tiny", "small", "base"):
         dims = {
             "tiny": ([96, 192, 384, 768], [3, 3, 9, 3]),
@@ -725,6 +728,54 @@ def _efficientnet_v2_cells():
             # timm registers its own trainings of the base sizes only as ports with other settings.
             own = timm(f"tf_{name}", pad_type="", bn_eps=1e-5)
             yield Cell(name, "timm", own, 128, flags=("--layout", "timm"), small=size == "b0")
+
+
+def _beit_cells():
+    args = ("BeitForImageClassification", "BeitConfig")
+    options = {"use_relative_position_bias": True, "use_mean_pooling": True}
+
+    def sizes(width, depth, heads, hidden, side):
+        ours = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
+        return {**ours, "intermediate_size": hidden, "image_size": side, **options}
+
+    small = sizes(48, 2, 4, 96, 64)
+    yield Cell("beit", "hf", huggingface(*args, **small), 64, small=True)
+    yield Cell("beit", "hf5", huggingface(*args, save="running", **small), 64, small=True)
+    token = {**small, "use_mean_pooling": False, "use_absolute_position_embeddings": True}
+    cell = Cell("beit", "hf", huggingface(*args, layer_scale_init_value=0.0, **token), 64, small=True)
+    cell.name = "beit_token-hf"
+    yield cell
+    reduced = timm("beit_base_patch16_224", img_size=64, embed_dim=48, depth=2, num_heads=4, mlp_ratio=2)
+    yield Cell("beit", "timm", reduced, 64, small=True)
+    for name, size, full in (
+        ("beit_b_16", "base", (768, 12, 12, 3072, 224)),
+        ("beit_l_16", "large", (1024, 24, 16, 4096, 224)),
+    ):
+        yield Cell(name, "hf", huggingface(*args, **sizes(*full)))
+        yield Cell(name, "timm", timm(f"beit_{size}_patch16_224"))
+
+
+def _mobilenet_v2_cells():
+    args = ("MobileNetV2ForImageClassification", "MobileNetV2Config")
+    for width, label in ((0.35, "035"), (1.0, "100"), (1.4, "140")):
+        for layout, make in (
+            ("hf", huggingface(*args, depth_multiplier=width)),
+            ("torchvision", torchvision("mobilenet_v2", width_mult=width)),
+            ("timm", timm(f"mobilenetv2_{label}")),
+        ):
+            cell = Cell("mobilenet_v2", layout, make, 96 if width < 1 else 160, small=width < 1)
+            cell.name = f"mobilenet_v2_{label}-{layout}"
+            yield cell
+    make = huggingface(*args, depth_multiplier=0.35, tf_padding=False, layer_norm_eps=1e-5)
+    cell = Cell("mobilenet_v2", "hf", make, 96)
+    cell.name = "mobilenet_v2_035_symmetric-hf"
+    yield cell
+
+
+def _resnest_cells():
+    # At 72 pixels the maps have odd sizes, where the two ways to pool differ.
+    yield Cell("resnest", "timm", timm("resnest14d"), 72, small=True)
+    yield Cell("resnest50d", "timm", timm("resnest50d"), 160)
 
 
 SMALL_SWIN_V2 = {"embed_dim": 24, "depths": (2, 2, 2), "num_heads": (2, 4, 8), "window_size": 4}

@@ -37,6 +37,9 @@ CASES = {
         "efficientnet_b0-stacked": 64,
     },
     "swin": {f"swin_tiny-{x}": 224 for x in ("hf", "hf5", "timm", "timm-old", "torchvision")},
+    "beit": {f"beit-{x}": 64 for x in ("hf", "hf5", "timm")},
+    "mobilenet_v2": {f"mobilenet_v2_035-{x}": 64 for x in ("hf", "timm", "torchvision")},
+    "resnest": {"resnest-timm": 72},
     "convnext_v2": {f"convnext_v2_atto-{x}": 64 for x in ("timm", "hf", "meta")},
     "efficientnet_v2": {
         **{f"efficientnetv2_b0-{x}": 64 for x in ("timm", "timm-tf")},
