@@ -178,7 +178,8 @@ def taps(architecture: str) -> Taps:
         return {"timm": timm, "microsoft": timm, "hf": "swinv2." + huggingface}
 
     rows = [("patch_embed", named("patch_embed", "embeddings.norm"))]
-    rows += [(f"stages.{s}.blocks.0", named(f"layers.{s}.blocks.0", f"encoder.layers.{s}.blocks.0")) for s in range(4)]
+    for s in range(4 if architecture in SIZES else 2):  # at least two stages in any
+        rows.append((f"stages.{s}.blocks.0", named(f"layers.{s}.blocks.0", f"encoder.layers.{s}.blocks.0")))
     return rows + [("norm", named("norm", "layernorm"))]
 
 

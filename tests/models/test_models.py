@@ -156,6 +156,20 @@ def test_swin_refuses_sizes_that_do_not_divide(arguments):
         models.create("swin_tiny", **arguments)
 
 
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("swin_v2_tiny", {"image_size": 224, "window_size": 8}, "image_size .=224. does not divide into windows of 8"),
+        ("resnet18", {"pool_stride": 3}, "pool_stride .=3. must be 1 or 2"),
+        ("resnet18", {"head": ["gelu"]}, "head: 'gelu': a width, 'norm', 'relu' or 'dropout'"),
+        ("beit", {"pooling": "max"}, "pooling: 'max': one of mean, token"),
+    ],
+)
+def test_arguments_that_make_no_net_are_refused(name, arguments, message):
+    with pytest.raises(UserError, match=message):
+        models.create(name, **arguments)
+
+
 def test_padding_and_epsilon_are_what_they_say():
     """The two paddings give maps of one size and other values; a lite net has neither gate nor Swish."""
     import mindspore as ms
