@@ -53,15 +53,23 @@ SIZES = {
     "taesana_decoder": 4,
     "aekl_clf": 64,
     "autoencoder_kl": 64,
+    "beit": 64,
+    "resnest": 72,
     "resnet50_nodown": 64,
-    "swin_v2": 256,
+    "swin_v2": 64,
     "swin_v2_tiny": 256,
     "swin_v2_small": 256,
     "swin_v2_base": 256,
     "swin_v2_large": 256,
 }
 # The head of aekl_clf has one weight per position of the latent: 8 x 8 for 64 pixels, 32 x 32 for AIGC-clf's own 256.
-ARGUMENTS = {"aekl_clf": {"latent_size": 8}}
+# Architectures of any size are exported small; their published sizes have rows of their own.
+ARGUMENTS = {
+    "aekl_clf": {"latent_size": 8},
+    "beit": {"width": 48, "depth": 2, "heads": 4, "image_size": 64},
+    "resnest": {"depths": (1, 1, 1, 1)},
+    "swin_v2": {"width": 24, "depths": (2, 2, 2), "heads": (2, 4, 8), "image_size": 64, "window_size": 4},
+}
 CHANNELS = {"taesd_decoder": 4, "taesana_decoder": 32}
 # Architectures that take no num_classes argument.
 WHOLE = "aidet_tae taesd_encoder taesd_decoder taesana_encoder taesana_decoder cifake_cnn cifake_cnn_srm autoencoder_kl"
