@@ -134,41 +134,41 @@ class EfficientNetV2(nn.Cell):
 
 @register
 def efficientnetv2_b0(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNetV2:
-    """EfficientNetV2-B0, 7.1 M parameters, published input 224."""
+    """EfficientNetV2-B0, 7.1 M parameters, published input 192."""
     return EfficientNetV2("b0", num_classes, in_channels, **kwargs)
 
 
 @register
 def efficientnetv2_b1(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNetV2:
-    """EfficientNetV2-B1, 8.1 M parameters, published input 240."""
+    """EfficientNetV2-B1, 8.1 M parameters, published input 192."""
     return EfficientNetV2("b1", num_classes, in_channels, **kwargs)
 
 
 @register
 def efficientnetv2_b2(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNetV2:
-    """EfficientNetV2-B2, 10.1 M parameters, published input 260."""
+    """EfficientNetV2-B2, 10.1 M parameters, published input 208."""
     return EfficientNetV2("b2", num_classes, in_channels, **kwargs)
 
 
 @register
 def efficientnetv2_b3(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNetV2:
-    """EfficientNetV2-B3, 14.4 M parameters, published input 300."""
+    """EfficientNetV2-B3, 14.4 M parameters, published input 240."""
     return EfficientNetV2("b3", num_classes, in_channels, **kwargs)
 
 
 @register
 def efficientnetv2_s(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNetV2:
-    """EfficientNetV2-S, 21.5 M parameters, published input 384."""
+    """EfficientNetV2-S, 21.5 M parameters, published input 300 or 384."""
     return EfficientNetV2("s", num_classes, in_channels, **kwargs)
 
 
 @register
 def efficientnetv2_m(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNetV2:
-    """EfficientNetV2-M, 54.1 M parameters, published input 480."""
+    """EfficientNetV2-M, 54.1 M parameters, published input 384 or 480."""
     return EfficientNetV2("m", num_classes, in_channels, **kwargs)
 
 
 @register
 def efficientnetv2_l(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> EfficientNetV2:
-    """EfficientNetV2-L, 118.5 M parameters, published input 480."""
+    """EfficientNetV2-L, 118.5 M parameters, published input 384 or 480."""
     return EfficientNetV2("l", num_classes, in_channels, **kwargs)

@@ -104,10 +104,11 @@ def lookups(architecture: str, arguments: Arguments) -> Lookups:
 def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
     """Published evaluation of the library."""
     size = _size(architecture)
-    side = {"b0": 224, "b1": 240, "b2": 260, "b3": 300, "s": 384, "m": 480, "l": 480}[size]
     if layout.name == "torchvision":
+        side = 384 if size == "s" else 480
         how, statistics = ("bicubic", "half") if size == "l" else ("bilinear", "imagenet")
         return f"decode | resize({side}, {how}) | center_crop({side}) | normalize({statistics})"
+    side = {"b0": 192, "b1": 192, "b2": 208, "b3": 240, "s": 300, "m": 384, "l": 384}[size]
     if size in ("m", "l"):
         return f"decode | resize(({side}, {side}), bicubic) | normalize(half)"
     edge = int(side / {"b0": 0.875, "b1": 0.882, "b2": 0.89, "b3": 0.904, "s": 1.0}[size])

@@ -129,7 +129,7 @@ def notes(architecture: str, layout: Layout, arguments: Arguments, outputs: Opti
 
 def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
     """torchvision's and Hugging Face's published evaluation; GRIP-UNINA's detectors take the image as it is."""
-    if layout.only:
+    if architecture == NODOWN:
         return "decode | normalize(imagenet)"
     return "decode | resize(256, bilinear) | center_crop(224) | normalize(imagenet)"
 
