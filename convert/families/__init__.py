@@ -11,7 +11,8 @@ from aidet.errors import UserError, nearest
 from ..reading import Tensor
 
 MODULES = (
-    "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit clip dinov2 siglip convnext autoencoder_kl"
+    "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit clip dinov2 siglip convnext "
+    "autoencoder_kl swin_v2 convnext_v2 efficientnet_v2 beit mobilenet_v2 resnest"
 ).split()
 # What trainers call a linear classifier that they put on a tower of another library.
 HEADS = r"(?:fc|head|linear|linear_head|classifier)(?:\.\d+)?\.(weight|bias)"
@@ -53,8 +54,8 @@ class Layout:
     transform : str or None
         Evaluation pipeline of these models if neither file nor folder gives one; None: that of the family.
     reshaped : tuple of (regex, dimensions)
-        For the reverse conversion: source keys whose weight is stored with trailing dimensions of size one, or without
-        leading ones.
+        For the reverse conversion: source keys whose weight is stored with trailing dimensions of size one (with
+        leading ones if the number is negative), or without leading ones.
     zeros : tuple of (key, target, dimensions)
         For the reverse conversion: tensors that the library's net has, that inference never reads, and that are
         therefore dropped; zeros of the target parameter's last dimensions take their place.
@@ -69,6 +70,9 @@ class Layout:
         Target parameter names of the classifier, weight first, if they are not the family's.
     identity : bool
         The file already has the target's names (MindCV's own checkpoints and ours).
+    only : str
+        The one architecture of a layout whose keys and shapes are also those of another architecture. Nothing in a file
+        tells them apart, so the layout is never detected: ``--arch`` or ``--layout`` chooses it.
     """
 
     name: str
@@ -88,6 +92,7 @@ class Layout:
     classes: Optional[Tuple[str, ...]] = None
     identity: bool = False
     head: Tuple[str, ...] = ()
+    only: str = ""
 
     def renamed(self, tensors: Tensors) -> Tensors:
         """The tensors under the layout's own names."""
@@ -139,6 +144,9 @@ class Family:
         The net takes any input (``image_size``): the one that the files beside the weights prepare.
     taps : callable
         ``f(architecture) -> list of (cell name, {layout: module name})``: where layer-by-layer comparison looks.
+    notes : callable
+        ``f(architecture, layout, arguments, outputs) -> list of str``: what was assumed because no key or shape says
+        it, one sentence each.
     """
 
     def __init__(
@@ -153,12 +161,14 @@ class Family:
         taps: Optional[Callable[[str], Taps]] = None,
         headless: bool = False,
         free_input: bool = False,
+        notes: Optional[Callable[[str, Layout, Arguments, Optional[int]], Sequence[str]]] = None,
     ) -> None:
         self.name, self.architectures, self.layouts = name, tuple(architectures), tuple(layouts)
         self.infer, self.transform, self.heads = infer, transform, head
         self.lookups = lookups or (lambda architecture, arguments: {})
         self.taps = taps or (lambda architecture: [])
         self.headless, self.free_input = headless, free_input
+        self.notes = notes or (lambda architecture, layout, arguments, outputs: [])
 
     def head(self, architecture: str) -> Tuple[str, ...]:
         """Parameter names of the classifier, weight first."""
