@@ -195,6 +195,10 @@ def _parity(
     """Run the checkpoint that the sidecar describes and compare it with the reference."""
 
     chosen = compare.Reference.load(reference) if reference else compare.stored_reference(digest)
+    if chosen is None and source.kind == "onnx" and level == "logits":
+        from .parity import onnx_reference
+
+        chosen = onnx_reference.reference(plan, source, sidecar)
     if chosen is None:
         from .parity import torch_reference
 
