@@ -11,7 +11,7 @@ import numpy as np
 from aidet import ckpt, files, labels
 from aidet.errors import UserError
 
-from . import hub, reading, rules
+from . import adapters, hub, reading, rules
 from .parity import compare
 from .plan import Plan, build, make_plan
 from .preprocessing import evaluation_line
@@ -54,6 +54,8 @@ def convert(
     reference: Optional[str] = None,
     dry_run: bool = False,
     say: Say = print,
+    base: Optional[str] = None,
+    lora_alpha: Optional[float] = None,
 ) -> Result:
     """Convert one source.
 
@@ -72,6 +74,10 @@ def convert(
         Stored activations. Default: those shipped for this file, else PyTorch if it is installed.
     dry_run : bool
         Plan and account for everything, but write nothing.
+    base : str, optional
+        The model that the adapters in ``src`` belong to, if the file holds the adapters alone.
+    lora_alpha : float, optional
+        alpha of LoRA adapters, if no ``adapter_config.json`` states it.
 
     Returns
     -------
@@ -89,6 +95,9 @@ def convert(
     path, entry = hub.locate(src)
     source = reading.read(path)
     digest = source.sha256()
+    if "==" in str(src) and str(src).startswith("pypi:"):
+        source.notes.append(f"sha256 {digest}")
+    folded = fold_adapters(source, path, base, lora_alpha)
     numpy_type = np.float16 if dtype == "fp16" else np.float32
     try:
         plan = make_plan(source, layout, architecture, num_classes, head)
@@ -99,7 +108,10 @@ def convert(
             f"{path}: its tensors, or the config.json beside them, are of no model known here "
             f"({type(error).__name__}: {str(error)[:200]}): damaged file"
         ) from error
+    if folded:
+        sidecar["source"]["adapters"] = {**folded._asdict(), "base": base}
     report = {
+        "adapters": sidecar["source"].get("adapters"),
         "source": [str(p) for p in source.files],
         "kind": source.kind,
         "family": plan.family.name,
@@ -129,6 +141,36 @@ def convert(
         return Result(plan, sidecar, report)
     _write(plan, source, sidecar, report, Path(dst), numpy_type, level, reference, digest, say)
     return Result(plan, sidecar, report)
+
+
+def fold_adapters(
+    source: reading.Source, path: Path, base: Optional[str] = None, alpha: Optional[float] = None
+) -> Optional[adapters.Record]:
+    """Fold the adapters of a source into its weights, in place; returns what was folded, or None.
+
+    Parameters
+    ----------
+    source : convert.reading.Source
+        Its notes say what was folded.
+    path : Path
+        File or folder of the source; ``adapter_config.json`` is looked for there.
+    base : str, optional
+        Source of the frozen weights.
+    alpha : float, optional
+    """
+    if base is None and not adapters.holds_adapters(source.tensors):
+        return None
+    frozen = None
+    if base is not None:
+        frozen = reading.read(hub.locate(base)[0])
+        source.config, source.preprocessor = source.config or frozen.config, source.preprocessor or frozen.preprocessor
+    source.tensors, record = adapters.fold(
+        source.tensors, adapters.read_config(path), alpha, frozen.tensors if frozen else None
+    )
+    if record:
+        source.kind += " with adapters"
+        source.notes.append(record.line())
+    return record
 
 
 def _write(

@@ -20,7 +20,7 @@ import numpy as np
 from aidet import files
 from aidet.errors import UserError
 
-from . import onnx_source
+from . import onnx_graph, onnx_source
 from .unpickle import MAX_DIMS, MAX_NAME, STORAGES, Cursor, Global, Machine, Storage, TensorRef
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -250,7 +250,7 @@ def _file(path):
         return Source(_safetensors(path), [path], "safetensors")
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return _torch(*_legacy(path), path)
-    if onnx_source.is_onnx(path, head):
+    if onnx_graph.is_onnx(path, head):
         found = onnx_source.read(path)
         return Source(found.tensors, found.files, "onnx", notes=found.notes)
     if path.suffix == ".ckpt":

@@ -13,7 +13,7 @@ import numpy as np
 from aidet.ckpt import Sidecar
 from aidet.errors import UserError, first_line
 
-from .. import onnx_source
+from .. import onnx_graph
 from ..plan import Plan
 from ..reading import Source
 from . import compare, torch_reference
@@ -60,9 +60,9 @@ def float_model(path: Path) -> "onnx.ModelProto":
     import onnx
     from onnx import numpy_helper
 
-    model = onnx_source.load(path)
-    graph = onnx_source.Graph(model, path)
-    nodes: List["onnx.NodeProto"] = []
+    model = onnx_graph.load(path)
+    graph = onnx_graph.Graph(model, path)
+    nodes: List[Any] = []
     constants: Dict[str, np.ndarray] = {}
     for node in model.graph.node:
         nodes.extend(_float_nodes(node, graph, constants))
@@ -94,7 +94,7 @@ def _float_nodes(node, graph, constants):
     """The nodes in float32 that replace one node; dequantised weights go into ``constants``."""
     from onnx import helper, numpy_helper
 
-    operand = onnx_source.operand
+    operand = onnx_graph.operand
     if node.op_type == "DynamicQuantizeLinear":
         constants[node.output[1]] = np.ones((), np.float32)  # integers' scale: there are no integers any more
         return [helper.make_node("Identity", [node.input[0]], [node.output[0]])]
@@ -117,7 +117,7 @@ def _float_nodes(node, graph, constants):
         return _renamed(node, kind, names, _clip(node, graph), operand(node, _BIAS.get(node.op_type)))
     if node.domain == "com.microsoft" and node.op_type.startswith(("Q", "Dyn", "MatMulI")):
         raise UserError(f"{graph.path}: its operator {node.op_type} cannot be run in float32")
-    if node.op_type == "Cast" and onnx_source.attribute(node, "to") == _HALF:
+    if node.op_type == "Cast" and onnx_graph.attribute(node, "to") == _HALF:
         return [helper.make_node("Cast", list(node.input), list(node.output), to=_SINGLE)]
     for item in node.attribute:
         if item.name == "value" and item.t.data_type == _HALF:
@@ -128,7 +128,7 @@ def _float_nodes(node, graph, constants):
 def _renamed(node, kind, names, after, bias):
     from onnx import helper
 
-    keep = {a.name: onnx_source.attribute(node, a.name) for a in node.attribute} if kind == "Conv" else {}
+    keep = {a.name: onnx_graph.attribute(node, a.name) for a in node.attribute} if kind == "Conv" else {}
     steps = [kind] + (["Add"] if bias else []) + ([after] if after != "Identity" else [])
     result, made = names, []
     for i, step in enumerate(steps):
@@ -141,7 +141,7 @@ def _renamed(node, kind, names, after, bias):
 
 def _clip(node, graph):
     """ReLU where unsigned integers start at zero, or signed ones start there; else nothing."""
-    zero = graph.values.get(onnx_source.operand(node, _RESULT_ZERO.get(node.op_type)))
+    zero = graph.values.get(onnx_graph.operand(node, _RESULT_ZERO.get(node.op_type)))
     if zero is None or node.op_type == "DequantizeLinear" or not zero.dtype.endswith("int8"):
         return "Identity"
     return "Relu" if (zero.array() == np.iinfo(zero.dtype).min).all() else "Identity"
@@ -174,9 +174,7 @@ def run(model: "onnx.ModelProto", x: np.ndarray, outputs: Optional[Sequence[str]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         feed = session.get_inputs()[0]
         kind = np.float16 if "float16" in feed.type else np.float32
         rows = [session.run(outputs, {feed.name: x[i : i + 1].astype(kind)}) for i in range(len(x))]
@@ -191,8 +189,9 @@ def reference(plan: Plan, source: Source, sidecar: Sidecar) -> Optional[compare.
     Returns
     -------
     Reference or None
-        None if onnxruntime is missing, the graph cannot run in float32 on the checkpoint's input, or none of its outputs has
-        the shape of the checkpoint's. ``meta["integer_graph"]`` then also compares the quantised graph as it was.
+        None if onnxruntime is missing, the graph cannot run in float32 on the checkpoint's input, or none of its
+        outputs has the shape of the checkpoint's. ``meta["integer_graph"]`` then also compares the quantised graph as
+        it was.
     """
     facts, pixels, x = _photos(plan, source, sidecar.transform)
     path = source.files[0]
