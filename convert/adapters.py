@@ -4,7 +4,7 @@ Three forms are known. ``y = W x + s B A x`` and ``y = (W + U diag(S) V) x`` are
 
 ``peft``    LoRA (Hu et al. 2021) as the library peft writes it: ``P.lora_A[.default].weight`` (r, in),
             ``P.lora_B[.default].weight`` (out, r), the frozen weight as ``P.base_layer.weight`` or ``P.weight`` or in
-            another file; s is alpha / r, for rsLoRA alpha / sqrt(r). DoRA's ``lora_magnitude_vector`` rescales each row.
+            another file; s is alpha / r, for rsLoRA alpha / sqrt(r). DoRA's ``lora_magnitude_vector`` scales rows.
 ``dda``     LoRA of Dual Data Alignment (github.com/roy-ch/Dual-Data-Alignment): ``P.lora.lora_A``, ``P.lora.lora_B``,
             ``P.original_layer.weight``; s is alpha / r, and its published command lines set alpha to 1.
 ``effort``  The orthogonal split of Effort (Yan et al. 2024): ``P.weight_main`` holds the leading singular values, and
@@ -13,8 +13,9 @@ Three forms are known. ``y = W x + s B A x`` and ``y = (W + U diag(S) V) x`` are
 
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Tuple
 
 import numpy as np
 
@@ -50,7 +51,8 @@ class Folded:
         return np.ascontiguousarray(self._make(), np.float32).reshape(self.shape)
 
 
-class Record(NamedTuple):
+@dataclass(frozen=True)
+class Record:
     """What was folded.
 
     Attributes
@@ -129,18 +131,15 @@ def fold(
         if base is not None:
             raise UserError("--base: the source holds no adapters, so there is nothing to fold into other weights")
         return dict(tensors), None
-    for pattern, kind in ((_DDA, "dda"), (_EFFORT, "effort"), (_PEFT, "peft")):
-        modules = [m for m in map(pattern.fullmatch, tensors) if m]
-        if modules:
-            break
-    else:
-        kind = ""
+    forms = (("dda", _DDA), ("effort", _EFFORT), ("peft", _PEFT))
+    found = {kind: [m for m in map(pattern.fullmatch, tensors) if m] for kind, pattern in forms}
+    kind = next((k for k, modules in found.items() if modules), "")
+    result: Dict[str, Any] = dict(tensors)
+    record: Optional[Record] = None
     if kind == "effort":
-        result, record = _effort(tensors, modules)
+        result, record = _effort(tensors, found[kind])
     elif kind:
-        result, record = _lora(kind, tensors, modules, config or {}, alpha, base)
-    else:
-        result, record = dict(tensors), None
+        result, record = _lora(kind, tensors, found[kind], config or {}, alpha, base)
     left = sorted(key for key in result if _PART.fullmatch(key))
     if left:
         raise UserError(
@@ -244,7 +243,7 @@ def _alpha(kind, module, config, alpha):
     value = config.get("lora_alpha")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UserError(
-            "LoRA adapters without their alpha (adapter_config.json is not beside the file, or has no lora_alpha); it is "
+            "LoRA adapters without their alpha (no adapter_config.json beside the file, or no lora_alpha in it); it is "
             "in the training settings: pass it with --lora-alpha"
         )
     return float(value)

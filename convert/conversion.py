@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
@@ -109,7 +109,7 @@ def convert(
             f"({type(error).__name__}: {str(error)[:200]}): damaged file"
         ) from error
     if folded:
-        sidecar["source"]["adapters"] = {**folded._asdict(), "base": base}
+        sidecar["source"]["adapters"] = {**asdict(folded), "base": base}
     report = {
         "adapters": sidecar["source"].get("adapters"),
         "source": [str(p) for p in source.files],

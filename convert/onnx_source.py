@@ -305,7 +305,7 @@ class Names:
                     if name in self.graph.values and self.graph.roots[name] not in self.used:
                         count += self._relative_bias(node, name) or self._positions(node, name)
             elif node.op_type == "Concat":
-                count += self._token(node, operand(node, 0))
+                count += sum(self._token(node, name) for name in node.input)
             elif node.op_type == "Mul":
                 count += sum(self._layer_scale(node, n) for n in node.input)
             elif node.op_type == "Resize":
@@ -350,16 +350,17 @@ class Names:
         return int(self._put(key, value, self.graph.roots[name]))
 
     def _token(self, node, name) -> int:
-        """A class token that was repeated for the batch in advance: (1, 1, width) before the patches."""
+        """Class and register tokens that were repeated for the batch in advance: (1, k, width) before the patches."""
         value, module = self.graph.values.get(name), module_of(node)
-        if value is None or self.graph.roots[name] in self.used or len(value.shape) != 3 or value.shape[:2] != (1, 1):
+        if value is None or self.graph.roots[name] in self.used or len(value.shape) != 3 or value.shape[0] != 1:
             return 0
-        if f"{module}.patch_embedding.weight" in self.found:
+        several = value.shape[1] > 1
+        if f"{module}.patch_embedding.weight" in self.found and not several:
             key, value = f"{module}.class_embedding", value.shaped(value.shape[-1])
         elif f"{module}.patch_embeddings.projection.weight" in self.found:
-            key = f"{module}.cls_token"
+            key = f"{module}.register_tokens" if several else f"{module}.cls_token"
         elif "patch_embed.proj.weight" in self.found and not module:
-            key = "cls_token"
+            key = "reg_token" if several else "cls_token"
         else:
             return 0
         return int(self._put(key, value, self.graph.roots[name]))
