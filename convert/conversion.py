@@ -14,7 +14,7 @@ from aidet.errors import UserError
 from . import adapters, hub, reading, rules
 from .parity import compare
 from .plan import Plan, build, make_plan
-from .preprocessing import evaluation_line
+from .preprocessing import evaluation_line, fit_input
 
 # What the arithmetic of the families raises if shapes or values in config.json make no sense.
 _NONSENSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
@@ -56,6 +56,7 @@ def convert(
     say: Say = print,
     base: Optional[str] = None,
     lora_alpha: Optional[float] = None,
+    given: Optional[Mapping[str, Any]] = None,
 ) -> Result:
     """Convert one source.
 
@@ -78,6 +79,8 @@ def convert(
         The model that the adapters in ``src`` belong to, if the file holds the adapters alone.
     lora_alpha : float, optional
         alpha of LoRA adapters, if no ``adapter_config.json`` states it.
+    given : dict, optional
+        Arguments of the architecture that the file does not show.
 
     Returns
     -------
@@ -100,7 +103,8 @@ def convert(
     folded = fold_adapters(source, path, base, lora_alpha)
     numpy_type = np.float16 if dtype == "fp16" else np.float32
     try:
-        plan = make_plan(source, layout, architecture, num_classes, head)
+        plan = make_plan(source, layout, architecture, num_classes, head, given)
+        fit_input(plan, source, given or {})
         classes, order = class_names(plan, source, entry, positive)
         sidecar = describe(plan, source, entry, src, digest, classes, order)
     except _NONSENSE as error:
