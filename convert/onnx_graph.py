@@ -7,6 +7,7 @@ Naming by PyTorch's exporters, as files of PyTorch 2.13 show it: a node of the o
 
 import ast
 import math
+import os
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -58,6 +59,8 @@ QUANTISED: Dict[str, Tuple[int, Optional[int], Optional[int]]] = {
     "QGemm": (3, 4, 5),
     "QLinearConv": (3, 4, 5),
 }
+# Where a quantised operator keeps a bias of integers.
+INTEGER_BIAS = {"QLinearConv": 8, "QGemm": 6}
 
 
 class Weight:
@@ -91,8 +94,9 @@ def filled(count: int, value: float) -> Weight:
 
 
 def is_onnx(path: Path, head: bytes) -> bool:
-    """Whether a file is an ONNX model, by its name or its first bytes (the field ``ir_version``, then the producer)."""
-    return path.suffix == ".onnx" or (head[:1] == b"\x08" and head[1:2] < b"\x20" and head[2:3] in (b"\x12", b"\x1a"))
+    """Whether a file is an ONNX model, by its name or its first bytes (``ir_version``, then another field)."""
+    starts = head[:1] == b"\x08" and head[1:2] < b"\x20" and head[2:3] in b"\x12\x1a\x22\x2a\x32\x3a\x42"
+    return path.suffix == ".onnx" or starts
 
 
 def load(path: Path) -> "onnx.ModelProto":
@@ -103,6 +107,8 @@ def load(path: Path) -> "onnx.ModelProto":
     UserError
         The package onnx is missing, or the file is damaged.
     """
+    # MindSpore's generated classes need this form of protobuf, which is chosen at the first import, perhaps ours.
+    os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
     try:
         import onnx
         from google.protobuf.message import DecodeError
@@ -176,6 +182,15 @@ class Graph:
 
     def _dequantise(self):
         for node in self.nodes:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                self.spent.update(n for n in node.input[1:] if n)
+            elif node.op_type.startswith("Q"):  # scales and zero points of activations are single numbers
+                kept = (
+                    operand(node, INTEGER_BIAS.get(node.op_type)),
+                    operand(node, QUANTISED.get(node.op_type, (0,))[0]),
+                )
+                single = [n for n in node.input if n in self.values and math.prod(self.values[n].shape) == 1]
+                self.spent.update(n for n in single if n not in kept)
             if node.op_type in QUANTISED:
                 where, scale, zero = QUANTISED[node.op_type]
                 name = operand(node, where)
@@ -185,8 +200,8 @@ class Graph:
                     if node.op_type == "QGemm" and attribute(node, "transB"):
                         axis = 0
                     self._quantised(node, name, scale, operand(node, zero), axis)
-                if node.op_type == "QLinearConv" and operand(node, 8) in self.values:
-                    self._bias_of_convolution(node)
+                if operand(node, INTEGER_BIAS.get(node.op_type)) in self.values:
+                    self._integer_bias(node)
             elif node.op_type == "DequantizeLinear":
                 self._dequantise_linear(node)
 
@@ -234,9 +249,9 @@ class Graph:
             weight.shape, "float32", lambda: dequantise(weight.array(), factor, shift, axis, block or 0, where)
         )
 
-    def _bias_of_convolution(self, node):
-        """The int32 bias of QLinearConv: its scale is the input's times the weight's."""
-        name = operand(node, 8)
+    def _integer_bias(self, node):
+        """An int32 bias: its scale is the input's times the weight's."""
+        name = operand(node, INTEGER_BIAS[node.op_type])
         factors = [self.values.get(operand(node, i)) for i in (1, 4)]
         if name in self.quantised or None in factors:
             return
@@ -307,7 +322,7 @@ def dequantise(
     numpy.ndarray, float32
     """
     factor: np.ndarray = scale.array().astype(np.float32)
-    shift: np.ndarray = np.zeros(1, np.int32) if zero is None else zero.array().astype(np.int32)
+    shift: np.ndarray = np.zeros((), np.int32) if zero is None else zero.array().astype(np.int32)
     try:
         if block:
             factor, shift = (np.repeat(a, block, axis) if a.ndim else a for a in (factor, shift))

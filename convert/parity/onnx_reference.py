@@ -17,7 +17,6 @@ from .. import onnx_graph
 from ..plan import Plan
 from ..reading import Source
 from . import compare, torch_reference
-from .torch_imports import without_broken_ops
 
 if TYPE_CHECKING:
     import onnx
@@ -30,12 +29,20 @@ _FLOAT: Dict[str, Tuple[str, Tuple[int, ...]]] = {
     "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
     "QLinearMatMul": ("MatMul", (0, 3)),
     "QLinearConv": ("Conv", (0, 3, 8)),
+    "QGemm": ("Gemm", (0, 3, 6)),
     "QLinearAdd": ("Add", (0, 3)),
     "QLinearMul": ("Mul", (0, 3)),
 }
 _BIAS = {"MatMulIntegerToFloat": 6, "DynamicQuantizeMatMul": 4}
 # Where an operator keeps the zero point of its result.
-_RESULT_ZERO = {"QuantizeLinear": 2, "QLinearMatMul": 7, "QLinearConv": 7, "QLinearAdd": 7, "QLinearMul": 7}
+_RESULT_ZERO = {
+    "QuantizeLinear": 2,
+    "QLinearMatMul": 7,
+    "QLinearConv": 7,
+    "QGemm": 8,
+    "QLinearAdd": 7,
+    "QLinearMul": 7,
+}
 _HALF, _SINGLE = 10, 1  # TensorProto.FLOAT16, FLOAT
 
 
@@ -128,7 +135,7 @@ def _float_nodes(node, graph, constants):
 def _renamed(node, kind, names, after, bias):
     from onnx import helper
 
-    keep = {a.name: onnx_graph.attribute(node, a.name) for a in node.attribute} if kind == "Conv" else {}
+    keep = {a.name: onnx_graph.attribute(node, a.name) for a in node.attribute} if kind in ("Conv", "Gemm") else {}
     steps = [kind] + (["Add"] if bias else []) + ([after] if after != "Identity" else [])
     result, made = names, []
     for i, step in enumerate(steps):
@@ -221,7 +228,6 @@ def reference(plan: Plan, source: Source, sidecar: Sidecar) -> Optional[compare.
 
 def _photos(plan, source, transform):
     """:func:`.torch_reference.photos`; without the libraries for PyTorch, photos after our own preprocessing."""
-    without_broken_ops()
     try:
         return torch_reference.photos(plan, source, transform)
     except ImportError:
