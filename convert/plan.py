@@ -146,6 +146,7 @@ def make_plan(
     architecture: Optional[str] = None,
     num_classes: Optional[int] = None,
     head: str = "keep",
+    extra: Optional[Arguments] = None,
 ) -> Plan:
     """Detect, build the net's names and shapes, and account for every key.
 
@@ -158,6 +159,8 @@ def make_plan(
         Number of outputs; with ``head="keep"`` it must be the file's own number.
     head : {"keep", "init"}
         ``init`` leaves the file's classifier out and initialises a new one.
+    extra : dict, optional
+        Arguments of the architecture that the file does not show, from a recipe.
 
     Returns
     -------
@@ -170,6 +173,7 @@ def make_plan(
     """
     family, chosen, tensors = detect(source, layout, architecture)
     found, arguments = family.infer(chosen, tensors, source.config)
+    arguments = {**arguments, **(extra or {})}
     if architecture is not None and architecture != found:
         raise UserError(f"--arch {architecture!r}: the file's shapes are those of {found!r}")
     lookups = family.lookups(found, arguments)

@@ -136,6 +136,8 @@ class Source:
         The weight files; the first is the one whose hash goes into the sidecar.
     notes : list of str
         What was unwrapped while reading.
+    recipe : str or None
+        Name of the recipe (:mod:`convert.published`) that it was read by.
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class Source:
         self.tensors: Tensors = dict(tensors)
         self.files, self.kind = [Path(p) for p in paths], kind
         self.config, self.preprocessor, self.notes = config, preprocessor, list(notes)
+        self.recipe: Optional[str] = None
 
     def sha256(self) -> str:
         """Hash of the weight file; for a sharded model, the hash of its shards' hashes in order."""
@@ -188,6 +191,39 @@ def read(path: Union[str, Path]) -> Source:
     if source.config is None:
         source.config, source.preprocessor = _beside(path.parent)
     return _named(source)
+
+
+def read_bare(path: Union[str, Path], name: str) -> Source:
+    """Read a PyTorch file that holds one tensor and no name for it.
+
+    Parameters
+    ----------
+    path : str or Path
+    name : str
+        Name to give it.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"weights {str(path)!r} do not exist")
+    head = path.read_bytes()[:4]
+    if head == b"PK\x03\x04":
+        archive = zipfile.ZipFile(path)
+        root = next((n[: -len("data.pkl")] for n in archive.namelist() if n.endswith("/data.pkl")), None)
+        value, kind = _torch_zip(path, archive, root) if root else (None, "")
+    else:
+        value, kind = _legacy(path) if head[:1] == b"\x80" else (None, "")
+    if not isinstance(value, TensorRef):
+        raise UserError(f"{path}: holds no single tensor")
+    return Source({name: value}, [path], kind)
 
 
 def _named(source):

@@ -181,7 +181,9 @@ class Sidecar:
 
     @property
     def detector_order(self) -> List[str]:
-        """The class order of a detector; :class:`UserError` if the model is not a detector."""
+        """The class order of a detector; :class:`UserError` if the model is none, or takes no photograph."""
+        if self._input.get("refuse"):
+            raise UserError(f"{str(self.path)!r} scores no photograph: {self._input['refuse']}")
         order = self.class_order
         if not order or any(o not in labels.NAMES for o in order):
             classes = self.classes or []
