@@ -11,6 +11,7 @@ from ..reading import Tensor
 
 MODULES = (
     "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit convnext autoencoder_kl".split()
+    + "drct fredect gramnet ladeda npr safe".split()
 )
 Shape = Tuple[int, ...]
 Rules = Sequence[Tuple[str, str, str]]  # (kind, target, source)

@@ -32,6 +32,7 @@ LAYOUTS = (
         "torchvision",
         (r"conv1\.weight", r"layer1\.0\.conv1\.weight", r"layer4\.0\.conv1\.weight", r"bn1\.running_mean"),
         TORCHVISION,
+        without=(r"dct_mean", r"dct_var", r"fcnewr\..*", r"conv2\.weight"),
         arguments=TORCH,
         aliases=("timm",),
     ),

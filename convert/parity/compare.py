@@ -249,11 +249,24 @@ def preprocessing(transform: Optional[str], reference: Reference) -> Optional[Fa
         return None
     from aidet.images import Pipeline, decode
 
-    geometry = Pipeline(transform).geometry
+    pipeline = Pipeline(transform)
+    geometry, affine = pipeline.geometry, pipeline.affine()
+    if affine is not None and "std" in reference.meta:
+        scale = 1 / np.asarray(reference.meta["std"], np.float64)
+        theirs = scale, -scale * np.asarray(reference.meta["mean"], np.float64)
+        if any(np.abs(a - b).max() > 1e-4 * np.abs(b).max(initial=1.0) for a, b in zip(affine, theirs)):
+            text = pipeline.numbers.text
+            return {"ok": False, "largest": None, "mean": None, "by": reference.meta["pixels_by"], "statistics": text}
+    if pipeline.size() is None:  # as the reference does: images of any size are cut to one that all photographs have
+        return _differences(np.stack([np.asarray(decode(p).crop((0, 0, 256, 256))) for p in paths]), reference)
     ours = np.stack([geometry(decode(p)) for p in paths]).transpose(0, 2, 3, 1) * 255
+    return _differences(ours, reference)
+
+
+def _differences(ours, reference):
     if ours.shape != reference.pixels.shape:
         return {"ok": False, "largest": None, "mean": None, "shape": [list(ours.shape), list(reference.pixels.shape)]}
-    difference = np.abs(ours - reference.pixels)
+    difference = np.abs(ours - reference.pixels.astype(np.float64))
     return {
         "ok": bool(difference.max() <= 1.01),
         "largest": float(difference.max()),

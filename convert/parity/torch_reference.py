@@ -40,9 +40,9 @@ def torch_model(plan: Plan, source: Source) -> "torch.nn.Module":
             "no stored reference is known for these weights and PyTorch is not installed: pass --reference REF.npz "
             f"({MAKE_REFERENCE} writes one where PyTorch is), or --verify tensors"
         ) from None
-    from . import torch_models
+    from . import torch_detectors, torch_models
 
-    builder = getattr(torch_models, plan.family.name, None)
+    builder = getattr(torch_models, plan.family.name, None) or getattr(torch_detectors, plan.family.name, None)
     model = builder(plan, source) if builder else None
     if model is None:
         raise UserError(
@@ -80,7 +80,7 @@ def photos(
     """
     from aidet.images import Pipeline, decode
 
-    from . import torch_models
+    from . import torch_detectors, torch_models
 
     if transform is None:
         shape = (2, plan.arguments.get("latent_channels", 4), 16, 16)
@@ -97,6 +97,11 @@ def photos(
         pictures = [p.crop((0, 0, 256, 256)) for p in pictures]
     if pipeline.affine() is None:
         return {"photos": list(names)}, None, np.stack([pipeline(p) for p in pictures])
+    authors = torch_detectors.preprocess(source.recipe, pictures) if source.recipe else None
+    if authors is not None:
+        pixels, mean, std, made_by = authors
+        facts = {"photos": list(names), "mean": mean, "std": std, "pixels_by": made_by}
+        return facts, pixels, compare.normalised(pixels, mean, std)
     mean, std = statistics(transform)
     facts: Dict[str, Any] = {"photos": list(names), "mean": mean, "std": std}
     pixels, made_by = torch_models.preprocess(plan, source, transform, pictures)
