@@ -111,6 +111,7 @@ def convert(
             f"{path}: its tensors, or the config.json beside them, are of no model known here "
             f"({type(error).__name__}: {str(error)[:200]}): damaged file"
         ) from error
+    assumed = list(plan.family.notes(plan.architecture, plan.layout, plan.arguments, plan.num_classes))
     report = {
         "source": [str(p) for p in source.files],
         "kind": source.kind,
@@ -120,6 +121,7 @@ def convert(
         "arguments": plan.arguments,
         "num_outputs": plan.num_classes,
         "notes": source.notes,
+        "assumed": assumed,
         **plan.report,
     }
     say(
@@ -134,6 +136,8 @@ def convert(
         f"detect  {plan.family.name}, layout {plan.layout.name}, {plan.architecture}"
         + (f", {plan.num_classes} outputs" if plan.num_classes else "")
     )
+    for text in assumed:
+        say(f"note    {text}")
     say(
         f"rename  {len(plan.report['used'])} parameters used, {len(plan.report['dropped'])} keys dropped, "
         f"{len(plan.computed)} computed by the net, {len(plan.fresh)} new"

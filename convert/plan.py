@@ -88,6 +88,8 @@ def detect(
         for candidate in family.layouts:
             if layout is not None and not candidate.called(layout):
                 continue
+            if not _chosen(candidate, family, layout, architecture):
+                continue
             # Some families have the same names in both frameworks; the file type tells them apart.
             if candidate.identity != (source.kind == "mindspore"):
                 continue
@@ -111,6 +113,13 @@ def detect(
     if note:
         source.notes.append(note)
     return family, chosen, tensors
+
+
+def _chosen(candidate, family, layout, architecture):
+    """Whether a layout may be detected: one whose keys are also another's must be asked for."""
+    if architecture in {x.only for x in family.layouts if x.only}:
+        return candidate.only == architecture
+    return not candidate.only or layout is not None
 
 
 def _views(source):

@@ -41,6 +41,11 @@ def reverse(src: str, dst: str, layout: str, say: Callable[[str], None] = print)
     family = family_of(sidecar.architecture)
     chosen = family.layout(layout)
     arguments = sidecar.arguments
+    own = next((x for x in family.layouts if x.only == sidecar.architecture), None)
+    if chosen.only not in ("", sidecar.architecture) or own not in (None, chosen):
+        raise UserError(
+            f"--layout {layout}: its net is not {sidecar.architecture}, and would compute something else under the same keys"
+        )
     wrong = {k: (arguments[k], v) for k, v in chosen.arguments.items() if k in arguments and arguments[k] != v}
     if wrong:
         shown = ", ".join(f"{k} {ours!r} (there {theirs!r})" for k, (ours, theirs) in wrong.items())

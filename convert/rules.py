@@ -5,8 +5,8 @@ the ``source`` template says which tensor of the source file it comes from. Ever
 and every key of the file must be used, or dropped for a stated reason, so nothing is forgotten on either side. Applied
 in reverse, the same lines give the reverse conversion.
 
-Templates: ``{b}`` stands for a number; in a source template also ``{s-1}`` (shifted) and ``{flat(s,b)}`` (looked up in
-a table of the family).
+Templates: ``{b}`` stands for a number; in a source template also ``{s-1}`` (shifted) and ``{flat(s,b)}`` or ``{last()}``
+(looked up in a table of the family).
 
 Kinds
 -----
@@ -88,9 +88,9 @@ def _fill(template, numbers, lookups):
 
     def value(match):
         text = match.group(1)
-        call = re.fullmatch(r"(\w+)\(([\w,]+)\)", text)
+        call = re.fullmatch(r"(\w+)\(([\w,]*)\)", text)
         if call:
-            return str(lookups[call.group(1)][tuple(numbers[n] for n in call.group(2).split(","))])
+            return str(lookups[call.group(1)][tuple(numbers[n] for n in call.group(2).split(",") if n)])
         name, shift = re.fullmatch(r"(\w+?)([+-]\d+)?", text).groups()
         return str(numbers[name] + int(shift or 0))
 

@@ -2,14 +2,19 @@
 
 The stride is in the 3x3 convolution of the bottleneck, as in torchvision ("ResNet v1.5"). MindCV's max-pool pads at the
 right and bottom only; PyTorch's pads on both sides. ``padding`` says which of the two the weights were trained with.
+
+``resnet50_nodown`` is GRIP-UNINA's ResNet-50 without downsampling in the first layers (arXiv:2104.02617, arXiv:2211.00680;
+grip-unina/GANimageDetection, grip-unina/DMimageDetection): the first convolution and the 3x3 max-pool have stride 1. Names
+and shapes of its weights are those of ``resnet50``.
 """
 
-from typing import Any
+from typing import Any, List, Sequence, Tuple, Union
 
 from mindspore import Tensor, nn
 
+from ..errors import UserError
 from . import register
-from .layers import GlobalPool, check_stem_stride, conv, initialise
+from .layers import GlobalPool, check_stem_stride, conv, dropout, initialise
 
 # block, blocks in each stage
 SIZES = {
@@ -63,6 +68,35 @@ def _shortcut(cin: int, cout: int, stride: int) -> nn.Cell:
     return nn.SequentialCell([conv(cin, cout, 1, stride), nn.BatchNorm2d(cout)])
 
 
+def hidden_layers(spec: Sequence[Union[int, str]], width: int) -> Tuple[nn.SequentialCell, int]:
+    """The layers of a head before its last dense layer, and their output width.
+
+    Parameters
+    ----------
+    spec : sequence of int or str
+        A number is a dense layer of that width; "norm" is a BatchNorm, "relu" a ReLU, "dropout" a Dropout of 0.5.
+    width : int
+        Of the input.
+
+    Raises
+    ------
+    UserError
+        An entry is none of these.
+    """
+    cells: List[nn.Cell] = []
+    for item in spec:
+        if isinstance(item, int) and not isinstance(item, bool) and item > 0:
+            cells.append(nn.Dense(width, item))
+            width = item
+        elif item == "norm":
+            cells.append(nn.BatchNorm1d(width))
+        elif item in ("relu", "dropout"):
+            cells.append(nn.ReLU() if item == "relu" else dropout(0.5))
+        else:
+            raise UserError(f"head: {item!r}: a width, 'norm', 'relu' or 'dropout'")
+    return nn.SequentialCell(cells), width
+
+
 class ResNet(nn.Cell):
     """ResNet for images.
 
@@ -75,6 +109,10 @@ class ResNet(nn.Cell):
         Of the max-pool: MindCV's or PyTorch's.
     stem_stride : int
         Of the first convolution; 1 instead of 2 keeps fine detail.
+    pool_stride : {2, 1}
+        Of the max-pool.
+    head : sequence of int or str
+        Layers between the mean over the image and the classifier: see :func:`hidden_layers`.
 
     Notes
     -----
@@ -82,15 +120,24 @@ class ResNet(nn.Cell):
     """
 
     def __init__(
-        self, name: str, num_classes: int = 1000, in_channels: int = 3, padding: str = "same", stem_stride: int = 2
+        self,
+        name: str,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        padding: str = "same",
+        stem_stride: int = 2,
+        pool_stride: int = 2,
+        head: Sequence[Union[int, str]] = (),
     ) -> None:
         super().__init__()
+        if isinstance(pool_stride, bool) or pool_stride not in (1, 2):
+            raise UserError(f"pool_stride (={pool_stride!r}) must be 1 or 2")
         kind, depths = SIZES[name]
         block = Basic if kind == "basic" else Bottleneck
         self.conv1 = conv(in_channels, 64, 7, check_stem_stride(stem_stride, 2))
         self.bn1, self.relu = nn.BatchNorm2d(64), nn.ReLU()
         pool = {"pad_mode": "same"} if padding == "same" else {"pad_mode": "pad", "padding": 1}
-        self.max_pool = nn.MaxPool2d(3, 2, **pool)
+        self.max_pool = nn.MaxPool2d(3, pool_stride, **pool)
         channels = 64
         stages = []
         for i, depth in enumerate(depths):
@@ -102,13 +149,17 @@ class ResNet(nn.Cell):
             stages.append(nn.SequentialCell(cells))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.pool = GlobalPool()
+        self.hidden = bool(head)
+        if self.hidden:
+            self.head, channels = hidden_layers(head, channels)
         self.classifier = nn.Dense(channels, num_classes)
         initialise(self)
 
     def construct(self, x: Tensor) -> Tensor:
         x = self.max_pool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.classifier(self.pool(x))
+        x = self.pool(x)
+        return self.classifier(self.head(x) if self.hidden else x)
 
 
 @register
@@ -127,6 +178,13 @@ def resnet34(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> Re
 def resnet50(num_classes: int = 1000, in_channels: int = 3, **kwargs: Any) -> ResNet:
     """ResNet-50, 25.6 M parameters."""
     return ResNet("resnet50", num_classes, in_channels, **kwargs)
+
+
+@register
+def resnet50_nodown(num_classes: int = 1, in_channels: int = 3, **kwargs: Any) -> ResNet:
+    """ResNet-50 with stride 1 in the first convolution and the max-pool, 23.5 M parameters, any input size."""
+    arguments = {"padding": "symmetric", "stem_stride": 1, "pool_stride": 1, **kwargs}
+    return ResNet("resnet50", num_classes, in_channels, **arguments)
 
 
 @register

@@ -60,6 +60,9 @@ class Layout:
         Target parameter names of the classifier, weight first, if they are not the family's.
     identity : bool
         The file already has the target's names (MindCV's own checkpoints and ours).
+    only : str
+        The one architecture of a layout whose keys and shapes are also those of another architecture. Nothing in a file
+        tells them apart, so the layout is never detected: ``--arch`` or ``--layout`` chooses it.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Layout:
     classes: Optional[Tuple[str, ...]] = None
     identity: bool = False
     head: Tuple[str, ...] = ()
+    only: str = ""
 
     def called(self, name: str) -> bool:
         """Whether ``name`` is the layout's name or one of its aliases."""
@@ -109,6 +113,9 @@ class Family:
         Target parameter names of the classifier, weight first; empty if there is none.
     taps : callable
         ``f(architecture) -> list of (cell name, {layout: module name})``: where layer-by-layer comparison looks.
+    notes : callable
+        ``f(architecture, layout, arguments, outputs) -> list of str``: what was assumed because no key or shape says it,
+        one sentence each.
     """
 
     def __init__(
@@ -121,11 +128,13 @@ class Family:
         lookups: Optional[Callable[[str, Arguments], Lookups]] = None,
         head: Union[Tuple[str, ...], Mapping[str, Tuple[str, ...]]] = (),
         taps: Optional[Callable[[str], Taps]] = None,
+        notes: Optional[Callable[[str, Layout, Arguments, Optional[int]], Sequence[str]]] = None,
     ) -> None:
         self.name, self.architectures, self.layouts = name, tuple(architectures), tuple(layouts)
         self.infer, self.transform, self.heads = infer, transform, head
         self.lookups = lookups or (lambda architecture, arguments: {})
         self.taps = taps or (lambda architecture: [])
+        self.notes = notes or (lambda architecture, layout, arguments, outputs: [])
 
     def head(self, architecture: str) -> Tuple[str, ...]:
         """Parameter names of the classifier, weight first."""

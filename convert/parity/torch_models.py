@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
@@ -127,7 +128,39 @@ def resnet(plan: Plan, source: Source) -> Optional["nn.Module"]:
         return _huggingface(
             plan, source, "ResNet", {"layer_type": block, "depths": list(depths), "hidden_sizes": widths}
         )
+    if plan.layout.name == "grip":
+        return without_downsampling(_torchvision("resnet50", num_classes=plan.num_classes))
+    if plan.layout.name == "torchvision-mlp":
+        model = _torchvision(plan.architecture)
+        model.fc = _sequence(plan.arguments["head"], model.fc.in_features, plan.num_classes)
+        return model
+    if plan.layout.name == "drct":
+        from torch import nn
+
+        backbone = _torchvision(plan.architecture, num_classes=plan.arguments["head"][0])
+        parts = OrderedDict(model=backbone, fc=nn.Linear(backbone.fc.out_features, plan.num_classes or 0))
+        return nn.Sequential(parts)
     return _torchvision(plan.architecture, num_classes=plan.num_classes)
+
+
+def without_downsampling(model: Any) -> "nn.Module":
+    """A ResNet of torchvision with stride 1 in the first convolution and the max-pool, as GRIP-UNINA's detectors have."""
+    model.conv1.stride, model.maxpool.stride = (1, 1), 1
+    return model
+
+
+def _sequence(spec, width, outputs):
+    """A head of linear layers from the description that ``aidet.models.resnet.hidden_layers`` takes."""
+    from torch import nn
+
+    layers: List[nn.Module] = []
+    for item in spec:
+        if isinstance(item, int):
+            layers.append(nn.Linear(width, item))
+            width = item
+        else:
+            layers.append({"norm": nn.BatchNorm1d(width), "relu": nn.ReLU(), "dropout": nn.Dropout(0.5)}[item])
+    return nn.Sequential(*layers, nn.Linear(width, outputs))
 
 
 def squeezenet(plan: Plan, source: Source) -> Optional["nn.Module"]:

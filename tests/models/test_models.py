@@ -50,6 +50,7 @@ COUNTS = {
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
     "resnet50": 25_557_032,
+    "resnet50_nodown": 23_510_081,
     "squeezenet1_0": 1_248_424,
     "squeezenet1_1": 1_235_496,
     "swin_base": 87_768_224,

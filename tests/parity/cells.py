@@ -318,6 +318,57 @@ def timm_old_swin(name, **kwargs):
     return make
 
 
+def nodown(folder):
+    """GRIP-UNINA's ResNet-50: stride 1 in the first convolution and the max-pool, one output, the wrapper of their files."""
+    import torchvision
+
+    model = torchvision.models.resnet50(weights=None, num_classes=1)
+    model.conv1.stride, model.maxpool.stride = (1, 1), 1
+    return shake(model, side=64), as_pth(folder, {"model": state(model), "epoch": 3})
+
+
+def resnet_mlp(name):
+    """torchvision's trunk with the head of ash12321/sdxl-detector-resnet50: Linear, BatchNorm, ReLU between Dropouts."""
+
+    def make(folder):
+        import torchvision
+
+        model = getattr(torchvision.models, name)(weights=None)
+        width = model.fc.in_features
+        model.fc = nn.Sequential(
+            nn.Dropout(0.5),
+            nn.Linear(width, 512),
+            nn.BatchNorm1d(512),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Linear(512, 2),
+        )
+        return shake(model), as_pth(folder, state(model))
+
+    return make
+
+
+def drct_resnet(name):
+    """DRCT's wrapper: the trunk ends in an embedding of 1024, a second linear layer makes two classes of it."""
+
+    def make(folder):
+        class Detector(nn.Module):
+            def __init__(self):
+                super().__init__()
+                import torchvision
+
+                self.model = getattr(torchvision.models, name)(weights=None, num_classes=1024)
+                self.fc = nn.Linear(1024, 2)
+
+            def forward(self, x):
+                return self.fc(self.model(x))
+
+        model = shake(Detector())
+        return model, as_pth(folder, state(model))
+
+    return make
+
+
 def meta_convnext(folder):
     """Meta's own ConvNeXt names, from timm's net."""
     model = timm_model("convnext_tiny")
@@ -577,6 +628,10 @@ def _cells():
         yield Cell(name, "timm", timm(name), 160)
         if name in ("resnet18", "resnet50"):
             yield Cell(name, "npz", huggingface(*args, save="npz", **hf), 160, small=name == "resnet18")
+    for name in ("resnet18", "resnet50"):
+        yield Cell(name, "torchvision-mlp", resnet_mlp(name), 160, small=name == "resnet18")
+        yield Cell(name, "drct", drct_resnet(name), 160, small=name == "resnet18")
+    yield Cell("resnet50_nodown", "grip", nodown, 64, flags=("--layout", "grip"), small=True)
     for depth in (20, 32, 44, 56, 110):
         yield Cell(f"cifar_resnet{depth}", "akamaster", akamaster(depth), 32, small=depth == 20)
     yield Cell("cifake_cnn", "aics", aics(False), 32, small=True)

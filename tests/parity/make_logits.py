@@ -19,7 +19,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
 FOLDER = ROOT / "tests" / "data" / "parity"
 # Cells of the table, side of the input; 0: latents.
 CASES = {
-    "resnet": {"resnet18-hf": 64, "resnet18-torchvision": 64},
+    "resnet": {
+        **{f"resnet18-{x}": 64 for x in ("hf", "torchvision", "torchvision-mlp", "drct")},
+        "resnet50_nodown-grip": 32,
+    },
     "cifar_resnet": {"cifar_resnet20-akamaster": 32},
     "cifake": {"cifake_cnn-aics": 32, "cifake_cnn_srm-aics": 32},
     "squeezenet": {"squeezenet1_1-torchvision": 64},
