@@ -32,6 +32,9 @@ NAMES = (
     "convnext_small swin_small efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7 autoencoder_kl "
     "vit_s_16_384 deit_s_16_384 convnext_base swin_base vit_b_16_224 deit_b_16_224 vit_b_16_384 deit_b_16_384 "
     "swin_large "
+    # detectors with a forward of their own
+    "npr_resnet50 safe_resnet50 tiny_ladeda ladeda9 gramnet_resnet18 fredect_resnet18 fredect_resnet50 "
+    "drct_convnext_tiny drct_convnext_base "
     # more architectures of MindCV's common families
     "resnext101_32x4d densenet169 densenet201 mobilenet_v1_100 mobilenet_v3_small_075 efficientnet_v2_s "
     "swinv2_tiny_window8 convnextv2_tiny vit_b_32_224"
@@ -48,6 +51,8 @@ SIZES = {
     "taesana_decoder": 4,
     "aekl_clf": 64,
     "autoencoder_kl": 64,
+    "ladeda9": 128,
+    "safe_resnet50": 256,
 }
 # The head of aekl_clf has one weight per position of the latent: 8 x 8 for 64 pixels, 32 x 32 for AIGC-clf's own 256.
 ARGUMENTS = {"aekl_clf": {"latent_size": 8}}

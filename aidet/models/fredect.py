@@ -40,9 +40,11 @@ class FreDect(ResNet):
     def __init__(self, name: str, num_classes: int = 1, in_channels: int = 3, image_size: int = 224) -> None:
         super().__init__(name, num_classes, in_channels, padding="symmetric")
         shape = (in_channels, image_size, image_size)
-        self.matrix = ms.Tensor(cosines(image_size).astype(np.float32))
-        # A grey of MIDDLE is taken off before the transform and put back into the one coefficient that has it: the
-        # small coefficients, of which the logarithm is taken, would drown in the rounding of the large one.
+        # In float32 the small coefficients, of which the logarithm is taken, would be rounding errors. Ascend has no
+        # float64 product of matrices.
+        self.wide = ms.float64 if ms.get_context("device_target") == "CPU" else ms.float32
+        self.matrix = ms.Tensor(cosines(image_size), self.wide)
+        # A grey of MIDDLE is taken off before the transform and put back into the one coefficient that has it.
         grey = np.zeros(shape, np.float32)
         grey[:, 0, 0] = MIDDLE * image_size
         self.grey = ms.Tensor(grey)
@@ -50,7 +52,9 @@ class FreDect(ResNet):
         self.dct_var = Parameter(ms.Tensor(np.ones(shape, np.float32)), name="dct_var")
 
     def construct(self, x: Tensor) -> Tensor:
-        x = ops.matmul(ops.matmul(self.matrix, x - MIDDLE), ops.transpose(self.matrix, (1, 0))) + self.grey
+        x = ops.cast(x, self.wide) - MIDDLE
+        x = ops.matmul(ops.matmul(self.matrix, x), ops.transpose(self.matrix, (1, 0)))
+        x = ops.cast(x, ms.float32) + self.grey
         x = ops.log(ops.abs(x) + EPSILON)
         return super().construct((x - self.dct_mean) / ops.sqrt(self.dct_var))
 

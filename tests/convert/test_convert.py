@@ -26,6 +26,12 @@ SMALL = {
     "vit": "vit_t_16_224",
     "convnext": "convnext_tiny",
     "autoencoder_kl": "autoencoder_kl",
+    "drct": "drct_convnext_tiny",
+    "fredect": "fredect_resnet18",
+    "gramnet": "gramnet_resnet18",
+    "ladeda": "tiny_ladeda",
+    "npr": "npr_resnet50",
+    "safe": "safe_resnet50",
 }
 OTHER = {
     ("vit", "hf-deit"): "deit_t_16_224",
@@ -93,6 +99,11 @@ def test_layout_is_detected_from_keys_alone(tmp_path, family, layout):
             detect(reading.read(path))
         name = "tf_efficientnet_b0" if layout == "timm-tf" else "efficientnet_b0"
         (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
+    if family in ("npr", "safe"):
+        with pytest.raises(UserError, match="fit npr/npr, safe/safe alike; choose with --layout"):
+            detect(reading.read(path))
+        assert detect(reading.read(path), layout)[1].name == layout
+        return
     chosen = family_of(architecture).layout(layout)
     if chosen.only:
         assert detect(reading.read(path))[1].name == "torchvision"

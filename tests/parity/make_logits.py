@@ -47,6 +47,12 @@ CASES = {
         "aekl_clf-aekl": 128,
         "aekl_clf-aekl-old": 128,
     },
+    "drct": {"drct_convnext_tiny-drct": 64},
+    "fredect": {"fredect_resnet18-fredect": 64},
+    "gramnet": {"gramnet_resnet18-gramnet": 64},
+    "ladeda": {"ladeda9-ladeda": 64, "tiny_ladeda-ladeda": 64},
+    "npr": {"npr_resnet50-npr": 64},
+    "safe": {"safe_resnet50-safe": 256},
     "taesd": {
         "taesd_encoder-sequential": 32,
         "taesd_encoder-diffusers-encoder": 32,
@@ -56,6 +62,16 @@ CASES = {
 }
 
 
+# Detectors with a forward of their own: family (and layout), architecture, outputs, arguments.
+DETECTORS = (
+    ("drct", "drct_convnext_tiny", 2, {"embedding": 1024}),
+    ("fredect", "fredect_resnet18", 1, {"image_size": 64}),
+    ("gramnet", "gramnet_resnet18", 1, {}),
+    ("ladeda", "ladeda9", 1, {}),
+    ("ladeda", "tiny_ladeda", 1, {}),
+    ("npr", "npr_resnet50", 1, {}),
+    ("safe", "safe_resnet50", 2, {}),
+)
 DRAWN = {}  # bytes of a drawn tensor -> its name and shape
 
 
@@ -129,6 +145,15 @@ def main(wanted):
         return draw(net), cells.as_pth(folder, {"state_dict": cells.state(net)})
 
     by_name["efficientnet_b0-stacked"] = cells.Cell("efficientnet_b0", "stacked", stacked, 64)
+    for family, architecture, classes, arguments in DETECTORS:
+
+        def built(folder, family=family, architecture=architecture, classes=classes, arguments=arguments):
+            model, _ = cells.published(family, architecture, classes, **arguments)(folder)
+            tensors = {k.replace("net.", "", 1) if family == "fredect" else k: v for k, v in cells.state(model).items()}
+            return model, cells.as_pth(folder, tensors)
+
+        cell = cells.Cell(architecture, family, built, 64, flags=("--layout", family))
+        by_name[cell.name] = cell
     FOLDER.mkdir(parents=True, exist_ok=True)
     for family in wanted or CASES:
         facts, arrays = {}, {}
