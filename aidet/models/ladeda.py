@@ -32,7 +32,8 @@ class Gradient(nn.Cell):
         super().__init__()
         kernel = np.array(GRADIENTS[name], np.float32)
         self.kernel = ms.Tensor(np.broadcast_to(kernel, (3, 1, 3, 3)).copy())
-        self.conv = ops.Conv2D(3, 3, pad_mode="pad", pad=1, group=3)
+        # All of them tuples, which the exporter needs.
+        self.conv = ops.Conv2D(3, (3, 3), pad_mode="pad", pad=(1, 1, 1, 1), stride=(1, 1), dilation=(1, 1), group=3)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.conv(x, self.kernel)
