@@ -1,7 +1,8 @@
 """The command line of the converter: see ``docs/convert.md``. Heavy imports happen after the arguments are read."""
 
 import argparse
-from typing import Callable, Dict, List
+import json
+from typing import Any, Callable, Dict, List, Sequence
 
 from aidet.cli import main
 from aidet.errors import UserError
@@ -31,6 +32,13 @@ def parser_convert() -> argparse.ArgumentParser:
     parser.add_argument("--layout", help="naming of the source (detected from its keys)")
     parser.add_argument("--num-classes", type=int, metavar="N")
     parser.add_argument("--head", choices=("keep", "init"), default="keep", help="init: start a new classifier")
+    parser.add_argument(
+        "--arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the architecture that the file does not show, such as image_size=336; may be repeated",
+    )
     parser.add_argument("--positive", metavar="NAME|INDEX", help="the class that means generated")
     parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32")
     parser.add_argument("--verify", choices=("none", "tensors", "logits", "layers"), default="tensors")
@@ -71,11 +79,26 @@ def run_convert(argv: List[str]) -> int:
         args.dry_run,
         recipe=args.recipe,
         sources=args.source,
+        given=given(args.arg),
     )
     if args.report:
         write_json(args.report, result.report)
         print(f"report  {args.report}")
     return 0
+
+
+def given(texts: Sequence[str]) -> Dict[str, Any]:
+    """Arguments of an architecture from ``NAME=VALUE``; a value that is no JSON is text."""
+    found: Dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier() or name == "num_classes":
+            raise UserError(f"--arg {text!r} must be NAME=VALUE, such as image_size=336 (classes: --num-classes)")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 def run_check(argv: List[str]) -> int:

@@ -14,7 +14,7 @@ from aidet.errors import UserError
 from . import hub, published, reading, rules
 from .parity import compare
 from .plan import Plan, build, make_plan
-from .preprocessing import evaluation_line
+from .preprocessing import evaluation_line, fit_input
 
 # What the arithmetic of the families raises if shapes or values in config.json make no sense.
 _NONSENSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
@@ -56,6 +56,7 @@ def convert(
     say: Say = print,
     recipe: Optional[str] = None,
     sources: Sequence[str] = (),
+    given: Optional[Mapping[str, Any]] = None,
 ) -> Result:
     """Convert one source.
 
@@ -75,6 +76,8 @@ def convert(
     dry_run : bool
         Plan and account for everything, but write nothing.
     recipe, sources : see :func:`.published.resolve`.
+    given : dict, optional
+        Arguments of the architecture that the file does not show.
 
     Returns
     -------
@@ -97,7 +100,9 @@ def convert(
     digest = source.sha256()
     numpy_type = np.float16 if dtype == "fp16" else np.float32
     try:
-        plan = make_plan(source, layout, architecture, num_classes, head, known.arguments if known else None)
+        given = {**(known.arguments if known else {}), **(given or {})}
+        plan = make_plan(source, layout, architecture, num_classes, head, given)
+        fit_input(plan, source, given)
         classes, order = class_names(plan, source, entry, positive)
         if known and not plan.fresh:
             named, ordered = known.named(classes, positive, plan.num_classes)

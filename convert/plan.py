@@ -94,7 +94,7 @@ def detect(
             if candidate.identity != (source.kind == "mindspore"):
                 continue
             for tensors, note in views:
-                inside = _inside(tensors, candidate.prefix)
+                inside = candidate.renamed(_inside(tensors, candidate.prefix))
                 if inside and candidate.fits(inside):
                     found.append((family, candidate, inside, note))
                     break
@@ -155,7 +155,7 @@ def make_plan(
     architecture: Optional[str] = None,
     num_classes: Optional[int] = None,
     head: str = "keep",
-    extra: Optional[Arguments] = None,
+    given: Optional[Mapping[str, Any]] = None,
 ) -> Plan:
     """Detect, build the net's names and shapes, and account for every key.
 
@@ -168,8 +168,8 @@ def make_plan(
         Number of outputs; with ``head="keep"`` it must be the file's own number.
     head : {"keep", "init"}
         ``init`` leaves the file's classifier out and initialises a new one.
-    extra : dict, optional
-        Arguments of the architecture that the file does not show, from a recipe.
+    given : dict, optional
+        Arguments of the architecture that neither keys nor shapes show; they win over what was found.
 
     Returns
     -------
@@ -182,11 +182,13 @@ def make_plan(
     """
     family, chosen, tensors = detect(source, layout, architecture)
     found, arguments = family.infer(chosen, tensors, source.config)
-    arguments = {**arguments, **(extra or {})}
+    arguments = {**arguments, **(given or {})}
     if architecture is not None and architecture != found:
         raise UserError(f"--arch {architecture!r}: the file's shapes are those of {found!r}")
     lookups = family.lookups(found, arguments)
     names = chosen.head or family.head(found)
+    if family.headless and head == "keep" and rules.source_of(chosen, names[0], lookups) not in tensors:
+        names = ()
     outputs = _outputs(found, chosen, names, tensors, lookups, num_classes, head)
     shapes = shapes_of(found, arguments, outputs)
     entries, computed = rules.assign(chosen, shapes, lookups)

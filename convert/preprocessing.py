@@ -21,15 +21,42 @@ def evaluation_line(plan: Plan, source: Source) -> Tuple[Optional[str], Optional
         None for a net that takes no image (a decoder). From ``preprocessor_config.json`` (Hugging Face),
         ``pretrained_cfg`` (timm) or the family's published recipe, in that order.
     """
-    timm = (source.config or {}).get("pretrained_cfg")
-    line: Optional[str]
-    if source.preprocessor:
-        line = from_huggingface(source.preprocessor)
-    elif isinstance(timm, dict):
-        line = from_timm(timm)
-    else:
+    line = line_beside(source)
+    if line is None:
         line = plan.layout.transform or plan.family.transform(plan.architecture, plan.layout, plan.arguments)
     return (line, views_line(line)) if line else (None, None)
+
+
+def line_beside(source: Source) -> Optional[str]:
+    """The evaluation pipeline that the files beside the weights describe; None if none does."""
+    timm = (source.config or {}).get("pretrained_cfg")
+    if source.preprocessor:
+        return from_huggingface(source.preprocessor)
+    return from_timm(timm) if isinstance(timm, dict) else None
+
+
+def fit_input(plan: Plan, source: Source, given: Mapping[str, Any]) -> None:
+    """Give a net that takes any input the size that the files beside its weights prepare.
+
+    Raises
+    ------
+    UserError
+        ``given`` has another ``image_size`` than these files.
+    """
+    line = line_beside(source) if plan.family.free_input else None
+    if line is None:
+        return
+    from aidet.images import Pipeline
+
+    size = Pipeline(line).size()
+    if size is None or size[0] != size[1]:
+        return
+    if given.get("image_size", size[0]) != size[0]:
+        raise UserError(
+            f"image_size (={given['image_size']}): the files beside the weights prepare {size[0]} x {size[1]}; change "
+            "preprocessor_config.json (size, crop_size), or leave the argument out"
+        )
+    plan.arguments["image_size"] = size[0]
 
 
 def views_line(line: str) -> str:

@@ -75,9 +75,12 @@ def to_layout(
     def shape(entry: rules.Entry) -> Shape:
         want = arrays[entry.target].shape
         dims = next((d for regex, d in layout.reshaped if re.fullmatch(regex, entry.source)), len(want))
-        return want + (1,) * (dims - len(want))
+        # Fewer dimensions than ours: the leading ones go.
+        return want[max(0, len(want) - dims) :] + (1,) * (dims - len(want))
 
     result = rules.ungather(entries, arrays, shape)
+    for key, target, dims in layout.zeros:
+        result[key] = np.zeros(arrays[target].shape[-dims:], arrays[target].dtype)
     return {layout.prefix + name: array for name, array in result.items()}
 
 

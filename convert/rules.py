@@ -19,6 +19,7 @@ Kinds
 ``join``   the opposite: a fused qkv from three tensors, written ``[query|key|value]`` in the source template
 ``one``    a parameter of exactly that name
 ``reshape``  the same, with dimensions of size one added or removed
+``turn``   the weight of a dense layer from a matrix of exactly that name, stored as (inputs, outputs)
 """
 
 import re
@@ -46,6 +47,7 @@ _KINDS = {
     "join": [("weight", "weight", "join"), ("bias", "bias", "join")],
     "one": [("", "", "same")],
     "reshape": [("", "", "reshape")],
+    "turn": [("weight", "", "turn")],
 }
 COMMON_DROPS = ((r"(.*\.)?num_batches_tracked", "a counter that inference never reads"),)
 
@@ -212,6 +214,8 @@ def _fits(op, have, want):
         return len(have) == len(want) and 3 * have[0] == want[0] and have[1:] == want[1:]
     if op == "reshape":
         return [n for n in have if n != 1] == [n for n in want if n != 1]
+    if op == "turn":
+        return len(have) == 2 and have[::-1] == want
     return have == want
 
 
@@ -221,6 +225,8 @@ def apply(entry: Entry, array: np.ndarray, shape: Shape) -> np.ndarray:
         step = array.shape[0] // 3
         start = int(entry.op[4:]) * step
         array = array[start : start + step]
+    elif entry.op == "turn":
+        array = array.T
     return np.ascontiguousarray(array).reshape(shape)
 
 
@@ -284,6 +290,8 @@ def ungather(
             result.setdefault(entry.source, array)  # reserves the position; the tensor is assembled below
         elif entry.op == "join":
             result.update(zip(entry.sources, np.split(array, 3)))
+        elif entry.op == "turn":
+            result[entry.source] = np.ascontiguousarray(array.T)
         elif entry.op == "reshape":
             shape = shapes_of_source(entry)
             result[entry.source] = array if shape is None else array.reshape(shape)

@@ -53,7 +53,8 @@ def tensors(rows):
     Parameters
     ----------
     rows : list of [key, shape, how]
-        ``how`` is the name that seeds :func:`weights`, or ``[dtype, value]`` for a constant tensor.
+        ``how`` is the name that seeds :func:`weights`, also with the shape that it was drawn in (``name|3,4``), turned
+        (``name|turned``), or the names of equal parts joined by ``+``; or ``[dtype, value]`` for a constant tensor.
 
     Returns
     -------
@@ -61,7 +62,12 @@ def tensors(rows):
     """
     made = {}
     for key, shape, how in rows:
-        if isinstance(how, str):
+        if isinstance(how, str) and "+" in how:
+            part = (shape[0] // len(how.split("+")), *shape[1:])
+            made[key] = np.concatenate([weights(name, part) for name in how.split("+")])
+        elif isinstance(how, str) and how.endswith("|turned"):
+            made[key] = np.ascontiguousarray(weights(how.split("|")[0], tuple(shape[::-1])).T)
+        elif isinstance(how, str):
             name, drawn = how.split("|") if "|" in how else (how, None)
             drawn = tuple(map(int, drawn.split(","))) if drawn else tuple(shape)
             made[key] = weights(name, drawn).reshape(shape)

@@ -142,12 +142,17 @@ class Upsample(nn.Cell):
         return ops.reshape(x, (-1, c, 2 * h, 2 * w))
 
 
-class Mlp(nn.Cell):
-    """Dense, GELU (exact, not the tanh approximation), dense; over the last axis."""
+def gelu() -> nn.Cell:
+    """GELU, exact: MindSpore's default is the tanh approximation."""
+    return nn.GELU(approximate=False)
 
-    def __init__(self, width: int, hidden: int, drop: float = 0.0) -> None:
+
+class Mlp(nn.Cell):
+    """Dense, activation (exact GELU if none is given), dense; over the last axis."""
+
+    def __init__(self, width: int, hidden: int, drop: float = 0.0, act: Callable[[], nn.Cell] = gelu) -> None:
         super().__init__()
-        self.fc1, self.act, self.fc2 = nn.Dense(width, hidden), nn.GELU(approximate=False), nn.Dense(hidden, width)
+        self.fc1, self.act, self.fc2 = nn.Dense(width, hidden), act(), nn.Dense(hidden, width)
         self.drop = dropout(drop)
 
     def construct(self, x: Tensor) -> Tensor:

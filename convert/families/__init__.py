@@ -1,6 +1,7 @@
 """The families that the converter knows: the layouts of each as tables, and how its size is found from a file."""
 
 import importlib
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
@@ -10,9 +11,11 @@ from aidet.errors import UserError, nearest
 from ..reading import Tensor
 
 MODULES = (
-    "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit convnext autoencoder_kl".split()
-    + "drct fredect gramnet ladeda npr safe".split()
-)
+    "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit clip dinov2 convnext "
+    "autoencoder_kl drct fredect gramnet ladeda npr safe"
+).split()
+# What trainers call a linear classifier that they put on a tower of another library.
+HEADS = r"(?:fc|head|linear|linear_head|classifier)(?:\.\d+)?\.(weight|bias)"
 Shape = Tuple[int, ...]
 Rules = Sequence[Tuple[str, str, str]]  # (kind, target, source)
 Reasons = Sequence[Tuple[str, str]]  # (regular expression, reason)
@@ -51,7 +54,14 @@ class Layout:
     transform : str or None
         Evaluation pipeline of these models if neither file nor folder gives one; None: that of the family.
     reshaped : tuple of (regex, dimensions)
-        For the reverse conversion: source keys whose weight is stored with trailing dimensions of size one.
+        For the reverse conversion: source keys whose weight is stored with trailing dimensions of size one, or without
+        leading ones.
+    zeros : tuple of (key, target, dimensions)
+        For the reverse conversion: tensors that the library's net has, that inference never reads, and that are
+        therefore dropped; zeros of the target parameter's last dimensions take their place.
+    renames : sequence of (regex, replacement)
+        Other names of the layout's tensors (an older release, a wrapper), turned into its own before anything else. If
+        two keys would get one name, nothing is renamed.
     aliases : tuple of str
         Other names of the same layout.
     classes : tuple of str or None
@@ -76,11 +86,28 @@ class Layout:
     configured: str = ""
     transform: Optional[str] = None
     reshaped: Sequence[Tuple[str, int]] = ()
+    zeros: Sequence[Tuple[str, str, int]] = ()
+    renames: Sequence[Tuple[str, str]] = ()
     aliases: Tuple[str, ...] = ()
     classes: Optional[Tuple[str, ...]] = None
     identity: bool = False
     head: Tuple[str, ...] = ()
     only: str = ""
+
+    def renamed(self, tensors: Tensors) -> Tensors:
+        """The tensors under the layout's own names."""
+        names = {}
+        for key in tensors:
+            names[key] = key
+            for pattern, replacement in self.renames:
+                names[key] = re.sub(rf"\A(?:{pattern})\Z", replacement, names[key])
+        if len(set(names.values())) < len(names):
+            return tensors
+        return {names[key]: tensor for key, tensor in tensors.items()}
+
+    def source(self, target: str) -> str:
+        """What the rules call the parameter or layer ``target``; itself if they do not name it."""
+        return next((theirs for _, ours, theirs in self.rules if ours == target), target)
 
     def called(self, name: str) -> bool:
         """Whether ``name`` is the layout's name or one of its aliases."""
@@ -111,6 +138,10 @@ class Family:
         ``f(architecture, layout, arguments) -> str or None``: evaluation pipeline if no file gives one.
     head : tuple of str, or dict of architecture to such tuples
         Target parameter names of the classifier, weight first; empty if there is none.
+    headless : bool
+        A file without classifier is a net that gives features.
+    free_input : bool
+        The net takes any input (``image_size``): the one that the files beside the weights prepare.
     taps : callable
         ``f(architecture) -> list of (cell name, {layout: module name})``: where layer-by-layer comparison looks.
     notes : callable
@@ -129,12 +160,15 @@ class Family:
         head: Union[Tuple[str, ...], Mapping[str, Tuple[str, ...]]] = (),
         taps: Optional[Callable[[str], Taps]] = None,
         notes: Optional[Callable[[str, Layout, Arguments, Optional[int]], Sequence[str]]] = None,
+        headless: bool = False,
+        free_input: bool = False,
     ) -> None:
         self.name, self.architectures, self.layouts = name, tuple(architectures), tuple(layouts)
         self.infer, self.transform, self.heads = infer, transform, head
         self.lookups = lookups or (lambda architecture, arguments: {})
         self.taps = taps or (lambda architecture: [])
         self.notes = notes or (lambda architecture, layout, arguments, outputs: [])
+        self.headless, self.free_input = headless, free_input
 
     def head(self, architecture: str) -> Tuple[str, ...]:
         """Parameter names of the classifier, weight first."""
@@ -182,3 +216,51 @@ def shape(tensors: Tensors, *keys: str) -> Any:
         if key in tensors:
             return tuple(tensors[key].shape)
     return None
+
+
+def tower(layout: Layout, tensors: Tensors, config: Config, lead: int) -> Arguments:
+    """Sizes of a vision transformer (:class:`aidet.models.transformer.Tower`) from its shapes.
+
+    Parameters
+    ----------
+    layout : Layout
+    tensors : dict
+    config : dict or None
+        The number of heads is not visible in shapes; without it there is one for every 64 channels.
+    lead : int
+        Positions that belong to no patch.
+
+    Returns
+    -------
+    dict
+        ``width``, ``depth``, ``patch_size``, ``hidden``, ``grid`` (side of the grid of positions), ``heads``.
+
+    Raises
+    ------
+    UserError
+        The positions are not those of a square.
+    """
+    patch = shape(tensors, layout.source("patch_embed.proj") + ".weight")
+    table = shape(tensors, layout.source("pos_embed"))
+    fc1 = shape(tensors, layout.source("blocks.{b}.mlp.fc1").replace("{b}", "0") + ".weight")
+    block = re.escape(layout.source("blocks.{b}.norm1")).replace(r"\{b\}", r"(\d+)")
+    patches = math.prod(table[:-1]) - lead
+    grid = math.isqrt(max(patches, 0))
+    if grid * grid != patches or not patches:
+        raise UserError(f"{patches + lead} position embeddings are not those of a square of patches")
+    found = {
+        "width": patch[0],
+        "depth": count(tensors, block + r"\.weight"),
+        "patch_size": patch[2],
+        "hidden": fc1[0] if fc1 else 4 * patch[0],
+        "grid": grid,
+        "heads": patch[0] // 64,
+    }
+    heads = vision(config).get("num_attention_heads")
+    return {**found, "heads": int(heads)} if heads else found
+
+
+def vision(config: Config) -> Mapping[str, Any]:
+    """The part of a config.json that describes the image tower."""
+    config = config or {}
+    return {**config, **(config.get("vision_config") or {})}

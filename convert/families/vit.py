@@ -54,7 +54,7 @@ LAYOUTS = (
         "timm",
         (r"cls_token", r"blocks\.0\.attn\.qkv\.weight", r"norm\.weight"),
         TIMM,
-        without=(r"fc_norm\..*", r"blocks\.0\.ls1.*"),
+        without=(r"fc_norm\..*", r"blocks\.0\.ls1.*", r"norm_pre\..*", r"reg_token"),
         arguments={"ln_eps": 1e-6},
     ),
     Layout("hf", (r"vit" + _MARK,), _huggingface("vit", *_SAVED) + _HEAD, drop=_POOLER, arguments=_EPS),

@@ -40,9 +40,10 @@ def torch_model(plan: Plan, source: Source) -> "torch.nn.Module":
             "no stored reference is known for these weights and PyTorch is not installed: pass --reference REF.npz "
             f"({MAKE_REFERENCE} writes one where PyTorch is), or --verify tensors"
         ) from None
-    from . import torch_detectors, torch_models
+    from . import torch_detectors, torch_models, torch_towers
 
-    builder = getattr(torch_models, plan.family.name, None) or getattr(torch_detectors, plan.family.name, None)
+    places = (torch_models, torch_towers, torch_detectors)
+    builder = next((getattr(m, plan.family.name) for m in places if hasattr(m, plan.family.name)), None)
     model = builder(plan, source) if builder else None
     if model is None:
         raise UserError(

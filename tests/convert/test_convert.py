@@ -24,6 +24,8 @@ SMALL = {
     "taesd": "taesd_encoder",
     "swin": "swin_tiny",
     "vit": "vit_t_16_224",
+    "clip": "clip_vit",
+    "dinov2": "dinov2_vit",
     "convnext": "convnext_tiny",
     "autoencoder_kl": "autoencoder_kl",
     "drct": "drct_convnext_tiny",
@@ -32,6 +34,17 @@ SMALL = {
     "ladeda": "tiny_ladeda",
     "npr": "npr_resnet50",
     "safe": "safe_resnet50",
+}
+# Arguments of a small net where the architecture alone would be a large one; a layout's own come on top.
+_TOWER = {"width": 64, "depth": 2, "hidden": 96, "num_classes": 2}
+FREE = {
+    "clip": {**_TOWER, "patch_size": 8, "image_size": 24, "features": "penultimate"},
+    "dinov2": {**_TOWER, "grid": 3, "image_size": 42},
+    ("clip", "hf"): {"features": "projection", "projection": 32},
+    ("clip", "openai"): {"features": "projection", "projection": 32},
+    ("dinov2", "hf"): {"pool": "token_avg"},
+    ("dinov2", "hf-registers"): {"registers": 4},
+    ("dinov2", "hub"): {"act": "swiglu"},
 }
 OTHER = {
     ("vit", "hf-deit"): "deit_t_16_224",
@@ -48,6 +61,18 @@ NEEDED = {
     ("resnet", "drct"): {"head": [16]},
 }
 PAIRS = [(f.name, x.name) for f in families() for x in f.layouts if not x.identity]
+
+
+def small_arguments(family, layout):
+    """(architecture, arguments) of a family's smallest net as that layout's models are built."""
+    architecture = OTHER.get((family, layout), SMALL[family])
+    own = family_of(architecture).layout(layout).arguments
+    return architecture, {
+        **FREE.get(family, {}),
+        **own,
+        **FREE.get((family, layout), {}),
+        **NEEDED.get((family, layout), {}),
+    }
 
 
 def arrays_of(architecture, arguments, seed=0):
@@ -69,8 +94,7 @@ def source_file(folder, architecture, layout, arguments, metadata=None):
 
 @pytest.mark.parametrize("family, layout", PAIRS, ids=["-".join(p) for p in PAIRS])
 def test_there_and_back_is_bit_equal(tmp_path, family, layout):
-    architecture = OTHER.get((family, layout), SMALL[family])
-    arguments = {**family_of(architecture).layout(layout).arguments, **NEEDED.get((family, layout), {})}
+    architecture, arguments = small_arguments(family, layout)
     if family == "autoencoder_kl":
         arguments.update(widths=[32, 32, 64, 64], depth=2, latent_channels=4)
         if architecture == "aekl_clf":
@@ -87,13 +111,20 @@ def test_there_and_back_is_bit_equal(tmp_path, family, layout):
 
 @pytest.mark.parametrize("family, layout", PAIRS, ids=["-".join(p) for p in PAIRS])
 def test_layout_is_detected_from_keys_alone(tmp_path, family, layout):
-    architecture = OTHER.get((family, layout), SMALL[family])
-    arguments = {**family_of(architecture).layout(layout).arguments, **NEEDED.get((family, layout), {})}
+    architecture, arguments = small_arguments(family, layout)
     if family == "autoencoder_kl":
         arguments.update(widths=[32, 32], depth=1, latent_channels=4)
         if architecture == "aekl_clf":
             arguments.update(latent_size=4, hidden=[16, 8])
     path, _ = source_file(tmp_path, architecture, layout, arguments)
+    if layout == "openai":
+        # What OpenAI's own files have besides the weights.
+        path = rewrite(path, tmp_path, lambda t: t.update(input_resolution=np.array(24)))
+    if layout == "open_clip":
+        with pytest.raises(UserError, match="fit clip/openai, clip/open_clip alike; choose with --layout"):
+            detect(reading.read(path))
+        assert detect(reading.read(path), "open_clip")[1].name == "open_clip"
+        return
     if (family, layout) in (("efficientnet", "timm"), ("efficientnet", "timm-tf")):
         with pytest.raises(UserError, match="fit efficientnet/timm, efficientnet/timm-tf alike; choose with --layout"):
             detect(reading.read(path))

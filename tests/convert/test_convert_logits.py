@@ -12,7 +12,7 @@ import pytest
 import recipe
 
 from aidet import ckpt, runtime
-from convert import reading, reverse, rules
+from convert import __main__, preprocessing, reading, reverse, rules
 from convert.families import families
 from convert.parity import compare
 from convert.plan import build, make_plan
@@ -43,10 +43,13 @@ def test_every_layout_has_its_logits():
 def test_the_converted_net_computes_what_the_original_did(tmp_path, family, name):
     facts, expected = load(family, name)
     reverse.write_safetensors(tmp_path / "model.safetensors", recipe.tensors(facts["rows"]), {})
-    if "config" in facts:
-        (tmp_path / "config.json").write_text(json.dumps(facts["config"]))
-    flags = facts["flags"]
-    plan = make_plan(reading.read(tmp_path), flags[1] if flags[:1] == ["--layout"] else None)
+    for beside in ("config", "preprocessor_config"):
+        if beside in facts:
+            (tmp_path / f"{beside}.json").write_text(json.dumps(facts[beside]))
+    flags = list(zip(facts["flags"][::2], facts["flags"][1::2]))
+    source, given = reading.read(tmp_path), __main__.given([value for flag, value in flags if flag == "--arg"])
+    plan = make_plan(source, dict(flags).get("--layout"), given=given)
+    preprocessing.fit_input(plan, source, given)
     assert (plan.family.name, plan.architecture, plan.layout.name) == (family, facts["architecture"], facts["layout"])
     runtime.setup(device="CPU", mode="pynative")
     net = build(plan.architecture, plan.arguments, plan.num_classes).set_train(False)

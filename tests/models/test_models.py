@@ -11,7 +11,7 @@ from aidet.errors import UserError
 from convert.plan import build
 
 # Trainable parameters with the default arguments. Where the net is a published one the number is the published one
-# (torchvision and timm model tables; AutoencoderKL: diffusers).
+# (torchvision and timm model tables; AutoencoderKL: diffusers; CLIP: transformers' image tower with projection).
 COUNTS = {
     "aekl_clf": 35_245_650,
     "aidet_tae": 380_007,
@@ -23,9 +23,15 @@ COUNTS = {
     "cifar_resnet32": 464_154,
     "cifar_resnet44": 658_586,
     "cifar_resnet56": 853_018,
+    "clip_vit": 86_192_640,
+    "clip_vit_b_16": 86_192_640,
+    "clip_vit_b_32": 87_849_216,
+    "clip_vit_l_14": 303_966_208,
+    "clip_vit_l_14_336": 304_293_888,
     "convnext_base": 88_591_464,
     "convnext_small": 50_223_688,
     "convnext_tiny": 28_589_128,
+    "deit": 22_436_432,
     "deit_b_16_224": 87_338_192,
     "deit_b_16_384": 87_630_032,
     "deit_s_16_224": 22_436_432,
@@ -34,6 +40,11 @@ COUNTS = {
     "deit_t_16_384": 5_983_760,
     "drct_convnext_base": 88_618_114,
     "drct_convnext_tiny": 28_609_634,
+    "dinov2_vit": 22_056_192,
+    "dinov2_vit_b_14": 86_579_712,
+    "dinov2_vit_g_14": 1_136_479_232,
+    "dinov2_vit_l_14": 304_367_616,
+    "dinov2_vit_s_14": 22_056_192,
     "efficientnet_b0": 5_288_548,
     "efficientnet_b1": 7_794_184,
     "efficientnet_b2": 9_109_994,
@@ -71,6 +82,7 @@ COUNTS = {
     "taesd_encoder": 1_222_532,
     "testing": 1_442,
     "tiny_ladeda": 1_297,
+    "vit": 22_050_664,
     "vit_b_16_224": 86_567_656,
     "vit_b_16_384": 86_859_496,
     "vit_s_16_224": 22_050_664,

@@ -613,6 +613,8 @@ def fredect(architecture, side):
 
 
 def _cells():
+    from towers import tower_cells
+
     resnet = {
         "resnet18": ("basic", [64, 128, 256, 512], [2, 2, 2, 2]),
         "resnet34": ("basic", [64, 128, 256, 512], [3, 4, 6, 3]),
@@ -644,6 +646,7 @@ def _cells():
         )
     yield from _efficientnet_cells()
     yield from _transformer_cells()
+    yield from tower_cells()
     for size in ("tiny", "small", "base"):
         dims = {
             "tiny": ([96, 192, 384, 768], [3, 3, 9, 3]),

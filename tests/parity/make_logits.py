@@ -41,6 +41,15 @@ CASES = {
         **{f"vit_t_16_224-{x}": 224 for x in ("timm", "hf", "hf5")},
         **{f"deit_t_16_224-{x}": 224 for x in ("timm", "hf-deit", "hf-deit-teacher")},
     },
+    "clip": {
+        **{f"clip_vit-{x}": 40 for x in ("hf", "hf-head", "hf-classifier", "openai", "openai-univfd", "open_clip")},
+        **{f"clip_vit-{x}": 40 for x in ("timm", "timm-quickgelu")},
+    },
+    "dinov2": {
+        **{f"dinov2_vit-{x}": 56 for x in ("hf", "hf-registers", "hf-registers-tower", "timm", "timm-registers")},
+        **{f"dinov2_vit-{x}": 56 for x in ("timm-avg", "hub", "hub-gated")},
+        **{f"dinov2_vit-{x}": 84 for x in ("hf-gated", "hub-registers")},
+    },
     "convnext": {f"convnext_tiny-{x}": 64 for x in ("torchvision", "timm", "hf", "meta")},
     "autoencoder_kl": {
         **{f"autoencoder_kl-{x}": 32 for x in ("diffusers", "diffusers-old", "ldm", "ldm-pipeline")},
@@ -89,6 +98,21 @@ def draw(model, seed=0, side=0):
     return model.eval()
 
 
+def _drawn(array):
+    """Name and shape by which an array was drawn, or None."""
+    return DRAWN.get(array.astype(np.float32).tobytes()) if array.dtype.kind == "f" else None
+
+
+def _joined(array):
+    """Names of the two or three equal parts that an array was put together from, or None."""
+    for n in (3, 2):
+        if array.ndim and len(array) and len(array) % n == 0:
+            parts = [_drawn(a) for a in np.split(array, n)]
+            if None not in parts:
+                return [name for name, _ in parts]
+    return None
+
+
 def rows(path):
     """Where every tensor of the saved file comes from."""
     from convert import reading
@@ -96,8 +120,12 @@ def rows(path):
     result = []
     for key, tensor in reading.read(path).tensors.items():
         array = np.asarray(tensor.array())
-        found = DRAWN.get(array.astype(np.float32).tobytes()) if array.dtype.kind == "f" else None
-        if found is None:
+        found = _drawn(array)
+        if found is None and _drawn(array.T) is not None:
+            result.append([key, array.shape, f"{_drawn(array.T)[0]}|turned"])
+        elif found is None and _joined(array):
+            result.append([key, array.shape, "+".join(_joined(array))])
+        elif found is None:
             values = np.unique(array).tolist()
             assert len(values) <= 1 or array.dtype.kind == "i", f"{key} is neither drawn nor constant"
             # Tables of indices follow from the window's size; the converter drops them, whatever they hold.
@@ -108,7 +136,7 @@ def rows(path):
     return result
 
 
-def one(cell, side):
+def one(cell, side, family):
     """(facts, outputs): the case of one cell."""
     from cells import output
     from recipe import image
@@ -118,8 +146,10 @@ def one(cell, side):
     with tempfile.TemporaryDirectory() as folder:
         model, path = cell.make(Path(folder))
         facts = {"rows": rows(path), "side": side}
-        if Path(path).is_dir() and (Path(path) / "config.json").is_file():
-            facts["config"] = json.loads((Path(path) / "config.json").read_text())
+        beside = Path(path) if Path(path).is_dir() else Path(path).parent
+        for name in ("config", "preprocessor_config"):
+            if (beside / f"{name}.json").is_file() and (Path(path).is_dir() or family in ("clip", "dinov2")):
+                facts[name] = json.loads((beside / f"{name}.json").read_text())
     x = [image(side, seed=seed) if side else image(8, 4, seed) for seed in (0, 1)]
     first, second = (output(model, each) for each in x)
     assert np.abs(first - second).max() > 1e-2 * np.abs(first).max(), f"{cell.name}: the same for every image"
@@ -158,7 +188,7 @@ def main(wanted):
     for family in wanted or CASES:
         facts, arrays = {}, {}
         for name, side in CASES[family].items():
-            facts[name], arrays[name] = one(by_name[name], side)
+            facts[name], arrays[name] = one(by_name[name], side, family)
         text = np.frombuffer(json.dumps(facts, sort_keys=True).encode(), np.uint8)
         np.savez_compressed(FOLDER / f"{family}.npz", facts=text, **arrays)
 
