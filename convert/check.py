@@ -8,6 +8,7 @@ from aidet import ckpt
 from aidet.errors import UserError
 
 from . import published, reading, rules
+from .conversion import fold_adapters
 from .parity import compare
 from .plan import make_plan
 
@@ -63,6 +64,8 @@ def _against_source(path, source, sidecar, say):
     read = known.read(paths) if known else reading.read(paths[0])
     if sidecar.source_sha256 and read.sha256() != sidecar.source_sha256:
         raise UserError(f"{source} is not the file {path} was made from (sha256 differs)")
+    folded = (sidecar.raw.get("source") or {}).get("adapters") or {}
+    fold_adapters(read, paths[0], folded.get("base"), folded.get("alpha"))
     arrays = ckpt.load_arrays(path)
     kinds = {a.dtype for a in arrays.values() if a.dtype.kind == "f"}
     plan = make_plan(read, sidecar.source_layout, known.architecture if known else None)

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -11,7 +11,7 @@ import numpy as np
 from aidet import ckpt, files, labels
 from aidet.errors import UserError
 
-from . import hub, published, reading, rules
+from . import adapters, hub, published, reading, rules
 from .parity import compare
 from .plan import Plan, build, make_plan
 from .preprocessing import evaluation_line, fit_input
@@ -56,6 +56,8 @@ def convert(
     say: Say = print,
     recipe: Optional[str] = None,
     sources: Sequence[str] = (),
+    base: Optional[str] = None,
+    lora_alpha: Optional[float] = None,
     given: Optional[Mapping[str, Any]] = None,
 ) -> Result:
     """Convert one source.
@@ -76,6 +78,10 @@ def convert(
     dry_run : bool
         Plan and account for everything, but write nothing.
     recipe, sources : see :func:`.published.resolve`.
+    base : str, optional
+        The model that the adapters in ``src`` belong to, if the file holds the adapters alone.
+    lora_alpha : float, optional
+        alpha of LoRA adapters, if no ``adapter_config.json`` states it.
     given : dict, optional
         Arguments of the architecture that the file does not show.
 
@@ -98,6 +104,9 @@ def convert(
     layout = layout or (known.layout if known else None)
     architecture = architecture or (known.architecture if known else None)
     digest = source.sha256()
+    if "==" in str(src) and str(src).startswith("pypi:"):
+        source.notes.append(f"sha256 {digest}")
+    folded = fold_adapters(source, path, base, lora_alpha)
     numpy_type = np.float16 if dtype == "fp16" else np.float32
     try:
         given = {**(known.arguments if known else {}), **(given or {})}
@@ -117,7 +126,10 @@ def convert(
             f"({type(error).__name__}: {str(error)[:200]}): damaged file"
         ) from error
     assumed = list(plan.family.notes(plan.architecture, plan.layout, plan.arguments, plan.num_classes))
+    if folded:
+        sidecar["source"]["adapters"] = {**asdict(folded), "base": base}
     report = {
+        "adapters": sidecar["source"].get("adapters"),
         "source": [str(p) for p in source.files],
         "kind": source.kind,
         "family": plan.family.name,
@@ -154,6 +166,36 @@ def convert(
         return Result(plan, sidecar, report)
     _write(plan, source, sidecar, report, Path(dst), numpy_type, level, reference, digest, say)
     return Result(plan, sidecar, report)
+
+
+def fold_adapters(
+    source: reading.Source, path: Path, base: Optional[str] = None, alpha: Optional[float] = None
+) -> Optional[adapters.Record]:
+    """Fold the adapters of a source into its weights, in place; returns what was folded, or None.
+
+    Parameters
+    ----------
+    source : convert.reading.Source
+        Its notes say what was folded.
+    path : Path
+        File or folder of the source; ``adapter_config.json`` is looked for there.
+    base : str, optional
+        Source of the frozen weights.
+    alpha : float, optional
+    """
+    if base is None and not adapters.holds_adapters(source.tensors):
+        return None
+    frozen = None
+    if base is not None:
+        frozen = reading.read(hub.locate(base)[0])
+        source.config, source.preprocessor = source.config or frozen.config, source.preprocessor or frozen.preprocessor
+    source.tensors, record = adapters.fold(
+        source.tensors, adapters.read_config(path), alpha, frozen.tensors if frozen else None
+    )
+    if record:
+        source.kind += " with adapters"
+        source.notes.append(record.line())
+    return record
 
 
 def _write(
@@ -220,6 +262,10 @@ def _parity(
     """Run the checkpoint that the sidecar describes and compare it with the reference."""
 
     chosen = compare.Reference.load(reference) if reference else compare.stored_reference(digest)
+    if chosen is None and source.kind == "onnx" and level == "logits":
+        from .parity import onnx_reference
+
+        chosen = onnx_reference.reference(plan, source, sidecar)
     if chosen is None:
         from .parity import torch_reference
 

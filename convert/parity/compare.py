@@ -230,7 +230,7 @@ def activations(net: "nn.Cell", reference: Reference, level: str) -> Facts:
 
 
 def _describe(reference):
-    keep = ("made_by", "versions", "photos", "source_sha256")
+    keep = ("made_by", "versions", "photos", "source_sha256", "integer_graph")
     return {k: reference.meta[k] for k in keep if k in reference.meta}
 
 
@@ -293,6 +293,9 @@ def lines(result: Facts) -> List[str]:
     if "argmax" in row:
         text[0] += f", argmax {row['argmax'][0]}/{row['argmax'][1]} agree"
     text[0] += f", tolerance {result['tolerance']:g} of the scale: {'ok' if row['ok'] else 'OVER'}"
+    integers = result["reference"].get("integer_graph")
+    if integers and integers["largest"] is not None:
+        text.append(f"integers  the quantised graph as it was: {_numbers(integers)} (for information)")
     for layer in result.get("layers", []):
         text.append(f"layer   {layer['cell']:28s} {_numbers(layer)}{'' if layer['ok'] else '  OVER'}")
     if "first_over" in result:

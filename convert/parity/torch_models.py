@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from aidet.files import write_json
+
 from ..plan import Plan
 from ..reading import Source
 from ..reverse import write_safetensors
@@ -44,7 +46,10 @@ def _huggingface(
     if source.config and "model_type" in source.config:
         kind = (source.config.get("architectures") or [None])[0]
         cls = getattr(transformers, str(kind), None) or transformers.AutoModelForImageClassification
-        model = cls.from_pretrained(str(source.files[0].parent), local_files_only=True)
+        if source.kind == "onnx" or source.kind.endswith("adapters"):  # the folder holds other tensors
+            model = _loaded(plan, cls, lambda folder: write_json(Path(folder) / "config.json", source.config))
+        else:
+            model = cls.from_pretrained(str(source.files[0].parent), local_files_only=True)
     elif kind is None:
         return None
     else:
@@ -54,9 +59,15 @@ def _huggingface(
 
 
 def _pretrained(plan, cls, config):
+    """The model of a file without ``config.json``."""
+    made = cls.config_class(num_labels=plan.num_classes, **config)
+    return _loaded(plan, cls, made.save_pretrained)
+
+
+def _loaded(plan, cls, write_config):
     """``cls.from_pretrained`` on a temporary folder, because it knows all older names of the tensors."""
     with tempfile.TemporaryDirectory() as folder:
-        cls.config_class(num_labels=plan.num_classes, **config).save_pretrained(folder)
+        write_config(folder)
         arrays = {plan.layout.prefix + k: t.array() for k, t in plan.tensors.items()}
         write_safetensors(Path(folder) / "model.safetensors", arrays, {"format": "pt"})
         return cls.from_pretrained(folder, local_files_only=True)
