@@ -19,7 +19,7 @@ FOLDER = Path(__file__).with_name("detectors")
 # Names that transformers makes up for a classifier whose classes nobody named.
 _UNNAMED = re.compile(r"LABEL_\d+")
 _KINDS = {
-    "arguments": dict, "voting": dict, "repositories": list, "parts": list, "classes": list, "order": list,
+    "arguments": dict, "voting": dict, "rename": dict, "whole": bool, "repositories": list, "parts": list, "classes": list, "order": list,
 }  # fmt: skip
 _PART_FIELDS = ("file", "what", "url", "prefix", "into", "key")
 
@@ -71,6 +71,10 @@ class Recipe:
         Arguments of the architecture that no file states.
     prefix : str
         Prefix of all keys that no other network has.
+    rename : dict
+        Regular expression of a key to what it becomes, for names that no layout has.
+    whole : bool
+        One file may hold what :attr:`parts` hold.
     transform : str or None
         The authors' evaluation pipeline; None: the preprocessor_config.json that comes with the weights.
     voting : dict
@@ -93,6 +97,8 @@ class Recipe:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     layout: Optional[str] = None
     prefix: str = ""
+    rename: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = False
     transform: Optional[str] = None
     voting: Mapping[str, Any] = field(default_factory=dict)
     classes: Tuple[str, ...] = ()
@@ -121,8 +127,26 @@ class Recipe:
         UserError
             A file is missing or cannot be read.
         """
-        if len(self.parts) < 2:
-            return self._read_one(paths)
+        source = self._read_one(paths) if self._one_file(paths) else self._read_all(paths)
+        if self.rename:
+            names = {key: self._renamed(key) for key in source.tensors}
+            double = [key for key in names if list(names.values()).count(names[key]) > 1]
+            if double:
+                raise UserError(f"{source.files[0]}: {double[0]!r} and another key are both {names[double[0]]!r}")
+            source.tensors = {names[key]: tensor for key, tensor in source.tensors.items()}
+        return source
+
+    def _one_file(self, paths):
+        return len(self.parts) < 2 or (self.whole and len(paths) == 1 and Path(paths[0]).is_file())
+
+    def _renamed(self, key):
+        for pattern, name in self.rename.items():
+            found = re.fullmatch(pattern, key)
+            if found:
+                return found.expand(name)
+        return key
+
+    def _read_all(self, paths):
         found = self._assigned([Path(p) for p in paths])
         tensors: Dict[str, reading.Tensor] = {}
         kinds, notes, files = [], [], []
@@ -142,7 +166,7 @@ class Recipe:
         if len(paths) != 1:
             raise UserError(f"{self.name} is one file or folder; {len(paths)} were given")
         path = Path(paths[0])
-        part = self.parts[0] if self.parts else None
+        part = self.parts[0] if len(self.parts) == 1 else None
         if part and path.is_dir() and part.file:
             path = _one(path, part, self)
         source = _read_part(path, part) if part else reading.read(path)
@@ -401,6 +425,13 @@ def _checked(values, path):
             Pipeline(values["transform"])
         except UserError as error:
             raise wrong(str(error)) from None
+    for pattern, name in values.get("rename", {}).items():
+        try:
+            if not isinstance(name, str):
+                raise re.error("a replacement must be a text")
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise wrong(f"rename {pattern!r}: {error}") from None
     parts = []
     for part in values.get("parts", ()):
         part = {"file": part} if isinstance(part, str) else part

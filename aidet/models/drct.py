@@ -1,4 +1,4 @@
-"""DRCT's ConvNeXt (ICML 2024, Chen et al.): an embedding for contrastive training, and a classifier on it.
+"""DRCT (ICML 2024, Chen et al.): an embedding for contrastive training, from ConvNeXt or CLIP, and a classifier on it.
 
 Rebuilt from the paper and from the authors' public code (beibuwandeluori/DRCT).
 """
@@ -8,6 +8,7 @@ from typing import Any
 from mindspore import Tensor, nn
 
 from . import register
+from .clip import ClipViT, sizes
 from .convnext import ConvNeXt
 
 
@@ -31,6 +32,30 @@ class DRCT(ConvNeXt):
 
     def construct(self, x: Tensor) -> Tensor:
         return self.fc(super().construct(x))
+
+
+class DRCTClip(ClipViT):
+    """The detector on CLIP: (N, in_channels, image_size, image_size) -> (N, num_classes) raw logits.
+
+    Parameters
+    ----------
+    num_classes, embedding : int
+    **clip
+        Of :class:`.clip.ClipViT`.
+    """
+
+    def __init__(self, num_classes: int = 2, embedding: int = 1024, **clip: Any) -> None:
+        super().__init__(embedding, **clip)
+        self.fc = nn.Dense(embedding, num_classes)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.fc(super().construct(x))
+
+
+@register
+def drct_clip(num_classes: int = 2, in_channels: int = 3, **kwargs: Any) -> DRCTClip:
+    """DRCT on CLIP's image tower; by default ViT-L/14, 304.8 M parameters, input 224."""
+    return DRCTClip(num_classes, in_channels=in_channels, **{**sizes("clip_vit_l_14"), **kwargs})
 
 
 @register

@@ -12,7 +12,7 @@ from ..reading import Tensor
 
 MODULES = (
     "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit clip dinov2 convnext "
-    "autoencoder_kl drct fredect gramnet ladeda npr safe"
+    "autoencoder_kl d3 drct fredect gramnet ladeda npr rine safe"
 ).split()
 # What trainers call a linear classifier that they put on a tower of another library.
 HEADS = r"(?:fc|head|linear|linear_head|classifier)(?:\.\d+)?\.(weight|bias)"

@@ -27,18 +27,29 @@ GREY = ([0.0] * 3, [1 / 255] * 3)
 # deviation. Written from their code and not from the recipes, which are compared with it.
 AUTHORS: Dict[str, Tuple[Any, Any, Tuple[List[float], List[float]]]] = {
     "cnnspot": (None, None, IMAGENET),
+    "b-free": (None, 504, IMAGENET),
+    "c2p-clip": ((224, "bilinear"), 224, CLIP),
+    "clipbased": ((224, "bicubic"), 224, CLIP),
     "commfor-224": ((256, "bilinear"), 224, IMAGENET),
     "commfor-384": ((440, "bilinear"), 384, IMAGENET),
+    "corvi2023": (None, None, IMAGENET),
+    "d3": (None, 224, CLIP),
     "dafilab": ((400, "bilinear"), 380, IMAGENET),
+    "dda": (None, 336, CLIP),
     "dire": ((256, "bilinear"), 224, IMAGENET),
+    "drct-clip": (None, 224, IMAGENET),
     "drct-convnext": (None, 224, IMAGENET),
     "fredect": ((256, "bilinear"), 224, GREY),
+    "gragnaniello2021": (None, None, IMAGENET),
     "gramnet": ((256, "bilinear"), 224, IMAGENET),
     "ladeda": (((256, 256), "bilinear"), None, IMAGENET),
     "lgrad": (((256, 256), "bilinear"), None, IMAGENET),
     "npr": (((256, 256), "bilinear"), None, IMAGENET),
+    "rine": (None, 224, CLIP),
     "safe": (None, 256, UNIT),
     "tiny-ladeda": (((256, 256), "bilinear"), None, IMAGENET),
+    "univfd": (None, 224, CLIP),
+    "yermandy": ((224, "bicubic"), 224, CLIP),
 }
 
 
@@ -67,7 +78,7 @@ def preprocess(recipe: str, pictures: Sequence[Any]) -> Optional[Tuple[np.ndarra
     steps: List[Any] = []
     if resize:
         steps.append(T.Resize(resize[0], getattr(T.InterpolationMode, resize[1].upper())))
-    if crop and recipe != "drct-convnext":
+    if crop and not recipe.startswith("drct"):
         steps.append(T.CenterCrop(crop))
     elif crop:
         # albumentations rounds the margin down, torchvision to the even number.
@@ -299,15 +310,119 @@ def gramnet(plan: Plan, source: Source) -> "nn.Module":
     return Net()
 
 
-def drct(plan: Plan, source: Source) -> "nn.Module":
-    """DRCT: timm's ConvNeXt gives an embedding, one linear layer its classes."""
+def _tower(plan: Plan) -> "nn.Module":
+    """CLIP's image tower under OpenAI's names."""
+    from .torch_towers import _clip_of_openai
+
+    a = {"act": "quick_gelu", "features": "penultimate", **plan.arguments}
+    return _clip_of_openai(a, plan.arguments.get("projection"))
+
+
+def rine(plan: Plan, source: Source) -> "nn.Module":
+    """RINE: what the second norm of every block gives for the class token, weighed by a softmax over the blocks."""
+    import torch
     from torch import nn
+
+    a = plan.arguments
+    width, n = a["embedding"], a["layers"]
+
+    def layers(first):
+        cells: List[Any] = [nn.Dropout()]
+        for i in range(n):
+            cells += [nn.Linear(first if i == 0 else width, width), nn.ReLU(), nn.Dropout()]
+        return nn.Sequential(*cells)
 
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.model = _timm(plan.architecture.split("_", 1)[1], num_classes=plan.arguments["embedding"])
-            self.fc = nn.Linear(plan.arguments["embedding"], plan.num_classes or 2)
+            self.visual = _tower(plan)
+            self.alpha = nn.Parameter(torch.randn(1, a["depth"], width))
+            self.proj1, self.proj2 = layers(a["width"]), layers(width)
+            head = [nn.Linear(width, width), nn.ReLU(), nn.Dropout(), nn.Linear(width, width), nn.ReLU(), nn.Dropout()]
+            self.head = nn.Sequential(*head, nn.Linear(width, plan.num_classes or 1))
+
+        def forward(self, x):
+            seen: List[Any] = []
+            blocks = self.visual.transformer.resblocks
+            hooks = [b.ln_2.register_forward_hook(lambda m, i, out: seen.append(out[:, 0])) for b in blocks]
+            self.visual(x)
+            for hook in hooks:
+                hook.remove()
+            z = (torch.softmax(self.alpha, 1) * self.proj1(torch.stack(seen, 1))).sum(1)
+            return self.head(self.proj2(z))
+
+    return Net()
+
+
+def d3(plan: Plan, source: Source) -> "nn.Module":
+    """D3: shuffled copies and the image, compared by one attention whose softmax runs over the queries."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    a = plan.arguments
+    shuffles, originals = a["shuffles"], a.get("originals", 1)
+    width, patch, branches = a["width"], a["shuffle_patch"], shuffles + originals
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+            self.fc = nn.Linear(branches * width, plan.num_classes or 1)
+
+        def forward(self, x):
+            weights = torch.einsum("nqc,nkc->nqk", self.query(x), self.key(x)) / width**0.5
+            return self.fc((weights.softmax(1) @ self.value(x)).flatten(1))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.visual, self.attention_head = _tower(plan), Head()
+
+        def shuffled(self, x, number):
+            pieces = F.unfold(x, patch, stride=patch)
+            order = np.random.default_rng(a.get("seed", 0) + number).permutation(pieces.shape[2])
+            return F.fold(pieces[:, :, torch.from_numpy(order)], x.shape[2:], patch, stride=patch)
+
+        def forward(self, x):
+            seen = [self.visual(self.shuffled(x, i)) for i in range(shuffles)]
+            return self.attention_head(torch.stack(seen + [self.visual(x)] * originals, 1))
+
+    return Net()
+
+
+def drct(plan: Plan, source: Source) -> "nn.Module":
+    """DRCT: timm's ConvNeXt or CLIP gives an embedding, one linear layer its classes."""
+    from torch import nn
+
+    a = plan.arguments
+
+    class Clip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            from .torch_towers import _clip_of_openai
+
+            self.visual = _clip_of_openai({"act": "quick_gelu", "features": "projection", **a}, a["projection"])
+
+        def forward(self, x):
+            return self.visual(x)
+
+    class Embed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.fc = Clip(), nn.Linear(a["projection"], a["embedding"])
+
+        def forward(self, x):
+            return self.fc(self.model(x))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            if plan.architecture == "drct_clip":
+                self.model: Any = Embed()
+            else:
+                self.model = _timm(plan.architecture.split("_", 1)[1], num_classes=a["embedding"])
+            self.fc = nn.Linear(a["embedding"], plan.num_classes or 2)
 
         def forward(self, x):
             return self.fc(self.model(x))
