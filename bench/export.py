@@ -34,7 +34,7 @@ NAMES = (
     "swin_large "
     # detectors with a forward of their own
     "npr_resnet50 safe_resnet50 tiny_ladeda ladeda9 gramnet_resnet18 fredect_resnet18 fredect_resnet50 "
-    "drct_convnext_tiny drct_convnext_base "
+    "drct_convnext_tiny drct_convnext_base drct_clip rine d3 "
     # more architectures of MindCV's common families
     "resnext101_32x4d densenet169 densenet201 mobilenet_v1_100 mobilenet_v3_small_075 efficientnet_v2_s "
     "swinv2_tiny_window8 convnextv2_tiny vit_b_32_224"
@@ -55,7 +55,9 @@ SIZES = {
     "safe_resnet50": 256,
 }
 # The head of aekl_clf has one weight per position of the latent: 8 x 8 for 64 pixels, 32 x 32 for AIGC-clf's own 256.
-ARGUMENTS = {"aekl_clf": {"latent_size": 8}}
+# The detectors on CLIP are exported on a small tower: its blocks are those of the CLIP rows.
+SMALL = {"width": 128, "depth": 2, "hidden": 512, "patch_size": 14, "image_size": 224}
+ARGUMENTS = {"aekl_clf": {"latent_size": 8}, "d3": SMALL, "drct_clip": SMALL, "rine": {**SMALL, "embedding": 64}}
 CHANNELS = {"taesd_decoder": 4, "taesana_decoder": 32}
 # Architectures that take no num_classes argument.
 WHOLE = "aidet_tae taesd_encoder taesd_decoder taesana_encoder taesana_decoder cifake_cnn cifake_cnn_srm autoencoder_kl"

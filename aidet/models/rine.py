@@ -51,6 +51,6 @@ class RINE(Tower):
 
 @register
 def rine(num_classes: int = 1, in_channels: int = 3, **kwargs: Any) -> RINE:
-    """RINE; by default on CLIP ViT-L/14, 312.8 M parameters, input 224."""
+    """RINE; by default on CLIP ViT-L/14, 313.7 M parameters, input 224."""
     tower = {k: v for k, v in sizes("clip_vit_l_14").items() if k != "projection"}
     return RINE(num_classes, in_channels=in_channels, **{**tower, **kwargs})

@@ -28,11 +28,13 @@ SMALL = {
     "dinov2": "dinov2_vit",
     "convnext": "convnext_tiny",
     "autoencoder_kl": "autoencoder_kl",
+    "d3": "d3",
     "drct": "drct_convnext_tiny",
     "fredect": "fredect_resnet18",
     "gramnet": "gramnet_resnet18",
     "ladeda": "tiny_ladeda",
     "npr": "npr_resnet50",
+    "rine": "rine",
     "safe": "safe_resnet50",
 }
 # Arguments of a small net where the architecture alone would be a large one; a layout's own come on top.
@@ -40,6 +42,9 @@ _TOWER = {"width": 64, "depth": 2, "hidden": 96, "num_classes": 2}
 FREE = {
     "clip": {**_TOWER, "patch_size": 8, "image_size": 24, "features": "penultimate"},
     "dinov2": {**_TOWER, "grid": 3, "image_size": 42},
+    "d3": {**_TOWER, "patch_size": 8, "image_size": 24, "num_classes": 1, "shuffle_patch": 8},
+    "rine": {**_TOWER, "patch_size": 8, "image_size": 24, "num_classes": 1, "embedding": 16, "layers": 2},
+    ("drct", "drct-clip"): {**_TOWER, "patch_size": 8, "image_size": 24, "projection": 32, "embedding": 48},
     ("clip", "hf"): {"features": "projection", "projection": 32},
     ("clip", "openai"): {"features": "projection", "projection": 32},
     ("dinov2", "hf"): {"pool": "token_avg"},
@@ -55,6 +60,7 @@ OTHER = {
     ("efficientnet", "stacked"): "efficientnet_b0",
 }
 OTHER[("resnet", "grip")] = "resnet50_nodown"
+OTHER[("drct", "drct-clip")] = "drct_clip"
 # What the net of a layout cannot be built without.
 NEEDED = {
     ("resnet", "torchvision-mlp"): {"head": ["dropout", 8, "norm", "relu", "dropout"]},

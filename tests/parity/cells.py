@@ -814,6 +814,13 @@ def _detector_cells():
     yield Cell("fredect_resnet50", "fredect", fredect("fredect_resnet50", 224), 224, recipe="fredect")
     gramnet = published("gramnet", "gramnet_resnet18", 1, net_c)
     yield Cell("gramnet_resnet18", "gramnet", gramnet, 224, small=True, recipe="gramnet")
+    tower = {"width": 128, "depth": 2, "hidden": 320, "heads": 2, "patch_size": 8, "image_size": 40}
+    rine = published("rine", "rine", 1, side=40, **tower, embedding=32, layers=2)
+    yield Cell("rine", "rine", rine, 40, ("--layout", "rine"), small=True)
+    d3 = published("d3", "d3", 1, side=40, **tower, shuffles=1, shuffle_patch=8)
+    yield Cell("d3", "d3", d3, 40, ("--layout", "d3"), small=True)
+    on_clip = published("drct", "drct_clip", 2, side=40, **tower, projection=48, embedding=64)
+    yield Cell("drct_clip", "drct-clip", on_clip, 40, small=True)
     drct = published("drct", "drct_convnext_base", 2, embedding=1024)
     yield Cell("drct_convnext_base", "drct", drct, 224, recipe="drct-convnext")
 

@@ -56,11 +56,13 @@ CASES = {
         "aekl_clf-aekl": 128,
         "aekl_clf-aekl-old": 128,
     },
-    "drct": {"drct_convnext_tiny-drct": 64},
+    "d3": {"d3-d3": 40},
+    "drct": {"drct_clip-drct-clip": 40, "drct_convnext_tiny-drct": 64},
     "fredect": {"fredect_resnet18-fredect": 64},
     "gramnet": {"gramnet_resnet18-gramnet": 64},
     "ladeda": {"ladeda9-ladeda": 64, "tiny_ladeda-ladeda": 64},
     "npr": {"npr_resnet50-npr": 64},
+    "rine": {"rine-rine": 40},
     "safe": {"safe_resnet50-safe": 256},
     "taesd": {
         "taesd_encoder-sequential": 32,
@@ -71,14 +73,18 @@ CASES = {
 }
 
 
+TOWER = {"width": 128, "depth": 2, "hidden": 320, "heads": 2, "patch_size": 8, "image_size": 40}
 # Detectors with a forward of their own: family (and layout), architecture, outputs, arguments.
 DETECTORS = (
+    ("d3", "d3", 1, {**TOWER, "shuffles": 1, "shuffle_patch": 8}),
+    ("drct", "drct_clip", 2, {**TOWER, "projection": 48, "embedding": 64}),
     ("drct", "drct_convnext_tiny", 2, {"embedding": 1024}),
     ("fredect", "fredect_resnet18", 1, {"image_size": 64}),
     ("gramnet", "gramnet_resnet18", 1, {}),
     ("ladeda", "ladeda9", 1, {}),
     ("ladeda", "tiny_ladeda", 1, {}),
     ("npr", "npr_resnet50", 1, {}),
+    ("rine", "rine", 1, {**TOWER, "embedding": 32, "layers": 2}),
     ("safe", "safe_resnet50", 2, {}),
 )
 DRAWN = {}  # bytes of a drawn tensor -> its name and shape
@@ -182,7 +188,8 @@ def main(wanted):
             tensors = {k.replace("net.", "", 1) if family == "fredect" else k: v for k, v in cells.state(model).items()}
             return model, cells.as_pth(folder, tensors)
 
-        cell = cells.Cell(architecture, family, built, 64, flags=("--layout", family))
+        layout = "drct-clip" if architecture == "drct_clip" else family
+        cell = cells.Cell(architecture, layout, built, 64, flags=("--layout", layout))
         by_name[cell.name] = cell
     FOLDER.mkdir(parents=True, exist_ok=True)
     for family in wanted or CASES:
