@@ -46,6 +46,7 @@ OPENAI = (
 )
 _TEXT = "a part of CLIP that is not its image tower"
 _UNUSED = "the projection, which these features stand in front of"
+_OTHERS = (r"(?:clip\.)?alpha", r"attention_head\..*")  # RINE and D3 have the same tower
 _VISUAL = dict(
     marks=(r"visual\.class_embedding", r"visual\.ln_pre\.weight"),
     rules=OPENAI,
@@ -75,8 +76,8 @@ LAYOUTS = (
             (HEADS, r"classifier.\1"),
         ),
     ),
-    Layout("openai", arguments={"act": "quick_gelu"}, **_VISUAL),
-    Layout("open_clip", without=("input_resolution", "vocab_size"), arguments={"act": "gelu"}, **_VISUAL),
+    Layout("openai", without=_OTHERS, arguments={"act": "quick_gelu"}, **_VISUAL),
+    Layout("open_clip", without=("input_resolution", "vocab_size", *_OTHERS), arguments={"act": "gelu"}, **_VISUAL),
     Layout(
         "timm",
         (r"norm_pre\.weight", r"blocks\.0\.attn\.qkv\.weight", r"cls_token"),
