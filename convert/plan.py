@@ -9,7 +9,7 @@ from aidet.errors import UserError, nearest
 
 from . import COMMAND, rules
 from .families import Arguments, Family, Layout, Lookups, Shape, families
-from .reading import Source, Tensors, natural, strip_prefix
+from .reading import Source, Tensors, natural
 
 if TYPE_CHECKING:
     from mindspore import nn
@@ -111,6 +111,13 @@ def detect(
     if note:
         source.notes.append(note)
     return family, chosen, tensors
+
+
+def strip_prefix(tensors):
+    for prefix in ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder_q."):
+        if tensors and all(k.startswith(prefix) for k in tensors):
+            return {k[len(prefix) :]: v for k, v in tensors.items()}, prefix
+    return tensors, ""
 
 
 def _views(source):
