@@ -27,7 +27,12 @@ def parser_convert() -> argparse.ArgumentParser:
     parser.add_argument("--layout", help="naming of the source (detected from its keys)")
     parser.add_argument("--num-classes", type=int, metavar="N")
     parser.add_argument("--head", choices=("keep", "init"), default="keep", help="init: start a new classifier")
-    parser.add_argument("--positive", metavar="NAME|INDEX", help="the class that means generated")
+    parser.add_argument("--positive", metavar="NAME[,NAME...]", help="classes (or numbers) that mean generated")
+    parser.add_argument("--real", metavar="NAME[,NAME...]", help="classes (or numbers) that mean real")
+    parser.add_argument("--transform", metavar="LINE", help="the preprocessing, if no file beside the weights says it")
+    parser.add_argument("--prefix", metavar="P", help="only keys under this prefix belong to the net")
+    parser.add_argument("--drop", action="append", default=[], metavar="GLOB", help="keys that are no part of the net")
+    parser.add_argument("--weights", metavar="NAME", help="which of several sets of weights; ema: averaged")
     parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32")
     parser.add_argument("--verify", choices=("none", "tensors", "logits", "layers"), default="tensors")
     parser.add_argument("--reference", metavar="REF.npz", help=f"stored activations ({MAKE_REFERENCE})")
@@ -65,6 +70,11 @@ def run_convert(argv: List[str]) -> int:
         args.verify,
         args.reference,
         args.dry_run,
+        real=args.real,
+        transform=args.transform,
+        prefix=args.prefix,
+        drop=args.drop,
+        weights=args.weights,
     )
     if args.report:
         write_json(args.report, result.report)

@@ -1,12 +1,12 @@
 """Names that a checkpoint's pickle may ask for besides tensors, and what becomes of them.
 
 Nothing here is ever imported or called. A name is either *data*, which the machine of :mod:`.unpickle` builds itself
-(``collections.Counter``, a NumPy array), or *inert*: an object that stands beside the weights (the arguments of the run, a
-path, the time) and is replaced by a :class:`Placeholder`. Every other name is refused.
+(``collections.Counter``, a NumPy array), or *inert*: an object that stands beside the weights (the arguments of the
+run, a path, the time) and is replaced by a :class:`Placeholder`. Every other name is refused.
 
-Inert are the data types of Python's library that are listed here, and classes of other packages, as
-far as their name shows that they are classes (a capital letter, PEP 8). Functions are refused, and so is everything else
-of Python's library, NumPy and torch.
+Inert are the data types of Python's library that are listed here, and classes of other packages, as far as their name
+shows that they are classes (a capital letter, PEP 8). Functions are refused, and so is everything else of Python's
+library, NumPy and torch.
 """
 
 import functools
@@ -67,7 +67,9 @@ _NUMPY_STATE = re.compile(r"_*(randomstate|generator|bit_generator)_ctor", re.IG
 _DANGEROUS = frozenset("os posix nt subprocess sys shutil socket runpy pty commands".split())
 _DANGEROUS_BUILTINS = frozenset("eval exec execfile compile __import__ open input breakpoint".split())
 # Modules of Python that run code or read files, in any version (Python 2's too).
-_OLD = "__builtin__ commands copy_reg cPickle dummy_thread exceptions imp popen2 thread urllib2 distutils asyncore".split()
+_OLD = (
+    "__builtin__ commands copy_reg cPickle dummy_thread exceptions imp popen2 thread urllib2 distutils asyncore"
+).split()
 
 
 class Placeholder:
@@ -109,7 +111,7 @@ def is_dangerous(module: str, name: str) -> bool:
     return module.split(".")[0] in _DANGEROUS
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def standard_modules() -> FrozenSet[str]:
     """Top-level names of Python's own library."""
     known = getattr(sys, "stdlib_module_names", None)

@@ -8,7 +8,7 @@ from aidet import ckpt
 from aidet.errors import UserError
 
 from . import hub, reading, rules
-from .parity import compare
+from .parity import compare, statement
 from .plan import make_plan
 
 
@@ -49,6 +49,7 @@ def check(
             say(f"note    no reference is stored for these weights; {way}")
         return 0
     result = compare.activations(net, chosen, level)
+    result["compared_with"] = statement.of_stored(chosen.meta)
     result["preprocessing"] = compare.preprocessing(sidecar.transform, chosen)
     for line in compare.lines(result):
         say(line)
@@ -59,12 +60,13 @@ def check(
 
 def _against_source(path, source, sidecar, say):
     where, _ = hub.locate(source)
-    read = reading.read(where)
+    options = sidecar.source_options
+    read = reading.read(where, options.get("weights"))
     if sidecar.source_sha256 and read.sha256() != sidecar.source_sha256:
         raise UserError(f"{source} is not the file {path} was made from (sha256 differs)")
     arrays = ckpt.load_arrays(path)
     kinds = {a.dtype for a in arrays.values() if a.dtype.kind == "f"}
-    plan = make_plan(read, sidecar.source_layout)
+    plan = make_plan(read, sidecar.source_layout, prefix=options.get("prefix"), drop=tuple(options.get("drop") or ()))
     dtype = np.float16 if kinds == {np.dtype(np.float16)} else np.float32
     same = [
         np.array_equal(arrays[name], array)

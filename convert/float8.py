@@ -1,7 +1,8 @@
 """8-bit floats: every one of the 256 values, computed once from the definition of the format.
 
-``e4m3fn`` and ``e5m2`` are those of Micikevicius et al., "FP8 formats for deep learning" (arXiv:2209.05433); the ``fnuz``
-variants have one more in the bias, no infinity and no negative zero, whose pattern is the only NaN (arXiv:2206.02915);
+``e4m3fn`` and ``e5m2`` are those of Micikevicius et al., "FP8 formats for deep learning" (arXiv:2209.05433); the
+``fnuz`` variants have one more in the bias, no infinity and no negative zero, whose pattern is the only NaN
+(arXiv:2206.02915);
 ``e8m0fnu`` is the scale of the OCP microscaling formats, a power of two.
 """
 
@@ -20,7 +21,7 @@ FORMATS: Dict[str, Tuple[int, int, int, bool, bool]] = {
 NAMES = (*FORMATS, "float8_e8m0fnu")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def table(name: str) -> np.ndarray:
     """The values of all bit patterns of a format in :data:`NAMES`: float32 (256,), exact."""
     bits = np.arange(256)

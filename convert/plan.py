@@ -3,11 +3,11 @@
 import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from aidet.errors import UserError, nearest
 
-from . import COMMAND, rules
+from . import COMMAND, heads, misses, prefixes, rules
 from .families import Arguments, Family, Layout, Lookups, Shape, families
 from .reading import Source, Tensors, natural
 
@@ -39,6 +39,10 @@ class Plan:
         Parameters of a head that is newly initialised (``--head init``).
     report : dict
         What happened to every key: see :func:`.rules.account`, and ``new``.
+    prefix : str
+        What was taken off the keys.
+    beside : dict of str to str
+        Keys that are no part of the net, and why each was left out; they are in ``report["dropped"]``, too.
     """
 
     family: Family
@@ -52,6 +56,8 @@ class Plan:
     computed: Dict[str, str]
     fresh: List[str] = field(default_factory=list)
     report: Dict[str, Any] = field(default_factory=dict)
+    prefix: str = ""
+    beside: Dict[str, str] = field(default_factory=dict)
 
     def model_arguments(self) -> Arguments:
         """All that :func:`aidet.models.create` needs besides the name."""
@@ -73,6 +79,40 @@ def detect(
     UserError
         No layout fits, or several do and neither ``config.json`` nor ``layout`` decides between them.
     """
+    family, chosen, tensors, view = _detect(source, source.tensors, layout, architecture)
+    source.notes += view.notes()
+    return family, chosen, tensors
+
+
+def _detect(source, tensors, layout, architecture, prefix=None):
+    """:func:`detect` with the view that fits, and ``--prefix``."""
+    candidates = _candidates(source, layout, architecture)
+    views = prefixes.views(tensors, prefix)
+    found = []
+    for view in views:
+        for family, candidate in candidates:
+            inside = _inside(view.tensors, candidate.prefix)
+            if inside and candidate.fits(inside):
+                found.append((family, candidate, inside, view))
+        if found:  # the fewest prefixes that make a layout fit
+            break
+    found = _settle(found, source.config)
+    name = source.files[0].name
+    if not found:
+        keys = sorted(tensors, key=natural)
+        wanted = f" as layout {layout!r}" if layout else ""
+        raise UserError(
+            f"{name}: its {len(keys)} keys ({', '.join(keys[:4])}, ...) fit no known layout{wanted}"
+            f"{misses.advice(views, candidates)}; `{COMMAND} list` shows what is known"
+        )
+    if len(found) > 1:
+        names = ", ".join(f"{f.name}/{x.name}" for f, x, _, _ in found)
+        raise UserError(f"{name}: the keys fit {names} alike; choose with --layout (and --arch)")
+    return found[0]
+
+
+def _candidates(source, layout, architecture):
+    """The (family, layout) pairs that the options and the type of the file allow."""
     known = families()
     if layout is not None and not any(layout in f.layout_names() for f in known):
         raise UserError(nearest(layout, {n for f in known for n in f.layout_names()}, "layout"))
@@ -80,56 +120,14 @@ def detect(
         all_names = [a for f in known for a in f.architectures]
         if architecture not in all_names:
             raise UserError(nearest(architecture, all_names, "architecture"))
-    views = _views(source)
-    found = []
-    for family in known:
-        if architecture is not None and architecture not in family.architectures:
-            continue
-        for candidate in family.layouts:
-            if layout is not None and not candidate.called(layout):
-                continue
-            # Some families have the same names in both frameworks; the file type tells them apart.
-            if candidate.identity != (source.kind == "mindspore"):
-                continue
-            for tensors, note in views:
-                inside = _inside(tensors, candidate.prefix)
-                if inside and candidate.fits(inside):
-                    found.append((family, candidate, inside, note))
-                    break
-    found = _settle(found, source.config)
-    if not found:
-        keys = sorted(source.tensors, key=natural)
-        wanted = f" as layout {layout!r}" if layout else ""
-        raise UserError(
-            f"{source.files[0].name}: its {len(keys)} keys ({', '.join(keys[:4])}, ...) fit no known layout{wanted}; "
-            f"`{COMMAND} list` shows what is known"
-        )
-    if len(found) > 1:
-        names = ", ".join(f"{f.name}/{x.name}" for f, x, _, _ in found)
-        raise UserError(f"{source.files[0].name}: the keys fit {names} alike; choose with --layout (and --arch)")
-    family, chosen, tensors, note = found[0]
-    if note:
-        source.notes.append(note)
-    return family, chosen, tensors
-
-
-def strip_prefix(tensors):
-    for prefix in ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder_q."):
-        if tensors and all(k.startswith(prefix) for k in tensors):
-            return {k[len(prefix) :]: v for k, v in tensors.items()}, prefix
-    return tensors, ""
-
-
-def _views(source):
-    """The tensors as they are, and with shared prefixes removed."""
-    views, tensors, taken = [(source.tensors, "")], source.tensors, ""
-    for _ in range(3):
-        tensors, prefix = strip_prefix(tensors)
-        if not prefix:
-            break
-        taken += prefix
-        views.append((tensors, f"took the prefix {taken!r} off every key"))
-    return views
+    # Some families have the same names in both frameworks; the file type tells them apart.
+    return [
+        (family, candidate)
+        for family in known
+        if architecture is None or architecture in family.architectures
+        for candidate in family.layouts
+        if (layout is None or candidate.called(layout)) and candidate.identity == (source.kind == "mindspore")
+    ]
 
 
 def _inside(tensors, prefix):
@@ -153,6 +151,8 @@ def make_plan(
     architecture: Optional[str] = None,
     num_classes: Optional[int] = None,
     head: str = "keep",
+    prefix: Optional[str] = None,
+    drop: Sequence[str] = (),
 ) -> Plan:
     """Detect, build the net's names and shapes, and account for every key.
 
@@ -165,6 +165,10 @@ def make_plan(
         Number of outputs; with ``head="keep"`` it must be the file's own number.
     head : {"keep", "init"}
         ``init`` leaves the file's classifier out and initialises a new one.
+    prefix : str, optional
+        Only keys under this prefix belong to the net.
+    drop : sequence of str
+        Patterns (``fnmatch``) of keys that are no part of the net.
 
     Returns
     -------
@@ -175,25 +179,34 @@ def make_plan(
     UserError
         The layout is unknown or ambiguous, the file does not fit it, or the requested head is not possible.
     """
-    family, chosen, tensors = detect(source, layout, architecture)
+    tensors, dropped = prefixes.without(source, drop)
+    family, chosen, tensors, view = _detect(source, tensors, layout, architecture, prefix)
+    source.notes += view.notes()
     found, arguments = family.infer(chosen, tensors, source.config)
     if architecture is not None and architecture != found:
         raise UserError(f"--arch {architecture!r}: the file's shapes are those of {found!r}")
     lookups = family.lookups(found, arguments)
     names = chosen.head or family.head(found)
+    if head == "keep":
+        tensors, note = heads.find(chosen, names, tensors, lookups)
+        source.notes += [note] if note else []
     outputs = _outputs(found, chosen, names, tensors, lookups, num_classes, head)
     shapes = shapes_of(found, arguments, outputs)
     entries, computed = rules.assign(chosen, shapes, lookups)
     fresh = [n for n in names if n in shapes] if head == "init" else []
     if fresh:
-        dropped = [s for e in entries if e.target in fresh for s in e.sources]
+        left = [s for e in entries if e.target in fresh for s in e.sources]
         entries = [e for e in entries if e.target not in fresh]
-        tensors = {k: v for k, v in tensors.items() if k not in dropped}
+        tensors = {k: v for k, v in tensors.items() if k not in left}
+    beside = {**source.dropped, **dropped}
     report: Dict[str, Any] = {
-        **rules.account(entries, computed, shapes, tensors, chosen),
+        **rules.account(entries, computed, shapes, tensors, chosen, view.beside),
         "new": dict.fromkeys(fresh, "a new head (--head init)"),
     }
-    return Plan(family, chosen, found, arguments, outputs, tensors, shapes, entries, computed, fresh, report)
+    beside.update((k, why) for k, why in report["dropped"].items() if k in view.beside or prefixes.reason(k) == why)
+    report["dropped"] = {**report["dropped"], **beside}
+    place = (family, chosen, found, arguments, outputs)
+    return Plan(*place, tensors, shapes, entries, computed, fresh, report, view.prefix, beside)
 
 
 def _outputs(
@@ -217,7 +230,8 @@ def _outputs(
             raise UserError("--head init needs --num-classes")
         return wanted
     if have is None:
-        raise UserError(f"the file has no classifier ({key}); start a new one with --head init --num-classes N")
+        odd = heads.leftover(misses.unknown(layout, tensors), tensors)
+        raise UserError(f"the file has no classifier ({key}){odd}; start a new one with --head init --num-classes N")
     if wanted is not None and wanted != have:
         raise UserError(
             f"--num-classes {wanted}: the file's classifier has {have} outputs; a new one needs --head init"

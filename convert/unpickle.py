@@ -227,9 +227,7 @@ class Dtype:
 
 
 def _known_type(module, name):
-    return (
-        module == "torch" and (name in STORAGES or name in DTYPES) or (module == "torch.cuda" and name in STORAGES)
-    )
+    return module == "torch" and (name in STORAGES or name in DTYPES) or (module == "torch.cuda" and name in STORAGES)
 
 
 def _allowed(module, name):
@@ -277,7 +275,7 @@ def _no_sense():
     raise ValueError
 
 
-# ---- data that calls stand for: f(args, where) -> value; arguments that make no sense raise ----------------------------
+# ---- data that calls stand for: f(args, where) -> value; arguments that make no sense raise
 
 
 def _ordered(args, where):

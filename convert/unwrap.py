@@ -12,15 +12,17 @@ WRAPPERS = (
     "state_dict model_state_dict model net netC ema model_ema state_dict_ema params_ema params weights teacher student "
     "module shadow"
 ).split()
-_AVERAGED = {"ema", "swa", "averaged", "average", "avg", "shadow", "polyak"}
+_AVERAGED = set("ema swa averaged average avg shadow polyak".split())
+_GENERAL = set("model net network module state dict params weights backbone encoder classifier detector".split())
 DEEPEST = 4  # dictionaries in dictionaries
 SAVE_AGAIN = "save the weights alone where it is trusted: torch.save(model.state_dict(), 'weights.pth')"
 
 
 def is_averaged(name: str) -> bool:
     """Whether a name means weights averaged over training: ``state_dict_ema``, ``ema_model``, ``averaged_model``."""
-    words = re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
-    return not _AVERAGED.isdisjoint(words)
+    words = set(re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())) - {""}
+    # `avg_pool` or `average` may be a layer of a net.
+    return not _AVERAGED.isdisjoint(words) and words <= _AVERAGED | _GENERAL and words not in ({"avg"}, {"average"})
 
 
 def _wanted(name: Any, weights: str) -> bool:
@@ -115,7 +117,8 @@ def _taken(value: Mapping[Any, Any], name: str) -> str:
 def _refuse_objects(value: Any, path: object) -> None:
     if isinstance(value, Placeholder):
         raise UserError(
-            f"{path}: holds a whole object ({value.kind}), not a dictionary of tensors; nothing was executed; {SAVE_AGAIN}"
+            f"{path}: holds a whole object ({value.kind}), not a dictionary of tensors; nothing was executed; "
+            f"{SAVE_AGAIN}"
         )
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a {type(value).__name__}, not a dictionary of tensors")

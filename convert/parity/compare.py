@@ -230,7 +230,7 @@ def activations(net: "nn.Cell", reference: Reference, level: str) -> Facts:
 
 
 def _describe(reference):
-    keep = ("made_by", "versions", "photos", "source_sha256")
+    keep = ("made_by", "compared_with", "versions", "photos", "source_sha256")
     return {k: reference.meta[k] for k in keep if k in reference.meta}
 
 
@@ -276,20 +276,24 @@ def photo_path(name: str) -> Optional[Path]:
 def lines(result: Facts) -> List[str]:
     """The result of :func:`activations` as lines for a terminal."""
     row = result["logits"]
-    text = [f"logits  {_numbers(row)}"]
+    text = [f"against {result['compared_with']}"] if result.get("compared_with") else []
+    line = f"logits  {_numbers(row)}"
     if "argmax" in row:
-        text[0] += f", argmax {row['argmax'][0]}/{row['argmax'][1]} agree"
-    text[0] += f", tolerance {result['tolerance']:g} of the scale: {'ok' if row['ok'] else 'OVER'}"
+        line += f", argmax {row['argmax'][0]}/{row['argmax'][1]} agree"
+    text.append(line + f", tolerance {result['tolerance']:g} of the scale: {'ok' if row['ok'] else 'OVER'}")
     for layer in result.get("layers", []):
         text.append(f"layer   {layer['cell']:28s} {_numbers(layer)}{'' if layer['ok'] else '  OVER'}")
     if "first_over" in result:
         text.append(f"first layer over tolerance: {result['first_over'] or 'none'}")
     if result.get("preprocessing"):
         row = result["preprocessing"]
+        what = "the guessed line against" if row.get("guess") else "against"
         text.append(
             f"preprocessing  largest difference {row['largest']} grey levels, mean {row['mean']}: "
-            f"{'ok' if row['ok'] else 'DIFFERENT'}"
+            f"{'ok' if row['ok'] else 'DIFFERENT'} ({what} {row.get('by', 'the stored pixels')})"
         )
+    if result.get("not_proven"):
+        text.append(f"note    equal outputs do not prove the forward of its authors: {result['not_proven']}")
     return text
 
 

@@ -13,7 +13,7 @@ from aidet.errors import UserError
 from .. import MAKE_REFERENCE
 from ..plan import Plan
 from ..reading import Source
-from . import compare
+from . import compare, statement
 
 if TYPE_CHECKING:
     import torch
@@ -139,6 +139,7 @@ def reference(
         "source_sha256": sidecar.source_sha256,
         "transform": sidecar.transform,
         "made_by": type(model).__module__ + "." + type(model).__name__,
+        "compared_with": statement.compared_with(model, plan, source),
         "versions": versions(),
         **facts,
     }
