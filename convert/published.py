@@ -236,6 +236,11 @@ class Recipe:
         shown = real or own
         return shown, list(self.order) or labels.class_order(shown)
 
+    def entry(self, known: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
+        """What is known about the source, as of :func:`.hub.locate`, with the recipe's preprocessing and licence."""
+        own = {"transform": self.transform, "licence": self.licence}
+        return {**(known or {}), **{k: v for k, v in own.items() if v}, "recipe": self.name}
+
     def describe(self, sidecar: Dict[str, Any]) -> Dict[str, Any]:
         """The sidecar with what the recipe knows.
 
@@ -248,25 +253,11 @@ class Recipe:
         -------
         dict
         """
-        from .preprocessing import views_line
-
         facts = ("name", "url", "paper", "published", "licence", "notes")
-        own = {"recipe": {k: getattr(self, k) for k in facts if getattr(self, k)}}
+        own: Dict[str, Any] = {"recipe": {k: getattr(self, k) for k in facts if getattr(self, k)}}
         if self.voting:
             own["voting"] = dict(self.voting)
         given = dict(sidecar.get("input") or {})
-        if self.transform:
-            from aidet.images import Pipeline
-
-            size = Pipeline(self.transform).size()
-            given.update(
-                transform=self.transform,
-                views=views_line(self.transform),
-                size=list(size) if size else None,
-                channels=3,
-                range=[0.0, 1.0],
-            )
-            given["transform_from"] = f"recipe {self.name}"
         if self.refuse:
             given["refuse"] = self.refuse
         source = dict(sidecar.get("source") or {})

@@ -53,6 +53,11 @@ AUTHORS: Dict[str, Tuple[Any, Any, Tuple[List[float], List[float]]]] = {
 }
 
 
+def compared(plan: Plan) -> str:
+    """What a verification of one of these networks compares with, for people."""
+    return f"the forward pass of {plan.family.name}'s authors, rebuilt in torch from the paper and their public code"
+
+
 def preprocess(recipe: str, pictures: Sequence[Any]) -> Optional[Tuple[np.ndarray, List[float], List[float], str]]:
     """What the authors of a detector do to photographs.
 

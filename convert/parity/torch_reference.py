@@ -13,7 +13,7 @@ from aidet.errors import UserError
 from .. import MAKE_REFERENCE
 from ..plan import Plan
 from ..reading import Source
-from . import compare
+from . import compare, statement
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,8 @@ def torch_model(plan: Plan, source: Source) -> "torch.nn.Module":
     places = (torch_models, torch_towers, torch_detectors)
     builder = next((getattr(m, plan.family.name) for m in places if hasattr(m, plan.family.name)), None)
     model = builder(plan, source) if builder else None
+    if model is not None and builder.__module__ == torch_detectors.__name__:
+        model.aidet_compared = torch_detectors.compared(plan)
     if model is None:
         raise UserError(
             f"there is no PyTorch reference for {plan.family.name} in layout {plan.layout.name}: use --verify "
@@ -145,6 +147,7 @@ def reference(
         "source_sha256": sidecar.source_sha256,
         "transform": sidecar.transform,
         "made_by": type(model).__module__ + "." + type(model).__name__,
+        "compared_with": statement.compared_with(model, plan, source),
         "versions": versions(),
         **facts,
     }
