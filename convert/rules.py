@@ -17,6 +17,7 @@ Kinds
 ``wb11``   weight and bias; a 1x1 convolution on one side, a dense layer on the other
 ``q``, ``k``, ``v``    weight and bias: first, second or third part of a fused qkv
 ``join``   the opposite: a fused qkv from three tensors, written ``[query|key|value]`` in the source template
+``join_kv``  a fused qkv from a query and a fused key and value, written ``[q|kv]``
 ``one``    a parameter of exactly that name
 ``reshape``  the same, with dimensions of size one added or removed
 ``turn``   the weight of a dense layer from a matrix of exactly that name, stored as (inputs, outputs)
@@ -46,6 +47,7 @@ _KINDS = {
     "k": [("weight", "weight", "part1"), ("bias", "bias", "part1")],
     "v": [("weight", "weight", "part2"), ("bias", "bias", "part2")],
     "join": [("weight", "weight", "join"), ("bias", "bias", "join")],
+    "join_kv": [("weight", "weight", "join_kv"), ("bias", "bias", "join_kv")],
     "one": [("", "", "same")],
     "reshape": [("", "", "reshape")],
     "turn": [("weight", "", "turn")],
@@ -198,12 +200,12 @@ def account(
     used_keys = set()
     for entry in entries:
         expected = tuple(shapes[entry.target])
-        for source in entry.sources:
+        for part, source in enumerate(entry.sources):
             if source not in tensors:
                 wrong.append(f"- in model, not in file: {entry.target} {expected} (looked for {source})")
                 continue
             used_keys.add(source)
-            if not _fits(entry.op, tuple(tensors[source].shape), expected):
+            if not _fits(entry.op, tuple(tensors[source].shape), expected, part):
                 wrong.append(f"! shape differs: {entry.target} {expected} from {source} {tuple(tensors[source].shape)}")
     dropped = {}
     for key in tensors:
@@ -231,9 +233,11 @@ def account(
     return {"used": {e.target: [*e.sources, e.op] for e in entries}, "dropped": dropped, "computed": dict(computed)}
 
 
-def _fits(op, have, want):
+def _fits(op, have, want, part=0):
     if op.startswith("part"):
         return len(have) == len(want) and have[0] == 3 * want[0] and have[1:] == want[1:]
+    if op == "join_kv":
+        return len(have) == len(want) and 3 * have[0] == (1, 2)[part] * want[0] and have[1:] == want[1:]
     if op == "join":
         return len(have) == len(want) and 3 * have[0] == want[0] and have[1:] == want[1:]
     if op == "reshape":
@@ -267,7 +271,7 @@ def gather(
     bad = []
     for entry in entries:
         array = tensors[entry.source].array()
-        if entry.op == "join":
+        if entry.op.startswith("join"):
             array = np.concatenate([array] + [tensors[s].array() for s in entry.sources[1:]])
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             bad.append(entry.source)
@@ -314,6 +318,8 @@ def ungather(
             result.setdefault(entry.source, array)  # reserves the position; the tensor is assembled below
         elif entry.op == "join":
             result.update(zip(entry.sources, np.split(array, 3)))
+        elif entry.op == "join_kv":
+            result.update(zip(entry.sources, np.split(array, [len(array) // 3])))
         elif entry.op == "turn":
             result[entry.source] = np.ascontiguousarray(array.T)
         elif entry.op == "reshape":

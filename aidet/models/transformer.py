@@ -3,7 +3,7 @@
 Written so that it exports to ONNX and keeps the batch dimension dynamic. Parameter names are timm's.
 """
 
-from typing import Optional
+from typing import List, Optional
 
 import mindspore as ms
 import numpy as np
@@ -334,10 +334,10 @@ class Tower(nn.Cell):
     def levels(self, x: Tensor) -> Tensor:
         """The first token of every block behind its second norm, (N, depth, width): what RINE reads."""
         x = self.embed(x)
-        found = ()
+        found: List[Tensor] = []
         for block in self.blocks:
             x = block.attended(x)
             normal = block.norm2(x)
-            found = (*found, normal[:, :1])
+            found.append(normal[:, :1])
             x = x + block.drop_path(block.ls2(block.mlp(normal)))
-        return ops.concat(found, 1)
+        return ops.concat(tuple(found), 1)

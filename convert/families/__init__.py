@@ -11,7 +11,7 @@ from aidet.errors import UserError, nearest
 from ..reading import Tensor
 
 MODULES = (
-    "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit clip dinov2 convnext "
+    "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit clip dinov2 siglip convnext "
     "autoencoder_kl d3 drct fredect gramnet ladeda npr rine safe"
 ).split()
 # What trainers call a linear classifier that they put on a tower of another library.

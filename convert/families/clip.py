@@ -47,17 +47,28 @@ OPENAI = (
 _TEXT = "a part of CLIP that is not its image tower"
 _UNUSED = "the projection, which these features stand in front of"
 _OTHERS = (r"(?:clip\.)?alpha", r"attention_head\..*")  # RINE and D3 have the same tower
-_VISUAL = dict(
-    marks=(r"visual\.class_embedding", r"visual\.ln_pre\.weight"),
-    rules=OPENAI,
-    drop=(
-        (r"(\w+\.)?(transformer|token_embedding|ln_final)\..*|(\w+\.)?(positional_embedding|text_projection)", _TEXT),
-        (r"(\w+\.)?(logit_scale|logit_bias|input_resolution|context_length|vocab_size|attn_mask)", _TEXT),
-        (r"visual\.proj", _UNUSED),
-    ),
-    reshaped=((r"visual\.class_embedding", 1), (r"visual\.positional_embedding", 2)),
-    renames=((r"(?:clip|model|backbone)\.(visual\..*)", r"\1"), (HEADS, r"fc.\1")),
-)
+
+
+def _visual(name, **rest):
+    """The names that OpenAI's files and open_clip's share."""
+    return Layout(
+        name,
+        (r"visual\.class_embedding", r"visual\.ln_pre\.weight"),
+        OPENAI,
+        drop=(
+            (
+                r"(\w+\.)?(transformer|token_embedding|ln_final)\..*|(\w+\.)?(positional_embedding|text_projection)",
+                _TEXT,
+            ),
+            (r"(\w+\.)?(logit_scale|logit_bias|input_resolution|context_length|vocab_size|attn_mask)", _TEXT),
+            (r"visual\.proj", _UNUSED),
+        ),
+        reshaped=((r"visual\.class_embedding", 1), (r"visual\.positional_embedding", 2)),
+        renames=((r"(?:clip|model|backbone)\.(visual\..*)", r"\1"), (HEADS, r"fc.\1")),
+        **rest,
+    )
+
+
 LAYOUTS = (
     Layout(
         "hf",
@@ -76,8 +87,8 @@ LAYOUTS = (
             (HEADS, r"classifier.\1"),
         ),
     ),
-    Layout("openai", without=_OTHERS, arguments={"act": "quick_gelu"}, **_VISUAL),
-    Layout("open_clip", without=("input_resolution", "vocab_size", *_OTHERS), arguments={"act": "gelu"}, **_VISUAL),
+    _visual("openai", without=_OTHERS, arguments={"act": "quick_gelu"}),
+    _visual("open_clip", without=("input_resolution", "vocab_size", *_OTHERS), arguments={"act": "gelu"}),
     Layout(
         "timm",
         (r"norm_pre\.weight", r"blocks\.0\.attn\.qkv\.weight", r"cls_token"),

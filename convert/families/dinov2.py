@@ -3,6 +3,7 @@
 import math
 import re
 from collections import defaultdict
+from functools import partial
 from typing import Tuple
 
 from aidet.errors import UserError
@@ -156,7 +157,7 @@ def lookups(architecture: str, arguments: Arguments) -> Lookups:
     gated = {**sizes(architecture), **arguments}["act"] == "swiglu"
     names = {"hub1": "w12", "hub2": "w3", "hf1": "weights_in", "hf2": "weights_out"}
     plain = {k: "fc" + k[-1] for k in names}
-    return {k: defaultdict(lambda v=v: v) for k, v in (names if gated else plain).items()}
+    return {k: defaultdict(partial(str, v)) for k, v in (names if gated else plain).items()}
 
 
 def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:

@@ -81,10 +81,14 @@ def timm_sizes(a: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _clip_of_transformers(a, source):
-    """CLIPVisionModel, from the file's config.json where there is one."""
     without_broken_ops()
     import transformers
 
+    return transformers.CLIPVisionModel(_vision_config(transformers.CLIPVisionConfig, a, source))
+
+
+def _vision_config(cls, a, source):
+    """Settings of an image tower of transformers, those of the file's config.json first."""
     config = {
         "hidden_size": a["width"],
         "num_hidden_layers": a["depth"],
@@ -93,10 +97,9 @@ def _clip_of_transformers(a, source):
         "patch_size": a["patch_size"],
         "image_size": a["image_size"],
     }
-    told = vision(source.config)
-    known = transformers.CLIPVisionConfig().to_dict()
-    config.update({k: v for k, v in told.items() if k in known and k not in ("model_type", "architectures")})
-    return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**config))
+    known = cls().to_dict()
+    told = {k: v for k, v in vision(source.config).items() if k in known and k not in ("model_type", "architectures")}
+    return cls(**{**config, **told})
 
 
 def _clip_of_openai(a, out):
@@ -262,3 +265,34 @@ def _dinov2_of_transformers(plan, source, a):
     model = Net()
     model.aidet_loaded = True
     return model
+
+
+def siglip(plan: Plan, source: Source) -> Optional["nn.Module"]:
+    """timm, or transformers: its classifier, or its tower, whose features come from the attention pool or the mean."""
+    a = sizes_of(plan)
+    if plan.layout.name == "timm":
+        kind = "vit_base_patch16_siglip_224" if a["pool"] == "map" else "vit_base_patch16_siglip_gap_224"
+        act = "gelu_tanh" if a["act"] == "gelu_tanh" else "gelu"
+        return _timm(kind, num_classes=plan.num_classes or 0, act_layer=act, **timm_sizes(a))
+    if ((source.config or {}).get("architectures") or [""])[0] == "SiglipForImageClassification":
+        return _huggingface(plan, source)
+    without_broken_ops()
+    import transformers
+    from torch import nn
+
+    config = _vision_config(transformers.SiglipVisionConfig, a, source)
+    config.vision_use_head = a["pool"] == "map"
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vision_model = transformers.SiglipVisionModel(config)
+            if plan.num_classes:
+                self.classifier = nn.Linear(a["width"], plan.num_classes)
+
+        def forward(self, x: Any) -> Any:
+            x = self.vision_model(x)
+            x = x.pooler_output if a["pool"] == "map" else x.last_hidden_state.mean(1)
+            return self.classifier(x) if plan.num_classes else x
+
+    return Net()

@@ -26,6 +26,7 @@ SMALL = {
     "vit": "vit_t_16_224",
     "clip": "clip_vit",
     "dinov2": "dinov2_vit",
+    "siglip": "siglip_vit",
     "convnext": "convnext_tiny",
     "autoencoder_kl": "autoencoder_kl",
     "d3": "d3",
@@ -45,11 +46,13 @@ FREE = {
     "d3": {**_TOWER, "patch_size": 8, "image_size": 24, "num_classes": 1, "shuffle_patch": 8},
     "rine": {**_TOWER, "patch_size": 8, "image_size": 24, "num_classes": 1, "embedding": 16, "layers": 2},
     ("drct", "drct-clip"): {**_TOWER, "patch_size": 8, "image_size": 24, "projection": 32, "embedding": 48},
+    "siglip": {**_TOWER, "heads": 1, "patch_size": 8, "image_size": 24},
     ("clip", "hf"): {"features": "projection", "projection": 32},
     ("clip", "openai"): {"features": "projection", "projection": 32},
     ("dinov2", "hf"): {"pool": "token_avg"},
     ("dinov2", "hf-registers"): {"registers": 4},
     ("dinov2", "hub"): {"act": "swiglu"},
+    ("siglip", "timm"): {"pool": "map"},
 }
 OTHER = {
     ("vit", "hf-deit"): "deit_t_16_224",

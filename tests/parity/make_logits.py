@@ -50,6 +50,7 @@ CASES = {
         **{f"dinov2_vit-{x}": 56 for x in ("timm-avg", "hub", "hub-gated")},
         **{f"dinov2_vit-{x}": 84 for x in ("hf-gated", "hub-registers")},
     },
+    "siglip": {"siglip_vit-hf": 44, "siglip_vit-hf-map": 44, "siglip_vit-timm": 40, "siglip_vit-timm-gap": 40},
     "convnext": {f"convnext_tiny-{x}": 64 for x in ("torchvision", "timm", "hf", "meta")},
     "autoencoder_kl": {
         **{f"autoencoder_kl-{x}": 32 for x in ("diffusers", "diffusers-old", "ldm", "ldm-pipeline")},
@@ -154,7 +155,7 @@ def one(cell, side, family):
         facts = {"rows": rows(path), "side": side}
         beside = Path(path) if Path(path).is_dir() else Path(path).parent
         for name in ("config", "preprocessor_config"):
-            if (beside / f"{name}.json").is_file() and (Path(path).is_dir() or family in ("clip", "dinov2")):
+            if (beside / f"{name}.json").is_file() and (Path(path).is_dir() or family in ("clip", "dinov2", "siglip")):
                 facts[name] = json.loads((beside / f"{name}.json").read_text())
     x = [image(side, seed=seed) if side else image(8, 4, seed) for seed in (0, 1)]
     first, second = (output(model, each) for each in x)

@@ -290,6 +290,52 @@ def dinov2_cells():
         )
 
 
+def siglip(vision, classifier=True):
+    """transformers' SigLIP: its classifier, or the tower with its attention pool."""
+
+    def make(folder):
+        import transformers
+
+        labels = {0: "artificial", 1: "human"}
+        if classifier:
+            config = transformers.SiglipConfig(
+                vision_config=vision, id2label=labels, label2id={v: k for k, v in labels.items()}
+            )
+            model = cells.shake(transformers.SiglipForImageClassification(config))
+        else:
+            model = cells.shake(transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**vision)))
+        model.save_pretrained(folder)
+        if classifier:
+            return model, folder
+        return Read(model, lambda out: out.pooler_output).eval(), folder / "model.safetensors"
+
+    return make
+
+
+def siglip_cells():
+    small = {**SMALL, "num_attention_heads": 4, "patch_size": 8, "image_size": 44}
+    rows = [
+        ("hf", siglip(small), ()),
+        ("hf", siglip(small, False), (), "map"),
+        ("timm", cells.timm("vit_base_patch16_siglip_224", num_classes=2, **TIMM_SMALL), ()),
+        ("timm", cells.timm("vit_base_patch16_siglip_gap_224", num_classes=2, **TIMM_SMALL), (), "gap"),
+    ]
+    for layout, build, flags, *more in rows:
+        side = 44 if layout == "hf" else 40
+        yield named(cells.Cell("siglip_vit", layout, build, side, flags=flags, small=True), *more)
+    base = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+    for side in (224, 256, 384, 512):
+        full = siglip({**base, "patch_size": 16, "image_size": side})
+        batch = 2 if side < 384 else 1
+        yield named(cells.Cell("siglip_vit_b_16", "hf", full, side, batch=batch), *([str(side)] if side > 224 else []))
+    yield cells.Cell("siglip_vit_b_16", "timm", cells.timm("vit_base_patch16_siglip_224", num_classes=2))
+    so400m = {"hidden_size": 1152, "num_hidden_layers": 27, "num_attention_heads": 16, "intermediate_size": 4304}
+    yield cells.Cell(
+        "siglip_vit_so400m_14", "hf", siglip({**so400m, "patch_size": 14, "image_size": 384}), 384, batch=1
+    )
+
+
 def tower_cells():
     yield from clip_cells()
     yield from dinov2_cells()
+    yield from siglip_cells()
