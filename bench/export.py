@@ -35,6 +35,11 @@ NAMES = (
     # detectors with a forward of their own
     "npr_resnet50 safe_resnet50 tiny_ladeda ladeda9 gramnet_resnet18 fredect_resnet18 fredect_resnet50 "
     "drct_convnext_tiny drct_convnext_base drct_clip rine d3 "
+    # nets of published detectors
+    "mobilenet_v2 resnest50d resnest resnet50_nodown convnext_v2_atto convnext_v2_femto convnext_v2_pico "
+    "convnext_v2_nano efficientnetv2_b0 efficientnetv2_b1 efficientnetv2_b2 efficientnetv2_b3 efficientnetv2_s "
+    "swin_v2_tiny swin_v2 convnext_v2_tiny swin_v2_small beit_b_16 beit efficientnetv2_m swin_v2_base "
+    "convnext_v2_base efficientnetv2_l convnext_v2_large swin_v2_large beit_l_16 "
     # more architectures of MindCV's common families
     "resnext101_32x4d densenet169 densenet201 mobilenet_v1_100 mobilenet_v3_small_075 efficientnet_v2_s "
     "swinv2_tiny_window8 convnextv2_tiny vit_b_32_224"
@@ -53,11 +58,28 @@ SIZES = {
     "autoencoder_kl": 64,
     "ladeda9": 128,
     "safe_resnet50": 256,
+    "beit": 64,
+    "resnest": 72,
+    "resnet50_nodown": 64,
+    "swin_v2": 64,
+    "swin_v2_tiny": 256,
+    "swin_v2_small": 256,
+    "swin_v2_base": 256,
+    "swin_v2_large": 256,
 }
-# The head of aekl_clf has one weight per position of the latent: 8 x 8 for 64 pixels, 32 x 32 for AIGC-clf's own 256.
-# The detectors on CLIP are exported on a small tower: its blocks are those of the CLIP rows.
+# The detectors on CLIP are exported on a small tower: its blocks are those of CLIP.
 SMALL = {"width": 128, "depth": 2, "hidden": 512, "patch_size": 14, "image_size": 224}
-ARGUMENTS = {"aekl_clf": {"latent_size": 8}, "d3": SMALL, "drct_clip": SMALL, "rine": {**SMALL, "embedding": 64}}
+# The head of aekl_clf has one weight per position of the latent: 8 x 8 for 64 pixels, 32 x 32 for AIGC-clf's own 256.
+# Architectures of any size are exported small; their published sizes have rows of their own.
+ARGUMENTS = {
+    "aekl_clf": {"latent_size": 8},
+    "beit": {"width": 48, "depth": 2, "heads": 4, "image_size": 64},
+    "resnest": {"depths": (1, 1, 1, 1)},
+    "swin_v2": {"width": 24, "depths": (2, 2, 2), "heads": (2, 4, 8), "image_size": 64, "window_size": 4},
+    "d3": SMALL,
+    "drct_clip": SMALL,
+    "rine": {**SMALL, "embedding": 64},
+}
 CHANNELS = {"taesd_decoder": 4, "taesana_decoder": 32}
 # Architectures that take no num_classes argument.
 WHOLE = "aidet_tae taesd_encoder taesd_decoder taesana_encoder taesana_decoder cifake_cnn cifake_cnn_srm autoencoder_kl"

@@ -43,9 +43,7 @@ def reverse(src: str, dst: str, layout: str, say: Callable[[str], None] = print)
     arguments = sidecar.arguments
     own = next((x for x in family.layouts if x.only == sidecar.architecture), None)
     if chosen.only not in ("", sidecar.architecture) or own not in (None, chosen):
-        raise UserError(
-            f"--layout {layout}: its net is not {sidecar.architecture}, and would compute something else under the same keys"
-        )
+        raise UserError(f"--layout {layout}: its net is not {sidecar.architecture}, it would compute something else")
     wrong = {k: (arguments[k], v) for k, v in chosen.arguments.items() if k in arguments and arguments[k] != v}
     if wrong:
         shown = ", ".join(f"{k} {ours!r} (there {theirs!r})" for k, (ours, theirs) in wrong.items())
@@ -75,6 +73,8 @@ def to_layout(
     def shape(entry: rules.Entry) -> Shape:
         want = arrays[entry.target].shape
         dims = next((d for regex, d in layout.reshaped if re.fullmatch(regex, entry.source)), len(want))
+        if dims < 0:
+            return (1,) * (-dims - len(want)) + want
         # Fewer dimensions than ours: the leading ones go.
         return want[max(0, len(want) - dims) :] + (1,) * (dims - len(want))
 

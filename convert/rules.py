@@ -5,8 +5,8 @@ the ``source`` template says which tensor of the source file it comes from. Ever
 and every key of the file must be used, or dropped for a stated reason, so nothing is forgotten on either side. Applied
 in reverse, the same lines give the reverse conversion.
 
-Templates: ``{b}`` stands for a number; in a source template also ``{s-1}`` (shifted) and ``{flat(s,b)}`` or ``{last()}``
-(looked up in a table of the family).
+Templates: ``{b}`` stands for a number; in a source template also ``{s-1}`` (shifted) and ``{flat(s,b)}`` or
+``{last()}`` (looked up in a table of the family).
 
 Kinds
 -----
@@ -16,6 +16,7 @@ Kinds
 ``w``, ``b``, ``wb``   weight, bias, both, unchanged
 ``wb11``   weight and bias; a 1x1 convolution on one side, a dense layer on the other
 ``q``, ``k``, ``v``    weight and bias: first, second or third part of a fused qkv
+``qw``, ``kw``, ``vw``  the weight alone
 ``join``   the opposite: a fused qkv from three tensors, written ``[query|key|value]`` in the source template
 ``join_kv``  a fused qkv from a query and a fused key and value, written ``[q|kv]``
 ``one``    a parameter of exactly that name
@@ -46,6 +47,9 @@ _KINDS = {
     "q": [("weight", "weight", "part0"), ("bias", "bias", "part0")],
     "k": [("weight", "weight", "part1"), ("bias", "bias", "part1")],
     "v": [("weight", "weight", "part2"), ("bias", "bias", "part2")],
+    "qw": [("weight", "weight", "part0")],
+    "kw": [("weight", "weight", "part1")],
+    "vw": [("weight", "weight", "part2")],
     "join": [("weight", "weight", "join"), ("bias", "bias", "join")],
     "join_kv": [("weight", "weight", "join_kv"), ("bias", "bias", "join_kv")],
     "one": [("", "", "same")],

@@ -3,9 +3,9 @@
 The stride is in the 3x3 convolution of the bottleneck, as in torchvision ("ResNet v1.5"). MindCV's max-pool pads at the
 right and bottom only; PyTorch's pads on both sides. ``padding`` says which of the two the weights were trained with.
 
-``resnet50_nodown`` is GRIP-UNINA's ResNet-50 without downsampling in the first layers (arXiv:2104.02617, arXiv:2211.00680;
-grip-unina/GANimageDetection, grip-unina/DMimageDetection): the first convolution and the 3x3 max-pool have stride 1. Names
-and shapes of its weights are those of ``resnet50``.
+``resnet50_nodown`` is GRIP-UNINA's ResNet-50 without downsampling in the first layers (arXiv:2104.02617 and
+arXiv:2211.00680; grip-unina/GANimageDetection and DMimageDetection): the first convolution and the 3x3 max-pool have
+stride 1. Names and shapes of its weights are those of ``resnet50``.
 """
 
 from typing import Any, List, Sequence, Tuple, Union

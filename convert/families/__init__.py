@@ -12,7 +12,8 @@ from ..reading import Tensor
 
 MODULES = (
     "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit clip dinov2 siglip convnext "
-    "autoencoder_kl d3 drct fredect gramnet ladeda npr rine safe"
+    "autoencoder_kl swin_v2 convnext_v2 efficientnet_v2 beit mobilenet_v2 resnest d3 drct fredect gramnet ladeda npr "
+    "rine safe"
 ).split()
 # What trainers call a linear classifier that they put on a tower of another library.
 HEADS = r"(?:fc|head|linear|linear_head|classifier)(?:\.\d+)?\.(weight|bias)"
@@ -54,8 +55,8 @@ class Layout:
     transform : str or None
         Evaluation pipeline of these models if neither file nor folder gives one; None: that of the family.
     reshaped : tuple of (regex, dimensions)
-        For the reverse conversion: source keys whose weight is stored with trailing dimensions of size one, or without
-        leading ones.
+        For the reverse conversion: source keys whose weight is stored with trailing dimensions of size one, with
+        leading ones if the number is negative, or without leading ones if it is below the net's own.
     zeros : tuple of (key, target, dimensions)
         For the reverse conversion: tensors that the library's net has, that inference never reads, and that are
         therefore dropped; zeros of the target parameter's last dimensions take their place.
@@ -145,8 +146,8 @@ class Family:
     taps : callable
         ``f(architecture) -> list of (cell name, {layout: module name})``: where layer-by-layer comparison looks.
     notes : callable
-        ``f(architecture, layout, arguments, outputs) -> list of str``: what was assumed because no key or shape says it,
-        one sentence each.
+        ``f(architecture, layout, arguments, outputs) -> list of str``: what was assumed because no key or shape says
+        it, one sentence each.
     """
 
     def __init__(

@@ -60,6 +60,7 @@ META = _by_stage(
     ("downsample_layers.0.0", "downsample_layers.0.1"),
     (("ln", "norm", "norm"), ("wb", "classifier", "head")),
 )
+_NO_V2 = (r".*\.grn\..*",)
 LAYOUTS = (
     Layout(
         "torchvision",
@@ -67,9 +68,9 @@ LAYOUTS = (
         TORCHVISION,
         reshaped=((r".*\.layer_scale", 3),),
     ),
-    Layout("timm", (r"stem\.0\.weight", r"stages\.0\.blocks\.0\.conv_dw\.weight", r"head\.norm\.weight"), TIMM),
+    Layout("timm", (r"stem\.0\.weight", r"stages\.0\.blocks\.0\.conv_dw\.weight", r"head\.norm\.weight"), TIMM, _NO_V2),
     Layout("hf", (r"convnext\.encoder\.stages\.0\.layers\.0\.dwconv\.weight",), HF),
-    Layout("meta", (r"downsample_layers\.0\.0\.weight", r"stages\.0\.0\.dwconv\.weight"), META),
+    Layout("meta", (r"downsample_layers\.0\.0\.weight", r"stages\.0\.0\.dwconv\.weight"), META, _NO_V2),
     mindcv(r"feature\.0\.0\.weight", r"feature\.1\.0\.dwconv\.weight"),
 )
 

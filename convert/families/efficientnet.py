@@ -117,7 +117,8 @@ LAYOUTS = (
     ),
     Layout(
         "timm-tf",
-        (r"conv_stem\.weight", r"blocks\.1\.0\.conv_pwl\.weight", r"bn2\.weight"),
+        # Every size has four blocks in the sixth stage; MobileNetV2 has three, and the same names.
+        (r"conv_stem\.weight", r"blocks\.1\.0\.conv_pwl\.weight", r"blocks\.5\.3\.conv_pwl\.weight", r"bn2\.weight"),
         TIMM,
         without=(r"blocks\.\d+\.\d+\.conv\.weight",),
         arguments=TF,

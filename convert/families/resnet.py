@@ -1,7 +1,7 @@
 """ResNet 18 to 152: torchvision and timm (one naming), Hugging Face (also as AIGC-clf's npz), MindCV, and other heads.
 
-``grip`` is the ResNet-50 without early downsampling of GRIP-UNINA's detectors. Its keys and shapes are torchvision's, so
-nothing in a file tells the two apart: it has to be chosen.
+``grip`` is the ResNet-50 without early downsampling of GRIP-UNINA's detectors. Its keys and shapes are torchvision's,
+so nothing in a file tells the two apart: it has to be chosen.
 """
 
 import re
@@ -114,8 +114,8 @@ def notes(architecture: str, layout: Layout, arguments: Arguments, outputs: Opti
     """What the keys do not say: strides, and layers of a head that have no weights."""
     if layout.only:
         return [
-            f"{architecture} has stride 1 in the first convolution and the max-pool; the keys are those of resnet50, so "
-            "this is what you chose, not what the file says"
+            f"{architecture} has stride 1 in the first convolution and the max-pool; the keys are those of resnet50, "
+            "so this is what you chose, not what the file says"
         ]
     if layout.name == "torchvision-mlp":
         head = ", ".join(str(item) for item in arguments["head"])
@@ -130,7 +130,7 @@ def notes(architecture: str, layout: Layout, arguments: Arguments, outputs: Opti
 
 def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
     """torchvision's and Hugging Face's published evaluation; GRIP-UNINA's detectors take the image as it is."""
-    if layout.only:
+    if architecture == NODOWN:
         return "decode | normalize(imagenet)"
     return "decode | resize(256, bilinear) | center_crop(224) | normalize(imagenet)"
 

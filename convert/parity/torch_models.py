@@ -155,7 +155,7 @@ def resnet(plan: Plan, source: Source) -> Optional["nn.Module"]:
 
 
 def without_downsampling(model: Any) -> "nn.Module":
-    """A ResNet of torchvision with stride 1 in the first convolution and the max-pool, as GRIP-UNINA's detectors have."""
+    """A ResNet of torchvision with stride 1 in the first convolution and the max-pool, as in GRIP-UNINA's."""
     model.conv1.stride, model.maxpool.stride = (1, 1), 1
     return model
 
@@ -209,6 +209,30 @@ def swin(plan: Plan, source: Source) -> Optional["nn.Module"]:
     return model
 
 
+def swin_v2(plan: Plan, source: Source) -> Optional["nn.Module"]:
+    """transformers or timm (Microsoft's names are renamed to timm's)."""
+    from aidet.models.swin_v2 import SIZES
+
+    a = plan.arguments
+    width, depths, heads = SIZES.get(plan.architecture) or (a["width"], a["depths"], a["heads"])
+    sizes = {
+        "embed_dim": width,
+        "depths": list(depths),
+        "num_heads": list(heads),
+        "window_size": a["window_size"],
+        "pretrained_window_sizes": list(a.get("pretrained_window", [0] * len(depths))),
+    }
+    if plan.layout.name == "hf":
+        return _huggingface(plan, source, "Swinv2", {**sizes, "image_size": a["image_size"]})
+    model = _timm("swinv2_tiny_window8_256", num_classes=plan.num_classes, img_size=a["image_size"], **sizes)
+    if plan.layout.name == "microsoft":
+        from timm.models.swin_transformer_v2 import checkpoint_filter_fn
+
+        model.aidet_rename = lambda state: checkpoint_filter_fn(state, model)
+        model.aidet_taps = "timm"
+    return model
+
+
 def vit(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """transformers or timm."""
     kind, size, _, edge = plan.architecture.split("_")
@@ -240,6 +264,91 @@ def convnext(plan: Plan, source: Source) -> Optional["nn.Module"]:
         model.aidet_rename = lambda state: checkpoint_filter_fn(state, model)
         model.aidet_taps = "timm"
     return model
+
+
+def convnext_v2(plan: Plan, source: Source) -> Optional["nn.Module"]:
+    """transformers or timm (Meta's names are renamed to timm's)."""
+    if plan.layout.name == "hf":
+        from aidet.models.convnext_v2 import SIZES
+
+        depths, widths = SIZES[plan.architecture]
+        sizes = {"depths": list(depths), "hidden_sizes": list(widths), "layer_norm_eps": plan.arguments["head_eps"]}
+        return _huggingface(plan, source, "ConvNextV2", sizes)
+    model = _timm(plan.architecture.replace("_v2", "v2"), num_classes=plan.num_classes)
+    if plan.layout.name == "meta":
+        from timm.models.convnext import checkpoint_filter_fn
+
+        model.aidet_rename = lambda state: checkpoint_filter_fn(state, model)
+        model.aidet_taps = "timm"
+    return model
+
+
+def efficientnet_v2(plan: Plan, source: Source) -> Optional["nn.Module"]:
+    """torchvision, or timm: B0 to B3 of its own trainings are the ports with other settings."""
+    size = plan.architecture.split("_")[1]
+    if plan.layout.name == "torchvision":
+        return _torchvision(f"efficientnet_v2_{size}", num_classes=plan.num_classes)
+    if plan.layout.name == "timm" and not size.startswith("b"):
+        return _timm(plan.architecture, num_classes=plan.num_classes)
+    same = {} if plan.layout.name == "timm-tf" else {"pad_type": "", "bn_eps": 1e-5}
+    return _timm(f"tf_{plan.architecture}", num_classes=plan.num_classes, **same)
+
+
+def beit(plan: Plan, source: Source) -> Optional["nn.Module"]:
+    """transformers or timm."""
+    from aidet.models.beit import SIZES
+
+    a = plan.arguments
+    width, depth, heads = SIZES.get(plan.architecture) or (a["width"], a["depth"], a["heads"])
+    hidden, patch, scale = a.get("hidden", 4 * width), a.get("patch_size", 16), a.get("layer_scale", 0.1)
+    if plan.layout.name.startswith("hf"):
+        config = {
+            "hidden_size": width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": heads,
+            "intermediate_size": hidden,
+            "image_size": a["image_size"],
+            "patch_size": patch,
+            "layer_norm_eps": a["ln_eps"],
+            "use_mean_pooling": a.get("pooling", "mean") == "mean",
+            "use_relative_position_bias": a.get("relative", True),
+            "use_absolute_position_embeddings": a.get("absolute", False),
+            "layer_scale_init_value": scale or 0.0,
+        }
+        return _huggingface(plan, source, "Beit", config)
+    sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "mlp_ratio": hidden / width}
+    return _timm(
+        "beit_base_patch16_224",
+        num_classes=plan.num_classes,
+        img_size=a["image_size"],
+        patch_size=patch,
+        init_values=scale,
+        use_rel_pos_bias=a.get("relative", True),
+        use_abs_pos_emb=a.get("absolute", False),
+        **sizes,
+    )
+
+
+def mobilenet_v2(plan: Plan, source: Source) -> Optional["nn.Module"]:
+    """transformers, timm, torchvision."""
+    width = plan.arguments.get("width", 1.0)
+    if plan.layout.name == "hf":
+        a = plan.arguments
+        config = {"depth_multiplier": width, "tf_padding": a["padding"] == "same", "layer_norm_eps": a["bn_eps"]}
+        return _huggingface(plan, source, "MobileNetV2", config)
+    if plan.layout.name == "torchvision":
+        return _torchvision("mobilenet_v2", num_classes=plan.num_classes, width_mult=width)
+    known = {0.35: "035", 0.5: "050", 0.75: "075", 1.0: "100", 1.4: "140"}
+    return _timm(f"mobilenetv2_{known[width]}", num_classes=plan.num_classes) if width in known else None
+
+
+def resnest(plan: Plan, source: Source) -> Optional["nn.Module"]:
+    """timm, whose names are those of the authors' own files."""
+    from aidet.models.resnest import DEPTHS
+
+    a = plan.arguments
+    sizes = {"layers": list(a.get("depths", DEPTHS)), "stem_width": a.get("stem_width", 32)}
+    return _timm("resnest50d", num_classes=plan.num_classes, **sizes)
 
 
 def autoencoder_kl(plan: Plan, source: Source) -> Optional["nn.Module"]:

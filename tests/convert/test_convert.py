@@ -29,6 +29,12 @@ SMALL = {
     "siglip": "siglip_vit",
     "convnext": "convnext_tiny",
     "autoencoder_kl": "autoencoder_kl",
+    "swin_v2": "swin_v2",
+    "convnext_v2": "convnext_v2_atto",
+    "efficientnet_v2": "efficientnetv2_b0",
+    "beit": "beit",
+    "mobilenet_v2": "mobilenet_v2",
+    "resnest": "resnest",
     "d3": "d3",
     "drct": "drct_convnext_tiny",
     "fredect": "fredect_resnet18",
@@ -64,11 +70,18 @@ OTHER = {
 }
 OTHER[("resnet", "grip")] = "resnet50_nodown"
 OTHER[("drct", "drct-clip")] = "drct_clip"
+OTHER[("efficientnet_v2", "torchvision")] = "efficientnetv2_s"
 # What the net of a layout cannot be built without.
 NEEDED = {
     ("resnet", "torchvision-mlp"): {"head": ["dropout", 8, "norm", "relu", "dropout"]},
     ("resnet", "drct"): {"head": [16]},
+    "beit": {"width": 16, "depth": 2, "heads": 2, "hidden": 32, "image_size": 32},
+    "mobilenet_v2": {"width": 0.35},
+    "resnest": {"depths": [1, 1, 1, 1], "stem_width": 8},
+    "swin_v2": {"width": 8, "depths": [2, 1], "heads": [1, 2], "image_size": 32, "window_size": 4},
 }
+# The config.json without which the keys and shapes of a family do not tell what was built.
+CONFIGS = {"swin_v2": {"image_size": 32, "window_size": 4}}
 PAIRS = [(f.name, x.name) for f in families() for x in f.layouts if not x.identity]
 
 
@@ -80,7 +93,7 @@ def small_arguments(family, layout):
         **FREE.get(family, {}),
         **own,
         **FREE.get((family, layout), {}),
-        **NEEDED.get((family, layout), {}),
+        **NEEDED.get((family, layout), NEEDED.get(family, {})),
     }
 
 
@@ -109,6 +122,8 @@ def test_there_and_back_is_bit_equal(tmp_path, family, layout):
         if architecture == "aekl_clf":
             arguments.update(latent_size=4, hidden=[16, 8])
     path, arrays = source_file(tmp_path, architecture, layout, arguments)
+    if family in CONFIGS:
+        (tmp_path / "config.json").write_text(json.dumps(CONFIGS[family]))
     plan = make_plan(reading.read(path), layout)
     assert (plan.architecture, plan.layout.name) == (architecture, layout)
     got = dict(rules.gather(plan.entries, plan.tensors, plan.shapes))
@@ -134,10 +149,10 @@ def test_layout_is_detected_from_keys_alone(tmp_path, family, layout):
             detect(reading.read(path))
         assert detect(reading.read(path), "open_clip")[1].name == "open_clip"
         return
-    if (family, layout) in (("efficientnet", "timm"), ("efficientnet", "timm-tf")):
-        with pytest.raises(UserError, match="fit efficientnet/timm, efficientnet/timm-tf alike; choose with --layout"):
+    if family.startswith("efficientnet") and layout in ("timm", "timm-tf"):
+        with pytest.raises(UserError, match=f"fit {family}/timm, {family}/timm-tf alike; choose with --layout"):
             detect(reading.read(path))
-        name = "tf_efficientnet_b0" if layout == "timm-tf" else "efficientnet_b0"
+        name = f"tf_{architecture}" if layout == "timm-tf" else architecture
         (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
     if family in ("npr", "safe"):
         with pytest.raises(UserError, match="fit npr/npr, safe/safe alike; choose with --layout"):
@@ -242,6 +257,93 @@ def test_wrong_flags_end_with_one_line(cifar, tmp_path, capsys, flags, text):
     error = capsys.readouterr().err
     assert stop.value.code == 2 and re.search(text, error) and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_strides_that_no_key_tells_are_chosen_and_said(tmp_path):
+    """GRIP-UNINA's ResNet-50 has torchvision's keys and shapes, and another first convolution and max-pool."""
+    path, arrays = source_file(tmp_path, "resnet50_nodown", "grip", {"num_classes": 1})
+    said = []
+    plain = conversion.convert(path, "", dry_run=True, say=said.append)
+    assert plain.plan.architecture == "resnet50" and plain.report["assumed"]
+    assert any("stride 2 in the first convolution" in text and "--arch resnet50_nodown" in text for text in said)
+    chosen = conversion.convert(path, tmp_path / "x.ckpt", architecture="resnet50_nodown", say=said.append)
+    assert (chosen.plan.architecture, chosen.plan.layout.name) == ("resnet50_nodown", "grip")
+    assert chosen.sidecar["input"]["transform"] == "decode | normalize(imagenet)"
+    assert any("stride 1" in text and "not what the file says" in text for text in said)
+    net = ckpt.load_model(tmp_path / "x.ckpt")
+    assert net.conv1.stride == (1, 1) and net.max_pool.stride in (1, (1, 1))
+    with pytest.raises(UserError, match="--layout torchvision: its net is not resnet50_nodown"):
+        reverse.reverse(tmp_path / "x.ckpt", str(tmp_path / "y.safetensors"), "torchvision")
+    reverse.reverse(tmp_path / "x.ckpt", str(tmp_path / "y.safetensors"), "grip")
+    again = reading.read(tmp_path / "y.safetensors").tensors
+    assert np.array_equal(again["fc.weight"].array(), arrays["classifier.weight"])
+
+
+def test_only_a_resnet50_can_lack_the_strides(tmp_path):
+    path, _ = source_file(tmp_path, "resnet18", "torchvision", {"num_classes": 1})
+    with pytest.raises(UserError, match="resnet50_nodown is a ResNet-50; the file has"):
+        make_plan(reading.read(path), architecture="resnet50_nodown")
+
+
+@pytest.mark.parametrize(
+    "head", [["dropout", 8, "norm", "relu", "dropout"], [8, "relu", 4, "relu"], [8], ["dropout"]], ids=str
+)
+def test_a_head_of_several_layers_is_read_from_its_numbers(tmp_path, head):
+    path, _ = source_file(tmp_path, "resnet18", "torchvision-mlp", {"num_classes": 2, "head": head})
+    plan = make_plan(reading.read(path))
+    assert plan.arguments["head"] == head and plan.num_classes == 2
+    notes = plan.family.notes(plan.architecture, plan.layout, plan.arguments, plan.num_classes)
+    assert notes == [f"the head's layers without weights are assumed: {', '.join(map(str, head))}, then 2 outputs"]
+
+
+def test_a_head_of_unknown_layers_is_refused(tmp_path):
+    path, _ = source_file(tmp_path, "resnet18", "torchvision-mlp", {"num_classes": 2, "head": [8, "relu"]})
+    bad = rewrite(path, tmp_path, lambda t: t.update({"fc.1.weight": np.ones(8, np.float32)}))
+    with pytest.raises(UserError, match="fc.1.weight .8,. is neither a linear layer nor a BatchNorm"):
+        make_plan(reading.read(bad))
+
+
+WINDOWS = {
+    "hf": (
+        {"window_size": 16, "image_size": 256, "pretrained_window_sizes": [12, 6]},
+        {"image_size": 256, "window_size": 16, "pretrained_window": [12, 6]},
+    ),
+    "timm": ({"architecture": "swinv2_tiny_window16_256"}, {"image_size": 256, "window_size": 16}),
+    "timm, another window in pretraining": (
+        {"architecture": "swinv2_base_window12to24_192to384"},
+        {"image_size": 384, "window_size": 24, "pretrained_window": [12, 6]},
+    ),
+}
+
+
+@pytest.mark.parametrize("config, found", WINDOWS.values(), ids=WINDOWS)
+def test_the_window_of_swin_v2_comes_from_its_config(config, found):
+    from convert.families import swin_v2
+
+    assert swin_v2._sizes({}, config, 2) == found
+
+
+def test_a_swin_v2_without_its_window_is_refused(tmp_path):
+    path, _ = source_file(tmp_path, "swin_v2", "hf", NEEDED["swin_v2"])
+    with pytest.raises(UserError, match="do not tell its window: put its config.json beside the file"):
+        make_plan(reading.read(path))
+
+
+@pytest.mark.parametrize("window, pretrained", [(8, 0), (16, 12), (24, 12), (8, 6), (1, 0)])
+def test_microsofts_table_tells_the_window_of_pretraining(window, pretrained):
+    from aidet.models.swin_v2 import distances
+    from convert.families import swin_v2
+
+    table = distances(window, pretrained).reshape(1, 2 * window - 1, 2 * window - 1, 2)
+    assert swin_v2._pretrained(SimpleNamespace(shape=table.shape, array=lambda: table)) == pretrained
+
+
+def test_mobilenet_v2_is_not_taken_for_a_lite_efficientnet(tmp_path):
+    """In timm's names they have the same keys but for the number of blocks of one stage."""
+    path, _ = source_file(tmp_path, "mobilenet_v2", "timm", {"width": 0.35})
+    assert detect(reading.read(path))[0].name == "mobilenet_v2"
+    path, _ = source_file(tmp_path, "efficientnet_lite0", "timm-tf", {})
+    assert detect(reading.read(path))[0].name == "efficientnet"
 
 
 def test_a_new_head_and_half_precision(cifar, tmp_path):

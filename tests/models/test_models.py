@@ -16,6 +16,9 @@ COUNTS = {
     "aekl_clf": 35_245_650,
     "aidet_tae": 380_007,
     "autoencoder_kl": 83_653_863,
+    "beit": 86_530_984,
+    "beit_b_16": 86_530_984,
+    "beit_l_16": 304_430_568,
     "cifake_cnn": 61_241,
     "cifake_cnn_srm": 61_265,
     "cifar_resnet110": 1_727_962,
@@ -32,6 +35,13 @@ COUNTS = {
     "convnext_small": 50_223_688,
     "convnext_tiny": 28_589_128,
     "deit": 22_436_432,
+    "convnext_v2_atto": 3_708_400,
+    "convnext_v2_base": 88_717_800,
+    "convnext_v2_femto": 5_233_240,
+    "convnext_v2_large": 197_956_840,
+    "convnext_v2_nano": 15_623_800,
+    "convnext_v2_pico": 9_066_280,
+    "convnext_v2_tiny": 28_635_496,
     "deit_b_16_224": 87_338_192,
     "deit_b_16_384": 87_630_032,
     "deit_s_16_224": 22_436_432,
@@ -65,6 +75,18 @@ COUNTS = {
     "mobilenet_v3_large_100": 5_483_032,
     "mobilenet_v3_small_100": 2_542_856,
     "npr_resnet50": 1_437_761,
+    "efficientnetv2_b0": 7_139_704,
+    "efficientnetv2_b1": 8_141_052,
+    "efficientnetv2_b2": 10_096_086,
+    "efficientnetv2_b3": 14_358_406,
+    "efficientnetv2_l": 118_515_272,
+    "efficientnetv2_m": 54_139_356,
+    "efficientnetv2_s": 21_458_488,
+    "mobilenet_v2": 3_504_872,
+    "mobilenet_v3_large_100": 5_483_032,
+    "mobilenet_v3_small_100": 2_542_856,
+    "resnest": 27_483_240,
+    "resnest50d": 27_483_240,
     "resnet101": 44_549_160,
     "resnet152": 60_192_808,
     "resnet18": 11_689_512,
@@ -85,6 +107,11 @@ COUNTS = {
     "swin_large": 196_532_476,
     "swin_small": 49_606_258,
     "swin_tiny": 28_288_354,
+    "swin_v2": 28_347_154,
+    "swin_v2_base": 87_918_816,
+    "swin_v2_large": 196_739_932,
+    "swin_v2_small": 49_728_418,
+    "swin_v2_tiny": 28_347_154,
     "taesana_decoder": 8_301_763,
     "taesana_encoder": 1_256_288,
     "taesd_decoder": 1_222_531,
@@ -159,6 +186,20 @@ def test_nothing_in_place_in_construct():
 def test_swin_refuses_sizes_that_do_not_divide(arguments):
     with pytest.raises(UserError, match=f"image_size .={arguments['image_size']}. does not divide"):
         models.create("swin_tiny", **arguments)
+
+
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("swin_v2_tiny", {"image_size": 224, "window_size": 8}, "image_size .=224. does not divide into windows of 8"),
+        ("resnet18", {"pool_stride": 3}, "pool_stride .=3. must be 1 or 2"),
+        ("resnet18", {"head": ["gelu"]}, "head: 'gelu': a width, 'norm', 'relu' or 'dropout'"),
+        ("beit", {"pooling": "max"}, "pooling: 'max': one of mean, token"),
+    ],
+)
+def test_arguments_that_make_no_net_are_refused(name, arguments, message):
+    with pytest.raises(UserError, match=message):
+        models.create(name, **arguments)
 
 
 def test_padding_and_epsilon_are_what_they_say():

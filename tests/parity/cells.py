@@ -93,6 +93,8 @@ def shake(model, seed=0, side=128):
                 normal(p, 0.5)
             elif "layer_scale" in name or name.endswith(".gamma"):
                 uniform(p, 0.2, 0.8)
+            elif "attn.logit_scale" in name or "self.logit_scale" in name:
+                uniform(p, 1.0, 4.9)  # Swin v2 cuts it at log(100) = 4.6
             elif p.ndim == 1 and name.endswith("weight"):
                 uniform(p, 0.6, 1.4)
             elif p.ndim == 1:
@@ -222,7 +224,8 @@ def timm(name, config=None, **kwargs):
         model = timm_model(name, **kwargs)
         path = as_safetensors(folder, state(model))
         if config:
-            (folder / "config.json").write_text(json.dumps({"architecture": name}))
+            facts = {"architecture": name, **({"model_args": kwargs} if kwargs else {})}
+            (folder / "config.json").write_text(json.dumps(facts))
             path = folder
         return model, path
 
@@ -318,8 +321,34 @@ def timm_old_swin(name, **kwargs):
     return make
 
 
+def microsoft_swin_v2(name, tables=True, **kwargs):
+    """Swin v2 in Microsoft's names: merges belong to the stage before, one head layer, tables of offsets stored."""
+
+    def make(folder):
+        model = timm_model(name, **kwargs)
+        old = OrderedDict()
+        for key, value in state(model).items():
+            parts = key.split(".")
+            if len(parts) > 2 and parts[2] == "downsample":
+                parts[1] = str(int(parts[1]) - 1)
+            old[".".join(parts).replace("head.fc.", "head.")] = value
+        if not tables:
+            (folder / "config.json").write_text(json.dumps({"architecture": name, "model_args": kwargs}))
+            return model, as_pth(folder, {"model": old})
+        for s, layer in enumerate(model.layers):
+            for b, block in enumerate(layer.blocks):
+                root = f"layers.{s}.blocks.{b}."
+                for table in ("relative_coords_table", "relative_position_index"):
+                    old[f"{root}attn.{table}"] = getattr(block.attn, table).clone()
+                if block.attn_mask is not None:
+                    old[root + "attn_mask"] = block.attn_mask.clone()
+        return model, as_pth(folder, {"model": old})
+
+    return make
+
+
 def nodown(folder):
-    """GRIP-UNINA's ResNet-50: stride 1 in the first convolution and the max-pool, one output, the wrapper of their files."""
+    """GRIP-UNINA's ResNet-50: stride 1 in the first convolution and the max-pool, one output, their wrapper."""
     import torchvision
 
     model = torchvision.models.resnet50(weights=None, num_classes=1)
@@ -328,7 +357,7 @@ def nodown(folder):
 
 
 def resnet_mlp(name):
-    """torchvision's trunk with the head of ash12321/sdxl-detector-resnet50: Linear, BatchNorm, ReLU between Dropouts."""
+    """torchvision's trunk with ash12321/sdxl-detector-resnet50's head: Linear, BatchNorm, ReLU between Dropouts."""
 
     def make(folder):
         import torchvision
@@ -647,6 +676,12 @@ def _cells():
     yield from _efficientnet_cells()
     yield from _transformer_cells()
     yield from tower_cells()
+    yield from _swin_v2_cells()
+    yield from _convnext_v2_cells()
+    yield from _efficientnet_v2_cells()
+    yield from _beit_cells()
+    yield from _mobilenet_v2_cells()
+    yield from _resnest_cells()
     for size in ("tiny", "small", "base"):
         dims = {
             "tiny": ([96, 192, 384, 768], [3, 3, 9, 3]),
@@ -718,6 +753,135 @@ def _efficientnet_cells():
         yield Cell(f"efficientnet_{size}", "timm-tf", timm(f"tf_efficientnet_{size}"), 128)
         yield Cell(f"efficientnet_{size}", "lukemelas", lukemelas(size), 128, small=size == "lite0")
     yield Cell("efficientnet_b6", "stacked", stacked_b6, 128, flags=("--positive", "1"))
+
+
+def meta_convnext_v2(name):
+    """Meta's own ConvNeXt V2 names, from timm's net."""
+
+    def make(folder):
+        model = timm_model(name)
+        names = OrderedDict()
+        for key, value in state(model).items():
+            key = (
+                key.replace("stem.", "downsample_layers.0.").replace("head.norm.", "norm.").replace("head.fc.", "head.")
+            )
+            parts = key.split(".")
+            if parts[0] == "stages" and parts[2] == "downsample":
+                key = ".".join(["downsample_layers", parts[1], *parts[3:]])
+            elif parts[0] == "stages":
+                key = ".".join(["stages", parts[1], *parts[3:]])
+                key = key.replace("conv_dw", "dwconv").replace("mlp.fc1", "pwconv1").replace("mlp.fc2", "pwconv2")
+                key = key.replace("mlp.grn.weight", "grn.gamma").replace("mlp.grn.bias", "grn.beta")
+            if ".grn." in key:
+                value = value[None, None, None]
+            elif "pwconv" in key and key.endswith("weight"):
+                value = value.flatten(1)
+            names[key] = value
+        return model, as_pth(folder, {"model": names})
+
+    return make
+
+
+def _convnext_v2_cells():
+    for size, widths, depths in (
+        ("atto", [40, 80, 160, 320], [2, 2, 6, 2]),
+        ("femto", [48, 96, 192, 384], [2, 2, 6, 2]),
+        ("pico", [64, 128, 256, 512], [2, 2, 6, 2]),
+        ("nano", [80, 160, 320, 640], [2, 2, 8, 2]),
+        ("tiny", [96, 192, 384, 768], [3, 3, 9, 3]),
+        ("base", [128, 256, 512, 1024], [3, 3, 27, 3]),
+        ("large", [192, 384, 768, 1536], [3, 3, 27, 3]),
+    ):
+        name, small = f"convnext_v2_{size}", size == "atto"
+        hf = huggingface("ConvNextV2ForImageClassification", "ConvNextV2Config", hidden_sizes=widths, depths=depths)
+        yield Cell(name, "hf", hf, 128, small=small)
+        yield Cell(name, "timm", timm(f"convnextv2_{size}"), 128, small=small)
+    yield Cell("convnext_v2_atto", "meta", meta_convnext_v2("convnextv2_atto"), 128, small=True)
+
+
+def _efficientnet_v2_cells():
+    for size in ("b0", "b1", "b2", "b3", "s", "m", "l"):
+        name = f"efficientnetv2_{size}"
+        yield Cell(name, "timm-tf", timm(f"tf_{name}", config=True), 128, small=size == "b0")
+        if size in ("s", "m", "l"):
+            yield Cell(name, "timm", timm(name, config=True), 128)
+            yield Cell(name, "torchvision", torchvision(f"efficientnet_v2_{size}"), 128, small=size == "s")
+        else:
+            # timm registers its own trainings of the base sizes only as ports with other settings.
+            own = timm(f"tf_{name}", pad_type="", bn_eps=1e-5)
+            yield Cell(name, "timm", own, 128, flags=("--layout", "timm"), small=size == "b0")
+
+
+def _beit_cells():
+    args = ("BeitForImageClassification", "BeitConfig")
+    options = {"use_relative_position_bias": True, "use_mean_pooling": True}
+
+    def sizes(width, depth, heads, hidden, side):
+        ours = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
+        return {**ours, "intermediate_size": hidden, "image_size": side, **options}
+
+    small = sizes(48, 2, 4, 96, 64)
+    yield Cell("beit", "hf", huggingface(*args, **small), 64, small=True)
+    yield Cell("beit", "hf5", huggingface(*args, save="running", **small), 64, small=True)
+    token = {**small, "use_mean_pooling": False, "use_absolute_position_embeddings": True}
+    cell = Cell("beit", "hf", huggingface(*args, layer_scale_init_value=0.0, **token), 64, small=True)
+    cell.name = "beit_token-hf"
+    yield cell
+    reduced = timm("beit_base_patch16_224", img_size=64, embed_dim=48, depth=2, num_heads=4, mlp_ratio=2)
+    yield Cell("beit", "timm", reduced, 64, small=True)
+    for name, size, full in (
+        ("beit_b_16", "base", (768, 12, 12, 3072, 224)),
+        ("beit_l_16", "large", (1024, 24, 16, 4096, 224)),
+    ):
+        yield Cell(name, "hf", huggingface(*args, **sizes(*full)))
+        yield Cell(name, "timm", timm(f"beit_{size}_patch16_224"))
+
+
+def _mobilenet_v2_cells():
+    args = ("MobileNetV2ForImageClassification", "MobileNetV2Config")
+    for width, label in ((0.35, "035"), (1.0, "100"), (1.4, "140")):
+        for layout, make in (
+            ("hf", huggingface(*args, depth_multiplier=width)),
+            ("torchvision", torchvision("mobilenet_v2", width_mult=width)),
+            ("timm", timm(f"mobilenetv2_{label}")),
+        ):
+            cell = Cell("mobilenet_v2", layout, make, 96 if width < 1 else 160, small=width < 1)
+            cell.name = f"mobilenet_v2_{label}-{layout}"
+            yield cell
+    make = huggingface(*args, depth_multiplier=0.35, tf_padding=False, layer_norm_eps=1e-5)
+    cell = Cell("mobilenet_v2", "hf", make, 96)
+    cell.name = "mobilenet_v2_035_symmetric-hf"
+    yield cell
+
+
+def _resnest_cells():
+    # At 72 pixels the maps have odd sizes, where the two ways to pool differ.
+    yield Cell("resnest", "timm", timm("resnest14d"), 72, small=True)
+    yield Cell("resnest50d", "timm", timm("resnest50d"), 160)
+
+
+SMALL_SWIN_V2 = {"embed_dim": 24, "depths": (2, 2, 2), "num_heads": (2, 4, 8), "window_size": 4}
+
+
+def _swin_v2_cells():
+    args = ("Swinv2ForImageClassification", "Swinv2Config")
+    small = {**SMALL_SWIN_V2, "pretrained_window_sizes": (3, 3, 2)}
+    yield Cell("swin_v2", "hf", huggingface(*args, image_size=64, **small), 64, small=True)
+    name = "swinv2_tiny_window8_256"
+    yield Cell("swin_v2", "timm", timm(name, config=True, img_size=64, **small), 64, small=True)
+    yield Cell("swin_v2", "microsoft", microsoft_swin_v2(name, img_size=64, **small), 64, small=True)
+    full = {
+        "tiny": (96, [2, 2, 6, 2], [3, 6, 12, 24], 8, (0, 0, 0, 0)),
+        "small": (96, [2, 2, 18, 2], [3, 6, 12, 24], 16, (0, 0, 0, 0)),
+        "base": (128, [2, 2, 18, 2], [4, 8, 16, 32], 16, (0, 0, 0, 0)),
+        "large": (192, [2, 2, 18, 2], [6, 12, 24, 48], 16, (12, 12, 12, 6)),
+    }
+    for size, (width, depths, heads, window, pretrained) in full.items():
+        hf = {"embed_dim": width, "depths": depths, "num_heads": heads, "pretrained_window_sizes": pretrained}
+        make = huggingface(*args, image_size=256, window_size=window, **hf)
+        yield Cell(f"swin_v2_{size}", "hf", make, 256)
+        name = f"swinv2_{size}_window{'12to16_192to256' if size == 'large' else f'{window}_256'}"
+        yield Cell(f"swin_v2_{size}", "timm", timm(name, config=True), 256)
 
 
 def _transformer_cells():

@@ -37,6 +37,15 @@ CASES = {
         "efficientnet_b0-stacked": 64,
     },
     "swin": {f"swin_tiny-{x}": 224 for x in ("hf", "hf5", "timm", "timm-old", "torchvision")},
+    "beit": {f"beit-{x}": 64 for x in ("hf", "hf5", "timm")},
+    "mobilenet_v2": {f"mobilenet_v2_035-{x}": 64 for x in ("hf", "timm", "torchvision")},
+    "resnest": {"resnest-timm": 72},
+    "convnext_v2": {f"convnext_v2_atto-{x}": 64 for x in ("timm", "hf", "meta")},
+    "efficientnet_v2": {
+        **{f"efficientnetv2_b0-{x}": 64 for x in ("timm", "timm-tf")},
+        "efficientnetv2_s-torchvision": 64,
+    },
+    "swin_v2": {f"swin_v2-{x}": 64 for x in ("hf", "timm", "microsoft")},
     "vit": {
         **{f"vit_t_16_224-{x}": 224 for x in ("timm", "hf", "hf5")},
         **{f"deit_t_16_224-{x}": 224 for x in ("timm", "hf-deit", "hf-deit-teacher")},
@@ -155,7 +164,8 @@ def one(cell, side, family):
         facts = {"rows": rows(path), "side": side}
         beside = Path(path) if Path(path).is_dir() else Path(path).parent
         for name in ("config", "preprocessor_config"):
-            if (beside / f"{name}.json").is_file() and (Path(path).is_dir() or family in ("clip", "dinov2", "siglip")):
+            wanted = name == "config" or Path(path).is_dir() or family in ("clip", "dinov2", "siglip")
+            if wanted and (beside / f"{name}.json").is_file():
                 facts[name] = json.loads((beside / f"{name}.json").read_text())
     x = [image(side, seed=seed) if side else image(8, 4, seed) for seed in (0, 1)]
     first, second = (output(model, each) for each in x)
@@ -192,6 +202,9 @@ def main(wanted):
         layout = "drct-clip" if architecture == "drct_clip" else family
         cell = cells.Cell(architecture, layout, built, 64, flags=("--layout", layout))
         by_name[cell.name] = cell
+    # The tables that Microsoft's files carry are no weights: here config.json tells the window.
+    make = cells.microsoft_swin_v2("swinv2_tiny_window8_256", tables=False, img_size=64, **cells.SMALL_SWIN_V2)
+    by_name["swin_v2-microsoft"] = cells.Cell("swin_v2", "microsoft", make, 64)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for family in wanted or CASES:
         facts, arrays = {}, {}

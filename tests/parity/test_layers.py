@@ -19,7 +19,10 @@ vit_t_16_224-hf5 deit_t_16_224-timm deit_t_16_224-hf-deit deit_t_16_224-hf-deit-
 convnext_tiny-timm convnext_tiny-hf convnext_tiny-meta autoencoder_kl-diffusers autoencoder_kl-diffusers-old
 autoencoder_kl-ldm autoencoder_kl-ldm-pipeline aekl_clf-aekl aekl_clf-aekl-old taesd_encoder-sequential
 taesd_encoder-diffusers-encoder taesd_decoder-sequential taesd_decoder-diffusers-decoder
-efficientnet_b6-stacked""".split()
+efficientnet_b6-stacked resnet50_nodown-grip resnet18-torchvision-mlp resnet18-drct swin_v2-hf swin_v2-timm
+swin_v2-microsoft convnext_v2_atto-hf convnext_v2_atto-timm convnext_v2_atto-meta efficientnetv2_b0-timm
+efficientnetv2_b0-timm-tf efficientnetv2_s-torchvision beit-hf beit-hf5 beit-timm mobilenet_v2_035-hf
+mobilenet_v2_035-torchvision mobilenet_v2_035-timm resnest-timm""".split()
 QUICK = "resnet18-npz efficientnet_b0-hf vit_t_16_224-hf5".split()
 BY_NAME = {c.name: c for c in CELLS}
 # 45 blocks with statistics of other pictures, or of these at another size, explode as no trained net does, and rounding

@@ -68,6 +68,8 @@ TORCHVISION = {
     "convnext_tiny": "ConvNeXt_Tiny_Weights",
     "convnext_small": "ConvNeXt_Small_Weights",
     "convnext_base": "ConvNeXt_Base_Weights",
+    **{f"efficientnetv2_{k}": f"EfficientNet_V2_{k.upper()}_Weights" for k in "sml"},
+    "mobilenet_v2": "MobileNet_V2_Weights",
 }
 TIMM = {
     **{(f"efficientnet_b{i}", "timm-tf"): f"tf_efficientnet_b{i}.ns_jft_in1k" for i in range(8)},
@@ -82,6 +84,14 @@ TIMM = {
     },
     ("deit_b_16_384", "timm"): "deit_base_distilled_patch16_384",
     **{(f"convnext_{n}", "timm"): f"convnext_{n}.fb_in1k" for n in ("tiny", "small", "base")},
+    ("convnext_v2_tiny", "timm"): "convnextv2_tiny.fcmae_ft_in1k",
+    **{(f"efficientnetv2_{k}", "timm-tf"): f"tf_efficientnetv2_{k}.in1k" for k in ("b0", "b1", "b2", "b3", *"sml")},
+    ("swin_v2_tiny", "timm", 256): "swinv2_tiny_window8_256",
+    ("swin_v2_base", "timm", 384): "swinv2_base_window12to24_192to384",
+    ("beit_b_16", "timm"): "beit_base_patch16_224",
+    ("beit_b_16", "timm", 384): "beit_base_patch16_384",
+    ("mobilenet_v2", "timm"): "mobilenetv2_100",
+    ("resnest50d", "timm"): "resnest50d",
 }
 
 
