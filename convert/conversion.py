@@ -219,6 +219,8 @@ def fold_adapters(
         source.kind += " with adapters"
         source.notes.append(record.line())
     return record
+
+
 def _dropped(plan: Plan, every: bool) -> Iterator[str]:
     """What was left out: the keys beside the net by their reasons, or ``every`` dropped key on a line of its own."""
     if every:

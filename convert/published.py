@@ -1,7 +1,8 @@
 """Recipes of published detectors: what their files do not say about architecture, preprocessing and labels.
 
-A recipe is one small data file, ``convert/detectors/NAME.yaml``. It is found by its name, by the hub id of the detector,
-or as a file of the user's own (``--recipe my.yaml``); a new detector needs no code unless its network is new.
+A recipe is one small data file, ``convert/detectors/NAME.yaml``. It is found by its name, by the hub id of the
+detector, or as a file of the user's own (``--recipe my.yaml``); a new detector needs no code unless its network is
+new.
 """
 
 import functools
@@ -19,7 +20,8 @@ FOLDER = Path(__file__).with_name("detectors")
 # Names that transformers makes up for a classifier whose classes nobody named.
 _UNNAMED = re.compile(r"LABEL_\d+")
 _KINDS = {
-    "arguments": dict, "voting": dict, "rename": dict, "whole": bool, "repositories": list, "parts": list, "classes": list, "order": list,
+    "arguments": dict, "voting": dict, "rename": dict, "whole": bool,
+    "repositories": list, "parts": list, "classes": list, "order": list,
 }  # fmt: skip
 _PART_FIELDS = ("file", "what", "url", "prefix", "into", "key")
 
@@ -271,7 +273,7 @@ def names() -> List[str]:
     return sorted(p.stem for p in FOLDER.glob("*.yaml"))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def load(name: Union[str, Path]) -> Recipe:
     """A recipe by its name, or from a file of the user's own.
 

@@ -47,8 +47,8 @@ class Views:
         native resolution; ``grid``: a regular grid of native crops, without random numbers (fewer views if the image
         has no room for ``votes``); ``pyramid``: half of the views on a grid of native crops, the others on a grid of
         the image at half its size or, if that is smaller than a crop, shrunk or enlarged (at most twice) until one
-        crop just fits; ``five``: the native crops at the centre and in the corners, whatever ``votes`` is; or a pipeline
-        line. Images smaller than a crop are mirrored at their edges.
+        crop just fits; ``five``: the native crops at the centre and in the corners, whatever ``votes`` is; or a
+        pipeline line. Images smaller than a crop are mirrored at their edges.
     line : str, optional
         The sidecar's ``views``. Without it random views are made as in Kahsolt/AIGC-clf: a random crop of 80-100% of
         the area, resized to the input size, with horizontal and vertical flips.

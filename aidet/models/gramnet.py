@@ -12,7 +12,7 @@ from . import register
 from .layers import GlobalPool, conv, initialise
 from .resnet import SIZES, Basic
 
-# Channels of the layers that the branches look at: the image, the stem before and after pooling, the first three stages.
+# Channels of the layers that the branches look at: the image, the stem before and after pooling, three stages.
 BRANCHES = (3, 64, 64, 64, 128, 256)
 
 

@@ -37,9 +37,7 @@ class HalfResNet(nn.Cell):
         self.bn1, self.relu = nn.BatchNorm2d(64), nn.ReLU()
         self.max_pool = nn.MaxPool2d(3, 2, pad_mode="pad", padding=1)
         self.layer1 = nn.SequentialCell([Bottleneck(64 if j == 0 else 256, 64, 1) for j in range(3)])
-        self.layer2 = nn.SequentialCell(
-            [Bottleneck(256 if j == 0 else 512, 128, 2 if j == 0 else 1) for j in range(4)]
-        )
+        self.layer2 = nn.SequentialCell([Bottleneck(256 if j == 0 else 512, 128, 2 if j == 0 else 1) for j in range(4)])
         self.pool = GlobalPool()
         self.fc1 = nn.Dense(512, num_classes)
         initialise(self)

@@ -45,6 +45,4 @@ def taps(architecture: str) -> Taps:
     return stages + [(f"gram.{i}.fc2", {"gramnet": names[2]}) for i, names in enumerate(_BRANCHES)]
 
 
-FAMILY = Family(
-    "gramnet", ("gramnet_resnet18",), LAYOUTS, infer, transform, head=("fc2.weight", "fc2.bias"), taps=taps
-)
+FAMILY = Family("gramnet", ("gramnet_resnet18",), LAYOUTS, infer, transform, head=("fc2.weight", "fc2.bias"), taps=taps)

@@ -14,9 +14,7 @@ RULES = (
     ("bn", "layer{s}.{b}.down_sample.1", "layer{s}.{b}.downsample.1"),
     ("wb", "fc", "fc"),
 )
-LAYOUTS = (
-    Layout("ladeda", (r"conv1\.weight", r"conv2\.weight", r"layer1\.0\.conv1\.weight", r"fc\.weight"), RULES),
-)
+LAYOUTS = (Layout("ladeda", (r"conv1\.weight", r"conv2\.weight", r"layer1\.0\.conv1\.weight", r"fc\.weight"), RULES),)
 
 
 def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:

@@ -235,7 +235,7 @@ def ladeda(plan: Plan, source: Source) -> "nn.Module":
 
 
 def fredect(plan: Plan, source: Source) -> "nn.Module":
-    """FreDect: the logarithm of SciPy's orthonormal DCT in float64, as its authors compute it, then torchvision's net."""
+    """FreDect: the logarithm of SciPy's orthonormal DCT in float64, as its authors do, then torchvision's net."""
     import torch
     from torch import nn
 

@@ -51,9 +51,7 @@ class Cell:
         Name of a published detector: both sides get photographs through their own preprocessing.
     """
 
-    def __init__(
-        self, architecture, layout, build, size=224, flags=(), small=False, family=None, batch=2, recipe=None
-    ):
+    def __init__(self, architecture, layout, build, size=224, flags=(), small=False, family=None, batch=2, recipe=None):
         self.architecture, self.layout, self.build, self.size = architecture, layout, build, size
         self.flags, self.small, self.batch = tuple(flags), small, batch
         self.name = f"{architecture}-{layout}"
