@@ -47,6 +47,28 @@ _REAL = {
     "real",
     "reals",
 }
+# Chinese and Japanese words stand without spaces; the longest that fits counts.
+_CJK_GENERATED = "人工智能 虚假 虛假 伪造 偽造 偽物 伪 偽 假 合成 生成 仿真".split()
+_CJK_REAL = "真实 真實 真人 本物 实拍 實拍 原图 原圖 自然 人类 人類 真".split()
+_CJK_NOT = "不是 非 不 未".split()
+_WORDS = re.compile("|".join(sorted((*_CJK_GENERATED, *_CJK_REAL, *_CJK_NOT), key=len, reverse=True)) + "|[a-z0-9]+")
+_SIDES = {
+    **dict.fromkeys((*_GENERATED, *_CJK_GENERATED), GENERATED),
+    **dict.fromkeys((*_REAL, *_CJK_REAL), REAL),
+}
+_NOT = {"not", "non", "no", *_CJK_NOT}
+# Words that count among the classes of a model only: a folder of that name may hold anything (`realism` is a style of
+# painting, `biggan` holds a generator's real and fake images).
+_CLASS_SIDES = {
+    **_SIDES,
+    **dict.fromkeys(
+        "adm biggan craiyon cyclegan dall dalle ddpm deepfakes deepfloyd diffusion faceswap firefly flux forged gaugan "
+        "glide ideogram imagen kandinsky ldm manipulated midjourney mj pixart progan sdxl stargan stylegan synthesised "
+        "synthesized vqdm wukong".split(),
+        GENERATED,
+    ),
+    **dict.fromkeys("camera photograph photographs photos realism".split(), REAL),
+}
 
 
 _YES_NO = {"true": True, "t": True, "yes": True, "y": True, "false": False, "f": False, "no": False, "n": False}
@@ -67,23 +89,32 @@ def side(name: object, numbers: bool = True) -> Optional[int]:
     int or None
         ``REAL``, ``GENERATED``, or None if the name means neither or both.
     """
-    # "NonFake", "not_ai": a preceding negation inverts the word.
-    text = re.sub(r"([a-z])([A-Z])", r"\1_\2", str(name)).lower()
-    words = [w for w in re.split(r"[^a-z0-9]+", text) if w]
+    words = _words(name)
     if numbers and words in (["0"], ["1"]):
         return int(words[0])
+    return _side_of(words, _SIDES)
+
+
+def _words(name):
+    return _WORDS.findall(re.sub(r"([a-z])([A-Z])", r"\1_\2", str(name)).lower())
+
+
+def _side_of(words, known):
+    """The side that all known words agree on; None if there is none, or they do not agree."""
     found = set()
-    negated = False
+    negated: Optional[int] = None  # the side that a negation turns round: "NonFake", "not_ai_generated"
+    waiting = False
     for word in words:
-        if word in ("not", "non", "no"):
-            negated = True
-            continue
-        if word.isdigit():
-            continue
-        for word_set, value in ((_GENERATED, GENERATED), (_REAL, REAL)):
-            if word in word_set:
-                found.add(1 - value if negated else value)
-        negated = False
+        if word in _NOT:
+            waiting = True
+        elif not word.isdigit():
+            value = known.get(word)
+            if value is None and known is _CLASS_SIDES:
+                value = known.get(word.rstrip("0123456789"))  # dalle3, sd15
+            negated = value if waiting or value == negated else None
+            waiting = False
+            if value is not None:
+                found.add(1 - value if value == negated else value)
     return found.pop() if len(found) == 1 else None
 
 
@@ -134,7 +165,10 @@ def class_depth(folders: Iterable[Sequence[str]]) -> Optional[int]:
     return None
 
 
-def class_order(names: Sequence[str], positive: Union[str, int, None] = None) -> List[str]:
+Names = Union[str, int, Sequence[Union[str, int]]]
+
+
+def class_order(names: Sequence[str], positive: Optional[Names] = None, real: Optional[Names] = None) -> List[str]:
     """Map the class names of a source model onto ``real`` and ``generated``.
 
     Parameters
@@ -142,9 +176,13 @@ def class_order(names: Sequence[str], positive: Union[str, int, None] = None) ->
     names : sequence of str
         The source model's classes in the order of its outputs (``id2label``). A single name means one sigmoid output
         and is the class that a high value indicates.
-    positive : str or int, optional
-        Name or index of the class that means *generated*; everything else is real. Required if the names are not
-        informative.
+    positive : str, int or sequence of them, optional
+        Names or indices of the classes that mean *generated*; a text may hold several, separated by commas.
+    real : str, int or sequence of them, optional
+        The same for *real*. Required, or ``positive``, if the names are not informative.
+
+        A class that neither option names is on the side that its name says; with two classes it is on the other side.
+        If nothing is known about it, it is generated if only ``real`` is given; a class is never real by default.
 
     Returns
     -------
@@ -154,26 +192,80 @@ def class_order(names: Sequence[str], positive: Union[str, int, None] = None) ->
     Raises
     ------
     UserError
-        If the names are not informative and ``positive`` is missing, or ``positive`` is not one of the classes.
+        If the names are not informative and both options are missing, or an option names no class, or a class is named
+        twice or by neither, or all classes are on one side.
     """
     names = [str(n) for n in names]
-    if positive is not None:
-        if str(positive) in names:
-            index = names.index(str(positive))
-        elif str(positive).lstrip("-").isdigit() and 0 <= int(positive) < len(names):
-            index = int(positive)
-        else:
-            raise UserError(
-                f"--positive {positive!r} is neither one of the classes {names} nor an index below {len(names)}"
-            )
-        return [NAMES[i == index] for i in range(len(names))]
-    sides = [s for s in (side(n, numbers=False) for n in names) if s is not None]
-    if len(sides) < len(names) or (len(names) > 1 and len(set(sides)) != 2):
-        raise UserError(
-            f"the classes {names} do not say which one means generated; "
-            "name it with --positive NAME or --positive INDEX"
-        )
+    chosen: dict = {}
+    for option, value, side_ in (("--positive", positive, GENERATED), ("--real", real, REAL)):
+        for index in [] if value is None else _indices(option, value, names):
+            if chosen.setdefault(index, side_) != side_:
+                raise UserError(f"class {names[index]!r} is in --positive and in --real")
+    if chosen:
+        sides = _completed(names, chosen, unknown=GENERATED if positive is None else None)
+    else:
+        sides = [_side_of(_words(n), _CLASS_SIDES) for n in names]
+        if None in sides or (len(names) > 1 and len(set(sides)) != 2):
+            raise UserError(f"the classes {names} do not say which one means generated; {remedy(names)}")
+    if len(names) > 1 and len(set(sides)) != 2:
+        raise UserError(f"all classes {names} are {NAMES[sides[0]]}; a detector needs both sides: {remedy(names)}")
     return [NAMES[s] for s in sides]
+
+
+def _indices(option, value, names):
+    """The classes that an option names."""
+    if isinstance(value, str) and value not in names and "," in value:
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    found = []
+    for item in [value] if isinstance(value, (str, int)) else value:
+        text = str(item)
+        same = [i for i, n in enumerate(names) if n == text] or [
+            i for i, n in enumerate(names) if n.casefold() == text.casefold()
+        ]
+        if len(same) != 1 and text.isdigit() and int(text) < len(names):
+            same = [int(text)]
+        if len(same) != 1:
+            one = f"; {remedy(names)}" if len(names) == 1 else ""
+            raise UserError(
+                f"{option} {item!r} is neither one of the classes {names} nor an index below {len(names)}{one}"
+            )
+        found += same
+    return found
+
+
+def _completed(names, chosen, unknown):
+    """The side of every class, from those that were named."""
+    sides = []
+    for index, name in enumerate(names):
+        side_ = chosen.get(index)
+        if side_ is None and len(names) == 2:
+            side_ = 1 - chosen[1 - index]
+        if side_ is None:
+            side_ = _side_of(_words(name), _CLASS_SIDES)
+        side_ = unknown if side_ is None else side_
+        if side_ is None:
+            raise UserError(
+                f"class {name!r} is neither in --positive nor in --real; name every class of {names}: "
+                "--positive NAME[,NAME...], --real NAME[,NAME...]"
+            )
+        sides.append(side_)
+    return sides
+
+
+def remedy(names: Optional[Sequence[str]], outputs: Optional[int] = None) -> str:
+    """What makes a detector of a model whose classes do not say which side they mean, as the end of a sentence.
+
+    Parameters
+    ----------
+    names : sequence of str or None
+        Its classes, if known.
+    outputs : int, optional
+        Number of its outputs, if the classes are not known.
+    """
+    count = len(names) if names else outputs
+    if count == 1:
+        return "its one output is number 0: --positive 0 if a high value means generated, --real 0 if it means real"
+    return "name them with --positive NAME[,NAME...] or --real NAME[,NAME...] (names or numbers from 0)"
 
 
 def score_from_logits(logits: ArrayLike, order: Sequence[str]) -> np.ndarray:

@@ -32,6 +32,9 @@ NAMES = (
     "convnext_small swin_small efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7 autoencoder_kl "
     "vit_s_16_384 deit_s_16_384 convnext_base swin_base vit_b_16_224 deit_b_16_224 vit_b_16_384 deit_b_16_384 "
     "swin_large "
+    # detectors with a forward of their own
+    "npr_resnet50 safe_resnet50 tiny_ladeda ladeda9 gramnet_resnet18 fredect_resnet18 fredect_resnet50 "
+    "drct_convnext_tiny drct_convnext_base drct_clip rine d3 "
     # nets of published detectors
     "mobilenet_v2 resnest50d resnest resnet50_nodown convnext_v2_atto convnext_v2_femto convnext_v2_pico "
     "convnext_v2_nano efficientnetv2_b0 efficientnetv2_b1 efficientnetv2_b2 efficientnetv2_b3 efficientnetv2_s "
@@ -53,6 +56,8 @@ SIZES = {
     "taesana_decoder": 4,
     "aekl_clf": 64,
     "autoencoder_kl": 64,
+    "ladeda9": 128,
+    "safe_resnet50": 256,
     "beit": 64,
     "resnest": 72,
     "resnet50_nodown": 64,
@@ -62,6 +67,8 @@ SIZES = {
     "swin_v2_base": 256,
     "swin_v2_large": 256,
 }
+# The detectors on CLIP are exported on a small tower: its blocks are those of CLIP.
+SMALL = {"width": 128, "depth": 2, "hidden": 512, "patch_size": 14, "image_size": 224}
 # The head of aekl_clf has one weight per position of the latent: 8 x 8 for 64 pixels, 32 x 32 for AIGC-clf's own 256.
 # Architectures of any size are exported small; their published sizes have rows of their own.
 ARGUMENTS = {
@@ -69,6 +76,9 @@ ARGUMENTS = {
     "beit": {"width": 48, "depth": 2, "heads": 4, "image_size": 64},
     "resnest": {"depths": (1, 1, 1, 1)},
     "swin_v2": {"width": 24, "depths": (2, 2, 2), "heads": (2, 4, 8), "image_size": 64, "window_size": 4},
+    "d3": SMALL,
+    "drct_clip": SMALL,
+    "rine": {**SMALL, "embedding": 64},
 }
 CHANNELS = {"taesd_decoder": 4, "taesana_decoder": 32}
 # Architectures that take no num_classes argument.

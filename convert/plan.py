@@ -3,13 +3,13 @@
 import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from aidet.errors import UserError, nearest
 
-from . import COMMAND, rules
+from . import COMMAND, heads, misses, prefixes, rules
 from .families import Arguments, Family, Layout, Lookups, Shape, families
-from .reading import Source, Tensors, natural, strip_prefix
+from .reading import Source, Tensors, natural
 
 if TYPE_CHECKING:
     from mindspore import nn
@@ -39,6 +39,10 @@ class Plan:
         Parameters of a head that is newly initialised (``--head init``).
     report : dict
         What happened to every key: see :func:`.rules.account`, and ``new``.
+    prefix : str
+        What was taken off the keys.
+    beside : dict of str to str
+        Keys that are no part of the net, and why each was left out; they are in ``report["dropped"]``, too.
     """
 
     family: Family
@@ -52,6 +56,8 @@ class Plan:
     computed: Dict[str, str]
     fresh: List[str] = field(default_factory=list)
     report: Dict[str, Any] = field(default_factory=dict)
+    prefix: str = ""
+    beside: Dict[str, str] = field(default_factory=dict)
 
     def model_arguments(self) -> Arguments:
         """All that :func:`aidet.models.create` needs besides the name."""
@@ -73,6 +79,40 @@ def detect(
     UserError
         No layout fits, or several do and neither ``config.json`` nor ``layout`` decides between them.
     """
+    family, chosen, tensors, view = _detect(source, source.tensors, layout, architecture)
+    source.notes += view.notes()
+    return family, chosen, tensors
+
+
+def _detect(source, tensors, layout, architecture, prefix=None):
+    """:func:`detect` with the view that fits, and ``--prefix``."""
+    candidates = _candidates(source, layout, architecture)
+    views = prefixes.views(tensors, prefix)
+    found = []
+    for view in views:
+        for family, candidate in candidates:
+            inside = candidate.renamed(_inside(view.tensors, candidate.prefix))
+            if inside and candidate.fits(inside):
+                found.append((family, candidate, inside, view))
+        if found:  # the fewest prefixes that make a layout fit
+            break
+    found = _settle(found, source.config)
+    name = source.files[0].name
+    if not found:
+        keys = sorted(tensors, key=natural)
+        wanted = f" as layout {layout!r}" if layout else ""
+        raise UserError(
+            f"{name}: its {len(keys)} keys ({', '.join(keys[:4])}, ...) fit no known layout{wanted}"
+            f"{misses.advice(views, candidates)}; `{COMMAND} list` shows what is known"
+        )
+    if len(found) > 1:
+        names = ", ".join(f"{f.name}/{x.name}" for f, x, _, _ in found)
+        raise UserError(f"{name}: the keys fit {names} alike; choose with --layout (and --arch)")
+    return found[0]
+
+
+def _candidates(source, layout, architecture):
+    """The (family, layout) pairs that the options and the type of the file allow."""
     known = families()
     if layout is not None and not any(layout in f.layout_names() for f in known):
         raise UserError(nearest(layout, {n for f in known for n in f.layout_names()}, "layout"))
@@ -80,39 +120,16 @@ def detect(
         all_names = [a for f in known for a in f.architectures]
         if architecture not in all_names:
             raise UserError(nearest(architecture, all_names, "architecture"))
-    views = _views(source)
-    found = []
-    for family in known:
-        if architecture is not None and architecture not in family.architectures:
-            continue
-        for candidate in family.layouts:
-            if layout is not None and not candidate.called(layout):
-                continue
-            if not _chosen(candidate, family, layout, architecture):
-                continue
-            # Some families have the same names in both frameworks; the file type tells them apart.
-            if candidate.identity != (source.kind == "mindspore"):
-                continue
-            for tensors, note in views:
-                inside = candidate.renamed(_inside(tensors, candidate.prefix))
-                if inside and candidate.fits(inside):
-                    found.append((family, candidate, inside, note))
-                    break
-    found = _settle(found, source.config)
-    if not found:
-        keys = sorted(source.tensors, key=natural)
-        wanted = f" as layout {layout!r}" if layout else ""
-        raise UserError(
-            f"{source.files[0].name}: its {len(keys)} keys ({', '.join(keys[:4])}, ...) fit no known layout{wanted}; "
-            f"`{COMMAND} list` shows what is known"
-        )
-    if len(found) > 1:
-        names = ", ".join(f"{f.name}/{x.name}" for f, x, _, _ in found)
-        raise UserError(f"{source.files[0].name}: the keys fit {names} alike; choose with --layout (and --arch)")
-    family, chosen, tensors, note = found[0]
-    if note:
-        source.notes.append(note)
-    return family, chosen, tensors
+    # Some families have the same names in both frameworks; the file type tells them apart.
+    return [
+        (family, candidate)
+        for family in known
+        if architecture is None or architecture in family.architectures
+        for candidate in family.layouts
+        if (layout is None or candidate.called(layout))
+        and candidate.identity == (source.kind == "mindspore")
+        and _chosen(candidate, family, layout, architecture)
+    ]
 
 
 def _chosen(candidate, family, layout, architecture):
@@ -120,18 +137,6 @@ def _chosen(candidate, family, layout, architecture):
     if architecture in {x.only for x in family.layouts if x.only}:
         return candidate.only == architecture
     return not candidate.only or layout is not None
-
-
-def _views(source):
-    """The tensors as they are, and with shared prefixes removed."""
-    views, tensors, taken = [(source.tensors, "")], source.tensors, ""
-    for _ in range(3):
-        tensors, prefix = strip_prefix(tensors)
-        if not prefix:
-            break
-        taken += prefix
-        views.append((tensors, f"took the prefix {taken!r} off every key"))
-    return views
 
 
 def _inside(tensors, prefix):
@@ -156,6 +161,8 @@ def make_plan(
     num_classes: Optional[int] = None,
     head: str = "keep",
     given: Optional[Mapping[str, Any]] = None,
+    prefix: Optional[str] = None,
+    drop: Sequence[str] = (),
 ) -> Plan:
     """Detect, build the net's names and shapes, and account for every key.
 
@@ -170,6 +177,10 @@ def make_plan(
         ``init`` leaves the file's classifier out and initialises a new one.
     given : dict, optional
         Arguments of the architecture that neither keys nor shapes show; they win over what was found.
+    prefix : str, optional
+        Only keys under this prefix belong to the net.
+    drop : sequence of str
+        Patterns (``fnmatch``) of keys that are no part of the net.
 
     Returns
     -------
@@ -180,13 +191,18 @@ def make_plan(
     UserError
         The layout is unknown or ambiguous, the file does not fit it, or the requested head is not possible.
     """
-    family, chosen, tensors = detect(source, layout, architecture)
+    tensors, dropped = prefixes.without(source, drop)
+    family, chosen, tensors, view = _detect(source, tensors, layout, architecture, prefix)
+    source.notes += view.notes()
     found, arguments = family.infer(chosen, tensors, source.config)
     arguments = {**arguments, **(given or {})}
     if architecture is not None and architecture != found:
         raise UserError(f"--arch {architecture!r}: the file's shapes are those of {found!r}")
     lookups = family.lookups(found, arguments)
     names = chosen.head or family.head(found)
+    if head == "keep":
+        tensors, note = heads.find(chosen, names, tensors, lookups)
+        source.notes += [note] if note else []
     if family.headless and head == "keep" and rules.source_of(chosen, names[0], lookups) not in tensors:
         names = ()
     outputs = _outputs(found, chosen, names, tensors, lookups, num_classes, head)
@@ -194,14 +210,18 @@ def make_plan(
     entries, computed = rules.assign(chosen, shapes, lookups)
     fresh = [n for n in names if n in shapes] if head == "init" else []
     if fresh:
-        dropped = [s for e in entries if e.target in fresh for s in e.sources]
+        left = [s for e in entries if e.target in fresh for s in e.sources]
         entries = [e for e in entries if e.target not in fresh]
-        tensors = {k: v for k, v in tensors.items() if k not in dropped}
+        tensors = {k: v for k, v in tensors.items() if k not in left}
+    beside = {**source.dropped, **dropped}
     report: Dict[str, Any] = {
-        **rules.account(entries, computed, shapes, tensors, chosen),
+        **rules.account(entries, computed, shapes, tensors, chosen, view.beside),
         "new": dict.fromkeys(fresh, "a new head (--head init)"),
     }
-    return Plan(family, chosen, found, arguments, outputs, tensors, shapes, entries, computed, fresh, report)
+    beside.update((k, why) for k, why in report["dropped"].items() if k in view.beside or prefixes.reason(k) == why)
+    report["dropped"] = {**report["dropped"], **beside}
+    place = (family, chosen, found, arguments, outputs)
+    return Plan(*place, tensors, shapes, entries, computed, fresh, report, view.prefix, beside)
 
 
 def _outputs(
@@ -225,7 +245,8 @@ def _outputs(
             raise UserError("--head init needs --num-classes")
         return wanted
     if have is None:
-        raise UserError(f"the file has no classifier ({key}); start a new one with --head init --num-classes N")
+        odd = heads.leftover(misses.unknown(layout, tensors), tensors)
+        raise UserError(f"the file has no classifier ({key}){odd}; start a new one with --head init --num-classes N")
     if wanted is not None and wanted != have:
         raise UserError(
             f"--num-classes {wanted}: the file's classifier has {have} outputs; a new one needs --head init"

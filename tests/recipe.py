@@ -24,7 +24,7 @@ def weights(name, shape):
         tokens with deviation 0.5, running means and biases with 0.1, all others with ``sqrt(2 / fan-in)``.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    if name.endswith("running_var"):
+    if name.endswith(("running_var", "dct_var")):
         values = rng.uniform(0.5, 1.5, shape)
     elif "layer_scale" in name or name.endswith(".gamma"):
         values = rng.uniform(0.2, 0.8, shape)

@@ -181,13 +181,16 @@ class Sidecar:
 
     @property
     def detector_order(self) -> List[str]:
-        """The class order of a detector; :class:`UserError` if the model is not a detector."""
+        """The class order of a detector; :class:`UserError` if the model is none, or takes no photograph."""
+        if self._input.get("refuse"):
+            raise UserError(f"{str(self.path)!r} scores no photograph: {self._input['refuse']}")
         order = self.class_order
         if not order or any(o not in labels.NAMES for o in order):
             classes = self.classes or []
             shown = ", ".join(map(str, classes[:4])) + (", ..." if len(classes) > 4 else "")
             raise UserError(
                 f"{str(self.path)!r} is no detector: its classes ({shown or 'unknown'}) do not mean real and generated"
+                f"; {labels.remedy(classes, self.raw.get('num_outputs'))}"
             )
         return order
 
@@ -243,6 +246,11 @@ class Sidecar:
         return self._input.get("transform")
 
     @property
+    def transform_is_guess(self) -> bool:
+        """Whether no file of the source stated the pipeline, so that the converter took what is usual for the net."""
+        return self._input.get("guess") is True
+
+    @property
     def detector_transform(self) -> str:
         """The evaluation pipeline of a detector as a line; :class:`UserError` if none is stated."""
         if not self.transform:
@@ -292,3 +300,8 @@ class Sidecar:
     def source_layout(self) -> Optional[str]:
         """Layout of the file that the checkpoint was converted from (a name of the converter), if stated."""
         return (self.raw.get("source") or {}).get("layout")
+
+    @property
+    def source_options(self) -> Dict[str, Any]:
+        """Options with which that file was read (``prefix``, ``drop``, ``weights``), as far as they were given."""
+        return (self.raw.get("source") or {}).get("options") or {}

@@ -10,7 +10,7 @@ from .. import images
 from ..errors import UserError, nearest
 from ..images import operations
 
-GRIDS = ("grid", "pyramid")
+GRIDS = ("grid", "pyramid", "five")
 WEIGHTS = ("equal", "detail")
 # Bounds of the second scale of a pyramid, relative to the image: half its size, or the scale at which one crop just
 # fits, at most twice its size. Enlarging helps: mirrored edges and enlarged pixels mislead a detector in different
@@ -47,7 +47,8 @@ class Views:
         native resolution; ``grid``: a regular grid of native crops, without random numbers (fewer views if the image
         has no room for ``votes``); ``pyramid``: half of the views on a grid of native crops, the others on a grid of
         the image at half its size or, if that is smaller than a crop, shrunk or enlarged (at most twice) until one
-        crop just fits; or a pipeline line. Images smaller than a crop are mirrored at their edges.
+        crop just fits; ``five``: the native crops at the centre and in the corners, whatever ``votes`` is; or a
+        pipeline line. Images smaller than a crop are mirrored at their edges.
     line : str, optional
         The sidecar's ``views``. Without it random views are made as in Kahsolt/AIGC-clf: a random crop of 80-100% of
         the area, resized to the input size, with horizontal and vertical flips.
@@ -90,6 +91,7 @@ class Views:
         self.weights = weights
         self.first = images.Pipeline(transform)
         self.size = self.first.size()
+        votes = 5 if kind == "five" else votes
         self.votes, self.flips, self.seed, self.kind = votes, flips, seed, kind
         self.count = votes * (2 if flips else 1)
         self.others = None
@@ -170,6 +172,8 @@ class Views:
 
     def _tiles(self, image):
         """Crops of the image and, for ``pyramid``, of the image at its second scale."""
+        if self.kind == "five":
+            return _five(image, self.size)
         least, most = SCALES
         scale = min(max(self.size[0] / image.height, self.size[1] / image.width, least), most)
         if self.kind == "grid" or self.votes < 2 or scale == 1:
@@ -217,6 +221,15 @@ def _grid(image, size, most):
     ]
     if len(corners) > most:
         corners = [corners[int((i + 0.5) * len(corners) / most)] for i in range(most)]
+    return [image.crop((x, y, x + w, y + h)) for x, y in corners]
+
+
+def _five(image, size):
+    """The native crops at the centre and in the corners."""
+    h, w = size
+    image = operations._grow(image, h, w)
+    right, low = image.width - w, image.height - h
+    corners = [(right // 2, low // 2), (0, 0), (0, low), (right, low), (right, 0)]
     return [image.crop((x, y, x + w, y + h)) for x, y in corners]
 
 

@@ -15,7 +15,7 @@ from ..errors import UserError
 from . import register
 from .layers import DropPath, Mlp, dropout
 from .swin import relative_index
-from .vit import Embed
+from .transformer import Embed
 
 # width, depth, heads
 SIZES = {"beit_b_16": (768, 12, 12), "beit_l_16": (1024, 24, 16)}

@@ -12,7 +12,8 @@ from ..reading import Tensor
 
 MODULES = (
     "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit clip dinov2 siglip convnext "
-    "autoencoder_kl swin_v2 convnext_v2 efficientnet_v2 beit mobilenet_v2 resnest"
+    "autoencoder_kl swin_v2 convnext_v2 efficientnet_v2 beit mobilenet_v2 resnest d3 drct fredect gramnet ladeda npr "
+    "rine safe"
 ).split()
 # What trainers call a linear classifier that they put on a tower of another library.
 HEADS = r"(?:fc|head|linear|linear_head|classifier)(?:\.\d+)?\.(weight|bias)"
@@ -54,8 +55,8 @@ class Layout:
     transform : str or None
         Evaluation pipeline of these models if neither file nor folder gives one; None: that of the family.
     reshaped : tuple of (regex, dimensions)
-        For the reverse conversion: source keys whose weight is stored with trailing dimensions of size one (with
-        leading ones if the number is negative), or without leading ones.
+        For the reverse conversion: source keys whose weight is stored with trailing dimensions of size one, with
+        leading ones if the number is negative, or without leading ones if it is below the net's own.
     zeros : tuple of (key, target, dimensions)
         For the reverse conversion: tensors that the library's net has, that inference never reads, and that are
         therefore dropped; zeros of the target parameter's last dimensions take their place.
@@ -159,16 +160,16 @@ class Family:
         lookups: Optional[Callable[[str, Arguments], Lookups]] = None,
         head: Union[Tuple[str, ...], Mapping[str, Tuple[str, ...]]] = (),
         taps: Optional[Callable[[str], Taps]] = None,
+        notes: Optional[Callable[[str, Layout, Arguments, Optional[int]], Sequence[str]]] = None,
         headless: bool = False,
         free_input: bool = False,
-        notes: Optional[Callable[[str, Layout, Arguments, Optional[int]], Sequence[str]]] = None,
     ) -> None:
         self.name, self.architectures, self.layouts = name, tuple(architectures), tuple(layouts)
         self.infer, self.transform, self.heads = infer, transform, head
         self.lookups = lookups or (lambda architecture, arguments: {})
         self.taps = taps or (lambda architecture: [])
-        self.headless, self.free_input = headless, free_input
         self.notes = notes or (lambda architecture, layout, arguments, outputs: [])
+        self.headless, self.free_input = headless, free_input
 
     def head(self, architecture: str) -> Tuple[str, ...]:
         """Parameter names of the classifier, weight first."""

@@ -46,6 +46,7 @@ OPENAI = (
 )
 _TEXT = "a part of CLIP that is not its image tower"
 _UNUSED = "the projection, which these features stand in front of"
+_OTHERS = (r"(?:clip\.)?alpha", r"attention_head\..*")  # RINE and D3 have the same tower
 
 
 def _visual(name, **rest):
@@ -86,8 +87,8 @@ LAYOUTS = (
             (HEADS, r"classifier.\1"),
         ),
     ),
-    _visual("openai", arguments={"act": "quick_gelu"}),
-    _visual("open_clip", without=("input_resolution", "vocab_size"), arguments={"act": "gelu"}),
+    _visual("openai", without=_OTHERS, arguments={"act": "quick_gelu"}),
+    _visual("open_clip", without=("input_resolution", "vocab_size", *_OTHERS), arguments={"act": "gelu"}),
     Layout(
         "timm",
         (r"norm_pre\.weight", r"blocks\.0\.attn\.qkv\.weight", r"cls_token"),

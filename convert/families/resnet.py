@@ -42,14 +42,15 @@ HF = (
 )
 _MARKS = (r"conv1\.weight", r"layer1\.0\.conv1\.weight", r"layer4\.0\.conv1\.weight", r"bn1\.running_mean")
 _SEQUENCE = r"fc\.\d+\.weight"
+_OTHERS = (r"dct_mean", r"conv2\.weight", r"fcnewr\..*")  # FreDect, LaDeDa and Gram-Net have a ResNet's names, too
 LAYOUTS = (
-    Layout("torchvision", _MARKS, TORCHVISION, without=(_SEQUENCE,), arguments=TORCH, aliases=("timm",)),
+    Layout("torchvision", _MARKS, TORCHVISION, without=(_SEQUENCE, *_OTHERS), arguments=TORCH, aliases=("timm",)),
     Layout("torchvision-mlp", (*_MARKS, _SEQUENCE), MLP, arguments=TORCH),
     Layout(
         "grip",
         _MARKS,
         TORCHVISION,
-        without=(_SEQUENCE,),
+        without=(_SEQUENCE, *_OTHERS),
         arguments={**TORCH, "stem_stride": 1, "pool_stride": 1},
         only=NODOWN,
     ),

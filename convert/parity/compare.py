@@ -230,7 +230,7 @@ def activations(net: "nn.Cell", reference: Reference, level: str) -> Facts:
 
 
 def _describe(reference):
-    keep = ("made_by", "versions", "photos", "source_sha256", "integer_graph")
+    keep = ("made_by", "compared_with", "versions", "photos", "source_sha256", "integer_graph")
     return {k: reference.meta[k] for k in keep if k in reference.meta}
 
 
@@ -249,11 +249,24 @@ def preprocessing(transform: Optional[str], reference: Reference) -> Optional[Fa
         return None
     from aidet.images import Pipeline, decode
 
-    geometry = Pipeline(transform).geometry
+    pipeline = Pipeline(transform)
+    geometry, affine = pipeline.geometry, pipeline.affine()
+    if affine is not None and "std" in reference.meta:
+        scale = 1 / np.asarray(reference.meta["std"], np.float64)
+        theirs = scale, -scale * np.asarray(reference.meta["mean"], np.float64)
+        if any(np.abs(a - b).max() > 1e-4 * np.abs(b).max(initial=1.0) for a, b in zip(affine, theirs)):
+            text = pipeline.numbers.text
+            return {"ok": False, "largest": None, "mean": None, "by": reference.meta["pixels_by"], "statistics": text}
+    if pipeline.size() is None:  # as the reference does: images of any size are cut to one that all photographs have
+        return _differences(np.stack([np.asarray(decode(p).crop((0, 0, 256, 256))) for p in paths]), reference)
     ours = np.stack([geometry(decode(p)) for p in paths]).transpose(0, 2, 3, 1) * 255
+    return _differences(ours, reference)
+
+
+def _differences(ours, reference):
     if ours.shape != reference.pixels.shape:
         return {"ok": False, "largest": None, "mean": None, "shape": [list(ours.shape), list(reference.pixels.shape)]}
-    difference = np.abs(ours - reference.pixels)
+    difference = np.abs(ours - reference.pixels.astype(np.float64))
     return {
         "ok": bool(difference.max() <= 1.01),
         "largest": float(difference.max()),
@@ -276,10 +289,11 @@ def photo_path(name: str) -> Optional[Path]:
 def lines(result: Facts) -> List[str]:
     """The result of :func:`activations` as lines for a terminal."""
     row = result["logits"]
-    text = [f"logits  {_numbers(row)}"]
+    text = [f"against {result['compared_with']}"] if result.get("compared_with") else []
+    line = f"logits  {_numbers(row)}"
     if "argmax" in row:
-        text[0] += f", argmax {row['argmax'][0]}/{row['argmax'][1]} agree"
-    text[0] += f", tolerance {result['tolerance']:g} of the scale: {'ok' if row['ok'] else 'OVER'}"
+        line += f", argmax {row['argmax'][0]}/{row['argmax'][1]} agree"
+    text.append(line + f", tolerance {result['tolerance']:g} of the scale: {'ok' if row['ok'] else 'OVER'}")
     integers = result["reference"].get("integer_graph")
     if integers and integers["largest"] is not None:
         text.append(f"integers  the quantised graph as it was: {_numbers(integers)} (for information)")
@@ -289,10 +303,13 @@ def lines(result: Facts) -> List[str]:
         text.append(f"first layer over tolerance: {result['first_over'] or 'none'}")
     if result.get("preprocessing"):
         row = result["preprocessing"]
+        what = "the guessed line against" if row.get("guess") else "against"
         text.append(
             f"preprocessing  largest difference {row['largest']} grey levels, mean {row['mean']}: "
-            f"{'ok' if row['ok'] else 'DIFFERENT'}"
+            f"{'ok' if row['ok'] else 'DIFFERENT'} ({what} {row.get('by', 'the stored pixels')})"
         )
+    if result.get("not_proven"):
+        text.append(f"note    equal outputs do not prove the forward of its authors: {result['not_proven']}")
     return text
 
 

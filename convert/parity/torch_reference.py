@@ -13,7 +13,7 @@ from aidet.errors import UserError
 from .. import MAKE_REFERENCE
 from ..plan import Plan
 from ..reading import Source
-from . import compare
+from . import compare, statement
 
 if TYPE_CHECKING:
     import torch
@@ -40,10 +40,13 @@ def torch_model(plan: Plan, source: Source) -> "torch.nn.Module":
             "no stored reference is known for these weights and PyTorch is not installed: pass --reference REF.npz "
             f"({MAKE_REFERENCE} writes one where PyTorch is), or --verify tensors"
         ) from None
-    from . import torch_models, torch_towers
+    from . import torch_detectors, torch_models, torch_towers
 
-    builder = getattr(torch_models, plan.family.name, None) or getattr(torch_towers, plan.family.name, None)
+    places = (torch_models, torch_towers, torch_detectors)
+    builder = next((getattr(m, plan.family.name) for m in places if hasattr(m, plan.family.name)), None)
     model = builder(plan, source) if builder else None
+    if model is not None and builder.__module__ == torch_detectors.__name__:
+        model.aidet_compared = torch_detectors.compared(plan)
     if model is None:
         raise UserError(
             f"there is no PyTorch reference for {plan.family.name} in layout {plan.layout.name}: use --verify "
@@ -80,7 +83,7 @@ def photos(
     """
     from aidet.images import Pipeline, decode
 
-    from . import torch_models
+    from . import torch_detectors, torch_models
 
     if transform is None:
         shape = (2, plan.arguments.get("latent_channels", 4), 16, 16)
@@ -97,6 +100,11 @@ def photos(
         pictures = [p.crop((0, 0, 256, 256)) for p in pictures]
     if pipeline.affine() is None:
         return {"photos": list(names)}, None, np.stack([pipeline(p) for p in pictures])
+    authors = torch_detectors.preprocess(source.recipe, pictures) if source.recipe else None
+    if authors is not None:
+        pixels, mean, std, made_by = authors
+        facts = {"photos": list(names), "mean": mean, "std": std, "pixels_by": made_by}
+        return facts, pixels, compare.normalised(pixels, mean, std)
     mean, std = statistics(transform)
     facts: Dict[str, Any] = {"photos": list(names), "mean": mean, "std": std}
     pixels, made_by = torch_models.preprocess(plan, source, transform, pictures)
@@ -139,6 +147,7 @@ def reference(
         "source_sha256": sidecar.source_sha256,
         "transform": sidecar.transform,
         "made_by": type(model).__module__ + "." + type(model).__name__,
+        "compared_with": statement.compared_with(model, plan, source),
         "versions": versions(),
         **facts,
     }

@@ -35,12 +35,23 @@ SMALL = {
     "beit": "beit",
     "mobilenet_v2": "mobilenet_v2",
     "resnest": "resnest",
+    "d3": "d3",
+    "drct": "drct_convnext_tiny",
+    "fredect": "fredect_resnet18",
+    "gramnet": "gramnet_resnet18",
+    "ladeda": "tiny_ladeda",
+    "npr": "npr_resnet50",
+    "rine": "rine",
+    "safe": "safe_resnet50",
 }
 # Arguments of a small net where the architecture alone would be a large one; a layout's own come on top.
 _TOWER = {"width": 64, "depth": 2, "hidden": 96, "num_classes": 2}
 FREE = {
     "clip": {**_TOWER, "patch_size": 8, "image_size": 24, "features": "penultimate"},
     "dinov2": {**_TOWER, "grid": 3, "image_size": 42},
+    "d3": {**_TOWER, "patch_size": 8, "image_size": 24, "num_classes": 1, "shuffle_patch": 8},
+    "rine": {**_TOWER, "patch_size": 8, "image_size": 24, "num_classes": 1, "embedding": 16, "layers": 2},
+    ("drct", "drct-clip"): {**_TOWER, "patch_size": 8, "image_size": 24, "projection": 32, "embedding": 48},
     "siglip": {**_TOWER, "heads": 1, "patch_size": 8, "image_size": 24},
     ("clip", "hf"): {"features": "projection", "projection": 32},
     ("clip", "openai"): {"features": "projection", "projection": 32},
@@ -64,6 +75,7 @@ OTHER = {
     ("efficientnet", "stacked"): "efficientnet_b0",
 }
 OTHER[("resnet", "grip")] = "resnet50_nodown"
+OTHER[("drct", "drct-clip")] = "drct_clip"
 OTHER[("efficientnet_v2", "torchvision")] = "efficientnetv2_s"
 # The config.json without which the keys and shapes of a family do not tell what was built.
 CONFIGS = {"swin_v2": {"image_size": 32, "window_size": 4}}
@@ -74,7 +86,12 @@ def small_arguments(family, layout):
     """(architecture, arguments) of a family's smallest net as that layout's models are built."""
     architecture = OTHER.get((family, layout), SMALL[family])
     own = family_of(architecture).layout(layout).arguments
-    return architecture, {**FREE.get(family, {}), **own, **FREE.get((family, layout), {})}
+    return architecture, {
+        **FREE.get(family, {}),
+        **own,
+        **FREE.get((family, layout), {}),
+        **NEEDED.get((family, layout), NEEDED.get(family, {})),
+    }
 
 
 def arrays_of(architecture, arguments, seed=0):
@@ -134,6 +151,11 @@ def test_layout_is_detected_from_keys_alone(tmp_path, family, layout):
             detect(reading.read(path))
         name = f"tf_{architecture}" if layout == "timm-tf" else architecture
         (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
+    if family in ("npr", "safe"):
+        with pytest.raises(UserError, match="fit npr/npr, safe/safe alike; choose with --layout"):
+            detect(reading.read(path))
+        assert detect(reading.read(path), layout)[1].name == layout
+        return
     chosen = family_of(architecture).layout(layout)
     if chosen.only:
         assert detect(reading.read(path))[1].name == "torchvision"

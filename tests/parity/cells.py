@@ -47,13 +47,18 @@ class Cell:
         Further arguments of the command line.
     small : bool
         Cheap enough for ``make parity``.
+    recipe : str or None
+        Name of a published detector: both sides get photographs through their own preprocessing.
     """
 
-    def __init__(self, architecture, layout, build, size=224, flags=(), small=False, family=None, batch=2):
+    def __init__(self, architecture, layout, build, size=224, flags=(), small=False, family=None, batch=2, recipe=None):
         self.architecture, self.layout, self.build, self.size = architecture, layout, build, size
         self.flags, self.small, self.batch = tuple(flags), small, batch
         self.name = f"{architecture}-{layout}"
         self.family = family
+        self.recipe = recipe
+        if recipe:
+            self.name, self.flags = f"{recipe}-{architecture}", ("--recipe", recipe, *self.flags)
 
     def make(self, folder):
         """Build it. The random weights are the same in every run, and different in every cell."""
@@ -112,9 +117,34 @@ def shake(model, seed=0, side=128):
 
 def inputs(cell):
     """Real photos at the cell's size; seeded noise for latents."""
+    if cell.recipe:
+        from convert.parity import compare, torch_detectors
+
+        made = torch_detectors.preprocess(cell.recipe, pictures(cell))
+        assert made is not None, f"no row of AUTHORS for {cell.recipe}"
+        return compare.normalised(*made[:3])
     if cell.size == 0:
         return np.random.default_rng(0).normal(size=(2, 4, 8, 8)).astype(np.float32)
     return photos(cell.size, cell.batch)
+
+
+def pictures(cell):
+    """Photographs for a detector's own preprocessing, cut to one size where that does not give one."""
+    from aidet.images import decode
+    from convert import published
+    from convert.parity.compare import photo_path
+
+    paths = [photo_path(f"skimage:{name}") for name in ("chelsea.png", "coffee.png")[: cell.batch]]
+    images = [decode(path) for path in paths]
+    whole = "crop(" in published.load(cell.recipe).transform or "resize((" in published.load(cell.recipe).transform
+    return images if whole else [image.crop((0, 0, cell.size, cell.size)) for image in images]
+
+
+def own_inputs(cell, transform):
+    """The same photographs through the converted detector's own line."""
+    from aidet.images import Pipeline
+
+    return np.stack([Pipeline(transform)(image) for image in pictures(cell)])
 
 
 def photos(side, count):
@@ -559,6 +589,53 @@ def aics(attention):
     return make
 
 
+def published(family, architecture, classes, wrap=None, side=128, **arguments):
+    """A detector of ``convert/detectors``: its authors' network with random weights, wrapped as they save it."""
+
+    def make(folder):
+        from convert.parity import torch_detectors
+
+        plan = types.SimpleNamespace(architecture=architecture, num_classes=classes, arguments=arguments)
+        model = shake(getattr(torch_detectors, family)(plan, None), side=side)
+        return model, (wrap or as_pth)(folder, state(model))
+
+    return make
+
+
+def with_settings(folder, tensors):
+    """As SAFE's trainer saves it, its command line included."""
+    import argparse
+
+    return as_pth(folder, {"model": tensors, "optimizer": {}, "epoch": 3, "args": argparse.Namespace(lr=0.1)})
+
+
+def net_c(folder, tensors):
+    return as_pth(folder, {"netC": tensors})
+
+
+def fredect_files(folder, tensors):
+    """The network, and the two maps of coefficients as bare tensors."""
+    for name in ("dct_mean", "dct_var"):
+        torch.save(tensors.pop(name), folder / name)
+    torch.save({"netC": OrderedDict((k[len("net.") :], v) for k, v in tensors.items())}, folder / "FreDect.pth")
+    return folder
+
+
+def fredect(architecture, side):
+    def make(folder):
+        from convert.parity import torch_detectors
+
+        plan = types.SimpleNamespace(architecture=architecture, num_classes=1, arguments={"image_size": side})
+        model = torch_detectors.fredect(plan, None)
+        with torch.no_grad():  # the log of a photograph's coefficients is about 2, with a spread of 2
+            model.dct_mean.copy_(2 + torch.rand(3, side, side))
+            model.dct_var.copy_(3 + torch.rand(3, side, side))
+        model = shake(model, side=side)
+        return model, fredect_files(folder, state(model))
+
+    return make
+
+
 # ---- the table ---------------------------------------------------------------------------------------------------
 
 
@@ -889,7 +966,28 @@ def _transformer_cells():
     )
 
 
-CELLS = list(_cells())
+def _detector_cells():
+    yield Cell("npr_resnet50", "npr", published("npr", "npr_resnet50", 1), 256, small=True, recipe="npr")
+    safe = published("safe", "safe_resnet50", 2, with_settings)
+    yield Cell("safe_resnet50", "safe", safe, 256, small=True, recipe="safe")
+    yield Cell("ladeda9", "ladeda", published("ladeda", "ladeda9", 1, input_filter="neighbours"), 256, recipe="ladeda")
+    tiny = published("ladeda", "tiny_ladeda", 1, input_filter="right_diagonal")
+    yield Cell("tiny_ladeda", "ladeda", tiny, 256, small=True, recipe="tiny-ladeda")
+    yield Cell("fredect_resnet50", "fredect", fredect("fredect_resnet50", 224), 224, recipe="fredect")
+    gramnet = published("gramnet", "gramnet_resnet18", 1, net_c)
+    yield Cell("gramnet_resnet18", "gramnet", gramnet, 224, small=True, recipe="gramnet")
+    tower = {"width": 128, "depth": 2, "hidden": 320, "heads": 2, "patch_size": 8, "image_size": 40}
+    rine = published("rine", "rine", 1, side=40, **tower, embedding=32, layers=2)
+    yield Cell("rine", "rine", rine, 40, ("--layout", "rine"), small=True)
+    d3 = published("d3", "d3", 1, side=40, **tower, shuffles=1, shuffle_patch=8)
+    yield Cell("d3", "d3", d3, 40, ("--layout", "d3"), small=True)
+    on_clip = published("drct", "drct_clip", 2, side=40, **tower, projection=48, embedding=64)
+    yield Cell("drct_clip", "drct-clip", on_clip, 40, small=True)
+    drct = published("drct", "drct_convnext_base", 2, embedding=1024)
+    yield Cell("drct_convnext_base", "drct", drct, 224, recipe="drct-convnext")
+
+
+CELLS = [*_cells(), *_detector_cells()]
 
 
 def output(model, x):

@@ -67,6 +67,14 @@ CASES = {
         "aekl_clf-aekl": 128,
         "aekl_clf-aekl-old": 128,
     },
+    "d3": {"d3-d3": 40},
+    "drct": {"drct_clip-drct-clip": 40, "drct_convnext_tiny-drct": 64},
+    "fredect": {"fredect_resnet18-fredect": 64},
+    "gramnet": {"gramnet_resnet18-gramnet": 64},
+    "ladeda": {"ladeda9-ladeda": 64, "tiny_ladeda-ladeda": 64},
+    "npr": {"npr_resnet50-npr": 64},
+    "rine": {"rine-rine": 40},
+    "safe": {"safe_resnet50-safe": 256},
     "taesd": {
         "taesd_encoder-sequential": 32,
         "taesd_encoder-diffusers-encoder": 32,
@@ -76,6 +84,20 @@ CASES = {
 }
 
 
+TOWER = {"width": 128, "depth": 2, "hidden": 320, "heads": 2, "patch_size": 8, "image_size": 40}
+# Detectors with a forward of their own: family (and layout), architecture, outputs, arguments.
+DETECTORS = (
+    ("d3", "d3", 1, {**TOWER, "shuffles": 1, "shuffle_patch": 8}),
+    ("drct", "drct_clip", 2, {**TOWER, "projection": 48, "embedding": 64}),
+    ("drct", "drct_convnext_tiny", 2, {"embedding": 1024}),
+    ("fredect", "fredect_resnet18", 1, {"image_size": 64}),
+    ("gramnet", "gramnet_resnet18", 1, {}),
+    ("ladeda", "ladeda9", 1, {}),
+    ("ladeda", "tiny_ladeda", 1, {}),
+    ("npr", "npr_resnet50", 1, {}),
+    ("rine", "rine", 1, {**TOWER, "embedding": 32, "layers": 2}),
+    ("safe", "safe_resnet50", 2, {}),
+)
 DRAWN = {}  # bytes of a drawn tensor -> its name and shape
 
 
@@ -143,7 +165,7 @@ def one(cell, side, family):
         facts = {"rows": rows(path), "side": side}
         beside = Path(path) if Path(path).is_dir() else Path(path).parent
         for name in ("config", "preprocessor_config"):
-            wanted = Path(path).is_dir() or name == "config" or family in ("clip", "dinov2", "siglip")
+            wanted = name == "config" or Path(path).is_dir() or family in ("clip", "dinov2", "siglip")
             if wanted and (beside / f"{name}.json").is_file():
                 facts[name] = json.loads((beside / f"{name}.json").read_text())
     x = [image(side, seed=seed) if side else image(8, 4, seed) for seed in (0, 1)]
@@ -171,6 +193,16 @@ def main(wanted):
         return draw(net), cells.as_pth(folder, {"state_dict": cells.state(net)})
 
     by_name["efficientnet_b0-stacked"] = cells.Cell("efficientnet_b0", "stacked", stacked, 64)
+    for family, architecture, classes, arguments in DETECTORS:
+
+        def built(folder, family=family, architecture=architecture, classes=classes, arguments=arguments):
+            model, _ = cells.published(family, architecture, classes, **arguments)(folder)
+            tensors = {k.replace("net.", "", 1) if family == "fredect" else k: v for k, v in cells.state(model).items()}
+            return model, cells.as_pth(folder, tensors)
+
+        layout = "drct-clip" if architecture == "drct_clip" else family
+        cell = cells.Cell(architecture, layout, built, 64, flags=("--layout", layout))
+        by_name[cell.name] = cell
     # The tables that Microsoft's files carry are no weights: here config.json tells the window.
     make = cells.microsoft_swin_v2("swinv2_tiny_window8_256", tables=False, img_size=64, **cells.SMALL_SWIN_V2)
     by_name["swin_v2-microsoft"] = cells.Cell("swin_v2", "microsoft", make, 64)

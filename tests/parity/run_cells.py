@@ -42,7 +42,7 @@ def measure(cell, folder, apart=True):
         As :func:`convert.parity.compare.compare`, plus the detected ``architecture`` and ``layout``, the checkpoint's
         path, and ``own``: the error of PyTorch's own float32 result against float64, relative to the same scale.
     """
-    from cells import inputs, output
+    from cells import inputs, output, own_inputs
 
     from aidet import ckpt, runtime
     from convert.parity import compare
@@ -63,9 +63,9 @@ def measure(cell, folder, apart=True):
     theirs = output(model, x)
     runtime.setup(device="CPU", mode="pynative")
     net = ckpt.load_model(destination)
-    ours, _ = compare.run(net, x)
-    exact = output(model.double(), x.astype(np.float64))
     sidecar = ckpt.read_sidecar(destination)
+    ours, _ = compare.run(net, own_inputs(cell, sidecar["input"]["transform"]) if cell.recipe else x)
+    exact = output(model.double(), x.astype(np.float64))
     spread = float(np.abs(theirs - theirs.mean(axis=0, keepdims=True)).max()) if len(theirs) > 1 else None
     return {
         **compare.compare(ours, theirs),

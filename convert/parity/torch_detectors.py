@@ -1,0 +1,435 @@
+"""Published detectors in PyTorch, forward pass and preprocessing, rebuilt from the papers and the authors' public code.
+
+A library has none of these networks: their keys are those of a plain ResNet or ConvNeXt, and only the forward pass
+tells them apart, so that a comparison with the library would prove nothing. There is one builder for each family,
+``f(plan, source) -> module``, as in :mod:`.torch_models`, and one row of :data:`AUTHORS` for each recipe.
+"""
+
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..plan import Plan
+from ..reading import Source
+from .torch_imports import without_broken_ops
+from .torch_models import _timm, _torchvision
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+HALF = ([0.5] * 3, [0.5] * 3)
+UNIT = ([0.0] * 3, [1.0] * 3)
+GREY = ([0.0] * 3, [1 / 255] * 3)
+# What the authors' evaluation code does to an image: resize (torchvision's argument and filter), centre crop, mean and
+# deviation. Written from their code and not from the recipes, which are compared with it.
+AUTHORS: Dict[str, Tuple[Any, Any, Tuple[List[float], List[float]]]] = {
+    "cnnspot": (None, None, IMAGENET),
+    "b-free": (None, 504, IMAGENET),
+    "c2p-clip": ((224, "bilinear"), 224, CLIP),
+    "clipbased": ((224, "bicubic"), 224, CLIP),
+    "commfor-224": ((256, "bilinear"), 224, IMAGENET),
+    "commfor-384": ((440, "bilinear"), 384, IMAGENET),
+    "corvi2023": (None, None, IMAGENET),
+    "d3": (None, 224, CLIP),
+    "dafilab": ((400, "bilinear"), 380, IMAGENET),
+    "dda": (None, 336, CLIP),
+    "dire": ((256, "bilinear"), 224, IMAGENET),
+    "drct-clip": (None, 224, IMAGENET),
+    "drct-convnext": (None, 224, IMAGENET),
+    "fredect": ((256, "bilinear"), 224, GREY),
+    "gragnaniello2021": (None, None, IMAGENET),
+    "gramnet": ((256, "bilinear"), 224, IMAGENET),
+    "ladeda": (((256, 256), "bilinear"), None, IMAGENET),
+    "lgrad": (((256, 256), "bilinear"), None, IMAGENET),
+    "npr": (((256, 256), "bilinear"), None, IMAGENET),
+    "rine": (None, 224, CLIP),
+    "safe": (None, 256, UNIT),
+    "tiny-ladeda": (((256, 256), "bilinear"), None, IMAGENET),
+    "univfd": (None, 224, CLIP),
+    "yermandy": ((224, "bicubic"), 224, CLIP),
+}
+
+
+def compared(plan: Plan) -> str:
+    """What a verification of one of these networks compares with, for people."""
+    return f"the forward pass of {plan.family.name}'s authors, rebuilt in torch from the paper and their public code"
+
+
+def preprocess(recipe: str, pictures: Sequence[Any]) -> Optional[Tuple[np.ndarray, List[float], List[float], str]]:
+    """What the authors of a detector do to photographs.
+
+    Parameters
+    ----------
+    recipe : str
+        Name of the recipe.
+    pictures : sequence of PIL.Image.Image, mode RGB
+
+    Returns
+    -------
+    (numpy.ndarray uint8 (N, H, W, 3), list of float, list of float, str) or None
+        The pixels before normalisation, mean and deviation per channel of pixels in [0, 1], and what made the pixels.
+        None: nothing is known for the recipe, or the pictures would have different sizes.
+    """
+    row = AUTHORS.get(recipe)
+    if row is None:
+        return None
+    without_broken_ops()
+    from torchvision import transforms as T
+
+    resize, crop, (mean, std) = row
+    steps: List[Any] = []
+    if resize:
+        steps.append(T.Resize(resize[0], getattr(T.InterpolationMode, resize[1].upper())))
+    if crop and not recipe.startswith("drct"):
+        steps.append(T.CenterCrop(crop))
+    elif crop:
+        # albumentations rounds the margin down, torchvision to the even number.
+        steps.append(lambda p: p.crop(((p.width - crop) // 2, (p.height - crop) // 2) + _ends(p, crop)))
+    pixels = [np.asarray(T.Compose(steps)(p) if steps else p) for p in pictures]
+    if len({p.shape for p in pixels}) > 1:
+        return None
+    return np.stack(pixels), mean, std, f"the evaluation of {recipe}'s authors"
+
+
+def _ends(picture, crop):
+    return (picture.width - crop) // 2 + crop, (picture.height - crop) // 2 + crop
+
+
+def _bottlenecks(cin, width, depth, stride):
+    """A stage of torchvision's ResNet-50."""
+    without_broken_ops()
+    from torch import nn
+    from torchvision.models.resnet import Bottleneck
+
+    down = nn.Sequential(nn.Conv2d(cin, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width))
+    first = Bottleneck(cin, width, stride, down)
+    return nn.Sequential(first, *[Bottleneck(4 * width, width) for _ in range(depth - 1)])
+
+
+def _half_resnet(look: Any, classes: Optional[int]) -> "nn.Module":
+    """ResNet-50 up to its second stage with a 3x3 stem, behind a function of the image."""
+    from torch import nn
+
+    class HalfResNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64)
+            self.layer1, self.layer2 = _bottlenecks(64, 64, 3, 1), _bottlenecks(256, 128, 4, 2)
+            self.fc1 = nn.Linear(512, classes or 1)
+
+        def forward(self, x):
+            x = nn.functional.max_pool2d(self.bn1(self.conv1(look(x))).relu(), 3, 2, 1)
+            return self.fc1(self.layer2(self.layer1(x)).mean((2, 3)))
+
+    return HalfResNet()
+
+
+def _neighbours(x: "torch.Tensor") -> "torch.Tensor":
+    from torch.nn.functional import interpolate
+
+    small = interpolate(x, scale_factor=0.5, mode="nearest", recompute_scale_factor=True)
+    return x - interpolate(small, scale_factor=2.0, mode="nearest", recompute_scale_factor=True)
+
+
+def _diagonal(x: "torch.Tensor") -> "torch.Tensor":
+    """Diagonal band of PyWavelets' bior1.3, mirrored edges, resized back with antialiasing as torchvision does."""
+    import torch
+    from torch.nn import functional as F
+
+    size = x.shape[-2:]
+    taps = torch.tensor([0.0, 0.0, 0.5**0.5, -(0.5**0.5), 0.0, 0.0], dtype=x.dtype)
+    for axis in (3, 2):
+        n = x.shape[axis]
+        place = torch.arange(-4, n + 4)
+        place = torch.where(place < 0, -1 - place, torch.where(place >= n, 2 * n - 1 - place, place))
+        x = x.index_select(axis, place)
+        shape = (1, 6) if axis == 3 else (6, 1)
+        kernel = taps.reshape(1, 1, *shape).repeat(x.shape[1], 1, 1, 1)
+        x = F.conv2d(x, kernel, stride=(1, 2) if axis == 3 else (2, 1), groups=x.shape[1])
+    return F.interpolate(x, size=size, mode="bilinear", antialias=True)
+
+
+def npr(plan: Plan, source: Source) -> "nn.Module":
+    """NPR: the residual of a nearest-neighbour reduction by two, times 2/3."""
+    return _half_resnet(lambda x: _neighbours(x) * 2.0 / 3.0, plan.num_classes)
+
+
+def safe(plan: Plan, source: Source) -> "nn.Module":
+    """SAFE: the diagonal band of a wavelet."""
+    return _half_resnet(_diagonal, plan.num_classes)
+
+
+_SOBEL = {
+    "x": [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]],
+    "y": [[-1, -2, -1], [0, 0, 0], [1, 2, 1]],
+    "left_diagonal": [[0, 1, 2], [-1, 0, 1], [-2, -1, 0]],
+    "right_diagonal": [[-2, -1, 0], [-1, 0, 1], [0, 1, 2]],
+}
+
+
+def ladeda(plan: Plan, source: Source) -> "nn.Module":
+    """LaDeDa9 or Tiny-LaDeDa: unpadded convolutions, mean over all places."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    tiny = plan.architecture == "tiny_ladeda"
+    seen = plan.arguments.get("input_filter", "right_diagonal" if tiny else "neighbours")
+
+    def look(x):
+        if seen == "none":
+            return x
+        if seen == "neighbours":
+            return _neighbours(x)
+        kernel = torch.tensor(_SOBEL[seen], dtype=x.dtype).reshape(1, 1, 3, 3).repeat(3, 1, 1, 1)
+        return F.conv2d(x, kernel, padding=1, groups=3)
+
+    class Block(nn.Module):
+        def __init__(self, cin, width, kernel, stride, first):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(cin, width, 1, bias=False), nn.BatchNorm2d(width)
+            self.conv2, self.bn2 = nn.Conv2d(width, width, kernel, stride, bias=False), nn.BatchNorm2d(width)
+            if not tiny:
+                self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
+                if first:
+                    down = nn.Conv2d(cin, 4 * width, 1, stride, bias=False)
+                    self.downsample = nn.Sequential(down, nn.BatchNorm2d(4 * width))
+
+        def forward(self, x):
+            y = self.bn1(self.conv1(x)).relu()
+            y = self.bn2(self.conv2(y)).relu()
+            if tiny:
+                return y
+            y = self.bn3(self.conv3(y))
+            x = self.downsample(x) if hasattr(self, "downsample") else x
+            lost = x.shape[-1] - y.shape[-1]
+            return (y + (x[:, :, :-lost, :-lost] if lost else x)).relu()
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            base = 8 if tiny else 64
+            self.conv1 = nn.Conv2d(3, base, 1, bias=False)
+            self.conv2, self.bn1 = nn.Conv2d(base, base, 3, bias=False), nn.BatchNorm2d(base)
+            stages = [(8, 1, 3, 2)] if tiny else [(64, 3, 3, 2), (128, 4, 3, 2), (256, 6, 1, 2), (512, 3, 1, 1)]
+            cin = base
+            for i, (width, depth, kernel, stride) in enumerate(stages, 1):
+                out = width if tiny else 4 * width
+                rest = [Block(out, width, 1, 1, False) for _ in range(depth - 1)]
+                setattr(self, f"layer{i}", nn.Sequential(Block(cin, width, kernel, stride, True), *rest))
+                cin = out
+            self.fc = nn.Linear(cin, plan.num_classes or 1)
+            self.stages = len(stages)
+
+        def forward(self, x):
+            x = look(x) if tiny else look(x) * 2.0 / 3.0
+            x = self.bn1(self.conv2(self.conv1(x))).relu()
+            for i in range(1, self.stages + 1):
+                x = getattr(self, f"layer{i}")(x)
+            return self.fc(F.avg_pool2d(x, x.shape[2], 1).flatten(1))
+
+    return Net()
+
+
+def fredect(plan: Plan, source: Source) -> "nn.Module":
+    """FreDect: the logarithm of SciPy's orthonormal DCT in float64, as its authors do, then torchvision's net."""
+    import torch
+    from torch import nn
+
+    size = plan.arguments["image_size"]
+    body = _torchvision(plan.architecture.split("_")[1], num_classes=plan.num_classes)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = body
+            self.register_buffer("dct_mean", torch.zeros(3, size, size))
+            self.register_buffer("dct_var", torch.ones(3, size, size))
+
+        def forward(self, x):
+            from scipy.fft import dctn
+
+            table = torch.from_numpy(dctn(x.double().numpy(), type=2, norm="ortho", axes=(2, 3)))
+            table = (torch.log(table.abs() + 1e-12) - self.dct_mean.double()) / self.dct_var.double().sqrt()
+            return self.net(table.to(x.dtype))
+
+    model: Any = Net()
+    model.aidet_rename = lambda state: {k if k.startswith("dct_") else f"net.{k}": v for k, v in state.items()}
+    return model
+
+
+def gramnet(plan: Plan, source: Source) -> "nn.Module":
+    """Gram-Net: torchvision's ResNet-18 and six branches on Gram matrices."""
+    import torch
+    from torch import nn
+
+    without_broken_ops()
+    from torchvision.models import ResNet
+    from torchvision.models.resnet import BasicBlock
+
+    def step(cin, cout, stride):
+        return nn.Sequential(nn.Conv2d(cin, cout, 3, stride, 1, bias=False), nn.BatchNorm2d(cout), nn.ReLU())
+
+    branches = {
+        "conv_interi_0": (3, "gi_fc1", "gi_fc2"),
+        "conv_inter0_0": (64, "g0_fc1", "g0_fc2"),
+        "conv_inter1_0": (64, "g_fc1r", "g_fc2r"),
+        "conv_inter2_0": (64, "g2_fc1", "g2_fc2"),
+        "conv_inter3_0": (128, "g3_fc1", "g3_fc2"),
+        "conv_inter4_0": (256, "g4_fc1", "g4_fc2"),
+    }
+
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+    class Net(ResNet):
+        def __init__(self):
+            super().__init__(BasicBlock, [2, 2, 2, 2])
+            del self.fc
+            self.scale = Scale()
+            self.fcnewr = nn.Sequential(
+                nn.Linear(704, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, plan.num_classes or 1)
+            )
+            for name, (channels, first, second) in branches.items():
+                setattr(self, name, step(channels, 32, 1))
+                setattr(self, first, step(1, 16, 2))
+                setattr(self, second, step(16, 32, 2))
+
+        def forward(self, x):
+            stem = self.bn1(self.conv1(x)).relu()
+            layers = [x, stem, self.maxpool(stem)]
+            for stage in (self.layer1, self.layer2, self.layer3):
+                layers.append(stage(layers[-1]))
+            parts = [self.layer4(layers[-1]).mean((2, 3))]
+            for layer, (name, (_, first, second)) in zip(layers, branches.items()):
+                flat = getattr(self, name)(layer).flatten(2)
+                gram = torch.einsum("ncp,ndp->ncd", flat, flat)[:, None] / (flat.shape[1] * flat.shape[2])
+                parts.append(getattr(self, second)(getattr(self, first)(gram)).mean((2, 3)) * self.scale.scale)
+            return self.fcnewr(torch.cat(parts, 1))
+
+    return Net()
+
+
+def _tower(plan: Plan) -> "nn.Module":
+    """CLIP's image tower under OpenAI's names."""
+    from .torch_towers import _clip_of_openai
+
+    a = {"act": "quick_gelu", "features": "penultimate", **plan.arguments}
+    return _clip_of_openai(a, plan.arguments.get("projection"))
+
+
+def rine(plan: Plan, source: Source) -> "nn.Module":
+    """RINE: what the second norm of every block gives for the class token, weighed by a softmax over the blocks."""
+    import torch
+    from torch import nn
+
+    a = plan.arguments
+    width, n = a["embedding"], a["layers"]
+
+    def layers(first):
+        cells: List[Any] = [nn.Dropout()]
+        for i in range(n):
+            cells += [nn.Linear(first if i == 0 else width, width), nn.ReLU(), nn.Dropout()]
+        return nn.Sequential(*cells)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.visual = _tower(plan)
+            self.alpha = nn.Parameter(torch.randn(1, a["depth"], width))
+            self.proj1, self.proj2 = layers(a["width"]), layers(width)
+            head = [nn.Linear(width, width), nn.ReLU(), nn.Dropout(), nn.Linear(width, width), nn.ReLU(), nn.Dropout()]
+            self.head = nn.Sequential(*head, nn.Linear(width, plan.num_classes or 1))
+
+        def forward(self, x):
+            seen: List[Any] = []
+            blocks = self.visual.transformer.resblocks
+            hooks = [b.ln_2.register_forward_hook(lambda m, i, out: seen.append(out[:, 0])) for b in blocks]
+            self.visual(x)
+            for hook in hooks:
+                hook.remove()
+            z = (torch.softmax(self.alpha, 1) * self.proj1(torch.stack(seen, 1))).sum(1)
+            return self.head(self.proj2(z))
+
+    return Net()
+
+
+def d3(plan: Plan, source: Source) -> "nn.Module":
+    """D3: shuffled copies and the image, compared by one attention whose softmax runs over the queries."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    a = plan.arguments
+    shuffles, originals = a["shuffles"], a.get("originals", 1)
+    width, patch, branches = a["width"], a["shuffle_patch"], shuffles + originals
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+            self.fc = nn.Linear(branches * width, plan.num_classes or 1)
+
+        def forward(self, x):
+            weights = torch.einsum("nqc,nkc->nqk", self.query(x), self.key(x)) / width**0.5
+            return self.fc((weights.softmax(1) @ self.value(x)).flatten(1))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.visual, self.attention_head = _tower(plan), Head()
+
+        def shuffled(self, x, number):
+            pieces = F.unfold(x, patch, stride=patch)
+            order = np.random.default_rng(a.get("seed", 0) + number).permutation(pieces.shape[2])
+            return F.fold(pieces[:, :, torch.from_numpy(order)], x.shape[2:], patch, stride=patch)
+
+        def forward(self, x):
+            seen = [self.visual(self.shuffled(x, i)) for i in range(shuffles)]
+            return self.attention_head(torch.stack(seen + [self.visual(x)] * originals, 1))
+
+    return Net()
+
+
+def drct(plan: Plan, source: Source) -> "nn.Module":
+    """DRCT: timm's ConvNeXt or CLIP gives an embedding, one linear layer its classes."""
+    from torch import nn
+
+    a = plan.arguments
+
+    class Clip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            from .torch_towers import _clip_of_openai
+
+            self.visual = _clip_of_openai({"act": "quick_gelu", "features": "projection", **a}, a["projection"])
+
+        def forward(self, x):
+            return self.visual(x)
+
+    class Embed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.fc = Clip(), nn.Linear(a["projection"], a["embedding"])
+
+        def forward(self, x):
+            return self.fc(self.model(x))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            if plan.architecture == "drct_clip":
+                self.model: Any = Embed()
+            else:
+                self.model = _timm(plan.architecture.split("_", 1)[1], num_classes=a["embedding"])
+            self.fc = nn.Linear(a["embedding"], plan.num_classes or 2)
+
+        def forward(self, x):
+            return self.fc(self.model(x))
+
+    return Net()
