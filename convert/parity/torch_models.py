@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from aidet.files import write_json
+
 from ..plan import Plan
-from ..reading import Source
+from ..reading import FOLDER_FILES, Source
 from ..reverse import write_safetensors
 from .torch_imports import without_broken_ops
 
@@ -43,13 +45,27 @@ def _huggingface(
     if source.config and "model_type" in source.config:
         kind = (source.config.get("architectures") or [None])[0]
         cls = getattr(transformers, str(kind), None) or transformers.AutoModelForImageClassification
-        model = cls.from_pretrained(str(source.files[0].parent), local_files_only=True)
+        folder = source.files[0].parent
+        known = source.files[0].name in FOLDER_FILES or len(source.files) > 1
+        if known and set(plan.tensors) <= set(source.tensors):
+            model = cls.from_pretrained(str(folder), local_files_only=True)
+        else:  # another name of the file, or keys without a prefix that transformers does not know
+            model = _from_config(plan, source, cls)
     elif kind is None:
         return None
     else:
         model = _pretrained(plan, getattr(transformers, kind + "ForImageClassification"), {**(config or {})})
     model.aidet_loaded = True
     return model
+
+
+def _from_config(plan, source, cls):
+    """The model of the source's config.json with the tensors of the plan."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_json(Path(folder) / "config.json", source.config)
+        arrays = {plan.layout.prefix + k: t.array() for k, t in plan.tensors.items()}
+        write_safetensors(Path(folder) / "model.safetensors", arrays, {"format": "pt"})
+        return cls.from_pretrained(folder, local_files_only=True)
 
 
 def _pretrained(plan, cls, config):
