@@ -69,7 +69,10 @@ def advice(views: Sequence[View], candidates: Sequence[Tuple[Family, Layout]]) -
     for prefix, inside in options[len(views) :]:
         for family, layout in candidates:
             if layout.fits(inside):
-                return f"; {len(inside)} of them fit {family.name}/{layout.name} without {prefix!r}: --prefix {prefix}"
+                return (
+                    f"; {len(inside)} are under {prefix!r}, without which they fit {family.name}/{layout.name}: "
+                    f"--prefix {prefix[:-1]}"
+                )
     near = [_near(f, x, p, inside) for f, x in candidates for p, inside in options]
     best = max(near, key=lambda n: (n.known, -len(n.prefix)), default=None)
     if best is None or best.known < FEWEST * len(tensors):

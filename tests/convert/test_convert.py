@@ -90,7 +90,6 @@ def small_arguments(family, layout):
         **FREE.get(family, {}),
         **own,
         **FREE.get((family, layout), {}),
-        **NEEDED.get((family, layout), NEEDED.get(family, {})),
     }
 
 
