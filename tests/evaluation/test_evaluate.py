@@ -583,7 +583,7 @@ def test_accuracy_without_the_leaked_images(small):
     assert found["kept_though_alike"] == 1
     assert full["accuracy"] == pytest.approx(len(right) / 40)
     assert found["accuracy"] == pytest.approx((len(right) - 6) / 34) and found["ci"]["accuracy"]
-    assert "without leaks 34" in (small / "out/report.html").read_text(encoding="utf-8")
+    assert "without leaks (34)" in (small / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_a_class_that_leaked_whole_is_said(small):
