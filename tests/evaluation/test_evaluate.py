@@ -343,7 +343,7 @@ def test_an_evaluation_needs_no_command_line():
     chosen = comparisons.from_validation(here, valid, target_fpr=0.2)
     assert (chosen["score_threshold"], chosen["validation_fpr"]) == (7.0, 0.2)
     assert (chosen["fpr"], chosen["tpr"], chosen["ci"]["fpr"]) == (0.0, 0.0, [])
-    with pytest.raises(UserError, match="judged on, first here.csv"):
+    with pytest.raises(UserError, match="tested on, first here.csv"):
         comparisons.from_validation(here, here, target_fpr=0.2)
     turned = here.take([3, 2, 1, 0])
     assert turned.y.tolist() == [1, 1, 0, 0] and turned.label.tolist() == [1, 1, 1, 0]
@@ -405,7 +405,7 @@ def test_unseen_errors_are_bounded_by_the_rarer_class(tmp_path):
     run_score(tmp_path, scores=tmp_path / "s.csv", labels=[tmp_path / "l.csv"])
     assert json.loads((tmp_path / "out/metrics.json").read_text())["n_groups"] == 210
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
-    assert "With 10 independent source images of the rarer class an error rate below 30.0% can go unseen" in page
+    assert "with 10 independent source images of the rarer class, an error rate below 30.0% can go unnoticed" in page
 
 
 @pytest.mark.parametrize("name", [r"$\frac$ 5$", "_hidden", "n" * 300, "生成器", "a&b<c>"])
@@ -465,7 +465,7 @@ def test_vip_of_two_files(tmp_path, run):
 
 @pytest.mark.parametrize(
     ("given", "text"),
-    [({"by": ["generator"]}, "leave --by out"), ({"one_class": True}, "leave --one-class out"),
+    [({"by": ["generator"]}, "with --by; leave it out"), ({"one_class": True}, "with --one-class; leave it out"),
      ({"labels": ["a", "b", "c"]}, "one or two sources of --labels, not 3")],
 )  # fmt: skip
 def test_what_vip_does_not_take_is_refused(tmp_path, given, text):
@@ -476,7 +476,7 @@ def test_what_vip_does_not_take_is_refused(tmp_path, given, text):
 def test_vip_needs_scores(tmp_path):
     given = bad(tmp_path)
     (tmp_path / "result.txt").write_text("0\n1\n")
-    with pytest.raises(UserError, match="the VIP Cup's form is filename,logit"):
+    with pytest.raises(UserError, match="the VIP Cup's format is filename,logit"):
         run_score(tmp_path, labels=given["labels"], vip=[tmp_path / "result.txt", given["scores"]])
 
 
@@ -518,7 +518,7 @@ def test_a_contests_files_alone_give_the_same_decisions(small):
         assert bare["tpr_at_fpr"] == {"0.01": None, "0.05": None, "0.1": None}
         assert bare["ci"]["accuracy"] == full["ci"]["accuracy"] and bare["by"]["generator"]["flux"]["auc"] is None
         page = (small / "out/report.html").read_text(encoding="utf-8")
-        assert "decisions and no scores" in page and "ROC" not in page and "The first wrong decisions" in page
+        assert "The file has no scores" in page and "ROC" not in page and "The first wrong decisions" in page
     both = measured(small, scores=small / "result.txt", against=small / "run/scores.csv")["paired"]
     assert both["n"] == 40 and "auc" not in both["differences"] and both["mcnemar"]["p"] == 1
     with pytest.raises(UserError, match="leave --threshold out"):
@@ -562,7 +562,7 @@ def test_recall_of_a_real_set_by_its_classes(tmp_path):
     assert {k: v["accuracy"] for k, v in found["by"]["fine"].items()} == {"apple": 1, "pear": 1, "tiger": 1, "wolf": 0}
     supers = {k: v["accuracy"] for k, v in found["by"]["superclass"].items()}
     assert supers == {"fruit_and_vegetables": 1, "large_carnivores": 0.5}
-    assert "images of one class only" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "All images are of one class" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
 # --- leaks -----------------------------------------------------------------------------------------------------------
@@ -583,7 +583,7 @@ def test_accuracy_without_the_leaked_images(small):
     assert found["kept_though_alike"] == 1
     assert full["accuracy"] == pytest.approx(len(right) / 40)
     assert found["accuracy"] == pytest.approx((len(right) - 6) / 34) and found["ci"]["accuracy"]
-    assert "without leaks 34" in (small / "out/report.html").read_text(encoding="utf-8")
+    assert "without leaks (34)" in (small / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_a_class_that_leaked_whole_is_said(small):
@@ -705,7 +705,7 @@ def test_maps_of_the_model_that_made_the_scores_come_without_asking(small, tiny,
     run_score(small, **given)
     with_maps, page = pictures(small)
     assert with_maps == 2 * plain and "Grad-CAM of tiny" in page and "white speaks for generated" in page
-    said = f"maps               of {plain} shown errors, by tiny.ckpt (run.json); --explain none leaves them out\n"
+    said = f"maps               {plain} errors with maps of tiny.ckpt (run.json); --explain none leaves them out\n"
     assert said in capsys.readouterr().out
     assert json.loads((small / "out/metrics.json").read_text())["inputs"]["explained with 1"]["path"] == str(tiny)
 
@@ -728,7 +728,7 @@ def test_the_report_says_why_there_are_no_maps(small, tiny, tmp_path_factory):
         assert count > 0 and text in page and "Grad-CAM" not in page, text
     (small / "run/run.json").unlink()
     run_score(small, **given)
-    assert "no run.json of infer.py that belongs to the scores" in pictures(small)[1]
+    assert "no run.json of infer.py for these scores" in pictures(small)[1]
     with pytest.raises(UserError, match="--explain none cannot be combined with a.ckpt"):
         run_score(small, **given, explain=["none", "a.ckpt"])
 
@@ -755,4 +755,4 @@ def test_images_are_found_where_they_were_scored(small, tiny):
     (small / "test").rename(small / "moved")
     run_score(small, scores=given["scores"], labels=[small / "elsewhere/labels.csv"])
     count, page = pictures(small)
-    assert count == 0 and "no thumbnails, no maps" in page
+    assert count == 0 and "no thumbnails and no maps" in page

@@ -111,7 +111,7 @@ def test_a_damaged_line_of_the_log_is_named(stub, pictures):
 def test_a_log_of_something_else_is_refused(stub, pictures):
     sweep.main(options(stub, pictures, points=["crop"]))
     stub.write_bytes(b"other weights")
-    with pytest.raises(UserError, match="other checkpoints, labels or options; name a new --out"):
+    with pytest.raises(UserError, match="other checkpoints, labels or options; give another --out"):
         sweep.main(options(stub, pictures, points=["crop"]))
 
 
