@@ -208,7 +208,7 @@ def stream_csv(path: Place) -> Iterator[str]:
         yield from _stream_json(path)
         return
     with dialect.csv_reader(path, "list") as reader:
-        first = next((row for row in reader if any(cell.strip() for cell in row)), [])
+        first: List[str] = next((row for row in reader if any(cell.strip() for cell in row)), [])
         header = [h.strip() for h in first]
         made = _header_for(header)
         column = _path_column(made or header, path)

@@ -150,7 +150,7 @@ class Evaluation:
         if not decided.any() and not self.scored.any():
             raise UserError(f"{self.scores.source}: no row has a score")
         if self.scores.errors.all():
-            first = f"{self.scores.paths[0]}: {self.scores.status[0]}"
+            first = f"{self.paths[0]}: {self.scores.status[0]}"
             raise UserError(f"{self.scores.source}: none of its {len(y)} images could be scored, first {first}")
         sides = set(y[decided].tolist())
         if not (one_class and len(sides) == 1) or len(set(y.tolist())) == 2:

@@ -4,7 +4,7 @@ Rebuilt from the paper and from public copies of the authors' code (BigAandSmall
 anew for every batch, so that their score changes from run to run; here the order is drawn once, from ``seed``.
 """
 
-from typing import Any
+from typing import Any, Tuple
 
 import mindspore as ms
 import numpy as np
@@ -71,7 +71,7 @@ class D3(Tower):
         return self.norm(self.tokens(x)[:, :1])
 
     def construct(self, x: Tensor) -> Tensor:
-        found = ()
+        found: Tuple[Tensor, ...] = ()
         for copy in self.copies:
             found = (*found, self.token(copy(x)))
         plain = self.token(x)

@@ -94,7 +94,7 @@ def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Argume
 def lookups(architecture: str, arguments: Arguments) -> Lookups:
     """For each kind of stage the stages of that kind, as timm (``plain``) and torchvision (``plain1``) number them."""
     stages = plan(_size(architecture))[1]
-    table = {"top": {(): len(stages) + 1}}
+    table: Dict[str, Dict[Tuple[int, ...], int]] = {"top": {(): len(stages) + 1}}
     for kind in ("plain", "fused", "gated"):
         table[kind] = {(s,): s for s, stage in enumerate(stages) if stage[0] == kind}
         table[kind + "1"] = {(s,): s + 1 for (s,) in table[kind]}

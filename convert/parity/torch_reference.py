@@ -102,9 +102,9 @@ def photos(
         return {"photos": list(names)}, None, np.stack([pipeline(p) for p in pictures])
     authors = torch_detectors.preprocess(source.recipe, pictures) if source.recipe else None
     if authors is not None:
-        pixels, mean, std, made_by = authors
-        facts = {"photos": list(names), "mean": mean, "std": std, "pixels_by": made_by}
-        return facts, pixels, compare.normalised(pixels, mean, std)
+        theirs, mean, std, name = authors
+        told = {"photos": list(names), "mean": mean, "std": std, "pixels_by": name}
+        return told, theirs, compare.normalised(theirs, mean, std)
     mean, std = statistics(transform)
     facts: Dict[str, Any] = {"photos": list(names), "mean": mean, "std": std}
     pixels, made_by = torch_models.preprocess(plan, source, transform, pictures)
