@@ -275,9 +275,9 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
     bad = len(reasons)
     if bad and not counts:
         raise NoneUsable(f"none of the {bad} images could be used, so nothing is written; see the reasons above")
-    how = [facts[key] for key in "format on_error sample stability name".split()]
+    how: Dict[str, Any] = {key: facts[key] for key in "on_error sample stability name".split()}
     answer = facts.get("answer", "auto")
-    written = results.write(out, rows, list(facts["models"]), *how, answer)
+    written = results.write(out, rows, list(facts["models"]), facts["format"], answer=answer, **how)
     parts = [read_end(journal) for journal in journals]
     facts_at = runinfo.write(out, facts, parts, {**counts, **({"error": bad} if bad else {})}, written)
     said = ", ".join(f"{counts[k]} {k}" for k in ("real", "generated", "unsure") if k in counts)
