@@ -21,7 +21,7 @@ from aidet.errors import UserError  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- end -->)", re.S)
 PAGES = tuple(
-    f"docs/{name}.md" for name in "convert detector evaluate infer quickstart quickstart_CN recipes train".split()
+    f"docs/{name}.md" for name in "convert default_detector evaluate infer quickstart quickstart_CN recipes train".split()
 )
 HIDDEN = {"commit", "versions", "device", "command", "date", "load", "sha256"}  # in the CSV only: too wide for a page
 
