@@ -69,7 +69,7 @@ def parser() -> cli.Parser:
         default="fail",
         metavar="fail|real|generated|skip",
         help="unusable image: no label, that label, or left out. With fail, the default, a contest's file has real for "
-        "it: 0 in result.txt and in labels of a submission; where it takes numbers, undecided: probability 0.5, score 0",
+        "it: 0 in result.txt and in labels of a submission; for numbers undecided: probability 0.5, score 0",
     )
     g = p.add_argument_group("running")
     g.add_argument("--backend", default="auto", metavar="auto|onnxruntime|mindspore")
