@@ -105,11 +105,10 @@ def layout(paths: Sequence[str], what: str) -> Layout:
 
 def _deciding(folders: Folders, what: str) -> Optional[int]:
     """The level of the folder that decides, None if none does."""
-    said = [
-        (k, side) for k, side in enumerate(labels.side(name, numbers=False) for name in folders) if side is not None
-    ]
-    # A generator, a data set or what is shown may be called deepfake, gan or human: a folder called real or fake is worth
-    # more than those.
+    sides = [labels.side(name, numbers=False) for name in folders]
+    said = [(k, side) for k, side in enumerate(sides) if side is not None]
+    # A generator, a data set or what is shown may be called deepfake, gan or human: a folder called real or fake is
+    # worth more than those.
     said = [(k, side) for k, side in said if is_class_folder(folders[k])] or said
     if not said:
         return None

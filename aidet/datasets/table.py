@@ -142,7 +142,7 @@ def _taken(values: Any, index: np.ndarray) -> Any:
     return values[index] if isinstance(values, np.ndarray) else [values[i] for i in index.tolist()]
 
 
-def joined(tables: Sequence[Table]) -> Table:
+def joined(tables: Sequence[AnyTable]) -> AnyTable:
     """Concatenate tables of one kind and root; a column that a table lacks gets empty cells."""
     first, parts = tables[0], [table._by_row() for table in tables]
     names = list(dict.fromkeys(name for table in tables for name in table.columns))

@@ -242,7 +242,7 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
 
     how = (facts[key] for key in "format on_error sample stability name".split())
     answer = facts.get("answer", "auto")
-    written = results.write(out, rows, list(facts["models"]), *how, answer=answer)
+    written = results.write(out, rows, list(facts["models"]), *how, answer)
     counts, reasons = _counted(rows())
     bad = len(reasons)
     parts = [read_end(journal) for journal in journals]
