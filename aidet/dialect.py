@@ -30,8 +30,9 @@ FOREIGN = (
     (b"PAR1", "a Parquet file; save the table as CSV in UTF-8"),
     (b"\x1f\x8b", "a gzip archive; unpack it"),
 )
+WESTERN = "‘’“”–—…•€«»©®°§·\xa0"  # signs that Western text may hold beside letters
 CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-NAME_AND_WORD = re.compile(r"\S+\.\w{2,5} -?\w{1,12}\s*")
+NAME_AND_WORDS = re.compile(r"\S+\.\w{2,5}( -?\w{1,12})+\s*")
 Place = Union[str, Path]
 
 
@@ -95,7 +96,8 @@ def _code_page(data: bytes) -> Optional[str]:
     """The likelier of GB18030 and Windows-1252, or None if the bytes are neither.
 
     Chinese text is nearly all made of the 3755 common characters, whose first bytes are B0 to D7, and of Chinese
-    punctuation (A1 to A3). Western text has ASCII letters in every line beside the accented ones.
+    punctuation (A1 to A3). Western text has ASCII letters in every line beside the accented ones;
+    in other code pages (Big5, Shift JIS) its letters would be mixed with signs.
     """
     try:
         text = data.decode("gb18030")
@@ -110,9 +112,11 @@ def _code_page(data: bytes) -> Optional[str]:
         text = data.decode("cp1252")
     except UnicodeDecodeError:
         return None
-    lines = (line for line in text.splitlines() if not line.isascii())
+    lines = [line for line in text.splitlines() if not line.isascii()]
     western = all(re.search("[A-Za-z]", line) for line in lines) and not CONTROLS.search(text)
-    return "cp1252" if western else None
+    wide = [c for line in lines for c in line if c > "\x7f"]
+    letters = sum(c.isalpha() and c not in "ªº" or c in WESTERN for c in wide)
+    return "cp1252" if western and letters > 0.8 * len(wide) else None
 
 
 def _is_common(character: str) -> bool:
@@ -136,7 +140,7 @@ def separator_of(text: str) -> str:
     str
         One of :data:`SEPARATORS`: the first one that divides all lines into equally many fields, more than one; else
         the one that divides the first line into most; a comma if none does. A blank if every line is a file name and
-        one word, as in ``img/1.png 0``.
+        short words, as in ``img/1.png 0``.
     """
     said = re.match(r'"?sep=(.)"?\s*[\r\n]', text)
     if said:
@@ -148,7 +152,7 @@ def separator_of(text: str) -> str:
             return separator
         if counts and counts[0] > most:
             most, best = counts[0], separator
-    if most == 1 and all(NAME_AND_WORD.fullmatch(line) for line in _lines(text)):
+    if most == 1 and all(NAME_AND_WORDS.fullmatch(line) for line in _lines(text)):
         return " "
     return best
 

@@ -63,8 +63,9 @@ def read_folder(folder: Place, what: str = "image list") -> Table:
 def layout(paths: Sequence[str], what: str) -> Layout:
     """Read the classes and generators of images from the names of their folders.
 
-    The innermost folder with a word for real or generated decides: ``deepfake/0_real`` is real. Bare ``0`` and ``1``
-    count where no folder has such a word.
+    The innermost folder whose name is a class decides: ``deepfake/0_real`` is real, ``fake/human`` generated. Without
+    such a folder, one that has a word for a class among others does (``celeb_real``); bare ``0`` and ``1`` count where
+    no folder has such a word.
 
     Parameters
     ----------
@@ -108,19 +109,21 @@ def layout(paths: Sequence[str], what: str) -> Layout:
 
 def _deciding(folders: Folders, what: str) -> Optional[int]:
     """The level of the folder that decides, None if none does."""
-    said = [(k, labels.side(name, numbers=False)) for k, name in enumerate(folders)]
-    said = [(k, side) for k, side in said if side is not None]
+    sides = [labels.side(name, numbers=False) for name in folders]
+    said = [(k, side) for k, side in enumerate(sides) if side is not None]
+    # A generator, a data set or what is shown may be called deepfake, gan or human: a folder called real or fake is
+    # worth more than those.
+    said = [(k, side) for k, side in said if is_class_folder(folders[k])] or said
     if not said:
         return None
     level, side = said[-1]
-    for outer, other in said[:-1]:
-        # A generator or a data set may be called deepfake; a folder called fake is a class folder.
-        if other != side and (is_class_folder(folders[outer]) or not is_class_folder(folders[level])):
-            raise UserError(
-                f"{what}: {'/'.join(folders)!r} lies in {folders[outer]!r} ({labels.NAMES[other or 0]}) and in "
-                f"{folders[level]!r} ({labels.NAMES[side or 0]}), which contradict each other; rename the one that is "
-                "not the class, or give a table path,label"
-            )
+    outer = next((k for k, other in said if other != side), None)
+    if outer is not None:
+        raise UserError(
+            f"{what}: {'/'.join(folders)!r} lies in {folders[outer]!r} ({labels.NAMES[1 - side]}) and in "
+            f"{folders[level]!r} ({labels.NAMES[side]}), which contradict each other; rename the one that is not the "
+            "class, or give a table path,label"
+        )
     return level
 
 

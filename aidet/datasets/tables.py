@@ -112,15 +112,17 @@ def label_column(columns: Dict[str, List[str]], path: Place) -> str:
 def _header_for(first: List[str]) -> Optional[List[str]]:
     """Column names for a table without a header; None if its first row is a header.
 
-    A row is no header if it has the name of one image, and beside it nothing, or one cell that can be a label.
+    A row is no header if it has the name of one image, and beside it nothing but cells that can be labels: the only one
+    is the label, of several nobody knows what they are.
     """
     spots = [i for i, cell in enumerate(first) if has_extension(cell)]
-    if len(spots) != 1 or len(first) > 2 or column_of(first, PATH_COLUMNS) is not None:
+    others = [cell for i, cell in enumerate(first) if i not in spots]
+    if len(spots) != 1 or column_of(first, PATH_COLUMNS) is not None:
         return None
-    other = first[1 - spots[0]] if len(first) == 2 else "0"
-    if labels.of_cell(other) is None and not re.fullmatch("-?[0-9]{1,6}", other):
+    if any(labels.of_cell(cell) is None and not re.fullmatch("-?[0-9]{1,6}", cell) for cell in others):
         return None
-    return ["path"] if len(first) == 1 else ["path", "label"] if spots == [0] else ["label", "path"]
+    names = ["label"] if len(others) == 1 else [f"column {i + 1}" for i in range(len(first))]
+    return ["path" if i in spots else names.pop(0) if len(others) == 1 else names[i] for i in range(len(first))]
 
 
 def is_table(path: Place) -> bool:
@@ -130,7 +132,7 @@ def is_table(path: Place) -> bool:
             first = next(([cell.strip() for cell in row] for row in reader if row), [])
     except (OSError, UnicodeError, csv.Error):
         return False
-    return column_of(first, PATH_COLUMNS) is not None or len(_header_for(first) or ()) == 2
+    return column_of(first, PATH_COLUMNS) is not None or len(_header_for(first) or ()) > 1
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

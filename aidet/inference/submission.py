@@ -168,10 +168,7 @@ def _is_answer(name: str) -> bool:
 def _answer(place: int, name: str, cells: List[str], wanted: str, columns: int) -> Answer:
     said = _side_of(name)
     side = GENERATED if said is None else said
-    words, numbers = (
-        set(_words(name)),
-        [float(c) for c in cells if re.fullmatch(r"[-+]?[0-9]*\.?[0-9]+([eE]-?\d+)?", c)],
-    )
+    words, numbers = set(_words(name)), [float(c) for c in cells if NUMBER.fullmatch(c)]
     unit = all(0 <= value <= 1 for value in numbers)
     kind = wanted
     if wanted == "auto":

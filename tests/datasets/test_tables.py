@@ -144,6 +144,14 @@ def test_scores_are_read_in_every_dialect(tmp_path):
         assert records.read_scores(tmp_path / "other.csv") == wanted
 
 
+def test_a_list_with_several_columns_of_numbers(tmp_path):
+    """path, 2 classes, 3 classes, 16 classes: the images are found, but nobody knows which number is the label."""
+    place = table(tmp_path, "a/0.png 1 1 15\nb/0.png 0 0 16\n", "a/0.png", "b/0.png", name="list.txt")
+    assert [key for key, _ in sources.Inputs(place)] == sources.read_images(place).paths == ["a/0.png", "b/0.png"]
+    with pytest.raises(UserError, match="no label column; it has path, column 2, column 3, column 4"):
+        truth.read_labels(place)
+
+
 # --- what is not guessed ----------------------------------------------------------------------------------------------
 def table(root, text, *files, name="labels.csv"):
     for i, file in enumerate(files):
@@ -195,6 +203,8 @@ def test_true_in_a_column_that_names_no_side_is_refused(tmp_path):
         (b"PK\x03\x04 workbook", "Excel workbook"),
         (b"PAR1", "Parquet"),
         (b"path,label\na\x81.png,1\n", "cannot be read as UTF-8, UTF-16, GB18030 or Windows-1252.*save it as UTF-8"),
+        ("path,label\n圖片/貓咪一.png,0\n圖片/狗狗二.png,1\n".encode("big5"), "save it as UTF-8"),
+        ("path,label\n写真/猫.png,0\n".encode("cp932"), "save it as UTF-8"),
         (b"path,label\na.png\n", "line 2: 1 fields, the header has 2"),
         (b"colour,label\na,1\n", "has no path column; it has colour, label; wanted one of path,"),
     ],
@@ -216,6 +226,7 @@ def test_broken_json_lines(tmp_path, text, said):
     "text, encoding",
     [
         ("path,label\n猫/图片1.png,假\n", "gb18030"),
+        ("path\na – b, c’s.png\n", "cp1252"),
         ("path\nfotos/übergröße.png\ncafé.png\nseñor Ñandú.png\n", "cp1252"),
         ("path\nplain.png\n", "utf-8-sig"),
     ],
