@@ -1,6 +1,5 @@
 """Pictures as people reported them in public trackers; docs/field-cases.md says where. Every input is made here."""
 
-import io
 import struct
 import zipfile
 
