@@ -28,7 +28,8 @@ def test_an_unknown_or_missing_extension_is_looked_into(tmp_path):
     for name in ("x.jpg_large", "x.jpg.1", "x.jpg ", "x.img", "x.mpo", "x.psd", "x.dng"):
         (tmp_path / name).write_bytes(JPEG)
         names.append(name)
-    for name, data in (("a.bin", b"\0" * 40), ("b", b""), ("c.txt", JPEG), ("d.dng", encoded("TIFF")), ("e.py", b"P5 ")):
+    others = {"a.bin": b"\0" * 40, "b": b"", "c.txt": JPEG, "d.dng": encoded("TIFF"), "e.py": b"P5 "}
+    for name, data in others.items():
         (tmp_path / name).write_bytes(data)
     left = images.LeftOut()
     assert sorted(images.walk(tmp_path, left)) == sorted(names)
