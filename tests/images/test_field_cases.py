@@ -2,6 +2,7 @@
 
 import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from test_reading import PHOTO, chunk, encoded, read, same, segment
 
 from aidet import images
-from aidet.app import uploads
+from aidet.app import metadata, uploads
 
 PNG, JPEG = encoded("PNG"), encoded("JPEG", quality=95)
 PIXELS = read(JPEG)[0].tobytes()
@@ -119,6 +120,13 @@ def test_folders_of_a_mac_and_capitals(tmp_path):  # fastai 488, faceswap 116, l
         for name in ("IMG_1.JPG", "noext", "x.jpg_large", "__MACOSX/._IMG_1.JPG", "@eaDir/t.jpg", "a.txt"):
             archive.writestr(name, JPEG)
     assert [name for name, _ in uploads.Batch([tmp_path / "a.zip"])] == ["IMG_1.JPG", "noext", "x.jpg_large"]
+
+
+def test_a_large_workflow_is_still_shown_as_a_trace_of_a_generator():  # Pillow 8363
+    text = b'{"nodes": [' + b'{"type": "KSampler"}, ' * 100_000 + b"{}]}"
+    for body in (b"workflow\0\0" + zlib.compress(text), b"prompt\0\0" + zlib.compress(text)):
+        (found,) = metadata.read(PNG[:33] + chunk(b"zTXt", body) + PNG[33:])
+        assert found.kind == "generator" and "KSampler" in found.text and len(found.text) <= 400
 
 
 def test_a_picture_of_222_megapixels_names_its_remedy():  # baserow 3013, comfyui-art-venture 36
