@@ -18,6 +18,7 @@ def run(argv: List[str]) -> None:
     p.add_argument("--format", required=True, metavar="mindir|onnx|air")
     p.add_argument("--out", required=True, metavar="DIR")
     p.add_argument("--batch", default="dynamic", metavar="N|dynamic", help="batch size (default: free)")
+    p.add_argument("--opset", type=int, metavar="N", help="with onnx: version of its operators")
     p.add_argument("--preprocess-in-graph", action="store_true", help="uint8 (N, h, w, 3) in, score (N,) out")
     p.add_argument("--emit-lite", action="store_true", help="files and commands for MindSpore Lite (with mindir)")
     p.add_argument("--int8", metavar="DIR", help="with onnx: an eight-bit model too, calibrated on these images")
@@ -32,7 +33,8 @@ def run(argv: List[str]) -> None:
         raise UserError("--labels goes with --int8 DIR: they are the true labels of its images")
     if args.int8 and (args.format != "onnx" or batch != "dynamic" or args.preprocess_in_graph):
         raise UserError("--int8 goes with --format onnx, a dynamic batch and preprocessing outside the graph")
-    verdict = exporter.export(args.ckpt, args.format, args.out, batch, args.preprocess_in_graph, args.emit_lite)
+    options = (batch, args.preprocess_in_graph, args.emit_lite, args.opset)
+    verdict = exporter.export(args.ckpt, args.format, args.out, *options)
     where = Path(args.out) / verdict["file"]
     if verdict["difference"] is None:
         print(f"wrote {where}; {verdict['note']}")

@@ -60,6 +60,8 @@ def parser() -> cli.Parser:
         help="score with the model of export.py --int8 first, in float32 if it is close",
     )
     g.add_argument("--seed", type=int, default=42)
+    g.add_argument("--transform", metavar="LINE", help="of an .onnx from elsewhere: the pipeline that makes its input")
+    g.add_argument("--positive", metavar="INDEX|real", help="of an .onnx from elsewhere: its output that is generated")
     g = p.add_argument_group("output")
     g.add_argument(
         "--format",

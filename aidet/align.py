@@ -189,7 +189,7 @@ def twin(
         With the reason: unreadable, or in a format or mode that cannot be written in the same way.
     """
     pixels = np.asarray(images.decode(source))
-    with Image.open(source) as original:
+    with images.opened(source) as original:
         if original.format not in FORMATS:
             raise images.ImageError(f"format {original.format} cannot be written alike; only {', '.join(FORMATS)}")
         if original.mode not in ("RGB", "L") or "transparency" in original.info:

@@ -12,6 +12,7 @@ from typing import List, Union
 
 from PIL import ExifTags, Image
 
+from ..images import containers
 from . import credentials
 
 # kinds of finding
@@ -104,6 +105,21 @@ def _kind_of_text(name, text):
 
 
 def _texts(data):
+    try:
+        values = _values(data)
+    except Exception:  # a workflow may be too large for Pillow
+        if not data.startswith(containers.PNG):
+            raise
+        values = dict(containers.png_texts(io.BytesIO(data)))
+    for name, value in values.items():
+        if name in ("XML:com.adobe.xmp", "Raw profile type exif"):
+            continue
+        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        yield Finding(_kind_of_text(name, text), _short(name), _short(text))
+
+
+def _values(data):
+    """The texts of an image by name, as Pillow reads them."""
     with Image.open(io.BytesIO(data)) as image:
         if image.format == "PNG" and image.width * image.height <= LARGEST:
             image.load()  # there may be text after the pixels
@@ -111,11 +127,7 @@ def _texts(data):
         for name in ("comment", "Comment"):
             if image.info.get(name):
                 values[name] = image.info[name]
-    for name, value in values.items():
-        if name in ("XML:com.adobe.xmp", "Raw profile type exif"):
-            continue
-        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-        yield Finding(_kind_of_text(name, text), _short(name), _short(text))
+    return values
 
 
 def _comment(value):

@@ -86,6 +86,9 @@ class Detector:
         Larger images are refused before they are decoded.
     truncated : {"error", "score"}
         A file whose end is missing: an error, or score what is there; the verdict's ``note`` says so.
+    transform, positive : str, int or str, optional
+        For ``.onnx`` files from elsewhere: the pipeline line that makes their input, and the index of the output that
+        means *generated* (of a single output also ``real``).
 
     Attributes
     ----------
@@ -138,6 +141,8 @@ class Detector:
         say: backends.Say = None,
         max_pixels: int = images.MAX_PIXELS,
         truncated: str = "error",
+        transform: Optional[str] = None,
+        positive: Union[None, int, str] = None,
     ) -> None:
         given = {n: v for n, v in locals().items() if n not in ("self", "checkpoints", "__class__")}
         self._made_from = checkpoints, given
@@ -165,7 +170,14 @@ class Detector:
         fusion(spec.get("thresholds"))  # report a wrong name before any model is loaded
         options: Dict[str, Any] = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
         options.update(backend=backend, device=device, say=say)
-        self.models = [open_scorer(path, name, **options) for path, name in zip(checkpoints, names)]
+        said = {k: v for k, v in (("transform", transform), ("positive", positive)) if v is not None}
+        onnx = [str(path).endswith(".onnx") for path in checkpoints]
+        if said and not any(onnx):
+            raise UserError(f"--{next(iter(said))} is for ONNX files from elsewhere; a checkpoint's sidecar has it")
+        self.models = [
+            open_scorer(path, name, **options, **(said if plain else {}))
+            for path, name, plain in zip(checkpoints, names, onnx)
+        ]
         if one_by_one and self.models[0].views is None:
             raise UserError(f"early_exit and cascade are for networks with views; {names[0]!r} is a rule")
         self.fusion = fusion({**{m.name: m.threshold for m in self.models}, **(spec.get("thresholds") or {})})

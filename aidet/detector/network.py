@@ -8,7 +8,7 @@ from PIL import Image
 
 from .. import ckpt, files, labels
 from ..export import onnx_graph
-from . import backends
+from . import backends, foreign
 from .scorer import Scorer
 from .views import Views
 from .vote import combine_views
@@ -24,6 +24,8 @@ class Network(Scorer):
         Its name in result files.
     backend, device, say :
         See :func:`aidet.detector.backends.open_model`.
+    transform, positive :
+        For an ``.onnx`` from elsewhere, see :func:`aidet.detector.foreign.opened`.
     **views
         See :class:`aidet.detector.views.Views`.
 
@@ -43,17 +45,24 @@ class Network(Scorer):
         backend: str = "auto",
         device: str = "auto",
         say: backends.Say = None,
+        transform: Optional[str] = None,
+        positive: Union[None, int, str] = None,
         **views: Any,
     ) -> None:
         self.path, self.name = Path(path), name
         onnx = self.path.suffix == ".onnx"
-        self.sidecar = sidecar = onnx_graph.sidecar_of(path) if onnx else ckpt.Sidecar.read(path)
+        session = None
+        if transform is not None or positive is not None:
+            self.sidecar, session = foreign.opened(path, transform, positive)
+        else:
+            self.sidecar = onnx_graph.sidecar_of(path) if onnx else ckpt.Sidecar.read(path)
+        sidecar = self.sidecar
         self.order = sidecar.detector_order
-        transform, voting = sidecar.detector_transform, sidecar.voting.settings(**views)
-        self.views = Views(transform, line=sidecar.views_line, **voting)
+        line, voting = sidecar.detector_transform, sidecar.voting.settings(**views)
+        self.views = Views(line, line=sidecar.views_line, **voting)
         self.threshold = sidecar.threshold
         self.scale, self.offset = sidecar.calibration
-        self.backend = backends.open_model(sidecar, backend, self.views.size, device, say)
+        self.backend = session or backends.open_model(sidecar, backend, self.views.size, device, say)
         self.threadsafe, self.device = self.backend.threadsafe, self.backend.device
         self.backend_name = self.backend.name
         # An exported file states the hash of the checkpoint it was made from, even if it was quantised afterwards.

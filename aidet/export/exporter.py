@@ -1,5 +1,6 @@
 """Export to MindIR, ONNX or AIR, load the result again and compare it, and find the layer that cannot be exported."""
 
+import functools
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Optional, Union
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import mindspore as ms
     import numpy as np
 
+MOST_OPSET = 30  # a typing error; which versions a graph can have, its conversion says
 FORMATS = ("mindir", "onnx", "air")
 
 
@@ -25,6 +27,7 @@ def export(
     batch: Union[int, str] = "dynamic",
     preprocess: bool = False,
     lite: bool = False,
+    opset: Optional[int] = None,
 ) -> Dict[str, Any]:
     """Export a checkpoint, load the result again, compare it with the network, and write the verdict beside it.
 
@@ -41,6 +44,8 @@ def export(
         Put cast, normalisation and the score into the graph: uint8 (N, h, w, 3) in, float32 (N,) score out.
     lite : bool
         Write the files for MindSpore Lite, too; only with ``mindir``.
+    opset : int, optional
+        Version of ONNX's operators; only with ``onnx``. Default: that of MindSpore's exporter.
 
     Returns
     -------
@@ -59,6 +64,8 @@ def export(
         raise UserError(f"batch (={batch!r}) must be a whole number >= 1 or 'dynamic'")
     if lite and kind != "mindir":
         raise UserError(f"--emit-lite goes with --format mindir, not {kind}")
+    if opset is not None and (kind != "onnx" or not 1 <= opset <= MOST_OPSET):
+        raise UserError(f"--opset (={opset}) goes with --format onnx and lies between 1 and {MOST_OPSET}")
     if kind == "air":
         _refuse_air()
     sidecar = ckpt.Sidecar.read(path)
@@ -72,7 +79,7 @@ def export(
     net.set_train(False)
     name = Path(path).stem + ("_uint8" if preprocess else "")
     target = Path(out) / f"{name}.{kind}"
-    write = {"mindir": _mindir, "onnx": _onnx, "air": _air}[kind]
+    writers: Dict[str, Any] = {"mindir": _mindir, "onnx": functools.partial(_onnx, opset=opset), "air": _air}
     verdict: Dict[str, Any] = {
         "format": kind,
         "file": target.name,
@@ -87,7 +94,7 @@ def export(
         "output": SCORE if preprocess else onnx_graph.OUTPUT,
         # Decoding and geometry are outside the graph in every export.
         "geometry": pipeline.geometry.text,
-        **write(net, sidecar, sample, batch, target, preprocess),
+        **writers[kind](net, sidecar, sample, batch, target, preprocess),
     }
     if kind == "mindir":
         verdict["input"]["name"] = input_name(target)
@@ -99,11 +106,11 @@ def export(
 
 
 # --- formats ---------------------------------------------------------------------------------------------------------
-def _onnx(net, sidecar, sample, batch, target, preprocess):
+def _onnx(net, sidecar, sample, batch, target, preprocess, opset):
     output = SCORE if preprocess else onnx_graph.OUTPUT
     batches = onnx_graph.VERIFIED if batch == "dynamic" else (batch,)
     try:
-        model, verdict = onnx_graph.export(net, sidecar, sample, batches, output)
+        model, verdict = onnx_graph.export(net, sidecar, sample, batches, output, opset)
     except onnx_graph.ExportError as error:
         raise UserError(f"{target.name}: {error}{_where(net, sample)}") from None
     if batch != "dynamic":

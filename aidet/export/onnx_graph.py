@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Sequence, Set, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 
@@ -38,6 +38,7 @@ def export(
     sample: Callable[[int], np.ndarray],
     check: Sequence[int] = VERIFIED,
     output: str = OUTPUT,
+    opset: Optional[int] = None,
 ) -> Tuple["onnx.ModelProto", Dict[str, Any]]:
     """Make a verified ONNX model of a network.
 
@@ -53,6 +54,8 @@ def export(
         Batch sizes at which ONNX Runtime is compared with MindSpore.
     output : str
         Name of the graph's output.
+    opset : int, optional
+        Version of ONNX's operators to convert to.
 
     Returns
     -------
@@ -74,10 +77,26 @@ def export(
         for graph in graphs:
             finish(graph)
     model = free_batch(graphs[0], graphs[1], TRACED, output)
+    if opset is not None:
+        model = of_version(model, opset)
     describe(model, sidecar)
     verdict = compare(expected, model, sample, output)
     stamp(model, "aidet.verified", json.dumps(verdict))
     return model, verdict
+
+
+def of_version(model: "onnx.ModelProto", opset: int) -> "onnx.ModelProto":
+    """The same graph with another version of ONNX's operators; :class:`ExportError` if an operator has none in it."""
+    from onnx import checker, version_converter
+
+    if model.opset_import[0].version == opset:
+        return model
+    try:
+        made = version_converter.convert_version(model, opset)
+        checker.check_model(made)
+    except Exception as error:  # noqa: BLE001 - the converter raises RuntimeError, ValidationError and others
+        raise ExportError(f"cannot be written with opset {opset}: {first_line(error, 200)}") from None
+    return made
 
 
 class ExportError(Exception):
@@ -317,7 +336,7 @@ def sidecar_of(path: Union[str, Path]) -> ckpt.Sidecar:
         raise UserError(f"{str(path)!r} cannot be read as an ONNX model: {first_line(error, 300)}") from None
     metadata = session.get_modelmeta().custom_metadata_map
     if "aidet.sidecar" not in metadata:
-        raise UserError(f"{str(path)!r} was not exported by this project: its metadata names no preprocessing")
+        raise UserError(foreign(session, path))
     if metadata.get("aidet.output", OUTPUT) != OUTPUT:
         raise UserError(f"{str(path)!r} has its preprocessing inside; export it without --preprocess-in-graph for this")
     try:
@@ -325,6 +344,19 @@ def sidecar_of(path: Union[str, Path]) -> ckpt.Sidecar:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r}: its metadata cannot be read ({error}): damaged file") from None
     return ckpt.Sidecar.from_facts(facts, path, f"the metadata of {str(path)!r}")
+
+
+def foreign(session: Any, path: Union[str, Path]) -> str:
+    """What is missing in an ONNX file from elsewhere, and which of its inputs and outputs could be used."""
+
+    def shown(values):
+        return ", ".join(f"{v.name} {v.type} {v.shape}" for v in values)
+
+    return (
+        f"{str(path)!r} was not exported by this project, so nothing says how an image becomes its input "
+        f"({shown(session.get_inputs())}) and which output means generated ({shown(session.get_outputs())}); say both "
+        "with --transform LINE --positive INDEX (docs/infer.md), or convert its weights and export the result"
+    )
 
 
 def reference(net: "ms.nn.Cell", sample: Callable[[int], np.ndarray], batches: Sequence[int]) -> Dict[int, np.ndarray]:

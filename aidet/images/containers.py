@@ -212,17 +212,47 @@ def _harmless(file, chunk, level):
 
 def _swells(kind, body):
     """Whether a chunk unpacks to more than :data:`LARGE` bytes."""
+    return len(_unpacked(kind, body, LARGE + 1)) > LARGE
+
+
+def _unpacked(kind, body, most):
+    """At most the first ``most`` bytes of what a text or a profile holds; empty if it is damaged."""
     rest = body.partition(b"\0")[2]
+    if kind == b"tEXt":
+        return rest[:most]
     if kind == b"iTXt":
-        if rest[:1] != b"\1":
-            return False
+        packed = rest[:1] == b"\1"
         rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
+        if not packed:
+            return rest[:most]
     else:
         rest = rest[1:]
     try:
-        return len(zlib.decompressobj().decompress(rest, LARGE + 1)) > LARGE
+        return zlib.decompressobj().decompress(rest, most)
     except zlib.error:
-        return False  # Pillow reads it as empty
+        return b""  # Pillow reads it as empty
+
+
+def png_texts(file: BinaryIO, most: int = 1 << 16) -> Iterator[Tuple[str, bytes]]:
+    """The texts of a PNG, of any size, in bounded memory.
+
+    Parameters
+    ----------
+    file : binary file
+        Of a PNG; its position is changed.
+    most : int
+        Bytes of each text that are given.
+
+    Yields
+    ------
+    (str, bytes)
+        Keyword and the beginning of the text.
+    """
+    for chunk in _chunks(file, file.seek(0, os.SEEK_END))[0]:
+        if chunk.kind in (b"tEXt", b"zTXt", b"iTXt"):
+            file.seek(chunk.start + 8)
+            body = file.read(min(chunk.length, 16 * LARGE))
+            yield body.partition(b"\0")[0][:79].decode("latin-1"), _unpacked(chunk.kind, body, most)
 
 
 def _first_frame(file, chunks):

@@ -93,10 +93,10 @@ def _range(image: Image.Image, dtype: np.dtype, low: float, high: float) -> Rang
     if image.format is None and image.mode != "F" and high <= 255:
         # An image made in memory: ``convert("I;16")`` and ``convert("I")`` keep the values 0 to 255 of 8 bits.
         return Range(0, 255, f"{image.mode} without a file (values {_span(low, high)}): {_as(255)}")
-    if image.mode in GREY16 or image.format in ("PNG", "PPM"):
-        return Range(0, 65535, _narrow(image, high))
     if image.mode == "F":
         return _float_range(low, high)
+    if image.mode in GREY16 or image.format in ("PNG", "PPM"):
+        return Range(0, 65535, _narrow(image, high))
     if _tag(image, BITS) == 16:
         return Range(0, 32767, _negative(low))
     white = next((r for r in RANGES if high <= r), RANGES[-1])

@@ -202,6 +202,16 @@ def test_wide_types_of_unknown_range_are_noted_and_never_all_white():
         assert np.abs(found - values.astype(np.float64) / white * 255).max() <= 1.01, white
     found, note = level(tiff(GREY.astype(np.float32) / 255))
     assert np.abs(found.astype(int) - GREY).max() <= 1 and not note
+    found, note = level(encoded("PPM", Image.fromarray(GREY.astype(np.float32) / 255)))  # a portable float map
+    assert np.abs(found.astype(int) - GREY).max() <= 1 and not note
+    unsigned = bytearray(tiff((GREY.astype(np.uint64) * 16843009).astype(np.uint32).view(np.int32)))
+    start = struct.unpack_from("<I", unsigned, 4)[0]
+    for i in range(struct.unpack_from("<H", unsigned, start)[0]):
+        at = start + 2 + 12 * i
+        if struct.unpack_from("<H", unsigned, at)[0] == 339:
+            struct.pack_into("<H", unsigned, at + 8, 1)
+    found, note = level(bytes(unsigned))
+    assert np.abs(found.astype(int) - GREY).max() <= 1 and "taken as 0 to 4294967295" in note
     dark = level(tiff(GREY.astype(np.int32)))[0]
     assert dark.max() == 0, "no integer is made brighter because the image is dark"
 

@@ -1,0 +1,118 @@
+"""ONNX files from elsewhere as detectors: the caller says what their input and their outputs are."""
+
+from pathlib import Path
+from typing import Any, List, Optional, Tuple, Union
+
+import numpy as np
+
+from .. import ckpt, labels
+from ..ckpt.sidecar import FORMAT
+from ..errors import UserError, first_line
+from ..images import Pipeline
+from . import backends
+
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+SMALLEST = 1e-7  # a probability that is nearer to 0 or 1 is read as this: single precision knows no nearer one
+
+
+class Session(backends.OnnxRuntime):
+    """A session whose input may be NHWC, of a fixed batch or in half precision, and whose output may be probabilities.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Raises
+    ------
+    UserError
+        Not a model with one image as input and one score or several for each image.
+    """
+
+    def __init__(self, path: Union[str, Path]) -> None:
+        try:
+            super().__init__(path)
+        except ImportError:
+            raise UserError("onnxruntime is not installed; run: pip install 'aidet[onnx]'") from None
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types, one for each status code
+            raise UserError(f"{str(path)!r} cannot be run by ONNX Runtime: {first_line(error, 200)}") from None
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        shape = list(inputs[0].shape)
+        if len(inputs) != 1 or len(shape) != 4 or inputs[0].type not in TYPES or 3 not in (shape[1], shape[3]):
+            given = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+            raise UserError(f"{str(path)!r} takes {given}; wanted one input of floats, (N, 3, h, w) or (N, h, w, 3)")
+        self.feed, self.answer, self.type = inputs[0].name, outputs[0].name, TYPES[inputs[0].type]
+        self.last = shape[1] != 3
+        self.rows = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
+        self.sides = [s if isinstance(s, int) else None for s in (shape[1:3] if self.last else shape[2:])]
+        self.ends_in = _last_operation(path, self.answer)
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        """float32 (N, 3, h, w) -> logits (N, K)."""
+        x = (batch.transpose(0, 2, 3, 1) if self.last else batch).astype(self.type, copy=False)
+        parts = []
+        for start in range(0, len(x), self.rows or len(x)):
+            part = x[start : start + (self.rows or len(x))]
+            missing = (self.rows or 0) - len(part)
+            if missing > 0:
+                part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+            out = self.session.run([self.answer], {self.feed: np.ascontiguousarray(part)})[0]
+            out = np.asarray(out, np.float64).reshape(len(part), -1)
+            parts.append(out[: len(part) - max(missing, 0)])
+        values = np.concatenate(parts)
+        if self.ends_in == "Softmax":
+            return np.log(np.clip(values, SMALLEST, None))
+        return labels.logit(np.clip(values, SMALLEST, 1 - SMALLEST)) if self.ends_in == "Sigmoid" else values
+
+
+def _last_operation(path: Union[str, Path], output: str) -> str:
+    """``Softmax``, ``Sigmoid`` or another operation: what gives an output, shape changes aside."""
+    try:
+        import onnx
+    except ImportError:
+        raise UserError("onnx is not installed, so the output cannot be told; run: pip install 'aidet[onnx]'") from None
+    makers = {name: node for node in onnx.load(str(path), load_external_data=False).graph.node for name in node.output}
+    while output in makers and makers[output].op_type in ("Identity", "Flatten", "Squeeze", "Reshape", "Cast"):
+        output = makers[output].input[0]
+    return makers[output].op_type if output in makers else ""
+
+
+def opened(
+    path: Union[str, Path], transform: Optional[str], positive: Union[None, int, str]
+) -> Tuple[ckpt.Sidecar, Session]:
+    """The facts of an ONNX file from elsewhere, and its session.
+
+    Parameters
+    ----------
+    path : str or Path
+    transform : str
+        Pipeline line that makes its input, for example ``resize(256) | center_crop(224) | normalize(imagenet)``.
+    positive : int or str
+        Index of the output that means *generated*; for a single output also ``real`` if it means that.
+
+    Raises
+    ------
+    UserError
+        One of the two is missing or does not fit the model.
+    """
+    if transform is None or positive is None:
+        missing = "--transform LINE" if transform is None else "--positive INDEX"
+        raise UserError(f"{str(path)!r}: {missing} is missing; an ONNX file from elsewhere needs both")
+    line, session = Pipeline(transform), Session(path)
+    example = np.zeros((1, 3, *(side or 224 for side in session.sides)), np.float32)
+    count = session(example).shape[1]
+    facts: Any = {
+        "format": FORMAT, "architecture": "onnx", "classes": None, "class_order": order(path, count, positive),
+        "input": {"transform": line.text, "views": None},
+    }  # fmt: skip
+    return ckpt.Sidecar.from_facts(facts, path, f"--transform and --positive of {str(path)!r}"), session
+
+
+def order(path: Union[str, Path], count: int, positive: Union[int, str]) -> List[str]:
+    """``real`` or ``generated`` for each of ``count`` outputs; :class:`UserError` if ``positive`` is none."""
+    real, generated = labels.NAMES
+    if count == 1 and str(positive) in (real, generated, "0"):
+        return [real if str(positive) == real else generated]
+    if not str(positive).isdecimal() or not int(positive) < count:
+        one = "0, or 'real' if its one output means that" if count == 1 else f"an index below {count}"
+        raise UserError(f"--positive {positive!r}: {str(path)!r} has {count} outputs; give {one}")
+    return [generated if i == int(positive) else real for i in range(count)]

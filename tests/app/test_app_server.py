@@ -1,0 +1,36 @@
+"""Starting the application: proxies of the system, addresses."""
+
+import os
+import socket
+
+import pytest
+
+from aidet.app import server
+from aidet.errors import UserError
+
+
+def test_no_proxy_of_the_system_reaches_the_page(monkeypatch):
+    """The HTTP client inside Gradio raises with a SOCKS proxy, and nothing is requested from other hosts anyway."""
+    before = dict(os.environ)
+    for name in ("ALL_PROXY", "all_proxy", "https_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "socks5://127.0.0.1:9")
+    try:
+        server.prepare()
+        assert not [name for name in os.environ if name.lower().endswith("_proxy") and name.lower() != "no_proxy"]
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def test_the_reason_why_an_address_cannot_be_used():
+    with pytest.raises(UserError, match="--host 'no.such.host.invalid': .*give 127.0.0.1 for this machine alone"):
+        server.check_address("no.such.host.invalid", 7860)
+    with pytest.raises(UserError, match="--host '203.0.113.7' is no address of this machine"):
+        server.check_address("203.0.113.7", 7860)
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen(1)
+        port = busy.getsockname()[1]
+        with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}: the port is in use; choose another"):
+            server.check_address("127.0.0.1", port)
+    server.check_address("127.0.0.1", 0)

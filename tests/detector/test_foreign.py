@@ -1,0 +1,79 @@
+"""ONNX files that this project did not export, as detectors."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aidet import Detector
+from aidet.errors import UserError
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+LINE = "resize((8, 8)) | to_float"
+RNG = np.random.default_rng(0)
+WEIGHTS = RNG.normal(size=(3, 2)).astype(np.float32)
+IMAGES = [Image.fromarray(RNG.integers(0, 256, (8, 8, 3), np.uint8)) for _ in range(3)]
+
+
+def made(folder, outputs=2, tail=None, shape=("N", 3, 8, 8), last=False, name="x", weights=None):
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes, x = [], "input"
+    if last:
+        nodes, x = [helper.make_node("Transpose", ["input"], ["t"], perm=[0, 3, 1, 2])], "t"
+    nodes += [
+        helper.make_node("GlobalAveragePool", [x], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["y" if tail else "out"]),
+    ]
+    if tail:
+        nodes.append(helper.make_node(tail, ["y"], ["out"]))
+    weights = WEIGHTS[:, :outputs] if weights is None else weights
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, (shape[0], outputs))],
+        [numpy_helper.from_array(weights, "w")],
+    )  # fmt: skip
+    path = folder / f"{name}.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+    return path
+
+
+def scores(path, **options):
+    return [r.score for r in Detector(path, transform=LINE, **options).score(IMAGES)]
+
+
+def wanted():
+    means = np.stack([np.asarray(i, np.float64).mean((0, 1)) / 255 for i in IMAGES])
+    return means @ WEIGHTS
+
+
+def test_every_form_gives_the_score_of_the_formula(tmp_path):
+    y = wanted()
+    for options in ({}, {"tail": "Softmax"}, {"shape": ("N", 8, 8, 3), "last": True}, {"shape": (2, 3, 8, 8)}):
+        path = made(tmp_path, **options)
+        np.testing.assert_allclose(scores(path, positive=1), y[:, 1] - y[:, 0], atol=1e-5, err_msg=str(options))
+        np.testing.assert_allclose(scores(path, positive="0"), y[:, 0] - y[:, 1], atol=1e-5)
+    for tail in (None, "Sigmoid"):
+        path = made(tmp_path, outputs=1, tail=tail)
+        np.testing.assert_allclose(scores(path, positive=0), y[:, 0], atol=1e-5)
+        np.testing.assert_allclose(scores(path, positive="real"), -y[:, 0], atol=1e-5)
+
+
+def test_what_is_missing_is_said(tmp_path):
+    path = made(tmp_path)
+    with pytest.raises(UserError, match=r"not exported by this project.*input tensor\(float\).*--transform LINE --pos"):
+        Detector(path)
+    with pytest.raises(UserError, match="--positive INDEX is missing"):
+        Detector(path, transform=LINE)
+    with pytest.raises(UserError, match="--transform LINE is missing"):
+        Detector(path, positive=1)
+    with pytest.raises(UserError, match="has 2 outputs; give an index below 2"):
+        Detector(path, transform=LINE, positive=2)
+    with pytest.raises(UserError, match="has 1 outputs; give 0, or 'real'"):
+        Detector(made(tmp_path, outputs=1, name="one"), transform=LINE, positive=1)
+    with pytest.raises(UserError, match="wanted one input of floats"):
+        Detector(made(tmp_path, shape=("N", 4, 8, 8), weights=np.ones((4, 2), np.float32)), transform=LINE, positive=1)
+    with pytest.raises(UserError, match="--transform is for ONNX files from elsewhere"):
+        Detector(tmp_path / "a.ckpt", transform=LINE)
