@@ -11,7 +11,8 @@ from aidet.errors import UserError, nearest
 from ..reading import Tensor
 
 MODULES = (
-    "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit clip dinov2 siglip convnext autoencoder_kl"
+    "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit clip dinov2 siglip convnext "
+    "autoencoder_kl"
 ).split()
 # What trainers call a linear classifier that they put on a tower of another library.
 HEADS = r"(?:fc|head|linear|linear_head|classifier)(?:\.\d+)?\.(weight|bias)"
@@ -233,7 +234,7 @@ def tower(layout: Layout, tensors: Tensors, config: Config, lead: int) -> Argume
     patch = shape(tensors, layout.source("patch_embed.proj") + ".weight")
     table = shape(tensors, layout.source("pos_embed"))
     fc1 = shape(tensors, layout.source("blocks.{b}.mlp.fc1").replace("{b}", "0") + ".weight")
-    block = re.escape(layout.source("blocks.{b}.norm1")).replace(r"\{b\}", r"(\d+)")
+    block = re.escape(layout.source("blocks.{b}.attn.proj")).replace(r"\{b\}", r"(\d+)")
     patches = math.prod(table[:-1]) - lead
     grid = math.isqrt(max(patches, 0))
     if grid * grid != patches or not patches:
