@@ -65,8 +65,10 @@ FREE = {
     "mobilenet_v2": {"width": 0.35},
     "resnest": {"depths": [1, 1, 1, 1], "stem_width": 8},
     "swin_v2": {"width": 8, "depths": [2, 1], "heads": [1, 2], "image_size": 32, "window_size": 4},
+    ("vit", "torchvision"): {**_TOWER, "patch_size": 8, "image_size": 24},
 }
 OTHER = {
+    ("vit", "torchvision"): "vit",
     ("vit", "hf-deit"): "deit_t_16_224",
     ("vit", "hf-deit-teacher"): "deit_t_16_224",
     ("taesd", "diffusers-decoder"): "taesd_decoder",
