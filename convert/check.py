@@ -8,7 +8,7 @@ from aidet import ckpt
 from aidet.errors import UserError
 
 from . import hub, reading, rules
-from .conversion import fold_adapters
+from .conversion import fold_adapters, take_part
 from .parity import compare
 from .plan import make_plan
 
@@ -59,10 +59,11 @@ def check(
 
 
 def _against_source(path, source, sidecar, say):
-    where, _ = hub.locate(source)
+    where, entry = hub.locate(source)
     read = reading.read(where)
     if sidecar.source_sha256 and read.sha256() != sidecar.source_sha256:
         raise UserError(f"{source} is not the file {path} was made from (sha256 differs)")
+    take_part(read, entry)
     folded = (sidecar.raw.get("source") or {}).get("adapters") or {}
     fold_adapters(read, where, folded.get("base"), folded.get("alpha"))
     arrays = ckpt.load_arrays(path)
