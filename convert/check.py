@@ -8,7 +8,7 @@ from aidet import ckpt
 from aidet.errors import UserError
 
 from . import published, reading, rules
-from .conversion import fold_adapters
+from .conversion import fold_adapters, take_part
 from .parity import compare, statement
 from .plan import make_plan
 
@@ -61,11 +61,12 @@ def check(
 
 def _against_source(path, source, sidecar, say):
     recipe = (sidecar.raw.get("recipe") or {}).get("name")
-    known, paths, _ = published.resolve(source, recipe)
+    known, paths, entry = published.resolve(source, recipe)
     options = sidecar.source_options
     read = known.read(paths) if known else reading.read(paths[0], options.get("weights"))
     if sidecar.source_sha256 and read.sha256() != sidecar.source_sha256:
         raise UserError(f"{source} is not the file {path} was made from (sha256 differs)")
+    take_part(read, entry)
     folded = (sidecar.raw.get("source") or {}).get("adapters") or {}
     fold_adapters(read, paths[0], folded.get("base"), folded.get("alpha"))
     arrays = ckpt.load_arrays(path)

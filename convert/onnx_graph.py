@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     import onnx
 
 SCOPES = "pkg.torch.onnx.name_scopes"
+# TensorProto.DataType -> how the numbers are stored; bfloat16 as its 16 bits.
+TYPES = {
+    1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8", 12: "<u4",
+    13: "<u8", 16: "<u2",
+}  # fmt: skip
 # The newer exporter names what it computed in advance by the operation ("expand", "view_3").
 OPERATIONS = set(
     "_to_copy add addmm arange cat clamp clone contiguous div embedding exp expand flatten full getitem index linear "
@@ -81,11 +86,11 @@ class Weight:
 
     def moved(self, perm: Tuple[int, ...]) -> "Weight":
         """The same with its axes in another order."""
-        return Weight(tuple(self.shape[i] for i in perm), self.dtype, lambda: self._make().transpose(perm))
+        return Weight(tuple(self.shape[i] for i in perm), self.dtype, lambda: self.array().transpose(perm))
 
     def shaped(self, *shape: int) -> "Weight":
         """The same in another shape."""
-        return Weight(tuple(shape), self.dtype, lambda: self._make().reshape(shape))
+        return Weight(tuple(shape), self.dtype, lambda: self.array().reshape(shape))
 
 
 def filled(count: int, value: float) -> Weight:
@@ -349,21 +354,21 @@ def constant(tensor: "onnx.TensorProto", path: Path, external: List[Path]) -> We
     Raises
     ------
     UserError
-        Unknown type, fewer bytes than the shape needs, or data outside the file's folder.
+        Fewer bytes than the shape needs, or data outside the file's folder.
     """
     import onnx
     from onnx import numpy_helper
 
     where = f"{path}: tensor {tensor.name[:100]!r}"
     shape = tuple(tensor.dims)
-    try:
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    except (KeyError, ValueError, TypeError):
-        raise UserError(f"{where} has the unknown type {tensor.data_type}: damaged file") from None
     if any(n < 0 for n in shape):
         raise UserError(f"{where} has the shape {shape}: damaged file")
-    size = math.prod(shape) * dtype.itemsize
-    wide = "float32" if str(dtype) == "bfloat16" else str(dtype)
+    if tensor.data_type not in TYPES:
+        return Weight(shape, f"type {tensor.data_type}", lambda: _unknown(tensor, where))
+    stored = np.dtype(TYPES[tensor.data_type])
+    bfloat = tensor.data_type == onnx.TensorProto.BFLOAT16
+    dtype = "float32" if bfloat else stored.newbyteorder("=").name
+    size = math.prod(shape) * stored.itemsize
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         file, offset, length = _external(tensor, path, where)
         if length not in (None, size) or offset < 0 or offset + size > file.stat().st_size:
@@ -373,23 +378,36 @@ def constant(tensor: "onnx.TensorProto", path: Path, external: List[Path]) -> We
 
         def mapped():
             if not size:
-                return np.zeros(shape, wide)
-            return np.memmap(file, dtype, "r", offset, shape or (1,)).astype(wide).reshape(shape)
+                return np.zeros(shape, dtype)
+            return _widened(np.memmap(file, stored, "r", offset, (math.prod(shape),)), bfloat)
 
-        return Weight(shape, wide, mapped)
-    packed = str(dtype) in ("int4", "uint4", "int2", "uint2", "float4_e2m1fn")
-    if tensor.HasField("raw_data") and not packed and len(tensor.raw_data) != size:
+        return Weight(shape, dtype, mapped)
+    raw = tensor.HasField("raw_data")
+    if raw and len(tensor.raw_data) != size:
         raise UserError(f"{where} of shape {shape} has {len(tensor.raw_data)} bytes, not {size}: damaged file")
 
     def make():
+        if raw:
+            return _widened(np.frombuffer(tensor.raw_data, stored), bfloat)
         try:
-            return numpy_helper.to_array(tensor).astype(wide)
+            return numpy_helper.to_array(tensor).astype(dtype)
         except (ValueError, TypeError) as error:
             raise UserError(f"{where} cannot be read ({first_line(error, 120)}): damaged file") from None
 
-    if not tensor.HasField("raw_data") and size <= 1 << 16:
+    if not raw and size <= 1 << 16:
         make()  # a wrong number of values is noticed at once
-    return Weight(shape, wide, make)
+    return Weight(shape, dtype, make)
+
+
+def _widened(values, bfloat):
+    """Numbers as they are; bfloat16, stored as 16 bits, as float32."""
+    return (values.astype(np.uint32) << 16).view(np.float32) if bfloat else values
+
+
+def _unknown(tensor, where):
+    raise UserError(
+        f"{where} has the type {tensor.data_type}, which is not read; convert a file with float32, float16 or 8 bits"
+    )
 
 
 def _external(tensor, path, where):
