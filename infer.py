@@ -60,8 +60,9 @@ def parser() -> cli.Parser:
         help="score with the model of export.py --int8 first, in float32 if it is close",
     )
     g.add_argument("--seed", type=int, default=42)
+    g.add_argument("--positive", metavar="NAME[,NAME...]", help="classes (or numbers) that mean generated, if unstated")
+    g.add_argument("--real", metavar="NAME[,NAME...]", help="classes (or numbers) that mean real, if unstated")
     g.add_argument("--transform", metavar="LINE", help="of an .onnx from elsewhere: the pipeline that makes its input")
-    g.add_argument("--positive", metavar="INDEX|real", help="of an .onnx from elsewhere: its output that is generated")
     g = p.add_argument_group("output")
     g.add_argument(
         "--format",

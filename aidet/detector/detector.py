@@ -21,6 +21,7 @@ from .verdict import Verdict, Verdicts
 from .views import STABILITY
 from .vote import FUSIONS, VOTE_RULES, Fusion, read_fusion, unsure_zone
 
+SIDES = ("positive", "real", "own_order")  # options of a network that a rule does not have
 ON_ERROR = ("fail", "real", "generated", "skip")
 # One image, as Detector.score takes it.
 Source = Union[str, "os.PathLike[str]", bytes, BinaryIO, Image.Image, np.ndarray]
@@ -30,7 +31,9 @@ def open_scorer(path: Union[str, Path], name: str, **options: Any) -> Scorer:
     """A :class:`Network`, or a rule of :mod:`aidet.rules` if the path names one (``rule:size``, ``x.rule.json``)."""
     from . import rules
 
-    return rules.open_rule(path, name, **options) if rules.is_rule(path) else Network(path, name, **options)
+    if not rules.is_rule(path):
+        return Network(path, name, **options)
+    return rules.open_rule(path, name, **{k: v for k, v in options.items() if k not in SIDES})
 
 
 class Detector:
@@ -75,20 +78,24 @@ class Detector:
         Images in one network call on Ascend and GPU. On a CPU, a batch contains the views of only one image, so that a
         result cannot depend on other images.
     device : {"auto", "Ascend", "GPU", "CPU"}
+    positive, real : str or int, optional
+        Names or numbers, separated by commas, of the classes that mean generated, or real; see
+        :func:`aidet.labels.class_order`.
+    own_order : bool, optional
+        A model whose sidecar says it keeps its own order in spite of them; default: if there are several models.
     on_error : {"fail", "real", "generated", "skip"}
         ``real`` and ``generated`` give an unusable input that label; its status still says what was wrong.
     say : callable, optional
         Takes each message for the user, one line of text. Default: messages go to the logger ``aidet`` of
         :mod:`logging`, at INFO (an ONNX graph is made) or WARNING (a slower back end is used), and appear only if the
         application has enabled that logger.
-
     max_pixels : int
         Larger images are refused before they are decoded.
     truncated : {"error", "score"}
         A file whose end is missing: an error, or score what is there; the verdict's ``note`` says so.
-    transform, positive : str, int or str, optional
-        For ``.onnx`` files from elsewhere: the pipeline line that makes their input, and the index of the output that
-        means *generated* (of a single output also ``real``).
+    transform : str, optional
+        For ``.onnx`` files from elsewhere, which need ``positive`` or ``real``, too: the pipeline line that makes their
+        input.
 
     Attributes
     ----------
@@ -143,6 +150,8 @@ class Detector:
         truncated: str = "error",
         transform: Optional[str] = None,
         positive: Union[None, int, str] = None,
+        real: Union[None, int, str] = None,
+        own_order: Optional[bool] = None,
     ) -> None:
         given = {n: v for n, v in locals().items() if n not in ("self", "checkpoints", "__class__")}
         self._made_from = checkpoints, given
@@ -170,12 +179,12 @@ class Detector:
         fusion(spec.get("thresholds"))  # report a wrong name before any model is loaded
         options: Dict[str, Any] = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
         options.update(backend=backend, device=device, say=say)
-        said = {k: v for k, v in (("transform", transform), ("positive", positive)) if v is not None}
+        options.update(positive=positive, real=real, own_order=len(checkpoints) > 1 if own_order is None else own_order)
         onnx = [str(path).endswith(".onnx") for path in checkpoints]
-        if said and not any(onnx):
-            raise UserError(f"--{next(iter(said))} is for ONNX files from elsewhere; a checkpoint's sidecar has it")
+        if transform is not None and not any(onnx):
+            raise UserError("--transform is for ONNX files from elsewhere; a checkpoint's sidecar has its own")
         self.models = [
-            open_scorer(path, name, **options, **(said if plain else {}))
+            open_scorer(path, name, **options, **({"transform": transform} if plain else {}))
             for path, name, plain in zip(checkpoints, names, onnx)
         ]
         if one_by_one and self.models[0].views is None:

@@ -1,7 +1,7 @@
 """ONNX files from elsewhere as detectors: the caller says what their input and their outputs are."""
 
 from pathlib import Path
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any, Tuple, Union
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def _last_operation(path: Union[str, Path], output: str) -> str:
 
 
 def opened(
-    path: Union[str, Path], transform: Optional[str], positive: Union[None, int, str]
+    path: Union[str, Path], transform: str, positive: Union[None, int, str], real: Union[None, int, str] = None
 ) -> Tuple[ckpt.Sidecar, Session]:
     """The facts of an ONNX file from elsewhere, and its session.
 
@@ -86,33 +86,26 @@ def opened(
     path : str or Path
     transform : str
         Pipeline line that makes its input, for example ``resize(256) | center_crop(224) | normalize(imagenet)``.
-    positive : int or str
-        Index of the output that means *generated*; for a single output also ``real`` if it means that.
+    positive, real : int or str, optional
+        Indices of the outputs that mean *generated*, or *real*, see :func:`aidet.labels.class_order`; one of the two is
+        needed.
 
     Raises
     ------
     UserError
-        One of the two is missing or does not fit the model.
+        Neither is given, or one does not fit the model.
     """
-    if transform is None or positive is None:
-        missing = "--transform LINE" if transform is None else "--positive INDEX"
-        raise UserError(f"{str(path)!r}: {missing} is missing; an ONNX file from elsewhere needs both")
+    if positive is None and real is None:
+        raise UserError(f"{str(path)!r}: an ONNX file from elsewhere needs --positive INDEX or --real INDEX, too")
     line, session = Pipeline(transform), Session(path)
     example = np.zeros((1, 3, *(side or 224 for side in session.sides)), np.float32)
-    count = session(example).shape[1]
+    names = [str(i) for i in range(session(example).shape[1])]
+    try:
+        order = labels.class_order(names, positive, real)
+    except UserError as error:
+        raise UserError(f"{str(path)!r}: {error}") from None
     facts: Any = {
-        "format": FORMAT, "architecture": "onnx", "classes": None, "class_order": order(path, count, positive),
+        "format": FORMAT, "architecture": "onnx", "classes": None, "class_order": order,
         "input": {"transform": line.text, "views": None},
     }  # fmt: skip
-    return ckpt.Sidecar.from_facts(facts, path, f"--transform and --positive of {str(path)!r}"), session
-
-
-def order(path: Union[str, Path], count: int, positive: Union[int, str]) -> List[str]:
-    """``real`` or ``generated`` for each of ``count`` outputs; :class:`UserError` if ``positive`` is none."""
-    real, generated = labels.NAMES
-    if count == 1 and str(positive) in (real, generated, "0"):
-        return [real if str(positive) == real else generated]
-    if not str(positive).isdecimal() or not int(positive) < count:
-        one = "0, or 'real' if its one output means that" if count == 1 else f"an index below {count}"
-        raise UserError(f"--positive {positive!r}: {str(path)!r} has {count} outputs; give {one}")
-    return [generated if i == int(positive) else real for i in range(count)]
+    return ckpt.Sidecar.from_facts(facts, path, f"--transform of {str(path)!r}"), session

@@ -24,8 +24,13 @@ class Network(Scorer):
         Its name in result files.
     backend, device, say :
         See :func:`aidet.detector.backends.open_model`.
-    transform, positive :
-        For an ``.onnx`` from elsewhere, see :func:`aidet.detector.foreign.opened`.
+    transform : str, optional
+        The pipeline of an ``.onnx`` from elsewhere, see :func:`aidet.detector.foreign.opened`.
+    positive, real : str or int, optional
+        Classes that mean generated, or real, if the sidecar does not say it or says something else; see
+        :func:`aidet.labels.class_order`.
+    own_order : bool
+        A sidecar that says it is believed in spite of ``positive`` and ``real``.
     **views
         See :class:`aidet.detector.views.Views`.
 
@@ -47,17 +52,20 @@ class Network(Scorer):
         say: backends.Say = None,
         transform: Optional[str] = None,
         positive: Union[None, int, str] = None,
+        real: Union[None, int, str] = None,
+        own_order: bool = False,
         **views: Any,
     ) -> None:
         self.path, self.name = Path(path), name
         onnx = self.path.suffix == ".onnx"
         session = None
-        if transform is not None or positive is not None:
-            self.sidecar, session = foreign.opened(path, transform, positive)
+        if transform is not None:
+            self.sidecar, session = foreign.opened(path, transform, positive, real)
+            self.order = self.sidecar.detector_order
         else:
             self.sidecar = onnx_graph.sidecar_of(path) if onnx else ckpt.Sidecar.read(path)
+            self.order = self.sidecar.order_named(positive, real, always=not own_order)
         sidecar = self.sidecar
-        self.order = sidecar.detector_order
         line, voting = sidecar.detector_transform, sidecar.voting.settings(**views)
         self.views = Views(line, line=sidecar.views_line, **voting)
         self.threshold = sidecar.threshold

@@ -170,7 +170,7 @@ def make_detector(args: argparse.Namespace) -> Detector:
     """The detector that the options describe; its messages are printed on stderr."""
     names = (
         "backend votes vote fuse threshold unsure views flips stability early_exit cascade seed workers batch_size "
-        "device on_error max_pixels truncated transform positive"
+        "device on_error max_pixels truncated transform positive real"
     ).split()
     options = {name: getattr(args, name) for name in names}
     return Detector(*default.checkpoints(args.ckpt), say=cli.to_stderr, **options)
@@ -178,11 +178,13 @@ def make_detector(args: argparse.Namespace) -> Detector:
 
 def header_of(args: argparse.Namespace, detector: Detector, shard: Shard, target: Target) -> Dict[str, Any]:
     """What a journal's rows depend on besides the images, and how its results are to be written."""
-    names = "vote fuse flips stability early_exit seed on_error max_pixels truncated transform positive".split()
+    names = "vote fuse flips stability early_exit seed on_error max_pixels truncated transform".split()
     views = [m.views for m in detector.models]
     weights = detector.fusion.weights
     first = detector.cascade.first if detector.cascade is not None else None
+    sides = {n: getattr(args, n) for n in ("positive", "real") if getattr(args, n) is not None}
     return {
+        **sides,
         **{name: getattr(args, name) for name in names},
         "votes": detector.votes,
         "views": detector.views,

@@ -58,20 +58,22 @@ def test_every_form_gives_the_score_of_the_formula(tmp_path):
     for tail in (None, "Sigmoid"):
         path = made(tmp_path, outputs=1, tail=tail)
         np.testing.assert_allclose(scores(path, positive=0), y[:, 0], atol=1e-5)
-        np.testing.assert_allclose(scores(path, positive="real"), -y[:, 0], atol=1e-5)
+        np.testing.assert_allclose(scores(path, real=0), -y[:, 0], atol=1e-5)
 
 
 def test_what_is_missing_is_said(tmp_path):
     path = made(tmp_path)
-    with pytest.raises(UserError, match=r"not exported by this project.*input tensor\(float\).*--transform LINE --pos"):
+    with pytest.raises(
+        UserError, match=r"not exported by this project.*input tensor\(float\).*--transform LINE and --pos"
+    ):
         Detector(path)
-    with pytest.raises(UserError, match="--positive INDEX is missing"):
+    with pytest.raises(UserError, match="needs --positive INDEX or --real INDEX"):
         Detector(path, transform=LINE)
-    with pytest.raises(UserError, match="--transform LINE is missing"):
+    with pytest.raises(UserError, match="not exported by this project"):
         Detector(path, positive=1)
-    with pytest.raises(UserError, match="has 2 outputs; give an index below 2"):
+    with pytest.raises(UserError, match="--positive 2 is neither one of the classes .* nor an index below 2"):
         Detector(path, transform=LINE, positive=2)
-    with pytest.raises(UserError, match="has 1 outputs; give 0, or 'real'"):
+    with pytest.raises(UserError, match="--positive 1 is neither one of the classes .* nor an index below 1"):
         Detector(made(tmp_path, outputs=1, name="one"), transform=LINE, positive=1)
     with pytest.raises(UserError, match="wanted one input of floats"):
         Detector(made(tmp_path, shape=("N", 4, 8, 8), weights=np.ones((4, 2), np.float32)), transform=LINE, positive=1)
