@@ -23,7 +23,7 @@ BLOCK = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- end -->)", re.S)
 PAGES = (
     "README.md",
     "README_CN.md",
-    *(f"docs/{name}.md" for name in ("convert", "evaluate", "infer", "recipes", "train")),
+    *(f"docs/{name}.md" for name in ("convert", "detectors", "evaluate", "infer", "recipes", "train")),
 )
 HIDDEN = {"commit", "versions", "device", "command", "date", "load", "sha256"}  # in the CSV only: too wide for a page
 
