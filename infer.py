@@ -43,7 +43,7 @@ def parser() -> cli.Parser:
     g.add_argument("--vote", default="soft", metavar="soft|hard", help="mean of probabilities, or share of votes")
     g.add_argument(
         "--views",
-        metavar="random|native|grid|pyramid|LINE",
+        metavar="random|native|grid|pyramid|five|LINE",
         help="the views: the sidecar's random line, random native crops, a grid of them, a grid at two sizes",
     )
     g.add_argument("--flips", action="store_true", help="score every view mirrored, too")

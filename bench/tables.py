@@ -20,7 +20,7 @@ from aidet import cli, files  # noqa: E402 - the repository's root comes first o
 from aidet.errors import UserError  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- end -->)", re.S)
-NAMES = "convert default_detector evaluate infer quickstart quickstart_CN recipes train"
+NAMES = "convert default_detector detectors evaluate infer quickstart quickstart_CN recipes train"
 PAGES = tuple(f"docs/{name}.md" for name in NAMES.split())
 HIDDEN = {"commit", "versions", "device", "command", "date", "load", "sha256"}  # in the CSV only: too wide for a page
 

@@ -18,7 +18,7 @@ def show(say: Callable[[str], None] = print) -> int:
     say("")
     say("recipes of published detectors: give the name or the hub id as SRC, or a file with --recipe NAME")
     for recipe in all_recipes():
-        where = ", ".join(recipe.repositories) or recipe.url
+        where = ("cannot be converted: " if recipe.unsupported else "") + (", ".join(recipe.repositories) or recipe.url)
         say(f"    {recipe.name:28s} {recipe.licence or 'licence: see its page':24s} {where}")
     say("")
     say("known repositories (architecture None: told from config.json; - : file not seen, so size and sha256 unknown)")

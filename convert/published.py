@@ -89,6 +89,8 @@ class Recipe:
         The licence of the weights, the paper, the numbers that the authors state, and what else to know.
     refuse : str
         Why a photograph is no input of this detector; empty: it is one.
+    unsupported : str
+        Why it cannot be converted; empty: it can.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Recipe:
     published: str = ""
     notes: str = ""
     refuse: str = ""
+    unsupported: str = ""
 
     def read(self, paths: Sequence[Union[str, Path]]) -> reading.Source:
         """Read the detector's files and give their tensors the names of its layout.
@@ -345,6 +348,9 @@ def resolve(
             )
         path, entry = hub.locate(src)
         return None, [path], entry
+    if chosen.unsupported:
+        where = chosen.url or chosen.repositories[0]
+        raise UserError(f"{chosen.name} ({where}) cannot be converted: {chosen.unsupported}")
     if src != chosen.name and src != recipe:
         given = [src, *given]
     if not given:

@@ -77,7 +77,7 @@ class Voting:
     votes : int
         Views of each image.
     views : str
-        ``random``, ``native``, ``grid``, ``pyramid`` or a pipeline line.
+        ``random``, ``native``, ``grid``, ``pyramid``, ``five`` or a pipeline line.
     weights : str
         ``equal`` or ``detail``.
     """

@@ -56,7 +56,7 @@ class Detector:
     unsure : (float, float) or "LOW,HIGH", optional
         Zone of the probability in which the decision is ``unsure``.
     views : str, optional
-        ``random``, ``native``, ``grid``, ``pyramid`` or a pipeline line, see :class:`aidet.detector.views.Views`.
+        ``random``, ``native``, ``grid``, ``pyramid``, ``five`` or a pipeline line: :class:`aidet.detector.views.Views`.
         Default: the sidecar's ``voting``, else ``random``.
     flips : bool
         Also score every view mirrored.

@@ -63,8 +63,8 @@ def main(options: argparse.Namespace) -> int:
     Parameters
     ----------
     options : argparse.Namespace
-        ``ckpt, sets, out, by, votes, backend, workers, bootstrap, seed, max_pixels, truncated``; ``positive, real`` if a
-        sidecar does not say which class means what.
+        ``ckpt, sets, out, by, votes, backend, workers, bootstrap, seed, max_pixels, truncated``; ``positive, real`` if
+        a sidecar does not say which class means what.
 
     Returns
     -------

@@ -355,7 +355,7 @@ def foreign(session: Any, path: Union[str, Path]) -> str:
     return (
         f"{str(path)!r} was not exported by this project, so nothing says how an image becomes its input "
         f"({shown(session.get_inputs())}) and which output means generated ({shown(session.get_outputs())}); say both "
-        "with --transform LINE and --positive or --real INDEX (docs/infer.md), or convert its weights and export the result"
+        "with --transform LINE and --positive or --real INDEX (docs/infer.md), or convert its weights and export them"
     )
 
 

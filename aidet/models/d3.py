@@ -4,7 +4,7 @@ Rebuilt from the paper and from public copies of the authors' code (BigAandSmall
 anew for every batch, so that their score changes from run to run; here the order is drawn once, from ``seed``.
 """
 
-from typing import Any, Tuple
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -71,13 +71,8 @@ class D3(Tower):
         return self.norm(self.tokens(x)[:, :1])
 
     def construct(self, x: Tensor) -> Tensor:
-        found: Tuple[Tensor, ...] = ()
-        for copy in self.copies:
-            found = (*found, self.token(copy(x)))
-        plain = self.token(x)
-        for _ in range(self.originals):
-            found = (*found, plain)
-        seen = ops.concat(found, 1)
+        found = [self.token(copy(x)) for copy in self.copies]
+        seen = ops.concat(found + [self.token(x)] * self.originals, 1)
         weights = ops.matmul(self.query(seen), ops.transpose(self.key(seen), (0, 2, 1))) / self.width**0.5
         mixed = ops.matmul(self.share(weights), self.value(seen))
         return self.head(ops.reshape(mixed, (-1, self.branches * self.width)))

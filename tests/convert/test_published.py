@@ -57,7 +57,10 @@ def test_every_recipe_is_sound(name):
     assert found.architecture in (None, *known)
     assert found.layout is None or any(found.layout in f.layout_names() for f in families())
     assert found.classes or found.repositories, "a file without config.json does not name its classes"
-    if found.transform:
+    if found.unsupported:
+        with pytest.raises(UserError, match=f"{name} .*cannot be converted: "):
+            published.resolve(name)
+    elif found.transform:
         assert Pipeline(found.transform).affine() is not None
     else:
         assert found.repositories or found.notes, "nothing says how its images are prepared"
