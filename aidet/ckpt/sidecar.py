@@ -11,6 +11,7 @@ from .. import files, labels
 from ..errors import UserError
 
 FORMAT = 1
+Side = Union[None, int, str]  # classes that a user names
 
 
 def sidecar_path(path: Union[str, Path]) -> Path:
@@ -194,7 +195,7 @@ class Sidecar:
             )
         return order
 
-    def order_named(self, positive: Optional[str] = None, real: Optional[str] = None, always: bool = True) -> List[str]:
+    def order_named(self, positive: Side = None, real: Side = None, always: bool = True) -> List[str]:
         """The class order as the user names it; without ``positive`` and ``real`` that of :attr:`detector_order`.
 
         Parameters
