@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3.9 python3; d
 PY := .venv/bin/python
 # The last epoch: three validation photographs are too few to choose one by.
 SAMPLE_CKPT := ckpt/demo/last.ckpt
+# Processes of the tests; each takes up to 3 GB.
+JOBS ?= 2
 
 .PHONY: setup demo test parity lint docs bench torture matrix lock tables clean
 .DELETE_ON_ERROR:
@@ -39,10 +41,10 @@ demo: .venv/.installed
 	$(call step, $(PY) evaluate.py score --scores out/demo/scores.csv --labels data/sample/labels.csv --where split=test --out out/demo)
 
 test: .venv/.installed
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
 parity: .venv/.parity
-	$(PY) -m pytest tests/parity -m parity
+	$(PY) -m pytest tests/parity -m parity -n $(JOBS)
 
 lint: .venv/.installed
 	$(PY) -m ruff check .

@@ -9,16 +9,16 @@ from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Sequ
 import numpy as np
 from PIL import Image
 
-from .. import images, labels
+from .. import images
 from ..errors import UserError, nearest
 from ..parallel import cpus, in_order
 from . import backends, default
 from . import vote as _vote
 from .cascade import Cascade, open_first
-from .network import Network, combined, split
+from .ensemble import Ensemble
+from .network import Network
 from .scorer import Scorer
 from .verdict import Verdict, Verdicts
-from .views import STABILITY
 from .vote import FUSIONS, VOTE_RULES, Fusion, read_fusion, unsure_zone
 
 SIDES = ("positive", "real", "own_order")  # options of a network that a rule does not have
@@ -36,7 +36,7 @@ def open_scorer(path: Union[str, Path], name: str, **options: Any) -> Scorer:
     return rules.open_rule(path, name, **{k: v for k, v in options.items() if k not in SIDES})
 
 
-class Detector:
+class Detector(Ensemble):
     """One or more models, their votes and their fusion.
 
     Parameters
@@ -210,65 +210,6 @@ class Detector:
     def __reduce__(self):
         return _opened, self._made_from
 
-    # --- one image ---------------------------------------------------------------------------------------------------
-    def _prepare(self, stability, item):
-        """(key, source) -> (key, views, None, note), or (key, None, reason, "") if the source cannot be decoded."""
-        key, source = item
-        try:
-            image, note = self.reading.read(source)
-        except images.ImageError as error:
-            return key, None, str(error), ""
-        if self.cascade is not None:
-            return key, self.models[0].views.later(image, key), None, note
-        return key, [m.prepare(image, key, stability) for m in self.models], None, note
-
-    def _score(self, prepared):
-        key, views, reason, note = prepared
-        if reason is not None:
-            return self._error(key, reason)
-        if self.cascade is not None:
-            weights = self.models[0].weigh(make() for make in views)
-            seen = self.cascade.scores(views, weights)
-            return self._verdict(key, [[seen]], [[None if weights is None else weights[: len(seen)]]], note)
-        scores = [split(m.run(sum(v, [])), v) for m, v in zip(self.models, views)]
-        return self._verdict(key, scores, self._weights(views), note)
-
-    def _weights(self, views):
-        """For each model, the weights of the views of each version."""
-        return [[m.weigh(version) for version in versions] for m, versions in zip(self.models, views)]
-
-    def _error(self, key, reason):
-        label = labels.NAMES.index(self.on_error) if self.on_error in labels.NAMES else None
-        return Verdict(key, label=label, status=f"error: {reason}")
-
-    def _verdict(self, key, scores, weights, note):
-        """``scores`` and ``weights``: for each model, one array per version, with the image itself first."""
-        if not all(np.isfinite(s).all() for versions in scores for s in versions):
-            return self._error(key, "the network's output is not a finite number")
-        fused = [self._fuse(*version) for version in zip(zip(*scores), zip(*weights))]
-        score, per_model = fused[0]
-        prob, label, decision = _vote.verdict(score, self.threshold, self.unsure)
-        views = {m.name: m.calibrate(versions[0]).tolist() for m, versions in zip(self.models, scores)}
-        counted = {m.name: versions[0].tolist() for m, versions in zip(self.models, weights) if versions[0] is not None}
-        stability = {}
-        if len(fused) > 1:
-            probs = [float(labels.sigmoid(score)) for score, _ in fused]
-            stability = dict(zip(("original", *STABILITY), probs))
-        return Verdict(key, score, prob, label, decision, "ok", per_model, stability, note, views, counted)
-
-    def _fuse(self, scores, weights):
-        """Scores and weights of each model's views -> (fused score, score of each model)."""
-        thresholds = self.fusion.thresholds
-        each = {
-            m.name: combined(m, s, self.vote, thresholds[m.name], w) for m, s, w in zip(self.models, scores, weights)
-        }
-        return self.fusion(each), each
-
-    def score_of_first(self, verdict: Verdict, votes: int) -> float:
-        """The score that a verdict of this detector would have with only the first ``votes`` views of each model."""
-        scores = [m.uncalibrate(np.array(verdict.views[m.name][:votes])) for m in self.models]
-        return self._fuse(scores, [verdict.weights.get(m.name, [])[:votes] or None for m in self.models])[0]
-
     # --- many --------------------------------------------------------------------------------------------------------
     def stream(self, items: Iterable[Tuple[str, Any]], stability: Optional[bool] = None) -> Iterator[Verdict]:
         """Score inputs one after the other.
@@ -307,22 +248,6 @@ class Detector:
                 yield from self._score_group(group)
                 group = []
         yield from self._score_group(group)
-
-    def _score_group(self, group):
-        """Score prepared images in shared batches, for devices that benefit from large batches."""
-        good = [g for g in group if g[2] is None]
-        if len(good) < 2:
-            yield from map(self._score, group)
-            return
-        columns = []
-        for i, model in enumerate(self.models):
-            versions = [version for _, views, _, _ in good for version in views[i]]
-            most = max(sum(map(len, views[i])) for _, views, _, _ in good)
-            scores = iter(split(model.run(sum(versions, []), piece=self.batch_size * most), versions))
-            columns.append([[next(scores) for _ in views[i]] for _, views, _, _ in good])
-        rows = zip(zip(*columns), (self._weights(views) for _, views, _, _ in good))
-        for key, _, reason, note in group:
-            yield self._error(key, reason) if reason is not None else self._verdict(key, *next(rows), note)
 
     @overload  # a text or bytes is also an iterable, of what is no source
     def score(  # type: ignore[overload-overlap]
