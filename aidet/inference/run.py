@@ -194,7 +194,7 @@ def header_of(args: argparse.Namespace, detector: Detector, shard: Shard, target
         # The content of a fusion file, which may have changed under the same name when the run is resumed.
         "fusion": [detector.fusion.how, None if weights is None else weights.tolist(), detector.fusion.thresholds],
         "models": {m.name: m.identity for m in detector.models},
-        "cascade": first and files.sha256(first.path),
+        "cascade": first and first.path and files.sha256(first.path),
         "backends": [m.backend_name for m in detector.models],
         "files": {m.name: str(m.path.resolve()) for m in detector.models if m.path is not None},
         "shard": shard and list(shard),
