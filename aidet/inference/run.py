@@ -240,9 +240,9 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
     def rows():
         return journal.read_journal(journals)
 
-    how = (facts[key] for key in "format on_error sample stability name".split())
     answer = facts.get("answer", "auto")
-    written = results.write(out, rows, list(facts["models"]), *how, answer)
+    kind, on_error, sample, stability, name = (facts[key] for key in "format on_error sample stability name".split())
+    written = results.write(out, rows, list(facts["models"]), kind, on_error, sample, stability, name, answer)
     counts, reasons = _counted(rows())
     bad = len(reasons)
     parts = [read_end(journal) for journal in journals]
