@@ -57,12 +57,21 @@ def parser() -> cli.Parser:
     g.add_argument("--positive", metavar="INDEX|real", help="of an .onnx from elsewhere: its output that is generated")
     g = p.add_argument_group("output")
     g.add_argument("--format", default="result", metavar="result|csv|logit|submission")
-    g.add_argument("--sample-submission", metavar="S.csv")
+    g.add_argument(
+        "--sample-submission", metavar="S.csv", help="the contest's sample, which --format submission fills in"
+    )
+    g.add_argument(
+        "--answer",
+        default="auto",
+        metavar="label|probability|score",
+        help="what a submission holds (default: what the sample's column names and placeholders say)",
+    )
     g.add_argument(
         "--on-error",
         default="fail",
         metavar="fail|real|generated|skip",
-        help="unusable image: no label (0 in result.txt), that label, or left out",
+        help="unusable image: no label, that label, or left out. With fail, the default, a contest's file has real for "
+        "it: 0 in result.txt and in labels of a submission; for numbers undecided: probability 0.5, score 0",
     )
     g = p.add_argument_group("running")
     g.add_argument("--backend", default="auto", metavar="auto|onnxruntime|mindspore")

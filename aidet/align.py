@@ -15,14 +15,15 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from . import cli, files, images
+from .datasets.sources import LABEL_COLUMNS, column_of, label_column, read_images
 from .errors import UserError
-from .labels import GENERATED, NAMES, REAL
+from .labels import GENERATED, NAMES, REAL, of_cell
 
 TILE, OVERLAP = 512, 64
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
@@ -247,6 +248,41 @@ def _nearest_size(encode, size):
     return best
 
 
+def originals(place: Union[str, Path]) -> List[Tuple[str, Path]]:
+    """The real images of a folder, a table or a list; of a table with labels, those that it calls real.
+
+    Parameters
+    ----------
+    place : str or Path
+        A source of :func:`aidet.datasets.read_images`.
+
+    Returns
+    -------
+    list of (str, Path)
+        The name in the output, a relative path without ``..``, and the file.
+
+    Raises
+    ------
+    UserError
+        No such source, no images, none that is real, or two files that would get one name.
+    """
+    table = read_images(place)
+    if column_of(table.columns, LABEL_COLUMNS) is not None:
+        column = label_column(table.columns, table.source)
+        real = [i for i, cell in enumerate(table.columns[column]) if of_cell(cell, column) == REAL]
+        if not real:
+            raise UserError(f"--images {str(place)!r}: its column {column!r} calls no image real")
+        table = table.take(real)
+    named: Dict[str, Path] = {}
+    for path, file in zip(table.located() or (), table.files()):
+        parts = [part for part in path.split("/") if part not in ("", ".", "..") and not part.endswith(":")]
+        name = "/".join(parts)
+        if name in named:
+            raise UserError(f"--images {str(place)!r}: {named[name]} and {file} would both become {name!r}; rename one")
+        named[name] = file
+    return list(named.items())
+
+
 def build(
     folder: Union[str, Path],
     out: Union[str, Path],
@@ -260,7 +296,9 @@ def build(
 
     Parameters
     ----------
-    folder, out : str or Path
+    folder : str or Path
+        A folder, or another source of :func:`originals`.
+    out : str or Path
     reconstruct : callable
     keep : {"copy", "reference"}
         Copy the originals to the output byte for byte, or refer to them in place.
@@ -278,11 +316,8 @@ def build(
     from tqdm import tqdm
 
     out, rows, lost, likeness = Path(out), [], [], []
-    names = list(images.walk(images.require_folder(folder)))
-    if not names:
-        raise UserError(f"--images {str(folder)!r}: no images in this folder")
-    for name in tqdm(names, desc="pairs", unit="image", file=sys.stderr):
-        source, fake = Path(folder) / name, out / NAMES[GENERATED] / name
+    for name, source in tqdm(originals(folder), desc="pairs", unit="image", file=sys.stderr):
+        fake = out / NAMES[GENERATED] / name
         if any("\ud800" <= c <= "\udfff" for c in name):
             lost.append((cli.printable(name), "its name is not Unicode, so labels.csv cannot name it; rename it"))
             continue
@@ -308,7 +343,9 @@ def build(
 def parser() -> cli.Parser:
     """The command-line options."""
     p = cli.Parser(prog="python -m aidet.align", description=__doc__)
-    p.add_argument("--images", required=True, metavar="DIR", help="real images")
+    p.add_argument(
+        "--images", required=True, metavar="DIR|LIST.csv", help="real images; of a table with labels the real ones"
+    )
     p.add_argument("--ckpt", required=True, metavar="AE.ckpt", help="any converted autoencoder, or its encoder")
     p.add_argument("--decoder", metavar="DEC.ckpt", help="the decoder, if --ckpt is an encoder alone (TAESD)")
     p.add_argument("--out", required=True, metavar="DIR")
@@ -330,9 +367,10 @@ def parser() -> cli.Parser:
 def main(argv: List[str]) -> int:
     """Parse the command line and build the pairs; gives the exit code."""
     options = parser().parse_args(argv)
-    folder, out = images.require_folder(options.images, "--images"), Path(options.out)
+    folder, out = Path(options.images), Path(options.out)
     if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
         raise UserError(f"--out {options.out!r} lies inside --images; the fakes would be taken for originals next time")
+    read_images(folder, "--images")
     if out.exists() and any(out.iterdir()) and not options.resume:
         raise UserError(f"--out {options.out!r} is not empty; name a new folder, or add --resume")
     reconstruct = Reconstructor(options.ckpt, options.tile, options.device, options.decoder)

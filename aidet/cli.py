@@ -2,17 +2,20 @@
 
 import argparse
 import atexit
+import collections
 import errno
 import os
+import re
 import signal
 import sys
 import threading
-from typing import Any, Callable, List, NoReturn, Optional, Sequence
+from typing import Any, Callable, Iterable, List, NoReturn, Optional, Sequence
 
 from .errors import UserError, nearest
 
 OK, WRONG, PARTIAL, STOPPED = 0, 2, 3, 130
 MAX_LINE = 4000
+REASONS = 8  # of unusable inputs, in a summary
 # Failures of the environment: no space, no permission, a folder that no longer exists.
 ENVIRONMENT = {
     getattr(errno, name)
@@ -187,6 +190,21 @@ def to_stderr(line: str) -> None:
 def printable(text: str) -> str:
     """Text from a file, or its name, for the terminal: control characters are escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def by_reason(reasons: Iterable[str]) -> str:
+    """How many inputs could not be used for each reason: ``3 no such file; 1 empty file``, most frequent first.
+
+    Parameters
+    ----------
+    reasons : iterable of str
+        One per input; a leading ``error: `` and what is in brackets do not count.
+    """
+    plain = (re.sub(r"\s*\([^()]*\)|^error: |\d+x\d+ pixels, ", "", reason) for reason in reasons)
+    counts = collections.Counter(plain).most_common()
+    more = sum(n for _, n in counts[REASONS:])
+    shown = [f"{n} {printable(reason)}" for reason, n in counts[:REASONS]]
+    return "; ".join(shown + ([f"{more} for other reasons"] if more else []))
 
 
 def _wrong(text: str) -> int:

@@ -49,6 +49,9 @@ _REAL = {
 }
 
 
+_YES_NO = {"true": True, "t": True, "yes": True, "y": True, "false": False, "f": False, "no": False, "n": False}
+
+
 def side(name: object, numbers: bool = True) -> Optional[int]:
     """Whether a class or folder name means real or generated.
 
@@ -92,19 +95,23 @@ def of_cell(text: str, column: str = "label") -> Optional[int]:
     text : str
         ``0``, ``1``, ``1.0`` (as pandas writes a column with missing values), or a word for :func:`side`.
     column : str
-        In its column ``target`` ArtiFact numbers the generators from 1 upwards; 0 is real.
+        In its column ``target`` ArtiFact numbers the generators from 1 upwards; 0 is real. In a column whose name
+        means one side, such as ``is_fake`` or ``is_real``, 1 and ``True`` are that side, 0 and ``False`` the other.
 
     Returns
     -------
     int or None
     """
     text = text.strip()
+    meant = side(column, numbers=False)
+    if meant is not None and text.lower() in _YES_NO:
+        return meant if _YES_NO[text.lower()] else 1 - meant
     try:
         number = float(text)
     except ValueError:
         return side(text)
     if number in (0, 1):
-        return int(number)
+        return int(number) if meant is None else meant if number else 1 - meant
     return GENERATED if column == "target" and number > 1 and number.is_integer() else None
 
 

@@ -1,14 +1,15 @@
 """Result rows, exactly one per input, and the CSV files they are written to and read from."""
 
 import csv
+import itertools
 import math
 import os
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, TextIO, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, TextIO, Tuple, Union
 
+from . import dialect
 from .errors import UserError
 
 COLUMNS = ("path", "score", "prob", "label", "decision", "status")
@@ -67,13 +68,13 @@ class _Lines:
         return self.file.write(row[:-2] + "\n")
 
 
-def csv_writer(file: TextIO) -> Any:
+def csv_writer(file: TextIO, separator: str = ",") -> Any:
     """``csv.writer`` with LF line endings that also quotes a carriage return in a field.
 
     Before Python 3.13 ``csv.writer`` quotes only the characters of its own line ending, but a file name may contain a
     bare CR, which readers take for the end of the row.
     """
-    return csv.writer(_Lines(file), lineterminator="\r\n")
+    return csv.writer(_Lines(file), lineterminator="\r\n", delimiter=separator)
 
 
 def stem_of(path: str) -> str:
@@ -137,15 +138,22 @@ def read_scores(path: Union[str, Path]) -> List[Record]:
     return records
 
 
-@contextmanager
-def csv_reader(path: Union[str, Path]) -> Iterator[Any]:
-    """``csv.reader`` with the settings of every table: UTF-8, with or without byte-order mark, strict quotes."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        yield csv.reader(file, strict=True)
+def stream_table(
+    path: Union[str, Path],
+    what: str = "table",
+    header_for: Optional[Callable[[List[str]], Optional[List[str]]]] = None,
+) -> Iterator[List[str]]:
+    """Yield the column names of a CSV with a header, then the fields of each row; rows without any text are skipped.
 
+    Encoding and separator are those that :mod:`aidet.dialect` finds.
 
-def stream_table(path: Union[str, Path], what: str = "table") -> Iterator[List[str]]:
-    """Yield the column names of a CSV with a header, then the fields of each row.
+    Parameters
+    ----------
+    path : str or Path
+    what : str
+        What the table is, for messages.
+    header_for : callable, optional
+        Takes the first row and returns the column names if that row is not a header, else None.
 
     Raises
     ------
@@ -156,17 +164,19 @@ def stream_table(path: Union[str, Path], what: str = "table") -> Iterator[List[s
     if not path.is_file():
         raise UserError(f"{what} {str(path)!r} does not exist")
     try:
-        with csv_reader(path) as reader:
-            header = next(reader, None)
-            if not header:
+        with dialect.csv_reader(path, what) as reader:
+            first = next((fields for fields in reader if any(cell.strip() for cell in fields)), None)
+            if first is None:
                 raise UserError(f"{what} {str(path)!r} is empty")
-            header = [h.strip() for h in header]
-            doubled = sorted({h for h in header if header.count(h) > 1})
+            header = [h.strip() for h in first]
+            made = None if header_for is None else header_for(header)
+            header = made or header
+            doubled = sorted({h for h in header if h and header.count(h) > 1})
             if doubled:
                 raise UserError(f"{what} {str(path)!r}: column {doubled[0]!r} appears twice")
             yield header
-            for fields in reader:
-                if not fields:
+            for fields in reader if made is None else itertools.chain([first], reader):
+                if not fields or (len(fields) > 1 and not any(cell.strip() for cell in fields)):
                     continue
                 if len(fields) != len(header):
                     raise UserError(
@@ -175,7 +185,7 @@ def stream_table(path: Union[str, Path], what: str = "table") -> Iterator[List[s
                     )
                 yield fields
     except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise UserError(f"{what} {str(path)!r} cannot be read as UTF-8 CSV: {error}") from None
+        raise UserError(f"{what} {str(path)!r} cannot be read as CSV: {error}") from None
 
 
 def read_table(path: Union[str, Path], what: str = "table") -> Tuple[List[Dict[str, str]], List[str]]:
@@ -184,12 +194,12 @@ def read_table(path: Union[str, Path], what: str = "table") -> Tuple[List[Dict[s
     Returns
     -------
     (list of dict, list of str)
-        The rows and the column names. A UTF-8 byte-order mark is ignored, as are wholly empty lines.
+        The rows and the column names. Rows without any text are skipped.
 
     Raises
     ------
     UserError
-        Missing or empty file, not UTF-8, a row with more or fewer fields than the header.
+        Missing or empty file, no text, a row with more or fewer fields than the header.
     """
     rows = stream_table(path, what)
     header = next(rows)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each layer may import the layers before it.
 GROUND = (
     {"errors"},
-    {"labels", "files", "cli", "parallel", "runtime"},
+    {"labels", "files", "cli", "dialect", "parallel", "runtime"},
     {"records", "runinfo"},
 )
 # Room -> the rooms that it may import besides the ground.
@@ -38,7 +38,7 @@ ROOMS = {
 }
 # Files directly in aidet/ that are run, not imported.
 TOOLS = {
-    "align": {"ckpt", "images"},
+    "align": {"ckpt", "datasets", "images"},
     "rules": {"datasets", "detector", "images"},
     "command": {"convert", "xihe"},
 }

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import files, metrics, report
-from ..cli import OK, PARTIAL, printable
+from ..cli import OK, PARTIAL, by_reason, printable
 from ..datasets.truth import read_labels
 from ..errors import UserError
 from ..evaluation.evaluation import Evaluation
@@ -112,7 +112,8 @@ def main(options: argparse.Namespace) -> int:
     result, kept = summary(found, warn, times, seed)
     if evaluation:
         result["detector"] = detector(evaluation, np.array(rows)[kept], times, seed)
-    result["errors"] = {"n": len(lost), "first": [{"path": true.paths[i], "status": why} for i, why in lost[:10]]}
+    first = [{"path": true.paths[i], "status": why} for i, why in lost[:10]]
+    result["errors"] = {"n": len(lost), "first": first, "reasons": by_reason(why for _, why in lost)}
     facts, where_from = report.provenance({"labels": labels, **({"scores": options.scores} if options.scores else {})})
     lead = f"{labels}: what file properties alone give away"
     page = _page(out / "report.html", lead, result, found, warn, where_from)
@@ -319,3 +320,5 @@ def _say(result, page):
     if result["errors"]["n"]:
         print(printable(f"not read: {result['errors']['n']} files, first {result['errors']['first'][0]['path']}"))
     print(f"report: {page}")
+    if result["errors"]["n"]:
+        print(f"not read, by reason: {result['errors']['reasons']}")

@@ -101,18 +101,19 @@ def fingerprint(path: Union[str, Path], reading: images.Reading = _READING) -> t
     return digest, pixels, look, thumb, waves.reshape(-1)
 
 
-def collect(paths: Sequence[str], root: Union[str, Path], results: Sequence[tuple]) -> Prints:
-    """Combine the results of :func:`fingerprint`, in the order of ``paths``, into one :class:`Prints`."""
-    good, lost = [], []
-    for path, one in zip(paths, results):
+def collect(paths: Sequence[str], files: Sequence[Union[str, Path]], results: Sequence[tuple]) -> Prints:
+    """Combine the results of :func:`fingerprint`, of files in the order of ``paths``, into one :class:`Prints`."""
+    good, lost, places = [], [], []
+    for path, file, one in zip(paths, files, results):
         if len(one) == 1:
             lost.append((path, one[0]))
         else:
             good.append((path, *one))
+            places.append(os.path.realpath(file))
     columns = list(zip(*good)) or [[], [], [], [], [], []]
     return Prints(
         list(columns[0]),
-        [os.path.realpath(os.path.join(root, p)) for p in columns[0]],
+        places,
         np.array(columns[1], "V16"),
         np.array(columns[2], "V16"),
         np.array(columns[3], np.uint64),

@@ -4,12 +4,11 @@ import argparse
 import csv
 import functools
 import itertools
-import os
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Tuple
 
 from .. import files, images, report
-from ..cli import OK, PARTIAL, printable
+from ..cli import OK, PARTIAL, by_reason, printable
 from ..datasets import sources
 from ..errors import UserError
 from ..parallel import spread
@@ -20,11 +19,7 @@ SHOWN = 12  # limit for the leaks shown as thumbnails: at most a third of it per
 
 
 def read_prints(
-    name: str,
-    paths: Sequence[str],
-    root: Union[str, Path],
-    workers: Optional[int] = None,
-    reading: Optional[images.Reading] = None,
+    name: str, table: sources.Table, workers: Optional[int] = None, reading: Optional[images.Reading] = None
 ) -> fingerprints.Prints:
     """Fingerprints of all images of a split, each decoded once, in several processes.
 
@@ -32,9 +27,7 @@ def read_prints(
     ----------
     name : str
         For the progress bar.
-    paths : list of str
-    root : Path
-        Folder the paths are relative to.
+    table : aidet.datasets.Table
     workers : int, optional
         Default: the number of CPUs.
     reading : aidet.images.Reading, optional
@@ -49,9 +42,9 @@ def read_prints(
     UserError
         No image can be read.
     """
-    full = [os.path.join(root, p) for p in paths]
+    full, paths = [str(file) for file in table.files()], table.paths or []
     work = functools.partial(fingerprints.fingerprint, reading=reading or images.Reading())
-    found = fingerprints.collect(paths, root, spread(work, full, name, workers))
+    found = fingerprints.collect(paths, full, spread(work, full, name, workers))
     if found.lost and not len(found):
         path, why = found.lost[0]
         raise UserError(f"{name}: none of its {len(paths)} images can be read, first {path}: {why}")
@@ -85,20 +78,22 @@ def main(options: argparse.Namespace) -> int:
     if with_crops:
         crops.require()
     # Check all sources before spending up to an hour on the first.
-    read = {name: sources.read_paths(source) for name, source in given.items()}
-    roots = {name: root for name, (_, root) in read.items()}
+    read = {name: sources.read_images(source) for name, source in given.items()}
     reading = images.Reading(options.max_pixels, options.truncated)
-    prints = {name: read_prints(name, paths, root, workers, reading) for name, (paths, root) in read.items()}
+    prints = {name: read_prints(name, table, workers, reading) for name, table in read.items()}
     pairs = compare(prints, distance)
     if with_crops:
         _add_crops(prints, pairs, workers, reading)
     _write_rows(out / "leaks.csv", prints, pairs)
     result = _result(prints, pairs, distance, with_crops)
     facts, where_from = report.provenance({name: sources.split_source(source)[0] for name, source in given.items()})
-    page = _page(out / "report.html", prints, roots, pairs, result, where_from)
+    page = _page(out / "report.html", prints, pairs, result, where_from)
     files.write_json(out / "metrics.json", {**result, **facts})
     _say(result, prints, pairs, out)
     print(f"report: {page}")
+    lost = [why for p in prints.values() for _, why in p.lost]
+    if lost:
+        print(f"not read, by reason: {by_reason(lost)}")
     return PARTIAL if any(p.lost for p in prints.values()) else OK
 
 
@@ -162,10 +157,10 @@ def _result(prints, pairs, distance, with_crops):
     }
 
 
-def _page(path, prints, roots, pairs, result, where_from):
+def _page(path, prints, pairs, result, where_from):
     sections = [_counts_section(result)]
     for (first, second), found in pairs.items():
-        shots = _shots((first, second), found, prints, roots)
+        shots = _shots((first, second), found, prints)
         if shots:
             sections.append(report.Section(f"{second} in {first}", shots=shots))
     warnings = [
@@ -199,14 +194,14 @@ def _counts_section(result):
     return report.Section("Leaks", [text], tables=tables)
 
 
-def _shots(names, found, prints, roots):
+def _shots(names, found, prints):
     """The first leaks of each level, both images side by side; ``names``: the known split and the other split."""
     known, other = names
     shots = []
     for level in fingerprints.LEVELS:
         for _, j, i, bits in [row for row in found if row[0] == level][: SHOWN // 3]:
             paths = {other: prints[other].paths[j], known: prints[known].paths[i]}
-            small = [report.thumbnail(roots[split] / path) for split, path in paths.items()]
+            small = [report.thumbnail(Path(file)) for file in (prints[other].files[j], prints[known].files[i])]
             what = f"{level} ({bits} {'corners' if level == 'crop' else 'bits'})"
             said = f"{what}: {other} {paths[other]} = {known} {paths[known]}"
             shots.append(report.Shot([s for s in small if s], said))

@@ -3,7 +3,8 @@
 Sources: an ImageFolder ``data_dir/<split>/[<anything>/]<class>/``; a CSV
 ``path,label[,generator][,split][,group][,pair]``; ArtiFact folders with ``metadata.csv``
 (``image_path,target,category``; Rahman et al., ICIP 2023); numbered files beside a bare column of 0 and 1 (MindCon).
-Classes are read as ``evaluate.py`` reads them (:func:`aidet.labels.class_depth`, ``of_cell``).
+Classes are read as ``evaluate.py`` reads them (:func:`aidet.datasets.folders.layout`,
+:func:`aidet.labels.of_cell`).
 """
 
 import collections
@@ -18,7 +19,8 @@ import numpy as np
 from .. import images, labels
 from ..errors import UserError, nearest
 from ..records import natural_key
-from . import sources
+from . import pairs, sources
+from .folders import first_folders, layout, refuse_silent
 
 # Columns kept besides paths and classes. Others are dropped: a training set may have millions of rows.
 COLUMNS = ("split", "group", "pair")
@@ -38,8 +40,9 @@ class Samples(sources.Table):
         0 real, 1 generated, -1 if the class says neither.
     generators : list of str
     pairs : list of str
-        Images of one pair get the same random draws. The column ``pair``; without it, the pairs that names suggest
-        (the same name in both class folders), which need not show the same thing. ``""`` if there is none.
+        Images of one pair get the same random draws. The column ``pair``; without it, the pairs that names suggest (the
+        same name in both class folders) and groups or pixels confirm, see :mod:`aidet.datasets.pairs`. ``""`` if there
+        is none.
     targets : ndarray of int, shape (n,)
         Index of the class, filled by :func:`assign_classes`; -1 if training has no such class.
     """
@@ -108,6 +111,11 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
         rng = images.generator(config.seed, "num_samples")
         train = train.take(sorted(rng.permutation(len(train))[: config.num_samples]))
     classes = assign_classes(train, val, config.multiclass_to_binary)
+    if log is not None and (train.sides < 0).any():
+        log(
+            f"note: no class name says real or generated ({sources.examples(classes)}), so the network will tell these "
+            "classes apart and be no detector"
+        )
     return train, val, classes
 
 
@@ -125,17 +133,20 @@ def _table(place: Path) -> Optional[Samples]:
 def _from_table(table: sources.Table) -> Samples:
     if table.paths is None:
         raise UserError(f"data {table.source!r} is a bare column of labels; give a CSV path,label or a folder")
-    sources.refuse_doubles(table.paths, f"data {table.source!r}")
-    label = sources.require_column(list(table.columns), sources.LABEL_COLUMNS, "label", table.source)
+    paths, root = table.located() or [], Path(table.root or ".")
+    sources.refuse_doubles(paths, f"data {table.source!r}")
+    label = sources.label_column(table.columns, table.source)
     texts = table.columns[label]
     generator = sources.column_of(table.columns, sources.GENERATOR_COLUMNS)
     columns = {name: table.columns[name] for name in COLUMNS if name in table.columns}
     return Samples(
-        table.paths, columns, table.root, table.source,
+        paths, columns, root, table.source,
         texts=texts,
         sides=_sides(texts, label),
         generators=texts if generator is None else table.columns[generator],
-        pairs=columns["pair"] if "pair" in columns else twins(table.paths),
+        pairs=columns["pair"] if "pair" in columns else pairs.of_names(
+            pairs.twins(paths), [root / path for path in paths], columns.get("group")
+        ),
     )  # fmt: skip
 
 
@@ -155,6 +166,13 @@ def _split(
     for word in wanted:
         if (place / word).is_dir():
             return _from_folder(place, word, log)
+    # GenImage has its splits below the generators; others write Train.
+    left = images.LeftOut()
+    keys = [key for key in images.walk(place, left) if any(part.lower() in wanted for part in key.split("/")[:-1])]
+    if keys:
+        for line in left.lines():
+            log(f"{line} ({place})")
+        return _from_class_folders(keys, place)
     if optional:
         return None
     there = sorted(p.name for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -201,22 +219,26 @@ def _from_folder(place: Path, split: str, log: Callable[[str], None]) -> Samples
         )  # fmt: skip
     if flat:
         raise UserError(f"{str(folder)!r}: {flat[0]!r} lies in no class folder")
-    parts = [k.split("/") for k in keys]
-    depth = class_level(parts)
-    texts = [p[depth] for p in parts]
-    # The same name in every class folder suggests the sides of a pair.
-    names = ["/".join(p[:depth] + p[depth + 1 :]) for p in parts]
-    count = collections.Counter(names)
-    n_classes = len(set(texts))
-    paired = n_classes > 1 and all(count[n] == n_classes for n in names)
+    return _from_class_folders(keys, folder)
+
+
+def _from_class_folders(keys: List[str], folder: Path) -> Samples:
+    """Real and generated as the folders say; classes by the first folder only if none of them says either."""
+    found = layout(keys, str(folder))
+    if any(side is not None for side in found.sides):
+        refuse_silent(keys, found.sides, str(folder))
+        return Samples(
+            keys, {}, folder, str(folder),
+            texts=found.classes,
+            sides=np.array(found.sides),
+            generators=found.generators,
+            pairs=pairs.of_names(found.names, [folder / key for key in keys], None),
+        )  # fmt: skip
+    texts = first_folders(keys)
+    none = np.full(len(keys), -1)
     return Samples(
-        keys, {}, folder, str(folder),
-        texts=texts,
-        sides=_sides(texts),
-        # generated/midjourney/1.png, sdv4/ai/1.png: the folder beside the class names the generator.
-        generators=[n.rsplit("/", 1)[0] if "/" in n else t for n, t in zip(names, texts)],
-        pairs=names if paired else [""] * len(keys),
-    )  # fmt: skip
+        keys, {}, folder, str(folder), texts=texts, sides=none, generators=list(texts), pairs=[""] * len(keys)
+    )
 
 
 def hold_out(samples: Samples, fraction: float, seed: int) -> Tuple[Samples, Samples]:
@@ -240,7 +262,7 @@ def hold_out(samples: Samples, fraction: float, seed: int) -> Tuple[Samples, Sam
 
 
 def _check_disjoint(train: Samples, val: Samples, log: Callable[[str], None]) -> None:
-    """Refuse a file, group or pair on both sides; warn about files with equal bytes.
+    """Refuse a file, group or pair on both sides; warn about files with equal bytes and about pairs that look alike.
 
     Only a column defines pairs with certainty. Equal names prove nothing: most data sets restart their numbering in
     every folder.
@@ -320,6 +342,7 @@ def assign_classes(train: Samples, val: Optional[Samples], by_generator: bool = 
         for s in both:
             s.targets = s.sides.astype(np.int64)
         return list(labels.NAMES)
+    _refuse_half_told(both)
     classes = sorted(set(train.texts), key=natural_key)
     if len(classes) < 2:
         raise UserError(f"the training set has one class only: {classes}")
@@ -330,6 +353,22 @@ def assign_classes(train: Samples, val: Optional[Samples], by_generator: bool = 
         s.targets = np.array([classes.index(t) for t in s.texts])
         s.sides = np.full(len(s), -1)
     return classes
+
+
+def _refuse_half_told(sets: Sequence[Samples]) -> None:
+    """Refuse classes of which some say real or generated and some do not.
+
+    Real images and those of some generators would become classes of one kind, and the network no detector. Numbers are
+    plain classes if not all of them are 0 and 1.
+    """
+    told = {text for s in sets for text in s.texts if labels.side(text, numbers=False) is not None}
+    silent = {text for s in sets for text, side in zip(s.texts, s.sides) if side < 0}
+    if told and silent:
+        raise UserError(
+            f"the classes {sources.examples(sorted(silent))} say neither real nor generated, but "
+            f"{sources.examples(sorted(told))} do; name every class real or fake, and the generators in a folder below "
+            "or in a column 'generator'"
+        )
 
 
 def describe(samples: Samples) -> str:
@@ -371,38 +410,3 @@ def read_numbered(place: Path, split: str, keys: Sequence[str]) -> sources.Table
             f"{str(truth)!r} must hold {len(keys)} lines of 0 or 1, one an image; it has {len(column)} words"
         )
     return sources.Table(sorted(keys, key=natural_key), {"label": column}, folder, str(truth))
-
-
-def class_level(parts: Sequence[Sequence[str]]) -> int:
-    """The level of the class folders of a training set.
-
-    The first level, unless its names say nothing and those of a deeper one do (``sdv4/nature/1.png``,
-    ``sdv4/ai/2.png``): then that one, as in ``evaluate.py``.
-
-    Parameters
-    ----------
-    parts : sequence of sequence of str
-        Each path, split at ``/``.
-    """
-    folders = [p[:-1] for p in parts]
-    silent = all(labels.side(f[0]) is None for f in folders)
-    return (labels.class_depth(folders) or 0) if silent else 0
-
-
-def twins(paths: Sequence[str]) -> List[str]:
-    """Pairs that names suggest: the same path but for one folder, which says real in one and generated in the other.
-
-    Returns
-    -------
-    list of str
-        For each path the name of its pair; ``""`` for all unless every image has exactly one partner.
-    """
-    keys = []
-    for path in paths:
-        parts = path.split("/")
-        sides = [k for k, part in enumerate(parts[:-1]) if labels.side(part, numbers=False) is not None]
-        keys.append("/".join(parts[: sides[0]] + parts[sides[0] + 1 :]) if len(sides) == 1 else None)
-    count = collections.Counter(keys)
-    if None in count or set(count.values()) != {2}:
-        return [""] * len(paths)
-    return keys

@@ -6,6 +6,7 @@ its own: :mod:`~aidet.datasets.folders`, :mod:`~aidet.datasets.tables`, :mod:`~a
 
 import csv
 import hashlib
+import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,18 @@ from typing import Iterator, List, Tuple
 from .. import images
 from ..errors import UserError
 from .folders import SPLIT_NAMES, SPLIT_WORDS, read_folder
-from .lists import is_list, read_list, stream_list
+from .lists import LIST_SUFFIXES, is_list, read_list, stream_list
+from .locate import SAMPLE
 from .table import Place, Table, examples, joined, normal_path, refuse_doubles
 from .tables import (
+    FOREIGN_SUFFIXES,
     GENERATOR_COLUMNS,
     LABEL_COLUMNS,
     PATH_COLUMNS,
+    TABLE_SUFFIXES,
     column_of,
+    label_column,
+    locator_of,
     read_columns,
     read_csv,
     require_column,
@@ -31,9 +37,9 @@ from .tables import (
 
 __all__ = [
     "GENERATOR_COLUMNS", "Inputs", "LABEL_COLUMNS", "Names", "PATH_COLUMNS", "Place", "SPLIT_NAMES", "SPLIT_WORDS",
-    "Table", "column_of", "examples", "joined", "normal_path", "read", "read_columns", "read_csv", "read_folder",
-    "read_list", "read_paths", "refuse_doubles", "require_column", "split_source", "stream_csv", "stream_list",
-    "table_of", "tables_in",
+    "Table", "column_of", "examples", "joined", "label_column", "normal_path", "read", "read_columns", "read_csv",
+    "read_folder", "read_images", "read_list", "refuse_doubles", "require_column", "split_source", "stream_csv",
+    "stream_list", "table_of", "tables_in",
 ]  # fmt: skip
 
 
@@ -49,7 +55,7 @@ def read(source: Place, what: str = "image list") -> Table:
     Parameters
     ----------
     source : str or Path
-        A folder (searched with its subfolders), a CSV with a column of :data:`PATH_COLUMNS`, or a ``.txt`` with one
+        A folder (searched with its subfolders), a table with a column of :data:`PATH_COLUMNS`, or a ``.txt`` with one
         path per line; paths are relative to the file that contains them.
     what : str
         What the source is, for messages.
@@ -69,27 +75,33 @@ def read(source: Place, what: str = "image list") -> Table:
     return read_list(path, what) if is_list(path) else read_csv(path, what)
 
 
-def read_paths(text: Place) -> Tuple[List[str], Path]:
-    """Image paths of any source of :func:`read`; no labels needed.
+def read_images(text: Place, what: str = "image list") -> Table:
+    """The images of any source of :func:`read`; no labels needed.
 
     Parameters
     ----------
     text : str
-        The source; a CSV may end in ``@column=value``.
+        The source; a table may end in ``@column=value``.
+    what : str
+        What the source is, for messages.
 
     Returns
     -------
-    (list of str, Path)
-        Paths, and the folder that they are relative to.
+    Table
+
+    Raises
+    ------
+    UserError
+        As :func:`read`; and a source without paths, or with a path that stands there twice.
     """
     place, conditions = split_source(text)
-    table = read(place)
+    table = read(place, what)
     if table.paths is None:
         raise UserError(f"{place!r} is a bare column of labels; images are needed")
     table = replace(table, source=place).where(conditions)
-    assert table.paths is not None and table.root is not None
+    assert table.paths is not None
     refuse_doubles(table.paths, repr(place))
-    return table.paths, table.root
+    return table
 
 
 class Inputs:
@@ -98,34 +110,41 @@ class Inputs:
     Parameters
     ----------
     where : str or Path
-        A folder (searched with its subfolders, natural order), an image, or a ``.csv`` (a column of
-        :data:`PATH_COLUMNS`, relative to the CSV) or ``.txt`` (one path per line, relative to the file).
+        A folder (searched with its subfolders, natural order), an image, a table (a column of :data:`PATH_COLUMNS`)
+        or a ``.txt`` (one path per line); paths are relative to the file that contains them, see
+        :mod:`aidet.datasets.locate`.
 
     Raises
     ------
     UserError
-        It does not exist; on reading, a list that is no UTF-8 text or CSV, or a folder that may not be read.
+        It does not exist; on reading, a list that is no text or no table, or a folder that may not be read.
     """
 
     def __init__(self, where: Place) -> None:
         self.where = Path(where)
-        suffix = self.where.suffix.lower()
         if not self.where.exists():
             raise UserError(f"images {str(where)!r} does not exist")
-        self.kind = "folder" if self.where.is_dir() else {".csv": "csv", ".txt": "txt"}.get(suffix, "file")
+        self.kind = _kind(self.where)
         self.root = self.where if self.kind == "folder" else self.where.parent
 
     def __iter__(self) -> Iterator[Tuple[str, str]]:
         """Yield (key, path): the name that appears in the result, and the file."""
-        for name in self._names():
-            yield name, os.path.join(self.root, name)
+        names = self._names()
+        if self.kind in ("folder", "file"):
+            for name in names:
+                yield name, os.path.join(self.root, name)
+            return
+        first = list(itertools.islice(names, SAMPLE))
+        locate = locator_of(self.where, first)
+        for name in itertools.chain(first, names):
+            yield name, os.path.join(self.root, locate(name))
 
     def _names(self) -> Iterator[str]:
         self.left = images.LeftOut()
-        stream = {"folder": self._walk, "csv": stream_csv, "txt": stream_list}.get(self.kind)
+        stream = {"folder": self._walk, "table": stream_csv, "list": stream_list}.get(self.kind)
         try:
             yield from [self.where.name] if stream is None else stream(self.where)
-        except (UnicodeDecodeError, csv.Error, OSError) as error:
+        except (UnicodeError, csv.Error, OSError) as error:
             raise UserError(f"list {str(self.where)!r} cannot be read as UTF-8 text: {error}") from None
 
     def _walk(self, folder):
@@ -149,6 +168,18 @@ class Inputs:
         if not names.number:
             raise UserError(" ".join((f"images {str(self.where)!r} holds no image file", *self.left.lines())))
         return names.number, names.digest()
+
+
+def _kind(where: Path) -> str:
+    """``folder``, ``table``, ``list``, or ``file`` (one image)."""
+    suffix = where.suffix.lower()
+    if where.is_dir():
+        return "folder"
+    if suffix in FOREIGN_SUFFIXES:
+        raise UserError(f"images {str(where)!r}: {suffix} is no image and no list; save it as CSV in UTF-8")
+    if suffix in LIST_SUFFIXES:
+        return "list" if is_list(where) else "table"
+    return "table" if suffix in TABLE_SUFFIXES else "file"
 
 
 class Names:

@@ -1,13 +1,15 @@
 """The table of images that every source is read into, and the normal form of the paths in it."""
 
 import collections
+import os
 import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, TypeVar, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, TypeVar, Union
 
 import numpy as np
 
+from .. import images
 from ..errors import UserError, nearest
 
 SHOWN = 5  # examples listed in an error
@@ -29,6 +31,11 @@ def normal_path(text: str) -> str:
     while text.startswith("./"):
         text = text[2:]
     return text
+
+
+def has_extension(name: str) -> bool:
+    """Whether a file name ends in an image's extension; capitals count as small letters."""
+    return os.path.splitext(name)[1].lower() in images.EXTENSIONS
 
 
 def examples(items: Iterable[Any]) -> str:
@@ -60,12 +67,16 @@ class Table:
         Folder that the paths are relative to.
     source : str
         Name of the source, for messages.
+    locate : callable, optional
+        From a path as the source writes it to the file below ``root``, see :mod:`aidet.datasets.locate`; None if the
+        paths are those of the files.
     """
 
     paths: Optional[List[str]]
     columns: Dict[str, List[str]] = field(default_factory=dict)
     root: Optional[Path] = None
     source: str = ""
+    locate: Optional[Callable[[str], str]] = None
 
     def __len__(self) -> int:
         rows = next(iter(self.columns.values()), ()) if self.paths is None else self.paths
@@ -78,7 +89,7 @@ class Table:
 
     def _by_row(self) -> Dict[str, Any]:
         """The attributes that have one value per row."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("root", "source")}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("root", "source", "locate")}
 
     def where(self: AnyTable, conditions: Optional[Iterable[str]]) -> AnyTable:
         """Keep the rows that satisfy every ``column=value`` (several values: ``column=a,b``).
@@ -108,7 +119,15 @@ class Table:
 
     def files(self) -> List[Path]:
         """Paths on disk, one per row; an empty list if the source names none."""
-        return [] if self.paths is None else [Path(self.root or ".") / p for p in self.paths]
+        return [Path(self.root or ".") / path for path in self.located() or ()]
+
+    def file(self, path: str) -> Path:
+        """The file of one path of the table."""
+        return Path(self.root or ".") / (path if self.locate is None else self.locate(path))
+
+    def located(self) -> Optional[List[str]]:
+        """The paths of the files relative to ``root``, one per row; None if the source names none."""
+        return self.paths if self.paths is None or self.locate is None else [self.locate(p) for p in self.paths]
 
     def groups(self) -> Optional[List[str]]:
         """The ``group`` column (same source image = same group), or None."""
@@ -123,7 +142,7 @@ def _taken(values: Any, index: np.ndarray) -> Any:
     return values[index] if isinstance(values, np.ndarray) else [values[i] for i in index.tolist()]
 
 
-def joined(tables: Sequence[Table]) -> Table:
+def joined(tables: Sequence[AnyTable]) -> AnyTable:
     """Concatenate tables of one kind and root; a column that a table lacks gets empty cells."""
     first, parts = tables[0], [table._by_row() for table in tables]
     names = list(dict.fromkeys(name for table in tables for name in table.columns))

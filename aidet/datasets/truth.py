@@ -15,6 +15,7 @@ import numpy as np
 from .. import labels
 from ..errors import UserError, nearest
 from . import sources
+from .folders import layout, refuse_silent
 
 
 @dataclass
@@ -63,22 +64,23 @@ def read_labels(path: Union[str, Path], where: Optional[List[str]] = None) -> Tr
     UserError
         Names the file and the first offending rows.
     """
-    truth = _from_folder(Path(path)) if Path(path).is_dir() else _from_csv(Path(path))
+    folder = Path(path).is_dir()
+    truth = _from_folder(Path(path)) if folder else _from_table(sources.read_csv(path, "labels", labelled=True))
     return truth.where(where)
 
 
-def _from_csv(path: Path) -> Truth:
-    table = sources.read_csv(path, "labels", labelled=True)
+def _from_table(table: sources.Table) -> Truth:
+    path = table.source
     if table.paths is None:
         return _from_bare_column(table)
-    column = sources.require_column(list(table.columns), sources.LABEL_COLUMNS, "label", path)
+    column = sources.label_column(table.columns, path)
     cells = table.columns.pop(column)
     values = [labels.of_cell(v, column) for v in cells]
     wrong = [f"{k} ({v!r})" for k, v, side in zip(table.paths, cells, values) if side is None]
     if wrong:
-        raise UserError(f"labels {str(path)!r}: neither 0/1 nor real/generated: {sources.examples(wrong)}")
-    sources.refuse_doubles(table.paths, f"labels {str(path)!r}")
-    return Truth(table.paths, table.columns, table.root, table.source, np.array(values))
+        raise UserError(f"labels {path!r}: neither 0/1 nor real/generated: {sources.examples(wrong)}")
+    sources.refuse_doubles(table.paths, f"labels {path!r}")
+    return Truth(table.paths, table.columns, table.root, table.source, table.locate, np.array(values))
 
 
 def _from_bare_column(table: sources.Table) -> Truth:
@@ -86,26 +88,15 @@ def _from_bare_column(table: sources.Table) -> Truth:
     wrong = [f"row {i + 1} is {cell!r}" for i, cell in enumerate(cells) if cell not in ("0", "1")]
     if wrong:
         raise UserError(f"labels {table.source!r} is a bare column of 0 and 1, but {sources.examples(wrong)}")
-    return Truth(None, {}, table.root, table.source, np.array([int(cell) for cell in cells]))
+    return Truth(None, {}, table.root, table.source, labels=np.array([int(cell) for cell in cells]))
 
 
 def _from_folder(root: Path) -> Truth:
+    tables = [_from_table(table) for table in sources.tables_in(root, "labels")]
+    if tables:
+        return sources.joined(tables)
     table = sources.read_folder(root, "labels")
     assert table.paths is not None
-    parts = [key.split("/")[:-1] for key in table.paths]
-    depth = labels.class_depth(parts)
-    sides, generators, lost = [], [], []
-    for key, part in zip(table.paths, parts):
-        said = {labels.side(p) for p in ([part[depth]] if depth is not None else part)} - {None}
-        if len(said) != 1:
-            lost.append(key)
-            continue
-        sides.append(said.pop())
-        rest = [p for p in part if p.lower() not in sources.SPLIT_WORDS and labels.side(p) is None]
-        generators.append("/".join(rest) or part[-1 if depth is None else depth])
-    if lost:
-        raise UserError(
-            f"labels {str(root)!r}: no folder name says real or generated for {sources.examples(lost)}; "
-            "name the folders real and fake, or give a CSV path,label"
-        )
-    return Truth(table.paths, {"generator": generators}, table.root, table.source, np.array(sides))
+    found = layout(table.paths, f"labels {str(root)!r}")
+    refuse_silent(table.paths, found.sides, f"labels {str(root)!r}")
+    return Truth(table.paths, {"generator": found.generators}, table.root, table.source, labels=np.array(found.sides))

@@ -103,10 +103,8 @@ class Detector:
         :mod:`logging`, at INFO (an ONNX graph is made) or WARNING (a slower back end is used), and appear only if the
         application has enabled that logger.
 
-    max_pixels : int
-        Larger images are refused before they are decoded.
-    truncated : {"error", "score"}
-        A file whose end is missing: an error, or score what is there; the verdict's ``note`` says so.
+    max_pixels, truncated :
+        See :class:`aidet.images.Reading`.
     transform, positive : str, int or str, optional
         For ``.onnx`` files from elsewhere: the pipeline line that makes their input, and the index of the output that
         means *generated* (of a single output also ``real``).
@@ -188,16 +186,8 @@ class Detector:
         fusion(spec.get("thresholds"))  # report a wrong name before any model is loaded
         options = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
         options.update(backend=backend, device=device, say=say)
-        said = {k: v for k, v in (("transform", transform), ("positive", positive)) if v is not None}
-        onnx = [str(path).endswith(".onnx") for path in checkpoints]
-        if said and not any(onnx):
-            raise UserError(f"--{next(iter(said))} is for ONNX files from elsewhere; a checkpoint's sidecar has it")
-        self.models = [
-            open_scorer(path, name, **options, **(said if plain else {}))
-            for path, name, plain in zip(checkpoints, names, onnx)
-        ]
-        if one_by_one and self.models[0].views is None:
-            raise UserError(f"early_exit and cascade are for networks with views; {names[0]!r} is a rule")
+        own = _of_foreign(checkpoints, transform=transform, positive=positive)
+        self.models = [open_scorer(p, name, **options, **more) for p, name, more in zip(checkpoints, names, own)]
         self.fusion = fusion({**{m.name: m.threshold for m in self.models}, **(spec.get("thresholds") or {})})
         alone = len(names) == 1 and vote == "soft"
         self.threshold = threshold if threshold is not None else self.fusion.thresholds[names[0]] if alone else 0.5
@@ -375,6 +365,15 @@ def model_names(paths: Sequence[Union[str, Path]]) -> List[str]:
     stems = [Path(p).stem.replace(":", "-") for p in paths]
     names = [s if stems.count(s) == 1 else f"{Path(p).resolve().parent.name}/{s}" for p, s in zip(paths, stems)]
     return [n if names.count(n) == 1 else f"{n}#{names[: i + 1].count(n)}" for i, n in enumerate(names)]
+
+
+def _of_foreign(checkpoints, **given):
+    """For each checkpoint the options that only an ONNX file from elsewhere takes."""
+    given = {name: value for name, value in given.items() if value is not None}
+    onnx = [str(path).endswith(".onnx") for path in checkpoints]
+    if given and not any(onnx):
+        raise UserError(f"--{next(iter(given))} is for ONNX files from elsewhere; a checkpoint's sidecar has it")
+    return [given if plain else {} for plain in onnx]
 
 
 def _at_least_one(name, value):

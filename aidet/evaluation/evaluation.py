@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import numpy as np
 
 from .. import images, metrics
+from ..cli import by_reason
 from ..datasets import cifar100
 from ..datasets.truth import Truth, read_labels
 from ..errors import UserError
@@ -98,6 +99,7 @@ class Evaluation:
             "counted_by_their_label": int(len(decided)),
             "left_out": int(len(bad) - len(decided)),
             "first": [{"path": self.scores.paths[i], "status": self.scores.status[i]} for i in bad[:10]],
+            "reasons": by_reason(self.scores.status[i] for i in bad),
         }
 
     @property

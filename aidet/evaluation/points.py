@@ -130,14 +130,14 @@ def measure(
             for k, (detector, _) in enumerate(jobs):
                 begin = time.perf_counter()
                 part = todo[k][start : start + step]
-                for _ in _scored(detector, part, true.root, log, seed, kept, k + 1 < len(jobs), read):
+                for _ in _scored(detector, part, true, log, seed, kept, k + 1 < len(jobs), read):
                     done[k] += 1
                     bar.update()
                 seconds[k] += time.perf_counter() - begin
     return list(zip(done, seconds))
 
 
-def _scored(detector, work, root, log, seed, kept, keep, read):
+def _scored(detector, work, true, log, seed, kept, keep, read):
     """Score the points of some images into the log; yields once per version. ``kept``: decoded images by path."""
     waiting = []
 
@@ -146,7 +146,7 @@ def _scored(detector, work, root, log, seed, kept, keep, read):
             if not points:
                 continue
             try:
-                image = kept[path] if path in kept else read(root / path)
+                image = kept[path] if path in kept else read(true.file(path))
             except images.ImageError as error:
                 for point in points:
                     log.add(path, point[0], f"error: {error}")

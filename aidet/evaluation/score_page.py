@@ -304,3 +304,5 @@ def say(result: Dict[str, Any], maps: worst.Maps, page: Path) -> None:
         names = ", ".join(Path(path).name for path in maps.files)
         print(f"maps               of {maps.shown} shown errors, by {names} (run.json); --explain none leaves them out")
     print(f"report             {page}")
+    if result["errors"]["n"]:
+        print(f"not scored, by reason: {result['errors']['reasons']}")

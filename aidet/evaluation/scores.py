@@ -1,6 +1,7 @@
 """Scores files, and how their rows are matched with labels."""
 
 import os
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple, Union
@@ -9,6 +10,7 @@ import numpy as np
 
 from .. import labels, records
 from ..datasets import sources
+from ..datasets.table import has_extension
 from ..datasets.truth import Truth
 from ..errors import UserError, nearest
 
@@ -148,11 +150,12 @@ def _floats(cells):
 def join(truth: Truth, scores: Scores) -> Tuple[Truth, Scores]:
     """Match scores to labels by path, strictly: every row of one has exactly one counterpart in the other.
 
-    Paths are compared as written; if that fails, as files on disk; and if ``infer.py`` was run on a subfolder of the
-    labels (or on a folder above them), after removing one common leading folder that makes the two sets equal. The
-    identifiers of a submission may also be file names or stems. A file without paths is matched by its rows: labels
-    follow the rows of the scores; a ``result.txt`` follows the images by the number in their stems, or, without
-    numbers, in natural order (:func:`aidet.records.stem_order`).
+    Paths are compared as written; if that fails, as files on disk, then without regard to the form of Unicode, and
+    to the extension where the labels have none; and if ``infer.py`` was run on a subfolder of the labels (or on a
+    folder above them), after removing one common leading folder that makes the two sets equal. The identifiers of a
+    submission may also be file names or stems. A file without paths is matched by its rows: labels follow the rows of
+    the scores; a ``result.txt`` follows the images by the number in their stems, or, without numbers, in natural order
+    (:func:`aidet.records.stem_order`).
 
     Parameters
     ----------
@@ -173,7 +176,7 @@ def join(truth: Truth, scores: Scores) -> Tuple[Truth, Scores]:
         return _join_by_row(truth, scores)
     found = [order for order in (_match(left, right) for left, right in _plain(truth, scores)) if order is not None][:1]
     if not found:
-        found = _below_a_folder(truth.paths, scores.paths)
+        found = _below_a_folder(truth.paths, scores.paths) or _below_a_folder(truth.located() or [], scores.paths)
     if len(found) > 1:
         raise UserError(
             f"{scores.source} matches {len(found)} folders of {truth.source} equally well, for example "
@@ -270,6 +273,13 @@ def _plain(truth, scores):
     yield [sources.normal_path(p.strip()) for p in shown], scores.paths
     here = Path(scores.source).parent
     yield [os.path.realpath(f) for f in truth.files()], [os.path.realpath(here / p) for p in scores.paths]
+    # The labels may spell an accented letter otherwise than the disk, or leave out the extension.
+    plain = [unicodedata.normalize("NFC", p) for p in scores.paths]
+    yield [unicodedata.normalize("NFC", p) for p in truth.paths], plain
+    yield [unicodedata.normalize("NFC", p) for p in truth.located()], plain
+    if not any(map(has_extension, truth.paths)):
+        yield truth.paths, [os.path.splitext(p)[0] for p in plain]
+        yield truth.paths, [os.path.splitext(p.rsplit("/", 1)[-1])[0] for p in plain]
     if scores.decisions_only:
         names = [p.rsplit("/", 1)[-1] for p in truth.paths]
         yield names, scores.paths

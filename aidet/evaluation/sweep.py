@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import numpy as np
 
 from .. import files, images, metrics, report, runinfo
-from ..cli import OK, PARTIAL, to_stderr
+from ..cli import OK, PARTIAL, by_reason, to_stderr
 from ..datasets import truth
 from ..detector import Detector
 from ..errors import UserError
@@ -149,6 +149,7 @@ def summary(
     scored = np.array([isinstance(v, float) for v in clean])
     score = np.array([v for v in clean if isinstance(v, float)])
     return {
+        "reasons": by_reason(v for v in clean if isinstance(v, str)),
         **{k: v for k, v in rows[0].items() if k not in ("point", "family", "x")},
         "thresholds": metrics.threshold_table(true.labels[scored], sigmoid(score)),
         "points": rows,
@@ -212,3 +213,5 @@ def _say(result, page):
     if inverted(result):
         print(f"warning: {inverted(result)}")
     print(f"report: {page}")
+    if result["errors"]:
+        print(f"not scored, by reason: {result['reasons']}")

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Sequence
 import numpy as np
 
 from .. import files, images, metrics, report
-from ..cli import OK, PARTIAL, to_stderr
+from ..cli import OK, PARTIAL, by_reason, to_stderr
 from ..datasets import sources, truth
 from ..detector import Detector
 from ..detector.detector import model_names
@@ -100,6 +100,7 @@ def main(options: argparse.Namespace) -> int:
             values = [log.scores[p, _point(model, name)] for p in true.paths]
             got = judge(true, values, detector.threshold, times, seed)
             got["by"] = _by(true, values, detector.threshold, columns[name], times, seed)
+            got["reasons"] = by_reason(v for v in values if isinstance(v, str))
             cells.append({"model": model, "set": name, **got})
     inputs = {f"set {n}": sources.split_source(s)[0] for n, s in sets.items()}
     inputs.update({f"model {n}": p for n, p in models.items()})
@@ -253,3 +254,6 @@ def _say(result, page):
     for line in _inverted(result):
         print(f"warning: {line}")
     print(f"report: {page}")
+    for name, cell in {cell["set"]: cell for cell in result["cells"]}.items():
+        if cell["errors"]:
+            print(f"not scored of {name}: {cell['errors']} images, by reason: {cell['reasons']}")

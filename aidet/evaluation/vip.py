@@ -57,6 +57,8 @@ def main(options: argparse.Namespace) -> int:
     first, second = result["contest"]["vip_balanced_accuracy"]
     print(f"VIP Cup score      {score:.4f} = 0.7 * {first:.4f} + 0.3 * {second:.4f}")
     print(f"report             {page}")
+    if both.errors["n"]:
+        print(f"not scored, by reason: {both.errors['reasons']}")
     return PARTIAL if both.errors["n"] else OK
 
 

@@ -149,7 +149,7 @@ def places(evaluation: Evaluation, run: Optional[Dict[str, Any]] = None) -> List
         Each candidate folder, with the paths of all images relative to it.
     """
     paths = evaluation.scores.paths or []
-    found = [(Path(evaluation.true.root or "."), evaluation.true.paths or [])]
+    found = [(Path(evaluation.true.root or "."), evaluation.true.located() or [])]
     found.append((Path(evaluation.scores.source).parent, paths))
     where = ((run or {}).get("options") or {}).get("images")
     if where:

@@ -4,19 +4,18 @@ The results are written at the end of a run, from its journal or those of its sh
 or absent.
 """
 
-import os
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, List, Optional, Sequence, Union
 
 from .. import files, records
 from ..datasets import sources
 from ..errors import UserError
-from ..records import COLUMNS, Record, natural_key, number
+from ..records import COLUMNS, natural_key, number
+from .submission import Rows, write_submission
 
 FORMATS = ("result", "csv", "logit", "submission")
 FILE_NAMES = {"result": "result.txt", "csv": "scores.csv", "logit": "logits.csv", "submission": "submission.csv"}
-Rows = Callable[[], Iterable[Record]]
 
 
 def write(
@@ -28,6 +27,7 @@ def write(
     sample: Union[None, str, Path] = None,
     stability: bool = False,
     name: Optional[str] = None,
+    answer: str = "auto",
 ) -> List[Path]:
     """Write the result files.
 
@@ -49,6 +49,8 @@ def write(
         Write ``stability.csv``, too.
     name : str, optional
         File name of the chosen format; default: as above.
+    answer : str
+        What a submission holds, see :func:`aidet.inference.submission.read_sample`.
 
     Returns
     -------
@@ -68,7 +70,7 @@ def write(
     elif kind == "logit":
         written.append(write_logits(path, rows, skip))
     elif kind == "submission":
-        written.append(write_submission(path, rows, sample))
+        written.append(write_submission(path, rows, sample, answer))
     written.append(write_scores(path if kind == "csv" else out / "scores.csv", rows, models))
     if stability:
         written.append(write_stability(out / "stability.csv", rows))
@@ -172,85 +174,6 @@ def write_logits(path: Union[str, Path], rows: Rows, skip: bool = False) -> Path
         for r in rows():
             if r.ok or not skip:
                 writer.writerow([r.path, _logit(r)])
-    return Path(path)
-
-
-def read_sample(path: Union[None, str, Path]) -> Tuple[List[Dict[str, str]], List[str]]:
-    """A contest's sample submission: ``(rows, header)``.
-
-    Raises
-    ------
-    UserError
-        No path, a file that cannot be read, no rows, or columns other than an identifier and an answer.
-    """
-    if path is None:
-        raise UserError("format 'submission' needs --sample-submission S.csv")
-    rows, header = records.read_table(path, "sample submission")
-    if len(header) != 2:
-        raise UserError(
-            f"sample submission {str(path)!r} has {len(header)} columns, expected two: identifier and answer"
-        )
-    if not rows:
-        raise UserError(f"sample submission {str(path)!r} has no rows")
-    return rows, header
-
-
-def match_sample(sample: Iterable[str], rows: Iterable[str], where: str) -> Dict[str, str]:
-    """Find the image of every row of a sample submission.
-
-    Parameters
-    ----------
-    sample : list of str
-        Identifiers.
-    rows : iterable of str
-        Paths of the images.
-    where : str
-        Name of the sample, for the message.
-
-    Returns
-    -------
-    dict of str to str
-        Path by identifier.
-
-    Raises
-    ------
-    UserError
-        An identifier matches no image or several, or appears twice; or the sample does not name an image.
-    """
-    known: Dict[str, List[str]] = {}
-    total = 0
-    for path in rows:
-        total += 1
-        base = path.rsplit("/", 1)[-1]
-        for name in {path, os.path.splitext(path)[0], base, os.path.splitext(base)[0]}:
-            known.setdefault(name, []).append(path)
-    found = {}
-    for name in sample:
-        matches = known.get(name, [])
-        if name in matches:
-            matches = [name]
-        if len(matches) != 1:
-            many = f"{len(matches)} images ({', '.join(matches[:3])})" if matches else "no image"
-            raise UserError(f"sample submission {where!r}: {name!r} fits {many}")
-        if name in found:
-            raise UserError(f"sample submission {where!r}: {name!r} appears twice")
-        found[name] = matches[0]
-    left = total - len(set(found.values()))
-    if left:
-        raise UserError(f"sample submission {where!r} has {len(found)} rows; {left} of {total} images are not in it")
-    return found
-
-
-def write_submission(path: Union[str, Path], rows: Rows, sample: Union[None, str, Path]) -> Path:
-    """``submission.csv``: the sample's rows and columns in its order, with our labels."""
-    table, header = read_sample(sample)
-    labels_ = {r.path: _label(r) for r in rows()}
-    found = match_sample([row[header[0]] for row in table], labels_, str(sample))
-    with _open(path) as file:
-        writer = records.csv_writer(file)
-        writer.writerow(header)
-        for row in table:
-            writer.writerow([row[header[0]], labels_[found[row[header[0]]]]])
     return Path(path)
 
 

@@ -17,7 +17,8 @@ from .. import cli, files, runinfo
 from ..datasets.sources import Inputs, Names
 from ..detector import Detector, default
 from ..errors import UserError, nearest
-from . import journal, results
+from ..records import Record
+from . import journal, results, submission
 from .journal import Journal, journal_path, read_end
 
 Shard = Optional[Tuple[int, int]]
@@ -105,13 +106,15 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
     """
     begin = time.monotonic() if begin is None else begin
     target, shard = targets(args), shard_to_run(args.shard)
+    if args.answer != "auto" and target.format != "submission":
+        raise UserError(f"--answer {args.answer!r} goes with --format submission, not with {target.format!r}")
     inputs = Inputs(target.images)
     total, names = inputs.survey()
     for line in inputs.left.lines():
         print(line, file=sys.stderr)
     if target.format == "submission":
-        table, header = results.read_sample(args.sample_submission)
-        results.match_sample([r[header[0]] for r in table], (k for k, _ in inputs), args.sample_submission)
+        sample = submission.read_sample(args.sample_submission, args.answer)
+        submission.match_sample(sample.names, (k for k, _ in inputs), sample.path)
     detector = make_detector(args)
     facts = {
         **header_of(args, detector, shard, target), "images": str(inputs.where), "total": total, "names": names,
@@ -181,6 +184,7 @@ def header_of(args: argparse.Namespace, detector: Detector, shard: Shard, target
         "format": target.format,
         "name": target.name,
         "sample": args.sample_submission and str(args.sample_submission),
+        **({"answer": args.answer} if target.format == "submission" else {}),
     }
 
 
@@ -252,27 +256,58 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
     def rows():
         return journal.read_journal(journals)
 
-    counts, bad = _counted(rows())
+    counts, reasons = _counted(rows())
+    bad = len(reasons)
     if bad and not counts:
-        raise NoneUsable(f"none of the {bad} images could be used, so nothing is written; see the reasons above")
-    how = (facts[key] for key in "format on_error sample stability name".split())
-    written = results.write(out, rows, list(facts["models"]), *how)
+        why = cli.by_reason(reasons)
+        raise NoneUsable(f"none of the {bad} images could be used, so nothing is written; by reason: {why}")
+    how = {
+        "kind": facts["format"], **{key: facts[key] for key in ("on_error", "sample", "stability", "name")},
+    }  # fmt: skip
+    answer = facts.get("answer", "auto")
+    written = results.write(out, rows, list(facts["models"]), answer=answer, **how)
     parts = [read_end(journal) for journal in journals]
     facts_at = runinfo.write(out, facts, parts, {**counts, **({"error": bad} if bad else {})}, written)
     said = ", ".join(f"{counts[k]} {k}" for k in ("real", "generated", "unsure") if k in counts)
     unusable = f", {bad} could not be used" if bad else ""
     print(f"{sum(counts.values()) + bad} images: {said or 'none usable'}{unusable}")
-    if bad and facts["format"] != "csv":
-        line = {"fail": "are written as real (0)", "skip": "are left out, so later lines move up"}
-        what = line.get(facts["on_error"], f"are written as {facts['on_error']}")
-        print(f"warning: {bad} unusable images {what} in {written[0].name}", file=sys.stderr)
+    if facts["format"] == "submission":
+        print(submission.read_sample(facts["sample"], answer).says())
     print("wrote " + ", ".join(str(p) for p in (*written, facts_at)))
+    if bad:
+        _say_fate(facts, written[0].name, reasons)
     return cli.PARTIAL if bad else cli.OK
 
 
+def _say_fate(facts, name, reasons):
+    """The last lines of a run with unusable images: why, and what stands for them in the contest's file."""
+    kind, on_error = facts["format"], facts["on_error"]
+    print(f"could not be used, by reason: {cli.by_reason(reasons)}", file=sys.stderr)
+    given = {"real": "real (0)", "generated": "generated (1)"}.get(on_error, "real (0)")
+    if kind == "submission":
+        form = submission.read_sample(facts["sample"], facts.get("answer", "auto"))
+        label = {"real": 0, "generated": 1}.get(on_error)
+        cells = [answer.value(Record("", label=label)) for answer in form.answers]
+        fate = f"ARE WRITTEN AS {', '.join(cells)}"
+    elif on_error == "skip" and kind != "csv":
+        fate = "ARE LEFT OUT, so later lines move up"
+    elif kind == "logit":
+        fate = {"real": "ARE WRITTEN AS -1 (real)", "generated": "ARE WRITTEN AS 1 (generated)"}.get(
+            on_error, "ARE WRITTEN AS 0 (undecided)"
+        )
+    elif kind == "csv":
+        fate = "have no label" if on_error in ("fail", "skip") else f"ARE LABELLED {given}"
+    else:
+        fate = f"ARE WRITTEN AS {given}"
+    print(
+        f"WARNING: {len(reasons)} unusable images {fate} in {name}; --on-error real|generated|skip decides otherwise",
+        file=sys.stderr,
+    )
+
+
 def _counted(rows):
-    """(images by decision, number of unusable images, each of which is printed with its reason)."""
-    counts, bad, noted = {}, 0, 0
+    """(images by decision, the reasons of the unusable images, each of which is printed with its reason)."""
+    counts, reasons, noted = {}, [], 0
     for record in rows:
         if record.note:
             noted += 1
@@ -281,13 +316,13 @@ def _counted(rows):
         if record.ok:
             counts[record.decision] = counts.get(record.decision, 0) + 1
             continue
-        if not bad:
+        if not reasons:
             print("could not be used:", file=sys.stderr)
-        bad += 1
+        reasons.append(record.status)
         print(f"  {cli.printable(record.path)}: {cli.printable(record.status[len('error: ') :])}", file=sys.stderr)
     if noted > NOTES:
         print(f"note: {noted - NOTES} more images have a note in scores.csv", file=sys.stderr)
-    return counts, bad
+    return counts, reasons
 
 
 def merge(out: Union[None, str, Path]) -> int:

@@ -15,7 +15,7 @@ from aidet.errors import UserError
 
 def prints_of(root):
     paths = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
-    return fingerprints.collect(paths, root, [fingerprints.fingerprint(root / p) for p in paths])
+    return fingerprints.collect(paths, [root / p for p in paths], [fingerprints.fingerprint(root / p) for p in paths])
 
 
 @pytest.fixture
@@ -236,6 +236,6 @@ def test_wrong_arguments(run, splits, more, text):
 
 
 def test_distance_is_checked():
-    empty = fingerprints.collect([], ".", [])
+    empty = fingerprints.collect([], [], [])
     with pytest.raises(UserError, match=r"distance \(=13\)"):
         fingerprints.compare(empty, empty, 13)

@@ -50,8 +50,8 @@ def read_by_evaluate(path):
 
 
 def read_by_leaks(path):
-    paths, root = sources.read_paths(path)
-    return paths, [root / p for p in paths]
+    table = sources.read_images(path)
+    return table.paths, table.files()
 
 
 def read_by_train(path):
@@ -109,12 +109,14 @@ def test_normal_form_of_a_path(text, wanted):
 def test_a_list_of_paths_is_read_by_infer_and_by_leaks(tmp_path):
     (tmp_path / "list.txt").write_text("./b.png\n\nimg\\a.png\n")
     assert [name for name, _ in sources.Inputs(tmp_path / "list.txt")] == ["b.png", "img/a.png"]
-    assert sources.read_paths(tmp_path / "list.txt") == (["b.png", "img/a.png"], tmp_path)
+    assert sources.read_images(tmp_path / "list.txt").paths == ["b.png", "img/a.png"]
     (tmp_path / "list.txt").write_text("path,label\na.png,1\n")
-    assert sources.read_paths(tmp_path / "list.txt") == (["a.png"], tmp_path)
+    table = sources.read_images(tmp_path / "list.txt")
+    assert (table.paths, table.root, table.columns) == (["a.png"], tmp_path, {"label": ["1"]})
+    assert [name for name, _ in sources.Inputs(tmp_path / "list.txt")] == ["a.png"]
     (tmp_path / "list.txt").write_text("0\n1\n")
     with pytest.raises(UserError, match="bare column of labels; images are needed"):
-        sources.read_paths(tmp_path / "list.txt")
+        sources.read_images(tmp_path / "list.txt")
 
 
 def test_names_in_a_folder_stay_as_they_are(tmp_path):
@@ -122,7 +124,7 @@ def test_names_in_a_folder_stay_as_they_are(tmp_path):
     (tmp_path / "real").mkdir()
     name = "real/a\\b.png"
     Image.new("RGB", (4, 4)).save(tmp_path / name)
-    assert [n for n, _ in sources.Inputs(tmp_path)] == sources.read_paths(tmp_path)[0] == [name]
+    assert [n for n, _ in sources.Inputs(tmp_path)] == sources.read_images(tmp_path).paths == [name]
 
 
 def test_a_part_is_chosen_by_the_columns_of_the_table(tmp_path):
@@ -130,7 +132,7 @@ def test_a_part_is_chosen_by_the_columns_of_the_table(tmp_path):
     table = sources.read(tmp_path / "l.csv")
     assert table.where(["split=train", "label=fake"]).paths == ["a.png"] and len(table) == 3
     assert table.take([2, 0]).columns == {"label": ["fake", "fake"], "split": ["test", "train"]}
-    assert sources.read_paths(f"{tmp_path / 'l.csv'}@label=fake")[0] == ["a.png", "c.png"]
+    assert sources.read_images(f"{tmp_path / 'l.csv'}@label=fake").paths == ["a.png", "c.png"]
     with pytest.raises(UserError, match="did you mean 'split'"):
         table.where(["spilt=train"])
 
@@ -175,7 +177,8 @@ def test_files_numbered_anew_in_every_folder_are_no_leak(tmp_path, classes):
     numbered(tmp_path, np.random.default_rng(0), *(f"{s}/{c}" for s in ("train", "val") for c in classes))
     said = []
     train, val, _ = opened(tmp_path, said)
-    assert len(train) == len(val) == 4 * len(classes) and said == []
+    assert len(train) == len(val) == 4 * len(classes)
+    assert not any("split" in text or "byte" in text or "names" in text for text in said)
 
 
 def test_numbered_folders_train(run, tmp_path):
@@ -232,6 +235,14 @@ def test_names_that_two_splits_of_a_table_share_are_a_warning(tmp_path):
     rows = [(*row, split) for row, split in zip(pairs_of(0, 1, 2), ("train", "train", "train", "val", "val", "train"))]
     labels_csv(tmp_path, ("path", "label", "split"), rows)
     said = []
+    opened(tmp_path, said)
+    assert said == []  # no picture says that these are pairs
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        image = Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8))
+        for side, quality in (("real", 95), ("generated", 90)):
+            (tmp_path / side).mkdir(exist_ok=True)
+            image.save(tmp_path / side / f"{i}.png", "JPEG", quality=quality)
     train, val, _ = opened(tmp_path, said)
     assert (len(train), len(val)) == (4, 2)
     assert len(said) == 1 and "2 names have one class in training and another in validation, as '1.png'" in said[0]

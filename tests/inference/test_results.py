@@ -7,7 +7,7 @@ import pytest
 from aidet import records
 from aidet.datasets import sources
 from aidet.errors import UserError
-from aidet.inference import journal, results
+from aidet.inference import journal, results, submission
 from aidet.records import Record
 
 
@@ -54,10 +54,10 @@ def test_skip_leaves_only_good_rows(tmp_path):
 
 def test_sample_matching():
     paths = ["a/1.jpg", "b/1.jpg", "b/2.jpg", "3.png"]
-    assert results.match_sample(["a/1", "b/1.jpg", "2", "3.png"], paths, "s")["2"] == "b/2.jpg"
+    assert submission.match_sample(["a/1", "b/1.jpg", "2", "3.png"], paths, "s")["2"] == "b/2.jpg"
     for sample, text in ((["1"], "'1' fits 2 images"), (["9"], "fits no image"), (["2", "2"], "appears twice")):
         with pytest.raises(UserError, match=text):
-            results.match_sample(sample, paths, "s")
+            submission.match_sample(sample, paths, "s")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_lists(tmp_path, photo):
     assert list(sources.Inputs(tmp_path / "l.csv")) == [("a b.jpg", str(tmp_path / "a b.jpg"))]
     assert [k for k, _ in sources.Inputs(tmp_path / "a b.jpg")] == ["a b.jpg"]
     for text, message in (
-        ("id,x\n1,2\n", "none of the columns"),
+        ("number,x\n1,2\n", "none of the columns"),
         ("path\n", "no image"),
         ("n,path\n1\n", "line 2: no value"),
     ):

@@ -93,19 +93,19 @@ def csv(data):
     from aidet.datasets import samples, sources, truth
     from aidet.errors import UserError
     from aidet.evaluation import scores
-    from aidet.inference import journal, results
+    from aidet.inference import journal, results, submission
 
     path, text = scratch(data, "x.csv"), scratch(data, "x.txt")
     for call in (
         lambda: records.read_scores(path),
         lambda: scores.read_scores(path),
         lambda: truth.read_labels(path),
-        lambda: sources.read_paths(str(path)),
-        lambda: sources.read_paths(str(text)),
+        lambda: sources.read_images(str(path)),
+        lambda: sources.read_images(str(text)),
         lambda: samples.open_data(config.load(None, {"data_dir": str(path), "val_split": ""})),
         lambda: sources.Inputs(path).count(),
         lambda: sources.Inputs(text).count(),
-        lambda: results.read_sample(path),
+        lambda: submission.read_sample(path),
         lambda: results.check(text),
         lambda: journal.read_header(path),
         lambda: list(journal.read_journal([path])),
