@@ -14,6 +14,9 @@ from ..datasets.table import has_extension
 from ..datasets.truth import Truth
 from ..errors import UserError, nearest
 
+# Columns of submissions, besides prob.
+PROBABILITIES = ("probability", "prob_fake", "prob_generated", "prob_ai", "prob_real")
+
 
 @dataclass
 class Scores:
@@ -92,11 +95,14 @@ def read_scores(path: Union[str, Path]) -> Scores:
     keys = [sources.normal_path(p) for p in columns[name]]
     sources.refuse_doubles(keys, f"scores {str(path)!r}")
     value = {h: _floats(columns[h]) for h in ("score", "logit", "prob") if h in columns}
+    answer = sources.column_of(header, (*PROBABILITIES, *sources.LABEL_COLUMNS))
+    if not value and answer is not None and _is_probability(answer, columns[answer]):
+        prob = _floats(columns.pop(answer))
+        value = {"prob": 1 - prob if labels.side(answer, numbers=False) == labels.REAL else prob}
     if not value:
-        answer = sources.column_of(header, sources.LABEL_COLUMNS)
         if answer is None:
             raise UserError(f"scores {str(path)!r} has neither score, logit nor prob; it has {', '.join(header)}")
-        return _decisions(keys, columns[answer], path)
+        return _decisions(keys, columns[answer], path, answer)
     status = columns.get("status") or ["ok"] * len(keys)
     status = [s or "ok" for s in status]
     score = value.get("score", value.get("logit"))
@@ -128,13 +134,19 @@ def read_scores(path: Union[str, Path]) -> Scores:
     return Scores(keys, score, np.where(np.isnan(score), np.nan, prob), label, status, models, str(path))
 
 
-def _decisions(keys, cells, path):
+def _is_probability(column, cells):
+    """Whether the answers of a submission are probabilities."""
+    return column in PROBABILITIES or any("." in cell and cell not in ("0.0", "1.0") for cell in cells)
+
+
+def _decisions(keys, cells, path, column="label"):
     """Labels without scores: a result.txt (``keys`` None) or a submission."""
-    wrong = [f"{keys[i] if keys else f'line {i + 1}'} ({c!r})" for i, c in enumerate(cells) if c not in ("0", "1")]
+    sides = [labels.of_cell(cell, column) for cell in cells]
+    wrong = [f"{keys[i] if keys else f'line {i + 1}'} ({c!r})" for i, c in enumerate(cells) if sides[i] is None]
     if wrong:
         raise UserError(f"scores {str(path)!r}: decisions must be 0 or 1: {sources.examples(wrong)}")
     none = np.full(len(cells), np.nan)
-    return Scores(keys, none, none, np.array([int(c) for c in cells]), ["ok"] * len(cells), {}, str(path))
+    return Scores(keys, none, none, np.array(sides), ["ok"] * len(cells), {}, str(path))
 
 
 def _floats(cells):
@@ -280,7 +292,7 @@ def _plain(truth, scores):
     if not any(map(has_extension, truth.paths)):
         yield truth.paths, [os.path.splitext(p)[0] for p in plain]
         yield truth.paths, [os.path.splitext(p.rsplit("/", 1)[-1])[0] for p in plain]
-    if scores.decisions_only:
+    if scores.decisions_only or not any(map(has_extension, scores.paths)):
         names = [p.rsplit("/", 1)[-1] for p in truth.paths]
         yield names, scores.paths
         yield [os.path.splitext(n)[0] for n in names], scores.paths

@@ -261,11 +261,9 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
     if bad and not counts:
         why = cli.by_reason(reasons)
         raise NoneUsable(f"none of the {bad} images could be used, so nothing is written; by reason: {why}")
-    how = {
-        "kind": facts["format"], **{key: facts[key] for key in ("on_error", "sample", "stability", "name")},
-    }  # fmt: skip
     answer = facts.get("answer", "auto")
-    written = results.write(out, rows, list(facts["models"]), answer=answer, **how)
+    kind, on_error, sample, stability, name = (facts[key] for key in "format on_error sample stability name".split())
+    written = results.write(out, rows, list(facts["models"]), kind, on_error, sample, stability, name, answer)
     parts = [read_end(journal) for journal in journals]
     facts_at = runinfo.write(out, facts, parts, {**counts, **({"error": bad} if bad else {})}, written)
     said = ", ".join(f"{counts[k]} {k}" for k in ("real", "generated", "unsure") if k in counts)

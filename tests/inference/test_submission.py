@@ -5,7 +5,10 @@ import csv
 import pytest
 
 import infer
+from aidet.datasets import read_labels
 from aidet.errors import UserError
+from aidet.evaluation.evaluation import Evaluation
+from aidet.evaluation.scores import join, read_scores
 from aidet.inference import results, submission
 from aidet.records import Record
 
@@ -174,3 +177,18 @@ def test_the_check_reads_scores_of_any_dialect(tmp_path):
     text = (tmp_path / "scores.csv").read_text()
     (tmp_path / "scores.csv").write_text(text.replace(",", ";"), encoding="utf-16")
     assert "labels and order agree with scores.csv" in results.check(tmp_path / "result.txt")
+
+
+@pytest.mark.parametrize(
+    "header, cell, ranked",
+    [(("id", "label"), "0.5", True), (("id", "prob_real"), "0", True), (("id", "label"), "0", False),
+     (("id", "is_real"), "0", False), (("id", "label"), "fake", False)],
+)  # fmt: skip
+def test_what_was_handed_in_can_be_measured(tmp_path, header, cell, ranked):
+    made = [Record(f"set/{i}.png", s, 1 / (1 + 2.718281828**-s), int(s > 0)) for i, s in enumerate((-2, -1, 0.5, 3))]
+    path = sample(tmp_path, header, (cell,), map(str, range(4)))
+    submission.write_submission(tmp_path / "out.csv", lambda: iter(made), path)
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"set/{i}.png,{int(i > 1)}\n" for i in range(4)))
+    true, given = join(read_labels(tmp_path / "labels.csv"), read_scores(tmp_path / "out.csv"))
+    found = Evaluation(true, given)
+    assert found.label.tolist() == true.labels.tolist() == [0, 0, 1, 1] and found.ranked is ranked
