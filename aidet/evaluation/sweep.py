@@ -46,7 +46,7 @@ def main(options: argparse.Namespace) -> int:
     wanted = degrade.points(families)
     true = labelled_images(labels, options.where, options.limit, seed)
     settings = {"backend": options.backend, "workers": options.workers, "seed": seed, "say": to_stderr}
-    reading = images.Reading(options.max_pixels, options.truncated)
+    reading = images.Reading.of(options)
     detector = Detector(*checkpoints, votes=options.votes, **settings)
     header = {
         "sweep": 1, "checkpoints": [files.sha256(c) for c in checkpoints], "votes": detector.votes,
