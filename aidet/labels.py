@@ -5,6 +5,7 @@
 """
 
 import re
+from functools import lru_cache
 from typing import Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -103,7 +104,7 @@ def of_cell(text: str, column: str = "label") -> Optional[int]:
     int or None
     """
     text = text.strip()
-    meant = side(column, numbers=False)
+    meant = _side_of_column(column)
     if meant is not None and text.lower() in _YES_NO:
         return meant if _YES_NO[text.lower()] else 1 - meant
     try:
@@ -113,6 +114,11 @@ def of_cell(text: str, column: str = "label") -> Optional[int]:
     if number in (0, 1):
         return int(number) if meant is None else meant if number else 1 - meant
     return GENERATED if column == "target" and number > 1 and number.is_integer() else None
+
+
+@lru_cache(64)
+def _side_of_column(column: str) -> Optional[int]:
+    return side(column, numbers=False)
 
 
 def class_depth(folders: Iterable[Sequence[str]]) -> Optional[int]:

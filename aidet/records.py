@@ -176,7 +176,7 @@ def stream_table(
                 raise UserError(f"{what} {str(path)!r}: column {doubled[0]!r} appears twice")
             yield header
             for fields in reader if made is None else itertools.chain([first], reader):
-                if not fields or (len(fields) > 1 and not any(cell.strip() for cell in fields)):
+                if not fields or (len(fields) > 1 and not fields[0].strip() and not any(map(str.strip, fields))):
                     continue
                 if len(fields) != len(header):
                     raise UserError(

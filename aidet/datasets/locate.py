@@ -55,7 +55,9 @@ class Locator:
         self._listing = lru_cache(FOLDERS_KEPT)(self._list)
         probed = list(sample[:SAMPLE])
         self.move = self._find_move(probed[:: max(1, len(probed) // PROBED)], stem) if probed else Move()
-        self.careful = any(not self._there(self.move(path)) for path in probed)
+        there = [self._there(self.move(path)) for path in probed]
+        # If not one file is there, the images are elsewhere, and a search for each of a million rows would find none.
+        self.careful = any(there) and not all(there)
 
     def __call__(self, path: str) -> str:
         """The path of the file, relative to the root; as it is if there is no such file."""

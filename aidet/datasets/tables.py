@@ -218,10 +218,10 @@ def stream_csv(path: Place) -> Iterator[str]:
         if made is not None:
             yield normal_path(first[place].strip())
         for row in reader:
-            if not row or (len(row) > 1 and not any(cell.strip() for cell in row)):
-                continue
             cell = row[place].strip() if len(row) > place else ""
             if not cell:
+                if not row or (len(row) > 1 and not any(map(str.strip, row))):
+                    continue
                 raise UserError(f"list {str(path)!r} line {reader.line_num}: no value for {column!r}")
             yield normal_path(cell)
 

@@ -75,7 +75,8 @@ def _from_table(table: sources.Table) -> Truth:
         return _from_bare_column(table)
     column = sources.label_column(table.columns, path)
     cells = table.columns.pop(column)
-    values = [labels.of_cell(v, column) for v in cells]
+    known = {cell: labels.of_cell(cell, column) for cell in set(cells)}
+    values = [known[cell] for cell in cells]
     wrong = [f"{k} ({v!r})" for k, v, side in zip(table.paths, cells, values) if side is None]
     if wrong:
         raise UserError(f"labels {path!r}: neither 0/1 nor real/generated: {sources.examples(wrong)}")
