@@ -79,7 +79,7 @@ def main(options: argparse.Namespace) -> int:
         crops.require()
     # Check all sources before spending up to an hour on the first.
     read = {name: sources.read_images(source) for name, source in given.items()}
-    reading = images.Reading(options.max_pixels, options.truncated)
+    reading = images.Reading.of(options)
     prints = {name: read_prints(name, table, workers, reading) for name, table in read.items()}
     pairs = compare(prints, distance)
     if with_crops:

@@ -166,8 +166,11 @@ def _split(
         if (place / word).is_dir():
             return _from_folder(place, word, log)
     # GenImage has its splits below the generators; others write Train.
-    keys = [key for key in images.walk(place) if any(part.lower() in wanted for part in key.split("/")[:-1])]
+    left = images.LeftOut()
+    keys = [key for key in images.walk(place, left) if any(part.lower() in wanted for part in key.split("/")[:-1])]
     if keys:
+        for line in left.lines():
+            log(f"{line} ({place})")
         return _from_class_folders(keys, place)
     if optional:
         return None

@@ -89,10 +89,8 @@ class Detector(Ensemble):
         Takes each message for the user, one line of text. Default: messages go to the logger ``aidet`` of
         :mod:`logging`, at INFO (an ONNX graph is made) or WARNING (a slower back end is used), and appear only if the
         application has enabled that logger.
-    max_pixels : int
-        Larger images are refused before they are decoded.
-    truncated : {"error", "score"}
-        A file whose end is missing: an error, or score what is there; the verdict's ``note`` says so.
+    max_pixels, truncated :
+        See :class:`aidet.images.Reading`.
     transform : str, optional
         For ``.onnx`` files from elsewhere, which need ``positive`` or ``real``, too: the pipeline line that makes their
         input.
@@ -180,13 +178,8 @@ class Detector(Ensemble):
         options: Dict[str, Any] = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
         options.update(backend=backend, device=device, say=say)
         options.update(positive=positive, real=real, own_order=len(checkpoints) > 1 if own_order is None else own_order)
-        onnx = [str(path).endswith(".onnx") for path in checkpoints]
-        if transform is not None and not any(onnx):
-            raise UserError("--transform is for ONNX files from elsewhere; a checkpoint's sidecar has its own")
-        self.models = [
-            open_scorer(path, name, **options, **({"transform": transform} if plain else {}))
-            for path, name, plain in zip(checkpoints, names, onnx)
-        ]
+        own = _of_foreign(checkpoints, transform)
+        self.models = [open_scorer(p, name, **options, **more) for p, name, more in zip(checkpoints, names, own)]
         if one_by_one and self.models[0].views is None:
             raise UserError(f"early_exit and cascade are for networks with views; {names[0]!r} is a rule")
         self.fusion = fusion({**{m.name: m.threshold for m in self.models}, **(spec.get("thresholds") or {})})
@@ -332,6 +325,14 @@ def model_names(paths: Sequence[Union[str, Path]]) -> List[str]:
     stems = [Path(p).stem.replace(":", "-") for p in paths]
     names = [s if stems.count(s) == 1 else f"{Path(p).resolve().parent.name}/{s}" for p, s in zip(paths, stems)]
     return [n if names.count(n) == 1 else f"{n}#{names[: i + 1].count(n)}" for i, n in enumerate(names)]
+
+
+def _of_foreign(checkpoints, transform):
+    """For each checkpoint the options that only an ONNX file from elsewhere takes."""
+    onnx = [str(path).endswith(".onnx") for path in checkpoints]
+    if transform is not None and not any(onnx):
+        raise UserError("--transform is for ONNX files from elsewhere; a checkpoint's sidecar has its own")
+    return [{"transform": transform} if plain and transform is not None else {} for plain in onnx]
 
 
 def _at_least_one(name, value):

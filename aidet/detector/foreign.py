@@ -1,11 +1,13 @@
 """ONNX files from elsewhere as detectors: the caller says what their input and their outputs are."""
 
+import mmap
 from pathlib import Path
 from typing import Any, Tuple, Union
 
 import numpy as np
 
 from .. import ckpt, labels
+from ..ckpt import format as wire
 from ..ckpt.sidecar import FORMAT
 from ..errors import UserError, first_line
 from ..images import Pipeline
@@ -65,15 +67,29 @@ class Session(backends.OnnxRuntime):
 
 
 def _last_operation(path: Union[str, Path], output: str) -> str:
-    """``Softmax``, ``Sigmoid`` or another operation: what gives an output, shape changes aside."""
-    try:
-        import onnx
-    except ImportError:
-        raise UserError("onnx is not installed, so the output cannot be told; run: pip install 'aidet[onnx]'") from None
-    makers = {name: node for node in onnx.load(str(path), load_external_data=False).graph.node for name in node.output}
-    while output in makers and makers[output].op_type in ("Identity", "Flatten", "Squeeze", "Reshape", "Cast"):
-        output = makers[output].input[0]
-    return makers[output].op_type if output in makers else ""
+    """``Softmax``, ``Sigmoid`` or another operation: what gives an output, shape changes aside; ``""`` if unknown.
+
+    The package onnx is not used: after it, MindSpore cannot be imported. Read are ModelProto.graph (field 7), its nodes
+    (1), and their inputs (1), outputs (2) and types (4), of onnx.proto.
+    """
+    makers = {}
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            graphs = [place for number, place in wire._fields(data, 0, len(data)) if number == 7]
+            nodes = [place for graph in graphs for number, place in wire._fields(data, *graph) if number == 1]
+            for node in nodes:
+                fields = [(n, wire._text(data, v)) for n, v in wire._fields(data, *node) if n in (1, 2, 4)]
+                kind = "".join(text for n, text in fields if n == 4)
+                first = next((text for n, text in fields if n == 1), "")
+                makers.update({text: (kind, first) for n, text in fields if n == 2})
+        except (ValueError, TypeError):
+            return ""
+    for _ in range(len(makers)):
+        kind, before = makers.get(output, ("", ""))
+        if kind not in ("Identity", "Flatten", "Squeeze", "Reshape", "Cast"):
+            return kind
+        output = before
+    return ""
 
 
 def opened(

@@ -47,7 +47,7 @@ def main(options: argparse.Namespace) -> int:
     true = labelled_images(labels, options.where, options.limit, seed)
     sides = {name: getattr(options, name) for name in ("positive", "real") if getattr(options, name, None) is not None}
     settings = {"backend": options.backend, "workers": options.workers, "seed": seed, "say": to_stderr, **sides}
-    reading = images.Reading(options.max_pixels, options.truncated)
+    reading = images.Reading.of(options)
     detector = Detector(*checkpoints, votes=options.votes, **settings)
     header = {
         "sweep": 1, "checkpoints": [files.sha256(c) for c in checkpoints], "votes": detector.votes,

@@ -88,7 +88,7 @@ def main(options: argparse.Namespace) -> int:
     detectors = {name: Detector(path, **settings, **sides, own_order=len(models) > 1) for name, path in models.items()}
     hashes = {name: files.sha256(path) for name, path in models.items()}
     header = {"transfer": 1, "checkpoints": hashes, "sets": sets, "votes": votes, "seed": seed, **sides}
-    reading = images.Reading(options.max_pixels, options.truncated)
+    reading = images.Reading.of(options)
     if reading != images.Reading():
         header["reading"] = vars(reading)
     log = Log(out / "transfer.jsonl", header)

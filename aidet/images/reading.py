@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Optional, Tuple, Union
 
@@ -59,6 +59,11 @@ class Reading:
             raise UserError(f"max_pixels (={self.max_pixels!r}) must be a whole number >= 1")
         if self.truncated not in TRUNCATED:
             raise UserError(nearest(self.truncated, TRUNCATED, "truncated"))
+
+    @classmethod
+    def of(cls, options: Any) -> "Reading":
+        """From the options of a command line (attributes of the same names), as far as it has them."""
+        return cls(**{f.name: getattr(options, f.name) for f in fields(cls) if hasattr(options, f.name)})
 
     def read(self, source: Source) -> Tuple[Image.Image, str]:
         """Decode one image to RGB, see :func:`decode`; returns it with a note for its row, ``""`` if there is none."""

@@ -276,10 +276,11 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
     counts, reasons = _counted(rows())
     bad = len(reasons)
     if bad and not counts:
-        raise NoneUsable(f"none of the {bad} images could be used, so nothing is written; see the reasons above")
-    how: Dict[str, Any] = {key: facts[key] for key in "on_error sample stability name".split()}
+        why = cli.by_reason(reasons)
+        raise NoneUsable(f"none of the {bad} images could be used, so nothing is written; by reason: {why}")
     answer = facts.get("answer", "auto")
-    written = results.write(out, rows, list(facts["models"]), facts["format"], answer=answer, **how)
+    kind, on_error, sample, stability, name = (facts[key] for key in "format on_error sample stability name".split())
+    written = results.write(out, rows, list(facts["models"]), kind, on_error, sample, stability, name, answer)
     parts = [read_end(journal) for journal in journals]
     facts_at = runinfo.write(out, facts, parts, {**counts, **({"error": bad} if bad else {})}, written)
     said = ", ".join(f"{counts[k]} {k}" for k in ("real", "generated", "unsure") if k in counts)

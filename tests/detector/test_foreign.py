@@ -7,8 +7,6 @@ from PIL import Image
 from aidet import Detector
 from aidet.errors import UserError
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
 LINE = "resize((8, 8)) | to_float"
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.normal(size=(3, 2)).astype(np.float32)
@@ -16,6 +14,8 @@ IMAGES = [Image.fromarray(RNG.integers(0, 256, (8, 8, 3), np.uint8)) for _ in ra
 
 
 def made(folder, outputs=2, tail=None, shape=("N", 3, 8, 8), last=False, name="x", weights=None):
+    import mindspore  # noqa: F401 - before onnx, or it cannot be imported any more in this process
+    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, x = [], "input"
@@ -77,5 +77,9 @@ def test_what_is_missing_is_said(tmp_path):
         Detector(made(tmp_path, outputs=1, name="one"), transform=LINE, positive=1)
     with pytest.raises(UserError, match="wanted one input of floats"):
         Detector(made(tmp_path, shape=("N", 4, 8, 8), weights=np.ones((4, 2), np.float32)), transform=LINE, positive=1)
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError, match="cannot be run by ONNX Runtime"):
+        Detector(damaged, transform=LINE, positive=1)
     with pytest.raises(UserError, match="--transform is for ONNX files from elsewhere"):
         Detector(tmp_path / "a.ckpt", transform=LINE)
