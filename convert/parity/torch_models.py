@@ -55,7 +55,7 @@ def _huggingface(
 def _pretrained(plan, cls, config):
     """``cls.from_pretrained`` on a temporary folder, because it knows all older names of the tensors."""
     with tempfile.TemporaryDirectory() as folder:
-        cls.config_class(num_labels=plan.num_classes, **config).save_pretrained(folder)
+        cls.config_class(num_labels=plan.num_classes or 0, **config).save_pretrained(folder)
         arrays = {plan.layout.prefix + k: t.array() for k, t in plan.tensors.items()}
         write_safetensors(Path(folder) / "model.safetensors", arrays, {"format": "pt"})
         return cls.from_pretrained(folder, local_files_only=True)
