@@ -363,6 +363,37 @@ def test_arguments_that_the_file_does_not_show(dino, tmp_path):
         convert(dino[0], tmp_path / "x.ckpt", given={"interpolation": "nearest"})
 
 
+@pytest.mark.parametrize(
+    "family, layout, config, wanted",
+    [
+        ("clip", "hf", None, {"act": "quick_gelu", "heads": 1}),
+        (
+            "clip",
+            "hf",
+            {"vision_config": {"hidden_act": "gelu", "num_attention_heads": 4}},
+            {"act": "gelu", "heads": 4},
+        ),
+        ("clip", "hf", {"layer_norm_eps": 1e-6}, {"ln_eps": 1e-6}),
+        ("clip", "openai", None, {"act": "quick_gelu"}),
+        ("clip", "open_clip", None, {"act": "gelu"}),
+        ("clip", "timm", {"architecture": "vit_base_patch32_clip_quickgelu_224"}, {"act": "quick_gelu"}),
+        ("siglip", "hf", {"vision_config": {"image_size": 28}}, {"act": "gelu_tanh", "image_size": 28, "pool": "avg"}),
+        ("siglip", "timm", None, {"act": "gelu", "pool": "map"}),
+        ("dinov2", "hub", None, {"interpolation": "bicubic_offset", "act": "swiglu"}),
+        ("dinov2", "hf-registers", None, {"interpolation": "bicubic_antialias", "registers": 4}),
+        ("vit", "torchvision", {"num_attention_heads": 2}, {"heads": 2, "ln_eps": 1e-6}),
+    ],
+)
+def test_what_shapes_do_not_show(tmp_path, family, layout, config, wanted):
+    """GELU's kind, heads, epsilon, interpolation: some too small a difference for a comparison of logits to see."""
+    architecture, arguments = small_arguments(family, layout)
+    path, _ = source_file(tmp_path, architecture, layout, arguments)
+    if config:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    found = make_plan(reading.read(path), layout).arguments
+    assert {k: found.get(k) for k in wanted} == wanted
+
+
 def test_two_names_of_one_tensor_are_both_kept(dino):
     """Renaming must never lose a tensor: here both would be called classifier.weight."""
     layout = family_of("dinov2_vit").layout("hf")
