@@ -103,20 +103,21 @@ def fit_input(plan: Plan, source: Source, given: Mapping[str, Any]) -> None:
     Raises
     ------
     UserError
-        ``given`` has another ``image_size`` than these files.
+        These files prepare another size than ``given``, or than a net takes that is not free in its input.
     """
-    line = line_beside(source) if plan.family.free_input else None
-    if line is None:
+    line = line_beside(source)
+    if line is None or "image_size" not in plan.arguments:
         return
     from aidet.images import Pipeline
 
     size = Pipeline(line).size()
     if size is None or size[0] != size[1]:
         return
-    if given.get("image_size", size[0]) != size[0]:
+    wanted = given.get("image_size") if plan.family.free_input else plan.arguments["image_size"]
+    if wanted not in (None, size[0]):
         raise UserError(
-            f"image_size (={given['image_size']}): the files beside the weights prepare {size[0]} x {size[1]}; change "
-            "preprocessor_config.json (size, crop_size), or leave the argument out"
+            f"image_size (={wanted}): the files beside the weights prepare {size[0]} x {size[1]}; change size and "
+            "crop_size in preprocessor_config.json, or image_size"
         )
     plan.arguments["image_size"] = size[0]
 

@@ -61,9 +61,9 @@ class ClipViT(Tower):
         projection: int = 512,
         **tower: Any,
     ) -> None:
-        super().__init__(**{"ln_eps": 1e-5, "act": "quick_gelu", **tower}, pre_norm=True, patch_bias=False)
         if features not in FEATURES:
             raise UserError(nearest(features, FEATURES, "features"))
+        super().__init__(**{"ln_eps": 1e-5, "act": "quick_gelu", **tower}, pre_norm=True, patch_bias=False)
         self.kind = features
         out = projection if features == "projection" else self.width
         if features == "projection":

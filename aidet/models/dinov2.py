@@ -51,9 +51,9 @@ class DinoV2(Tower):
         norm_after: bool = False,
         **tower: Any,
     ) -> None:
-        super().__init__(**{"scale": 1.0, "patch_size": 14, **tower})
         if pool not in POOLS:
             raise UserError(nearest(pool, POOLS, "pool"))
+        super().__init__(**{"scale": 1.0, "patch_size": 14, **tower})
         self.pool, self.norm_after = pool, norm_after
         width = 2 * self.width if pool == "token_avg" else self.width
         self.head = nn.Dense(width, num_classes, weight_init=TruncatedNormal(0.02)) if num_classes else nn.Identity()

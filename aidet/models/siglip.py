@@ -59,10 +59,10 @@ class SigLip(Tower):
     """
 
     def __init__(self, num_classes: int = 0, pool: str = "avg", **tower: Any) -> None:
-        tower = {"ln_eps": 1e-6, "act": "gelu_tanh", **tower}
-        super().__init__(**tower, lead=0)
         if pool not in POOLS:
             raise UserError(nearest(pool, POOLS, "pool"))
+        tower = {"ln_eps": 1e-6, "act": "gelu_tanh", **tower}
+        super().__init__(**tower, lead=0)
         self.by_attention = pool == "map"
         if self.by_attention:
             heads = tower.get("heads") or max(1, self.width // 64)

@@ -261,6 +261,11 @@ def tower(layout: Layout, tensors: Tensors, config: Config, lead: int) -> Argume
     return {**found, "heads": int(heads)} if heads else found
 
 
+def depth_of(sizes: Callable[[str], Arguments], architecture: str) -> int:
+    """Blocks of an architecture; for one of free depth more than any has, since its name does not tell."""
+    return int(sizes(architecture)["depth"]) if architecture.count("_") > 1 else 64
+
+
 def vision(config: Config) -> Mapping[str, Any]:
     """The part of a config.json that describes the image tower."""
     config = config or {}

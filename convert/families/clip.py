@@ -6,9 +6,9 @@ not. OpenAI's original files are known by the numbers stored beside the weights;
 
 from typing import Tuple
 
-from aidet.models.clip import SIZES
+from aidet.models.clip import SIZES, sizes
 
-from . import HEADS, Arguments, Config, Family, Layout, Taps, Tensors, shape, tower, vision
+from . import HEADS, Arguments, Config, Family, Layout, Taps, Tensors, depth_of, shape, tower, vision
 from .vit import TIMM
 
 _BLOCK = "vision_model.encoder.layers.{b}."
@@ -148,7 +148,7 @@ def taps(architecture: str) -> Taps:
     rows = [
         ("norm_pre", {"hf": "vision_model.pre_layrnorm", **dict.fromkeys(("openai", "open_clip"), "visual.ln_pre")})
     ]
-    for b in range(48):
+    for b in range(depth_of(sizes, architecture)):
         visual = dict.fromkeys(("openai", "open_clip"), f"visual.transformer.resblocks.{b}")
         rows.append((f"blocks.{b}", {"hf": f"vision_model.encoder.layers.{b}", "timm": f"blocks.{b}", **visual}))
     return rows

@@ -9,7 +9,7 @@ from typing import Tuple
 from aidet.errors import UserError
 from aidet.models.dinov2 import SIZES, sizes
 
-from . import HEADS, Arguments, Config, Family, Layout, Lookups, Taps, Tensors, shape, tower, vision
+from . import HEADS, Arguments, Config, Family, Layout, Lookups, Taps, Tensors, depth_of, shape, tower, vision
 from .vit import TIMM
 
 _SCALES = (
@@ -170,10 +170,17 @@ def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
 def taps(architecture: str) -> Taps:
     """Every block, and the norm behind the last."""
     rows = []
-    for b in range(48):
-        names = {"timm": f"blocks.{b}", "hf": f"dinov2.encoder.layer.{b}"}
+    for b in range(depth_of(sizes, architecture)):
+        names = {**dict.fromkeys(("timm", "timm-avg"), f"blocks.{b}"), "both": f"net.blocks.{b}"}
+        names["hf"] = f"dinov2.encoder.layer.{b}"
         rows.append((f"blocks.{b}", {**names, "hf-registers": f"dinov2_with_registers.encoder.layer.{b}"}))
-    names = {"timm": "norm", "hf": "dinov2.layernorm", "hf-registers": "dinov2_with_registers.layernorm"}
+    names = {
+        "timm": "norm",
+        "timm-avg": "fc_norm",
+        "both": "net.norm",
+        "hf": "dinov2.layernorm",
+        "hf-registers": "dinov2_with_registers.layernorm",
+    }
     return [*rows, ("norm", names)]
 
 

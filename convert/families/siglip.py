@@ -2,9 +2,9 @@
 
 from typing import Tuple
 
-from aidet.models.siglip import SIZES
+from aidet.models.siglip import SIZES, sizes
 
-from . import HEADS, Arguments, Config, Family, Layout, Taps, Tensors, tower, vision
+from . import HEADS, Arguments, Config, Family, Layout, Taps, Tensors, depth_of, tower, vision
 from .clip import HF as CLIP
 from .vit import TIMM
 
@@ -78,9 +78,9 @@ def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Argume
     arguments: Arguments = {"image_size": int(image), "pool": "map" if pooled else "avg", "act": act}
     eps = vision(config).get("layer_norm_eps", 1e-6)
     arguments.update({} if eps == 1e-6 else {"ln_eps": eps})
-    sizes = (found["width"], found["depth"], found["hidden"], found["patch_size"])
+    shapes = (found["width"], found["depth"], found["hidden"], found["patch_size"])
     for name, (width, depth, heads, hidden, patch) in SIZES.items():
-        if sizes == (width, depth, hidden, patch) and vision(config).get("num_attention_heads", heads) == heads:
+        if shapes == (width, depth, hidden, patch) and vision(config).get("num_attention_heads", heads) == heads:
             return name, arguments
     del found["grid"]
     return "siglip_vit", {**found, **arguments}
@@ -102,7 +102,10 @@ def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
 
 def taps(architecture: str) -> Taps:
     """Every block, and the norm behind the last."""
-    rows = [(f"blocks.{b}", {"hf": f"vision_model.encoder.layers.{b}", "timm": f"blocks.{b}"}) for b in range(48)]
+    rows = [
+        (f"blocks.{b}", {"hf": f"vision_model.encoder.layers.{b}", "timm": f"blocks.{b}"})
+        for b in range(depth_of(sizes, architecture))
+    ]
     return [*rows, ("norm", {"hf": "vision_model.post_layernorm", "timm": "norm"})]
 
 

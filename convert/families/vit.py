@@ -2,9 +2,9 @@
 
 from typing import Tuple
 
-from aidet.models.vit import SIZES
+from aidet.models.vit import SIZES, sizes
 
-from . import Arguments, Config, Family, Layout, Taps, Tensors, mindcv, tower
+from . import Arguments, Config, Family, Layout, Taps, Tensors, depth_of, mindcv, tower
 
 TIMM = (
     ("one", "cls_token", "cls_token"),
@@ -145,8 +145,7 @@ def taps(architecture: str) -> Taps:
     roots = {"hf": "vit", "hf5": "vit", "hf-deit": "deit", "hf-deit-teacher": "deit"}
 
     def named(timm, huggingface):
-        layer = timm.replace("blocks.", "encoder.layers.encoder_layer_").replace("patch_embed", "conv_proj")
-        torchvision = "encoder.ln" if timm == "norm" else layer
+        torchvision = timm.replace("blocks.", "encoder.layers.encoder_layer_").replace("norm", "encoder.ln")
         return {
             "timm": timm,
             "torchvision": torchvision,
@@ -154,7 +153,7 @@ def taps(architecture: str) -> Taps:
         }
 
     rows = [("patch_embed", named("patch_embed", "embeddings.patch_embeddings"))]
-    rows += [(f"blocks.{b}", named(f"blocks.{b}", f"layers.{b}")) for b in range(48)]
+    rows += [(f"blocks.{b}", named(f"blocks.{b}", f"layers.{b}")) for b in range(depth_of(sizes, architecture))]
     return rows + [("norm", named("norm", "layernorm"))]
 
 

@@ -63,7 +63,7 @@ def _huggingface(
 
 def _pretrained(plan, cls, config):
     """The model of a file without ``config.json``."""
-    made = cls.config_class(num_labels=plan.num_classes, **config)
+    made = cls.config_class(num_labels=plan.num_classes or 0, **config)
     return _loaded(plan, cls, made.save_pretrained)
 
 

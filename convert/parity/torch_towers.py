@@ -193,7 +193,7 @@ def dinov2(plan: Plan, source: Source) -> Optional["nn.Module"]:
     model = _timm(kind, num_classes=0 if both else plan.num_classes or 0, global_pool=pool, **sizes)
     if hub:
         model.aidet_rename = lambda state: _hub_in_timm(state, a)
-    model.aidet_taps = "timm"
+        model.aidet_taps = "timm"
     return _both(model, plan, a) if both else model
 
 
@@ -211,7 +211,8 @@ def _both(model, plan, a):
             x = self.net.forward_features(x)
             return self.head(torch.cat((x[:, 0], x[:, 1 + a.get("registers", 0) :].mean(1)), 1))
 
-    net = Net()
+    net: Any = Net()
+    net.aidet_taps = "both"
     renamed = getattr(model, "aidet_rename", lambda state: state)
     net.aidet_rename = lambda state: {k if k.startswith("head.") else "net." + k: v for k, v in renamed(state).items()}
     return net

@@ -8,7 +8,7 @@ import pytest
 
 from aidet import ckpt
 from aidet.errors import UserError
-from convert import conversion, preprocessing, reading, reverse, rules
+from convert import __main__, conversion, preprocessing, reading, reverse, rules
 from convert.families import families, family_of
 from convert.plan import build, detect, make_plan
 
@@ -438,6 +438,99 @@ def test_without_torch_and_reference_the_way_out_is_named(cifar, tmp_path, run):
     done = run("-c", NO_TORCH, cifar[0], tmp_path / "x.ckpt", "--verify", "logits")
     assert done.returncode == 2 and "pass --reference REF.npz" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory):
+    """A small DINOv2 without classifier, its positions for a grid of 3, and a processor for 56 pixels beside it."""
+    folder = tmp_path_factory.mktemp("dino")
+    arguments = {k: v for k, v in FREE["dinov2"].items() if k != "num_classes"}
+    path, arrays = source_file(folder, "dinov2_vit", "hf", {**arguments, "interpolation": "bicubic"})
+    processor = {"size": {"height": 56, "width": 56}, "resample": 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return path, arrays
+
+
+def test_a_tower_takes_the_input_that_its_files_prepare_and_gives_features(dino, tmp_path):
+    """The positions stay as published; the net of the sidecar reads them at the prepared size."""
+    import mindspore as ms
+
+    path, arrays = dino
+    result = convert(path, tmp_path / "x.ckpt")
+    assert result.plan.num_classes is None and result.sidecar["arguments"]["image_size"] == 56
+    assert np.array_equal(ckpt.load_arrays(tmp_path / "x.ckpt")["pos_embed"], arrays["pos_embed"])
+    net = ckpt.load_model(tmp_path / "x.ckpt")
+    assert net(ms.Tensor(np.zeros((2, 3, 56, 56), np.float32))).shape == (2, 64)
+    with pytest.raises(UserError, match=r"image_size \(=42\): the files beside the weights prepare 56 x 56"):
+        convert(path, tmp_path / "y.ckpt", given={"image_size": 42})
+    assert not (tmp_path / "y.ckpt").exists()
+
+
+def test_a_tower_without_classifier_takes_a_new_one(dino, tmp_path):
+    result = convert(dino[0], tmp_path / "x.ckpt", head="init", num_classes=2, given={"pool": "token_avg"})
+    assert result.plan.shapes["head.weight"] == (2, 128) and len(result.plan.fresh) == 2
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("heads", "--arg 'heads' must be NAME=VALUE"),
+        ("num_classes=3", "classes: --num-classes"),
+        ("2x=3", "must be NAME=VALUE"),
+    ],
+)
+def test_an_argument_that_is_none_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        __main__.given([text])
+
+
+def test_arguments_that_the_file_does_not_show(dino, tmp_path):
+    assert __main__.given(["heads=4", "normalise=true", "act=gelu"]) == {"heads": 4, "normalise": True, "act": "gelu"}
+    with pytest.raises(UserError, match=r"heads \(=7\) must divide the width 64"):
+        convert(dino[0], tmp_path / "x.ckpt", given={"heads": 7})
+    with pytest.raises(UserError, match="unexpected keyword argument 'hats'"):
+        convert(dino[0], tmp_path / "x.ckpt", given={"hats": 7})
+    with pytest.raises(UserError, match="interpolation"):
+        convert(dino[0], tmp_path / "x.ckpt", given={"interpolation": "nearest"})
+
+
+@pytest.mark.parametrize(
+    "family, layout, config, wanted",
+    [
+        ("clip", "hf", None, {"act": "quick_gelu", "heads": 1}),
+        (
+            "clip",
+            "hf",
+            {"vision_config": {"hidden_act": "gelu", "num_attention_heads": 4}},
+            {"act": "gelu", "heads": 4},
+        ),
+        ("clip", "hf", {"layer_norm_eps": 1e-6}, {"ln_eps": 1e-6}),
+        ("clip", "openai", None, {"act": "quick_gelu"}),
+        ("clip", "open_clip", None, {"act": "gelu"}),
+        ("clip", "timm", {"architecture": "vit_base_patch32_clip_quickgelu_224"}, {"act": "quick_gelu"}),
+        ("siglip", "hf", {"vision_config": {"image_size": 28}}, {"act": "gelu_tanh", "image_size": 28, "pool": "avg"}),
+        ("siglip", "timm", None, {"act": "gelu", "pool": "map"}),
+        ("dinov2", "hub", None, {"interpolation": "bicubic_offset", "act": "swiglu"}),
+        ("dinov2", "hf-registers", None, {"interpolation": "bicubic_antialias", "registers": 4}),
+        ("vit", "torchvision", {"num_attention_heads": 2}, {"heads": 2, "ln_eps": 1e-6}),
+    ],
+)
+def test_what_shapes_do_not_show(tmp_path, family, layout, config, wanted):
+    """GELU's kind, heads, epsilon, interpolation: some too small a difference for a comparison of logits to see."""
+    architecture, arguments = small_arguments(family, layout)
+    path, _ = source_file(tmp_path, architecture, layout, arguments)
+    if config:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    found = make_plan(reading.read(path), layout).arguments
+    assert {k: found.get(k) for k in wanted} == wanted
+
+
+def test_two_names_of_one_tensor_are_both_kept(dino):
+    """Renaming must never lose a tensor: here both would be called classifier.weight."""
+    layout = family_of("dinov2_vit").layout("hf")
+    tensors = {"fc.weight": 1, "head.weight": 2}
+    assert layout.renamed(tensors) == tensors
+    assert layout.renamed({"fc.weight": 1}) == {"classifier.weight": 1}
 
 
 # ---- preprocessing from the source's own files -----------------------------------------------------------------------

@@ -200,6 +200,44 @@ def test_arguments_that_make_no_net_are_refused(name, arguments, message):
         models.create(name, **arguments)
 
 
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("clip_vit", {"features": "pooled"}, "unknown features .pooled.; "),
+        ("dinov2_vit", {"pool": "max"}, "unknown pool .max.; "),
+        ("dinov2_vit", {"act": "relu"}, "unknown act .relu."),
+        ("siglip_vit", {"pool": "token"}, "unknown pool .token.; choose from: avg, map"),
+        ("vit", {"heads": 5}, r"heads \(=5\) must divide the width 384"),
+        ("vit", {"image_size": 15}, r"image_size \(=15\) must be at least the patch of 16 pixels"),
+    ],
+)
+def test_a_tower_refuses_what_does_not_fit(name, arguments, message):
+    with pytest.raises(UserError, match=message):
+        build(name, arguments, 2)
+
+
+def test_levels_are_the_first_tokens_behind_every_second_norm():
+    import mindspore as ms
+    import numpy as np
+
+    small = {"width": 64, "depth": 3, "hidden": 96, "patch_size": 8, "image_size": 16, "projection": 8}
+    net = models.create("clip_vit", **small).set_train(False)
+    seen = []
+    hooks = [
+        block.norm2.register_forward_hook(lambda cell, x, y: seen.append(y.asnumpy()[:, 0])) for block in net.blocks
+    ]
+    x = ms.Tensor(np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32))
+    features = net(x).asnumpy()
+    for hook in hooks:
+        hook.remove()
+    levels = net.levels(x).asnumpy()
+    assert features.shape == (2, 8) and levels.shape == (2, 3, 64)
+    assert np.abs(levels - np.stack(seen, 1)).max() < 1e-6
+    # The sequence, normalised and projected, is the features.
+    first = net.projection(net.norm(net.tokens(x)[:, 0])).asnumpy()
+    assert np.abs(first - features).max() < 1e-6
+
+
 def test_the_paddings_differ_and_a_lite_net_has_no_gates():
     """Both paddings give maps of the same size but with different values; a lite net has no squeeze-and-excitation."""
     import mindspore as ms

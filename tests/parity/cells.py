@@ -242,7 +242,9 @@ def huggingface(model_class, config_class, save="folder", **kwargs):
         )
         model = shake(getattr(transformers, model_class)(config))
         model.save_pretrained(folder)
-        (folder / "preprocessor_config.json").write_text(json.dumps(HF_PROCESSOR))
+        side = kwargs.get("image_size", 224)
+        processor = {**HF_PROCESSOR, "size": {"height": side, "width": side}}
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
         if save == "npz":
             from safetensors.torch import load_file
 

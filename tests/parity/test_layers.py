@@ -8,6 +8,7 @@ from cells import CELLS, Cell, stacked_b6
 
 from aidet import ckpt
 from convert import conversion, reading
+from convert.__main__ import given
 from convert.parity import compare
 from convert.parity.torch_reference import PHOTOS, reference
 
@@ -23,6 +24,12 @@ efficientnet_b6-stacked resnet50_nodown-grip resnet18-torchvision-mlp resnet18-d
 swin_v2-microsoft convnext_v2_atto-hf convnext_v2_atto-timm convnext_v2_atto-meta efficientnetv2_b0-timm
 efficientnetv2_b0-timm-tf efficientnetv2_s-torchvision beit-hf beit-hf5 beit-timm mobilenet_v2_035-hf
 mobilenet_v2_035-torchvision mobilenet_v2_035-timm resnest-timm""".split()
+TOWERS = """clip_vit-hf clip_vit-hf-head clip_vit-hf-classifier clip_vit-openai clip_vit-openai-univfd
+clip_vit-open_clip clip_vit-timm clip_vit-timm-quickgelu dinov2_vit-hf dinov2_vit-hf-gated dinov2_vit-hf-running
+dinov2_vit-hf-registers dinov2_vit-hf-registers-tower dinov2_vit-timm dinov2_vit-timm-registers dinov2_vit-timm-gated
+dinov2_vit-timm-avg dinov2_vit-hub dinov2_vit-hub-registers dinov2_vit-hub-gated siglip_vit-hf siglip_vit-hf-map
+siglip_vit-timm siglip_vit-timm-gap vit-hf vit-timm vit-torchvision deit-timm""".split()
+BARE = ("dinov2_vit-hf-gated", "dinov2_vit-hf-registers-tower")
 QUICK = "resnet18-npz efficientnet_b0-hf vit_t_16_224-hf5".split()
 BY_NAME = {c.name: c for c in CELLS}
 # With BatchNorm statistics of other images, or of another size, the activations of these 45 blocks explode as in no
@@ -54,6 +61,31 @@ def test_every_stage_is_compared(tmp_path, name):
     parity = compare.activations(ckpt.load_model(tmp_path / "x.ckpt"), original, "layers")
     stages = [t for t, _ in result.plan.family.taps(cell.architecture)]
     assert [row["cell"] for row in parity["layers"]] == [t for t in stages if t not in NO_MODULE.get(name, ())]
+    assert parity["first_over"] is None and parity["logits"]["ok"]
+
+
+@pytest.mark.matrix
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", TOWERS)
+def test_every_block_of_a_tower_is_compared(tmp_path, name):
+    """Also that the reference which the converter builds takes the file and computes what the library does."""
+    cell = BY_NAME[name]
+    (tmp_path / "source").mkdir()
+    _, path = cell.make(tmp_path / "source")
+    flags = list(zip(cell.flags[::2], cell.flags[1::2]))
+    result = conversion.convert(
+        str(path),
+        tmp_path / "x.ckpt",
+        layout=dict(flags).get("--layout"),
+        level="layers",
+        given=given([value for flag, value in flags if flag == "--arg"]),
+        say=lambda text: None,
+    )
+    parity = result.report["parity"]
+    blocks = [row["cell"] for row in parity["layers"] if row["cell"].startswith("blocks.")]
+    # A bare tower of transformers has other module names than the classifier.
+    assert blocks == (["blocks.0", "blocks.1"] if name not in BARE else [])
     assert parity["first_over"] is None and parity["logits"]["ok"]
 
 
