@@ -25,7 +25,7 @@ class Mean3(nn.Cell):
         self.convolve = ops.Conv2D(channels, 3, mode=1, pad_mode="pad", pad=1, stride=stride, group=channels)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.convolve(x, self.weight)
+        return self.convolve(x, ops.cast(self.weight, x.dtype))
 
 
 class Halve(nn.Cell):
