@@ -42,7 +42,7 @@ def test_every_layout_has_its_logits():
 @pytest.mark.parametrize("family, name", cases(), ids=[name for _, name in cases()])
 def test_the_converted_net_computes_what_the_original_did(tmp_path, family, name):
     facts, expected = load(family, name)
-    reverse.write_safetensors(tmp_path / "model.safetensors", recipe.tensors(facts["rows"]), {})
+    reverse.write_safetensors(tmp_path / "model.safetensors", recipe.tensors(facts["rows"], facts.get("gain", 2.0)), {})
     if "config" in facts:
         (tmp_path / "config.json").write_text(json.dumps(facts["config"]))
     flags = facts["flags"]
