@@ -22,10 +22,12 @@ class Mean3(nn.Cell):
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
         self.weight = ms.Tensor(np.full((channels, 1, 3, 3), 1 / 9, np.float32))
-        self.convolve = ops.Conv2D(channels, 3, mode=1, pad_mode="pad", pad=1, stride=stride, group=channels)
+        self.convolve = ops.Conv2D(
+            channels, (3, 3), mode=1, pad_mode="pad", pad=(1, 1, 1, 1), stride=(stride, stride), group=channels
+        )
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.convolve(x, self.weight)
+        return self.convolve(x, ops.cast(self.weight, x.dtype))
 
 
 class Halve(nn.Cell):

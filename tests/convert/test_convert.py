@@ -264,7 +264,9 @@ def test_strides_that_no_key_tells_are_chosen_and_said(tmp_path):
     plain = conversion.convert(path, "", dry_run=True, say=said.append)
     assert plain.plan.architecture == "resnet50" and plain.report["assumed"]
     assert any("stride 2 in the first convolution" in text and "--arch resnet50_nodown" in text for text in said)
-    chosen = conversion.convert(path, tmp_path / "x.ckpt", architecture="resnet50_nodown", say=said.append)
+    chosen = conversion.convert(
+        path, tmp_path / "x.ckpt", architecture="resnet50_nodown", level="tensors", say=said.append
+    )
     assert (chosen.plan.architecture, chosen.plan.layout.name) == ("resnet50_nodown", "grip")
     assert chosen.sidecar["input"]["transform"] == "decode | normalize(imagenet)"
     assert any("stride 1" in text and "not what the file says" in text for text in said)

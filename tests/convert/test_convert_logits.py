@@ -42,7 +42,8 @@ def test_every_layout_has_its_logits():
 @pytest.mark.parametrize("family, name", cases(), ids=[name for _, name in cases()])
 def test_the_converted_net_computes_what_the_original_did(tmp_path, family, name):
     facts, expected = load(family, name)
-    reverse.write_safetensors(tmp_path / "model.safetensors", recipe.tensors(facts["rows"]), {})
+    tensors = recipe.tensors(facts["rows"], facts.get("gain", 2.0))
+    reverse.write_safetensors(tmp_path / "model.safetensors", tensors, {})
     for beside in ("config", "preprocessor_config"):
         if beside in facts:
             (tmp_path / f"{beside}.json").write_text(json.dumps(facts[beside]))
