@@ -527,6 +527,8 @@ def _legacy(path):
     views = {}
 
     def persistent(pid):
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], Global):
+            return pid[1]  # a class of a whole model; its source text is not needed
         return _storage(pid, storages, path, views)
 
     def plain(pid):
