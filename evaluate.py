@@ -107,9 +107,15 @@ def _score(commands):
     p.add_argument("--thumbnails", type=_count, default=12, metavar="N", help="worst errors shown per class (12)")
 
 
+def _sides(p):
+    p.add_argument("--positive", metavar="NAME[,NAME...]", help="classes (or numbers) that mean generated, if unstated")
+    p.add_argument("--real", metavar="NAME[,NAME...]", help="classes (or numbers) that mean real, if unstated")
+
+
 def _sweep(commands):
     p = _command(commands, "sweep", "robustness of checkpoints under degradations")
     p.add_argument("--ckpt", action="append", required=True, metavar="A.ckpt", help="several make an ensemble")
+    _sides(p)
     _labels(p)
     _common(p, 300)
     p.add_argument("--points", nargs="+", metavar="NAME", help="families to run (default: all); see docs/evaluate.md")
@@ -124,6 +130,7 @@ def _sweep(commands):
 def _transfer(commands):
     p = _command(commands, "transfer", "models x data sets")
     p.add_argument("--ckpt", action="append", required=True, metavar="[NAME=]A.ckpt")
+    _sides(p)
     p.add_argument(
         "--sets", nargs="+", required=True, metavar="NAME=CSV|DIR", help="a CSV may be followed by @column=value"
     )

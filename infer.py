@@ -53,6 +53,8 @@ def parser() -> cli.Parser:
         help="score with the model of export.py --int8 first, in float32 if it is close",
     )
     g.add_argument("--seed", type=int, default=42)
+    g.add_argument("--positive", metavar="NAME[,NAME...]", help="classes (or numbers) that mean generated, if unstated")
+    g.add_argument("--real", metavar="NAME[,NAME...]", help="classes (or numbers) that mean real, if unstated")
     g = p.add_argument_group("output")
     g.add_argument("--format", default="result", metavar="result|csv|logit|submission")
     g.add_argument("--sample-submission", metavar="S.csv")

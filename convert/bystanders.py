@@ -39,8 +39,8 @@ DATA = {
 # Objects that stand beside the weights, by module.
 INERT = {
     "argparse": "Namespace",
-    "builtins": "list dict tuple str int float bool object type slice range",
-    "__builtin__": "list dict tuple str unicode int long float bool object type slice xrange",
+    "builtins": "list dict tuple str int float bool object type slice range Ellipsis NotImplemented",
+    "__builtin__": "list dict tuple str unicode int long float bool object type slice xrange Ellipsis NotImplemented",
     "collections": "deque",
     "copy_reg": "_reconstructor __newobj__",
     "copyreg": "_reconstructor __newobj__",

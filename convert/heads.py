@@ -5,7 +5,7 @@ from typing import List, Mapping, Optional, Tuple
 
 from aidet.errors import UserError
 
-from . import rules
+from . import misses, prefixes, rules
 from .families import Layout, Lookups
 from .reading import Tensor, Tensors, natural
 
@@ -48,6 +48,8 @@ def find(layout: Layout, names: Tuple[str, ...], tensors: Tensors, lookups: Look
             "start a new one with --head init --num-classes N, or leave keys out with --drop GLOB"
         )
     if not found:
+        found = _only_unknown(layout, tensors)
+    if not found:
         return tensors, None
     own = found[0][: -len(".weight")]
     renamed = {stem + k[len(own) :] if k in (own + ".weight", own + ".bias") else k: v for k, v in tensors.items()}
@@ -61,8 +63,21 @@ def linear_layers(stem: str, tensors: Mapping[str, Tensor]) -> List[str]:
     return sorted(keys, key=natural)
 
 
-def leftover(keys: List[str], tensors: Mapping[str, Tensor]) -> str:
+def _only_unknown(layout, tensors):
+    """The weight of a linear layer under any name, if it and its bias are all that the layout does not know."""
+    keys = [k for k in misses.unknown(layout, tensors) if prefixes.reason(k) is None]
+    weights = [k for k in keys if k.endswith(".weight") and len(tensors[k].shape) == 2]
+    if len(weights) != 1 or set(keys) - {weights[0], weights[0][: -len("weight")] + "bias"}:
+        return []
+    return [] if re.search(r"proj|embed|neck|decoder", weights[0]) else weights
+
+
+def leftover(keys: List[str], tensors: Mapping[str, Tensor], beside: Mapping[str, Optional[str]]) -> str:
     """Weights of no layer of the layout, for the message that there is no classifier; empty if there are none."""
     wide = [k for k in keys if len(tensors[k].shape) >= 2]
     shown = ", ".join(f"{k} {tuple(tensors[k].shape)}" for k in sorted(wide, key=natural)[:4])
-    return f"; of no layer of the net are {shown}" if shown else ""
+    text = f"; of no layer of the net are {shown}" if shown else ""
+    outside = sorted((k for k, why in beside.items() if why is None), key=natural)
+    if outside:
+        text += f"; without the prefix of the net are {', '.join(outside[:4])}"
+    return text

@@ -13,12 +13,13 @@ FEWEST = 0.3  # share of a file's keys that a layout must know to be named
 
 
 class Near(NamedTuple):
-    """A layout, and how much of a file it knows."""
+    """A layout, how many keys of a file it knows, which share of its marks they meet, and the keys it does not know."""
 
     family: Family
     layout: Layout
     prefix: str
     known: int
+    marks: float
     odd: List[str]
 
 
@@ -69,9 +70,12 @@ def advice(views: Sequence[View], candidates: Sequence[Tuple[Family, Layout]]) -
     for prefix, inside in options[len(views) :]:
         for family, layout in candidates:
             if layout.fits(inside):
-                return f"; {len(inside)} of them fit {family.name}/{layout.name} without {prefix!r}: --prefix {prefix}"
+                return (
+                    f"; {len(inside)} are under {prefix!r}, without which they fit {family.name}/{layout.name}: "
+                    f"--prefix {prefix[:-1]}"
+                )
     near = [_near(f, x, p, inside) for f, x in candidates for p, inside in options]
-    best = max(near, key=lambda n: (n.known, -len(n.prefix)), default=None)
+    best = max(near, key=lambda n: (n.known, n.marks, -len(n.prefix)), default=None)
     if best is None or best.known < FEWEST * len(tensors):
         return ""
     return _told(best, dict(options)[best.prefix], len(tensors))
@@ -84,7 +88,12 @@ def _under(tensors: Mapping[str, Any], prefix: str) -> Any:
 def _near(family, layout, prefix, inside):
     inside = _under(inside, layout.prefix) if layout.prefix else inside
     odd = unknown(layout, inside)
-    return Near(family, layout, prefix, len(inside) - len(odd), odd)
+    met = len(layout.marks) - len(_missing(layout, inside))
+    return Near(family, layout, prefix, len(inside) - len(odd), met / max(1, len(layout.marks)), odd)
+
+
+def _missing(layout, inside):
+    return [m for m in layout.marks if not any(re.fullmatch(m, k) for k in inside)]
 
 
 def _told(best, inside, total):
@@ -92,7 +101,7 @@ def _told(best, inside, total):
     text = f"; nearest is {best.family.name}/{best.layout.name}, which knows {best.known} of {total} keys{where}"
     if best.odd:
         text += f" but not {', '.join(best.odd[:3])}" + (f" and {len(best.odd) - 3} more" if len(best.odd) > 3 else "")
-    missing = [m for m in best.layout.marks if not any(re.fullmatch(m, k) for k in inside)]
+    missing = _missing(best.layout, inside)
     if missing:
         text += f" and wants a key {_plain(missing[0])}"
     against = [k for k in inside if any(re.fullmatch(w, k) for w in best.layout.without)]

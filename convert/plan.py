@@ -101,6 +101,8 @@ def _detect(source, tensors, layout, architecture, prefix=None):
     if not found:
         keys = sorted(tensors, key=natural)
         wanted = f" as layout {layout!r}" if layout else ""
+        others = sorted({x.name for f, x in _candidates(source, None, architecture) if x.fits(views[-1].tensors)})
+        wanted += f" (without the option: {', '.join(others)})" if layout and others else ""
         raise UserError(
             f"{name}: its {len(keys)} keys ({', '.join(keys[:4])}, ...) fit no known layout{wanted}"
             f"{misses.advice(views, candidates)}; `{COMMAND} list` shows what is known"
@@ -205,7 +207,7 @@ def make_plan(
         source.notes += [note] if note else []
     if family.headless and head == "keep" and rules.source_of(chosen, names[0], lookups) not in tensors:
         names = ()
-    outputs = _outputs(found, chosen, names, tensors, lookups, num_classes, head)
+    outputs = _outputs(found, chosen, names, tensors, lookups, num_classes, head, view.beside)
     shapes = shapes_of(found, arguments, outputs)
     entries, computed = rules.assign(chosen, shapes, lookups)
     fresh = [n for n in names if n in shapes] if head == "init" else []
@@ -232,6 +234,7 @@ def _outputs(
     lookups: Lookups,
     wanted: Optional[int],
     head: str,
+    beside: Mapping[str, Optional[str]],
 ) -> Optional[int]:
     """Number of outputs of the classifier, whose parameters are ``names``; None if there is no classifier."""
     if not names:
@@ -245,7 +248,7 @@ def _outputs(
             raise UserError("--head init needs --num-classes")
         return wanted
     if have is None:
-        odd = heads.leftover(misses.unknown(layout, tensors), tensors)
+        odd = heads.leftover(misses.unknown(layout, tensors), tensors, beside)
         raise UserError(f"the file has no classifier ({key}){odd}; start a new one with --head init --num-classes N")
     if wanted is not None and wanted != have:
         raise UserError(

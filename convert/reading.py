@@ -139,6 +139,8 @@ class Source:
         Keys of the file that are not among ``tensors``, and why.
     held : object
         All that a checkpoint of torch holds, for the choice of another set of weights.
+    problem : UserError or None
+        Why no set of tensors was found in it.
     """
 
     def __init__(
@@ -156,6 +158,7 @@ class Source:
         self.recipe: Optional[str] = None
         self.dropped: Dict[str, str] = {}
         self.held: Any = None
+        self.problem: Optional[UserError] = None
 
     def sha256(self) -> str:
         """Hash of the weight file; for a sharded model, the hash of its shards' hashes in order."""
@@ -236,6 +239,8 @@ def read_bare(path: Union[str, Path], name: str) -> Source:
 
 def _named(source):
     """Refuse names that are not short printable text: they are printed, and compared with ours."""
+    if source.problem is not None:
+        raise source.problem
     for name in source.tensors:
         if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
             raise UserError(f"{source.files[0]}: {ascii(name)[:100]} is no name of a tensor: damaged file")
@@ -386,7 +391,7 @@ def _sharded(path):
         raise UserError(f"{path}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing[:4])}")
     tensors, kind = {}, "sharded"
     for name in names:
-        part = _file(path.parent / name)
+        part = _named(_file(path.parent / name))
         kind = f"sharded {part.kind}"
         overlap = tensors.keys() & part.tensors.keys()
         if overlap:
@@ -522,6 +527,8 @@ def _legacy(path):
     views = {}
 
     def persistent(pid):
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], Global):
+            return pid[1]  # a class of a whole model; its source text is not needed
         return _storage(pid, storages, path, views)
 
     def plain(pid):
@@ -583,10 +590,14 @@ def _storage(pid, storages, path, views=None):
 
 
 def _torch(value, kind, path):
-    held, notes, _ = unwrap.unwrap(value, path)
-    tensors, left = unwrap.tensors_of(held, path)
-    source = Source(tensors, [path], kind, notes=notes + left)
+    source = Source({}, [path], kind)
     source.held = value
+    try:
+        held, notes, _ = unwrap.unwrap(value, path)
+        source.tensors, left = unwrap.tensors_of(held, path)
+        source.notes = notes + left
+    except UserError as error:
+        source.problem = error  # --weights may still name a set
     return source
 
 
@@ -596,9 +607,12 @@ def _choose(source, weights):
     if source.held is not None:
         held, notes, found = unwrap.unwrap(source.held, path, weights)
         if found:
+            source.problem = None
             source.tensors, left = unwrap.tensors_of(held, path)
             source.notes = notes + left
             return
+    if source.problem is not None:
+        raise source.problem
     _named(source)
     prefix = unwrap.choose_prefix(source.tensors, weights)
     if prefix is None:

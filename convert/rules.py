@@ -231,8 +231,8 @@ def account(
         surplus = any(line.startswith("+") for line in wrong)
         hint = "; what is no part of the net can be left out with --drop KEY or --drop GLOB" if surplus else ""
         raise UserError(
-            f"the file does not fit layout {layout.name!r} ({len(wrong)} differences, {len(used_keys)} of "
-            f"{len(tensors)} keys fit): {shown}{hint}"
+            f"the file does not fit layout {layout.name!r} ({len(wrong)} difference{'s' if len(wrong) > 1 else ''}, "
+            f"{len(used_keys)} of {len(tensors)} keys fit): {shown}{hint}"
         )
     return {"used": {e.target: [*e.sources, e.op] for e in entries}, "dropped": dropped, "computed": dict(computed)}
 

@@ -317,6 +317,8 @@ def _size(args, where):
 
 
 def _tensor(args, where):
+    if len(args) > 6 and isinstance(args[6], dict) and (args[6].get("conj") or args[6].get("neg")):
+        return Placeholder("a tensor that is conjugated or negated on reading")
     return TensorRef(args[0], args[1], tuple(args[2]), tuple(args[3]))
 
 
@@ -418,6 +420,9 @@ _BUILDERS: Dict[str, Callable[[Any, str], Any]] = {
 }
 
 
+_KEYS = (str, bytes, int, float, complex, Global, Placeholder, TensorRef)  # an optimizer has tensors as keys
+
+
 def _key(value, where, depth=0):
     """Check a key of a dictionary or set. Hashing deeply nested tuples could hang or overflow, so they are refused."""
     if isinstance(value, tuple) and depth < 3 and len(value) <= 8:
@@ -425,7 +430,7 @@ def _key(value, where, depth=0):
             _key(part, where, depth + 1)
     elif isinstance(value, (str, bytes)) and len(value) > MAX_NAME:
         raise Blocked(f"{where}: refused, a key of {len(value)} characters: damaged file")
-    elif value is not None and not isinstance(value, (str, bytes, int, float, complex, Global, Placeholder)):
+    elif value is not None and not isinstance(value, _KEYS):
         raise Blocked(f"{where}: refused, a {type(value).__name__} as a key: damaged file")
     return value
 

@@ -194,6 +194,30 @@ class Sidecar:
             )
         return order
 
+    def order_named(self, positive: Optional[str] = None, real: Optional[str] = None, always: bool = True) -> List[str]:
+        """The class order as the user names it; without ``positive`` and ``real`` that of :attr:`detector_order`.
+
+        Parameters
+        ----------
+        positive, real : str, optional
+            See :func:`aidet.labels.class_order`.
+        always : bool
+            False: a model that states its own order keeps it.
+
+        Raises
+        ------
+        UserError
+            A name that no class has, or not all classes are decided.
+        """
+        if (positive is None and real is None) or (self.class_order and not always):
+            return self.detector_order
+        count = self.raw.get("num_outputs")
+        names = self.classes or [str(i) for i in range(count if isinstance(count, int) and count < 1 << 16 else 0)]
+        try:
+            return labels.class_order(names, positive, real)
+        except UserError as error:
+            raise UserError(f"{str(self.path)!r}: {error}") from None
+
     @property
     def threshold(self) -> float:
         """Threshold on the probability of *generated*, above 0 and below 1; 0.5 if none is stated.

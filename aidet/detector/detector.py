@@ -20,6 +20,7 @@ from .scorer import Scorer
 from .views import STABILITY
 from .vote import FUSIONS, VOTE_RULES, Fusion, read_fusion, unsure_zone
 
+SIDES = ("positive", "real", "own_order")  # options of a network that a rule does not have
 ON_ERROR = ("fail", "real", "generated", "skip")
 
 
@@ -52,7 +53,9 @@ def open_scorer(path: Union[str, Path], name: str, **options: Any) -> Scorer:
     """A :class:`Network`, or a rule of :mod:`aidet.rules` if the path names one (``rule:size``, ``x.rule.json``)."""
     from . import rules
 
-    return rules.open_rule(path, name, **options) if rules.is_rule(path) else Network(path, name, **options)
+    if not rules.is_rule(path):
+        return Network(path, name, **options)
+    return rules.open_rule(path, name, **{k: v for k, v in options.items() if k not in SIDES})
 
 
 class Detector:
@@ -96,6 +99,11 @@ class Detector:
         Images in one network call on Ascend and GPU. On a CPU, a batch contains the views of only one image, so that a
         result cannot depend on other images.
     device : {"auto", "Ascend", "GPU", "CPU"}
+    positive, real : str, optional
+        Names or numbers, separated by commas, of the classes that mean generated, or real; see
+        :func:`aidet.labels.class_order`.
+    own_order : bool, optional
+        A model whose sidecar says it keeps its own order in spite of them; default: if there are several models.
     on_error : {"fail", "real", "generated", "skip"}
         ``real`` and ``generated`` give an unusable input that label; its status still says what was wrong.
     say : callable, optional
@@ -148,6 +156,9 @@ class Detector:
         device: str = "auto",
         on_error: str = "fail",
         say: backends.Say = None,
+        positive: Optional[str] = None,
+        real: Optional[str] = None,
+        own_order: Optional[bool] = None,
     ) -> None:
         if not checkpoints:
             raise UserError("no checkpoint given; name at least one")
@@ -173,6 +184,7 @@ class Detector:
         fusion(spec.get("thresholds"))  # report a wrong name before any model is loaded
         options = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
         options.update(backend=backend, device=device, say=say)
+        options.update(positive=positive, real=real, own_order=len(checkpoints) > 1 if own_order is None else own_order)
         self.models = [open_scorer(path, name, **options) for path, name in zip(checkpoints, names)]
         if one_by_one and self.models[0].views is None:
             raise UserError(f"early_exit and cascade are for networks with views; {names[0]!r} is a rule")

@@ -24,6 +24,11 @@ class Network(Scorer):
         Its name in result files.
     backend, device, say :
         See :func:`aidet.detector.backends.open_model`.
+    positive, real : str, optional
+        Classes that mean generated, or real, if the sidecar does not say it or says something else; see
+        :func:`aidet.labels.class_order`.
+    own_order : bool
+        A sidecar that says it is believed in spite of ``positive`` and ``real``.
     **views
         See :class:`aidet.detector.views.Views`.
 
@@ -40,12 +45,15 @@ class Network(Scorer):
         backend: str = "auto",
         device: str = "auto",
         say: backends.Say = None,
+        positive: Optional[str] = None,
+        real: Optional[str] = None,
+        own_order: bool = False,
         **views: Any,
     ) -> None:
         self.path, self.name = Path(path), name
         onnx = self.path.suffix == ".onnx"
         self.sidecar = sidecar = onnx_graph.sidecar_of(path) if onnx else ckpt.Sidecar.read(path)
-        self.order = sidecar.detector_order
+        self.order = sidecar.order_named(positive, real, always=not own_order)
         transform, voting = sidecar.detector_transform, sidecar.voting.settings(**views)
         self.views = Views(transform, line=sidecar.views_line, **voting)
         self.threshold = sidecar.threshold

@@ -28,7 +28,8 @@ def main(options: argparse.Namespace) -> int:
     Parameters
     ----------
     options : argparse.Namespace
-        ``ckpt, labels, where, out, points, votes, limit, backend, workers, bootstrap, seed``.
+        ``ckpt, labels, where, out, points, votes, limit, backend, workers, bootstrap, seed``, and ``positive, real`` if
+        the sidecar does not say which class means what.
 
     Returns
     -------
@@ -44,11 +45,12 @@ def main(options: argparse.Namespace) -> int:
     out = Path(options.out)
     wanted = degrade.points(families)
     true = labelled_images(labels, options.where, options.limit, seed)
-    settings = {"backend": options.backend, "workers": options.workers, "seed": seed, "say": to_stderr}
+    sides = {name: getattr(options, name) for name in ("positive", "real") if getattr(options, name, None) is not None}
+    settings = {"backend": options.backend, "workers": options.workers, "seed": seed, "say": to_stderr, **sides}
     detector = Detector(*checkpoints, votes=options.votes, **settings)
     header = {
         "sweep": 1, "checkpoints": [files.sha256(c) for c in checkpoints], "votes": detector.votes,
-        "seed": seed, "labels": str(labels), "threshold": detector.threshold,
+        "seed": seed, "labels": str(labels), "threshold": detector.threshold, **sides,
     }  # fmt: skip
     log = Log(out / "sweep.jsonl", header)
     try:

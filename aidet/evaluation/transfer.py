@@ -63,7 +63,8 @@ def main(options: argparse.Namespace) -> int:
     Parameters
     ----------
     options : argparse.Namespace
-        ``ckpt, sets, out, by, votes, backend, workers, bootstrap, seed``.
+        ``ckpt, sets, out, by, votes, backend, workers, bootstrap, seed``, and ``positive, real`` if a sidecar does not
+        say which class means what.
 
     Returns
     -------
@@ -83,9 +84,10 @@ def main(options: argparse.Namespace) -> int:
     if lone:
         raise UserError(f"--by {lone[0]!r}: no set has such a column")
     settings = {"votes": votes, "backend": options.backend, "workers": options.workers, "seed": seed, "say": to_stderr}
-    detectors = {name: Detector(path, **settings) for name, path in models.items()}
+    sides = {name: getattr(options, name) for name in ("positive", "real") if getattr(options, name, None) is not None}
+    detectors = {name: Detector(path, **settings, **sides, own_order=len(models) > 1) for name, path in models.items()}
     hashes = {name: files.sha256(path) for name, path in models.items()}
-    header = {"transfer": 1, "checkpoints": hashes, "sets": sets, "votes": votes, "seed": seed}
+    header = {"transfer": 1, "checkpoints": hashes, "sets": sets, "votes": votes, "seed": seed, **sides}
     log = Log(out / "transfer.jsonl", header)
     try:
         _score(detectors, truths, log, seed)

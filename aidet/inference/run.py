@@ -144,6 +144,7 @@ def make_detector(args: argparse.Namespace) -> Detector:
         "device on_error"
     ).split()
     options = {name: getattr(args, name) for name in names}
+    options.update(positive=args.positive, real=args.real)
     return Detector(*default.checkpoints(args.ckpt), say=cli.to_stderr, **options)
 
 
@@ -153,7 +154,9 @@ def header_of(args: argparse.Namespace, detector: Detector, shard: Shard, target
     views = [m.views for m in detector.models]
     weights = detector.fusion.weights
     first = detector.cascade.first if detector.cascade is not None else None
+    sides = {n: getattr(args, n) for n in ("positive", "real") if getattr(args, n) is not None}
     return {
+        **sides,
         **{name: getattr(args, name) for name in names},
         "votes": detector.votes,
         "views": detector.views,

@@ -11,7 +11,7 @@ import numpy as np
 from aidet.files import write_json
 
 from ..plan import Plan
-from ..reading import Source
+from ..reading import FOLDER_FILES, Source
 from ..reverse import write_safetensors
 from .torch_imports import without_broken_ops
 
@@ -46,10 +46,13 @@ def _huggingface(
     if source.config and "model_type" in source.config:
         kind = (source.config.get("architectures") or [None])[0]
         cls = getattr(transformers, str(kind), None) or transformers.AutoModelForImageClassification
-        if source.kind == "onnx" or source.kind.endswith("adapters"):  # the folder holds other tensors
-            model = _loaded(plan, cls, lambda folder: write_json(Path(folder) / "config.json", source.config))
-        else:
-            model = cls.from_pretrained(str(source.files[0].parent), local_files_only=True)
+        folder = source.files[0].parent
+        known = source.files[0].name in FOLDER_FILES or len(source.files) > 1
+        changed = source.kind == "onnx" or source.kind.endswith("adapters")  # the folder holds other tensors
+        if known and not changed and set(plan.tensors) <= set(source.tensors):
+            model = cls.from_pretrained(str(folder), local_files_only=True)
+        else:  # another name of the file, or keys without a prefix that transformers does not know
+            model = _loaded(plan, cls, lambda place: write_json(Path(place) / "config.json", source.config))
     elif kind is None:
         return None
     else:

@@ -209,8 +209,29 @@ def test_scores_from_the_class_order(tmp_path, folder):
     forward = Detector(make_model(tmp_path / "f.ckpt")).score([folder / "1.png"])[0].score
     backward = Detector(make_model(tmp_path / "b.ckpt", order=("generated", "real"))).score([folder / "1.png"])[0].score
     assert forward == pytest.approx(-backward) and abs(forward) > 1e-3
-    with pytest.raises(UserError, match="is no detector"):
+    with pytest.raises(UserError, match="is no detector.*--positive NAME"):
         Detector(make_model(tmp_path / "n.ckpt", class_order=None, classes=["cat", "dog"]))
+
+
+def test_the_options_say_which_class_means_what(tmp_path, folder):
+    """A converted file whose classes say nothing is scored with --positive or --real, with the sign they name."""
+    plain = make_model(tmp_path / "n.ckpt", class_order=None, classes=["cat", "dog"])
+    image = [folder / "1.png"]
+    wanted = Detector(make_model(tmp_path / "f.ckpt")).score(image)[0].score
+    for sides in ({"positive": "dog"}, {"real": "cat"}, {"positive": "1"}):
+        assert Detector(plain, **sides).score(image)[0].score == wanted
+    assert Detector(plain, positive="cat").score(image)[0].score == pytest.approx(-wanted)
+    # Among several models only those whose sidecars do not say it take the option.
+    both = Detector(tmp_path / "f.ckpt", plain, positive="dog")
+    assert both.models[0].order == both.models[1].order == ["real", "generated"]
+    with pytest.raises(UserError, match=r"n\.ckpt': --positive 'cow' is neither one of the classes \['cat', 'dog'\]"):
+        Detector(plain, positive="cow")
+    infer.run(["--ckpt", str(plain), "--images", str(image[0]), "--out", str(tmp_path / "o"), "--real", "cat"])
+    rows = list(csv.DictReader(open(tmp_path / "o" / "scores.csv")))
+    assert float(rows[0]["score"]) == pytest.approx(wanted, rel=1e-6)
+    again = ["--ckpt", str(plain), "--images", str(image[0]), "--out", str(tmp_path / "o")]
+    with pytest.raises(UserError, match="is no detector"):
+        infer.run(again)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
