@@ -8,7 +8,7 @@ from aidet import ckpt
 from aidet.errors import UserError
 
 from . import published, reading, rules
-from .conversion import fold_adapters
+from .conversion import fold_adapters, take_part
 from .parity import compare, statement
 from .plan import make_plan
 
@@ -61,11 +61,12 @@ def check(
 
 def _against_source(path, source, sidecar, say):
     recipe = (sidecar.raw.get("recipe") or {}).get("name")
-    known, paths, _ = published.resolve(source, recipe)
+    known, paths, entry = published.resolve(source, recipe)
     options = sidecar.source_options
     read = known.read(paths) if known else reading.read(paths[0], options.get("weights"))
     if sidecar.source_sha256 and read.sha256() != sidecar.source_sha256:
         raise UserError(f"{source} is not the file {path} was made from (sha256 differs)")
+    take_part(read, entry)
     folded = (sidecar.raw.get("source") or {}).get("adapters") or {}
     fold_adapters(read, paths[0], folded.get("base"), folded.get("alpha"))
     arrays = ckpt.load_arrays(path)
@@ -74,6 +75,7 @@ def _against_source(path, source, sidecar, say):
         read,
         sidecar.source_layout,
         known.architecture if known else None,
+        given={k: v for k, v in sidecar.arguments.items() if k != "num_classes"},
         prefix=options.get("prefix"),
         drop=tuple(options.get("drop") or ()),
     )

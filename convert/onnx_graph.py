@@ -7,6 +7,7 @@ Naming by PyTorch's exporters, as files of PyTorch 2.13 show it: a node of the o
 
 import ast
 import math
+import os
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     import onnx
 
 SCOPES = "pkg.torch.onnx.name_scopes"
+# TensorProto.DataType -> how the numbers are stored; bfloat16 as its 16 bits.
+TYPES = {
+    1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8", 12: "<u4",
+    13: "<u8", 16: "<u2",
+}  # fmt: skip
 # The newer exporter names what it computed in advance by the operation ("expand", "view_3").
 OPERATIONS = set(
     "_to_copy add addmm arange cat clamp clone contiguous div embedding exp expand flatten full getitem index linear "
@@ -58,6 +64,8 @@ QUANTISED: Dict[str, Tuple[int, Optional[int], Optional[int]]] = {
     "QGemm": (3, 4, 5),
     "QLinearConv": (3, 4, 5),
 }
+# Where a quantised operator keeps a bias of integers.
+INTEGER_BIAS = {"QLinearConv": 8, "QGemm": 6}
 
 
 class Weight:
@@ -78,11 +86,11 @@ class Weight:
 
     def moved(self, perm: Tuple[int, ...]) -> "Weight":
         """The same with its axes in another order."""
-        return Weight(tuple(self.shape[i] for i in perm), self.dtype, lambda: self._make().transpose(perm))
+        return Weight(tuple(self.shape[i] for i in perm), self.dtype, lambda: self.array().transpose(perm))
 
     def shaped(self, *shape: int) -> "Weight":
         """The same in another shape."""
-        return Weight(tuple(shape), self.dtype, lambda: self._make().reshape(shape))
+        return Weight(tuple(shape), self.dtype, lambda: self.array().reshape(shape))
 
 
 def filled(count: int, value: float) -> Weight:
@@ -91,8 +99,9 @@ def filled(count: int, value: float) -> Weight:
 
 
 def is_onnx(path: Path, head: bytes) -> bool:
-    """Whether a file is an ONNX model, by its name or its first bytes (the field ``ir_version``, then the producer)."""
-    return path.suffix == ".onnx" or (head[:1] == b"\x08" and head[1:2] < b"\x20" and head[2:3] in (b"\x12", b"\x1a"))
+    """Whether a file is an ONNX model, by its name or its first bytes (``ir_version``, then another field)."""
+    starts = head[:1] == b"\x08" and head[1:2] < b"\x20" and head[2:3] in b"\x12\x1a\x22\x2a\x32\x3a\x42"
+    return path.suffix == ".onnx" or starts
 
 
 def load(path: Path) -> "onnx.ModelProto":
@@ -103,6 +112,8 @@ def load(path: Path) -> "onnx.ModelProto":
     UserError
         The package onnx is missing, or the file is damaged.
     """
+    # MindSpore's generated classes need this form of protobuf, which is chosen at the first import, perhaps ours.
+    os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
     try:
         import onnx
         from google.protobuf.message import DecodeError
@@ -176,6 +187,15 @@ class Graph:
 
     def _dequantise(self):
         for node in self.nodes:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                self.spent.update(n for n in node.input[1:] if n)
+            elif node.op_type.startswith("Q"):  # scales and zero points of activations are single numbers
+                kept = (
+                    operand(node, INTEGER_BIAS.get(node.op_type)),
+                    operand(node, QUANTISED.get(node.op_type, (0,))[0]),
+                )
+                single = [n for n in node.input if n in self.values and math.prod(self.values[n].shape) == 1]
+                self.spent.update(n for n in single if n not in kept)
             if node.op_type in QUANTISED:
                 where, scale, zero = QUANTISED[node.op_type]
                 name = operand(node, where)
@@ -185,8 +205,8 @@ class Graph:
                     if node.op_type == "QGemm" and attribute(node, "transB"):
                         axis = 0
                     self._quantised(node, name, scale, operand(node, zero), axis)
-                if node.op_type == "QLinearConv" and operand(node, 8) in self.values:
-                    self._bias_of_convolution(node)
+                if operand(node, INTEGER_BIAS.get(node.op_type)) in self.values:
+                    self._integer_bias(node)
             elif node.op_type == "DequantizeLinear":
                 self._dequantise_linear(node)
 
@@ -234,9 +254,9 @@ class Graph:
             weight.shape, "float32", lambda: dequantise(weight.array(), factor, shift, axis, block or 0, where)
         )
 
-    def _bias_of_convolution(self, node):
-        """The int32 bias of QLinearConv: its scale is the input's times the weight's."""
-        name = operand(node, 8)
+    def _integer_bias(self, node):
+        """An int32 bias: its scale is the input's times the weight's."""
+        name = operand(node, INTEGER_BIAS[node.op_type])
         factors = [self.values.get(operand(node, i)) for i in (1, 4)]
         if name in self.quantised or None in factors:
             return
@@ -307,7 +327,7 @@ def dequantise(
     numpy.ndarray, float32
     """
     factor: np.ndarray = scale.array().astype(np.float32)
-    shift: np.ndarray = np.zeros(1, np.int32) if zero is None else zero.array().astype(np.int32)
+    shift: np.ndarray = np.zeros((), np.int32) if zero is None else zero.array().astype(np.int32)
     try:
         if block:
             factor, shift = (np.repeat(a, block, axis) if a.ndim else a for a in (factor, shift))
@@ -334,21 +354,21 @@ def constant(tensor: "onnx.TensorProto", path: Path, external: List[Path]) -> We
     Raises
     ------
     UserError
-        Unknown type, fewer bytes than the shape needs, or data outside the file's folder.
+        Fewer bytes than the shape needs, or data outside the file's folder.
     """
     import onnx
     from onnx import numpy_helper
 
     where = f"{path}: tensor {tensor.name[:100]!r}"
     shape = tuple(tensor.dims)
-    try:
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    except (KeyError, ValueError, TypeError):
-        raise UserError(f"{where} has the unknown type {tensor.data_type}: damaged file") from None
     if any(n < 0 for n in shape):
         raise UserError(f"{where} has the shape {shape}: damaged file")
-    size = math.prod(shape) * dtype.itemsize
-    wide = "float32" if str(dtype) == "bfloat16" else str(dtype)
+    if tensor.data_type not in TYPES:
+        return Weight(shape, f"type {tensor.data_type}", lambda: _unknown(tensor, where))
+    stored = np.dtype(TYPES[tensor.data_type])
+    bfloat = tensor.data_type == onnx.TensorProto.BFLOAT16
+    dtype = "float32" if bfloat else stored.newbyteorder("=").name
+    size = math.prod(shape) * stored.itemsize
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         file, offset, length = _external(tensor, path, where)
         if length not in (None, size) or offset < 0 or offset + size > file.stat().st_size:
@@ -358,23 +378,36 @@ def constant(tensor: "onnx.TensorProto", path: Path, external: List[Path]) -> We
 
         def mapped():
             if not size:
-                return np.zeros(shape, wide)
-            return np.memmap(file, dtype, "r", offset, shape or (1,)).astype(wide).reshape(shape)
+                return np.zeros(shape, dtype)
+            return _widened(np.memmap(file, stored, "r", offset, (math.prod(shape),)), bfloat)
 
-        return Weight(shape, wide, mapped)
-    packed = str(dtype) in ("int4", "uint4", "int2", "uint2", "float4_e2m1fn")
-    if tensor.HasField("raw_data") and not packed and len(tensor.raw_data) != size:
+        return Weight(shape, dtype, mapped)
+    raw = tensor.HasField("raw_data")
+    if raw and len(tensor.raw_data) != size:
         raise UserError(f"{where} of shape {shape} has {len(tensor.raw_data)} bytes, not {size}: damaged file")
 
     def make():
+        if raw:
+            return _widened(np.frombuffer(tensor.raw_data, stored), bfloat)
         try:
-            return numpy_helper.to_array(tensor).astype(wide)
+            return numpy_helper.to_array(tensor).astype(dtype)
         except (ValueError, TypeError) as error:
             raise UserError(f"{where} cannot be read ({first_line(error, 120)}): damaged file") from None
 
-    if not tensor.HasField("raw_data") and size <= 1 << 16:
+    if not raw and size <= 1 << 16:
         make()  # a wrong number of values is noticed at once
-    return Weight(shape, wide, make)
+    return Weight(shape, dtype, make)
+
+
+def _widened(values, bfloat):
+    """Numbers as they are; bfloat16, stored as 16 bits, as float32."""
+    return (values.astype(np.uint32) << 16).view(np.float32) if bfloat else values
+
+
+def _unknown(tensor, where):
+    raise UserError(
+        f"{where} has the type {tensor.data_type}, which is not read; convert a file with float32, float16 or 8 bits"
+    )
 
 
 def _external(tensor, path, where):

@@ -144,7 +144,7 @@ class Names:
             shown = graph.quantised.get(name, name)
             if graph.roots[name] != name or name in graph.spent or not is_parameter(shown):
                 continue
-            if value.dtype.startswith(("int", "uint", "bool")):
+            if not value.dtype.startswith("float"):
                 continue
             self.used.add(name)
             turned = len(value.shape) == 2 and any(self._turned(node, name) for node in graph.users[name])
@@ -189,7 +189,7 @@ class Names:
             if node.op_type == "Gather" and module_of(node):
                 where = 0
             value = self.graph.values.get(operand(node, where))
-            if where is None or value is None or value.dtype.startswith(("int", "uint", "bool")):
+            if where is None or value is None or not value.dtype.startswith("float"):
                 continue
             if len(value.shape) == 2 or (node.op_type in CONVOLUTIONS and len(value.shape) > 2):
                 yield node, where, bias

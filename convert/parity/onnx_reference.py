@@ -6,7 +6,7 @@ How far the graph as it was differs from that is reported beside it.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from .. import onnx_graph
 from ..plan import Plan
 from ..reading import Source
 from . import compare, torch_reference
-from .torch_imports import without_broken_ops
 
 if TYPE_CHECKING:
     import onnx
@@ -30,12 +29,20 @@ _FLOAT: Dict[str, Tuple[str, Tuple[int, ...]]] = {
     "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
     "QLinearMatMul": ("MatMul", (0, 3)),
     "QLinearConv": ("Conv", (0, 3, 8)),
+    "QGemm": ("Gemm", (0, 3, 6)),
     "QLinearAdd": ("Add", (0, 3)),
     "QLinearMul": ("Mul", (0, 3)),
 }
 _BIAS = {"MatMulIntegerToFloat": 6, "DynamicQuantizeMatMul": 4}
 # Where an operator keeps the zero point of its result.
-_RESULT_ZERO = {"QuantizeLinear": 2, "QLinearMatMul": 7, "QLinearConv": 7, "QLinearAdd": 7, "QLinearMul": 7}
+_RESULT_ZERO = {
+    "QuantizeLinear": 2,
+    "QLinearMatMul": 7,
+    "QLinearConv": 7,
+    "QGemm": 8,
+    "QLinearAdd": 7,
+    "QLinearMul": 7,
+}
 _HALF, _SINGLE = 10, 1  # TensorProto.FLOAT16, FLOAT
 
 
@@ -128,7 +135,7 @@ def _float_nodes(node, graph, constants):
 def _renamed(node, kind, names, after, bias):
     from onnx import helper
 
-    keep = {a.name: onnx_graph.attribute(node, a.name) for a in node.attribute} if kind == "Conv" else {}
+    keep = {a.name: onnx_graph.attribute(node, a.name) for a in node.attribute} if kind in ("Conv", "Gemm") else {}
     steps = [kind] + (["Add"] if bias else []) + ([after] if after != "Identity" else [])
     result, made = names, []
     for i, step in enumerate(steps):
@@ -183,8 +190,20 @@ def run(model: "onnx.ModelProto", x: np.ndarray, outputs: Optional[Sequence[str]
     return [np.concatenate(parts).astype(np.float32) for parts in zip(*rows)]
 
 
-def reference(plan: Plan, source: Source, sidecar: Sidecar) -> Optional[compare.Reference]:
+def reference(
+    plan: Plan, source: Source, sidecar: Sidecar, shape_of: Callable[[np.ndarray], Tuple[int, ...]]
+) -> Optional[compare.Reference]:
     """Run the source's graph and keep its output.
+
+    Parameters
+    ----------
+    plan : Plan
+    source : Source
+    sidecar : aidet.ckpt.Sidecar
+        Of the converted model.
+    shape_of : callable
+        From the input to the shape of the converted model's output for one image: the graph's output of this shape is
+        the one that is compared.
 
     Returns
     -------
@@ -200,9 +219,10 @@ def reference(plan: Plan, source: Source, sidecar: Sidecar) -> Optional[compare.
     except UserError as error:
         source.notes.append(f"not run by ONNX Runtime ({error})")
         return None
-    index = _output(results, plan.num_classes, len(x))
+    shape = (len(x), *shape_of(x))
+    index = next((i for i, array in enumerate(results) if array.shape == shape), None)
     if index is None:
-        source.notes.append("not run by ONNX Runtime (none of the graph's outputs is the checkpoint's)")
+        source.notes.append(f"not compared with ONNX Runtime (no output of the graph has the shape {shape})")
         return None
     meta: Dict[str, Any] = {
         "architecture": plan.architecture,
@@ -221,7 +241,6 @@ def reference(plan: Plan, source: Source, sidecar: Sidecar) -> Optional[compare.
 
 def _photos(plan, source, transform):
     """:func:`.torch_reference.photos`; without the libraries for PyTorch, photos after our own preprocessing."""
-    without_broken_ops()
     try:
         return torch_reference.photos(plan, source, transform)
     except ImportError:
@@ -230,14 +249,6 @@ def _photos(plan, source, transform):
         paths = [p for p in map(compare.photo_path, torch_reference.PHOTOS) if p is not None]
         x = np.stack([Pipeline(transform)(decode(p)) for p in paths])
         return {"photos": list(torch_reference.PHOTOS)}, None, x
-
-
-def _output(results, classes, count):
-    """Index of the output that a checkpoint of this many classes has; the first (N, ...) one if it has no classes."""
-    for i, array in enumerate(results):
-        if len(array) == count and (classes is None or array.shape == (count, classes)):
-            return i
-    return None
 
 
 def _as_it_was(path, x, logits, index):

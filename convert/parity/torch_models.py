@@ -91,6 +91,7 @@ def preprocess(
     if plan.layout.name == "hf" and source.preprocessor:
         config = {k: v for k, v in source.preprocessor.items() if not k.startswith("_")}
         kind = config.get("image_processor_type") or config.get("feature_extractor_type") or "ViTImageProcessor"
+        without_broken_ops()
         import transformers
 
         name = kind.replace("FeatureExtractor", "ImageProcessor")
