@@ -5,7 +5,7 @@ Parameter names are MindCV's (and timm's). LayerNorm's epsilon is an argument be
 1e-6, Hugging Face 1e-12. A DeiT without distillation token is a ViT.
 """
 
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 from mindspore import Tensor, nn
 from mindspore.common.initializer import TruncatedNormal
@@ -71,6 +71,14 @@ class ViT(Tower):
         x = self.norm(self.tokens(x))
         logits = self.head(x[:, 0])
         return (logits + self.head_dist(x[:, 1])) / 2 if self.has_heads else logits
+
+
+def sizes(name: str) -> Dict[str, Any]:
+    """Arguments that an architecture's name stands for; ``vit`` and ``deit`` are ViT-Small/16 by default."""
+    parts = name.split("_")
+    width, heads = SIZES[parts[1] if len(parts) > 1 else "s"]
+    image = int(parts[3]) if len(parts) > 1 else 224
+    return {"width": width, "depth": 12, "heads": heads, "patch_size": 16, "image_size": image}
 
 
 @register

@@ -244,7 +244,7 @@ def tower(layout: Layout, tensors: Tensors, config: Config, lead: int) -> Argume
     patch = shape(tensors, layout.source("patch_embed.proj") + ".weight")
     table = shape(tensors, layout.source("pos_embed"))
     fc1 = shape(tensors, layout.source("blocks.{b}.mlp.fc1").replace("{b}", "0") + ".weight")
-    block = re.escape(layout.source("blocks.{b}.norm1")).replace(r"\{b\}", r"(\d+)")
+    block = re.escape(layout.source("blocks.{b}.attn.proj")).replace(r"\{b\}", r"(\d+)")
     patches = math.prod(table[:-1]) - lead
     grid = math.isqrt(max(patches, 0))
     if grid * grid != patches or not patches:

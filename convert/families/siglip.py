@@ -4,7 +4,7 @@ from typing import Tuple
 
 from aidet.models.siglip import SIZES
 
-from . import HEADS, Arguments, Config, Family, Layout, Taps, Tensors, shape, tower, vision
+from . import HEADS, Arguments, Config, Family, Layout, Taps, Tensors, tower, vision
 from .clip import HF as CLIP
 from .vit import TIMM
 

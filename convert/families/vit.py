@@ -1,12 +1,10 @@
-"""ViT and DeiT with 16-pixel patches: timm and Hugging Face."""
+"""ViT and DeiT of any size: timm, Hugging Face, torchvision."""
 
-import math
 from typing import Tuple
 
-from aidet.errors import UserError
 from aidet.models.vit import SIZES
 
-from . import Arguments, Config, Family, Layout, Taps, Tensors, count, mindcv, shape
+from . import Arguments, Config, Family, Layout, Taps, Tensors, mindcv, tower
 
 TIMM = (
     ("one", "cls_token", "cls_token"),
@@ -22,6 +20,21 @@ TIMM = (
     ("ln", "norm", "norm"),
     ("wb", "head", "head"),
     ("wb", "head_dist", "head_dist"),
+)
+_LAYER = "encoder.layers.encoder_layer_{b}."
+TORCHVISION = (
+    ("one", "cls_token", "class_token"),
+    ("one", "pos_embed", "encoder.pos_embedding"),
+    ("wb", "patch_embed.proj", "conv_proj"),
+    ("ln", "blocks.{b}.norm1", _LAYER + "ln_1"),
+    ("ln", "blocks.{b}.norm2", _LAYER + "ln_2"),
+    ("one", "blocks.{b}.attn.qkv.weight", _LAYER + "self_attention.in_proj_weight"),
+    ("one", "blocks.{b}.attn.qkv.bias", _LAYER + "self_attention.in_proj_bias"),
+    ("wb", "blocks.{b}.attn.proj", _LAYER + "self_attention.out_proj"),
+    ("wb", "blocks.{b}.mlp.fc1", _LAYER + "mlp.0"),
+    ("wb", "blocks.{b}.mlp.fc2", _LAYER + "mlp.3"),
+    ("ln", "norm", "encoder.ln"),
+    ("wb", "head", "heads.head"),
 )
 
 
@@ -79,43 +92,51 @@ LAYOUTS = (
         drop=_POOLER,
         arguments={**_EPS, "distilled": "heads"},
     ),
+    Layout(
+        "torchvision",
+        (r"class_token", r"encoder\.layers\.encoder_layer_0\.ln_1\.weight"),
+        TORCHVISION,
+        arguments={"ln_eps": 1e-6},
+        renames=(
+            # torchvision before 0.13; a classifier that a trainer put into the place of the published one.
+            (r"(.*\.mlp)\.linear_1\.(.*)", r"\1.0.\2"),
+            (r"(.*\.mlp)\.linear_2\.(.*)", r"\1.3.\2"),
+            (r"heads(?:\.\d+)?\.(weight|bias)", r"heads.head.\1"),
+        ),
+    ),
     mindcv(r"cls_token", r"blocks\.0\.attn\.qkv\.weight"),
 )
 
 
 def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
-    """Size from the width, input size from the number of positions."""
-    tokens = shape(tensors, "pos_embed", "vit.embeddings.position_embeddings", "deit.embeddings.position_embeddings")
-    patch = shape(
-        tensors,
-        "patch_embed.proj.weight",
-        "vit.embeddings.patch_embeddings.projection.weight",
-        "deit.embeddings.patch_embeddings.projection.weight",
-    )
+    """Sizes from the shapes; tiny, small and base with 16-pixel patches at 224 and 384 have names of their own."""
     arguments = dict(layout.arguments)
     if layout.name == "timm" and "dist_token" in tensors:
         arguments["distilled"] = "heads"
     if config and layout.name.startswith("hf") and "layer_norm_eps" in config:
         arguments["ln_eps"] = config["layer_norm_eps"]
-    extra = 2 if arguments.get("distilled") else 1
-    edge = math.isqrt(tokens[1] - extra) * patch[2]
-    size = next((k for k, (width, _) in SIZES.items() if width == tokens[2]), None)
-    depth = count(tensors, r"(?:.*\.)?(?:blocks|layer|layers)\.(\d+)\..*")
-    if size is None or depth != 12 or patch[2] != 16 or edge not in (224, 384):
-        raise UserError(
-            f"a ViT of width {tokens[2]}, depth {depth}, patch {patch[2]} and input {edge} is not one of tiny, "
-            "small, base with 16-pixel patches at 224 or 384"
-        )
-    return f"{'deit' if arguments.get('distilled') else 'vit'}_{size}_16_{edge}", arguments
+    kind = "deit" if arguments.get("distilled") else "vit"
+    found = tower(layout, tensors, config, 2 if kind == "deit" else 1)
+    edge = found.pop("grid") * found["patch_size"]
+    for size, (width, heads) in SIZES.items():
+        named = {"width": width, "depth": 12, "patch_size": 16, "hidden": 4 * width, "heads": heads}
+        if found == named and edge in (224, 384):
+            return f"{kind}_{size}_16_{edge}", arguments
+    return kind, {**found, "image_size": edge, **arguments}
 
 
 def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
-    """The published evaluation: ViT (timm, Hugging Face) with mean and deviation 0.5, DeiT with ImageNet's."""
-    size = int(architecture.rsplit("_", 1)[1])
-    statistics = "imagenet" if architecture.startswith("deit") else "half"
-    if layout.name.startswith("hf") and architecture.startswith("vit"):
+    """The published evaluation: ViT (timm, Hugging Face) with mean and deviation 0.5, DeiT, torchvision: ImageNet's."""
+    size = arguments.get("image_size") or int(architecture.rsplit("_", 1)[1])
+    plain = architecture.startswith("vit")
+    statistics = "half" if plain and layout.name != "torchvision" else "imagenet"
+    if layout.name.startswith("hf") and plain:
         return f"decode | resize(({size}, {size}), bilinear) | normalize({statistics})"
-    edge = size if size == 384 else 256 if layout.name.startswith("hf") else 248
+    if layout.name == "torchvision":
+        edge = 242 if arguments.get("width") == 1024 and arguments["patch_size"] == 16 and size == 224 else 256
+        edge = edge if size == 224 else size
+        return f"decode | resize({edge}, bilinear) | center_crop({size}) | normalize(imagenet)"
+    edge = size if size == 384 else round(size * 8 / 7) if layout.name.startswith("hf") else int(size / 0.9)
     return f"decode | resize({edge}, bicubic) | center_crop({size}) | normalize({statistics})"
 
 
@@ -124,16 +145,22 @@ def taps(architecture: str) -> Taps:
     roots = {"hf": "vit", "hf5": "vit", "hf-deit": "deit", "hf-deit-teacher": "deit"}
 
     def named(timm, huggingface):
-        return {"timm": timm, **{layout: f"{root}.{huggingface}" for layout, root in roots.items()}}
+        layer = timm.replace("blocks.", "encoder.layers.encoder_layer_").replace("patch_embed", "conv_proj")
+        torchvision = "encoder.ln" if timm == "norm" else layer
+        return {
+            "timm": timm,
+            "torchvision": torchvision,
+            **{layout: f"{root}.{huggingface}" for layout, root in roots.items()},
+        }
 
     rows = [("patch_embed", named("patch_embed", "embeddings.patch_embeddings"))]
-    rows += [(f"blocks.{b}", named(f"blocks.{b}", f"layers.{b}")) for b in range(12)]
+    rows += [(f"blocks.{b}", named(f"blocks.{b}", f"layers.{b}")) for b in range(48)]
     return rows + [("norm", named("norm", "layernorm"))]
 
 
 FAMILY = Family(
     "vit",
-    [f"{f}_{k}_16_{s}" for f in ("vit", "deit") for k in SIZES for s in (224, 384)],
+    [f"{f}_{k}_16_{s}" for f in ("vit", "deit") for k in SIZES for s in (224, 384)] + ["vit", "deit"],
     LAYOUTS,
     infer,
     transform,

@@ -237,21 +237,6 @@ def swin_v2(plan: Plan, source: Source) -> Optional["nn.Module"]:
     return model
 
 
-def vit(plan: Plan, source: Source) -> Optional["nn.Module"]:
-    """transformers or timm."""
-    kind, size, _, edge = plan.architecture.split("_")
-    if plan.layout.name.startswith("hf"):
-        from aidet.models.vit import SIZES
-
-        width, heads = SIZES[size]
-        sizes = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width}
-        plain = plan.layout.name in ("hf", "hf5")
-        return _huggingface(plan, source, "ViT" if plain else None, {**sizes, "image_size": int(edge)})
-    name = {"t": "tiny", "s": "small", "b": "base"}[size]
-    timm_name = f"deit_{name}_distilled_patch16_224" if kind == "deit" else f"vit_{name}_patch16_224"
-    return _timm(timm_name, num_classes=plan.num_classes, img_size=int(edge))
-
-
 def convnext(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """transformers, timm, torchvision."""
     if plan.layout.name == "hf":

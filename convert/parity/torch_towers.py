@@ -23,6 +23,24 @@ def sizes_of(plan: Plan) -> Dict[str, Any]:
     return {**module.sizes(plan.architecture), **plan.arguments}
 
 
+def vit(plan: Plan, source: Source) -> Optional["nn.Module"]:
+    """transformers, timm or torchvision."""
+    a = sizes_of(plan)
+    heads, hidden = a.get("heads") or a["width"] // 64, a.get("hidden") or 4 * a["width"]
+    if plan.layout.name.startswith("hf"):
+        config = {"hidden_size": a["width"], "num_attention_heads": heads, "intermediate_size": hidden}
+        config.update(num_hidden_layers=a["depth"], image_size=a["image_size"], patch_size=a["patch_size"])
+        return _huggingface(plan, source, "ViT" if plan.layout.name in ("hf", "hf5") else None, config)
+    if plan.layout.name == "torchvision":
+        without_broken_ops()
+        from torchvision.models import VisionTransformer
+
+        layers = (a["depth"], heads, a["width"], hidden)
+        return VisionTransformer(a["image_size"], a["patch_size"], *layers, num_classes=plan.num_classes or 0)
+    name = "deit_small_distilled_patch16_224" if plan.architecture.startswith("deit") else "vit_small_patch16_224"
+    return _timm(name, num_classes=plan.num_classes, **timm_sizes(a))
+
+
 def clip(plan: Plan, source: Source) -> Optional["nn.Module"]:
     """transformers, timm, and for OpenAI's names a tower of PyTorch's own attention."""
     if ((source.config or {}).get("architectures") or [""])[0] == "CLIPForImageClassification":

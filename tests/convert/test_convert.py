@@ -59,8 +59,10 @@ FREE = {
     ("dinov2", "hf-registers"): {"registers": 4},
     ("dinov2", "hub"): {"act": "swiglu"},
     ("siglip", "timm"): {"pool": "map"},
+    ("vit", "torchvision"): {**_TOWER, "patch_size": 8, "image_size": 24},
 }
 OTHER = {
+    ("vit", "torchvision"): "vit",
     ("vit", "hf-deit"): "deit_t_16_224",
     ("vit", "hf-deit-teacher"): "deit_t_16_224",
     ("taesd", "diffusers-decoder"): "taesd_decoder",

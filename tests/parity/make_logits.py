@@ -49,6 +49,7 @@ CASES = {
     "vit": {
         **{f"vit_t_16_224-{x}": 224 for x in ("timm", "hf", "hf5")},
         **{f"deit_t_16_224-{x}": 224 for x in ("timm", "hf-deit", "hf-deit-teacher")},
+        **dict.fromkeys(("vit-hf", "vit-timm", "vit-torchvision", "deit-timm"), 40),
     },
     "clip": {
         **{f"clip_vit-{x}": 40 for x in ("hf", "hf-head", "hf-classifier", "openai", "openai-univfd", "open_clip")},

@@ -335,7 +335,45 @@ def siglip_cells():
     )
 
 
+def torchvision_vit(classes=2, **sizes):
+    """torchvision's class at any size, with the names of a file from before 0.13."""
+
+    def make(folder):
+        from torchvision.models import VisionTransformer
+
+        model = cells.shake(VisionTransformer(num_classes=classes, **sizes))
+        tensors = cells.state(model)
+        older = {".mlp.0.": ".mlp.linear_1.", ".mlp.3.": ".mlp.linear_2."}
+        for new, old in older.items():
+            tensors = OrderedDict((k.replace(new, old), v) for k, v in tensors.items())
+        return model, cells.as_pth(folder, tensors)
+
+    return make
+
+
+def vit_cells():
+    """ViT and DeiT that have no name of their own."""
+    args = ("ViTForImageClassification", "ViTConfig")
+    small = {**SMALL, "num_attention_heads": 4, "patch_size": 8, "image_size": 40}
+    sizes = {"hidden_dim": 128, "num_layers": 2, "num_heads": 2, "mlp_dim": 320, "patch_size": 8, "image_size": 40}
+    rows = [
+        ("vit", "hf", cells.huggingface(*args, **small)),
+        ("vit", "timm", cells.timm("vit_base_patch32_224", num_classes=2, **TIMM_SMALL)),
+        ("vit", "torchvision", torchvision_vit(**sizes)),
+        ("deit", "timm", cells.timm("deit_small_distilled_patch16_224", num_classes=2, **TIMM_SMALL)),
+    ]
+    for name, layout, build in rows:
+        yield cells.Cell(name, layout, build, 40, small=True)
+    large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    yield named(cells.Cell("vit", "hf", cells.huggingface(*args, **large)), "l_16")
+    yield named(cells.Cell("vit", "hf", cells.huggingface(*args, patch_size=32)), "b_32")
+    wide = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 3072, "image_size": 384}
+    yield named(cells.Cell("vit", "hf", cells.huggingface(*args, **wide), 384, batch=1), "384_wide")
+    yield named(cells.Cell("vit", "torchvision", cells.torchvision("vit_b_32")), "b_32")
+
+
 def tower_cells():
     yield from clip_cells()
     yield from dinov2_cells()
     yield from siglip_cells()
+    yield from vit_cells()
