@@ -349,7 +349,9 @@ def resolve(
         path, entry = hub.locate(src)
         return None, [path], entry
     if chosen.unsupported:
-        raise UserError(f"{chosen.name} ({chosen.url or chosen.repositories[0]}) cannot be converted: {chosen.unsupported}")
+        raise UserError(
+            f"{chosen.name} ({chosen.url or chosen.repositories[0]}) cannot be converted: {chosen.unsupported}"
+        )
     if src != chosen.name and src != recipe:
         given = [src, *given]
     if not given:
