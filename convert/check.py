@@ -75,6 +75,7 @@ def _against_source(path, source, sidecar, say):
         read,
         sidecar.source_layout,
         known.architecture if known else None,
+        given={k: v for k, v in sidecar.arguments.items() if k != "num_classes"},
         prefix=options.get("prefix"),
         drop=tuple(options.get("drop") or ()),
     )

@@ -184,6 +184,20 @@ def test_a_detector_of_other_images_scores_no_photograph(tmp_path, weights):
     assert all(published.load(name).refuse for name in ("dire", "lgrad"))
 
 
+def test_keys_are_renamed(tmp_path, weights):
+    path, arrays = weights
+    text = OWN.replace("prefix: net.body.", r"rename: {'net\.body\.(.*)': '\1'}")
+    source = published.load(recipe(tmp_path, text)).read([path])
+    assert "linear.weight" in source.tensors and len(source.tensors) == len(arrays)
+    text = OWN.replace("prefix: net.body.", "rename: {'.*': x}")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="and another key are both 'x'"):
+        published.load(recipe(tmp_path / "other", text)).read([path])
+    (tmp_path / "third").mkdir()
+    with pytest.raises(UserError, match=r"rename '\('"):
+        published.load(recipe(tmp_path / "third", OWN + "rename: {'(': x}\n"))
+
+
 def test_a_detector_of_several_files(tmp_path):
     """FreDect: the network in one file, and two maps of coefficients that are bare tensors."""
     arrays = arrays_of("fredect_resnet18", {"image_size": 32, "num_classes": 1})

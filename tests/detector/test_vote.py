@@ -168,6 +168,18 @@ def test_a_pyramids_other_scale_is_the_nearest_to_half_at_which_a_crop_fits(phot
     assert len(Views(LINE, 1, "pyramid")(image, "a")) == 1
 
 
+def test_five_views_are_the_centre_and_the_corners(photo):
+    image = photo(3, (50, 70))
+    cut = np.asarray(image)
+    found = Views(LINE, 1, "five")
+    made = [np.rint(v.transpose(1, 2, 0) * 255) for v in found(image, "a")]
+    h, w = cut.shape[:2]
+    places = [((h - 32) // 2, (w - 32) // 2), (0, 0), (h - 32, 0), (h - 32, w - 32), (0, w - 32)]
+    assert found.count == 5 and len(made) == 5
+    assert all(np.array_equal(m, cut[y : y + 32, x : x + 32]) for m, (y, x) in zip(made, places))
+    assert len(Views(LINE, 1, "five")(photo(3, (20, 20)), "a")) == 5
+
+
 def test_a_pyramid_of_an_image_as_large_as_a_crop_is_that_crop(photo):
     assert len(views.Views(LINE, 8, "pyramid")(photo(3, (32, 32)), "a")) == 1
 
