@@ -141,7 +141,8 @@ def _is_probability(column, cells):
 
 def _decisions(keys, cells, path, column="label"):
     """Labels without scores: a result.txt (``keys`` None) or a submission."""
-    sides = [labels.of_cell(cell, column) for cell in cells]
+    # A result.txt is checked as the contest's server would; the words of a submission are those of its sample.
+    sides = [labels.of_cell(cell, column) if keys or cell in ("0", "1") else None for cell in cells]
     wrong = [f"{keys[i] if keys else f'line {i + 1}'} ({c!r})" for i, c in enumerate(cells) if sides[i] is None]
     if wrong:
         raise UserError(f"scores {str(path)!r}: decisions must be 0 or 1: {sources.examples(wrong)}")
