@@ -78,7 +78,10 @@ def test_none_usable_gives_no_verdicts(model, tmp_path, capsys, on_error):
         cli.main(infer.run, argv)
     assert ended.value.code == 2 and list((tmp_path / "out").iterdir()) == []
     said = capsys.readouterr().err
-    assert "a.jpg: not an image" in said and "error: none of the 2 images could be used, so nothing is written; by reason: " in said
+    assert (
+        "a.jpg: not an image" in said
+        and "error: none of the 2 images could be used, so nothing is written; by reason: " in said
+    )
     # Two shards without one: merge says it, too.
     for i in (0, 1):
         assert infer.run([*argv, "--shard", f"{i}/2"]) == 3
