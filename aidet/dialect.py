@@ -142,7 +142,7 @@ def separator_of(text: str) -> str:
         the one that divides the first line into most; a comma if none does. A blank if every line is a file name and
         short words, as in ``img/1.png 0``.
     """
-    said = re.match(r'"?sep=(.)"?\s*[\r\n]', text)
+    said = re.match(r'"?sep=([,;|\t])"?\s*[\r\n]', text)
     if said:
         return said.group(1)
     most, best = 1, ","
@@ -201,6 +201,6 @@ def csv_reader(path: Place, what: str = "table") -> Iterator[Any]:
         sample = file.read(SAMPLE)
         separator = separator_of(sample)
         file.seek(0)
-        if re.match('"?sep=', sample):
+        if re.match(r'"?sep=[,;|\t]"?\s*[\r\n]', sample):
             file.readline()
         yield csv.reader(file, delimiter=separator, strict=True)
