@@ -35,6 +35,10 @@ NAMES = (
     # detectors with a forward of their own
     "npr_resnet50 safe_resnet50 tiny_ladeda ladeda9 gramnet_resnet18 fredect_resnet18 fredect_resnet50 "
     "drct_convnext_tiny drct_convnext_base drct_clip rine d3 "
+    # towers of any size, exported small, then the published sizes
+    "clip_vit dinov2_vit siglip_vit vit deit clip_vit_b_32 clip_vit_b_16 dinov2_vit_s_14 dinov2_vit_b_14 "
+    "siglip_vit_b_16 siglip_vit_b_32 clip_vit_l_14 clip_vit_l_14_336 dinov2_vit_l_14 siglip_vit_l_16 siglip_vit_so400m_14 "
+    "siglip_vit_so400m_16 dinov2_vit_g_14 "
     # nets of published detectors
     "mobilenet_v2 resnest50d resnest resnet50_nodown convnext_v2_atto convnext_v2_femto convnext_v2_pico "
     "convnext_v2_nano efficientnetv2_b0 efficientnetv2_b1 efficientnetv2_b2 efficientnetv2_b3 efficientnetv2_s "
@@ -79,6 +83,11 @@ ARGUMENTS = {
     "d3": SMALL,
     "drct_clip": SMALL,
     "rine": {**SMALL, "embedding": 64},
+    "clip_vit": SMALL,
+    "dinov2_vit": {"width": 128, "depth": 2, "hidden": 512, "image_size": 224},
+    "siglip_vit": SMALL,
+    "vit": {**SMALL, "heads": 2},
+    "deit": {**SMALL, "heads": 2},
 }
 CHANNELS = {"taesd_decoder": 4, "taesana_decoder": 32}
 # Architectures that take no num_classes argument.
@@ -154,6 +163,7 @@ def known():
 
 def write(rows):
     """Write results/export.csv and the marked block of docs/export.md, in the order of NAMES."""
+    missing = [name for name in NAMES if name not in rows]
     rows = sorted(rows.values(), key=lambda r: NAMES.index(r["architecture"]))
     common.write(TABLE, COLUMNS, rows)
     shown = [c for c in COLUMNS if c not in ("commit", "versions", "device", "seconds")]
@@ -162,6 +172,7 @@ def write(rows):
     about = ("; ".join(dict.fromkeys(r[c] for r in rows)) for c in ("device", "versions"))
     commits = ", ".join(dict.fromkeys(r["commit"] for r in rows))
     lines += ["", f"<sub>{'; '.join(about)}; commit {commits}</sub>"]
+    lines += ["", f"Not exported yet, but of families with a row above: {', '.join(missing)}."] if missing else []
     page = ROOT / "docs" / "export.md"
     block = "<!-- table: export -->\n" + "\n".join(lines) + "\n<!-- end -->"
     text = re.sub(
