@@ -188,6 +188,8 @@ class Detector:
         options.update(backend=backend, device=device, say=say)
         own = _of_foreign(checkpoints, transform=transform, positive=positive)
         self.models = [open_scorer(p, name, **options, **more) for p, name, more in zip(checkpoints, names, own)]
+        if one_by_one and self.models[0].views is None:
+            raise UserError(f"early_exit and cascade are for networks with views; {names[0]!r} is a rule")
         self.fusion = fusion({**{m.name: m.threshold for m in self.models}, **(spec.get("thresholds") or {})})
         alone = len(names) == 1 and vote == "soft"
         self.threshold = threshold if threshold is not None else self.fusion.thresholds[names[0]] if alone else 0.5
