@@ -37,8 +37,8 @@ NAMES = (
     "drct_convnext_tiny drct_convnext_base drct_clip rine d3 "
     # towers of any size, exported small, then the published sizes
     "clip_vit dinov2_vit siglip_vit vit deit clip_vit_b_32 clip_vit_b_16 dinov2_vit_s_14 dinov2_vit_b_14 "
-    "siglip_vit_b_16 siglip_vit_b_32 clip_vit_l_14 clip_vit_l_14_336 dinov2_vit_l_14 siglip_vit_l_16 siglip_vit_so400m_14 "
-    "siglip_vit_so400m_16 dinov2_vit_g_14 "
+    "siglip_vit_b_16 siglip_vit_b_32 clip_vit_l_14 clip_vit_l_14_336 dinov2_vit_l_14 siglip_vit_l_16 "
+    "siglip_vit_so400m_14 siglip_vit_so400m_16 dinov2_vit_g_14 "
     # nets of published detectors
     "mobilenet_v2 resnest50d resnest resnet50_nodown convnext_v2_atto convnext_v2_femto convnext_v2_pico "
     "convnext_v2_nano efficientnetv2_b0 efficientnetv2_b1 efficientnetv2_b2 efficientnetv2_b3 efficientnetv2_s "
