@@ -85,7 +85,7 @@ ARGUMENTS = {
     "rine": {**SMALL, "embedding": 64},
     "clip_vit": SMALL,
     "dinov2_vit": {"width": 128, "depth": 2, "hidden": 512, "image_size": 224},
-    "siglip_vit": SMALL,
+    "siglip_vit": {**SMALL, "heads": 2},
     "vit": {**SMALL, "heads": 2},
     "deit": {**SMALL, "heads": 2},
 }
