@@ -294,7 +294,7 @@ def lines(result: Facts) -> List[str]:
     if "argmax" in row:
         line += f", argmax {row['argmax'][0]}/{row['argmax'][1]} agree"
     text.append(line + f", tolerance {result['tolerance']:g} of the scale: {'ok' if row['ok'] else 'OVER'}")
-    integers = result["reference"].get("integer_graph")
+    integers = result.get("reference", {}).get("integer_graph")
     if integers and integers["largest"] is not None:
         text.append(f"integers  the quantised graph as it was: {_numbers(integers)} (for information)")
     for layer in result.get("layers", []):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence,
 
 import numpy as np
 
+from aidet import runtime
 from aidet.ckpt import Sidecar
 from aidet.errors import UserError, first_line
 
@@ -252,7 +253,10 @@ def reference(
         return None
     if taken:
         source.notes.append(f"compared in front of the graph's {', '.join(taken)}")
+    integers = any("dequantised" in note for note in source.notes)
+    version = runtime.version_of("onnxruntime")
     meta: Dict[str, Any] = {
+        "compared_with": f"ONNX Runtime {version} on the file's own graph" + (", dequantised" if integers else ""),
         "architecture": plan.architecture,
         "arguments": plan.model_arguments(),
         "layout": plan.layout.name,
@@ -262,7 +266,7 @@ def reference(
         "versions": {**torch_reference.versions(), **_versions()},
         **facts,
     }
-    if any("dequantised" in note for note in source.notes):
+    if integers:
         meta["integer_graph"] = _as_it_was(path, x, results[index], index)
     return compare.Reference(meta, x, results[index], {}, pixels)
 

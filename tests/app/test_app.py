@@ -422,7 +422,9 @@ def test_wrong_options(argv, text):
 
 def test_without_the_default_checkpoint(monkeypatch, tmp_path):
     monkeypatch.setattr(default, "CKPT", tmp_path / "aidet_default.ckpt")
-    with pytest.raises(UserError, match="no --ckpt given and ckpt/aidet_default.ckpt.* does not exist here"):
+    with pytest.raises(
+        UserError, match="no --ckpt given and the default detector, .*aidet_default.ckpt, .* does not exist here"
+    ):
         app.run([])
 
 

@@ -149,9 +149,7 @@ def test_a_near_miss_names_layout_counts_and_keys(net, resnet):
         plan_of({"a.b": zeros(1), "c": zeros(2)})
 
 
-@pytest.mark.parametrize(
-    "name", ["fc.1", "fc.0", "head.fc", "head", "classifier.1", "classifier", "last_linear", "decision"]
-)
+@pytest.mark.parametrize("name", ["head.fc", "head", "classifier.1", "classifier", "last_linear", "decision"])
 def test_heads_under_other_names(resnet, name):
     plan, source = plan_of({re.sub(r"^fc\b", name, k): a for k, a in resnet.items()})
     assert plan.num_classes == 2 and set(plan.tensors) == set(resnet)
@@ -160,11 +158,19 @@ def test_heads_under_other_names(resnet, name):
     ]
 
 
+@pytest.mark.parametrize("name", ["fc.1", "fc.0"])
+def test_a_head_behind_a_dropout_is_a_head_of_one_layer(resnet, name):
+    plan, _ = plan_of({re.sub(r"^fc\b", name, k): a for k, a in resnet.items()})
+    assert plan.layout.name == "torchvision-mlp" and plan.num_classes == 2
+    assert {f"{name}.weight", f"{name}.bias"} <= set(plan.tensors)
+
+
 def test_heads_that_cannot_be_read_say_why(resnet):
     body = {k: a for k, a in resnet.items() if not k.startswith("fc.")}
-    chain = {"fc.1.weight": zeros(8, 512), "fc.1.bias": zeros(8), "fc.4.weight": zeros(2, 8), "fc.4.bias": zeros(2)}
+    shapes = {"head.1.weight": (8, 512), "head.1.bias": (8,), "head.4.weight": (2, 8), "head.4.bias": (2,)}
+    chain = {name: zeros(*shape) for name, shape in shapes.items()}
     with pytest.raises(
-        UserError, match=r"chain of 2 layers \(fc.1.weight \(8, 512\), fc.4.weight \(2, 8\)\).*--head init"
+        UserError, match=r"chain of 2 layers \(head.1.weight \(8, 512\), head.4.weight \(2, 8\)\).*--head init"
     ):
         plan_of({**body, **chain})
     with pytest.raises(

@@ -301,7 +301,7 @@ def test_unknown_column_names_the_nearest(small):
         (("score", "--score", "s.csv", "--labels", "l", "--out", "o"), "did you mean '--scores'"),
         (
             ("transfer", "--ckpt", "a", "b", "--sets", "s", "--out", "o"),
-            "unknown argument 'b'; choose from: --backend, --bootstrap, --by, --ckpt, --help, --out, --seed, --sets, ",
+            "unknown argument 'b'; choose from: --backend, --bootstrap, --by, --ckpt, --help, --max-pixels, --out, ",
         ),
         (("transfer", "--ckpt", "a", "--sets", "s", "--out", "o", "--crops"), "did you mean '--ckpt'"),
         (("scores",), "score"),
