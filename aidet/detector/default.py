@@ -1,5 +1,6 @@
 """The detector that is part of the repository, for commands that are given no checkpoint."""
 
+import os
 import sys
 from typing import List, Optional
 
@@ -46,8 +47,8 @@ def checkpoints(given: Optional[List[str]]) -> List[str]:
     if given:
         return given
     found = path()
-    print(
-        "no --ckpt given: using the default detector, ckpt/aidet_default.ckpt (its limits: ckpt/aidet_default.md)",
-        file=sys.stderr,
-    )
+    card = CKPT.with_suffix(".md")
+    near = os.path.relpath(card)
+    shown = card if near.startswith("..") else near
+    print(f"no --ckpt given: using the default detector, {CKPT.name} (its limits: {shown})", file=sys.stderr)
     return [found]
