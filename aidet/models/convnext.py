@@ -1,6 +1,7 @@
 """ConvNeXt (arXiv:2201.03545) tiny, small, base, with MindCV's parameter names and exact GELU."""
 
-from typing import Any
+import functools
+from typing import Any, Callable, Sequence, Tuple
 
 import mindspore as ms
 import numpy as np
@@ -49,7 +50,62 @@ class Block(nn.Cell):
         return x + self.drop_path(ops.transpose(y, (0, 3, 1, 2)))
 
 
-class ConvNeXt(nn.Cell):
+class Trunk(nn.Cell):
+    """Stem, four stages and classifier of ConvNeXt and ConvNeXt V2, which differ in their blocks.
+
+    Parameters
+    ----------
+    sizes : (tuple of int, tuple of int)
+        Blocks and channels of each stage.
+    block : callable
+        ``block(width, drop_path)`` gives a block.
+    num_classes, in_channels : int
+    drop_path_rate : float
+    head_eps : float
+        Epsilon of the last LayerNorm.
+    stem_stride : int
+        Of the first convolution (kernel 4); 2 or 1 instead of 4 keeps fine detail.
+    """
+
+    def __init__(
+        self,
+        sizes: Tuple[Sequence[int], Sequence[int]],
+        block: Callable[[int, float], nn.Cell],
+        num_classes: int,
+        in_channels: int,
+        drop_path_rate: float,
+        head_eps: float,
+        stem_stride: int,
+    ) -> None:
+        super().__init__()
+        stride = check_stem_stride(stem_stride, 4)
+        depths, widths = sizes
+        paths = np.linspace(0, drop_path_rate, sum(depths)).tolist()
+        cells = []
+        for i, (depth, width) in enumerate(zip(depths, widths)):
+            if i == 0:
+                stem = nn.Conv2d(in_channels, width, 4, stride, pad_mode="valid", has_bias=True)
+                down = [stem, ChannelNorm(width)]
+            else:
+                halve = nn.Conv2d(widths[i - 1], width, 2, 2, pad_mode="valid", has_bias=True)
+                down = [ChannelNorm(widths[i - 1]), halve]
+            done = sum(depths[:i])
+            cells += [
+                nn.SequentialCell(down),
+                nn.SequentialCell([block(width, paths[done + j]) for j in range(depth)]),
+            ]
+        self.feature = nn.SequentialCell(cells)
+        self.norm = nn.LayerNorm((widths[-1],), epsilon=head_eps)
+        self.classifier = nn.Dense(widths[-1], num_classes)
+        for _, cell in self.cells_and_names():
+            if isinstance(cell, (nn.Conv2d, nn.Dense)):
+                cell.weight.set_data(initializer(TruncatedNormal(0.02), cell.weight.shape, cell.weight.dtype))
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.classifier(self.norm(self.feature(x).mean((2, 3))))
+
+
+class ConvNeXt(Trunk):
     """ConvNeXt: (N, in_channels, H, W) -> (N, num_classes) raw logits.
 
     Parameters
@@ -59,7 +115,7 @@ class ConvNeXt(nn.Cell):
     num_classes, in_channels : int
     drop_path_rate, layer_scale : float
     stem_stride : int
-        Of the first convolution (kernel 4); 2 or 1 instead of 4 keeps fine detail.
+        See :class:`Trunk`.
     """
 
     def __init__(
@@ -71,34 +127,8 @@ class ConvNeXt(nn.Cell):
         layer_scale: float = 1e-6,
         stem_stride: int = 4,
     ) -> None:
-        super().__init__()
-        stride = check_stem_stride(stem_stride, 4)
-        depths, widths = SIZES[name]
-        paths = np.linspace(0, drop_path_rate, sum(depths)).tolist()
-        cells = []
-        for i, (depth, width) in enumerate(zip(depths, widths)):
-            if i == 0:
-                stem = nn.Conv2d(in_channels, width, 4, stride, pad_mode="valid", has_bias=True)
-                down = [stem, ChannelNorm(width)]
-            else:
-                down = [
-                    ChannelNorm(widths[i - 1]),
-                    nn.Conv2d(widths[i - 1], width, 2, 2, pad_mode="valid", has_bias=True),
-                ]
-            done = sum(depths[:i])
-            cells += [
-                nn.SequentialCell(down),
-                nn.SequentialCell([Block(width, paths[done + j], layer_scale) for j in range(depth)]),
-            ]
-        self.feature = nn.SequentialCell(cells)
-        self.norm = nn.LayerNorm((widths[-1],), epsilon=EPS)
-        self.classifier = nn.Dense(widths[-1], num_classes)
-        for _, cell in self.cells_and_names():
-            if isinstance(cell, (nn.Conv2d, nn.Dense)):
-                cell.weight.set_data(initializer(TruncatedNormal(0.02), cell.weight.shape, cell.weight.dtype))
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.classifier(self.norm(self.feature(x).mean((2, 3))))
+        block = functools.partial(Block, scale=layer_scale)
+        super().__init__(SIZES[name], block, num_classes, in_channels, drop_path_rate, EPS, stem_stride)
 
 
 @register

@@ -5,11 +5,10 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
-from mindspore.common.initializer import TruncatedNormal, initializer
 
 from . import register
-from .convnext import EPS, ChannelNorm
-from .layers import DropPath, check_stem_stride
+from .convnext import EPS, Trunk
+from .layers import DropPath
 
 SIZES = {
     "convnext_v2_atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
@@ -53,7 +52,7 @@ class Block(nn.Cell):
         return x + self.drop_path(ops.transpose(y, (0, 3, 1, 2)))
 
 
-class ConvNeXtV2(nn.Cell):
+class ConvNeXtV2(Trunk):
     """ConvNeXt V2: (N, in_channels, H, W) -> (N, num_classes) raw logits.
 
     Parameters
@@ -65,7 +64,7 @@ class ConvNeXtV2(nn.Cell):
     head_eps : float
         Epsilon of the last LayerNorm: 1e-6 in the paper's code and timm, 1e-12 in transformers.
     stem_stride : int
-        Of the first convolution (kernel 4); 2 or 1 instead of 4 keeps fine detail.
+        See :class:`aidet.models.convnext.Trunk`.
     """
 
     def __init__(
@@ -77,32 +76,7 @@ class ConvNeXtV2(nn.Cell):
         head_eps: float = EPS,
         stem_stride: int = 4,
     ) -> None:
-        super().__init__()
-        stride = check_stem_stride(stem_stride, 4)
-        depths, widths = SIZES[name]
-        paths = np.linspace(0, drop_path_rate, sum(depths)).tolist()
-        cells = []
-        for i, (depth, width) in enumerate(zip(depths, widths)):
-            if i == 0:
-                stem = nn.Conv2d(in_channels, width, 4, stride, pad_mode="valid", has_bias=True)
-                down = [stem, ChannelNorm(width)]
-            else:
-                halve = nn.Conv2d(widths[i - 1], width, 2, 2, pad_mode="valid", has_bias=True)
-                down = [ChannelNorm(widths[i - 1]), halve]
-            done = sum(depths[:i])
-            cells += [
-                nn.SequentialCell(down),
-                nn.SequentialCell([Block(width, paths[done + j]) for j in range(depth)]),
-            ]
-        self.feature = nn.SequentialCell(cells)
-        self.norm = nn.LayerNorm((widths[-1],), epsilon=head_eps)
-        self.classifier = nn.Dense(widths[-1], num_classes)
-        for _, cell in self.cells_and_names():
-            if isinstance(cell, (nn.Conv2d, nn.Dense)):
-                cell.weight.set_data(initializer(TruncatedNormal(0.02), cell.weight.shape, cell.weight.dtype))
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.classifier(self.norm(self.feature(x).mean((2, 3))))
+        super().__init__(SIZES[name], Block, num_classes, in_channels, drop_path_rate, head_eps, stem_stride)
 
 
 @register
