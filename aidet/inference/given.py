@@ -8,18 +8,17 @@ import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path
-from typing import BinaryIO, Iterable, Iterator, Tuple, Union
+from typing import BinaryIO, Iterable, Iterator, Optional, Tuple, Union
 
 from .. import __version__, images
 from ..datasets.sources import Inputs
+from ..images.walking import LITTER
 from ..records import natural_order
 
 MAX_BYTES = 256 << 20  # of one image out of an archive, an address or the standard input
 SECONDS = 30  # without an answer from an address
 LISTS = (".csv", ".txt", ".tsv", ".jsonl")
 VIDEOS = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .wmv .flv .3gp .ts".split())
-# Folders that archives and file servers add, as names inside an archive.
-LITTER = frozenset(("__MACOSX", "@eaDir"))
 
 
 class Unreadable(io.RawIOBase):
@@ -49,7 +48,7 @@ class Unreadable(io.RawIOBase):
 Source = Union[str, BinaryIO, Unreadable]
 
 
-def items(names: Iterable[str]) -> Iterator[Tuple[str, Source]]:
+def items(names: Iterable[str], left: Optional[images.LeftOut] = None) -> Iterator[Tuple[str, Source]]:
     """The images that the words of a command line mean.
 
     Parameters
@@ -58,6 +57,8 @@ def items(names: Iterable[str]) -> Iterator[Tuple[str, Source]]:
         A file; a folder, with everything below it; a pattern with ``*``, ``?`` or ``[]``; a table or list (``.csv``,
         ``.tsv``, ``.jsonl``, ``.txt``); a ``.zip``; an address ``http://`` or ``https://``; or ``-``, an image on the
         standard input. Addresses are fetched only if they are named here.
+    left : aidet.images.LeftOut, optional
+        Counts the files of folders that are no images.
 
     Yields
     ------
@@ -66,22 +67,22 @@ def items(names: Iterable[str]) -> Iterator[Tuple[str, Source]]:
         reason.
     """
     for name in names:
-        yield from _of_one(name)
+        yield from _of_one(name, left)
 
 
-def _of_one(name: str) -> Iterator[Tuple[str, Source]]:
+def _of_one(name: str, left: Optional[images.LeftOut]) -> Iterator[Tuple[str, Source]]:
     extension = os.path.splitext(name)[1].lower()
     if name == "-":
         yield "-", _limited(sys.stdin.buffer, "the standard input")
     elif name.startswith(("http://", "https://")):
         yield name, fetched(name)
     elif os.path.isdir(name):
-        for relative in images.walk(name):
+        for relative in images.walk(name, left):
             yield Path(name, relative).as_posix(), os.path.join(name, relative)
     elif not os.path.exists(name) and glob.has_magic(name):
         found = natural_order(glob.glob(name, recursive=True))
         for path in found:
-            yield from _of_one(path)
+            yield from _of_one(path, left)
         if not found:
             yield name, Unreadable("the pattern fits no file")
     elif extension == ".zip":
@@ -137,7 +138,7 @@ def _members(path: str) -> Iterator[Tuple[str, Source]]:
     with archive:
         for name in natural_order(archive.namelist()):
             parts = name.split("/")
-            hidden = any((p.startswith(".") and p != "..") or p in LITTER for p in parts)
+            hidden = any((p.startswith(".") and p != "..") or p.lower() in LITTER for p in parts)
             if not hidden and os.path.splitext(name)[1].lower() in images.EXTENSIONS:
                 yield f"{path}/{name}", _member(archive, name)
 

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
 
-from .. import cli, records
+from .. import cli, images, records
 from ..detector import Detector, Verdict
 from ..errors import UserError, nearest
 from . import given
@@ -44,10 +44,13 @@ def look(names: Iterable[str], detector: Detector, form: str = "table", out: Cal
     if form not in FORMATS:
         raise UserError(nearest(form, FORMATS, "format") + "; the files of a contest need --out DIR")
     counts: Dict[str, int] = {}
-    found = _counted(detector.stream(given.items(names)), counts)
+    left = images.LeftOut()
+    found = _counted(detector.stream(given.items(names, left)), counts)
     for line in {"table": _table, "json": _json, "jsonl": _jsonl, "csv": _csv}[form](found):
         out(line)
     total, bad = sum(counts.values()), counts.get("", 0)
+    for line in left.lines():
+        print(line, file=sys.stderr)
     if not total:
         print("no image found", file=sys.stderr)
     return cli.WRONG if bad == total else cli.PARTIAL if bad else cli.OK
@@ -86,7 +89,8 @@ def _line(verdict: Verdict) -> str:
     name = cli.printable(verdict.path)
     if verdict.prob is None:
         return f"unusable       -  {name}: {cli.printable(verdict.status[len('error: ') :])}"
-    return f"{verdict.decision:<9}  {verdict.prob:.3f}  {name}"
+    note = f" ({cli.printable(verdict.note)})" if verdict.note else ""
+    return f"{verdict.decision:<9}  {verdict.prob:.3f}  {name}{note}"
 
 
 def _json(verdicts: Iterable[Verdict]) -> Iterator[str]:

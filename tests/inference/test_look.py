@@ -7,8 +7,10 @@ import json
 import threading
 import zipfile
 
+import numpy as np
 import pytest
 from infer_tools import make_model
+from PIL import Image
 
 import infer
 from aidet import Detector
@@ -44,6 +46,18 @@ def test_a_line_for_each_image_in_the_order_given(model, files, capsys):
     assert lines[4].split(None, 2) == ["unusable", "-", "bad.png: not an image that Pillow can read"]
     assert lines[5].startswith("5 images: ") and lines[5].endswith(", 1 could not be used") and len(lines) == 6
     assert sorted(p.name for p in files.iterdir()) == ["bad.png", "in"], "no result files"
+
+
+def test_what_a_folder_holds_besides_and_how_a_file_was_read_is_said(model, files, capsys):
+    (files / "in" / "notes.odt").write_text("no image")
+    (files / "in" / "@eaDir").mkdir()
+    grey = np.full((40, 40), 1000, np.int32)
+    Image.fromarray(grey).save(files / "in" / "deep.tif")
+    assert look("--ckpt", model, "in") == 0
+    out, err = capsys.readouterr()
+    assert "4 images: " in out and "1 file is left out" in err and "1 .odt" in err and "1 @eaDir" in err
+    noted = [line for line in out.splitlines() if "deep.tif" in line]
+    assert len(noted) == 1 and noted[0].endswith(")") and "deep.tif (" in noted[0]
 
 
 def test_many_images_end_with_the_most_suspicious(model, files, photo, capsys):
