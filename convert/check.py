@@ -60,14 +60,14 @@ def check(
 
 
 def _against_source(path, source, sidecar, say):
-    recipe = (sidecar.raw.get("recipe") or {}).get("name")
+    recipe = sidecar.recipe_name
     known, paths, entry = published.resolve(source, recipe)
     options = sidecar.source_options
     read = known.read(paths) if known else reading.read(paths[0], options.get("weights"))
     if sidecar.source_sha256 and read.sha256() != sidecar.source_sha256:
         raise UserError(f"{source} is not the file {path} was made from (sha256 differs)")
     take_part(read, entry)
-    folded = (sidecar.raw.get("source") or {}).get("adapters") or {}
+    folded = sidecar.source_adapters
     fold_adapters(read, paths[0], folded.get("base"), folded.get("alpha"))
     arrays = ckpt.load_arrays(path)
     kinds = {a.dtype for a in arrays.values() if a.dtype.kind == "f"}

@@ -330,3 +330,13 @@ class Sidecar:
     def source_options(self) -> Dict[str, Any]:
         """Options with which that file was read (``prefix``, ``drop``, ``weights``), as far as they were given."""
         return (self.raw.get("source") or {}).get("options") or {}
+
+    @property
+    def source_adapters(self) -> Dict[str, Any]:
+        """What was folded into the weights at conversion; empty if nothing was."""
+        return (self.raw.get("source") or {}).get("adapters") or {}
+
+    @property
+    def recipe_name(self) -> Optional[str]:
+        """Name of the published detector's recipe that it was converted by; None if by none."""
+        return (self.raw.get("recipe") or {}).get("name")

@@ -29,7 +29,7 @@ class Entry(NamedTuple):
         Bytes of its values.
     at : int
         Offset of its values.
-    raw : bytes
+    packed : bytes
         The entry as it is stored.
     """
 
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
     number: int
     size: int
     at: int
-    raw: bytes
+    packed: bytes
 
 
 def directory(file: BinaryIO, end: int) -> Tuple[str, int, int, List[Entry]]:
@@ -70,16 +70,16 @@ def directory(file: BinaryIO, end: int) -> Tuple[str, int, int, List[Entry]]:
     count = struct.unpack(order + count_form, file.read(width))[0]
     if count > MOST_ENTRIES or start + width + count * entry_size > end:
         raise struct.error("the directory is cut off")
-    raw = file.read(count * entry_size)
+    packed = file.read(count * entry_size)
     entries = []
-    for i in range(0, len(raw), entry_size):
-        one = raw[i : i + entry_size]
+    for i in range(0, len(packed), entry_size):
+        one = packed[i : i + entry_size]
         tag, kind, number = struct.unpack_from(order + "HH" + offset_form, one)
         size, inline = _SIZES.get(kind, 1) * number, 8 if big else 4
         here = start + width + i + entry_size - inline
         at = here if size <= inline else struct.unpack_from(order + offset_form, one, entry_size - inline)[0]
         entries.append(Entry(tag, kind, number, size, at, one))
-    return order, start, width + len(raw), entries
+    return order, start, width + len(packed), entries
 
 
 def tags(file: BinaryIO, wanted: Sequence[int]) -> Dict[int, Tuple[Any, ...]]:
@@ -127,8 +127,8 @@ def without(file: BinaryIO, end: int, large: Optional[int]) -> Optional[List[Uni
     ]  # fmt: skip
     if len(kept) == len(entries):
         return None
-    big = len(entries[0].raw) == 20
-    made = struct.pack(order + ("Q" if big else "H"), len(kept)) + b"".join(e.raw for e in kept)
+    big = len(entries[0].packed) == 20
+    made = struct.pack(order + ("Q" if big else "H"), len(kept)) + b"".join(e.packed for e in kept)
     # The offset of the next page follows the last entry; other pages keep their places in the file.
     file.seek(start + length)
     after = file.read(8 if big else 4)

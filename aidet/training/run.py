@@ -126,7 +126,9 @@ class Run:
             compare_teachers(self.plan, self.student, teachers, self.validator.loader, self.processes.say)
         failed = self._failures()
         best = self.progress.best
-        if not (self.plan.folder / "best.ckpt").is_file() and self.processes.first:
+        # A run that resumes elsewhere may have its best epoch behind it, and no epoch at all judges nothing.
+        none = self.progress.rows and (self.validator is None or best["value"] is None)
+        if none and self.processes.first and not (self.plan.folder / "best.ckpt").is_file():
             self._no_best(failed)
         of = "" if best["value"] is None else f"; best {config.monitor} {best['value']:.4f} at epoch {best['epoch']}"
         self.processes.say(f"wrote {self.plan.folder / 'best.ckpt'}{of}")

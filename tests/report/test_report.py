@@ -42,7 +42,8 @@ def page(tmp_path_factory):
             )
     (folder / "valid").mkdir()
     for name in ("labels.csv", "scores.csv"):  # other images, which need not be there
-        shutil.copy(folder / name, folder / "valid" / name)
+        text = (folder / name).read_text(encoding="utf-8").replace("image_", "other_")
+        (folder / "valid" / name).write_text(text, encoding="utf-8")
     options = Namespace(
         scores=folder / "scores.csv", labels=[folder / "labels.csv"], out=folder / "out", by=["generator", "size"],
         where=None, bootstrap=100, seed=42, threshold=None, target_fpr=0.1, valid_scores=folder / "valid/scores.csv",
