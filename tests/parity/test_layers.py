@@ -65,7 +65,6 @@ def test_every_stage_is_compared(tmp_path, name):
 
 
 @pytest.mark.matrix
-@pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", TOWERS)
 def test_every_block_of_a_tower_is_compared(tmp_path, name):

@@ -7,7 +7,7 @@ import pytest
 from aidet import ckpt, models, runtime
 from aidet.export import onnx_graph
 
-pytestmark = [pytest.mark.parity, pytest.mark.matrix]
+pytestmark = pytest.mark.matrix
 SMALL = {"width": 64, "depth": 1, "hidden": 96, "num_classes": 2}
 NETS = {
     "clip_vit": {"patch_size": 8, "image_size": 24, "projection": 16, "normalise": True},
