@@ -10,9 +10,7 @@ from convert.families import family_of
 # with stored outputs (tests/convert/test_convert_logits.py).
 FIRST = {family_of(c.architecture).name: c.name for c in reversed(CELLS) if c.small}
 PARAMETERS = [
-    pytest.param(
-        c, id=c.name, marks=[pytest.mark.matrix] + ([pytest.mark.parity] if c.name in FIRST.values() else [])
-    )
+    pytest.param(c, id=c.name, marks=[pytest.mark.matrix] + ([pytest.mark.parity] if c.name in FIRST.values() else []))
     for c in CELLS
 ]
 # A cell's name for a layout -> the name that the converter detects; both stand for the same table of rules.
