@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from test_reading import PHOTO, chunk, encoded, read, same, segment
+from test_image_reading import PHOTO, chunk, encoded, read, same, segment
 
 from aidet import images
 from aidet.app import metadata, uploads
