@@ -63,6 +63,12 @@ def number(value: Optional[float]) -> str:
     return "" if value is None else f"{value:.9g}"
 
 
+def cells(record: Record) -> List[Any]:
+    """The cells of :data:`COLUMNS` of a record; a value that there is none of is empty."""
+    label = "" if record.label is None else record.label
+    return [record.path, number(record.score), number(record.prob), label, record.decision, record.status]
+
+
 class _Lines:
     """Takes rows that end in CR LF and writes them with LF."""
 

@@ -225,7 +225,8 @@ def read_bare(path: Union[str, Path], name: str) -> Source:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"weights {str(path)!r} do not exist")
-    head = path.read_bytes()[:4]
+    with open(path, "rb") as file:
+        head = file.read(4)
     if head == b"PK\x03\x04":
         archive = zipfile.ZipFile(path)
         root = next((n[: -len("data.pkl")] for n in archive.namelist() if n.endswith("/data.pkl")), None)

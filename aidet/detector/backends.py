@@ -14,7 +14,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Tuple, Type, TypeVar, Union
 
 import numpy as np
 
@@ -63,6 +63,9 @@ class OnnxRuntime:
     def metadata(self) -> Dict[str, str]:
         """The model's metadata."""
         return self.session.get_modelmeta().custom_metadata_map
+
+
+AnySession = TypeVar("AnySession", bound=OnnxRuntime)
 
 
 class MindSpore:
@@ -138,7 +141,7 @@ def open_model(
     if str(path).endswith(".onnx"):
         if backend == "mindspore":
             raise UserError(f"{str(path)!r} is an ONNX model, which MindSpore does not run; give the .ckpt")
-        return _session(path)
+        return open_session(path, OnnxRuntime)
     if backend == "mindspore" or (backend == "auto" and (device in ("Ascend", "GPU") or has_ascend(device))):
         return _mindspore(sidecar, size, device)
     reason = None
@@ -158,13 +161,28 @@ def open_model(
     return _mindspore(sidecar, size, device)
 
 
-def _session(path):
+def open_session(path: Union[str, Path], kind: Type[AnySession]) -> AnySession:
+    """A session of an ONNX file.
+
+    Parameters
+    ----------
+    path : str or Path
+    kind : type
+        :class:`OnnxRuntime` or a class derived from it.
+
+    Raises
+    ------
+    UserError
+        ONNX Runtime is not installed, or there is no such file, or it cannot be run.
+    """
     if runtime.version_of("onnxruntime") is None:
         raise UserError("onnxruntime is not installed; run: pip install 'aidet[onnx]'")
     if not Path(path).is_file():
         raise UserError(f"model {str(path)!r} does not exist")
     try:
-        return OnnxRuntime(path)
+        return kind(path)
+    except UserError:
+        raise
     except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types, one for each status code
         raise UserError(f"{str(path)!r} cannot be run by ONNX Runtime: {str(error).splitlines()[0][:200]}") from None
 

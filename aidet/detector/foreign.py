@@ -9,7 +9,7 @@ import numpy as np
 from .. import ckpt, labels
 from ..ckpt import format as wire
 from ..ckpt.sidecar import FORMAT
-from ..errors import UserError, first_line
+from ..errors import UserError
 from ..images import Pipeline
 from . import backends
 
@@ -31,12 +31,7 @@ class Session(backends.OnnxRuntime):
     """
 
     def __init__(self, path: Union[str, Path]) -> None:
-        try:
-            super().__init__(path)
-        except ImportError:
-            raise UserError("onnxruntime is not installed; run: pip install 'aidet[onnx]'") from None
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types, one for each status code
-            raise UserError(f"{str(path)!r} cannot be run by ONNX Runtime: {first_line(error, 200)}") from None
+        super().__init__(path)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         shape = list(inputs[0].shape)
         if len(inputs) != 1 or len(shape) != 4 or inputs[0].type not in TYPES or 3 not in (shape[1], shape[3]):
@@ -113,7 +108,7 @@ def opened(
     """
     if positive is None and real is None:
         raise UserError(f"{str(path)!r}: an ONNX file from elsewhere needs --positive INDEX or --real INDEX, too")
-    line, session = Pipeline(transform), Session(path)
+    line, session = Pipeline(transform), backends.open_session(path, Session)
     example = np.zeros((1, 3, *(side or 224 for side in session.sides)), np.float32)
     names = [str(i) for i in range(session(example).shape[1])]
     try:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import BinaryIO, Iterable, Iterator, Optional, Tuple, Union
 
 from .. import __version__, images
+from ..datasets.lists import LIST_SUFFIXES
 from ..datasets.sources import Inputs
+from ..datasets.tables import TABLE_SUFFIXES
 from ..images.walking import LITTER
 from ..records import natural_order
 
 MAX_BYTES = 256 << 20  # of one image out of an archive, an address or the standard input
 SECONDS = 30  # without an answer from an address
-LISTS = (".csv", ".txt", ".tsv", ".jsonl")
 VIDEOS = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .wmv .flv .3gp .ts".split())
 
 
@@ -87,7 +88,7 @@ def _of_one(name: str, left: Optional[images.LeftOut]) -> Iterator[Tuple[str, So
             yield name, Unreadable("the pattern fits no file")
     elif extension == ".zip":
         yield from _members(name)
-    elif extension in LISTS:
+    elif extension in (*TABLE_SUFFIXES, *LIST_SUFFIXES):
         yield from Inputs(name)
     elif extension in VIDEOS:
         yield name, Unreadable("a video; take its frames out first, for example: ffmpeg -i VIDEO -vf fps=1 f%04d.png")

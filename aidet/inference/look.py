@@ -5,7 +5,7 @@ import heapq
 import io
 import json
 import sys
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple
 
 from .. import cli, images, records
 from ..detector import Detector, Verdict
@@ -46,7 +46,8 @@ def look(names: Iterable[str], detector: Detector, form: str = "table", out: Cal
     counts: Dict[str, int] = {}
     left = images.LeftOut()
     found = _counted(detector.stream(given.items(names, left)), counts)
-    for line in {"table": _table, "json": _json, "jsonl": _jsonl, "csv": _csv}[form](found):
+    lines = _table(found, counts) if form == "table" else {"json": _json, "jsonl": _jsonl, "csv": _csv}[form](found)
+    for line in lines:
         out(line)
     total, bad = sum(counts.values()), counts.get("", 0)
     for line in left.lines():
@@ -64,24 +65,28 @@ def _counted(verdicts: Iterable[Verdict], counts: Dict[str, int]) -> Iterator[Ve
         yield verdict
 
 
-def _table(verdicts: Iterable[Verdict]) -> Iterator[str]:
-    counts: Dict[str, int] = {}
+def _table(verdicts: Iterable[Verdict], counts: Mapping[str, int]) -> Iterator[str]:
+    """A line for each verdict, and a summary of what :func:`_counted` has counted by then."""
     suspicious: List[Tuple[float, int, str]] = []
-    for i, verdict in enumerate(_counted(verdicts, counts)):
+    for i, verdict in enumerate(verdicts):
         yield _line(verdict)
         if verdict.ok and verdict.prob is not None:
             heapq.heappush(suspicious, (verdict.prob, -i, verdict.path))
             suspicious = heapq.nlargest(LISTED, suspicious) if len(suspicious) > 10 * LISTED else suspicious
             heapq.heapify(suspicious)
-    total, bad = sum(counts.values()), counts.pop("", 0)
+    total, bad = sum(counts.values()), counts.get("", 0)
     if total < 2:
         return
     if total >= MANY and suspicious:
         yield f"\nmost likely generated, of {total}:"
         for prob, _, path in heapq.nlargest(LISTED, suspicious):
             yield f"  {prob:.3f}  {cli.printable(path)}"
-    parts = [f"{counts[name]} {name}" for name in ("real", "generated", "unsure") if name in counts]
-    yield f"{total} images: " + ", ".join([*parts, *([f"{bad} could not be used"] if bad else [])])
+    yield f"{total} images: " + ", ".join([*decisions(counts), *([f"{bad} could not be used"] if bad else [])])
+
+
+def decisions(counts: Mapping[str, int]) -> List[str]:
+    """``3 real``, ``1 generated`` ..., of the decisions that occur."""
+    return [f"{counts[name]} {name}" for name in ("real", "generated", "unsure") if name in counts]
 
 
 def _line(verdict: Verdict) -> str:
@@ -106,7 +111,7 @@ def _jsonl(verdicts: Iterable[Verdict]) -> Iterator[str]:
 def _csv(verdicts: Iterable[Verdict]) -> Iterator[str]:
     yield _row(records.COLUMNS)
     for v in verdicts:
-        yield _row([v.path, records.number(v.score), records.number(v.prob), v.label, v.decision, v.status])
+        yield _row(records.cells(v))
 
 
 def _row(fields: Sequence[Any]) -> str:

@@ -92,10 +92,8 @@ def write_scores(path: Union[str, Path], rows: Rows, models: Sequence[str]) -> P
         writer = records.csv_writer(file)
         writer.writerow([*COLUMNS, *(f"score:{m}" for m in models), *(["note"] if noted else [])])
         for r in rows():
-            label = "" if r.label is None else r.label
             per_model = [number(r.scores.get(m)) for m in models]
-            note = [r.note] if noted else []
-            writer.writerow([r.path, number(r.score), number(r.prob), label, r.decision, r.status, *per_model, *note])
+            writer.writerow([*records.cells(r), *per_model, *([r.note] if noted else [])])
     return Path(path)
 
 

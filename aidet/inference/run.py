@@ -283,7 +283,7 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
     written = results.write(out, rows, list(facts["models"]), kind, on_error, sample, stability, name, answer)
     parts = [read_end(journal) for journal in journals]
     facts_at = runinfo.write(out, facts, parts, {**counts, **({"error": bad} if bad else {})}, written)
-    said = ", ".join(f"{counts[k]} {k}" for k in ("real", "generated", "unsure") if k in counts)
+    said = ", ".join(look.decisions(counts))
     unusable = f", {bad} could not be used" if bad else ""
     print(f"{sum(counts.values()) + bad} images: {said or 'none usable'}{unusable}")
     if facts["format"] == "submission":

@@ -57,7 +57,19 @@ def depths(size: str) -> List[int]:
     return [n if i in fixed else int(math.ceil(n * depth)) for i, (_, _, _, _, n) in enumerate(STAGES)]
 
 
-class MBConv(nn.Cell):
+class Residual(nn.Cell):
+    """Its ``block``, added to the input if the shapes allow it."""
+
+    def __init__(self, block: nn.Cell, residual: bool, drop: float) -> None:
+        super().__init__()
+        self.block, self.residual, self.drop_path = block, residual, DropPath(drop)
+
+    def construct(self, x: Tensor) -> Tensor:
+        y = self.block(x)
+        return x + self.drop_path(y) if self.residual else y
+
+
+class MBConv(Residual):
     """Inverted residual: expand, depthwise, squeeze-excite, project. ``lite`` uses ReLU6 and no gate."""
 
     def __init__(
@@ -72,7 +84,6 @@ class MBConv(nn.Cell):
         padding: str,
         norm: Callable[[int], nn.Cell],
     ) -> None:
-        super().__init__()
         act = nn.ReLU6 if lite else Swish
         mid = cin * expand
         cells = []
@@ -82,13 +93,7 @@ class MBConv(nn.Cell):
         # The lite variants keep a placeholder, so that one table of names serves both.
         cells += [nn.Identity() if lite else SqueezeExcite(mid, max(1, cin // 4), Swish)]
         cells += [conv(mid, cout, 1), norm(cout)]
-        self.block = nn.SequentialCell(cells)
-        self.residual = stride == 1 and cin == cout
-        self.drop_path = DropPath(drop)
-
-    def construct(self, x: Tensor) -> Tensor:
-        y = self.block(x)
-        return x + self.drop_path(y) if self.residual else y
+        super().__init__(nn.SequentialCell(cells), stride == 1 and cin == cout, drop)
 
 
 class EfficientNet(nn.Cell):

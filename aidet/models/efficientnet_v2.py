@@ -11,8 +11,8 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from . import register
-from .efficientnet import MBConv
-from .layers import DropPath, GlobalPool, Swish, check_stem_stride, conv, dropout, initialise
+from .efficientnet import MBConv, Residual
+from .layers import GlobalPool, Swish, check_stem_stride, conv, dropout, initialise
 
 Stage = Tuple[str, int, int, int, int]  # kind ("plain", "fused", "gated"), expansion, stride, width, blocks
 _BASE: Tuple[Stage, ...] = (
@@ -50,7 +50,7 @@ def plan(size: str) -> Tuple[int, List[Stage], int]:
     return scaled(32), stages, scaled(1280)
 
 
-class Fused(nn.Cell):
+class Fused(Residual):
     """A 3x3 convolution, with expansion followed by a 1x1 projection; residual if the shapes allow it."""
 
     def __init__(
@@ -63,18 +63,11 @@ class Fused(nn.Cell):
         padding: str,
         norm: Callable[[int], nn.Cell],
     ) -> None:
-        super().__init__()
         mid = cout if expand == 1 else cin * expand
         cells = [conv(cin, mid, 3, stride, padding=padding), norm(mid), Swish()]
         if expand != 1:
             cells += [conv(mid, cout, 1), norm(cout)]
-        self.block = nn.SequentialCell(cells)
-        self.residual = stride == 1 and cin == cout
-        self.drop_path = DropPath(drop)
-
-    def construct(self, x: Tensor) -> Tensor:
-        y = self.block(x)
-        return x + self.drop_path(y) if self.residual else y
+        super().__init__(nn.SequentialCell(cells), stride == 1 and cin == cout, drop)
 
 
 class EfficientNetV2(nn.Cell):

@@ -100,6 +100,26 @@ class Attention(nn.Cell):
         return self.proj(ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (-1, self.area, self.width)))
 
 
+def in_windows(attention: nn.Cell, x: Tensor, window: int, shift: int, mask: Optional[Tensor]) -> Tensor:
+    """Attention inside the windows of a square map, which ``shift`` moves there and back: (N, H, H, C) in and out."""
+    _, side, _, c = x.shape
+    n, w = side // window, window
+    y = roll(x, shift) if shift else x
+    y = ops.transpose(ops.reshape(y, (-1, n, w, n, w, c)), (0, 1, 3, 2, 4, 5))
+    y = attention(ops.reshape(y, (-1, w * w, c)), mask)
+    y = ops.transpose(ops.reshape(y, (-1, n, n, w, w, c)), (0, 1, 3, 2, 4, 5))
+    y = ops.reshape(y, (-1, side, side, c))
+    return roll(y, side - shift) if shift else y
+
+
+def neighbours(x: Tensor) -> Tensor:
+    """Four neighbours become one position: (N, H, H, C) -> (N, H/2, H/2, 4C)."""
+    _, side, _, c = x.shape
+    # Columns vary slowest in the four: (0,0), (1,0), (0,1), (1,1).
+    x = ops.transpose(ops.reshape(x, (-1, side // 2, 2, side // 2, 2, c)), (0, 1, 3, 4, 2, 5))
+    return ops.reshape(x, (-1, side // 2, side // 2, 4 * c))
+
+
 class Block(nn.Cell):
     """Window attention and MLP, both residual; every second block shifts the windows. (N, H, W, C) in and out."""
 
@@ -109,7 +129,6 @@ class Block(nn.Cell):
         super().__init__()
         # A window as large as the map needs no shift.
         self.window, self.shift = min(window, size), shift if size > window else 0
-        self.size, self.width = size, width
         self.norm1, self.norm2 = nn.LayerNorm((width,), epsilon=EPS), nn.LayerNorm((width,), epsilon=EPS)
         self.attn = Attention(width, self.window, heads, stored)
         self.mlp, self.drop_path = Mlp(width, 4 * width, drop), DropPath(drop_path)
@@ -119,59 +138,29 @@ class Block(nn.Cell):
             self.attn_mask = Parameter(mask, requires_grad=False) if stored else mask
 
     def construct(self, x: Tensor) -> Tensor:
-        n, w, c = self.size // self.window, self.window, self.width
-        y = self.norm1(x)
-        if self.shift:
-            y = roll(y, self.shift)
-        y = ops.transpose(ops.reshape(y, (-1, n, w, n, w, c)), (0, 1, 3, 2, 4, 5))
-        y = self.attn(ops.reshape(y, (-1, w * w, c)), self.attn_mask)
-        y = ops.transpose(ops.reshape(y, (-1, n, n, w, w, c)), (0, 1, 3, 2, 4, 5))
-        y = ops.reshape(y, (-1, self.size, self.size, c))
-        if self.shift:
-            y = roll(y, self.size - self.shift)
-        x = x + self.drop_path(y)
+        x = x + self.drop_path(in_windows(self.attn, self.norm1(x), self.window, self.shift, self.attn_mask))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class Merge(nn.Cell):
     """Four neighbours become one position of twice the width: (N, H, W, C) -> (N, H/2, W/2, 2C)."""
 
-    def __init__(self, width: int, size: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.width, self.half = width, size // 2
         self.reduction = nn.Dense(4 * width, 2 * width, has_bias=False)
         self.norm = nn.LayerNorm((4 * width,), epsilon=EPS)
 
     def construct(self, x: Tensor) -> Tensor:
-        h, c = self.half, self.width
-        # Columns vary slowest in the four: (0,0), (1,0), (0,1), (1,1).
-        x = ops.transpose(ops.reshape(x, (-1, h, 2, h, 2, c)), (0, 1, 3, 4, 2, 5))
-        return self.reduction(self.norm(ops.reshape(x, (-1, h, h, 4 * c))))
+        return self.reduction(self.norm(neighbours(x)))
 
 
 class Stage(nn.Cell):
     """Blocks, then a merge unless it is the last stage."""
 
-    def __init__(
-        self,
-        width: int,
-        size: int,
-        depth: int,
-        heads: int,
-        window: int,
-        drop_paths: Sequence[float],
-        drop: float,
-        last: bool,
-        stored: bool,
-    ) -> None:
+    def __init__(self, blocks: Sequence[nn.Cell], merge: Optional[nn.Cell]) -> None:
         super().__init__()
-        self.blocks = nn.SequentialCell(
-            [
-                Block(width, size, heads, window, window // 2 if i % 2 else 0, drop_paths[i], drop, stored)
-                for i in range(depth)
-            ]
-        )
-        self.downsample = nn.Identity() if last else Merge(width, size)
+        self.blocks = nn.SequentialCell(list(blocks))
+        self.downsample = nn.Identity() if merge is None else merge
 
     def construct(self, x: Tensor) -> Tensor:
         return self.downsample(self.blocks(x))
@@ -226,20 +215,13 @@ class Swin(nn.Cell):
         paths = np.linspace(0, drop_path_rate, sum(depths)).tolist()
         stages = []
         for s, depth in enumerate(depths):
-            done = sum(depths[:s])
-            stages.append(
-                Stage(
-                    width * 2**s,
-                    image_size // 4 // 2**s,
-                    depth,
-                    heads[s],
-                    window_size,
-                    paths[done : done + depth],
-                    drop_rate,
-                    s == 3,
-                    stored,
-                )
-            )
+            wide, side, done = width * 2**s, image_size // 4 // 2**s, sum(depths[:s])
+            blocks = [
+                Block(wide, side, heads[s], window_size, window_size // 2 if b % 2 else 0, paths[done + b], drop_rate,
+                      stored)
+                for b in range(depth)
+            ]  # fmt: skip
+            stages.append(Stage(blocks, Merge(wide) if s < 3 else None))
         self.stages = nn.SequentialCell(stages)
         self.norm = nn.LayerNorm((8 * width,), epsilon=EPS)
         self.classifier = nn.Dense(8 * width, num_classes, weight_init=TruncatedNormal(0.02))

@@ -16,7 +16,7 @@ from mindspore.common.initializer import TruncatedNormal
 from ..errors import UserError
 from . import register
 from .layers import DropPath, Mlp, Sigmoid, dropout
-from .swin import EPS, Embed, relative_index, roll, shift_mask
+from .swin import EPS, Embed, Stage, in_windows, neighbours, relative_index, shift_mask
 
 # width, blocks in each stage, heads in each stage
 SIZES = {
@@ -108,7 +108,6 @@ class Block(nn.Cell):
         super().__init__()
         # A window as large as the map needs no shift.
         self.window, self.shift = min(window, size), shift if size > window else 0
-        self.size, self.width = size, width
         self.norm1, self.norm2 = nn.LayerNorm((width,), epsilon=EPS), nn.LayerNorm((width,), epsilon=EPS)
         self.attn = Attention(width, self.window, heads, pretrained)
         self.mlp, self.drop_path = Mlp(width, 4 * width, drop), DropPath(drop_path)
@@ -118,14 +117,7 @@ class Block(nn.Cell):
             self.mask = ms.Tensor(mask[None, :, None])
 
     def construct(self, x: Tensor) -> Tensor:
-        n, w, c = self.size // self.window, self.window, self.width
-        y = roll(x, self.shift) if self.shift else x
-        y = ops.transpose(ops.reshape(y, (-1, n, w, n, w, c)), (0, 1, 3, 2, 4, 5))
-        y = self.attn(ops.reshape(y, (-1, w * w, c)), self.mask)
-        y = ops.transpose(ops.reshape(y, (-1, n, n, w, w, c)), (0, 1, 3, 2, 4, 5))
-        y = ops.reshape(y, (-1, self.size, self.size, c))
-        if self.shift:
-            y = roll(y, self.size - self.shift)
+        y = in_windows(self.attn, x, self.window, self.shift, self.mask)
         x = x + self.drop_path(self.norm1(y))
         return x + self.drop_path(self.norm2(self.mlp(x)))
 
@@ -133,29 +125,13 @@ class Block(nn.Cell):
 class Merge(nn.Cell):
     """Four neighbours become one position of twice the width: (N, H, W, C) -> (N, H/2, W/2, 2C); the norm is last."""
 
-    def __init__(self, width: int, size: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.width, self.half = width, size // 2
         self.reduction = nn.Dense(4 * width, 2 * width, has_bias=False)
         self.norm = nn.LayerNorm((2 * width,), epsilon=EPS)
 
     def construct(self, x: Tensor) -> Tensor:
-        h, c = self.half, self.width
-        # Columns vary slowest in the four: (0,0), (1,0), (0,1), (1,1).
-        x = ops.transpose(ops.reshape(x, (-1, h, 2, h, 2, c)), (0, 1, 3, 4, 2, 5))
-        return self.norm(self.reduction(ops.reshape(x, (-1, h, h, 4 * c))))
-
-
-class Stage(nn.Cell):
-    """Blocks, then a merge unless it is the last stage."""
-
-    def __init__(self, blocks: Sequence[nn.Cell], merge: Optional[nn.Cell]) -> None:
-        super().__init__()
-        self.blocks = nn.SequentialCell(list(blocks))
-        self.downsample = nn.Identity() if merge is None else merge
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.downsample(self.blocks(x))
+        return self.norm(self.reduction(neighbours(x)))
 
 
 class SwinV2(nn.Cell):
@@ -217,7 +193,7 @@ class SwinV2(nn.Cell):
                 )
                 for b in range(depth)
             ]
-            stages.append(Stage(blocks, Merge(width * 2**s, sides[s]) if s < len(depths) - 1 else None))
+            stages.append(Stage(blocks, Merge(width * 2**s) if s < len(depths) - 1 else None))
         self.stages = nn.SequentialCell(stages)
         last = width * 2 ** (len(depths) - 1)
         self.norm = nn.LayerNorm((last,), epsilon=EPS)

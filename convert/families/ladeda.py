@@ -3,17 +3,9 @@
 from typing import Tuple
 
 from . import Arguments, Config, Family, Layout, Taps, Tensors, shape
+from .resnet import TRUNK
 
-RULES = (
-    ("w", "conv1", "conv1"),
-    ("w", "conv2", "conv2"),
-    ("bn", "bn1", "bn1"),
-    ("w", "layer{s}.{b}.conv{c}", "layer{s}.{b}.conv{c}"),
-    ("bn", "layer{s}.{b}.bn{c}", "layer{s}.{b}.bn{c}"),
-    ("w", "layer{s}.{b}.down_sample.0", "layer{s}.{b}.downsample.0"),
-    ("bn", "layer{s}.{b}.down_sample.1", "layer{s}.{b}.downsample.1"),
-    ("wb", "fc", "fc"),
-)
+RULES = (*TRUNK, ("w", "conv2", "conv2"), ("wb", "fc", "fc"))
 LAYOUTS = (Layout("ladeda", (r"conv1\.weight", r"conv2\.weight", r"layer1\.0\.conv1\.weight", r"fc\.weight"), RULES),)
 
 

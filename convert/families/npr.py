@@ -3,16 +3,9 @@
 from typing import Tuple
 
 from . import Arguments, Config, Family, Layout, Taps, Tensors
+from .resnet import TRUNK
 
-RULES = (
-    ("w", "conv1", "conv1"),
-    ("bn", "bn1", "bn1"),
-    ("w", "layer{s}.{b}.conv{c}", "layer{s}.{b}.conv{c}"),
-    ("bn", "layer{s}.{b}.bn{c}", "layer{s}.{b}.bn{c}"),
-    ("w", "layer{s}.{b}.down_sample.0", "layer{s}.{b}.downsample.0"),
-    ("bn", "layer{s}.{b}.down_sample.1", "layer{s}.{b}.downsample.1"),
-    ("wb", "fc1", "fc1"),
-)
+RULES = (*TRUNK, ("wb", "fc1", "fc1"))
 MARKS = (r"conv1\.weight", r"layer2\.3\.conv3\.weight", r"fc1\.weight")
 WITHOUT = (r"layer3\..*",)
 HEAD = ("fc1.weight", "fc1.bias")

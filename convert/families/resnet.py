@@ -14,7 +14,7 @@ from . import Arguments, Config, Family, Layout, Lookups, Taps, Tensors, count, 
 
 TORCH = {"padding": "symmetric"}
 NODOWN = "resnet50_nodown"
-_TRUNK = (
+TRUNK = (
     ("w", "conv1", "conv1"),
     ("bn", "bn1", "bn1"),
     ("w", "layer{s}.{b}.conv{c}", "layer{s}.{b}.conv{c}"),
@@ -22,11 +22,11 @@ _TRUNK = (
     ("w", "layer{s}.{b}.down_sample.0", "layer{s}.{b}.downsample.0"),
     ("bn", "layer{s}.{b}.down_sample.1", "layer{s}.{b}.downsample.1"),
 )
-TORCHVISION = _TRUNK + (("wb", "classifier", "fc"),)
+TORCHVISION = TRUNK + (("wb", "classifier", "fc"),)
 # The head is an nn.Sequential: our layers have its numbers, and the last one is the classifier.
-MLP = _TRUNK + (("wb", "head.{n}", "fc.{n}"), ("bn", "head.{n}", "fc.{n}"), ("wb", "classifier", "fc.{last()}"))
+MLP = TRUNK + (("wb", "head.{n}", "fc.{n}"), ("bn", "head.{n}", "fc.{n}"), ("wb", "classifier", "fc.{last()}"))
 # Two linear layers without an activation between them: the backbone's own "fc", and the detector's.
-DRCT = tuple((kind, target, "model." + source) for kind, target, source in _TRUNK) + (
+DRCT = tuple((kind, target, "model." + source) for kind, target, source in TRUNK) + (
     ("wb", "head.0", "model.fc"),
     ("wb", "classifier", "fc"),
 )
