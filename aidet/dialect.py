@@ -32,6 +32,7 @@ FOREIGN = (
 )
 WESTERN = "‘’“”–—…•€«»©®°§·\xa0"  # signs that Western text may hold beside letters
 CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+EXCEL_LINE = re.compile(r'"?sep=([,;|\t])"?\s*[\r\n]')  # a first line that names the separator
 NAME_AND_WORDS = re.compile(r"\S+\.\w{2,5}( -?\w{1,12})+\s*")
 Place = Union[str, Path]
 
@@ -142,7 +143,7 @@ def separator_of(text: str) -> str:
         the one that divides the first line into most; a comma if none does. A blank if every line is a file name and
         short words, as in ``img/1.png 0``.
     """
-    said = re.match(r'"?sep=([,;|\t])"?\s*[\r\n]', text)
+    said = EXCEL_LINE.match(text)
     if said:
         return said.group(1)
     most, best = 1, ","
@@ -201,6 +202,6 @@ def csv_reader(path: Place, what: str = "table") -> Iterator[Any]:
         sample = file.read(SAMPLE)
         separator = separator_of(sample)
         file.seek(0)
-        if re.match(r'"?sep=[,;|\t]"?\s*[\r\n]', sample):
+        if EXCEL_LINE.match(sample):
             file.readline()
         yield csv.reader(file, delimiter=separator, strict=True)

@@ -5,6 +5,7 @@ detector, or as a file of the user's own (``--recipe my.yaml``); a new detector 
 new.
 """
 
+import collections
 import functools
 import re
 from dataclasses import dataclass, field, fields
@@ -135,9 +136,10 @@ class Recipe:
         source = self._read_one(paths) if self._one_file(paths) else self._read_all(paths)
         if self.rename:
             names = {key: self._renamed(key) for key in source.tensors}
-            double = [key for key in names if list(names.values()).count(names[key]) > 1]
-            if double:
-                raise UserError(f"{source.files[0]}: {double[0]!r} and another key are both {names[double[0]]!r}")
+            times = collections.Counter(names.values())
+            double = next((key for key, name in names.items() if times[name] > 1), None)
+            if double is not None:
+                raise UserError(f"{source.files[0]}: {double!r} and another key are both {names[double]!r}")
             source.tensors = {names[key]: tensor for key, tensor in source.tensors.items()}
         return source
 
