@@ -53,17 +53,14 @@ def choose(
     UserError
         ``transform`` is no pipeline, or the net takes no image; ``preprocessor_config.json`` cannot be expressed.
     """
-    timm = (source.config or {}).get("pretrained_cfg")
     usual = plan.layout.transform or plan.family.transform(plan.architecture, plan.layout, plan.arguments)
     line, origin, guess = usual, f"usual for {plan.architecture}", True
     if transform is not None:
         line, origin, guess = _given(transform, usual, plan), "--transform", False
     elif entry and entry.get("recipe") and entry.get("transform"):
         line, origin, guess = str(entry["transform"]), f"recipe {entry['recipe']}", False
-    elif source.preprocessor:
-        line, origin, guess = from_huggingface(source.preprocessor), "preprocessor_config.json", False
-    elif isinstance(timm, dict):
-        line, origin, guess = from_timm(timm), "config.json (pretrained_cfg)", False
+    elif (found := line_beside(source)) is not None:
+        line, origin, guess = *found, False
     elif entry and entry.get("transform"):
         line, origin, guess = str(entry["transform"]), f"known for {entry.get('repository') or 'this file'}", False
     if not line:
@@ -83,18 +80,12 @@ def _given(transform, usual, plan):
     return transform
 
 
-def evaluation_line(plan: Plan, source: Source) -> Tuple[Optional[str], Optional[str]]:
-    """The evaluation pipeline and the pipeline of random views of :func:`choose`."""
-    chosen = choose(plan, source)
-    return chosen.line, chosen.views
-
-
-def line_beside(source: Source) -> Optional[str]:
-    """The evaluation pipeline that the files beside the weights describe; None if none does."""
+def line_beside(source: Source) -> Optional[Tuple[str, str]]:
+    """The evaluation pipeline that a file beside the weights describes, and the file's name; None if none does."""
     timm = (source.config or {}).get("pretrained_cfg")
     if source.preprocessor:
-        return from_huggingface(source.preprocessor)
-    return from_timm(timm) if isinstance(timm, dict) else None
+        return from_huggingface(source.preprocessor), "preprocessor_config.json"
+    return (from_timm(timm), "config.json (pretrained_cfg)") if isinstance(timm, dict) else None
 
 
 def fit_input(plan: Plan, source: Source, given: Mapping[str, Any]) -> None:
@@ -105,12 +96,12 @@ def fit_input(plan: Plan, source: Source, given: Mapping[str, Any]) -> None:
     UserError
         These files prepare another size than ``given``, or than a net takes that is not free in its input.
     """
-    line = line_beside(source)
-    if line is None or "image_size" not in plan.arguments:
+    found = line_beside(source)
+    if found is None or "image_size" not in plan.arguments:
         return
     from aidet.images import Pipeline
 
-    size = Pipeline(line).size()
+    size = Pipeline(found[0]).size()
     if size is None or size[0] != size[1]:
         return
     wanted = given.get("image_size") if plan.family.free_input else plan.arguments["image_size"]

@@ -54,7 +54,7 @@ class Answer(NamedTuple):
     words: Optional[Tuple[str, str]] = None
 
     def value(self, record: Record) -> str:
-        """The cell of a record; for an unusable image see :meth:`of_unusable`."""
+        """The cell of a record; an unusable image is real or, where numbers are wanted, undecided."""
         if self.kind == "label":
             label = REAL if record.label is None else record.label
             return (self.words or ("0", "1"))[int(label == self.side)]
@@ -65,10 +65,6 @@ class Answer(NamedTuple):
         if self.kind == "score":
             return number(score if self.side == GENERATED else -score)
         return number(prob if self.side == GENERATED else 1 - prob)
-
-    def of_unusable(self) -> str:
-        """What an image that could not be used gets."""
-        return self.value(Record(""))
 
 
 class Sample(NamedTuple):

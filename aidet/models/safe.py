@@ -13,8 +13,6 @@ from ..errors import UserError
 from . import register
 from .npr import HalfResNet
 
-EDGE = 4  # pixels that the six-tap filters of bior1.3 need beyond the edge, of which its high-pass reads two
-
 
 class Diagonal(nn.Cell):
     """Diagonal band of one level of bior1.3, enlarged bilinearly: (N, C, size, size) to the same shape.

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
-HALF = ([0.5] * 3, [0.5] * 3)
 UNIT = ([0.0] * 3, [1.0] * 3)
 GREY = ([0.0] * 3, [1 / 255] * 3)
 # What the authors' evaluation code does to an image: resize (torchvision's argument and filter), centre crop, mean and
