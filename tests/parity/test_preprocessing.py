@@ -77,12 +77,12 @@ TIMM = {
     **{(f"swin_{n}", "timm"): f"swin_{n}_patch4_window7_224" for n in ("tiny", "small", "base", "large")},
     **{(f"swin_{n}", "timm", 384): f"swin_{n}_patch4_window12_384" for n in ("base", "large")},
     **{(f"vit_{k}_16_224", "timm"): f"vit_{n}_patch16_224" for k, n in zip("tsb", ("tiny", "small", "base"))},
-    **{(f"vit_{k}_16_384", "timm"): f"vit_{n}_patch16_384" for k, n in zip("tsb", ("tiny", "small", "base"))},
+    **{(f"vit_{k}_16_384", "timm", 384): f"vit_{n}_patch16_384" for k, n in zip("tsb", ("tiny", "small", "base"))},
     **{
         (f"deit_{k}_16_224", "timm"): f"deit_{n}_distilled_patch16_224"
         for k, n in zip("tsb", ("tiny", "small", "base"))
     },
-    ("deit_b_16_384", "timm"): "deit_base_distilled_patch16_384",
+    ("deit_b_16_384", "timm", 384): "deit_base_distilled_patch16_384",
     **{(f"convnext_{n}", "timm"): f"convnext_{n}.fb_in1k" for n in ("tiny", "small", "base")},
     ("convnext_v2_tiny", "timm"): "convnextv2_tiny.fcmae_ft_in1k",
     **{(f"efficientnetv2_{k}", "timm-tf"): f"tf_efficientnetv2_{k}.in1k" for k in ("b0", "b1", "b2", "b3", *"sml")},
