@@ -406,7 +406,7 @@ def main(argv):
     end = time.monotonic() + 60 * args.minutes
     for make, names in GROUPS:
         group = names.split()
-        known = {row["detector"]: row for row in common.rows(TABLE)}
+        known = {row["detector"] for row in common.rows(TABLE) if row["converts"] != "not measured"}
         wanted = not args.names or set(group) & set(args.names)
         if not wanted or (args.missing and group[0] in known) or time.monotonic() > end:
             continue
