@@ -70,6 +70,10 @@ SIZES = {
     "swin_v2_small": 256,
     "swin_v2_base": 256,
     "swin_v2_large": 256,
+    "siglip_vit_b_32": 256,
+    "siglip_vit_l_16": 256,
+    "siglip_vit_so400m_14": 384,
+    "siglip_vit_so400m_16": 384,
 }
 # The detectors on CLIP are exported on a small tower: its blocks are those of CLIP.
 SMALL = {"width": 128, "depth": 2, "hidden": 512, "patch_size": 14, "image_size": 224}
@@ -121,7 +125,8 @@ def row_of(name, folder):
 
     start = time.perf_counter()
     ms.set_seed(1)
-    plain = 384 if name.endswith("_384") else 32 if name.startswith("cifar_") else 224
+    last = name.rpartition("_")[2]  # of siglip_vit_b_16_512 the side of its images
+    plain = int(last) if last.isdigit() and len(last) == 3 else 32 if name.startswith("cifar_") else 224
     size, channels = SIZES.get(name, plain), CHANNELS.get(name, 3)
     arguments = {} if name in WHOLE.split() else {"num_classes": 2}
     net = models.create(name, **arguments, **ARGUMENTS.get(name, {}))
