@@ -39,7 +39,7 @@ ROOMS = {
 }
 # Files directly in aidet/ that are run, not imported.
 TOOLS = {
-    "data": {"datasets", "images"},
+    "data": {"archives", "datasets", "images"},
     "align": {"archives", "ckpt", "datasets", "images"},
     "rules": {"datasets", "detector", "images"},
     "command": {"convert", "xihe"},
@@ -66,7 +66,7 @@ MINDSPORE = {"mindspore", "mindcv", "onnxruntime", "onnx"}
 HEAVY = MINDSPORE | TORCH | {"pyarrow", "sklearn", "scipy", "matplotlib", "gradio"}
 # Compiled cells and the page itself; they are imported when a network is built or the application is started.
 EARLY = [f"aidet/training/{name}.py" for name in ("cells", "losses", "optim", "convolutions")] + ["aidet/app/page.py"]
-USES_MINDSPORE = {"models", "ckpt", "export", "detector", "training", "runtime", "align", *CONVERT}
+USES_MINDSPORE = {"archives", "models", "ckpt", "export", "detector", "training", "runtime", "align", *CONVERT}
 USES_TORCH = ("convert/parity/", "convert/training/")
 # Written out, because sys.stdlib_module_names is missing in Python 3.9.
 STANDARD = set(
