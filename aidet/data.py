@@ -15,7 +15,7 @@ import os
 import re
 import tarfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Type, Union
 
 from . import cli, files, images
 from .datasets.archived import add_splits, as_folders
@@ -172,7 +172,7 @@ class TarShard:
         self._file.close()
 
 
-SHARDS = {"parquet": ParquetShard, "tar": TarShard}
+SHARDS: Dict[str, Union[Type[ParquetShard], Type[TarShard]]] = {"parquet": ParquetShard, "tar": TarShard}
 
 
 def pack(table: Table, out: Path, kind: str, size: int, split: str = "data") -> Tuple[int, int, List[Tuple[str, str]]]:
