@@ -20,7 +20,8 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from . import cli, files, images
+from . import archives, cli, files, images
+from .datasets.archived import as_folders
 from .datasets.sources import LABEL_COLUMNS, column_of, label_column, read_images
 from .errors import UserError
 from .labels import GENERATED, NAMES, REAL, of_cell
@@ -223,11 +224,11 @@ def encode_like(image: Image.Image, original: Image.Image, source: Union[str, Pa
         return _save(image, "JPEG", qtables=original.quantization, **kept)
     if original.format != "WEBP":
         return _save(image, original.format, **(kept if original.format == "PNG" else {}))
-    with open(source, "rb") as file:
+    with images.binary(source) as file:
         head = file.read(4096)
     if b"VP8L" in head:
         return _save(image, "WEBP", lossless=True, **kept)
-    return _nearest_size(lambda q: _save(image, "WEBP", quality=q, **kept), os.path.getsize(source))
+    return _nearest_size(lambda q: _save(image, "WEBP", quality=q, **kept), archives.size(source))
 
 
 def _save(image, kind, **options):
@@ -275,7 +276,7 @@ def originals(place: Union[str, Path]) -> List[Tuple[str, Path]]:
         table = table.take(real)
     named: Dict[str, Path] = {}
     for path, file in zip(table.located() or (), table.files()):
-        parts = [part for part in path.split("/") if part not in ("", ".", "..") and not part.endswith(":")]
+        parts = [part for part in as_folders(path).split("/") if part not in ("", ".", "..") and not part.endswith(":")]
         name = "/".join(parts)
         if name in named:
             raise UserError(f"--images {str(place)!r}: {named[name]} and {file} would both become {name!r}; rename one")
@@ -333,7 +334,7 @@ def build(
         real = os.path.relpath(source, out).replace(os.sep, "/")
         if keep == "copy":
             real = f"{NAMES[REAL]}/{name}"
-            with files.atomic(out / real, "wb") as file, open(source, "rb") as original:
+            with files.atomic(out / real, "wb") as file, images.binary(source) as original:
                 shutil.copyfileobj(original, file)
         rows.append([real, REAL, "original", name])
         rows.append([f"{NAMES[GENERATED]}/{name}", GENERATED, generator, name])

@@ -20,25 +20,27 @@ GROUND = (
 )
 # Room -> the rooms that it may import besides the ground.
 ROOMS = {
+    "archives": set(),
     "config": set(),
-    "images": set(),
+    "images": {"archives"},
     "models": set(),
     "metrics": set(),
     "ckpt": {"models"},
-    "datasets": {"images"},
+    "datasets": {"archives", "images"},
     "report": {"images"},
     "export": {"ckpt", "images", "models"},
     "detector": {"ckpt", "datasets", "export", "images", "metrics"},
     "training": {"ckpt", "config", "datasets", "images", "metrics", "models"},
-    "inference": {"datasets", "detector", "images"},
-    "evaluation": {"datasets", "detector", "images", "metrics", "report"},
-    "audit": {"datasets", "evaluation", "images", "metrics", "report"},
+    "inference": {"archives", "datasets", "detector", "images"},
+    "evaluation": {"archives", "datasets", "detector", "images", "metrics", "report"},
+    "audit": {"archives", "datasets", "evaluation", "images", "metrics", "report"},
     "app": {"detector", "images"},
     "xihe": {"app", "config", "export", "images", "training"},
 }
 # Files directly in aidet/ that are run, not imported.
 TOOLS = {
-    "align": {"ckpt", "datasets", "images"},
+    "data": {"archives", "datasets", "images"},
+    "align": {"archives", "ckpt", "datasets", "images"},
     "rules": {"datasets", "detector", "images"},
     "command": {"convert", "xihe"},
 }
@@ -61,10 +63,10 @@ LAZY = {"aidet.Detector": "aidet.detector"}  # what aidet/__init__.py imports on
 
 TORCH = {"torch", "torchvision", "timm", "transformers", "diffusers"}
 MINDSPORE = {"mindspore", "mindcv", "onnxruntime", "onnx"}
-HEAVY = MINDSPORE | TORCH | {"sklearn", "scipy", "matplotlib", "gradio"}
+HEAVY = MINDSPORE | TORCH | {"pyarrow", "sklearn", "scipy", "matplotlib", "gradio"}
 # Compiled cells and the page itself; they are imported when a network is built or the application is started.
 EARLY = [f"aidet/training/{name}.py" for name in ("cells", "losses", "optim", "convolutions")] + ["aidet/app/page.py"]
-USES_MINDSPORE = {"models", "ckpt", "export", "detector", "training", "runtime", "align", *CONVERT}
+USES_MINDSPORE = {"archives", "models", "ckpt", "export", "detector", "training", "runtime", "align", *CONVERT}
 USES_TORCH = ("convert/parity/", "convert/training/")
 # Written out, because sys.stdlib_module_names is missing in Python 3.9.
 STANDARD = set(

@@ -82,7 +82,7 @@ def fingerprint(path: Union[str, Path], reading: images.Reading = _READING) -> t
     from scipy.fft import dctn
 
     try:
-        with open(path, "rb") as file:
+        with images.binary(path) as file:
             digest = hashlib.blake2b(file.read(), digest_size=16).digest()
     except OSError as error:
         return (error.strerror or str(error),)

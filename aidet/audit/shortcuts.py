@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import JpegImagePlugin
 
-from .. import images, metrics
+from .. import archives, images, metrics
 from ..errors import UserError
 
 NUMBERS = ("width", "height", "pixels", "aspect", "bytes_per_pixel", "jpeg_quality")
@@ -66,7 +66,7 @@ def file_features(path: Union[str, Path]) -> Dict[str, Any]:
     OSError, ValueError
         The file is not an image.
     """
-    size = os.path.getsize(path)
+    size = archives.size(path)
     with images.opened(path) as image:
         tables = getattr(image, "quantization", {}) if isinstance(image, JpegImagePlugin.JpegImageFile) else {}
         jpeg = bool(tables)

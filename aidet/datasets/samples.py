@@ -11,6 +11,7 @@ import collections
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
@@ -20,6 +21,7 @@ from .. import images, labels
 from ..errors import UserError, nearest
 from ..records import natural_key
 from . import pairs, sources
+from .archived import as_folders, chunks
 from .folders import first_folders, layout, refuse_silent
 
 # Columns kept besides paths and classes. Others are dropped: a training set may have millions of rows.
@@ -53,6 +55,11 @@ class Samples(sources.Table):
     generators: List[str] = None  # type: ignore[assignment]
     pairs: List[str] = None  # type: ignore[assignment]
     targets: Optional[np.ndarray] = None
+
+    @cached_property
+    def chunks(self) -> Optional[np.ndarray]:
+        """Which rows can only be read together, see :func:`aidet.datasets.archived.chunks`."""
+        return chunks(self)
 
     @property
     def splits(self) -> Optional[List[str]]:
@@ -110,6 +117,11 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
         rng = images.generator(config.seed, "num_samples")
         train = train.take(sorted(rng.permutation(len(train))[: config.num_samples]))
     classes = assign_classes(train, val, config.multiclass_to_binary)
+    if log is not None and config.shuffle and train.chunks is not None:
+        log(
+            "note: the archives are read in order only, so images are shuffled in windows of some thousand; "
+            "`python -m aidet.data pack` makes shards that are read in any order"
+        )
     if log is not None and (train.sides < 0).any():
         log(
             f"note: no class name says real or generated ({sources.examples(classes)}), so the network will tell these "
@@ -119,7 +131,9 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
 
 
 def _table(place: Path) -> Optional[Samples]:
-    """The rows of a table, or of the tables in a folder; None if the source is a folder of folders."""
+    """The rows of a table, of archives, or of the tables in a folder; None if the source is a folder of folders."""
+    if sources.is_archived(place):
+        return _from_archive(sources.read(place, "data"))
     if place.is_file():
         return _from_table(sources.read_csv(place, "data", labelled=True))
     parts = [_from_table(table) for table in sources.tables_in(place)]
@@ -146,6 +160,22 @@ def _from_table(table: sources.Table) -> Samples:
         pairs=columns["pair"] if "pair" in columns else pairs.of_names(
             pairs.twins(paths), [root / path for path in paths], columns.get("group")
         ),
+    )  # fmt: skip
+
+
+def _from_archive(table: sources.Table) -> Samples:
+    if sources.column_of(table.columns, sources.LABEL_COLUMNS) is not None:
+        return _from_table(table)
+    assert table.paths is not None
+    names = [as_folders(path) for path in table.paths]
+    found = layout(names, table.source)
+    refuse_silent(names, found.sides, table.source)
+    return Samples(
+        table.paths, {name: table.columns[name] for name in COLUMNS if name in table.columns}, table.root, table.source,
+        texts=found.classes,
+        sides=np.array(found.sides),
+        generators=found.generators,
+        pairs=[""] * len(names),
     )  # fmt: skip
 
 

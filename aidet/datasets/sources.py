@@ -1,7 +1,8 @@
-"""One reader for every source of images: folders, CSVs, ArtiFact's ``metadata.csv``, lists of paths, numbered files.
+"""One reader for every source of images: folders, archives, CSVs, ArtiFact's ``metadata.csv``, lists of paths.
 
 Inference, evaluation, audit and training read the same files from the same source. Each kind of source has a file of
-its own: :mod:`~aidet.datasets.folders`, :mod:`~aidet.datasets.tables`, :mod:`~aidet.datasets.lists`.
+its own: :mod:`~aidet.datasets.folders`, :mod:`~aidet.datasets.archived`, :mod:`~aidet.datasets.tables`,
+:mod:`~aidet.datasets.lists`.
 """
 
 import csv
@@ -12,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Iterator, List, Tuple
 
-from .. import images
+from .. import archives, images
 from ..errors import UserError
+from . import archived
 from .folders import SPLIT_NAMES, SPLIT_WORDS, read_folder
 from .lists import LIST_SUFFIXES, is_list, read_list, stream_list
 from .locate import SAMPLE
@@ -37,9 +39,9 @@ from .tables import (
 
 __all__ = [
     "GENERATOR_COLUMNS", "Inputs", "LABEL_COLUMNS", "Names", "PATH_COLUMNS", "Place", "SPLIT_NAMES", "SPLIT_WORDS",
-    "Table", "column_of", "examples", "joined", "label_column", "normal_path", "read", "read_columns", "read_csv",
-    "read_folder", "read_images", "read_list", "refuse_doubles", "require_column", "split_source", "stream_csv",
-    "stream_list", "table_of", "tables_in",
+    "Table", "column_of", "examples", "is_archived", "joined", "label_column", "normal_path", "read", "read_columns",
+    "read_csv", "read_folder", "read_images", "read_list", "refuse_doubles", "require_column", "split_source",
+    "stream_csv", "stream_list", "table_of", "tables_in",
 ]  # fmt: skip
 
 
@@ -55,8 +57,9 @@ def read(source: Place, what: str = "image list") -> Table:
     Parameters
     ----------
     source : str or Path
-        A folder (searched with its subfolders), a table with a column of :data:`PATH_COLUMNS`, or a ``.txt`` with one
-        path per line; paths are relative to the file that contains them.
+        A folder (searched with its subfolders; without images, its archives), an archive (:mod:`.archived`), a table
+        with a column of :data:`PATH_COLUMNS`, or a ``.txt`` with one path per line; paths are relative to the file that
+        contains them.
     what : str
         What the source is, for messages.
 
@@ -70,9 +73,16 @@ def read(source: Place, what: str = "image list") -> Table:
         A missing source, no images, or a file that cannot be read.
     """
     path = Path(source)
+    if is_archived(path):
+        return archived.read(path, what)
     if path.is_dir():
         return read_folder(path, what)
     return read_list(path, what) if is_list(path) else read_csv(path, what)
+
+
+def is_archived(path: Place) -> bool:
+    """Whether a source is an archive, or a folder of archives."""
+    return archives.is_archive(path) or (os.path.isdir(path) and archived.holds_shards(path))
 
 
 def read_images(text: Place, what: str = "image list") -> Table:
@@ -110,9 +120,9 @@ class Inputs:
     Parameters
     ----------
     where : str or Path
-        A folder (searched with its subfolders, natural order), an image, a table (a column of :data:`PATH_COLUMNS`)
-        or a ``.txt`` (one path per line); paths are relative to the file that contains them, see
-        :mod:`aidet.datasets.locate`.
+        A folder (searched with its subfolders, natural order; without images, its archives), an archive
+        (:mod:`aidet.archives`), an image, a table (a column of :data:`PATH_COLUMNS`) or a ``.txt`` (one path per line);
+        paths are relative to the file that contains them, see :mod:`aidet.datasets.locate`.
 
     Raises
     ------
@@ -130,7 +140,7 @@ class Inputs:
     def __iter__(self) -> Iterator[Tuple[str, str]]:
         """Yield (key, path): the name that appears in the result, and the file."""
         names = self._names()
-        if self.kind in ("folder", "file"):
+        if self.kind in ("folder", "file", "archive"):
             for name in names:
                 yield name, os.path.join(self.root, name)
             return
@@ -141,14 +151,18 @@ class Inputs:
 
     def _names(self) -> Iterator[str]:
         self.left = images.LeftOut()
-        stream = {"folder": self._walk, "table": stream_csv, "list": stream_list}.get(self.kind)
+        readers = {"folder": self._walk, "archive": self._archive, "table": stream_csv, "list": stream_list}
+        stream = readers.get(self.kind)
         try:
             yield from [self.where.name] if stream is None else stream(self.where)
         except (UnicodeError, csv.Error, OSError) as error:
             raise UserError(f"list {str(self.where)!r} cannot be read as UTF-8 text: {error}") from None
 
     def _walk(self, folder):
-        return images.walk(folder, self.left)
+        return archived.walk(folder, self.left)
+
+    def _archive(self, path):
+        return archived.stream(path, self.left)
 
     def count(self) -> int:
         """Number of inputs; reads them once, which also finds errors in a list before any work is done.
@@ -171,10 +185,12 @@ class Inputs:
 
 
 def _kind(where: Path) -> str:
-    """``folder``, ``table``, ``list``, or ``file`` (one image)."""
+    """``folder``, ``archive``, ``table``, ``list``, or ``file`` (one image)."""
     suffix = where.suffix.lower()
     if where.is_dir():
         return "folder"
+    if archives.is_archive(where):
+        return "archive"
     if suffix in FOREIGN_SUFFIXES:
         raise UserError(f"images {str(where)!r}: {suffix} is no image and no list; save it as CSV in UTF-8")
     if suffix in LIST_SUFFIXES:

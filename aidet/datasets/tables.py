@@ -34,7 +34,7 @@ TABLE_NAMES = ("labels.csv", "metadata.csv", "metadata.jsonl")
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".psv", ".jsonl", ".ndjson", ".json")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 # Suffixes that are neither a table this project reads nor an image.
-FOREIGN_SUFFIXES = (".xlsx", ".xls", ".ods", ".parquet", ".arrow", ".feather", ".pkl", ".pickle", ".npy", ".npz")
+FOREIGN_SUFFIXES = (".xlsx", ".xls", ".ods", ".feather", ".pkl", ".pickle", ".npy", ".npz")
 
 
 # --- columns ------------------------------------------------------------------------------------------------------

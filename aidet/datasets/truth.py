@@ -1,8 +1,9 @@
 """True labels, read from tables, folders and bare columns.
 
 Label sources: a CSV ``path,label[,generator,group,...]``, an ArtiFact ``metadata.csv``
-(``image_path,target,category``; Rahman et al., ICIP 2023), an ImageFolder whose folder names say the class, or a bare
-column of 0 and 1 in file order. Scores: ``scores.csv`` of ``infer.py`` or the VIP Cup form ``filename,logit``.
+(``image_path,target,category``; Rahman et al., ICIP 2023), an ImageFolder whose folder names say the class, an
+archive, or a bare column of 0 and 1 in file order. Scores: ``scores.csv`` of ``infer.py`` or the VIP Cup form
+``filename,logit``.
 Decisions without scores: a contest's ``result.txt`` (a bare column) or ``submission.csv`` (identifier and answer).
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 from .. import labels
 from ..errors import UserError, nearest
 from . import sources
+from .archived import as_folders
 from .folders import layout, refuse_silent
 
 
@@ -46,12 +48,12 @@ class Truth(sources.Table):
 
 
 def read_labels(path: Union[str, Path], where: Optional[Iterable[str]] = None) -> Truth:
-    """Read labels from any of the four sources.
+    """Read labels from any of the sources.
 
     Parameters
     ----------
     path : str or Path
-        A CSV, a bare column of 0/1, or a folder.
+        A CSV, a bare column of 0/1, a folder, or an archive or a folder of archives (:mod:`.archived`).
     where : list of str, optional
         ``column=value`` conditions, see :meth:`aidet.datasets.sources.Table.where`.
 
@@ -64,9 +66,24 @@ def read_labels(path: Union[str, Path], where: Optional[Iterable[str]] = None) -
     UserError
         Names the file and the first offending rows.
     """
-    folder = Path(path).is_dir()
-    truth = _from_folder(Path(path)) if folder else _from_table(sources.read_csv(path, "labels", labelled=True))
+    if sources.is_archived(path):
+        truth = _from_archive(sources.read(path, "labels"))
+    elif Path(path).is_dir():
+        truth = _from_folder(Path(path))
+    else:
+        truth = _from_table(sources.read_csv(path, "labels", labelled=True))
     return truth.where(where)
+
+
+def _from_archive(table: sources.Table) -> Truth:
+    if sources.column_of(table.columns, sources.LABEL_COLUMNS) is not None:
+        return _from_table(table)
+    assert table.paths is not None
+    names, what = [as_folders(path) for path in table.paths], f"labels {table.source!r}"
+    found = layout(names, what)
+    refuse_silent(names, found.sides, what)
+    columns = {"generator": found.generators, **table.columns}
+    return Truth(table.paths, columns, table.root, table.source, labels=np.array(found.sides))
 
 
 def _from_table(table: sources.Table) -> Truth:

@@ -5,7 +5,7 @@ from typing import Any, Dict
 
 import numpy as np
 
-from .. import metrics
+from .. import archives, metrics
 from ..errors import UserError
 from ..labels import NAMES, REAL, sigmoid
 from .evaluation import Evaluation
@@ -114,7 +114,7 @@ def from_validation(
 def _refuse_shared(valid, evaluation):
     """Refuse sets that share images: a threshold must not be evaluated on the images it was chosen on."""
     here = {os.path.realpath(path) for path in evaluation.true.files()}
-    shared = [str(path) for path in valid.true.files() if os.path.realpath(path) in here and path.is_file()]
+    shared = [str(path) for path in valid.true.files() if os.path.realpath(path) in here and archives.exists(path)]
     if os.path.realpath(valid.scores.source) == os.path.realpath(evaluation.scores.source):
         shared = [valid.scores.source]
     if shared:

@@ -1,7 +1,7 @@
 """From a file to numbers: decoding, the one-line pipeline and its operations, augmentation."""
 
 from . import augment, operations
-from .opening import opened
+from .opening import binary, opened
 from .operations import INTERPOLATION, STATISTICS
 from .pipeline import OPERATIONS, Pipeline, applied, generator, parsed
 from .reading import MAX_PIXELS, TRUNCATED, ImageError, Reading, decode, require_folder
@@ -9,6 +9,6 @@ from .walking import EXTENSIONS, LeftOut, walk
 
 __all__ = [
     "EXTENSIONS", "INTERPOLATION", "ImageError", "LeftOut", "MAX_PIXELS", "OPERATIONS", "Pipeline", "Reading",
-    "STATISTICS", "TRUNCATED", "applied", "augment", "decode", "generator", "opened", "operations", "parsed",
+    "STATISTICS", "TRUNCATED", "applied", "augment", "binary", "decode", "generator", "opened", "operations", "parsed",
     "require_folder", "walk",
 ]  # fmt: skip

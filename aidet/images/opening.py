@@ -1,5 +1,6 @@
 """Opening image files with Pillow, their pixels not yet decoded."""
 
+import io
 import os
 import struct
 import threading
@@ -9,6 +10,7 @@ from typing import Any, BinaryIO, Iterator, Optional
 
 from PIL import Image
 
+from .. import archives
 from . import containers, tiff, walking
 
 
@@ -47,6 +49,7 @@ def opened(source: Any) -> Iterator[Image.Image]:
     Parameters
     ----------
     source : str, Path or binary file
+        A file, or an image in an archive (:mod:`aidet.archives`).
 
     Yields
     ------
@@ -58,6 +61,8 @@ def opened(source: Any) -> Iterator[Image.Image]:
     Exception
         Pillow's own, nearly any type, if the file cannot be opened.
     """
+    if isinstance(source, (str, os.PathLike)) and archives.parted(source) is not None:
+        source = io.BytesIO(archives.read(source))
     first: Optional[Exception] = None
     for level in (None, *containers.LEVELS):
         picture = None if level is None else beside(source, level)
@@ -90,8 +95,11 @@ def beside(source: Any, level: int) -> Optional[containers.Picture]:
 
 @contextmanager
 def binary(source: Any) -> Iterator[BinaryIO]:
-    """A file opened, or an open one, which stays open and is rewound."""
+    """A file opened, an image in an archive, or an open file, which stays open and is rewound."""
     if isinstance(source, (str, os.PathLike)):
+        if archives.parted(source) is not None:
+            yield io.BytesIO(archives.read(source))
+            return
         with open(source, "rb") as file:
             yield file
         return

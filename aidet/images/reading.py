@@ -1,5 +1,6 @@
 """From a file to pixels: decoding images, in the same way for every part of the project."""
 
+import io
 import math
 import os
 from dataclasses import dataclass, fields
@@ -9,6 +10,7 @@ from typing import Any, BinaryIO, Optional, Tuple, Union
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from .. import archives
 from ..errors import UserError, nearest
 from . import containers, depth, opening, walking
 
@@ -116,7 +118,14 @@ def _read(source: Source, how: Reading) -> Tuple[Image.Image, str]:
     if isinstance(source, Image.Image):
         made, note = _upright(source)
         return (source.copy() if made is source else made), note  # never the caller's own object
-    if isinstance(source, (str, os.PathLike)):
+    if isinstance(source, (str, os.PathLike)) and archives.parted(source) is not None:
+        try:
+            source = io.BytesIO(archives.read(source))
+        except archives.ArchiveError as error:
+            raise ImageError(str(error)) from None
+        if not source.getbuffer().nbytes:
+            raise ImageError("empty file")
+    elif isinstance(source, (str, os.PathLike)):
         try:
             if os.path.isdir(source):
                 raise ImageError("is a folder")

@@ -3,7 +3,7 @@
 import collections
 import os
 from pathlib import Path
-from typing import BinaryIO, Counter, Iterator, List, Optional, Union
+from typing import BinaryIO, Callable, Counter, Iterator, List, Optional, Union
 
 from ..errors import UserError
 from ..records import natural_order
@@ -79,7 +79,9 @@ def _files(number):
     return "file is" if number == 1 else "files are"
 
 
-def walk(folder: Union[str, Path], left: Optional[LeftOut] = None) -> Iterator[str]:
+def walk(
+    folder: Union[str, Path], left: Optional[LeftOut] = None, wanted: Optional[Callable[[str], bool]] = None
+) -> Iterator[str]:
     """Yield the image files below a folder, in natural order of their path relative to it.
 
     An image is a file with an extension of :data:`EXTENSIONS`, or with an unknown or no extension and the first bytes
@@ -92,6 +94,8 @@ def walk(folder: Union[str, Path], left: Optional[LeftOut] = None) -> Iterator[s
     folder : str or Path
     left : LeftOut, optional
         Counts what is left out.
+    wanted : callable, optional
+        Whether to take a file, by its path; default: whether it is an image.
 
     Yields
     ------
@@ -103,7 +107,7 @@ def walk(folder: Union[str, Path], left: Optional[LeftOut] = None) -> Iterator[s
     UserError
         A folder that cannot be read: its images would be missing silently.
     """
-    folder, left = os.fspath(folder), LeftOut() if left is None else left
+    folder, left, wanted = os.fspath(folder), LeftOut() if left is None else left, wanted or is_image
     seen = set()
 
     def visit(relative):
@@ -132,7 +136,7 @@ def walk(folder: Union[str, Path], left: Optional[LeftOut] = None) -> Iterator[s
             path = f"{relative}/{name}" if relative else name
             if name in folders:
                 yield from visit(path)
-            elif is_image(os.path.join(where, name)):
+            elif wanted(os.path.join(where, name)):
                 yield path
             else:
                 left.extensions[extension(name)] += 1

@@ -6,18 +6,16 @@ import os
 import sys
 import urllib.error
 import urllib.request
-import zipfile
 from pathlib import Path
 from typing import BinaryIO, Iterable, Iterator, Optional, Tuple, Union
 
-from .. import __version__, images
+from .. import __version__, archives, images
 from ..datasets.lists import LIST_SUFFIXES
 from ..datasets.sources import Inputs
 from ..datasets.tables import TABLE_SUFFIXES
-from ..images.walking import LITTER
 from ..records import natural_order
 
-MAX_BYTES = 256 << 20  # of one image out of an archive, an address or the standard input
+MAX_BYTES = 256 << 20  # of one image at an address or on the standard input
 SECONDS = 30  # without an answer from an address
 VIDEOS = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .wmv .flv .3gp .ts".split())
 
@@ -56,8 +54,8 @@ def items(names: Iterable[str], left: Optional[images.LeftOut] = None) -> Iterat
     ----------
     names : iterable of str
         A file; a folder, with everything below it; a pattern with ``*``, ``?`` or ``[]``; a table or list (``.csv``,
-        ``.tsv``, ``.jsonl``, ``.txt``); a ``.zip``; an address ``http://`` or ``https://``; or ``-``, an image on the
-        standard input. Addresses are fetched only if they are named here.
+        ``.tsv``, ``.jsonl``, ``.txt``); an archive (:mod:`aidet.archives`); an address ``http://`` or ``https://``; or
+        ``-``, an image on the standard input. Addresses are fetched only if they are named here.
     left : aidet.images.LeftOut, optional
         Counts the files of folders that are no images.
 
@@ -86,9 +84,7 @@ def _of_one(name: str, left: Optional[images.LeftOut]) -> Iterator[Tuple[str, So
             yield from _of_one(path, left)
         if not found:
             yield name, Unreadable("the pattern fits no file")
-    elif extension == ".zip":
-        yield from _members(name)
-    elif extension in (*TABLE_SUFFIXES, *LIST_SUFFIXES):
+    elif extension in (*TABLE_SUFFIXES, *LIST_SUFFIXES) or archives.is_archive(name):
         yield from Inputs(name)
     elif extension in VIDEOS:
         yield name, Unreadable("a video; take its frames out first, for example: ffmpeg -i VIDEO -vf fps=1 f%04d.png")
@@ -124,32 +120,3 @@ def fetched(address: str) -> Union[BinaryIO, Unreadable]:
         return Unreadable(f"the address answers {error.code} {error.reason}")
     except (OSError, ValueError, AttributeError) as error:  # AttributeError: a redirection to another kind of address
         return Unreadable(f"the address cannot be read ({getattr(error, 'reason', None) or error})")
-
-
-def _members(path: str) -> Iterator[Tuple[str, Source]]:
-    """The images of a zip archive, one at a time, in natural order; damaged and encrypted ones with their reason."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-        yield (
-            path,
-            Unreadable("no such file" if isinstance(error, FileNotFoundError) else f"not a zip archive ({error})"),
-        )
-        return
-    with archive:
-        for name in natural_order(archive.namelist()):
-            parts = name.split("/")
-            hidden = any((p.startswith(".") and p != "..") or p.lower() in LITTER for p in parts)
-            if not hidden and os.path.splitext(name)[1].lower() in images.EXTENSIONS:
-                yield f"{path}/{name}", _member(archive, name)
-
-
-def _member(archive, name):
-    info = archive.getinfo(name)
-    if info.flag_bits & 1:
-        return Unreadable("encrypted in the archive; unpack it first")
-    try:
-        with archive.open(info) as file:
-            return _limited(file, "it unpacked")
-    except Exception as error:  # noqa: BLE001 - zipfile and its decompressors raise many types on damaged archives
-        return Unreadable(f"damaged in the archive ({error})")

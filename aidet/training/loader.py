@@ -20,6 +20,8 @@ from ..datasets.samples import Samples
 from ..errors import UserError
 from .workers import _DEAD, Workers, _Rows, to_numbers
 
+WINDOW = 4096  # rows of archives that are shuffled together, where an archive cannot be read in any order
+
 
 # --- the order of an epoch ----------------------------------------------------------------------------------------
 def epoch_order(
@@ -53,7 +55,7 @@ def epoch_order(
     """
     rng = images.generator(seed, "order", epoch)
     if sampler is None:
-        rows = rng.permutation(len(samples)) if shuffle else np.arange(len(samples))
+        rows = _shuffled(samples, rng) if shuffle else np.arange(len(samples))
     else:
         probability = _probabilities(samples, sampler)
         rows = rng.choice(len(samples), size=length or len(samples), replace=True, p=probability)
@@ -64,6 +66,25 @@ def epoch_order(
         pairs.append((row, seen[row]))
         seen[row] += 1
     return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _shuffled(samples, rng):
+    """A permutation of the rows; of those that are read together, of the chunks and of the rows of some chunks."""
+    if samples.chunks is None:
+        return rng.permutation(len(samples))
+    order = np.argsort(samples.chunks, kind="stable")
+    bounds = np.flatnonzero(np.diff(samples.chunks[order])) + 1
+    parts = np.split(order, bounds)
+    if samples.chunks[order[0]] < 0:  # images that are read on their own
+        parts[:1] = parts[0].reshape(-1, 1)
+    rows, window, result = 0, [], []
+    for place in rng.permutation(len(parts)).tolist():
+        window.append(parts[place])
+        rows += len(parts[place])
+        if rows >= WINDOW:
+            result.append(rng.permutation(np.concatenate(window)))
+            rows, window = 0, []
+    return np.concatenate([*result, *([rng.permutation(np.concatenate(window))] if window else [])])
 
 
 def _probabilities(samples, sampler):

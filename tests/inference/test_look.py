@@ -15,7 +15,6 @@ from PIL import Image
 import infer
 from aidet import Detector
 from aidet.errors import UserError
-from aidet.inference import given
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def test_an_archive_is_read_in_place(model, files, capsys):
         archive.writestr("../../escape.png", b"no image")
     assert look("--ckpt", model, "--format", "jsonl", "a.zip") == 3
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [r["path"] for r in rows] == ["a.zip/../../escape.png", "a.zip/b/9.png", "a.zip/b/10.png"]
+    assert [r["path"] for r in rows] == ["a.zip#../../escape.png", "a.zip#b/9.png", "a.zip#b/10.png"]
     assert [r["status"] == "ok" for r in rows] == [False, True, True]
     assert sorted(p.name for p in files.iterdir()) == ["a.zip", "in"], "nothing is unpacked"
 
@@ -102,11 +101,11 @@ def test_what_is_no_archive_or_too_large_says_so(model, files, monkeypatch, caps
     (files / "no.zip").write_bytes(b"PK no")
     with zipfile.ZipFile(files / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.png", bytes(3 << 20))
-    monkeypatch.setattr(given, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("aidet.archives.zips.MAX_BYTES", 1 << 20)
     assert look("--ckpt", model, "no.zip", "bomb.zip", "clip.MP4", "in/7*.png", "gone.png") == 2
     lines = capsys.readouterr().out.splitlines()
     for line, reason in zip(
-        lines, ("not a zip archive", "it unpacked gives more than 1 MB", "a video; take its frames out first",
+        lines, ("not a zip archive", "unpacks to more than 1 MB", "a video; take its frames out first",
                 "the pattern fits no file", "no such file")
     ):  # fmt: skip
         assert line.startswith("unusable ") and reason in line
