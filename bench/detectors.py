@@ -249,6 +249,20 @@ def _drct_clip(folder, recipe):
     return [cells.as_pth(folder, {**tensors, **{f"fc.{k}": v for k, v in _linear(2, 1024).items()}})]
 
 
+SIGLIP_DINO = {
+    "siglip": {"width": 1152, "depth": 27, "heads": 16, "hidden": 4304, "patch_size": 14, "image_size": 384},
+    "dinov2": {"width": 1024, "depth": 24, "heads": 16, "hidden": 4096, "patch_size": 14, "image_size": 392},
+    "hidden": 512,
+}
+
+
+def _bombek1(folder, recipe):
+    import cells
+
+    cells.published("siglip_dinov2", "siglip_dinov2", 1, cells.with_lora, **SIGLIP_DINO)(folder)
+    return [(folder / "weights.pth").rename(folder / "pytorch_model.pt")]
+
+
 VIT = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 SIGLIP = {
     "vision_config": {
@@ -303,6 +317,7 @@ GROUPS = (
     (_d3, "d3"),
     (_dda, "dda"),
     (_hf("Swinv2", 256, embed_dim=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48], **SWIN2), "haywoodsloan"),
+    (_bombek1, "bombek1"),
 )
 
 

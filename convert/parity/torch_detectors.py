@@ -27,6 +27,7 @@ GREY = ([0.0] * 3, [1 / 255] * 3)
 AUTHORS: Dict[str, Tuple[Any, Any, Tuple[List[float], List[float]]]] = {
     "cnnspot": (None, None, IMAGENET),
     "b-free": (None, 504, IMAGENET),
+    "bombek1": (None, (776, 392), IMAGENET),
     "c2p-clip": ((224, "bilinear"), 224, CLIP),
     "clipbased": ((224, "bicubic"), 224, CLIP),
     "commfor-224": ((256, "bilinear"), 224, IMAGENET),
@@ -82,7 +83,9 @@ def preprocess(recipe: str, pictures: Sequence[Any]) -> Optional[Tuple[np.ndarra
     steps: List[Any] = []
     if resize:
         steps.append(T.Resize(resize[0], getattr(T.InterpolationMode, resize[1].upper())))
-    if crop and not recipe.startswith("drct"):
+    if recipe == "bombek1":
+        steps.append(_two_squares)
+    elif crop and not recipe.startswith("drct"):
         steps.append(T.CenterCrop(crop))
     elif crop:
         # albumentations rounds the margin down, torchvision to the even number.
@@ -91,6 +94,16 @@ def preprocess(recipe: str, pictures: Sequence[Any]) -> Optional[Tuple[np.ndarra
     if len({p.shape for p in pixels}) > 1:
         return None
     return np.stack(pixels), mean, std, f"the evaluation of {recipe}'s authors"
+
+
+def _two_squares(picture):
+    """DINOv2's 392 pixels, bicubic, as its authors resize with torchvision; below them SigLIP 2's 384, bilinear."""
+    from torchvision.transforms import functional as F
+
+    how = F.InterpolationMode
+    above = np.asarray(F.resize(picture, [392, 392], how.BICUBIC))
+    below = np.asarray(F.resize(picture, [384, 384], how.BILINEAR))
+    return np.concatenate((above, np.pad(below, ((0, 0), (0, 8), (0, 0)))))
 
 
 def _ends(picture, crop):
@@ -430,5 +443,54 @@ def drct(plan: Plan, source: Source) -> "nn.Module":
 
         def forward(self, x):
             return self.fc(self.model(x))
+
+    return Net()
+
+
+def siglip_dinov2(plan: Plan, source: Source) -> "nn.Module":
+    """Bombek1's: transformers' SigLIP and timm's DINOv2, each with pixels of its own, and a classifier on both."""
+    without_broken_ops()
+    import torch
+    import transformers
+    from torch import nn
+
+    from .torch_towers import timm_sizes
+
+    a = plan.arguments
+    s, d = a["siglip"], a["dinov2"]
+    config = transformers.SiglipVisionConfig(
+        hidden_size=s["width"],
+        num_hidden_layers=s["depth"],
+        num_attention_heads=s["heads"],
+        intermediate_size=s["hidden"],
+        patch_size=s["patch_size"],
+        image_size=s["image_size"],
+    )
+    width, hidden = s["width"] + d["width"], a["hidden"]
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            first = [nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.3)]
+            second = [nn.Linear(hidden, hidden // 2), nn.GELU(), nn.Dropout(0.3)]
+            self.head = nn.Sequential(*first, *second, nn.Linear(hidden // 2, plan.num_classes or 1))
+
+        def forward(self, x):
+            return self.head(x)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.siglip = nn.Module()
+            self.siglip.vision_model = transformers.SiglipVisionModel(config)
+            self.dinov2 = _timm("vit_large_patch14_dinov2", num_classes=0, **timm_sizes(d))
+            self.classifier = Head()
+
+        def forward(self, x):
+            above, below = d["image_size"], s["image_size"]
+            mean, std = (torch.tensor(v, dtype=x.dtype).reshape(1, 3, 1, 1) for v in IMAGENET)
+            pixels = (x * std + mean)[:, :, above : above + below, :below]
+            seen = self.siglip.vision_model((pixels - 0.5) / 0.5).pooler_output
+            return self.classifier(torch.cat((seen, self.dinov2(x[:, :, :above, :above])), 1))
 
     return Net()

@@ -93,6 +93,7 @@ COUNTS = {
     "resnet50_nodown": 23_510_081,
     "rine": 313_701_377,
     "safe_resnet50": 1_438_274,
+    "siglip_dinov2": 733_244_737,
     "siglip_vit": 85_797_120,
     "siglip_vit_b_16": 85_797_120,
     "siglip_vit_b_32": 87_465_216,

@@ -77,6 +77,7 @@ CASES = {
     "npr": {"npr_resnet50-npr": 64},
     "rine": {"rine-rine": 40},
     "safe": {"safe_resnet50-safe": 256},
+    "siglip_dinov2": {"siglip_dinov2-siglip_dinov2": 82},
     "taesd": {
         "taesd_encoder-sequential": 32,
         "taesd_encoder-diffusers-encoder": 32,
@@ -87,6 +88,11 @@ CASES = {
 
 
 TOWER = {"width": 128, "depth": 2, "hidden": 320, "heads": 2, "patch_size": 8, "image_size": 40}
+TWO_TOWERS = {
+    "siglip": TOWER,
+    "dinov2": {**TOWER, "width": 64, "heads": 1, "hidden": 128, "patch_size": 14, "image_size": 42},
+    "hidden": 32,
+}
 # Detectors with a forward of their own: family (and layout), architecture, outputs, arguments.
 DETECTORS = (
     ("d3", "d3", 1, {**TOWER, "shuffles": 1, "shuffle_patch": 8}),
@@ -99,6 +105,7 @@ DETECTORS = (
     ("npr", "npr_resnet50", 1, {}),
     ("rine", "rine", 1, {**TOWER, "embedding": 32, "layers": 2}),
     ("safe", "safe_resnet50", 2, {}),
+    ("siglip_dinov2", "siglip_dinov2", 1, TWO_TOWERS),
 )
 # Of the families whose nets blow up with the usual weights: PyTorch itself would be 1e-3 from float64.
 GAINS = {"efficientnet_v2": 1.4}
