@@ -263,6 +263,20 @@ def _bombek1(folder, recipe):
     return [(folder / "weights.pth").rename(folder / "pytorch_model.pt")]
 
 
+# The text towers of CLIP ViT-L/14; the prompts are eight tokens, the class's name, a full stop and the end.
+FATFORMER = {
+    **CLIP_L, "adapted": [7, 15, 23], "bottleneck": 64, "text_width": 768, "text_depth": 12, "context": 8, "suffix": 68,
+    "ends": [11, 11],
+}  # fmt: skip
+
+
+def _fatformer(folder, recipe):
+    import cells
+
+    cells.published("fatformer", "fatformer", 2, cells.with_texts, **FATFORMER)(folder)
+    return [(folder / "weights.pth").rename(folder / "fatformer_4class_ckpt.pth")]
+
+
 VIT = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 SIGLIP = {
     "vision_config": {
@@ -317,6 +331,7 @@ GROUPS = (
     (_d3, "d3"),
     (_dda, "dda"),
     (_hf("Swinv2", 256, embed_dim=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48], **SWIN2), "haywoodsloan"),
+    (_fatformer, "fatformer"),
     (_bombek1, "bombek1"),
 )
 

@@ -44,6 +44,7 @@ SMALL = {
     "rine": "rine",
     "safe": "safe_resnet50",
     "siglip_dinov2": "siglip_dinov2",
+    "fatformer": "fatformer",
 }
 # Arguments of a small net where the architecture alone would be a large one; a layout's own come on top.
 _TOWER = {"width": 64, "depth": 2, "hidden": 96, "num_classes": 2}
@@ -62,6 +63,10 @@ FREE = {
     ("siglip", "timm"): {"pool": "map"},
     ("resnet", "torchvision-mlp"): {"head": ["dropout", 8, "norm", "relu", "dropout"]},
     ("resnet", "drct"): {"head": [16]},
+    "fatformer": {
+        **{"width": 128, "depth": 2, "hidden": 192, "patch_size": 8, "image_size": 32, "adapted": [1]},
+        **{"text_width": 192, "text_depth": 1, "context": 3, "suffix": 3, "ends": [6, 6], "num_classes": 2},
+    },
     "siglip_dinov2": {
         "siglip": {"width": 64, "depth": 1, "heads": 1, "hidden": 96, "patch_size": 8, "image_size": 24},
         "dinov2": {"width": 64, "depth": 1, "hidden": 96, "grid": 3, "image_size": 42},

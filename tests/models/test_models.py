@@ -75,6 +75,7 @@ COUNTS = {
     "efficientnetv2_l": 118_515_272,
     "efficientnetv2_m": 54_139_356,
     "efficientnetv2_s": 21_458_488,
+    "fatformer": 454_645_700,
     "fredect_resnet18": 11_478_081,
     "fredect_resnet50": 23_811_137,
     "gramnet_resnet18": 11_734_210,

@@ -617,6 +617,19 @@ def net_c(folder, tensors):
     return as_pth(folder, {"netC": tensors})
 
 
+def with_texts(folder, tensors):
+    """As FatFormer saves it: also the table of tokens, and the wavelet's filters in every adapter."""
+    made = OrderedDict(tensors)
+    for key in tensors:
+        if key.endswith("freq_scale"):
+            stem = key[: -len("freq_scale")]
+            for name in ("dwt_transform.h", "idwt_transform.g"):
+                made.update({f"{stem}{name}{n}_{axis}": torch.ones(1, 1, 2, 1) for n in "01" for axis in ("col", "row")})
+    wide = tensors["clip_model.ln_final.weight"].shape[0]
+    made["clip_model.token_embedding.weight"] = torch.randn(20, wide)
+    return as_pth(folder, {"model": made})
+
+
 def with_lora(folder, tensors, rank=32):
     """As Bombek1 saves its detector: what peft and its own layers add to queries and values is apart from the rest."""
     made = OrderedDict()
@@ -999,6 +1012,13 @@ TWO_TOWERS = {
 }
 
 
+FAT = {
+    **{"width": 256, "depth": 4, "hidden": 512, "heads": 4, "patch_size": 28, "image_size": 224},
+    **{"adapted": [1, 3], "bottleneck": 16, "text_width": 192, "text_depth": 2, "context": 3, "suffix": 9},
+    "ends": [6, 7],
+}
+
+
 def _detector_cells():
     yield Cell("npr_resnet50", "npr", published("npr", "npr_resnet50", 1), 256, small=True, recipe="npr")
     safe = published("safe", "safe_resnet50", 2, with_settings)
@@ -1019,6 +1039,8 @@ def _detector_cells():
     # The published inputs, patches and depth of one block.
     both = published("siglip_dinov2", "siglip_dinov2", 1, with_lora, **TWO_TOWERS)
     yield Cell("siglip_dinov2", "siglip_dinov2", both, 776, small=True, recipe="bombek1")
+    fat = published("fatformer", "fatformer", 2, with_texts, **FAT)
+    yield Cell("fatformer", "fatformer", fat, 224, small=True, recipe="fatformer")
     drct = published("drct", "drct_convnext_base", 2, embedding=1024)
     yield Cell("drct_convnext_base", "drct", drct, 224, recipe="drct-convnext")
 

@@ -70,6 +70,7 @@ CASES = {
         "aekl_clf-aekl-old": 128,
     },
     "d3": {"d3-d3": 40},
+    "fatformer": {"fatformer-fatformer": 32},
     "drct": {"drct_clip-drct-clip": 40, "drct_convnext_tiny-drct": 64},
     "fredect": {"fredect_resnet18-fredect": 64},
     "gramnet": {"gramnet_resnet18-gramnet": 64},
@@ -93,11 +94,17 @@ TWO_TOWERS = {
     "dinov2": {**TOWER, "width": 64, "heads": 1, "hidden": 128, "patch_size": 14, "image_size": 42},
     "hidden": 32,
 }
+# Drawn tokens repeat none, so that each text ends with the last one.
+FAT = {
+    **{**TOWER, "image_size": 32, "adapted": [1], "bottleneck": 16},
+    **{"text_width": 192, "text_depth": 1, "context": 3, "suffix": 3, "ends": [6, 6]},
+}
 # Detectors with a forward of their own: family (and layout), architecture, outputs, arguments.
 DETECTORS = (
     ("d3", "d3", 1, {**TOWER, "shuffles": 1, "shuffle_patch": 8}),
     ("drct", "drct_clip", 2, {**TOWER, "projection": 48, "embedding": 64}),
     ("drct", "drct_convnext_tiny", 2, {"embedding": 1024}),
+    ("fatformer", "fatformer", 2, FAT),
     ("fredect", "fredect_resnet18", 1, {"image_size": 64}),
     ("gramnet", "gramnet_resnet18", 1, {}),
     ("ladeda", "ladeda9", 1, {}),
