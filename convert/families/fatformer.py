@@ -124,7 +124,10 @@ def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
 
 def taps(architecture: str) -> Taps:
     """The norms in front of the image tower and behind the text tower."""
-    return [("norm_pre", {"fatformer": "clip_model.visual.ln_pre"}), ("text.norm", {"fatformer": "clip_model.ln_final"})]
+    return [
+        ("norm_pre", {"fatformer": "clip_model.visual.ln_pre"}),
+        ("text.norm", {"fatformer": "clip_model.ln_final"}),
+    ]
 
 
 FAMILY = Family("fatformer", ("fatformer",), LAYOUTS, infer, transform, lookups, ("prefix",), taps)

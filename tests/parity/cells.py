@@ -624,7 +624,9 @@ def with_texts(folder, tensors):
         if key.endswith("freq_scale"):
             stem = key[: -len("freq_scale")]
             for name in ("dwt_transform.h", "idwt_transform.g"):
-                made.update({f"{stem}{name}{n}_{axis}": torch.ones(1, 1, 2, 1) for n in "01" for axis in ("col", "row")})
+                made.update(
+                    {f"{stem}{name}{n}_{axis}": torch.ones(1, 1, 2, 1) for n in "01" for axis in ("col", "row")}
+                )
     wide = tensors["clip_model.ln_final.weight"].shape[0]
     made["clip_model.token_embedding.weight"] = torch.randn(20, wide)
     return as_pth(folder, {"model": made})

@@ -94,10 +94,10 @@ TWO_TOWERS = {
     "dinov2": {**TOWER, "width": 64, "heads": 1, "hidden": 128, "patch_size": 14, "image_size": 42},
     "hidden": 32,
 }
-# Drawn tokens repeat none, so that each text ends with the last one.
+# Drawn tokens repeat none, so that each text ends with the last one. With one block no order would show in its features.
 FAT = {
     **{**TOWER, "image_size": 32, "adapted": [1], "bottleneck": 16},
-    **{"text_width": 192, "text_depth": 1, "context": 3, "suffix": 3, "ends": [6, 6]},
+    **{"text_width": 192, "text_depth": 2, "context": 3, "suffix": 3, "ends": [6, 6]},
 }
 # Detectors with a forward of their own: family (and layout), architecture, outputs, arguments.
 DETECTORS = (
