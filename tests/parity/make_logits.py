@@ -94,7 +94,7 @@ TWO_TOWERS = {
     "dinov2": {**TOWER, "width": 64, "heads": 1, "hidden": 128, "patch_size": 14, "image_size": 42},
     "hidden": 32,
 }
-# Drawn tokens repeat none, so that each text ends with its last; with a single block the order of tokens would not show.
+# Drawn tokens repeat none, so that each text ends with its last. One block alone would not show the order of tokens.
 FAT = {
     **{**TOWER, "image_size": 32, "adapted": [1], "bottleneck": 16},
     **{"text_width": 192, "text_depth": 2, "context": 3, "suffix": 3, "ends": [6, 6]},
