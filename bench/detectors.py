@@ -457,6 +457,8 @@ def write(known):
         row = dict(known.get(recipe.name, {}))
         if recipe.unsupported:
             row = {"converts": f"refused: {recipe.unsupported}"}
+        elif row.get("converts", "").startswith("refused: "):
+            row = {}  # it is supported since
         row.update(detector=recipe.name, licence=recipe.licence or "not stated")
         row.setdefault("converts", "not measured")
         if not row["converts"]:
