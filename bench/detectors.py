@@ -249,6 +249,34 @@ def _drct_clip(folder, recipe):
     return [cells.as_pth(folder, {**tensors, **{f"fc.{k}": v for k, v in _linear(2, 1024).items()}})]
 
 
+SIGLIP_DINO = {
+    "siglip": {"width": 1152, "depth": 27, "heads": 16, "hidden": 4304, "patch_size": 14, "image_size": 384},
+    "dinov2": {"width": 1024, "depth": 24, "heads": 16, "hidden": 4096, "patch_size": 14, "image_size": 392},
+    "hidden": 512,
+}
+
+
+def _bombek1(folder, recipe):
+    import cells
+
+    cells.published("siglip_dinov2", "siglip_dinov2", 1, cells.with_lora, **SIGLIP_DINO)(folder)
+    return [(folder / "weights.pth").rename(folder / "pytorch_model.pt")]
+
+
+# The text towers of CLIP ViT-L/14; the prompts are eight tokens, the class's name, a full stop and the end.
+FATFORMER = {
+    **CLIP_L, "adapted": [7, 15, 23], "bottleneck": 64, "text_width": 768, "text_depth": 12, "context": 8, "suffix": 68,
+    "ends": [11, 11],
+}  # fmt: skip
+
+
+def _fatformer(folder, recipe):
+    import cells
+
+    cells.published("fatformer", "fatformer", 2, cells.with_texts, **FATFORMER)(folder)
+    return [(folder / "weights.pth").rename(folder / "fatformer_4class_ckpt.pth")]
+
+
 VIT = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 SIGLIP = {
     "vision_config": {
@@ -303,6 +331,8 @@ GROUPS = (
     (_d3, "d3"),
     (_dda, "dda"),
     (_hf("Swinv2", 256, embed_dim=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48], **SWIN2), "haywoodsloan"),
+    (_fatformer, "fatformer"),
+    (_bombek1, "bombek1"),
 )
 
 
@@ -427,6 +457,8 @@ def write(known):
         row = dict(known.get(recipe.name, {}))
         if recipe.unsupported:
             row = {"converts": f"refused: {recipe.unsupported}"}
+        elif row.get("converts", "").startswith("refused: "):
+            row = {}  # it is supported since
         row.update(detector=recipe.name, licence=recipe.licence or "not stated")
         row.setdefault("converts", "not measured")
         if not row["converts"]:

@@ -34,7 +34,7 @@ NAMES = (
     "swin_large "
     # detectors with a forward of their own
     "npr_resnet50 safe_resnet50 tiny_ladeda ladeda9 gramnet_resnet18 fredect_resnet18 fredect_resnet50 "
-    "drct_convnext_tiny drct_convnext_base drct_clip rine d3 "
+    "drct_convnext_tiny drct_convnext_base drct_clip rine d3 siglip_dinov2 fatformer "
     # towers of any size, exported small, then the published sizes
     "clip_vit dinov2_vit siglip_vit vit deit clip_vit_b_32 clip_vit_b_16 dinov2_vit_s_14 dinov2_vit_b_14 "
     "siglip_vit_b_16 siglip_vit_b_32 clip_vit_l_14 clip_vit_l_14_336 dinov2_vit_l_14 siglip_vit_l_16 "
@@ -61,6 +61,7 @@ SIZES = {
     "aekl_clf": 64,
     "autoencoder_kl": 64,
     "ladeda9": 128,
+    "siglip_dinov2": 448,
     "safe_resnet50": 256,
     "beit": 64,
     "resnest": 72,
@@ -87,6 +88,11 @@ ARGUMENTS = {
     "d3": SMALL,
     "drct_clip": SMALL,
     "rine": {**SMALL, "embedding": 64},
+    "fatformer": {**SMALL, "adapted": (0, 1), "text_width": 192, "text_depth": 2},
+    "siglip_dinov2": {
+        "siglip": {**SMALL, "heads": 2},
+        "dinov2": {"width": 128, "depth": 2, "hidden": 512, "grid": 16, "image_size": 224},
+    },
     "clip_vit": SMALL,
     "dinov2_vit": {"width": 128, "depth": 2, "hidden": 512, "image_size": 224},
     "siglip_vit": {**SMALL, "heads": 2},

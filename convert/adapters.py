@@ -5,6 +5,7 @@ Three forms are known. ``y = W x + s B A x`` and ``y = (W + U diag(S) V) x`` are
 ``peft``    LoRA (Hu et al. 2021) as the library peft writes it: ``P.lora_A[.default].weight`` (r, in),
             ``P.lora_B[.default].weight`` (out, r), the frozen weight as ``P.base_layer.weight`` or ``P.weight`` or in
             another file; s is alpha / r, for rsLoRA alpha / sqrt(r). DoRA's ``lora_magnitude_vector`` scales rows.
+            Beside peft's, a detector may have layers of its own: ``P.original.weight``, ``P.lora_A.weight``.
 ``dda``     LoRA of Dual Data Alignment (github.com/roy-ch/Dual-Data-Alignment): ``P.lora.lora_A``, ``P.lora.lora_B``,
             ``P.original_layer.weight``; s is alpha / r, and its published command lines set alpha to 1.
 ``effort``  The orthogonal split of Effort (Yan et al. 2024): ``P.weight_main`` holds the leading singular values, and
@@ -153,7 +154,9 @@ def fold(
 
 
 def _lora(kind, tensors, modules, config, alpha, base):
-    names = {m["adapter"] for m in modules} if kind == "peft" else {None}
+    # Layers that a detector wrapped itself have no name of an adapter, whatever peft called its own.
+    own = {m["module"] for m in modules if m["module"] + ".original.weight" in tensors}
+    names = {m["adapter"] for m in modules if m["module"] not in own} if kind == "peft" else {None}
     if len(names) > 1:
         raise UserError(
             f"the file holds {len(names)} adapters ({', '.join(sorted(map(str, names)))}); save the model with the one "
@@ -186,7 +189,7 @@ def _lora(kind, tensors, modules, config, alpha, base):
         alphas.add(factor)
     folded = re.compile(r".*\.lora_(A|B|magnitude_vector)(\.[^.]+)*")
     clean = {
-        re.sub(r"\.(base_layer|original_layer)(?=\.\w+$)", "", key): tensor
+        re.sub(r"\.(base_layer|original_layer|original)(?=\.\w+$)", "", key): tensor
         for key, tensor in result.items()
         if not folded.fullmatch(key)
     }
@@ -211,7 +214,7 @@ def _frozen(kind, tensors, base):
 
 def _weight(kind, result, module):
     """The frozen weight of a module and its key."""
-    leaves = {"dda": ("original_layer.weight",), "peft": ("base_layer.weight", "weight")}[kind]
+    leaves = {"dda": ("original_layer.weight",), "peft": ("base_layer.weight", "original.weight", "weight")}[kind]
     for leaf in leaves:
         if f"{module}.{leaf}" in result:
             return result[f"{module}.{leaf}"], f"{module}.{leaf}"

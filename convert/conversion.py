@@ -124,6 +124,8 @@ def convert(
     if "==" in str(src) and str(src).startswith("pypi:"):
         source.notes.append(f"sha256 {digest}")
     take_part(source, entry)
+    if lora_alpha is None and known:
+        lora_alpha = known.lora_alpha
     folded = fold_adapters(source, path, base, lora_alpha)
     numpy_type = np.float16 if dtype == "fp16" else np.float32
     try:

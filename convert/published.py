@@ -21,7 +21,7 @@ FOLDER = Path(__file__).with_name("detectors")
 # Names that transformers makes up for a classifier whose classes nobody named.
 _UNNAMED = re.compile(r"LABEL_\d+")
 _KINDS = {
-    "arguments": dict, "voting": dict, "rename": dict, "whole": bool,
+    "arguments": dict, "voting": dict, "rename": dict, "whole": bool, "lora_alpha": float,
     "repositories": list, "parts": list, "classes": list, "order": list,
 }  # fmt: skip
 _PART_FIELDS = ("file", "what", "url", "prefix", "into", "key")
@@ -92,6 +92,8 @@ class Recipe:
         Why a photograph is no input of this detector; empty: it is one.
     unsupported : str
         Why it cannot be converted; empty: it can.
+    lora_alpha : float or None
+        alpha of LoRA adapters that no ``adapter_config.json`` states.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Recipe:
     notes: str = ""
     refuse: str = ""
     unsupported: str = ""
+    lora_alpha: Optional[float] = None
 
     def read(self, paths: Sequence[Union[str, Path]]) -> reading.Source:
         """Read the detector's files and give their tensors the names of its layout.

@@ -39,7 +39,7 @@ def weights(name, shape, gain=2.0):
         values = rng.uniform(0.6, 1.4, shape)
     else:
         values = 0.1 * rng.standard_normal(shape)
-    return values.astype(np.float16).astype(np.float32)
+    return np.asarray(values).astype(np.float16).astype(np.float32)
 
 
 def image(side, channels=3, seed=0):

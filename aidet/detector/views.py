@@ -32,6 +32,10 @@ STABILITY = (
 )
 
 
+def _in_two_sizes(line):
+    return any(name == "two_sizes" for name, _ in line.steps)
+
+
 # --- views -----------------------------------------------------------------------------------------------------------
 class Views:
     """The views of one image that a model votes over.
@@ -71,7 +75,8 @@ class Views:
     Raises
     ------
     UserError
-        ``votes`` below 1, unknown kind or weights, or a line whose output size is not the model's input size.
+        ``votes`` below 1, unknown kind or weights, a line whose output size is not the model's input size, or crops and
+        mirrored views for a model that sees two sizes of the picture.
     """
 
     def __init__(
@@ -106,6 +111,11 @@ class Views:
                 )
             if votes > 1 and not self.others.random:
                 raise UserError(f"views {self.others.text!r} are not random: {votes} votes would all be the same")
+        if _in_two_sizes(self.first) and (flips or kind in GRIDS or not _in_two_sizes(self.others or self.first)):
+            raise UserError(
+                f"the model's line {self.first.text!r} lays two sizes of the picture into one input, which a crop or a "
+                "mirrored view is not: score one view (votes 1, no flips), or write views that end with this line"
+            )
 
     def _need_size(self):
         if self.size is None:

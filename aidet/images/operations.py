@@ -91,6 +91,26 @@ def resize(size: Union[int, Tuple[int, int]], interpolation: str = "bilinear") -
 
 
 @operation()
+def two_sizes(
+    first: int, first_interpolation: str = "bicubic", second: int = 384, second_interpolation: str = "bilinear"
+) -> Step:
+    """The whole image as a square of ``first`` pixels, and below it as one of ``second``, on black.
+
+    For a network of two towers, each with an input and an interpolation of its own. The aspect is not kept.
+    """
+    sizes = [_number(name, value, 1, 8192, whole=True) for name, value in (("first", first), ("second", second))]
+    kinds = [_interpolation(value) for value in (first_interpolation, second_interpolation)]
+
+    def run(image, rng):
+        both = Image.new("RGB", (max(sizes), sum(sizes)))
+        for size, kind, top in zip(sizes, kinds, (0, sizes[0])):
+            both.paste(image.resize((size, size), kind), (0, top))
+        return both
+
+    return run
+
+
+@operation()
 def center_crop(size: Union[int, Tuple[int, int]], margin: str = "round") -> Step:
     """Crop the middle ``size`` pixels; a smaller image is first mirrored at its edges up to that size.
 

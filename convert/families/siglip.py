@@ -40,7 +40,11 @@ LAYOUTS = (
             r"vision_model\.post_layernorm\.weight",
         ),
         HF,
-        without=(r"vision_model\.pre_layrnorm\..*", r"vision_model\.embeddings\.class_embedding"),
+        without=(
+            r"vision_model\.pre_layrnorm\..*",
+            r"vision_model\.embeddings\.class_embedding",
+            r"dinov2\..*",  # a detector with both towers
+        ),
         drop=(
             (r"text_model\..*|logit_scale|logit_bias", _TEXT),
             (r".*\.position_ids", "numbers from 0 up"),

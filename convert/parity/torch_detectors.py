@@ -27,6 +27,7 @@ GREY = ([0.0] * 3, [1 / 255] * 3)
 AUTHORS: Dict[str, Tuple[Any, Any, Tuple[List[float], List[float]]]] = {
     "cnnspot": (None, None, IMAGENET),
     "b-free": (None, 504, IMAGENET),
+    "bombek1": (None, (776, 392), IMAGENET),
     "c2p-clip": ((224, "bilinear"), 224, CLIP),
     "clipbased": ((224, "bicubic"), 224, CLIP),
     "commfor-224": ((256, "bilinear"), 224, IMAGENET),
@@ -38,6 +39,7 @@ AUTHORS: Dict[str, Tuple[Any, Any, Tuple[List[float], List[float]]]] = {
     "dire": ((256, "bilinear"), 224, IMAGENET),
     "drct-clip": (None, 224, IMAGENET),
     "drct-convnext": (None, 224, IMAGENET),
+    "fatformer": (((256, 256), "bilinear"), 224, IMAGENET),
     "fredect": ((256, "bilinear"), 224, GREY),
     "gragnaniello2021": (None, None, IMAGENET),
     "gramnet": ((256, "bilinear"), 224, IMAGENET),
@@ -82,7 +84,9 @@ def preprocess(recipe: str, pictures: Sequence[Any]) -> Optional[Tuple[np.ndarra
     steps: List[Any] = []
     if resize:
         steps.append(T.Resize(resize[0], getattr(T.InterpolationMode, resize[1].upper())))
-    if crop and not recipe.startswith("drct"):
+    if recipe == "bombek1":
+        steps.append(_two_squares)
+    elif crop and not recipe.startswith("drct"):
         steps.append(T.CenterCrop(crop))
     elif crop:
         # albumentations rounds the margin down, torchvision to the even number.
@@ -91,6 +95,16 @@ def preprocess(recipe: str, pictures: Sequence[Any]) -> Optional[Tuple[np.ndarra
     if len({p.shape for p in pixels}) > 1:
         return None
     return np.stack(pixels), mean, std, f"the evaluation of {recipe}'s authors"
+
+
+def _two_squares(picture):
+    """DINOv2's 392 pixels, bicubic, as its authors resize with torchvision; below them SigLIP 2's 384, bilinear."""
+    from torchvision.transforms import functional as F
+
+    how = F.InterpolationMode
+    above = np.asarray(F.resize(picture, [392, 392], how.BICUBIC))
+    below = np.asarray(F.resize(picture, [384, 384], how.BILINEAR))
+    return np.concatenate((above, np.pad(below, ((0, 0), (0, 8), (0, 0)))))
 
 
 def _ends(picture, crop):
@@ -430,5 +444,200 @@ def drct(plan: Plan, source: Source) -> "nn.Module":
 
         def forward(self, x):
             return self.fc(self.model(x))
+
+    return Net()
+
+
+def siglip_dinov2(plan: Plan, source: Source) -> "nn.Module":
+    """Bombek1's: transformers' SigLIP and timm's DINOv2, each with pixels of its own, and a classifier on both."""
+    without_broken_ops()
+    import torch
+    import transformers
+    from torch import nn
+
+    from .torch_towers import timm_sizes
+
+    a = plan.arguments
+    s, d = a["siglip"], a["dinov2"]
+    config = transformers.SiglipVisionConfig(
+        hidden_size=s["width"],
+        num_hidden_layers=s["depth"],
+        num_attention_heads=s["heads"],
+        intermediate_size=s["hidden"],
+        patch_size=s["patch_size"],
+        image_size=s["image_size"],
+    )
+    width, hidden = s["width"] + d["width"], a["hidden"]
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            first = [nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.3)]
+            second = [nn.Linear(hidden, hidden // 2), nn.GELU(), nn.Dropout(0.3)]
+            self.head = nn.Sequential(*first, *second, nn.Linear(hidden // 2, plan.num_classes or 1))
+
+        def forward(self, x):
+            return self.head(x)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.siglip = nn.Module()
+            self.siglip.vision_model = transformers.SiglipVisionModel(config)
+            self.dinov2 = _timm("vit_large_patch14_dinov2", num_classes=0, **timm_sizes(d))
+            self.classifier = Head()
+
+        def forward(self, x):
+            above, below = d["image_size"], s["image_size"]
+            mean, std = (torch.tensor(v, dtype=x.dtype).reshape(1, 3, 1, 1) for v in IMAGENET)
+            pixels = (x * std + mean)[:, :, above : above + below, :below]
+            seen = self.siglip.vision_model((pixels - 0.5) / 0.5).pooler_output
+            return self.classifier(torch.cat((seen, self.dinov2(x[:, :, :above, :above])), 1))
+
+    return Net()
+
+
+def _adapter(width: int, bottleneck: int, heads: int, groups: int) -> "nn.Module":
+    """FatFormer's forgery-aware adapter on tokens (N, 1 + n * n, width)."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    class Adapter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first_conv_layer = nn.Conv1d(width, bottleneck, 1)
+            self.second_conv_layer = nn.Conv1d(bottleneck, width, 1)
+            self.freq_scale = nn.Parameter(torch.zeros(1))
+            self.dwt_norm = nn.GroupNorm(groups, width)
+            self.intra_band = nn.MultiheadAttention(width, heads, batch_first=True)
+            self.inter_band = nn.MultiheadAttention(width, heads, batch_first=True)
+            self.norm_intra, self.norm_inter, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+            self.linear1, self.linear2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+        def bands(self, x):
+            """PyWavelets' Haar filters, turned round for a correlation: (N, C, h, w) -> (N, C, 4, h / 2, w / 2)."""
+            low, high = x.new_tensor([[1, 1], [1, -1]]) * 0.5**0.5
+            kernels = torch.stack([torch.outer(a, b) for a in (low, high) for b in (low, high)])[:, None]
+            return F.conv2d(x.flatten(0, 1)[:, None], kernels, stride=2).unflatten(0, x.shape[:2]), kernels
+
+        def forward(self, x):
+            n, count, c = x.shape
+            side = int((count - 1) ** 0.5)
+            y, kernels = self.bands(x[:, 1:].transpose(1, 2).reshape(n, c, side, side))
+            y = self.dwt_norm(y.flatten(3)).permute(0, 2, 3, 1)
+            across = y.transpose(1, 2).flatten(0, 1)
+            y = self.norm_intra(y + self.intra_band(across, across, across)[0].unflatten(0, (n, -1)).transpose(1, 2))
+            within = y.flatten(0, 1)
+            y = self.norm_inter(y + self.inter_band(within, within, within)[0].unflatten(0, (n, 4)))
+            y = self.norm3(y + self.linear2(self.linear1(y).relu()))
+            y = y.permute(0, 3, 1, 2).reshape(n * c, 4, side // 2, side // 2)
+            y = F.conv_transpose2d(y, kernels, stride=2).reshape(n, c, -1).transpose(1, 2)
+            y = torch.cat((torch.zeros_like(x[:, :1]), y), 1)
+            down = self.first_conv_layer(x.transpose(1, 2)).relu()
+            return 0.1 * self.second_conv_layer(down).transpose(1, 2) + self.freq_scale * y
+
+    return Adapter()
+
+
+def _fatformer_clip(a: Any) -> "nn.Module":
+    """CLIP with adapters under OpenAI's names; ``image`` gives all tokens, ``read`` the features of prompts."""
+    import torch
+    from torch import nn
+
+    from .torch_towers import _clip_of_openai
+
+    wide, stored = a["text_width"], 1 + a["context"] + a["suffix"]
+
+    class Clip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.visual = _clip_of_openai({"act": "quick_gelu", "features": "projection", **a}, wide)
+            for i in a["adapted"]:
+                made = _adapter(a["width"], a["bottleneck"], a.get("adapter_heads", 8), a.get("groups", 128))
+                self.visual.transformer.resblocks[i].forgery_aware_adapter = made
+            text = {"width": wide, "depth": a["text_depth"], "patch_size": 1, "image_size": 1, "act": "quick_gelu"}
+            self.transformer = _clip_of_openai({**text, "features": "penultimate"}, 0).transformer
+            self.positional_embedding = nn.Parameter(torch.randn(stored, wide) * 0.01)
+            self.ln_final = nn.LayerNorm(wide)
+            self.text_projection = nn.Parameter(torch.randn(wide, wide) * wide**-0.5)
+            self.logit_scale = nn.Parameter(torch.tensor(1.0))
+
+        def image(self, x):
+            v = self.visual
+            x = v.conv1(x).flatten(2).transpose(1, 2)
+            x = v.ln_pre(torch.cat((v.class_embedding.expand(len(x), 1, -1), x), 1) + v.positional_embedding)
+            for block in v.transformer.resblocks:
+                y = block.ln_1(x)
+                x = x + block.attn(y, y, y, need_weights=False)[0]
+                extra = block.forgery_aware_adapter(x) if hasattr(block, "forgery_aware_adapter") else 0
+                x = x + block.mlp(block.ln_2(x)) + extra
+            return v.ln_post(x) @ v.proj
+
+        def read(self, prompts, ends):
+            mask = torch.full((stored, stored), float("-inf"), dtype=prompts.dtype).triu(1)
+            x = prompts + self.positional_embedding
+            for block in self.transformer.resblocks:
+                y = block.ln_1(x)
+                x = x + block.attn(y, y, y, need_weights=False, attn_mask=mask)[0]
+                x = x + block.mlp(block.ln_2(x))
+            return self.ln_final(x)[torch.arange(len(x)), ends] @ self.text_projection
+
+    return Clip()
+
+
+def fatformer(plan: Plan, source: Source) -> "nn.Module":
+    """FatFormer: image by image, all tokens of the prompts, every tensor under each of its names."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    a = plan.arguments
+    wide, heads, classes = a["text_width"], a.get("heads_between", 12), len(a["ends"])
+
+    class Look(nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+            setattr(self, name, nn.MultiheadAttention(wide, heads, batch_first=True))
+            self.norm1, self.norm2 = nn.LayerNorm(wide), nn.LayerNorm(wide)
+            self.linear1, self.linear2 = nn.Linear(wide, 4 * wide), nn.Linear(4 * wide, wide)
+
+        def look(self, x, seen):
+            x = self.norm1(x + getattr(self, self.name)(x, seen, seen, need_weights=False)[0])
+            return self.norm2(x + self.linear2(self.linear1(x).relu()))
+
+    class Prompts(Look):
+        def __init__(self):
+            super().__init__("patch_basaed_enhancer")
+            self.ctx = nn.Parameter(torch.randn(a["context"], wide) * 0.02)
+            self.register_buffer("token_prefix", torch.randn(1, 1, wide).repeat(classes, 1, 1) * 0.5)
+            rows = torch.randn(classes, a["suffix"], wide) * 0.5
+            for row, end in zip(rows, a["ends"]):
+                row[end - a["context"] :] = rows[0, -1]  # the padding is the same token everywhere
+            self.register_buffer("token_suffix", rows)
+
+    class Net(Look):
+        def __init__(self):
+            super().__init__("text_guided_interactor")
+            self.clip_model, self.language_guided_alignment = _fatformer_clip(a), Prompts()
+            # The authors' model holds these a second time.
+            self.image_encoder, self.text_encoder = self.clip_model.visual, nn.Module()
+            for name in ("transformer", "positional_embedding", "ln_final", "text_projection"):
+                setattr(self.text_encoder, name, getattr(self.clip_model, name))
+            self.logit_scale = self.clip_model.logit_scale
+
+        def one(self, image):
+            """Logits of one image from its tokens (tokens, width)."""
+            p, scale = self.language_guided_alignment, self.logit_scale.exp()
+            context = p.look(p.ctx[None], image[None]).expand(classes, -1, -1)
+            ends = torch.tensor(a["ends"])
+            texts = self.clip_model.read(torch.cat((p.token_prefix, context, p.token_suffix), 1), ends)
+            patches = self.look(image[None, 1:], texts[None])[0].mean(0)
+            unit = F.normalize(texts, dim=-1)
+            return scale * unit @ F.normalize(image[0], dim=-1) + scale * unit @ F.normalize(patches, dim=-1)
+
+        def forward(self, x):
+            return torch.stack([self.one(image) for image in self.clip_model.image(x)])
 
     return Net()

@@ -154,6 +154,25 @@ def test_dda_with_its_authors_alpha():
     check(adapters.fold(tensors, alpha=6)[0], f"{stem}.weight", with_adapter(2))
 
 
+def test_layers_that_a_detector_wrapped_itself_beside_those_of_peft():
+    tensors = lazy(
+        {
+            "siglip.base_model.model.q.base_layer.weight": BASE,
+            "siglip.base_model.model.q.lora_A.default.weight": A,
+            "siglip.base_model.model.q.lora_B.default.weight": B,
+            "dinov2.qkv.original.weight": BASE,
+            "dinov2.qkv.original.bias": BIAS,
+            "dinov2.qkv.lora_A.weight": A,
+            "dinov2.qkv.lora_B.weight": B,
+        }
+    )
+    folded, record = adapters.fold(tensors, alpha=6)
+    assert set(folded) == {"siglip.q.weight", "dinov2.qkv.weight", "dinov2.qkv.bias"}
+    check(folded, "siglip.q.weight", with_adapter(2))
+    check(folded, "dinov2.qkv.weight", with_adapter(2))
+    assert (record.kind, record.count) == ("peft", 2)
+
+
 @pytest.mark.parametrize("leaf", ["weight_main", "weight_r"])
 def test_effort(leaf):
     u, s, v = np.linalg.svd(BASE.astype(np.float64), full_matrices=False)

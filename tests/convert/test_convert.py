@@ -43,6 +43,8 @@ SMALL = {
     "npr": "npr_resnet50",
     "rine": "rine",
     "safe": "safe_resnet50",
+    "siglip_dinov2": "siglip_dinov2",
+    "fatformer": "fatformer",
 }
 # Arguments of a small net where the architecture alone would be a large one; a layout's own come on top.
 _TOWER = {"width": 64, "depth": 2, "hidden": 96, "num_classes": 2}
@@ -61,6 +63,16 @@ FREE = {
     ("siglip", "timm"): {"pool": "map"},
     ("resnet", "torchvision-mlp"): {"head": ["dropout", 8, "norm", "relu", "dropout"]},
     ("resnet", "drct"): {"head": [16]},
+    "fatformer": {
+        **{"width": 128, "depth": 2, "hidden": 192, "patch_size": 8, "image_size": 32, "adapted": [1]},
+        **{"text_width": 192, "text_depth": 1, "context": 3, "suffix": 3, "ends": [6, 6], "num_classes": 2},
+    },
+    "siglip_dinov2": {
+        "siglip": {"width": 64, "depth": 1, "heads": 1, "hidden": 96, "patch_size": 8, "image_size": 24},
+        "dinov2": {"width": 64, "depth": 1, "hidden": 96, "grid": 3, "image_size": 42},
+        "hidden": 32,
+        "num_classes": 1,
+    },
     "beit": {"width": 16, "depth": 2, "heads": 2, "hidden": 32, "image_size": 32},
     "mobilenet_v2": {"width": 0.35},
     "resnest": {"depths": [1, 1, 1, 1], "stem_width": 8},

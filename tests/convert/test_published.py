@@ -174,6 +174,34 @@ def test_other_classes_than_the_recipe_are_refused(tmp_path, weights):
     assert made.sidecar["class_order"] == ["real", "generated"]
 
 
+def test_the_alpha_of_adapters_comes_from_the_recipe(tmp_path, weights):
+    path, arrays = weights
+    tensors = {k: t.array() for k, t in reading.read(path).tensors.items()}
+    tensors["net.body.linear.original.weight"] = tensors.pop("net.body.linear.weight")
+    tensors["net.body.linear.original.bias"] = tensors.pop("net.body.linear.bias")
+    low, up = np.full((2, 64), 0.5, np.float32), np.full((2, 2), 0.25, np.float32)
+    tensors.update({"net.body.linear.lora_A.weight": low, "net.body.linear.lora_B.weight": up})
+    reverse.write_safetensors(tmp_path / "lora.safetensors", tensors, {})
+    mine = str(recipe(tmp_path, OWN + "lora_alpha: 8.0\n"))
+    conversion.convert(
+        tmp_path / "lora.safetensors", tmp_path / "x.ckpt", recipe=mine, level="none", say=lambda line: None
+    )
+    got = ckpt.load_arrays(tmp_path / "x.ckpt")
+    name = next(n for n, a in arrays.items() if a.shape == (2, 64))
+    np.testing.assert_allclose(got[name], arrays[name] + 8 / 2 * (up @ low), atol=1e-6)
+    with pytest.raises(UserError, match="lora_alpha .=True. must be a float"):
+        published.load(recipe(tmp_path, OWN.replace("mine", "other") + "lora_alpha: true\n", "other"))
+
+
+@pytest.mark.parametrize("filled, end", [(4, 2), (2, 4), (1, 6), (0, 6)])
+def test_a_prompt_ends_in_front_of_what_fills_its_rest(filled, end):
+    from convert.families.fatformer import _end
+
+    rows = np.random.default_rng(0).normal(size=(7, 3))
+    rows[7 - filled :] = rows[-1]
+    assert _end(rows) == end
+
+
 def test_a_detector_of_other_images_scores_no_photograph(tmp_path, weights):
     path, _ = weights
     mine = recipe(tmp_path, OWN + "refuse: it looks at spectra\n")

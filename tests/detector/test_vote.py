@@ -89,6 +89,9 @@ def test_a_models_threshold_moves_its_boundary():
         (lambda: views.Views("center_crop(8) | normalize(half)", votes=0), r"votes \(=0\) must be a whole number >= 1"),
         (lambda: views.Views("center_crop(8)", votes=3, kind="random_crop(9)"), "9"),
         (lambda: views.Views("center_crop(8)", votes=3, kind="center_crop(8)"), "are not random"),
+        (lambda: views.Views("two_sizes(8, bicubic, 6)", flips=True), "two sizes of the picture into one input"),
+        (lambda: views.Views("two_sizes(8, bicubic, 6)", votes=3, kind="native"), "two sizes of the picture"),
+        (lambda: views.Views("two_sizes(8, bicubic, 6)", votes=3, kind="grid"), "two sizes of the picture"),
         (lambda: views.Views("normalize(half)", votes=3, kind="grid"), "fixed input size"),
     ],
 )
@@ -242,3 +245,10 @@ def test_views_of_a_high_pass_model_are_high_passed(photo, kind):
     assert len(views) == 4
     for view in views:
         assert view.shape == (3, 32, 32) and abs(view.mean()) < 0.02 < np.abs(view).max() and view.min() < 0
+
+
+def test_a_model_of_two_sizes_votes_over_views_that_end_with_both():
+    line = "two_sizes(8, bicubic, 6)"
+    made = views.Views(line, votes=2, kind=f"hflip | {line}")
+    assert made.size == (14, 8) and made.count == 2
+    assert views.Views(line).count == 1

@@ -18,6 +18,7 @@ ARGUMENTS = {
     "resize": "resize(32)", "center_crop": "center_crop(32)", "random_crop": "random_crop(32)", "pad": "pad(16)",
     "random_resized_crop": "random_resized_crop(32)", "grayscale": "grayscale(0.5)",
     "random_erasing": "to_float | random_erasing", "albumentations": "albumentations(RandomGamma, p=1.0)",
+    "two_sizes": "two_sizes(32)",
 }  # fmt: skip
 
 
@@ -56,6 +57,14 @@ def test_crops_take_native_pixels(photo):
     crop = np.rint(Pipeline("random_crop(24)")(image, rng(3)) * 255)
     places = [(y, x) for y in range(17) for x in range(28) if np.array_equal(pixels[:, y : y + 24, x : x + 24], crop)]
     assert len(places) == 1
+
+
+def test_two_sizes_are_the_two_resized_images_one_above_the_other(photo):
+    image = photo(size=(51, 40))
+    both = Pipeline("two_sizes(24, bicubic, 30, bilinear)")(image)
+    assert both.shape == (3, 54, 30) and not both[:, :24, 24:].any()
+    np.testing.assert_array_equal(both[:, :24, :24], Pipeline("resize((24, 24), bicubic)")(image))
+    np.testing.assert_array_equal(both[:, 24:], Pipeline("resize((30, 30), bilinear)")(image))
 
 
 @pytest.mark.parametrize("name", ["center_crop", "random_crop"])

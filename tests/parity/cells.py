@@ -4,6 +4,7 @@ Shared by the parity tests and by ``bench/convert_table.py``. Imported only wher
 """
 
 import json
+import re
 import sys
 import types
 import zlib
@@ -136,7 +137,8 @@ def pictures(cell):
 
     paths = [photo_path(f"skimage:{name}") for name in ("chelsea.png", "coffee.png")[: cell.batch]]
     images = [decode(path) for path in paths]
-    whole = "crop(" in published.load(cell.recipe).transform or "resize((" in published.load(cell.recipe).transform
+    line = published.load(cell.recipe).transform
+    whole = any(name in line for name in ("crop(", "resize((", "two_sizes("))
     return images if whole else [image.crop((0, 0, cell.size, cell.size)) for image in images]
 
 
@@ -615,6 +617,43 @@ def net_c(folder, tensors):
     return as_pth(folder, {"netC": tensors})
 
 
+def with_texts(folder, tensors):
+    """As FatFormer saves it: also the table of tokens, and the wavelet's filters in every adapter."""
+    made = OrderedDict(tensors)
+    for key in tensors:
+        if key.endswith("freq_scale"):
+            stem = key[: -len("freq_scale")]
+            for name in ("dwt_transform.h", "idwt_transform.g"):
+                made.update(
+                    {f"{stem}{name}{n}_{axis}": torch.ones(1, 1, 2, 1) for n in "01" for axis in ("col", "row")}
+                )
+    wide = tensors["clip_model.ln_final.weight"].shape[0]
+    made["clip_model.token_embedding.weight"] = torch.randn(20, wide)
+    return as_pth(folder, {"model": made})
+
+
+def with_lora(folder, tensors, rank=32):
+    """As Bombek1 saves its detector: what peft and its own layers add to queries and values is apart from the rest."""
+    made = OrderedDict()
+    for key, value in tensors.items():
+        stem, leaf = key.rsplit(".", 1)
+        ours = re.fullmatch(r"dinov2\..*\.qkv", stem)
+        theirs = re.fullmatch(r"siglip\..*\.(q|v)_proj", stem)
+        if stem.startswith("siglip."):
+            stem = "siglip.base_model.model." + stem[len("siglip.") :]
+        if not ours and not theirs:
+            made[f"{stem}.{leaf}"] = value
+            continue
+        name = "" if ours else ".default"
+        frozen = f"{stem}.{'original' if ours else 'base_layer'}.{leaf}"
+        if leaf == "weight":
+            down, up = torch.randn(rank, value.shape[1]) * 0.05, torch.randn(value.shape[0], rank) * 0.05
+            made.update({f"{stem}.lora_A{name}.weight": down, f"{stem}.lora_B{name}.weight": up})
+            value = (value.double() - 64 / rank * (up.double() @ down.double())).float()
+        made[frozen] = value
+    return as_pth(folder, {"model_state_dict": made, "config": {"lora_rank": rank, "lora_alpha": 64}, "epoch": 3})
+
+
 def fredect_files(folder, tensors):
     """The network, and the two maps of coefficients as bare tensors."""
     for name in ("dct_mean", "dct_var"):
@@ -968,6 +1007,20 @@ def _transformer_cells():
     )
 
 
+TWO_TOWERS = {
+    "siglip": {"width": 128, "depth": 1, "heads": 2, "hidden": 192, "patch_size": 14, "image_size": 384},
+    "dinov2": {"width": 64, "depth": 1, "heads": 1, "hidden": 128, "patch_size": 14, "image_size": 392},
+    "hidden": 32,
+}
+
+
+FAT = {
+    **{"width": 256, "depth": 4, "hidden": 512, "heads": 4, "patch_size": 28, "image_size": 224},
+    **{"adapted": [1, 3], "bottleneck": 16, "text_width": 192, "text_depth": 2, "context": 3, "suffix": 9},
+    "ends": [6, 7],
+}
+
+
 def _detector_cells():
     yield Cell("npr_resnet50", "npr", published("npr", "npr_resnet50", 1), 256, small=True, recipe="npr")
     safe = published("safe", "safe_resnet50", 2, with_settings)
@@ -985,6 +1038,11 @@ def _detector_cells():
     yield Cell("d3", "d3", d3, 40, ("--layout", "d3"), small=True)
     on_clip = published("drct", "drct_clip", 2, side=40, **tower, projection=48, embedding=64)
     yield Cell("drct_clip", "drct-clip", on_clip, 40, small=True)
+    # The published inputs, patches and depth of one block.
+    both = published("siglip_dinov2", "siglip_dinov2", 1, with_lora, **TWO_TOWERS)
+    yield Cell("siglip_dinov2", "siglip_dinov2", both, 776, small=True, recipe="bombek1")
+    fat = published("fatformer", "fatformer", 2, with_texts, **FAT)
+    yield Cell("fatformer", "fatformer", fat, 224, small=True, recipe="fatformer")
     drct = published("drct", "drct_convnext_base", 2, embedding=1024)
     yield Cell("drct_convnext_base", "drct", drct, 224, recipe="drct-convnext")
 

@@ -70,6 +70,7 @@ CASES = {
         "aekl_clf-aekl-old": 128,
     },
     "d3": {"d3-d3": 40},
+    "fatformer": {"fatformer-fatformer": 32},
     "drct": {"drct_clip-drct-clip": 40, "drct_convnext_tiny-drct": 64},
     "fredect": {"fredect_resnet18-fredect": 64},
     "gramnet": {"gramnet_resnet18-gramnet": 64},
@@ -77,6 +78,7 @@ CASES = {
     "npr": {"npr_resnet50-npr": 64},
     "rine": {"rine-rine": 40},
     "safe": {"safe_resnet50-safe": 256},
+    "siglip_dinov2": {"siglip_dinov2-siglip_dinov2": 82},
     "taesd": {
         "taesd_encoder-sequential": 32,
         "taesd_encoder-diffusers-encoder": 32,
@@ -87,11 +89,22 @@ CASES = {
 
 
 TOWER = {"width": 128, "depth": 2, "hidden": 320, "heads": 2, "patch_size": 8, "image_size": 40}
+TWO_TOWERS = {
+    "siglip": TOWER,
+    "dinov2": {**TOWER, "width": 64, "heads": 1, "hidden": 128, "patch_size": 14, "image_size": 42},
+    "hidden": 32,
+}
+# Drawn tokens repeat none, so that each text ends with its last. One block alone would not show the order of tokens.
+FAT = {
+    **{**TOWER, "image_size": 32, "adapted": [1], "bottleneck": 16},
+    **{"text_width": 192, "text_depth": 2, "context": 3, "suffix": 3, "ends": [6, 6]},
+}
 # Detectors with a forward of their own: family (and layout), architecture, outputs, arguments.
 DETECTORS = (
     ("d3", "d3", 1, {**TOWER, "shuffles": 1, "shuffle_patch": 8}),
     ("drct", "drct_clip", 2, {**TOWER, "projection": 48, "embedding": 64}),
     ("drct", "drct_convnext_tiny", 2, {"embedding": 1024}),
+    ("fatformer", "fatformer", 2, FAT),
     ("fredect", "fredect_resnet18", 1, {"image_size": 64}),
     ("gramnet", "gramnet_resnet18", 1, {}),
     ("ladeda", "ladeda9", 1, {}),
@@ -99,6 +112,7 @@ DETECTORS = (
     ("npr", "npr_resnet50", 1, {}),
     ("rine", "rine", 1, {**TOWER, "embedding": 32, "layers": 2}),
     ("safe", "safe_resnet50", 2, {}),
+    ("siglip_dinov2", "siglip_dinov2", 1, TWO_TOWERS),
 )
 # Of the families whose nets blow up with the usual weights: PyTorch itself would be 1e-3 from float64.
 GAINS = {"efficientnet_v2": 1.4}

@@ -12,6 +12,10 @@ SMALL = {"width": 64, "depth": 1, "hidden": 96, "num_classes": 2}
 NETS = {
     "clip_vit": {"patch_size": 8, "image_size": 24, "projection": 16, "normalise": True},
     "dinov2_vit": {"grid": 4, "image_size": 42, "registers": 2, "act": "swiglu", "pool": "token_avg"},
+    "fatformer": {
+        **{"patch_size": 8, "image_size": 32, "adapted": (0,), "groups": 16, "bottleneck": 8},
+        **{"text_width": 192, "text_depth": 1, "context": 2, "suffix": 5, "ends": (4, 5)},
+    },
     "siglip_vit": {"patch_size": 8, "image_size": 24, "heads": 2, "pool": "map"},
     "vit": {"patch_size": 8, "image_size": 24, "heads": 4},
 }
