@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -249,6 +250,8 @@ def _drct_clip(folder, recipe):
     return [cells.as_pth(folder, {**tensors, **{f"fc.{k}": v for k, v in _linear(2, 1024).items()}})]
 
 
+# 14,568,578 parameters, which is the size of its file.
+VIT_DISTILLED = {"hidden_size": 384, "num_hidden_layers": 8, "num_attention_heads": 6, "intermediate_size": 1536}
 VIT = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 SIGLIP = {
     "vision_config": {
@@ -272,20 +275,22 @@ GROUPS = (
     (_timm("vit_small_patch16_384", "vit.", num_classes=1), "commfor-384"),
     (_hf("ViT", hidden_size=384, num_attention_heads=6, intermediate_size=3072), "commfor-deepfakedet"),
     (_hf("Swin", **SWIN_T), "nahrawy-aiornot mmanikanta-swin"),
+    (_hf("ViT", **VIT_DISTILLED), "jacoballessio-distilled"),
     (_hf("Swinv2", 256, embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], **SWIN2), "airealnet"),
     (_torchvision("resnet50", "model", num_classes=1), "cnnspot dire lgrad"),
     (_file("ladeda", "ladeda9", 1, input_filter="neighbours"), "ladeda"),
     (_fredect, "fredect"),
     (_mlp_head, "ash12321-sdxl"),
-    (_timm("efficientnet_b4", num_classes=2), "dafilab"),
+    # Statistics of photographs of another size let the signal grow until the net is 1e-2 from its own float64.
+    (_timm("efficientnet_b4", side=380, num_classes=2), "dafilab"),
     (_torchvision("resnet50", "model", num_classes=1), "corvi2023 gragnaniello2021"),
     (
         _hf("ViT", **VIT),
         "dima806-cifake dima806-human capcheck-image capcheck-human jacoballessio thankgod-aiornot aivisionguard-v2 "
-        "wvolf-deepfake prithiv-exp-02-21 prithiv-deepfake-v2 nyuad",
+        "wvolf-deepfake prithiv-exp-02-21 prithiv-deepfake-v2 nyuad heem2",
     ),
     (_hf("ViT", **VIT, patch_size=32), "prithiv-exp-02-22"),
-    (_hf("Swin", **SWIN_B), "umm-maybe organika-sdxl ideepankarsharma-midjourney smogy"),
+    (_hf("Swin", **SWIN_B), "umm-maybe organika-sdxl cmckinle-flux ideepankarsharma-midjourney smogy"),
     (_hf("Siglip", **SIGLIP_224), "ateeqq prithiv-siglip2-three prithiv-siglip2"),
     (_hf("Dinov2", **{**VIT, "patch_size": 14, "image_size": 518}), "amberyeoe"),
     (_hf("Beit", **VIT, use_relative_position_bias=True, use_mean_pooling=True), "saltacc-anime"),
@@ -340,10 +345,13 @@ def score(path):
 
 def measure(make, names, folder):
     """One row for each recipe of a group; the first is converted in full, of the others the plan and the classes."""
+    import torch
+
     from aidet.errors import UserError
     from convert import conversion, published
 
     first, rows = names[0], {}
+    torch.manual_seed(zlib.crc32(first.encode()))
     for name in names:
         recipe = published.load(name)
         row = {"detector": name, "licence": recipe.licence or "not stated", "measured as": first}

@@ -201,10 +201,11 @@ def torchvision_model(name, **kwargs):
     return shake(getattr(torchvision.models, name)(weights=None, **kwargs))
 
 
-def timm_model(name, **kwargs):
+def timm_model(name, side=128, **kwargs):
+    """timm's net; its statistics are those of photographs of ``side`` pixels."""
     import timm
 
-    return shake(timm.create_model(name, pretrained=False, **kwargs))
+    return shake(timm.create_model(name, pretrained=False, **kwargs), side=side)
 
 
 def torchvision(name, **kwargs):
