@@ -39,6 +39,7 @@ AUTHORS: Dict[str, Tuple[Any, Any, Tuple[List[float], List[float]]]] = {
     "drct-clip": (None, 224, IMAGENET),
     "drct-convnext": (None, 224, IMAGENET),
     "fredect": ((256, "bilinear"), 224, GREY),
+    "freqnet": (((256, 256), "bilinear"), None, IMAGENET),
     "gragnaniello2021": (None, None, IMAGENET),
     "gramnet": ((256, "bilinear"), 224, IMAGENET),
     "ladeda": (((256, 256), "bilinear"), None, IMAGENET),
@@ -258,6 +259,54 @@ def fredect(plan: Plan, source: Source) -> "nn.Module":
     model: Any = Net()
     model.aidet_rename = lambda state: {k if k.startswith("dct_") else f"net.{k}": v for k, v in state.items()}
     return model
+
+
+def freqnet(plan: Plan, source: Source) -> "nn.Module":
+    """FreqNet: boxes of frequencies set to zero, and convolutions of the real and the imaginary part, by torch.fft."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    def without_low(x, axes):
+        z = torch.fft.fftshift(torch.fft.fftn(x, dim=axes, norm="ortho"), dim=axes)
+        box = [slice(None)] * 4
+        for axis in axes:
+            n = x.shape[axis]
+            box[axis] = slice(n // 2 - n // 4, n // 2 + n // 4)
+        z[tuple(box)] = 0
+        return torch.fft.ifftn(torch.fft.ifftshift(z, dim=axes), dim=axes, norm="ortho").real.relu()
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for n, (cin, cout) in enumerate(((3, 64), (64, 64), (256, 256), (256, 256)), 1):
+                setattr(self, f"weight{n}", nn.Parameter(torch.randn(cout, cin, 1, 1)))
+                setattr(self, f"bias{n}", nn.Parameter(torch.randn(cout)))
+                for kind in ("real", "imag"):
+                    conv = nn.Conv2d(cout, cout, 1, bias=False)
+                    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                    setattr(self, f"{kind}conv{n}", conv)
+            self.layer1, self.layer2 = _bottlenecks(64, 64, 3, 1), _bottlenecks(256, 128, 4, 2)
+            self.fc1 = nn.Linear(512, plan.num_classes or 1)
+
+        def first(self, x, n):
+            stride = 2 if n in (2, 4) else 1
+            return F.conv2d(without_low(x, (2, 3)), getattr(self, f"weight{n}"), getattr(self, f"bias{n}"), stride).relu()
+
+        def spectrum(self, x, n):
+            z = torch.fft.fftshift(torch.fft.fft2(x, norm="ortho"), dim=(2, 3))
+            z = torch.complex(getattr(self, f"realconv{n}")(z.real), getattr(self, f"imagconv{n}")(z.imag))
+            return torch.fft.ifft2(torch.fft.ifftshift(z, dim=(2, 3)), norm="ortho").real.relu()
+
+        def forward(self, x):
+            for n in (1, 2):
+                x = self.spectrum(without_low(self.first(x, n), (1,)), n)
+            x = self.layer1(F.max_pool2d(x, 3, 2, 1))
+            for n in (3, 4):
+                x = self.spectrum(self.first(x, n), n)
+            return self.fc1(self.layer2(x).mean((2, 3)))
+
+    return Net()
 
 
 def gramnet(plan: Plan, source: Source) -> "nn.Module":
