@@ -12,7 +12,7 @@ from ..reading import Tensor
 
 MODULES = (
     "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit clip dinov2 siglip convnext "
-    "autoencoder_kl swin_v2 convnext_v2 efficientnet_v2 beit mobilenet_v2 resnest d3 drct fredect freqnet gramnet "
+    "autoencoder_kl swin_v2 convnext_v2 efficientnet_v2 beit mobilenet_v2 resnest aide d3 drct fredect freqnet gramnet "
     "ladeda npr rine safe"
 ).split()
 # What trainers call a linear classifier that they put on a tower of another library.
