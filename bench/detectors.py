@@ -263,11 +263,15 @@ SIGLIP = {
 }
 SIGLIP_224 = {"vision_config": {**SIGLIP["vision_config"], "image_size": 224, "patch_size": 16}}
 SIGLIP_512 = {"vision_config": {**SIGLIP["vision_config"], "image_size": 512, "patch_size": 16}}
+AIDE = {
+    "depths": [3, 4, 30, 3], "widths": [384, 768, 1536, 3072], "resnet": "resnet50", "projection": 256, "hidden": 1024,
+}  # fmt: skip
 SWIN2 = {"image_size": 256, "window_size": 16}
 # The network that is built, and the recipes that share it. Cheap ones first.
 GROUPS = (
     (_file("ladeda", "tiny_ladeda", 1, input_filter="right_diagonal"), "tiny-ladeda"),
     (_file("npr", "npr_resnet50", 1), "npr"),
+    (_file("freqnet", "freqnet", 1), "freqnet"),
     (_file("safe", "safe_resnet50", 2, "with_settings"), "safe"),
     (_file("gramnet", "gramnet_resnet18", 1, "net_c"), "gramnet"),
     (_hf("ResNet", layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512]), "artfan123"),
@@ -281,8 +285,7 @@ GROUPS = (
     (_file("ladeda", "ladeda9", 1, input_filter="neighbours"), "ladeda"),
     (_fredect, "fredect"),
     (_mlp_head, "ash12321-sdxl"),
-    # Statistics of photographs of another size let the signal grow until the net is 1e-2 from its own float64.
-    (_timm("efficientnet_b4", side=380, num_classes=2), "dafilab"),
+    (_timm("efficientnet_b4", count=4, num_classes=2), "dafilab"),
     (_torchvision("resnet50", "model", num_classes=1), "corvi2023 gragnaniello2021"),
     (
         _hf("ViT", **VIT),
@@ -308,6 +311,7 @@ GROUPS = (
     (_d3, "d3"),
     (_dda, "dda"),
     (_hf("Swinv2", 256, embed_dim=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48], **SWIN2), "haywoodsloan"),
+    (_file("aide", "aide", 2, "with_settings", **AIDE), "aide"),
 )
 
 

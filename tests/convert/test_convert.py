@@ -35,9 +35,11 @@ SMALL = {
     "beit": "beit",
     "mobilenet_v2": "mobilenet_v2",
     "resnest": "resnest",
+    "aide": "aide",
     "d3": "d3",
     "drct": "drct_convnext_tiny",
     "fredect": "fredect_resnet18",
+    "freqnet": "freqnet",
     "gramnet": "gramnet_resnet18",
     "ladeda": "tiny_ladeda",
     "npr": "npr_resnet50",
@@ -49,6 +51,10 @@ _TOWER = {"width": 64, "depth": 2, "hidden": 96, "num_classes": 2}
 FREE = {
     "clip": {**_TOWER, "patch_size": 8, "image_size": 24, "features": "penultimate"},
     "dinov2": {**_TOWER, "grid": 3, "image_size": 42},
+    "aide": {
+        "depths": [1, 1, 1, 1], "widths": [8, 8, 12, 16], "resnet": "resnet18", "projection": 8, "hidden": 12,
+        "num_classes": 2,
+    },
     "d3": {**_TOWER, "patch_size": 8, "image_size": 24, "num_classes": 1, "shuffle_patch": 8},
     "rine": {**_TOWER, "patch_size": 8, "image_size": 24, "num_classes": 1, "embedding": 16, "layers": 2},
     ("drct", "drct-clip"): {**_TOWER, "patch_size": 8, "image_size": 24, "projection": 32, "embedding": 48},
