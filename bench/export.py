@@ -79,7 +79,7 @@ SMALL = {"width": 128, "depth": 2, "hidden": 512, "patch_size": 14, "image_size"
 # Architectures of any size are exported small; their published sizes have rows of their own.
 ARGUMENTS = {
     "aekl_clf": {"latent_size": 8},
-    "aide": {"depths": (1, 1, 2, 1), "widths": (96, 192, 384, 768)},
+    "aide": {"depths": (1, 1, 2, 1), "widths": (96, 192, 384, 768), "resnet": "resnet18"},
     "beit": {"width": 48, "depth": 2, "heads": 4, "image_size": 64},
     "resnest": {"depths": (1, 1, 1, 1)},
     "swin_v2": {"width": 24, "depths": (2, 2, 2), "heads": (2, 4, 8), "image_size": 64, "window_size": 4},

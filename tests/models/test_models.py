@@ -77,6 +77,7 @@ COUNTS = {
     "efficientnetv2_s": 21_458_488,
     "fredect_resnet18": 11_478_081,
     "fredect_resnet50": 23_811_137,
+    "freqnet": 1_850_433,
     "gramnet_resnet18": 11_734_210,
     "ladeda9": 13_641_793,
     "mobilenet_v2": 3_504_872,
