@@ -14,6 +14,7 @@ from convert.plan import build
 # torchvision and timm; AutoencoderKL: diffusers; CLIP: transformers' image tower with projection).
 COUNTS = {
     "aekl_clf": 35_245_650,
+    "aide": 893_734_732,
     "aidet_tae": 380_007,
     "autoencoder_kl": 83_653_863,
     "beit": 86_530_984,
