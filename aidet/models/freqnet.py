@@ -1,8 +1,8 @@
 """FreqNet (arXiv:2403.07240, AAAI 2024): half a ResNet-50 between high-pass filters and layers on the spectrum.
 
-Rebuilt from the paper and from public forks of the authors' code (chuangchuangtan/FreqNet-DeepfakeDetection). No Fourier
-transform is taken here, because what the authors do to a spectrum has an equal on the image, which every device and
-exporter has:
+Rebuilt from the paper and from public forks of the authors' code (chuangchuangtan/FreqNet-DeepfakeDetection). No
+Fourier transform is taken here, because what the authors do to a spectrum has an equal on the image, which every device
+and exporter has:
 
 - Setting a box of frequencies to zero is a product with one matrix along each axis. The box is half the spectrum wide
   and has one frequency more on the negative side, so the matrices are complex; the authors keep the real part.
@@ -48,7 +48,7 @@ def _mirrored(size):
 
 
 class HighPass(nn.Cell):
-    """What is left of (N, C, H, W) without its low frequencies along height and width, and without its negative part."""
+    """(N, C, H, W) without its low frequencies along height and width, and then without its negative part."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,7 +10,11 @@ from . import Arguments, Config, Family, Layout, Lookups, Taps, Tensors, convnex
 TOWER = "openclip_convnext_xxl."
 RULES = (
     *((kind, f"tower.{target}", TOWER + source) for kind, target, source in convnext.TIMM if target != "classifier"),
-    *((kind, f"model_{n}.{target}", f"model_{n}.{source}") for n in ("min", "max") for kind, target, source in resnet.TRUNK),
+    *(
+        (kind, f"model_{n}.{target}", f"model_{n}.{source}")
+        for n in ("min", "max")
+        for kind, target, source in resnet.TRUNK
+    ),
     ("w", "hpf", "hpf.hpf"),
     ("wb", "proj", "convnext_proj.0"),
     ("wb", "fc1", "fc.fc1"),
@@ -21,7 +25,7 @@ LAYOUTS = (
         "aide",
         (r"hpf\.hpf\.weight", r"openclip_convnext_xxl\.stem\.0\.weight", r"model_min\.conv1\.weight"),
         RULES,
-        drop=((r"model_(?:min|max)\.fc\..*", "classifiers of the two ResNets, which the authors' forward never reads"),),
+        drop=((r"model_(?:min|max)\.fc\..*", "a ResNet's own classifier, which the authors' forward never reads"),),
     ),
 )
 

@@ -151,7 +151,7 @@ def _four_patches(x: "torch.Tensor") -> List["torch.Tensor"]:
 
 
 def aide(plan: Plan, source: Source) -> "nn.Module":
-    """AIDE: patches as its data loader cuts them, high-pass filters, two ResNets, timm's ConvNeXt as open_clip has it."""
+    """AIDE: patches as its data loader cuts them, high-pass filters, two ResNets, timm's ConvNeXt as in open_clip."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -367,8 +367,8 @@ def freqnet(plan: Plan, source: Source) -> "nn.Module":
             self.fc1 = nn.Linear(512, plan.num_classes or 1)
 
         def first(self, x, n):
-            stride = 2 if n in (2, 4) else 1
-            return F.conv2d(without_low(x, (2, 3)), getattr(self, f"weight{n}"), getattr(self, f"bias{n}"), stride).relu()
+            weight, bias, stride = getattr(self, f"weight{n}"), getattr(self, f"bias{n}"), 2 - n % 2
+            return F.conv2d(without_low(x, (2, 3)), weight, bias, stride).relu()
 
         def spectrum(self, x, n):
             z = torch.fft.fftshift(torch.fft.fft2(x, norm="ortho"), dim=(2, 3))

@@ -52,7 +52,11 @@ FREE = {
     "clip": {**_TOWER, "patch_size": 8, "image_size": 24, "features": "penultimate"},
     "dinov2": {**_TOWER, "grid": 3, "image_size": 42},
     "aide": {
-        "depths": [1, 1, 1, 1], "widths": [8, 8, 12, 16], "resnet": "resnet18", "projection": 8, "hidden": 12,
+        "depths": [1] * 4,
+        "widths": [8] * 4,
+        "resnet": "resnet18",
+        "projection": 8,
+        "hidden": 12,
         "num_classes": 2,
     },
     "d3": {**_TOWER, "patch_size": 8, "image_size": 24, "num_classes": 1, "shuffle_patch": 8},
@@ -504,7 +508,8 @@ def test_a_given_line_takes_the_place_of_a_file_that_cannot_be_expressed(dino, t
     line = "decode | resize((42, 42), bicubic) | normalize(imagenet)"
     result = conversion.convert(path, "", dry_run=True, transform=line)
     assert result.sidecar["input"]["transform"] == line and result.plan.arguments["image_size"] == 42
-    asked = conversion.convert(path, "", dry_run=True, transform="decode | normalize(imagenet)", given={"image_size": 28})
+    line = "decode | normalize(imagenet)"
+    asked = conversion.convert(path, "", dry_run=True, transform=line, given={"image_size": 28})
     assert asked.plan.arguments["image_size"] == 28
     with pytest.raises(UserError, match="--transform 'rezise.8.'"):
         conversion.convert(path, "", dry_run=True, transform="rezise(8)")
