@@ -34,7 +34,7 @@ NAMES = (
     "swin_large "
     # detectors with a forward of their own
     "npr_resnet50 safe_resnet50 tiny_ladeda ladeda9 gramnet_resnet18 fredect_resnet18 fredect_resnet50 "
-    "drct_convnext_tiny drct_convnext_base drct_clip rine d3 siglip_dinov2 fatformer "
+    "drct_convnext_tiny drct_convnext_base drct_clip rine d3 freqnet aide siglip_dinov2 fatformer "
     # towers of any size, exported small, then the published sizes
     "clip_vit dinov2_vit siglip_vit vit deit clip_vit_b_32 clip_vit_b_16 dinov2_vit_s_14 dinov2_vit_b_14 "
     "siglip_vit_b_16 siglip_vit_b_32 clip_vit_l_14 clip_vit_l_14_336 dinov2_vit_l_14 siglip_vit_l_16 "
@@ -63,6 +63,8 @@ SIZES = {
     "ladeda9": 128,
     "siglip_dinov2": 448,
     "safe_resnet50": 256,
+    "freqnet": 256,
+    "aide": 256,
     "beit": 64,
     "resnest": 72,
     "resnet50_nodown": 64,
@@ -82,6 +84,7 @@ SMALL = {"width": 128, "depth": 2, "hidden": 512, "patch_size": 14, "image_size"
 # Architectures of any size are exported small; their published sizes have rows of their own.
 ARGUMENTS = {
     "aekl_clf": {"latent_size": 8},
+    "aide": {"depths": (1, 1, 2, 1), "widths": (96, 192, 384, 768), "resnet": "resnet18"},
     "beit": {"width": 48, "depth": 2, "heads": 4, "image_size": 64},
     "resnest": {"depths": (1, 1, 1, 1)},
     "swin_v2": {"width": 24, "depths": (2, 2, 2), "heads": (2, 4, 8), "image_size": 64, "window_size": 4},

@@ -120,13 +120,17 @@ def run_check(argv: List[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"{COMMAND} check", description=run_check.__doc__)
     parser.add_argument("ckpt", metavar="DST.ckpt")
     parser.add_argument("--source", metavar="SRC", help="the original weights, to compare tensors bit by bit")
+    parser.add_argument("--arch", help="architecture that SRC is read as (the sidecar's)")
+    parser.add_argument("--layout", help="naming of SRC (the sidecar's)")
     parser.add_argument("--verify", choices=("logits", "layers"), default="logits")
     parser.add_argument("--reference", metavar="REF.npz")
     args = parser.parse_args(argv)
+    if args.source is None and (args.arch or args.layout):
+        raise UserError("--arch and --layout say how to read the original weights: name them with --source SRC")
     _start()
     from .check import check
 
-    return check(args.ckpt, args.source, args.verify, args.reference)
+    return check(args.ckpt, args.source, args.verify, args.reference, architecture=args.arch, layout=args.layout)
 
 
 def run_reverse(argv: List[str]) -> int:

@@ -19,6 +19,9 @@ def check(
     level: str = "logits",
     reference: Optional[str] = None,
     say: Callable[[str], None] = print,
+    *,
+    architecture: Optional[str] = None,
+    layout: Optional[str] = None,
 ) -> int:
     """Check the hash, load strictly, and compare with whatever is available: source, given or shipped reference.
 
@@ -31,6 +34,8 @@ def check(
     level : {"logits", "layers"}
     reference : str, optional
         Stored activations.
+    architecture, layout : str, optional
+        What the source is to be read as; by default what the sidecar says it was read as.
 
     Returns
     -------
@@ -42,7 +47,7 @@ def check(
     net = ckpt.load_network(sidecar)
     say(f"load    {sidecar.architecture}: every name and shape fits")
     if source is not None:
-        _against_source(path, source, sidecar, say)
+        _against_source(path, source, sidecar, say, architecture or sidecar.architecture, layout)
     chosen = compare.Reference.load(reference) if reference else compare.stored_reference(sidecar.source_sha256)
     if chosen is None:
         if source is None:
@@ -59,7 +64,7 @@ def check(
     return 0
 
 
-def _against_source(path, source, sidecar, say):
+def _against_source(path, source, sidecar, say, architecture, layout):
     recipe = sidecar.recipe_name
     known, paths, entry = published.resolve(source, recipe)
     options = sidecar.source_options
@@ -73,8 +78,8 @@ def _against_source(path, source, sidecar, say):
     kinds = {a.dtype for a in arrays.values() if a.dtype.kind == "f"}
     plan = make_plan(
         read,
-        sidecar.source_layout,
-        known.architecture if known else None,
+        layout or sidecar.source_layout,
+        architecture,
         given={k: v for k, v in sidecar.arguments.items() if k != "num_classes"},
         prefix=options.get("prefix"),
         drop=tuple(options.get("drop") or ()),

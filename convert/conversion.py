@@ -131,7 +131,7 @@ def convert(
     try:
         given = {**(known.arguments if known else {}), **(given or {})}
         plan = make_plan(source, layout, architecture, num_classes, head, given, prefix=prefix, drop=drop)
-        fit_input(plan, source, given)
+        fit_input(plan, source, given, transform)
         classes, order = class_names(plan, source, entry, positive, real)
         if known and not plan.fresh:
             named, ordered = known.named(classes, positive or real, plan.num_classes)

@@ -88,20 +88,34 @@ def line_beside(source: Source) -> Optional[Tuple[str, str]]:
     return (from_timm(timm), "config.json (pretrained_cfg)") if isinstance(timm, dict) else None
 
 
-def fit_input(plan: Plan, source: Source, given: Mapping[str, Any]) -> None:
-    """Give a net that takes any input the size that the files beside its weights prepare.
+def fit_input(plan: Plan, source: Source, given: Mapping[str, Any], transform: Optional[str] = None) -> None:
+    """Give a net that takes any input the size that ``--transform`` prepares, or else the files beside its weights.
+
+    Parameters
+    ----------
+    plan, source : see :mod:`.conversion`
+    given : dict
+        Arguments of the architecture that the user set.
+    transform : str, optional
+        ``--transform``. The files beside the weights are then not read: they may be what it corrects.
 
     Raises
     ------
     UserError
-        These files prepare another size than ``given``, or than a net takes that is not free in its input.
+        These files prepare another size than ``given``, or than a net takes that is not free in its input; or they
+        cannot be expressed.
     """
-    found = line_beside(source)
-    if found is None or "image_size" not in plan.arguments:
+    if "image_size" not in plan.arguments:
         return
     from aidet.images import Pipeline
 
-    size = Pipeline(found[0]).size()
+    if transform is not None:
+        size = Pipeline(_given(transform, True, plan)).size()
+        if plan.family.free_input and "image_size" not in given and size is not None and size[0] == size[1]:
+            plan.arguments["image_size"] = size[0]
+        return
+    found = line_beside(source)
+    size = Pipeline(found[0]).size() if found else None
     if size is None or size[0] != size[1]:
         return
     wanted = given.get("image_size") if plan.family.free_input else plan.arguments["image_size"]

@@ -22,8 +22,8 @@ EPS = 1e-6
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of (N, C, H, W)."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__((channels,), epsilon=EPS)
+    def __init__(self, channels: int, eps: float = EPS) -> None:
+        super().__init__((channels,), epsilon=eps)
 
     def construct(self, x: Tensor) -> Tensor:
         return ops.transpose(super().construct(ops.transpose(x, (0, 2, 3, 1))), (0, 3, 1, 2))
@@ -32,10 +32,10 @@ class ChannelNorm(nn.LayerNorm):
 class Block(nn.Cell):
     """7x7 depthwise convolution, LayerNorm, two dense layers over the channels, layer scale; residual."""
 
-    def __init__(self, width: int, drop_path: float, scale: float) -> None:
+    def __init__(self, width: int, drop_path: float, scale: float, eps: float = EPS) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(width, width, 7, pad_mode="pad", padding=3, group=width, has_bias=True)
-        self.norm = nn.LayerNorm((width,), epsilon=EPS)
+        self.norm = nn.LayerNorm((width,), epsilon=eps)
         self.pwconv1, self.act, self.pwconv2 = (
             nn.Dense(width, 4 * width),
             nn.GELU(approximate=False),
@@ -65,6 +65,8 @@ class Trunk(nn.Cell):
         Epsilon of the last LayerNorm.
     stem_stride : int
         Of the first convolution (kernel 4); 2 or 1 instead of 4 keeps fine detail.
+    eps : float
+        Epsilon of the LayerNorms outside the blocks, but for the last one.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Trunk(nn.Cell):
         drop_path_rate: float,
         head_eps: float,
         stem_stride: int,
+        eps: float = EPS,
     ) -> None:
         super().__init__()
         stride = check_stem_stride(stem_stride, 4)
@@ -85,10 +88,10 @@ class Trunk(nn.Cell):
         for i, (depth, width) in enumerate(zip(depths, widths)):
             if i == 0:
                 stem = nn.Conv2d(in_channels, width, 4, stride, pad_mode="valid", has_bias=True)
-                down = [stem, ChannelNorm(width)]
+                down = [stem, ChannelNorm(width, eps)]
             else:
                 halve = nn.Conv2d(widths[i - 1], width, 2, 2, pad_mode="valid", has_bias=True)
-                down = [ChannelNorm(widths[i - 1]), halve]
+                down = [ChannelNorm(widths[i - 1], eps), halve]
             done = sum(depths[:i])
             cells += [
                 nn.SequentialCell(down),

@@ -5,6 +5,7 @@ import math
 from typing import Callable, Iterator
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common import initializer as init
 
@@ -47,6 +48,16 @@ def check_stem_stride(value: int, published: int) -> int:
     if isinstance(value, bool) or value not in range(1, published + 1):
         raise UserError(f"stem_stride (={value!r}) must be a whole number from 1 to {published}")
     return value
+
+
+def bilinear(new: int, old: int) -> np.ndarray:
+    """Matrix of bilinear resizing of an axis between pixel centres, without antialiasing: float64 (new, old)."""
+    centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    low = centre.astype(int)
+    rows = np.zeros((new, old))
+    rows[np.arange(new), low] = 1 - (centre - low)
+    rows[np.arange(new), np.minimum(low + 1, old - 1)] += centre - low
+    return rows
 
 
 class Sigmoid(nn.Cell):

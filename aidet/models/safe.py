@@ -11,6 +11,7 @@ from mindspore import Tensor, nn, ops
 
 from ..errors import UserError
 from . import register
+from .layers import bilinear
 from .npr import HalfResNet
 
 
@@ -28,7 +29,7 @@ class Diagonal(nn.Cell):
         if isinstance(size, bool) or not isinstance(size, int) or size < 4 or size % 2:
             raise UserError(f"image_size (={size!r}) must be an even number from 4 up")
         # Both steps are linear along each axis, so each axis is one product with a matrix.
-        self.matrix = ms.Tensor((_enlarging(size, size // 2 + 2) @ _differences(size)).astype(np.float32))
+        self.matrix = ms.Tensor((bilinear(size, size // 2 + 2) @ _differences(size)).astype(np.float32))
 
     def construct(self, x: Tensor) -> Tensor:
         return ops.matmul(ops.matmul(self.matrix, x), ops.transpose(self.matrix, (1, 0)))
@@ -42,16 +43,6 @@ def _differences(size):
             place = -1 - place if place < 0 else place
             place = 2 * size - 1 - place if place >= size else place
             rows[k, place] += sign * np.sqrt(0.5)
-    return rows
-
-
-def _enlarging(new, old):
-    """Matrix of bilinear resizing between pixel centres: (new, old)."""
-    centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    low = np.minimum(centre.astype(int), old - 2)
-    rows = np.zeros((new, old))
-    rows[np.arange(new), low] = 1 - (centre - low)
-    rows[np.arange(new), low + 1] += centre - low
     return rows
 
 

@@ -25,6 +25,7 @@ GREY = ([0.0] * 3, [1 / 255] * 3)
 # What the authors' evaluation code does to an image: resize (torchvision's argument and filter), centre crop, mean and
 # deviation. Written from their code and not from the recipes, which are compared with it.
 AUTHORS: Dict[str, Tuple[Any, Any, Tuple[List[float], List[float]]]] = {
+    "aide": (None, None, UNIT),
     "cnnspot": (None, None, IMAGENET),
     "b-free": (None, 504, IMAGENET),
     "bombek1": (None, (776, 392), IMAGENET),
@@ -41,6 +42,7 @@ AUTHORS: Dict[str, Tuple[Any, Any, Tuple[List[float], List[float]]]] = {
     "drct-convnext": (None, 224, IMAGENET),
     "fatformer": (((256, 256), "bilinear"), 224, IMAGENET),
     "fredect": ((256, "bilinear"), 224, GREY),
+    "freqnet": (((256, 256), "bilinear"), None, IMAGENET),
     "gragnaniello2021": (None, None, IMAGENET),
     "gramnet": ((256, "bilinear"), 224, IMAGENET),
     "ladeda": (((256, 256), "bilinear"), None, IMAGENET),
@@ -138,6 +140,82 @@ def _half_resnet(look: Any, classes: Optional[int]) -> "nn.Module":
             return self.fc1(self.layer2(self.layer1(x)).mean((2, 3)))
 
     return HalfResNet()
+
+
+def _four_patches(x: "torch.Tensor") -> List["torch.Tensor"]:
+    """AIDE's windows of one image (3, H, W): least and most detail of its DCT, then the second of each."""
+    import torch
+    from torch.nn import functional as F
+
+    n = 32
+    places = torch.arange(n, dtype=torch.float64)
+    waves = torch.cos((places + 0.5) * torch.pi * places[:, None] / n) * (2 / n) ** 0.5
+    waves[0] = (1 / n) ** 0.5
+    waves = waves.to(x.dtype)
+    windows = F.unfold(x[None], n, stride=n // 2)[0].T.reshape(-1, 3, n, n)
+    spectra = (waves @ windows @ waves.T).abs().add(1).log()
+    diagonal = places[:, None] + places
+    grade = 0
+    for k in range(6):
+        band = (diagonal >= n * 2.0 / 6 * k) & (diagonal <= n * 2.0 / 6 * (k + 1))
+        grade = grade + 2**k * (spectra * band / band.sum()).sum((1, 2, 3))
+    order = grade.sort().indices
+    second = 1 if len(order) > 1 else 0
+    return [windows[i] for i in (order[0], order[-1], order[second], order[-1 - second])]
+
+
+def aide(plan: Plan, source: Source) -> "nn.Module":
+    """AIDE: patches as its data loader cuts them, high-pass filters, two ResNets, timm's ConvNeXt as in open_clip."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    a = plan.arguments
+
+    def noise():
+        net = _torchvision(a["resnet"])
+        net.conv1 = nn.Conv2d(30, 64, 7, 2, 3, bias=False)
+        return net
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hpf = nn.Sequential()
+            self.hpf.hpf = nn.Conv2d(3, 30, 5, padding=2, bias=False)
+            self.model_min, self.model_max = noise(), noise()
+            trunk = _timm("convnext_xxlarge", depths=a["depths"], dims=a["widths"], num_classes=0, global_pool="")
+            trunk.head.global_pool = trunk.head.flatten = nn.Identity()
+            self.openclip_convnext_xxl = trunk
+            self.convnext_proj = nn.Sequential(nn.Linear(a["widths"][-1], a["projection"]))
+            self.fc = nn.Sequential()
+            self.fc.fc1 = nn.Linear(a["projection"] + self.model_min.fc.in_features, a["hidden"])
+            self.fc.fc2 = nn.Linear(a["hidden"], plan.num_classes or 2)
+
+        def noise(self, net, patch):
+            """The features in front of a ResNet's classifier."""
+            last, net.fc = net.fc, nn.Identity()
+            out = net(self.hpf.hpf(patch))
+            net.fc = last
+            return out
+
+        def forward(self, x):
+            def resized(t):
+                return F.interpolate(t, (256, 256), mode="bilinear", align_corners=False)
+
+            def normal(statistics):
+                return [torch.tensor(s, dtype=x.dtype).reshape(1, 3, 1, 1) for s in statistics]
+
+            (mean, std), (clip_mean, clip_std) = normal(IMAGENET), normal(CLIP)
+            rows = zip(*[_four_patches(image) for image in x])
+            patches = [(resized(torch.stack(row)) - mean) / std for row in rows]
+            # The two normalisations in a row, as the authors have them.
+            whole = (resized(x) - mean) / std * (std / clip_std) + (mean - clip_mean) / clip_std
+            seen = self.convnext_proj(self.openclip_convnext_xxl(whole).mean((2, 3)))
+            nets = (self.model_min, self.model_max) * 2
+            noise = sum(self.noise(net, patch) for net, patch in zip(nets, patches)) / 4
+            return self.fc.fc2(F.gelu(self.fc.fc1(torch.cat([seen, noise], 1))))
+
+    return Net()
 
 
 def _neighbours(x: "torch.Tensor") -> "torch.Tensor":
@@ -272,6 +350,54 @@ def fredect(plan: Plan, source: Source) -> "nn.Module":
     model: Any = Net()
     model.aidet_rename = lambda state: {k if k.startswith("dct_") else f"net.{k}": v for k, v in state.items()}
     return model
+
+
+def freqnet(plan: Plan, source: Source) -> "nn.Module":
+    """FreqNet: boxes of frequencies set to zero, and convolutions of the real and the imaginary part, by torch.fft."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    def without_low(x, axes):
+        z = torch.fft.fftshift(torch.fft.fftn(x, dim=axes, norm="ortho"), dim=axes)
+        box = [slice(None)] * 4
+        for axis in axes:
+            n = x.shape[axis]
+            box[axis] = slice(n // 2 - n // 4, n // 2 + n // 4)
+        z[tuple(box)] = 0
+        return torch.fft.ifftn(torch.fft.ifftshift(z, dim=axes), dim=axes, norm="ortho").real.relu()
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for n, (cin, cout) in enumerate(((3, 64), (64, 64), (256, 256), (256, 256)), 1):
+                setattr(self, f"weight{n}", nn.Parameter(torch.randn(cout, cin, 1, 1)))
+                setattr(self, f"bias{n}", nn.Parameter(torch.randn(cout)))
+                for kind in ("real", "imag"):
+                    conv = nn.Conv2d(cout, cout, 1, bias=False)
+                    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                    setattr(self, f"{kind}conv{n}", conv)
+            self.layer1, self.layer2 = _bottlenecks(64, 64, 3, 1), _bottlenecks(256, 128, 4, 2)
+            self.fc1 = nn.Linear(512, plan.num_classes or 1)
+
+        def first(self, x, n):
+            weight, bias, stride = getattr(self, f"weight{n}"), getattr(self, f"bias{n}"), 2 - n % 2
+            return F.conv2d(without_low(x, (2, 3)), weight, bias, stride).relu()
+
+        def spectrum(self, x, n):
+            z = torch.fft.fftshift(torch.fft.fft2(x, norm="ortho"), dim=(2, 3))
+            z = torch.complex(getattr(self, f"realconv{n}")(z.real), getattr(self, f"imagconv{n}")(z.imag))
+            return torch.fft.ifft2(torch.fft.ifftshift(z, dim=(2, 3)), norm="ortho").real.relu()
+
+        def forward(self, x):
+            for n in (1, 2):
+                x = self.spectrum(without_low(self.first(x, n), (1,)), n)
+            x = self.layer1(F.max_pool2d(x, 3, 2, 1))
+            for n in (3, 4):
+                x = self.spectrum(self.first(x, n), n)
+            return self.fc1(self.layer2(x).mean((2, 3)))
+
+    return Net()
 
 
 def gramnet(plan: Plan, source: Source) -> "nn.Module":

@@ -35,9 +35,11 @@ SMALL = {
     "beit": "beit",
     "mobilenet_v2": "mobilenet_v2",
     "resnest": "resnest",
+    "aide": "aide",
     "d3": "d3",
     "drct": "drct_convnext_tiny",
     "fredect": "fredect_resnet18",
+    "freqnet": "freqnet",
     "gramnet": "gramnet_resnet18",
     "ladeda": "tiny_ladeda",
     "npr": "npr_resnet50",
@@ -51,6 +53,14 @@ _TOWER = {"width": 64, "depth": 2, "hidden": 96, "num_classes": 2}
 FREE = {
     "clip": {**_TOWER, "patch_size": 8, "image_size": 24, "features": "penultimate"},
     "dinov2": {**_TOWER, "grid": 3, "image_size": 42},
+    "aide": {
+        "depths": [1] * 4,
+        "widths": [8] * 4,
+        "resnet": "resnet18",
+        "projection": 8,
+        "hidden": 12,
+        "num_classes": 2,
+    },
     "d3": {**_TOWER, "patch_size": 8, "image_size": 24, "num_classes": 1, "shuffle_patch": 8},
     "rine": {**_TOWER, "patch_size": 8, "image_size": 24, "num_classes": 1, "embedding": 16, "layers": 2},
     ("drct", "drct-clip"): {**_TOWER, "patch_size": 8, "image_size": 24, "projection": 32, "embedding": 48},
@@ -289,6 +299,23 @@ def test_strides_that_no_key_tells_are_chosen_and_said(tmp_path):
     reverse.reverse(tmp_path / "x.ckpt", str(tmp_path / "y.safetensors"), "grip")
     again = reading.read(tmp_path / "y.safetensors").tensors
     assert np.array_equal(again["fc.weight"].array(), arrays["classifier.weight"])
+    _check_reads_the_source_as_told(tmp_path, path)
+
+
+def _check_reads_the_source_as_told(tmp_path, path):
+    from convert.__main__ import run as command
+
+    argv = ["check", str(tmp_path / "x.ckpt"), "--source", str(path)]
+    assert command(argv) == command([*argv, "--arch", "resnet50_nodown", "--layout", "grip"]) == 0
+    # A sidecar that does not say how the file was read: the two options do.
+    facts = ckpt.read_sidecar(tmp_path / "x.ckpt")
+    del facts["source"]["layout"]
+    (tmp_path / "x.json").write_text(json.dumps(facts))
+    assert command([*argv, "--layout", "grip"]) == 0
+    with pytest.raises(UserError, match="--arch 'resnet18': the file's shapes are those of"):
+        command([*argv, "--arch", "resnet18", "--layout", "torchvision"])
+    with pytest.raises(UserError, match="name them with --source SRC"):
+        command([*argv[:2], "--arch", "resnet50_nodown"])
 
 
 def test_only_a_resnet50_can_lack_the_strides(tmp_path):
@@ -478,6 +505,26 @@ def test_a_tower_takes_the_input_that_its_files_prepare_and_gives_features(dino,
     with pytest.raises(UserError, match=r"image_size \(=42\): the files beside the weights prepare 56 x 56"):
         convert(path, tmp_path / "y.ckpt", given={"image_size": 42})
     assert not (tmp_path / "y.ckpt").exists()
+
+
+@pytest.mark.parametrize("processor", [{"resample": 9}, {"size": {"height": 56, "width": 56}, "do_rescale": False}])
+def test_a_given_line_takes_the_place_of_a_file_that_cannot_be_expressed(dino, tmp_path, processor):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(dino[0].read_bytes())
+    for name in ("config.json", "preprocessor_config.json"):
+        if (dino[0].parent / name).is_file():
+            (tmp_path / name).write_bytes((dino[0].parent / name).read_bytes())
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    with pytest.raises(UserError, match="preprocessor_config.json"):
+        conversion.convert(path, "", dry_run=True)
+    line = "decode | resize((42, 42), bicubic) | normalize(imagenet)"
+    result = conversion.convert(path, "", dry_run=True, transform=line)
+    assert result.sidecar["input"]["transform"] == line and result.plan.arguments["image_size"] == 42
+    line = "decode | normalize(imagenet)"
+    asked = conversion.convert(path, "", dry_run=True, transform=line, given={"image_size": 28})
+    assert asked.plan.arguments["image_size"] == 28
+    with pytest.raises(UserError, match="--transform 'rezise.8.'"):
+        conversion.convert(path, "", dry_run=True, transform="rezise(8)")
 
 
 def test_a_tower_without_classifier_takes_a_new_one(dino, tmp_path):

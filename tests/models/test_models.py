@@ -14,6 +14,7 @@ from convert.plan import build
 # torchvision and timm; AutoencoderKL: diffusers; CLIP: transformers' image tower with projection).
 COUNTS = {
     "aekl_clf": 35_245_650,
+    "aide": 893_734_732,
     "aidet_tae": 380_007,
     "autoencoder_kl": 83_653_863,
     "beit": 86_530_984,
@@ -78,6 +79,7 @@ COUNTS = {
     "fatformer": 454_645_700,
     "fredect_resnet18": 11_478_081,
     "fredect_resnet50": 23_811_137,
+    "freqnet": 1_850_433,
     "gramnet_resnet18": 11_734_210,
     "ladeda9": 13_641_793,
     "mobilenet_v2": 3_504_872,

@@ -69,10 +69,12 @@ CASES = {
         "aekl_clf-aekl": 128,
         "aekl_clf-aekl-old": 128,
     },
+    "aide": {"aide-aide": 64},
     "d3": {"d3-d3": 40},
     "fatformer": {"fatformer-fatformer": 32},
     "drct": {"drct_clip-drct-clip": 40, "drct_convnext_tiny-drct": 64},
     "fredect": {"fredect_resnet18-fredect": 64},
+    "freqnet": {"freqnet-freqnet": 64},
     "gramnet": {"gramnet_resnet18-gramnet": 64},
     "ladeda": {"ladeda9-ladeda": 64, "tiny_ladeda-ladeda": 64},
     "npr": {"npr_resnet50-npr": 64},
@@ -99,13 +101,16 @@ FAT = {
     **{**TOWER, "image_size": 32, "adapted": [1], "bottleneck": 16},
     **{"text_width": 192, "text_depth": 2, "context": 3, "suffix": 3, "ends": [6, 6]},
 }
+AIDE = {"depths": [1, 1, 2, 1], "widths": [16, 24, 32, 48], "resnet": "resnet18", "projection": 16, "hidden": 32}
 # Detectors with a forward of their own: family (and layout), architecture, outputs, arguments.
 DETECTORS = (
+    ("aide", "aide", 2, AIDE),
     ("d3", "d3", 1, {**TOWER, "shuffles": 1, "shuffle_patch": 8}),
     ("drct", "drct_clip", 2, {**TOWER, "projection": 48, "embedding": 64}),
     ("drct", "drct_convnext_tiny", 2, {"embedding": 1024}),
     ("fatformer", "fatformer", 2, FAT),
     ("fredect", "fredect_resnet18", 1, {"image_size": 64}),
+    ("freqnet", "freqnet", 1, {}),
     ("gramnet", "gramnet_resnet18", 1, {}),
     ("ladeda", "ladeda9", 1, {}),
     ("ladeda", "tiny_ladeda", 1, {}),
