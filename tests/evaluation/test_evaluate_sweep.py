@@ -40,13 +40,13 @@ class Bright:
         self.threshold, self.vote, self.votes, self.names = 0.5, "soft", votes, ["m"]
 
     def score_of_first(self, verdict, votes):
-        return vote.combine_views(verdict.views["m"][:votes])
+        return vote.combine_views(verdict.view_scores["m"][:votes])
 
     def stream(self, items):
         for key, image in items:
             Bright.calls.append(key)
             views = [float(np.asarray(image).mean() - 85) / 10 + k / 10 for k in range(self.votes)]
-            yield detector.Verdict(key, vote.combine_views(views), None, None, "", "ok", {}, views={"m": views})
+            yield detector.Verdict(key, vote.combine_views(views), None, None, "", "ok", {}, view_scores={"m": views})
 
 
 @pytest.fixture
