@@ -69,6 +69,10 @@ class Reading:
         """Decode one image to RGB, see :func:`decode`; returns it with a note for its row, ``""`` if there is none."""
         return _read(source, self)
 
+    def check_size(self, width: int, height: int) -> None:
+        """Raise :class:`ImageError` if an image of this size is larger than the limit."""
+        _check_size(width, height, self)
+
     def decode(self, source: Source) -> Image.Image:
         """As :func:`decode`, with these options."""
         return _read(source, self)[0]
