@@ -63,19 +63,7 @@ def test_names_of_other_programs_are_found_in_a_file_and_on_the_command_line(tmp
     (tmp_path / "c.yaml").write_text("learning_rate: 3e-4\nnum_epochs: 7\narch: testing\nimg_size: 96\n")
     c = config.load(tmp_path / "c.yaml")
     assert (c.lr, c.epoch_size, c.model, c.image_resize) == (3e-4, 7, "testing", 96)
-    argv = [
-        "--learning-rate",
-        "1e-2",
-        "--optimizer",
-        "sgd",
-        "--wd=0.1",
-        "--workers",
-        "3",
-        "--out",
-        "o",
-        "--device",
-        "CPU",
-    ]
+    argv = "--learning-rate 1e-2 --optimizer sgd --wd=0.1 --workers 3 --out o --device CPU".split()
     c = config.load(tmp_path / "c.yaml", config.parse_args(argv)[1])
     assert (c.lr, c.opt, c.weight_decay, c.num_parallel_workers) == (1e-2, "sgd", 0.1, 3)
     assert (c.ckpt_save_dir, c.device_target) == ("o", "CPU")

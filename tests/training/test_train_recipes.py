@@ -271,7 +271,7 @@ def test_odd_values_of_mindcvs_files_load(name, tmp_path, photo):
     assert evaluation(photo(1, (300, 240))).shape == (3, side, side)
     assert len(schedules.learning_rates(c, 3)) == 3 * c.epoch_size
     if name == "volo":
-        assert images.parsed(pipelines.pipelines(c)[1]).text.startswith("resize(194, ")
+        assert "| resize(194, " in evaluation.text  # smaller than the crop, which then mirrors its edges
     if name == "convmixer":
         assert (c.scheduler, c.ema, c.clip_grad) == ("one_cycle", False, True)
 
