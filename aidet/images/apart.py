@@ -7,6 +7,7 @@ that a start takes little.
 Without FILE the file comes on the standard input. On the standard output stands one line of JSON, then the pixels.
 """
 
+import importlib.util
 import io
 import json
 import sys
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO, Dict, List, Tuple
 
 MEGABYTE = 1 << 20
 ORIENTATION = 0x0112  # EXIF
+MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 _RATIOS = {1: (1, 1), 2: (6, 5), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 
 
@@ -85,35 +87,59 @@ def _limit(pixels):
 def _decode(kind: str, most: int, file: BinaryIO) -> Tuple[Dict[str, Any], bytes]:
     from PIL import Image
 
-    if kind == "jxl":
-        import pillow_jxl  # noqa: F401 - registers itself
-
-        data = file.read()
-        size = jxl_size(data)
-        if size[0] * size[1] > most:
-            return {"size": size}, b""
-        file = io.BytesIO(data)
-    else:
+    Image.MAX_IMAGE_PIXELS = None  # the limit is ours
+    if kind == "heif":
         import pillow_heif
 
         pillow_heif.register_heif_opener(thumbnails=False)
-    Image.MAX_IMAGE_PIXELS = None  # the limit is ours
-    with Image.open(file, formats=["JXL" if kind == "jxl" else "HEIF"]) as image:
+        return _by_pillow("HEIF", most, file)
+    data = file.read()
+    size = jxl_size(data)
+    if size[0] * size[1] > most:
+        return {"size": size}, b""
+    if importlib.util.find_spec("pillow_jxl") is not None:  # it starts faster
+        import pillow_jxl  # noqa: F401 - registers itself
+
+        return _by_pillow("JXL", most, io.BytesIO(data))
+    return _jxl(data)
+
+
+def _by_pillow(name: str, most: int, file: BinaryIO) -> Tuple[Dict[str, Any], bytes]:
+    from PIL import Image
+
+    with Image.open(file, formats=[name]) as image:
         if image.width * image.height > most:
             return {"size": image.size}, b""
-        # A JPEG in the clothes of JPEG XL is turned by its EXIF, as any JPEG; all others are decoded upright, whatever
-        # their EXIF says.
-        plain = kind != "jxl" or getattr(image, "jpeg", False)
+        # pillow-jxl-plugin gives a JPEG that was repacked as JPEG XL as it was, so that its EXIF turns it. All others
+        # are decoded upright; pillow-heif then sets the orientation in EXIF to 1, JPEG XL ignores it.
+        plain = name == "HEIF" or getattr(image, "jpeg", False)
         turn = image.getexif().get(ORIENTATION, 1) if plain else 1
         exif = image.info.get("exif") or b""
         image.load()
-        if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
+        if image.mode not in MODES:
             image = image.convert("RGBA" if "A" in image.mode else "RGB")
-        facts = {
-            "size": image.size, "mode": image.mode, "turn": int(turn) if isinstance(turn, int) else 1,
-            "exif": exif.hex(), "icc": bool(image.info.get("icc_profile")),
-        }  # fmt: skip
-        return facts, image.tobytes()
+        return _facts(image.size, image.mode, turn, exif), image.tobytes()
+
+
+def _jxl(data: bytes) -> Tuple[Dict[str, Any], bytes]:
+    """By imagecodecs: upright; the first frame of an animation. Wide types are scaled by their range, as elsewhere."""
+    import imagecodecs
+    import numpy as np
+
+    array = np.asarray(imagecodecs.jpegxl_decode(data, index=0))
+    if array.dtype.kind == "f":
+        array = np.clip(np.nan_to_num(array.astype(np.float32)), 0, 1) * 255 + 0.5
+    elif array.dtype == np.uint16:
+        array = (array.astype(np.uint32) + 128) // 257
+    array = array.astype(np.uint8)
+    channels = 1 if array.ndim == 2 else array.shape[2]
+    if array.ndim not in (2, 3) or channels > 4:
+        raise ValueError(f"an array of shape {array.shape} is no picture")
+    return _facts((array.shape[1], array.shape[0]), MODES[channels - 1], 1, b""), array.tobytes()
+
+
+def _facts(size, mode, turn, exif):
+    return {"size": size, "mode": mode, "turn": turn if isinstance(turn, int) else 1, "exif": exif.hex()}
 
 
 def main(argv: List[str]) -> None:

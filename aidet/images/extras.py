@@ -24,14 +24,18 @@ SECONDS = 120  # for one file; 200 megapixels take some 20
 
 
 class Kind(NamedTuple):
-    """A format: its name for a user, the module that reads it, the extra that installs the module."""
+    """A format: its name for a user, the modules that read it, and the extra that installs one of them."""
 
     name: str
-    module: str
+    modules: Tuple[str, ...]
     extra: str
 
 
-KINDS = {"heif": Kind("HEIC", "pillow_heif", "heif"), "jxl": Kind("JPEG XL", "pillow_jxl", "jxl")}
+# pillow-jxl-plugin reads JPEG XL, too; it is under the GPL, so that the extra installs imagecodecs.
+KINDS = {
+    "heif": Kind("HEIC", ("pillow_heif",), "heif"),
+    "jxl": Kind("JPEG XL", ("pillow_jxl", "imagecodecs"), "jxl"),
+}
 
 
 class Undecodable(Exception):
@@ -67,8 +71,8 @@ def kind(head: bytes) -> Optional[str]:
 
 @lru_cache(maxsize=None)
 def installed(key: str) -> bool:
-    """Whether the package that reads a format is installed."""
-    return importlib.util.find_spec(KINDS[key].module) is not None
+    """Whether a package that reads a format is installed."""
+    return any(importlib.util.find_spec(name) is not None for name in KINDS[key].modules)
 
 
 def remedy(key: str) -> str:
@@ -114,11 +118,12 @@ def decode(key: str, source: Any, most: int) -> Found:
             facts = json.loads(child.stdout.readline() or b"{}")
         except ValueError:
             facts = {}
+        if not isinstance(facts, dict):
+            facts = {}
         if "error" in facts:
             raise Undecodable(f"damaged {KINDS[key].name} ({facts['error']})")
         if "size" not in facts:
-            late = child.poll() is not None and getattr(child, "late", False)
-            why = f"took more than {SECONDS} s" if late else "ended"
+            why = f"took more than {SECONDS:g} s" if getattr(child, "late", False) else "ended"
             raise Undecodable(f"damaged {KINDS[key].name}: its decoder {why}")
         size = int(facts["size"][0]), int(facts["size"][1])
         if "mode" not in facts:
