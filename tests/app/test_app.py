@@ -197,25 +197,27 @@ def with_store(kind, data, store):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_content_credentials_are_found(photo, kind):
+def test_content_credentials_are_found(photo, kind, monkeypatch):
     out = io.BytesIO()
     photo(1, (20, 20)).save(out, kind)
     assert found(out.getvalue()) == []
     store = credentials.find(SIGNED.read_bytes())
     assert len(store) > 40000
     signed = with_store(kind, out.getvalue(), store)
+    monkeypatch.setattr(credentials, "_installed", lambda: False)  # the store was signed for another image
     assert metadata.read(signed) == metadata.read(SIGNED)
     xmp = b"<x>http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia</x>"
     assert found(out.getvalue() + xmp) == [("generator", "DigitalSourceType")]
 
 
-def test_a_manifest_says_who_made_the_image_and_how(tmp_path, photo):
+def test_a_manifest_says_who_made_the_image_and_how(tmp_path, photo, monkeypatch):
+    monkeypatch.setattr(credentials, "_installed", lambda: False)
     generator, manifest = metadata.read(SIGNED)
     assert (generator.kind, generator.name) == ("generator", "C2PA c2pa.created")
     assert generator.text == "trainedAlgorithmicMedia by Example Diffusion 9"
     assert manifest.text == (
         "manifest present, made with Example Painter 3.1, signed in the name of Example Pictures Ltd; "
-        "its signature was not verified"
+        "its signature was not verified: pip install 'aidet[c2pa]' verifies it"
     )
     record = detector.Verdict("a", -2.0, 0.12, 0, "real")
     for language, words_of in (("en", "metadata name a generator"), ("zh", "写有生成工具")):
