@@ -16,27 +16,14 @@ LIMITS = ("images", "megabytes", "pixels")
 def parser() -> cli.Parser:
     """The options; those of a detector are described in docs/infer.md."""
     p = cli.Parser(prog="app.py", description=__doc__)
-    p.add_argument(
-        "--ckpt",
-        action="append",
-        metavar="A.ckpt",
-        help="detector: a checkpoint with its sidecar, or an exported .onnx; more than one are fused "
-        "(default: ckpt/aidet_default.ckpt)",
-    )
+    cli.add_detector(p, "ckpt")
     p.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens it to the network; there is no login")
     p.add_argument("--port", type=int, default=7860, help="0: any free one")
     p.add_argument("--language", choices=("en", "zh"), help="of the first page (default: the browser's)")
     g = p.add_argument_group("detector")
-    g.add_argument("--votes", type=int, metavar="N", help="views of each image (default: the sidecar's, else 1)")
-    g.add_argument("--vote", default="soft", metavar="soft|hard")
-    g.add_argument("--views", metavar="random|native|grid|pyramid|LINE", help="default: the sidecar's, else random")
-    g.add_argument("--fuse", default="soft", metavar="soft|hard|soft-or|score|FILE.yaml")
-    g.add_argument("--threshold", type=float, help="generated above this prob (default: the sidecar's, else 0.5)")
-    g.add_argument("--unsure", metavar="LOW,HIGH", help="unsure zone (default: around the threshold)")
-    g.add_argument("--seed", type=int, default=42)
-    g.add_argument("--backend", default="auto", metavar="auto|onnxruntime|mindspore")
-    g.add_argument("--device", default="auto", metavar="auto|Ascend|GPU|CPU")
-    g.add_argument("--workers", type=int, metavar="N", help="threads of one request (default: CPUs)")
+    cli.add_detector(g, "votes", "vote", "views", "fuse", "threshold", "unsure")
+    cli.add_detector(g, "seed", "positive", "real", "transform")
+    cli.add_detector(g, "backend", "device", "workers")
     g = p.add_argument_group("limits of one request")
     g.add_argument("--max-images", type=int, default=200, metavar="N", help="images (default 200)")
     g.add_argument("--max-megabytes", type=int, default=32, metavar="N", help="of one image (default 32)")

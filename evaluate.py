@@ -107,41 +107,35 @@ def _score(commands):
     )
     p.add_argument("--vip", nargs=2, metavar=("P1", "P2"), help="VIP Cup score of two filename,logit files")
     p.add_argument("--thumbnails", type=_count, default=12, metavar="N", help="worst errors shown per class (12)")
-
-
-def _sides(p):
-    p.add_argument("--positive", metavar="NAME[,NAME...]", help="classes (or numbers) that mean generated, if unstated")
-    p.add_argument("--real", metavar="NAME[,NAME...]", help="classes (or numbers) that mean real, if unstated")
+    cli.add_reading(p)
 
 
 def _sweep(commands):
     p = _command(commands, "sweep", "robustness of checkpoints under degradations")
-    p.add_argument("--ckpt", action="append", required=True, metavar="A.ckpt", help="several make an ensemble")
-    _sides(p)
+    cli.add_detector(p, "ckpt", "votes", "positive", "real", "backend", "device", "workers")
     _labels(p)
     _common(p, 300)
     p.add_argument("--points", nargs="+", metavar="NAME", help="families to run (default: all); see docs/evaluate.md")
-    p.add_argument("--votes", type=int, help="views of each image outside the votes curve (the sidecar's, else 1)")
     p.add_argument(
         "--limit", type=_count, default=0, metavar="N", help="only N images, drawn evenly from both classes; 0: all"
     )
-    p.add_argument("--backend", choices=("auto", "onnxruntime", "mindspore"), default="auto")
-    p.add_argument("--workers", type=int, help="threads that decode (default: CPUs)")
     cli.add_reading(p)
 
 
 def _transfer(commands):
     p = _command(commands, "transfer", "models x data sets")
-    p.add_argument("--ckpt", action="append", required=True, metavar="[NAME=]A.ckpt")
-    _sides(p)
+    p.add_argument(
+        "--ckpt",
+        action="append",
+        metavar="[NAME=]A.ckpt",
+        help="detector; several are compared (default: aidet_default, which comes with AIDet)",
+    )
+    cli.add_detector(p, "votes", "positive", "real", "backend", "device", "workers")
     p.add_argument(
         "--sets", nargs="+", required=True, metavar="NAME=CSV|DIR", help="a CSV may be followed by @column=value"
     )
     _common(p)
     p.add_argument("--by", nargs="+", metavar="COLUMN", help="tables by these columns of each set's labels")
-    p.add_argument("--votes", type=int, help="views of each image (the sidecar's, else 1)")
-    p.add_argument("--backend", choices=("auto", "onnxruntime", "mindspore"), default="auto")
-    p.add_argument("--workers", type=int, help="threads that decode (default: CPUs)")
     cli.add_reading(p)
 
 
@@ -151,6 +145,7 @@ def _audit(commands):
     _common(p, 0)
     p.add_argument("--scores", metavar="CSV", help="also give a detector's accuracy raw and on the aligned subset")
     p.add_argument("--warn", type=_share, default=0.6, metavar="AUC", help="a property above this is a shortcut (0.6)")
+    cli.add_reading(p)
 
 
 def _leaks(commands):

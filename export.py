@@ -14,7 +14,7 @@ from aidet.errors import UserError
 def run(argv: List[str]) -> None:
     """The command line."""
     p = cli.Parser(prog="export.py", description=__doc__)
-    p.add_argument("--ckpt", required=True, metavar="A.ckpt", help="checkpoint with its sidecar")
+    p.add_argument("--ckpt", metavar="A.ckpt", help="checkpoint with its sidecar (default: the detector of AIDet)")
     p.add_argument("--format", required=True, metavar="mindir|onnx|air")
     p.add_argument("--out", required=True, metavar="DIR")
     p.add_argument("--batch", default="dynamic", metavar="N|dynamic", help="batch size (default: free)")
@@ -34,7 +34,10 @@ def run(argv: List[str]) -> None:
     if args.int8 and (args.format != "onnx" or batch != "dynamic" or args.preprocess_in_graph):
         raise UserError("--int8 goes with --format onnx, a dynamic batch and preprocessing outside the graph")
     options = (batch, args.preprocess_in_graph, args.emit_lite, args.opset)
-    verdict = exporter.export(args.ckpt, args.format, args.out, *options)
+    from aidet.detector import default
+
+    ckpt = default.checkpoints(args.ckpt and [args.ckpt])[0]
+    verdict = exporter.export(ckpt, args.format, args.out, *options)
     where = Path(args.out) / verdict["file"]
     if verdict["difference"] is None:
         print(f"wrote {where}; {verdict['note']}")

@@ -28,28 +28,15 @@ def parser() -> cli.Parser:
         help="files, folders, archives (.zip), addresses, lists, or - for the standard input: one line each on the "
         "screen; or IN.csv OUT.csv, the VIP Cup's form",
     )
-    p.add_argument(
-        "--ckpt",
-        "--model_path",
-        action="append",
-        metavar="A.ckpt",
-        help="detector: a checkpoint with its sidecar, or an exported .onnx; more than one are fused "
-        "(default: ckpt/aidet_default.ckpt)",
-    )
-    p.add_argument("--images", "--test_data_path", metavar="DIR|FILE|LIST.csv")
-    p.add_argument("--out", "--output_path", metavar="DIR", help="folder for result files; without it, a look")
+    cli.add_detector(p, "ckpt")
+    p.add_argument("--images", metavar="DIR|FILE|LIST.csv", help="as IMAGE, but one")
+    p.add_argument("--out", metavar="DIR", help="folder for result files; without it, a look")
+    for name, contest in zip(("ckpt", "images", "out"), CONTEST):
+        p.add_argument(contest, dest=name, action="append" if name == "ckpt" else "store", help=argparse.SUPPRESS)
     g = p.add_argument_group("votes and decision")
-    g.add_argument("--votes", type=int, metavar="N", help="views of each image (default: the sidecar's, else 1)")
-    g.add_argument("--vote", default="soft", metavar="soft|hard", help="mean of probabilities, or share of votes")
-    g.add_argument(
-        "--views",
-        metavar="random|native|grid|pyramid|five|LINE",
-        help="the views: the sidecar's random line, random native crops, a grid of them, a grid at two sizes",
-    )
+    cli.add_detector(g, "votes", "vote", "views", "fuse", "threshold", "unsure")
+    cli.add_detector(g, "seed", "positive", "real", "transform")
     g.add_argument("--flips", action="store_true", help="score every view mirrored, too")
-    g.add_argument("--fuse", default="soft", metavar="soft|hard|soft-or|score|FILE.yaml", help="how models are fused")
-    g.add_argument("--threshold", type=float, help="generated above this prob (default: the sidecar's, else 0.5)")
-    g.add_argument("--unsure", metavar="LOW,HIGH", help="zone of prob in which the decision is 'unsure'")
     g.add_argument("--stability", action="store_true", help="score re-saved and resized versions: stability.csv")
     g.add_argument(
         "--early-exit", action="store_true", help="only as many views as the decision needs; the labels stay the same"
@@ -59,10 +46,6 @@ def parser() -> cli.Parser:
         metavar="A_int8.onnx",
         help="score with the model of export.py --int8 first, in float32 if it is close",
     )
-    g.add_argument("--seed", type=int, default=42)
-    g.add_argument("--positive", metavar="NAME[,NAME...]", help="classes (or numbers) that mean generated, if unstated")
-    g.add_argument("--real", metavar="NAME[,NAME...]", help="classes (or numbers) that mean real, if unstated")
-    g.add_argument("--transform", metavar="LINE", help="of an .onnx from elsewhere: the pipeline that makes its input")
     g = p.add_argument_group("output")
     g.add_argument(
         "--format",
@@ -86,11 +69,9 @@ def parser() -> cli.Parser:
         "in result.txt and in labels of a submission; where it takes numbers, undecided: probability 0.5, score 0",
     )
     g = p.add_argument_group("running")
-    g.add_argument("--backend", default="auto", metavar="auto|onnxruntime|mindspore")
-    g.add_argument("--device", default="auto", metavar="auto|Ascend|GPU|CPU")
+    cli.add_detector(g, "backend", "device", "workers")
     g.add_argument("--batch-size", type=int, default=32, metavar="N", help="images in a call on Ascend and GPU")
     cli.add_reading(g)
-    g.add_argument("--workers", type=int, metavar="N", help="threads (default: the CPUs this process may use)")
     g.add_argument("--resume", action="store_true", help="continue where a killed run stopped")
     g.add_argument("--shard", metavar="I/N", help="only input k with k mod N = I mod N; then: infer.py merge DIR")
     return p

@@ -16,11 +16,11 @@ def main(argv: List[str]) -> Optional[int]:
 
     if any(word in ("-h", "--help") for word in argv):
         print(
-            "usage: python train.py [-c FILE] [--dry_run] [--key value ...]\n\n"
-            + __doc__.strip()
+            cli.as_called("usage: python train.py [-c FILE] [--dry_run] [--key value ...]\n\n")
+            + cli.as_called(__doc__.strip())
             + "\n\n  -c FILE   a YAML of the keys below\n  --dry_run print what would be done\n"
         )
-        print(config.help_text())
+        print(cli.as_called(config.help_text()))
         return 0
     path, overrides, flags = config.parse_args(argv, flags=("dry_run",))
     settings = config.load(path, overrides)

@@ -3,13 +3,14 @@
 import argparse
 import atexit
 import collections
+import contextlib
 import errno
 import os
 import re
 import signal
 import sys
 import threading
-from typing import Any, Callable, Iterable, List, NoReturn, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence
 
 from .errors import UserError, nearest
 
@@ -28,16 +29,59 @@ ENVIRONMENT = {
 REQUIRED = {"numpy": "numpy", "PIL": "pillow", "yaml": "pyyaml", "tqdm": "tqdm"}
 
 
+# How a script is called in the repository; not what is part of a path or is quoted.
+_CALL = re.compile(
+    r"(?<![\w/\\.'-])(?:python\s+)?(train|infer|evaluate|export|app)\.py\b|python -m (?:aidet\.)?(xihe|convert)\b"
+)
+_installed = False
+
+
+@contextlib.contextmanager
+def installed_command() -> Iterator[None]:
+    """While the console command ``aidet`` runs, its texts name the commands as it does: ``aidet infer``."""
+    global _installed
+    before, _installed = _installed, True
+    try:
+        yield
+    finally:
+        _installed = before
+
+
+def as_called(text: str) -> str:
+    """A text for the user, in which ``python infer.py`` or ``infer.py`` is ``aidet infer`` if that was called."""
+    return _CALL.sub(lambda m: f"aidet {m.group(1) or m.group(2)}", text) if _installed else text
+
+
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviations, whose errors are a one-line :class:`UserError` with the nearest valid name.
 
-    A docstring given as ``description`` keeps its lines.
+    A docstring given as ``description`` keeps its lines. The help names the commands as this one was called, see
+    :func:`as_called`. In an option ``_`` and ``-`` are the same.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         options.setdefault("allow_abbrev", False)
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        if options.get("prog"):
+            options["prog"] = as_called(options["prog"])
         super().__init__(*args, **options)
+
+    def format_help(self) -> str:
+        """As in argparse; the text names the commands as this one was called."""
+        return as_called(super().format_help())
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Optional[Sequence[str]] = None, namespace: Any = None
+    ) -> Any:
+        """As in argparse; an option that is written with ``_`` for ``-``, as in ``train.py``, is the same."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._hyphened(word) for word in words], namespace)
+
+    def _hyphened(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        plain = name.replace("_", "-")
+        known = self._option_string_actions
+        return plain + equals + value if name not in known and plain in known and name.startswith("--") else word
 
     def parse_args(  # type: ignore[override]  # the overloads of typeshed
         self, args: Optional[Sequence[str]] = None, namespace: Any = None
@@ -101,7 +145,7 @@ def main(run: Callable[[List[str]], Optional[int]], argv: Optional[List[str]] = 
             # Everything is written: Ctrl-C while the interpreter exits would turn this into a silent failure.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     except UserError as error:
-        code = _wrong(str(error))
+        code = _wrong(as_called(str(error)))
     except ModuleNotFoundError as error:
         name = REQUIRED.get((error.name or "").partition(".")[0])
         if name is None:
@@ -192,6 +236,50 @@ def add_reading(parser: Any, default: int = 120_000_000) -> None:
         metavar="error|score",
         help="a file whose end is missing: an error, or score what is there, with a note in its row",
     )
+
+
+# Options of a detector, with the same name, meaning and text in every command that takes them.
+_DETECTOR: Dict[str, Dict[str, Any]] = {
+    "ckpt": {
+        "action": "append",
+        "metavar": "A.ckpt",
+        "help": "detector: a checkpoint with its sidecar, or an exported .onnx; several are fused (default: "
+        "aidet_default, which comes with AIDet)",
+    },
+    "votes": {"type": int, "metavar": "N", "help": "views of each image (default: the sidecar's, else 1)"},
+    "vote": {"default": "soft", "metavar": "soft|hard", "help": "mean of probabilities, or share of votes"},
+    "views": {
+        "metavar": "random|native|grid|pyramid|five|LINE",
+        "help": "the views: the sidecar's random line, random native crops, a grid of them, a grid at two sizes, the "
+        "centre and the corners (default: the sidecar's, else random)",
+    },
+    "fuse": {"default": "soft", "metavar": "soft|hard|soft-or|score|FILE.yaml", "help": "how models are fused"},
+    "threshold": {"type": float, "help": "generated above this prob (default: the sidecar's, else 0.5)"},
+    "unsure": {
+        "metavar": "LOW,HIGH|none",
+        "help": "zone of prob in which the decision is 'unsure' (default: around the threshold; 0.378,0.622 for 0.5)",
+    },
+    "seed": {"type": int, "default": 42, "help": "of everything random (default 42)"},
+    "positive": {"metavar": "NAME[,NAME...]", "help": "classes (or numbers) that mean generated, if unstated"},
+    "real": {"metavar": "NAME[,NAME...]", "help": "classes (or numbers) that mean real, if unstated"},
+    "transform": {"metavar": "LINE", "help": "of an .onnx from elsewhere: the pipeline that makes its input"},
+    "backend": {"default": "auto", "metavar": "auto|onnxruntime|mindspore"},
+    "device": {"default": "auto", "metavar": "auto|Ascend|GPU|CPU"},
+    "workers": {"type": int, "metavar": "N", "help": "threads (default: the CPUs this process may use)"},
+}
+
+
+def add_detector(parser: Any, *names: str) -> None:
+    """Add the options ``names`` of a detector; they have one name, type, default and text in every command.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser or group
+    *names : str
+        Among ``ckpt votes vote views fuse threshold unsure seed positive real transform backend device workers``.
+    """
+    for name in names:
+        parser.add_argument(f"--{name}", **_DETECTOR[name])
 
 
 def to_stderr(line: str) -> None:

@@ -41,7 +41,11 @@ def run(argv: List[str]) -> int:
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
         raise UserError(nearest(name, COMMANDS, "command"))
-    return entry(name)(rest)
+    with cli.installed_command():
+        try:
+            return entry(name)(rest)
+        except UserError as error:
+            raise UserError(cli.as_called(str(error))) from None
 
 
 def entry(name: str) -> Callable[[List[str]], int]:

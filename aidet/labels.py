@@ -4,6 +4,7 @@
 ``prob = sigmoid(score)``. Every imported model is mapped onto this convention once, here; nothing else flips a label.
 """
 
+import math
 import re
 from functools import lru_cache
 from typing import Iterable, List, Optional, Sequence, Tuple, Union
@@ -15,6 +16,8 @@ from .errors import UserError
 
 REAL, GENERATED = 0, 1
 NAMES = ("real", "generated")
+# Half the width of the default unsure zone, in log-odds: 0.378 to 0.622 around a threshold of 0.5.
+UNSURE = 0.5
 
 # Words seen in the id2label of published detectors and in the folder names of public data sets.
 _GENERATED = {
@@ -334,7 +337,8 @@ def decide(prob: float, threshold: float = 0.5, unsure: Optional[Tuple[float, fl
     threshold : float
         Generated if ``prob > threshold``; a tie is real (as in AIGC-clf's votes).
     unsure : (float, float), optional
-        If ``low <= prob <= high`` the decision is ``"unsure"``; the label still follows the threshold.
+        If ``low <= prob <= high`` the decision is ``"unsure"``; the label still follows the threshold. A zone whose
+        ends are equal is none.
 
     Returns
     -------
@@ -342,6 +346,27 @@ def decide(prob: float, threshold: float = 0.5, unsure: Optional[Tuple[float, fl
         The label (0 or 1) and the decision (``real``, ``generated`` or ``unsure``).
     """
     label = int(prob > threshold)
-    if unsure is not None and unsure[0] <= prob <= unsure[1]:
+    if unsure is not None and unsure[0] < unsure[1] and unsure[0] <= prob <= unsure[1]:
         return label, "unsure"
     return label, NAMES[label]
+
+
+def zone_around(threshold: float) -> Tuple[float, float]:
+    """The unsure zone of every command that is given none: :data:`UNSURE` in log-odds on both sides of the threshold.
+
+    Parameters
+    ----------
+    threshold : float
+        In [0, 1].
+
+    Returns
+    -------
+    (float, float)
+        Ends of the zone, to three digits where those tell them from the threshold. A threshold of 0 or 1 has no zone:
+        both ends equal it.
+    """
+    if not 0 < threshold < 1:
+        return threshold, threshold
+    middle = math.log(threshold) - math.log1p(-threshold)
+    low, high = (float(sigmoid(middle + distance)) for distance in (-UNSURE, UNSURE))
+    return round(low, 3) if round(low, 3) < threshold else low, round(high, 3) if round(high, 3) > threshold else high

@@ -135,7 +135,7 @@ def against_pipeline(name, hub, ckpt, paths, small=None):
     from aidet import Detector
 
     pipe = transformers.pipeline("image-classification", model=str(hub), device="cpu")
-    detector = Detector(ckpt, backend="onnxruntime", say=cli.to_stderr)
+    detector = Detector(ckpt, backend="onnxruntime", unsure="none", say=cli.to_stderr)
 
     def theirs(some):
         found = pipe([str(p) for p in some], batch_size=8)
@@ -146,7 +146,7 @@ def against_pipeline(name, hub, ckpt, paths, small=None):
 
     contenders = [theirs, ours]
     if small:
-        cascade = Detector(ckpt, cascade=small, backend="onnxruntime")
+        cascade = Detector(ckpt, cascade=small, backend="onnxruntime", unsure="none")
         contenders.append(lambda some: [r.prob for r in cascade.score(some)])
     for contender in contenders:
         contender(paths[:8])
@@ -181,7 +181,7 @@ def against_loop(hub, ckpt, paths, small, votes=7):
     net = transformers.ResNetForImageClassification.from_pretrained(hub).eval()
     ways = {"": {}, ", early exit": {"early_exit": True}, ", cascade": {"cascade": small}}
     ways[", both"] = {"early_exit": True, "cascade": small}
-    shared = {"votes": votes, "vote": "hard", "backend": "onnxruntime"}
+    shared = {"votes": votes, "vote": "hard", "unsure": "none", "backend": "onnxruntime"}
     detectors = {what: Detector(ckpt, say=cli.to_stderr, **shared, **more) for what, more in ways.items()}
     views = detectors[""].models[0].views
 

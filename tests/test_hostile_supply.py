@@ -51,6 +51,7 @@ ALLOWED = {
     *(
         "bsd-3-clause",
         "mit",
+        "mit-0",
         "mit license",
         "mit-cmu",
         "isc",

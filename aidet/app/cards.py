@@ -148,7 +148,7 @@ def votes(language: str, record: Verdict, threshold: float) -> str:
         return ""
     rows = []
     for name, score in record.scores.items():
-        p, views = float(sigmoid(score)), [float(sigmoid(v)) for v in record.views.get(name, [])]
+        p, views = float(sigmoid(score)), record.views.get(name, [])
         said = say(language, "views", generated=sum(v > threshold for v in views), count=len(views))
         rows.append(f"<b>{html.escape(name)}</b>{_line(p, threshold)}<span>{percent(p)}</span>")
         rows.append(f'<span class="aidet-file">{said}</span>{_line(p, threshold, views)}<span></span>')

@@ -71,14 +71,15 @@ def read(path: Union[str, Path, bytes], limit: int = 64 << 20) -> List[Finding]:
         data = path
     else:
         with open(path, "rb") as file:
-            data = file.read(limit)
+            data = file.read(limit + 1)
+    whole, data = len(data) <= limit, data[:limit]
     found = []
     for part in (_texts, _exif):
         try:
             found += part(data)
         except Exception:  # noqa: BLE001 - damaged metadata, on which Pillow fails in many ways
             continue
-    found += _credentials(data)
+    found += _credentials(data, whole)
     order = (GENERATOR, CREDENTIALS, CAMERA, OTHER)
     return sorted(dict.fromkeys(found), key=lambda f: order.index(f.kind))
 
@@ -158,8 +159,21 @@ def _exif(data):
         yield Finding(CAMERA, "GPS", "present, not shown")
 
 
-def _credentials(data):
-    """C2PA manifests, which are not verified, and the IPTC digital source type."""
+def _verified(data, whole):
+    """The signature of a manifest, and what is said of it."""
+    if not whole:
+        return credentials.Signature(""), "its signature was not verified: the file is too large"
+    signature = credentials.verify(data)
+    said = {
+        "trusted": "its signature is valid and the signer trusted",
+        "valid": "its signature is valid, the signer is in no list of trusted ones",
+        "invalid": f"its signature is NOT VALID: {signature.reason}",
+    }
+    return signature, said.get(signature.state, f"its signature was not verified: {signature.reason}")
+
+
+def _credentials(data, whole):
+    """C2PA manifests and whether their signature holds, and the IPTC digital source type."""
     store, stated = credentials.find(data), set()
     if store is not None:
         try:
@@ -167,14 +181,19 @@ def _credentials(data):
         except ValueError:
             yield Finding(CREDENTIALS, "C2PA", "manifest present, could not be read")
         else:
+            signature, verdict = _verified(data, whole)
             who = [f"made with {said.generator}"] * bool(said.generator)
-            who += [f"signed in the name of {said.signer}"] * bool(said.signer)
+            if signature.signer:
+                who.append(f"signed by {signature.signer}")
+            elif said.signer:
+                who.append(f"signed in the name of {said.signer}")
             text = ", ".join(["manifest present", *who])
-            yield Finding(CREDENTIALS, "C2PA", _short(f"{text}; its signature was not verified"))
+            yield Finding(CREDENTIALS, "C2PA", _short(f"{text}; {verdict}"))
             for action, source, agent in said.actions:
                 kind = GENERATOR if _AI_SOURCE.fullmatch(source.encode()) or _SOFTWARE.search(agent) else CREDENTIALS
                 stated.add(source)
                 words = [source, f"by {agent}" if agent else ""]
+                words += ["(in a manifest that is not valid)"] * (signature.state == "invalid")
                 yield Finding(kind, _short(f"C2PA {action}".strip()), _short(" ".join(w for w in words if w)))
     match = _AI_SOURCE.search(data)
     if match and match.group().decode() not in stated:

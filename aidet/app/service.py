@@ -18,8 +18,6 @@ NOTE = (
     "A verdict is an estimate, not proof: it says what this detector saw in the pixels, not who made the image, and it "
     "is wrong for some images. Do not use it alone against anyone."
 )
-# Half the width of the default unsure zone, in log-odds: 0.38 to 0.62 around a threshold of 0.5.
-UNSURE = 0.5
 Zone = Union[str, Tuple[float, float]]
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -32,7 +30,7 @@ class Service:
     checkpoints : list of str or Path
     limits : uploads.Limits, optional
     unsure : (float, float) or "LOW,HIGH", optional
-        Default: the zone in the fusion file, else 0.5 in log-odds on both sides of the threshold.
+        Default: the detector's own.
     **options
         Options of :class:`aidet.Detector`.
 
@@ -63,7 +61,7 @@ class Service:
         ).result()
         self.safe = all(m.threadsafe for m in self.detector.models)
         self.threshold = self.detector.threshold
-        self.unsure = self.detector.unsure or zone_around(self.threshold)
+        self.unsure = self.detector.unsure or (self.threshold, self.threshold)
         self._heat = threading.Semaphore(2)  # a heat map scores 65 images; two at a time leave room for verdicts
 
     def _run(self, work):
@@ -119,6 +117,9 @@ class Service:
     ) -> Tuple[float, Tuple[float, float]]:
         """(threshold, (low, high)), with the detector's own values for those not given.
 
+        A value that equals the detector's own to three digits, as the page shows it, is the detector's own. Without
+        ``unsure`` a zone that was not chosen moves with the threshold.
+
         Raises
         ------
         UserError
@@ -127,9 +128,13 @@ class Service:
         threshold = self.threshold if threshold is None else threshold
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
             raise UserError(f"threshold (={threshold!r}) must be between 0 and 1")
-        zone = vote.unsure_zone(self.unsure if unsure is None else unsure)
-        assert zone is not None  # None only for None
-        return float(threshold), zone
+        threshold = self.threshold if threshold == round(self.threshold, 3) else float(threshold)
+        if unsure is None:
+            chosen = self.unsure != labels.zone_around(self.threshold)
+            return threshold, self.unsure if chosen else labels.zone_around(threshold)
+        zone = vote.unsure_zone(unsure) or (threshold, threshold)
+        own = tuple(round(end, 3) for end in zone) == tuple(round(end, 3) for end in self.unsure)
+        return threshold, self.unsure if own else zone
 
     def heat(self, source: Union[str, Path], name: str = "image") -> Image.Image:
         """The image overlaid with its occlusion map, mode RGB.
@@ -200,13 +205,6 @@ class Service:
         }
 
 
-def zone_around(threshold: float) -> Tuple[float, float]:
-    """The default unsure zone; empty for a threshold of 0 or 1."""
-    middle = labels.logit(threshold)
-    low, high = (round(float(labels.sigmoid(middle + d)), 3) for d in (-UNSURE, UNSURE))
-    return low, high
-
-
 def flips(record: Verdict, threshold: float) -> List[str]:
     """Names of the re-saved and resized versions whose label differs from that of the image itself."""
     if not record.stability:
@@ -233,7 +231,7 @@ def as_json(
         name: {
             "score": score,
             "probability": float(labels.sigmoid(score)),
-            "views": [float(labels.sigmoid(v)) for v in record.views.get(name, [])],
+            "views": record.views.get(name, []),
         }
         for name, score in record.scores.items()
     }

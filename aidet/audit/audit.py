@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 from tqdm import tqdm
 
-from .. import files, metrics, report
+from .. import files, images, metrics, report
 from ..cli import OK, PARTIAL, by_reason, printable
 from ..datasets.truth import read_labels
 from ..errors import UserError
@@ -51,12 +51,16 @@ class Properties:
 
 def read_features(
     paths: Sequence[Union[str, Path]],
+    reading: Optional[images.Reading] = None,
 ) -> Tuple[Dict[str, list], List[int], List[Tuple[int, str]]]:
     """Run :func:`aidet.audit.shortcuts.file_features` on many files.
 
     Parameters
     ----------
     paths : sequence of str or Path
+    reading : aidet.images.Reading, optional
+        Images larger than its limit are not used, as in scoring. The pixels are not decoded, so that a file whose end
+        is missing is not noticed.
 
     Returns
     -------
@@ -69,6 +73,10 @@ def read_features(
     for i, path in enumerate(tqdm(paths, **bar)):
         try:
             one = shortcuts.file_features(path)
+            (reading or images.Reading()).check_size(one["width"], one["height"])
+        except images.ImageError as error:
+            lost.append((i, str(error)))
+            continue
         except Exception as error:  # noqa: BLE001 - Pillow raises nearly every type on damaged files
             lost.append((i, "no such file" if isinstance(error, FileNotFoundError) else "not a readable image"))
             continue
@@ -84,7 +92,7 @@ def main(options: argparse.Namespace) -> int:
     Parameters
     ----------
     options : argparse.Namespace
-        ``labels, where, out, scores, warn, bootstrap, seed``.
+        ``labels, where, out, scores, warn, bootstrap, seed, max_pixels, truncated``.
 
     Returns
     -------
@@ -105,7 +113,7 @@ def main(options: argparse.Namespace) -> int:
         evaluation = Evaluation(*join(true, read_scores(options.scores)))
         true = evaluation.true
     assert true.paths is not None
-    features, rows, lost = read_features(true.files())
+    features, rows, lost = read_features(true.files(), images.Reading.of(options))
     if not rows:
         raise UserError(f"audit: none of the {len(true)} images of {labels} can be read, first {true.files()[0]}")
     groups = true.groups()

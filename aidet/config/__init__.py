@@ -1,8 +1,8 @@
 """Recipes: every key, read from MindCV's YAML files and the command line."""
 
 from .keys import ALIASES, GROUPS, SCHEMA
-from .loading import Config, help_text, load, parse_args
+from .loading import Config, help_text, load, made_by, parse_args
 
 __all__ = [
-    "ALIASES", "Config", "GROUPS", "SCHEMA", "help_text", "load", "parse_args",
+    "ALIASES", "Config", "GROUPS", "SCHEMA", "help_text", "load", "made_by", "parse_args",
 ]  # fmt: skip

@@ -1,10 +1,12 @@
 """Every key of a recipe: its type, its default, what it does, and the names other projects give it."""
 
+import argparse
 import math
 from typing import Any, Callable, Optional
 
 import yaml
 
+from .. import cli
 from ..errors import UserError, _shown
 from ..files import MAX_DEPTH, _depth
 
@@ -85,6 +87,20 @@ def _either(*kinds):
 
     convert.label = " or ".join(_label(k) for k in kinds)
     return convert
+
+
+def _count(value):
+    return None if str(value).strip().lower() == "auto" else _int(value)
+
+
+_count.label = "int or auto"  # type: ignore[attr-defined]
+
+
+def _pixels(value):
+    try:
+        return cli.pixels(str(value))
+    except argparse.ArgumentTypeError:
+        raise ValueError("a number of pixels, for example 200M for 200 megapixels") from None
 
 
 def _map(value):
@@ -202,7 +218,11 @@ GROUPS = {
         "mean": Key(_list(_float, 3), [123.675, 116.28, 103.53], "per channel, in 0..255"),
         "std": Key(_list(_float, 3), [58.395, 57.12, 57.375], "per channel, in 0..255"),
         "crop_pct": Key(
-            _float, 0.875, "centre crop in validation, as a fraction of the resized side", low=0.01, high=1
+            _float,
+            0.875,
+            "centre crop in validation, as a fraction of the resized side; above 1 the edges are mirrored",
+            low=0.01,
+            high=4,
         ),
         "mixup": Key(_float, 0.0, "alpha of mixup; 0 off", low=0),
         "cutmix": Key(_float, 0.0, "alpha of CutMix; 0 off", low=0),
@@ -210,7 +230,7 @@ GROUPS = {
     },
     "model": {
         "model": Key(_str, "efficientnet_lite0", "architecture: the project's own or any of MindCV's"),
-        "num_classes": Key(_int, None, "number of outputs; default: number of classes in the data", low=1),
+        "num_classes": Key(_count, None, "number of outputs; auto, the default: number of classes in the data", low=1),
         "in_channels": Key(_int, 3, "input channels", low=1),
         "drop_rate": Key(_float, None, "dropout before the head", low=0, high=1),
         "drop_path_rate": Key(_float, None, "stochastic depth", low=0, high=1),
@@ -326,6 +346,10 @@ GROUPS = {
         "amp_dtype": Key(_one_of("float16", "bfloat16"), "float16", "half-precision type of amp_level"),
         "val_every_steps": Key(_int, None, "also validate every N updates within an epoch, into curve.csv", low=1),
         "save_every_steps": Key(_int, None, "also save the state every N steps", low=1),
+        "max_pixels": Key(_pixels, 120_000_000, "larger images are not used; 200M is 200 megapixels"),
+        "truncated": Key(
+            _one_of("error", "score"), "error", "images whose end is missing: not used, or used as far as they go"
+        ),
         "cache_mb": Key(_int, 1024, "memory for decoded images in MB; larger sets are read from disk", low=0),
         "output_path": Key(_str, None, "as ckpt_save_dir"),
     },
@@ -349,8 +373,29 @@ ALIASES = {
     "nesterov": "use_nesterov",
     "milestones": "multi_step_decay_milestones",
     "lr_scheduler": "scheduler",
+    "use_ema": "ema",
+    "use_clip_grad": "clip_grad",
+    "smooth_factor": None,
+    "mixup_prob": None,
+    "mixup_mode": None,
+    "mixup_off_epoch": None,
+    "switch_prob": None,
+    # of other programs, and of the other commands of this project
+    "learning_rate": "lr",
+    "num_epochs": "epoch_size",
+    "wd": "weight_decay",
+    "optimizer": "opt",
+    "arch": "model",
+    "architecture": "model",
+    "image_size": "image_resize",
+    "img_size": "image_resize",
+    "num_workers": "num_parallel_workers",
+    "workers": "num_parallel_workers",
+    "device": "device_target",
+    "out": "ckpt_save_dir",
 }
 _OLD_VALUES = {
     "dynamic_loss_scale": lambda v: "dynamic" if _bool(v) else "fixed",
     "filter_bias_and_bn": lambda v: "norm_and_bias" if _bool(v) else "disable",
+    "lr_scheduler": lambda v: "one_cycle" if v == "onecycle" else v,
 }

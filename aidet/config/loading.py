@@ -129,15 +129,37 @@ def load(yaml_path: Optional[Union[str, Path]], overrides: Optional[Mapping[str,
     )
 
 
+def _found(path: Path) -> Path:
+    """From a wheel, ``-c mindcv_cfg/demo.yaml`` works in any folder."""
+    return SHIPPED / path if not path.exists() and not path.is_absolute() and (SHIPPED / path).is_file() else path
+
+
 def _read(path: Path) -> Dict[str, Any]:
-    if not path.exists() and not path.is_absolute() and (SHIPPED / path).is_file():
-        path = SHIPPED / path  # from a wheel: -c mindcv_cfg/demo.yaml works in any folder
+    path = _found(path)
     if not path.is_file():
         folder = next((p for p in (path.parent, Path("mindcv_cfg")) if p.is_dir()), SHIPPED / "mindcv_cfg")
         there = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
         hint = f"; {folder}: {nearest(path.name, there, 'file')}" if there else ""
         raise UserError(f"configuration {str(path)!r} " + ("is a folder" if path.is_dir() else f"does not exist{hint}"))
     return read_mapping(path)
+
+
+def made_by(source: Optional[str], path: str) -> Optional[str]:
+    """The command that makes a file or folder which a recipe needs, from the recipe's lines ``# Before: COMMAND``.
+
+    Parameters
+    ----------
+    source : str or None
+        The recipe, as in :attr:`Config.source`.
+    path : str
+        What is missing, as the recipe names it.
+    """
+    found = source and _found(Path(source))
+    if not found or not found.is_file():
+        return None
+    lines = found.read_text(encoding="utf-8", errors="replace").splitlines()
+    commands = [line.partition("# Before:")[2].strip() for line in lines if line.startswith("# Before:")]
+    return next((command for command in commands if path in command.split()), None)
 
 
 def parse_args(

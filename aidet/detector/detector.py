@@ -11,6 +11,7 @@ from PIL import Image
 
 from .. import images
 from ..errors import UserError, nearest
+from ..labels import zone_around
 from ..parallel import cpus, in_order
 from . import backends, default
 from . import vote as _vote
@@ -53,8 +54,9 @@ class Detector(Ensemble):
         See :class:`aidet.detector.vote.Fusion`.
     threshold : float, optional
         Generated if ``prob > threshold``. Default: the sidecar's with one model and soft votes, else 0.5.
-    unsure : (float, float) or "LOW,HIGH", optional
-        Zone of the probability in which the decision is ``unsure``.
+    unsure : (float, float), "LOW,HIGH" or "none", optional
+        Zone of the probability in which the decision is ``unsure``. Default: :func:`aidet.labels.zone_around` the
+        threshold.
     views : str, optional
         ``random``, ``native``, ``grid``, ``pyramid``, ``five`` or a pipeline line: :class:`aidet.detector.views.Views`.
         Default: the sidecar's ``voting``, else ``random``.
@@ -172,7 +174,8 @@ class Detector(Ensemble):
         threshold = spec.get("threshold") if threshold is None else threshold
         if threshold is not None:
             threshold = _threshold(threshold)
-        self.unsure = unsure_zone(spec.get("unsure") if unsure is None else unsure)
+        zone = spec.get("unsure") if unsure is None else unsure
+        given_zone = unsure_zone(zone)  # report a wrong one before any model is loaded
         fusion = functools.partial(Fusion, spec.get("fuse", "soft"), names, spec.get("weights"))
         fusion(spec.get("thresholds"))  # report a wrong name before any model is loaded
         options: Dict[str, Any] = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
@@ -185,6 +188,7 @@ class Detector(Ensemble):
         self.fusion = fusion({**{m.name: m.threshold for m in self.models}, **(spec.get("thresholds") or {})})
         alone = len(names) == 1 and vote == "soft"
         self.threshold = threshold if threshold is not None else self.fusion.thresholds[names[0]] if alone else 0.5
+        self.unsure = zone_around(self.threshold) if zone is None else given_zone
         self.cascade = self._cascade(cascade, early_exit, options) if one_by_one else None
         used = [m.views for m in self.models if m.views is not None]
         self.votes, self.views = (common_value(getattr(v, n) for v in used) for n in ("votes", "kind"))

@@ -97,7 +97,7 @@ class Ensemble:
 
     def score_of_first(self, verdict: Verdict, votes: int) -> float:
         """The score that a verdict of this detector would have with only the first ``votes`` views of each model."""
-        scores = [m.uncalibrate(np.array(verdict.views[m.name][:votes])) for m in self.models]
+        scores = [m.uncalibrate(np.array(verdict.view_scores[m.name][:votes])) for m in self.models]
         return self._fuse(scores, [verdict.weights.get(m.name, [])[:votes] or None for m in self.models])[0]
 
     def _score_group(self, group):

@@ -88,7 +88,8 @@ def quantize(
 
 def _change(before, after):
     """Largest absolute change of a view's score."""
-    return max(float(np.abs(np.subtract(x, y)).max()) for x, y in zip(before.views.values(), after.views.values()))
+    pairs = zip(before.view_scores.values(), after.view_scores.values())
+    return max(float(np.abs(np.subtract(x, y)).max()) for x, y in pairs)
 
 
 def _compared(before, after, known=None):

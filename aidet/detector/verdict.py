@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from ..errors import UserError
+from ..labels import sigmoid
 from ..records import Record
 
 if TYPE_CHECKING:
@@ -16,14 +17,19 @@ class Verdict(Record):
 
     Attributes
     ----------
-    views : dict of str to list of float
+    view_scores : dict of str to list of float
         Calibrated scores of the views, per model.
     weights : dict of str to list of float
         Weight of each view, for the models that weight their views.
     """
 
-    views: Dict[str, List[float]] = field(default_factory=dict)
+    view_scores: Dict[str, List[float]] = field(default_factory=dict)
     weights: Dict[str, List[float]] = field(default_factory=dict)
+
+    @property
+    def views(self) -> Dict[str, List[float]]:
+        """Calibrated probabilities of the views, per model, each in [0, 1]."""
+        return {name: sigmoid(scores).tolist() for name, scores in self.view_scores.items()}
 
     @property
     def spread(self) -> Optional[float]:
@@ -36,8 +42,13 @@ class Verdict(Record):
         return self.prob
 
     def to_dict(self) -> Dict[str, Any]:
-        """Every attribute by its name; numbers, texts, lists and dicts only, so that ``json`` can write it."""
-        return asdict(self)
+        """Every attribute by its name, of the views their probabilities; numbers, texts, lists and dicts only.
+
+        ``json`` can write it.
+        """
+        found = asdict(self)
+        del found["view_scores"]
+        return {**found, "views": self.views}
 
 
 class Verdicts(List[Verdict]):

@@ -165,20 +165,20 @@ def _weight(name, value):
 
 
 def unsure_zone(value: Union[None, str, Iterable[float]]) -> Optional[Tuple[float, float]]:
-    """``"LOW,HIGH"`` or a pair -> (low, high) with ``0 <= low <= high <= 1``; None stays None.
+    """``"LOW,HIGH"`` or a pair -> (low, high) with ``0 <= low <= high <= 1``; None and ``"none"``: no zone, None.
 
     Raises
     ------
     UserError
         Not two such numbers.
     """
-    if value is None:
+    if value is None or value == "none":
         return None
     parts = value.split(",") if isinstance(value, str) else list(value)
     try:
         low, high = (float(p) for p in parts)
     except (TypeError, ValueError):
-        raise UserError(f"unsure (={value!r}) must be two numbers, LOW,HIGH, for example 0.4,0.6") from None
+        raise UserError(f"unsure (={value!r}) must be none or two numbers, LOW,HIGH, for example 0.4,0.6") from None
     if not 0 <= low <= high <= 1:
         raise UserError(f"unsure (={value!r}) must be LOW,HIGH with 0 <= LOW <= HIGH <= 1")
     return low, high

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .. import files, report, runinfo
+from .. import files, images, report, runinfo
 from ..cli import OK, PARTIAL
 from ..datasets.sources import split_source
 from ..errors import UserError
@@ -20,7 +20,8 @@ def main(options: argparse.Namespace) -> int:
     ----------
     options : argparse.Namespace
         ``scores, labels, out, by, where, bootstrap, seed, threshold, one_class, target_fpr, valid_scores,
-        valid_labels, valid_where, against, leaks, explain, include, vip, thumbnails``.
+        valid_labels, valid_where, against, leaks, explain, include, vip, thumbnails, max_pixels,
+        truncated``.
 
     Returns
     -------
@@ -57,7 +58,7 @@ def main(options: argparse.Namespace) -> int:
         result["deduplicated"] = deduplicated(evaluation, options.leaks, times, seed, options.one_class)
         inputs["leaks"] = split_source(options.leaks)[0]
     result["run"], doubt = runinfo.read(options.scores)
-    maps = worst.Maps(options.explain, result["run"])
+    maps = worst.Maps(options.explain, result["run"], images.Reading.of(options))
     inputs.update({f"explained with {i + 1}": path for i, path in enumerate(maps.files)})
     further, doubts, included_files = included.read(options.include, result["run"])
     facts, where_from = report.provenance({**inputs, **included_files})

@@ -14,7 +14,7 @@ import numpy as np
 from .. import files, images, metrics, report, runinfo
 from ..cli import OK, PARTIAL, by_reason, to_stderr
 from ..datasets import truth
-from ..detector import Detector
+from ..detector import Detector, default
 from ..errors import UserError
 from ..labels import sigmoid
 from . import degrade
@@ -28,8 +28,9 @@ def main(options: argparse.Namespace) -> int:
     Parameters
     ----------
     options : argparse.Namespace
-        ``ckpt, labels, where, out, points, votes, limit, backend, workers, bootstrap, seed, max_pixels, truncated``;
-        ``positive, real`` if the sidecar does not say which class means what.
+        ``ckpt, labels, where, out, points, votes, limit, backend, device, workers, bootstrap, seed, max_pixels,
+        truncated``; ``positive, real`` if the sidecar does not say which class means what. ``ckpt`` None: the default
+        detector.
 
     Returns
     -------
@@ -41,12 +42,16 @@ def main(options: argparse.Namespace) -> int:
     UserError
         Unknown points, labels without image files, or the log of a sweep with other settings.
     """
-    checkpoints, labels, families, seed = options.ckpt, options.labels, options.points, options.seed
+    labels, families, seed = options.labels, options.points, options.seed
+    checkpoints = default.checkpoints(options.ckpt)
     out = Path(options.out)
     wanted = degrade.points(families)
     true = labelled_images(labels, options.where, options.limit, seed)
     sides = {name: getattr(options, name) for name in ("positive", "real") if getattr(options, name, None) is not None}
-    settings = {"backend": options.backend, "workers": options.workers, "seed": seed, "say": to_stderr, **sides}
+    settings = {
+        "backend": options.backend, "device": options.device, "workers": options.workers, "seed": seed,
+        "say": to_stderr, **sides,
+    }  # fmt: skip
     reading = images.Reading.of(options)
     detector = Detector(*checkpoints, votes=options.votes, **settings)
     header = {

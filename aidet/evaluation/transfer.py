@@ -9,7 +9,7 @@ import numpy as np
 from .. import files, images, metrics, report
 from ..cli import OK, PARTIAL, by_reason, to_stderr
 from ..datasets import sources, truth
-from ..detector import Detector
+from ..detector import Detector, default
 from ..detector.detector import model_names
 from ..errors import UserError
 from ..labels import NAMES
@@ -63,8 +63,8 @@ def main(options: argparse.Namespace) -> int:
     Parameters
     ----------
     options : argparse.Namespace
-        ``ckpt, sets, out, by, votes, backend, workers, bootstrap, seed, max_pixels, truncated``; ``positive, real`` if
-        a sidecar does not say which class means what.
+        ``ckpt, sets, out, by, votes, backend, device, workers, bootstrap, seed, max_pixels, truncated``; ``positive,
+        real`` if a sidecar does not say which class means what. ``ckpt`` None: the default detector.
 
     Returns
     -------
@@ -77,13 +77,16 @@ def main(options: argparse.Namespace) -> int:
         Names that appear twice, sets without image files, or the log of a different transfer.
     """
     votes, times, seed, out = options.votes, options.bootstrap, options.seed, Path(options.out)
-    models, sets = named(options.ckpt, "--ckpt"), named(options.sets, "--sets")
+    models, sets = named(default.checkpoints(options.ckpt), "--ckpt"), named(options.sets, "--sets")
     truths = {name: _labelled_images(name, source) for name, source in sets.items()}
     columns = {name: _columns(true, options.by) for name, true in truths.items()}
     lone = [c for c in options.by or () if not any(c in found for found in columns.values())]
     if lone:
         raise UserError(f"--by {lone[0]!r}: no set has such a column")
-    settings = {"votes": votes, "backend": options.backend, "workers": options.workers, "seed": seed, "say": to_stderr}
+    settings = {
+        "votes": votes, "backend": options.backend, "device": options.device, "workers": options.workers, "seed": seed,
+        "say": to_stderr,
+    }  # fmt: skip
     sides = {name: getattr(options, name) for name in ("positive", "real") if getattr(options, name, None) is not None}
     detectors = {name: Detector(path, **settings, **sides, own_order=len(models) > 1) for name, path in models.items()}
     hashes = {name: files.sha256(path) for name, path in models.items()}

@@ -28,9 +28,12 @@ class Maps:
         take one or two passes per image; occlusion takes 65 passes of all views and runs only for models given here.
     run : dict, optional
         Facts of the run that produced the scores, see :func:`aidet.runinfo.read`.
+    reading : aidet.images.Reading, optional
+        How the images are read.
 
     Attributes
     ----------
+    reading : aidet.images.Reading
     files : list of str
     missing : list of str
         One sentence for each model without maps: the reason.
@@ -46,7 +49,13 @@ class Maps:
         ``none`` together with checkpoints.
     """
 
-    def __init__(self, asked: Optional[Sequence[str]] = None, run: Optional[Dict[str, Any]] = None) -> None:
+    def __init__(
+        self,
+        asked: Optional[Sequence[str]] = None,
+        run: Optional[Dict[str, Any]] = None,
+        reading: Optional[images.Reading] = None,
+    ) -> None:
+        self.reading = reading or images.Reading()
         self.files: List[str] = []
         self.missing: List[str] = []
         self.asked = bool(asked)
@@ -188,7 +197,7 @@ def section(
     for i in wrong:
         name, side, prob = evaluation.paths[i], evaluation.y[i], evaluation.scores.prob[i]
         listed.append([name, NAMES[side], report.number(prob if scored else None)])
-        image = _decoded(folder / paths[i] for folder, paths in where)
+        image = _decoded((folder / paths[i] for folder, paths in where), maps.reading)
         if image is None:
             continue
         seen = maps.of(image, name)
@@ -214,12 +223,12 @@ def ranked(evaluation: Evaluation, most: int) -> List[int]:
     return [int(i) for own in sides for i in own[np.argsort(-margin[own], kind="stable")][:most]]
 
 
-def _decoded(candidates):
+def _decoded(candidates, reading):
     """The first of the files that exists and can be decoded; None if there is none."""
     for path in candidates:
         if path.is_file():
             try:
-                return images.decode(path)
+                return reading.decode(path)
             except images.ImageError:
                 continue
     return None

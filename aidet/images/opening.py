@@ -8,10 +8,12 @@ import warnings
 from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO, Iterator, Optional
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .. import archives
-from . import containers, tiff, walking
+from . import containers, extras, tiff, walking
+
+EXTRA_PIXELS = 120_000_000  # of files that can only be opened by decoding them
 
 
 class _Quiet:
@@ -81,7 +83,30 @@ def opened(source: Any) -> Iterator[Image.Image]:
             yield image
             return
     assert first is not None
-    raise first
+    image = _by_extra(source) if isinstance(first, UnidentifiedImageError) else None
+    if image is None:
+        raise first
+    yield image
+
+
+def kind(source: Any) -> Optional[str]:
+    """:func:`aidet.images.extras.kind` of a file; None if it cannot be read."""
+    try:
+        with binary(source) as file:
+            return extras.kind(file.read(walking.HEAD))
+    except (OSError, ValueError):
+        return None
+
+
+def _by_extra(source: Any) -> Optional[Image.Image]:
+    """A HEIC or JPEG XL file, decoded; None if it is none or there is nothing to decode it."""
+    key = kind(source)
+    if key is None or not extras.installed(key):
+        return None
+    image = extras.decode(key, source, EXTRA_PIXELS).image
+    if image is not None:
+        image.format = {"heif": "HEIF", "jxl": "JXL"}[key]
+    return image
 
 
 def beside(source: Any, level: int) -> Optional[containers.Picture]:
@@ -142,10 +167,11 @@ def unidentified(source: Any) -> str:
             kind = tiff.tags(file, (258, 277, 339)) if head[:2] in (b"II", b"MM") else {}
     except (OSError, ValueError):
         head, kind = b"", {}
-    if head[4:8] == b"ftyp" and head[8:12] in walking.HEIC:
-        return "HEIC, which Pillow does not read; save it as PNG, or as JPEG of high quality"
-    if head[:12] == b"\0\0\0\x0cJXL \r\n\x87\n" or head[:2] == b"\xff\x0a":
-        return "JPEG XL, which Pillow does not read; save it as PNG, or as JPEG of high quality"
+    key = extras.kind(head)
+    if key is not None:
+        return extras.remedy(key)
+    if head[4:8] == b"ftyp" and head[8:12] in walking.AVIF:
+        return "AVIF, damaged, or this Pillow does not read it: pip install 'pillow>=11.3'"
     if head[12:16] == b"CgBI":
         return "a PNG in Apple's own form (CgBI), which Pillow does not read; save it as an ordinary PNG"
     if kind.get(258, (8,))[0] not in (1, 2, 4, 8) or kind.get(339, (1,))[0] != 1:

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .. import archives
 from ..errors import UserError, nearest
-from . import containers, depth, opening, walking
+from . import containers, depth, extras, opening, walking
 
 # Pillow's own guard against decompression bombs warns at 89 million pixels and raises at twice that; ours is explicit,
 # so that a decoder's memory has a known bound (3 bytes a pixel, a few copies).
@@ -70,6 +70,10 @@ class Reading:
     def read(self, source: Source) -> Tuple[Image.Image, str]:
         """Decode one image to RGB, see :func:`decode`; returns it with a note for its row, ``""`` if there is none."""
         return _read(source, self)
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raise :class:`ImageError` if an image of this size is larger than the limit."""
+        _check_size(width, height, self)
 
     def decode(self, source: Source) -> Image.Image:
         """As :func:`decode`, with these options."""
@@ -144,9 +148,27 @@ def _read(source: Source, how: Reading) -> Tuple[Image.Image, str]:
     except MemoryError:
         raise ImageError("not enough memory to decode it") from None
     except UnidentifiedImageError:
-        raise ImageError(opening.unidentified(source)) from None
+        key = opening.kind(source)
+        if key is None or not extras.installed(key):
+            raise ImageError(opening.unidentified(source)) from None
+        return _by_extra(key, source, how)
     except Exception as error:  # noqa: BLE001 - Pillow's plugins raise nearly every type of error on damaged files
         raise ImageError(_reason(error, how)) from None
+
+
+def _by_extra(key: str, source: Any, how: Reading) -> Tuple[Image.Image, str]:
+    """Decode a HEIC or JPEG XL file."""
+    try:
+        found = extras.decode(key, source, how.max_pixels)
+    except (extras.Undecodable, OSError) as error:
+        raise ImageError(str(error)) from None
+    except MemoryError:
+        raise ImageError("not enough memory to decode it") from None
+    _check_size(*found.size, how)
+    assert found.image is not None
+    made, note = _rgb(found.image)
+    turn = TURNS.get(found.turn)
+    return (made if turn is None else made.transpose(turn)), note
 
 
 def _attempts(source: Any, how: Reading) -> Tuple[Image.Image, str]:

@@ -153,7 +153,7 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
         journal.close(len(part) if done else None, done)
     if shard is not None:
         lost = f", {journal.bad} could not be used" if journal.bad else ""
-        again = f"python infer.py merge {target.folder}"
+        again = f"{cli.as_called('python infer.py')} merge {target.folder}"
         print(f"shard {index}/{shards}: {len(part)} images{lost}; when all are done: {again}")
         # msrun treats any exit code but 0 as a crash and kills the other workers; merge reports the unusable images.
         return cli.PARTIAL if journal.bad and args.shard is not None else cli.OK

@@ -9,6 +9,7 @@ from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from .. import images, metrics
+from ..config import made_by
 from ..datasets import samples
 from ..datasets.samples import Samples
 from ..errors import UserError, nearest
@@ -104,7 +105,9 @@ def check_files(config: Any) -> None:
     UserError
     """
     if config.init_from and not Path(config.init_from).is_file():
-        raise UserError(f"init_from {config.init_from!r} does not exist")
+        raise UserError(f"init_from {config.init_from!r} does not exist{_remedy(config, config.init_from)}")
+    if config.data_dir and not Path(config.data_dir).exists() and _remedy(config, config.data_dir):
+        raise UserError(f"data_dir {config.data_dir!r} does not exist{_remedy(config, config.data_dir)}")
     folder = run_folder(config)
     if config.resume not in (None, "auto") and not state_path(config).is_file():
         raise UserError(f"resume {config.resume!r} does not exist")
@@ -115,6 +118,12 @@ def check_files(config: Any) -> None:
     for name in (config.monitor, *config.metrics):
         if name not in metrics.METRICS:
             raise UserError(nearest(name, metrics.METRICS, "metric"))
+
+
+def _remedy(config, path):
+    """What makes a missing file of a recipe, as the end of a sentence."""
+    command = made_by(config.source, path)
+    return f"; make it first: {command}" if command else ""
 
 
 def check_keys(config: Any) -> None:

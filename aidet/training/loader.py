@@ -95,6 +95,9 @@ def _probabilities(samples, sampler):
     return weight / weight.sum()
 
 
+_READING = images.Reading()
+
+
 class Loader:
     """Batches of one set of samples.
 
@@ -112,6 +115,8 @@ class Loader:
         Sets of small images of one size are decoded once and kept in memory if they fit.
     splits : int
         Views of every image, for AugMix; with more than one the pipeline has to contain an ``auto_augment``.
+    reading : aidet.images.Reading
+        How images are read.
 
     Attributes
     ----------
@@ -131,11 +136,13 @@ class Loader:
         workers: Workers,
         cache_mb: int = 1024,
         splits: int = 1,
+        reading: images.Reading = _READING,
     ) -> None:
+        self.reading = reading
         self.samples, self.text, self.size, self.splits = samples, text, tuple(size), splits
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.failed: Dict[str, str] = {}
-        self._memory = _Memory(samples, cache_mb << 20, shared=workers.count > 0)
+        self._memory = _Memory(samples, cache_mb << 20, shared=workers.count > 0, reading=reading)
         self._last = to_numbers(text) if splits == 1 else None
         self._direct: Optional[bool] = None
 
@@ -180,7 +187,7 @@ class Loader:
         for k in range(parts):
             places, rows, views = zip(*items[k::parts]) if items else ((), (), ())
             sources = self._memory.get(list(rows))
-            job = self.workers.submit(self.text, self.seed, self.size, sources, views, self.splits)
+            job = self.workers.submit(self.text, self.seed, self.size, sources, views, self.splits, self.reading)
             futures.append((list(places), job))
         return futures
 
@@ -243,7 +250,8 @@ class _Memory:
     SMALL = 128  # largest side; larger images take longer to transform than to decode
     _serial = itertools.count()
 
-    def __init__(self, samples, limit, shared):
+    def __init__(self, samples, limit, shared, reading=_READING):
+        self.reading = reading
         self.samples, self.failed, self.pixels, self.size = samples, {}, None, None
         self.filled, self._shared = False, None
         self._fill(limit, shared)
@@ -252,7 +260,7 @@ class _Memory:
         if not len(self.samples):
             return
         try:
-            first = images.decode(self.samples.root / self.samples.paths[0])
+            first = self.reading.decode(self.samples.root / self.samples.paths[0])
         except images.ImageError:
             return
         w, h = first.size
@@ -262,7 +270,7 @@ class _Memory:
         pixels = self._mappable(shape) if shared else np.zeros(shape, np.uint8)
         for i, path in enumerate(self.samples.paths):
             try:
-                image = images.decode(self.samples.root / path)
+                image = self.reading.decode(self.samples.root / path)
             except images.ImageError as error:
                 self.failed[i] = str(error)
                 continue

@@ -10,9 +10,10 @@ from ..errors import UserError
 
 TRIED = 16  # images of a set that are opened, spread over its classes
 MOST = 1000  # of one class, where none of the first could be opened
+_READING = images.Reading()
 
 
-def require_images(data: Any, warn: Callable[[str], Any]) -> None:
+def require_images(data: Any, warn: Callable[[str], Any], reading: images.Reading = _READING) -> None:
     """Open a sample of the images of a training.
 
     Parameters
@@ -20,6 +21,8 @@ def require_images(data: Any, warn: Callable[[str], Any]) -> None:
     data : aidet.training.checks.Data
     warn : callable
         Takes one line of text: which images of the sample cannot be used.
+    reading : aidet.images.Reading, optional
+        How images are read.
 
     Raises
     ------
@@ -28,17 +31,17 @@ def require_images(data: Any, warn: Callable[[str], Any]) -> None:
     """
     for name, part in (("training", data.train_set), ("validation", data.val_set)):
         if part is not None:
-            _require(part, name, data.classes, warn)
+            _require(part, name, data.classes, warn, reading)
 
 
-def _require(part: Samples, name: str, classes: List[str], warn: Callable[[str], Any]) -> None:
+def _require(part: Samples, name: str, classes: List[str], warn: Callable[[str], Any], reading: images.Reading) -> None:
     assert part.targets is not None
     kinds = np.unique(part.targets)
     chosen = kinds[np.unique(np.linspace(0, len(kinds) - 1, TRIED).astype(int))]
     lost, failed = [], []
     for kind in chosen.tolist():
         rows = np.flatnonzero(part.targets == kind)
-        usable, reasons = _try(part, rows, max(1, TRIED // len(chosen)))
+        usable, reasons = _try(part, rows, max(1, TRIED // len(chosen)), reading)
         failed += reasons
         if not usable:
             lost.append(f"{classes[kind]!r}" if 0 <= kind < len(classes) else "images without a class")
@@ -55,7 +58,7 @@ def _require(part: Samples, name: str, classes: List[str], warn: Callable[[str],
         warn(f"warning: {len(failed)} of some {name} images tried cannot be used, {first}")
 
 
-def _try(part: Samples, rows: np.ndarray, count: int) -> Tuple[int, List[Tuple[str, str]]]:
+def _try(part: Samples, rows: np.ndarray, count: int, reading: images.Reading) -> Tuple[int, List[Tuple[str, str]]]:
     """How many of ``count`` images, evenly chosen, can be decoded; if none, look further. And (path, reason) of others.
 
     They are decoded: that a header can be read says little.
@@ -68,7 +71,7 @@ def _try(part: Samples, rows: np.ndarray, count: int) -> Tuple[int, List[Tuple[s
         if usable and len(failed) + usable >= len(first):
             break
         try:
-            images.decode(part.root / part.paths[row])
+            reading.decode(part.root / part.paths[row])
             usable += 1
         except images.ImageError as error:
             failed.append((part.paths[row], str(error)))

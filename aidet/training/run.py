@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import numpy as np
 
+from .. import images
 from ..datasets import samples
 from ..errors import UserError
 from . import checks, opening, saving
@@ -53,7 +54,7 @@ def train(config: Any, dry_run: bool = False, out: Optional[Callable[[str], Any]
     checks.check_files(config)
     checks.check_keys(config)
     data = checks.find_data(config, processes.warn)
-    opening.require_images(data, processes.warn)
+    opening.require_images(data, processes.warn, images.Reading.of(config))
     lines = checks.find_lines(config)
     processes.join(config)
     plan = checks.make_plan(config, data, lines, processes.world)
@@ -101,6 +102,7 @@ class Run:
         self.loader = Loader(
             data.train_set, lines.text, lines.size, config.batch_size, seed=config.seed, workers=workers,
             cache_mb=config.cache_mb, splits=max(1, config.aug_splits),
+            reading=images.Reading.of(config),
         )  # fmt: skip
         self.validator: Optional[Validator] = None
         if data.val_set is not None and config.val_while_train:

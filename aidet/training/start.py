@@ -103,7 +103,7 @@ def output_count(plan: Plan, warn: Callable[[str], Any]) -> int:
         warn(f"note: num_classes is {outputs}, the data have {len(classes)} classes")
     elif outputs != len(classes) and not (outputs == 1 and len(classes) == 2):
         shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
-        advice = "leave it out or set it to that"
+        advice = "add --num_classes auto (or num_classes: auto in the YAML), which takes the number from the data"
         if not sided:
             advice = "none of them says real or generated: name the folders or labels real and fake for a detector"
         raise UserError(

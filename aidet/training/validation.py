@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict
 
 import numpy as np
 
-from .. import ckpt, labels
+from .. import ckpt, images, labels
 from ..datasets.samples import Samples
 from ..metrics import best_threshold, class_metrics
 from .checks import Plan
@@ -53,8 +53,9 @@ class Validator:
         self._plan, self._student, self._processes = plan, student, processes
         size = min(config.batch_size, max(1, math.ceil(len(val_set) / processes.world)))
         self.loader = Loader(
-            val_set, lines.text_eval, lines.size_eval, size, seed=config.seed, workers=workers, cache_mb=config.cache_mb
-        )
+            val_set, lines.text_eval, lines.size_eval, size, seed=config.seed, workers=workers,
+            cache_mb=config.cache_mb, reading=images.Reading.of(config),
+        )  # fmt: skip
         self._copies = []
         if config.val_amp_level not in (None, config.amp_level):
             twin = models.create(config.model, **student.arguments)

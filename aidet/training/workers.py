@@ -17,6 +17,8 @@ from .. import images, runtime
 from ..errors import UserError
 from ..images import pipeline
 
+_READING = images.Reading()
+
 
 # --- from files to batches ----------------------------------------------------------------------------------------
 @lru_cache(maxsize=16)
@@ -30,14 +32,14 @@ def to_numbers(text: str) -> Optional[images.Pipeline]:
     return line.numbers if last and line.affine() else None
 
 
-def _one(text, seed, source, key, view, size, splits=1):
+def _one(text, seed, source, key, view, size, splits=1, reading=_READING):
     """One image through the pipeline: (array, None), or (None, reason).
 
     The array is uint8 (h, w, 3) if :func:`to_numbers` is still to be applied, else float32 (3, h, w), or with several
     splits (splits, 3, h, w).
     """
     try:
-        image = images.decode(source)
+        image = reading.decode(source)
         if splits > 1:
             array = _splits(images.parsed(text), image, seed, key, view, splits)
         elif to_numbers(text):
@@ -89,7 +91,7 @@ def _mapped(file, serial, shape):
         return np.frombuffer(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ), np.uint8).reshape(shape)
 
 
-def _chunk(text, seed, size, sources, views, splits=1):
+def _chunk(text, seed, size, sources, views, splits=1, reading=_READING):
     """Run by a worker: a part of a batch. Errors are returned as text, so that the caller can name the file.
 
     ``sources`` are paths or pixels; for small images one array (n, h, w, 3), which is sent faster than n of them, or
@@ -103,7 +105,7 @@ def _chunk(text, seed, size, sources, views, splits=1):
         out = np.zeros((len(views), *((splits,) if splits > 1 else ()), 3, *size), np.float32)
     reasons = {}
     for i, (source, (key, view)) in enumerate(zip(sources, views)):
-        array, reason = _one(text, seed, source, key, view, size, splits)
+        array, reason = _one(text, seed, source, key, view, size, splits, reading)
         if reason is None:
             out[i] = array
         else:

@@ -27,7 +27,7 @@ def build() -> Any:
 
     from aidet import images, xihe
     from aidet.app import cards, pictures
-    from aidet.app.service import Service, zone_around
+    from aidet.app.service import Service
 
     served = Service(xihe.model_files(HERE))
     start = round(served.threshold, 3)  # as the slider displays it
@@ -38,8 +38,7 @@ def build() -> Any:
         record = served.verdict(path, Path(path).name)
         if not record.ok:
             return cards.verdict("en", record, threshold, served.unsure), "", "", None, None
-        unsure = served.unsure if threshold == start else zone_around(threshold)
-        threshold = served.threshold if threshold == start else threshold
+        threshold, unsure = served.rule(threshold)
         record = served.decided(record, threshold, unsure)
         image = images.decode(path)
         verdict = "".join(cards.verdict(language, record, threshold, unsure) for language in BOTH)

@@ -12,8 +12,8 @@ from ..reading import Tensor
 
 MODULES = (
     "efficientnet resnet cifar_resnet squeezenet mobilenet_v3 cifake taesd swin vit clip dinov2 siglip convnext "
-    "autoencoder_kl swin_v2 convnext_v2 efficientnet_v2 beit mobilenet_v2 resnest aide d3 drct fatformer fredect freqnet "
-    "gramnet ladeda npr rine safe siglip_dinov2"
+    "autoencoder_kl swin_v2 convnext_v2 efficientnet_v2 beit mobilenet_v2 resnest aide d3 drct fatformer fredect "
+    "freqnet gramnet ladeda npr rine safe siglip_dinov2"
 ).split()
 # What trainers call a linear classifier that they put on a tower of another library.
 HEADS = r"(?:fc|head|linear|linear_head|classifier)(?:\.\d+)?\.(weight|bias)"

@@ -17,6 +17,7 @@ from aidet import Detector, images, records, runtime
 from aidet.app import cards, credentials, metadata, pictures, server, service, uploads, words
 from aidet.detector import default, detector
 from aidet.errors import UserError
+from aidet.labels import zone_around
 
 TINY = uploads.Limits(images=3, megabytes=1, upload_megabytes=2, total_megabytes=2, pixels=10_000)
 
@@ -196,25 +197,27 @@ def with_store(kind, data, store):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_content_credentials_are_found(photo, kind):
+def test_content_credentials_are_found(photo, kind, monkeypatch):
     out = io.BytesIO()
     photo(1, (20, 20)).save(out, kind)
     assert found(out.getvalue()) == []
     store = credentials.find(SIGNED.read_bytes())
     assert len(store) > 40000
     signed = with_store(kind, out.getvalue(), store)
+    monkeypatch.setattr(credentials, "_installed", lambda: False)  # the store was signed for another image
     assert metadata.read(signed) == metadata.read(SIGNED)
     xmp = b"<x>http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia</x>"
     assert found(out.getvalue() + xmp) == [("generator", "DigitalSourceType")]
 
 
-def test_a_manifest_says_who_made_the_image_and_how(tmp_path, photo):
+def test_a_manifest_says_who_made_the_image_and_how(tmp_path, photo, monkeypatch):
+    monkeypatch.setattr(credentials, "_installed", lambda: False)
     generator, manifest = metadata.read(SIGNED)
     assert (generator.kind, generator.name) == ("generator", "C2PA c2pa.created")
     assert generator.text == "trainedAlgorithmicMedia by Example Diffusion 9"
     assert manifest.text == (
         "manifest present, made with Example Painter 3.1, signed in the name of Example Pictures Ltd; "
-        "its signature was not verified"
+        "its signature was not verified: pip install 'aidet[c2pa]' verifies it"
     )
     record = detector.Verdict("a", -2.0, 0.12, 0, "real")
     for language, words_of in (("en", "metadata name a generator"), ("zh", "写有生成工具")):
@@ -391,10 +394,14 @@ def test_heat_map(served, photo, tmp_path):
         served.heat(tmp_path / "b.png")
 
 
-def test_the_default_zone_surrounds_the_threshold():
-    assert service.zone_around(0.5) == (0.378, 0.622)
-    low, high = service.zone_around(0.97)
-    assert 0.95 < low < 0.97 < high < 0.985
+def test_the_rule_of_the_page_is_the_detectors(served):
+    own = served.threshold, served.unsure
+    assert served.rule() == own and served.unsure == served.detector.unsure
+    shown = round(served.threshold, 3), tuple(round(end, 3) for end in served.unsure)  # as the sliders hold them
+    assert served.rule(*shown) == own
+    threshold, zone = served.rule(0.9)
+    assert (threshold, zone) == (0.9, zone_around(0.9)) and zone[0] < 0.9 < zone[1]
+    assert served.rule(0.9, (0.4, 0.6)) == (0.9, (0.4, 0.6)) and served.rule(0.9, "none") == (0.9, (0.9, 0.9))
 
 
 @pytest.mark.parametrize("values, text", [((1.5, None), "between 0 and 1"), ((0.5, (0.9, 0.1)), "LOW <= HIGH")])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aidet import config
+from aidet import config, images
 from aidet.errors import UserError
 from aidet.training import schedules
 
@@ -57,6 +57,27 @@ def test_the_command_line_overrides_the_file_and_takes_lists_and_booleans(tmp_pa
 def test_a_wrong_file_is_one_clear_error(tmp_path, text, message):
     with pytest.raises(UserError, match=re.escape(message)):
         config.load(write(tmp_path, text))
+
+
+def test_names_of_other_programs_are_found_in_a_file_and_on_the_command_line(tmp_path):
+    (tmp_path / "c.yaml").write_text("learning_rate: 3e-4\nnum_epochs: 7\narch: testing\nimg_size: 96\n")
+    c = config.load(tmp_path / "c.yaml")
+    assert (c.lr, c.epoch_size, c.model, c.image_resize) == (3e-4, 7, "testing", 96)
+    argv = "--learning-rate 1e-2 --optimizer sgd --wd=0.1 --workers 3 --out o --device CPU".split()
+    c = config.load(tmp_path / "c.yaml", config.parse_args(argv)[1])
+    assert (c.lr, c.opt, c.weight_decay, c.num_parallel_workers) == (1e-2, "sgd", 0.1, 3)
+    assert (c.ckpt_save_dir, c.device_target) == ("o", "CPU")
+    with pytest.raises(UserError, match="unknown flag 'lerning_rate'; did you mean 'learning_rate'"):
+        config.parse_args(["--lerning_rate", "1"])
+
+
+def test_how_images_are_read_is_a_key(tmp_path):
+    c = config.load(None, config.parse_args(["--max-pixels", "200M", "--truncated", "score"])[1])
+    assert (c.max_pixels, c.truncated) == (200_000_000, "score")
+    assert images.Reading.of(c) == images.Reading(200_000_000, "score")
+    assert images.Reading.of(config.load(None)) == images.Reading()
+    with pytest.raises(UserError, match="max_pixels .='many'. must be a number of pixels, for example 200M"):
+        config.load(None, {"max_pixels": "many"})
 
 
 def test_missing_file_and_unknown_flag(tmp_path):

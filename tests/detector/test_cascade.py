@@ -15,7 +15,13 @@ from aidet.detector.network import Network
 from aidet.detector.scorer import Scorer
 from aidet.errors import UserError
 
-SETTINGS = [{}, {"votes": 5}, {"votes": 5, "vote": "hard"}, {"votes": 5, "unsure": (0.4, 0.6), "early_exit": True}]
+SETTINGS = [
+    {},
+    {"unsure": "none"},
+    {"votes": 5},
+    {"votes": 5, "vote": "hard"},
+    {"votes": 5, "unsure": (0.4, 0.6), "early_exit": True},
+]
 
 
 @pytest.fixture(scope="module")

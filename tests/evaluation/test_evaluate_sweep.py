@@ -11,7 +11,7 @@ from PIL import Image
 
 from aidet import files, images
 from aidet.datasets import truth
-from aidet.detector import detector, vote
+from aidet.detector import default, detector, vote
 from aidet.errors import UserError
 from aidet.evaluation import degrade, included, sweep, transfer
 
@@ -40,13 +40,13 @@ class Bright:
         self.threshold, self.vote, self.votes, self.names = 0.5, "soft", votes, ["m"]
 
     def score_of_first(self, verdict, votes):
-        return vote.combine_views(verdict.views["m"][:votes])
+        return vote.combine_views(verdict.view_scores["m"][:votes])
 
     def stream(self, items):
         for key, image in items:
             Bright.calls.append(key)
             views = [float(np.asarray(image).mean() - 85) / 10 + k / 10 for k in range(self.votes)]
-            yield detector.Verdict(key, vote.combine_views(views), None, None, "", "ok", {}, views={"m": views})
+            yield detector.Verdict(key, vote.combine_views(views), None, None, "", "ok", {}, view_scores={"m": views})
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def stub(monkeypatch, tmp_path):
 def options(stub, pictures, **given):
     base = {
         "ckpt": [stub], "labels": pictures / "labels.csv", "where": None, "out": stub.parent / "out", "points": None,
-        "votes": 1, "limit": 0, "backend": "auto", "workers": 1, "bootstrap": 20, "seed": 42,
+        "votes": 1, "limit": 0, "backend": "auto", "device": "auto", "workers": 1, "bootstrap": 20, "seed": 42,
     }  # fmt: skip
     return Namespace(**{**base, **given})
 
@@ -97,6 +97,12 @@ def test_a_killed_run_goes_on_and_new_points_are_added(stub, pictures):
     Bright.calls = []
     sweep.main(options(stub, pictures, points=["jpeg", "crop"]))
     assert len(Bright.calls) == 24 * 4
+
+
+def test_without_a_checkpoint_the_default_detector_is_measured(stub, pictures, monkeypatch):
+    monkeypatch.setattr(default, "CKPT", stub)
+    assert sweep.main(options(stub, pictures, ckpt=None, points=["crop"])) == 0
+    assert result(stub)["inputs"]["checkpoint 1"]["path"].endswith("m.ckpt")
 
 
 def test_a_damaged_line_of_the_log_is_named(stub, pictures):
@@ -188,7 +194,7 @@ def test_tiers(photo):
 # --- transfer --------------------------------------------------------------------------------------------------------
 def transfer_options(stub, sets, **given):
     base = {"ckpt": [f"bright={stub}"], "sets": sets, "out": stub.parent / "out", "votes": 1, "backend": "auto",
-            "workers": 1, "bootstrap": 20, "seed": 42, "by": None}  # fmt: skip
+            "device": "auto", "workers": 1, "bootstrap": 20, "seed": 42, "by": None}  # fmt: skip
     return Namespace(**{**base, **given})
 
 

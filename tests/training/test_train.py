@@ -301,7 +301,7 @@ def test_more_outputs_than_plain_classes_are_said(data, tmp_path, capsys):
             (tmp_path / split / new).symlink_to(data / split / old)
     code, _ = fitted(tmp_path, tmp_path / "out", num_classes=3, epoch_size=1, metrics=["accuracy"])
     assert code == 0 and "num_classes is 3, the data have 2 classes" in capsys.readouterr().err
-    with pytest.raises(UserError, match="num_classes .=3. is not the number of classes"):
+    with pytest.raises(UserError, match="num_classes .=3. is not the number of classes.* 2 .*--num_classes auto"):
         fitted(data, tmp_path / "b", num_classes=3)
 
 

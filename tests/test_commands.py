@@ -1,0 +1,102 @@
+"""The command lines together: one name for one thing, and the default detector where none is named."""
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+import app
+import evaluate
+import export
+import infer
+from aidet import cli, command
+from aidet.detector import default
+from aidet.errors import UserError
+from aidet.evaluation import transfer
+from aidet.export import exporter
+
+DETECTOR = "votes vote views fuse threshold unsure seed positive real transform backend device workers".split()
+
+
+def helped(capsys, run, *argv):
+    """What ``--help`` prints."""
+    try:
+        run([*argv, "--help"])
+    except SystemExit as done:
+        assert not done.code
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_help_names_the_command_as_it_was_called(name, capsys):
+    text = helped(capsys, command.run, name)
+    assert re.match(rf"usage: aidet {name}\b", text)
+    assert not re.search(r"(?<!/)\b(infer|evaluate|export|app|train)\.py\b", text.replace("config.py", ""))
+
+
+@pytest.mark.parametrize("module", [infer, evaluate, export, app])
+def test_help_of_a_script_names_the_script(module, capsys):
+    run = getattr(module, "run", None) or module.main
+    assert helped(capsys, run).startswith(f"usage: {module.__name__}.py ")
+
+
+def test_messages_name_the_command_as_it_was_called():
+    with pytest.raises(UserError, match="see aidet infer --help"):
+        command.run(["infer", "--out", "x", "--test_data_path", "", "--model_path", "a.ckpt"])
+    with pytest.raises(UserError, match="see python infer.py --help"):
+        infer.run(["--out", "x", "--test_data_path", "", "--model_path", "a.ckpt"])
+    with cli.installed_command():
+        kept = "'infer.py' and work/infer.py"  # names of files
+        assert cli.as_called(kept) == kept and cli.as_called("run evaluate.py leaks") == "run aidet evaluate leaks"
+    assert cli.as_called("run evaluate.py leaks") == "run evaluate.py leaks"
+
+
+def parsers():
+    found = {"infer": infer.parser(), "app": app.parser()}
+    commands = next(a for a in evaluate._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return {**found, **{f"evaluate {name}": p for name, p in commands.choices.items()}}
+
+
+def test_an_option_of_a_detector_is_the_same_in_every_command():
+    seen = {}
+    for name, parser in parsers().items():
+        for action in parser._actions:
+            if action.dest in DETECTOR and not (name.startswith("evaluate") and action.dest in ("threshold", "seed")):
+                facts = (action.option_strings, action.type, action.metavar, action.default)
+                if name != "evaluate leaks":  # its workers are processes
+                    seen.setdefault(action.dest, facts)
+                    assert facts == seen[action.dest], (name, action.dest)
+    assert set(DETECTOR) == set(seen)
+    reading = [n for n, p in parsers().items() if {"--max-pixels", "--truncated"} <= set(p.flags())]
+    assert reading == list(parsers())
+
+
+def test_an_option_may_be_written_with_underscores():
+    parser = infer.parser()
+    words = "--batch_size 7 --max_pixels=200M --sample_submission a_b.csv --out o_o".split()
+    args = parser.parse_args(words)
+    assert (args.batch_size, args.max_pixels, args.sample_submission, args.out) == (7, 200_000_000, "a_b.csv", "o_o")
+    given = infer.parse(["--model_path", "a.ckpt", "--test_data_path", "d", "--output_path", "o"])
+    assert (given.ckpt, given.images, given.out) == (["a.ckpt"], "d", "o")
+    assert evaluate._parser().parse_args(["audit", "--labels", "l", "--out", "o", "--max_pixels", "5"]).max_pixels == 5
+    with pytest.raises(UserError, match="did you mean '--batch-size'"):
+        parser.parse_args(["--batch_sise", "7"])
+
+
+def test_without_a_checkpoint_the_default_detector_is_exported_and_transferred(monkeypatch, tmp_path, capsys):
+    given = []
+    found = {"file": "x.onnx", "difference": None, "note": "as asked"}
+    monkeypatch.setattr(exporter, "export", lambda path, *_: given.append(path) or found)
+    export.run(["--format", "onnx", "--out", str(tmp_path)])
+    monkeypatch.setattr(transfer, "named", lambda paths, what: given.append(paths[0]) or pytest.fail("stop"))
+    with pytest.raises(pytest.fail.Exception):
+        evaluate.main(["transfer", "--sets", "a=b", "--out", str(tmp_path)])
+    assert given == [default.path()] * 2 and Path(given[0]).name == "aidet_default.ckpt"
+    assert capsys.readouterr().err.count("no --ckpt given: using the default detector") == 2
+
+
+def test_without_a_default_detector_the_message_says_what_to_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(default, "CKPT", tmp_path / "aidet_default.ckpt")
+    with pytest.raises(UserError, match="name a detector: --ckpt"):
+        export.run(["--format", "onnx", "--out", str(tmp_path / "o")])
