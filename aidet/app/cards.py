@@ -97,7 +97,7 @@ def verdict(
     if not record.ok:
         why = html.escape(record.status[len("error: ") :])
         return (
-            f'<div class="aidet-card aidet-error" role="status"><h2>{say(language, "error")}</h2><p>{why}</p>'
+            f'<div class="aidet-card aidet-error"><h2>{say(language, "error")}</h2><p>{why}</p>'
             f'<p class="aidet-file">{name}</p></div>'
         )
     assert record.prob is not None  # as in every row that is ok
@@ -107,7 +107,7 @@ def verdict(
     if checking:
         resaved = f'<p class="aidet-wait">{say(language, "checking")}</p>'
     return (
-        f'<div class="aidet-card aidet-{record.decision}" role="status" data-decision="{record.decision}">'
+        f'<div class="aidet-card aidet-{record.decision}" data-decision="{record.decision}">'
         f"<h2>{say(language, record.decision)}</h2>"
         f"<p>{say(language, 'say_' + record.decision)}</p><p>{reason(language, record, threshold, unsure)}</p>"
         f'<div class="aidet-bar" role="img" aria-label="{percent(record.prob)}; {scale}">'
@@ -224,9 +224,18 @@ def heat_map(language: str, picture: str, without: float, prob: float) -> str:
     )
 
 
+def traces(language: str, spectrum: str, residual: str) -> str:
+    """Spectrum and noise side by side; both are data URIs."""
+    shown = "".join(
+        f'<figure class="aidet-map"><img src="{uri}" alt=""><figcaption>{say(language, key)}</figcaption></figure>'
+        for key, uri in (("spectrum", spectrum), ("residual", residual))
+    )
+    return f'<p>{say(language, "traces_help")}</p><div class="aidet-pair">{shown}</div>'
+
+
 def blank(language: str, key: str) -> str:
     """The place of the heat map while there is none; ``key`` is the text that stands there."""
-    return f'<div class="aidet-map aidet-blank" role="status"><p>{say(language, key)}</p></div>'
+    return f'<div class="aidet-map aidet-blank"><p>{say(language, key)}</p></div>'
 
 
 def metadata(language: str, findings: Sequence[Finding]) -> str:

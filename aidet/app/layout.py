@@ -1,7 +1,7 @@
 """The components of the page and where they stand. Imported with :mod:`aidet.app.page`, never before."""
 
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Optional
 
 import gradio as gr
 
@@ -79,23 +79,19 @@ class Layout:
             with gr.Column(scale=4, min_width=310):
                 self._picture()
             with gr.Column(scale=5, min_width=320):
-                self.card = gr.HTML(empty(self.start), elem_id="verdict")
+                self.card = gr.HTML(empty(self.start), elem_id="verdict", padding=False)
             with gr.Column(scale=4, min_width=310):
-                self.heat = gr.HTML(cards.blank(self.start, "heat_empty"), elem_id="heat")
+                self.heat = gr.HTML(cards.blank(self.start, "heat_empty"), elem_id="heat", padding=False)
         self._sliders()
         with gr.Tabs():
             with self._tab("votes"):
-                self.votes = gr.HTML(elem_id="votes")
+                self.votes = gr.HTML(elem_id="votes", padding=False)
             with self._tab("stability"):
-                self.stability = gr.HTML(elem_id="stability")
+                self.stability = gr.HTML(elem_id="stability", padding=False)
             with self._tab("traces"):
-                self._word(gr.Markdown, "traces_help")
-                with gr.Row():
-                    plain = {"interactive": False, "height": 300, "min_width": 220, "buttons": []}
-                    self.spectrum = self._word(gr.Image, "spectrum", "label", elem_id="spectrum", **plain)
-                    self.residual = self._word(gr.Image, "residual", "label", elem_id="residual", **plain)
+                self.traces = gr.HTML(elem_id="traces", padding=False)
             with self._tab("metadata"):
-                self.metadata = gr.HTML(elem_id="metadata")
+                self.metadata = gr.HTML(elem_id="metadata", padding=False)
 
     def _picture(self):
         self.image = self._word(
@@ -110,21 +106,13 @@ class Layout:
             elem_id="image",
         )
         self.examples = examples.found(self.folder)
-        self.gallery = gr.Gallery(
-            value=self.thumbnails(self.start),
-            label=say(self.start, "examples"),
-            columns=3,
-            height=220,
-            object_fit="cover",
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            elem_id="examples",
-        )
-
-    def thumbnails(self, language: str) -> List[Tuple[str, str]]:
-        """Thumbnail and caption of each example."""
-        return [(str(e.thumbnail), say(language, e.caption)) for e in self.examples]
+        self._word(gr.Markdown, "examples", elem_id="examples")
+        self.examples = examples.found(self.folder)
+        with gr.Row(elem_id="example-row"):
+            self.chosen = [
+                self._word(gr.Button, e.caption, icon=str(e.thumbnail), elem_classes="aidet-example", min_width=90)
+                for e in self.examples
+            ]
 
     def _sliders(self):
         with self._word(gr.Accordion, "settings", "label", open=False, elem_id="settings"):
@@ -144,12 +132,12 @@ class Layout:
         self._word(gr.Markdown, "limits", "value", vars(self.served.limits))
         self.run = self._word(gr.Button, "run", variant="primary", elem_id="run")
         self.summary = gr.Markdown(elem_id="summary")
-        self.table = gr.HTML(elem_id="table")
-        self.link = gr.HTML(elem_id="download")
+        self.table = gr.HTML(elem_id="table", padding=False)
+        self.link = gr.HTML(elem_id="download", padding=False)
         self._word(gr.Markdown, "not")
 
     def _history(self):
         self._word(gr.Markdown, "history_help")
-        self.past = gr.HTML(elem_id="history")
-        self.past_link = gr.HTML(elem_id="history-download")
+        self.past = gr.HTML(elem_id="history", padding=False)
+        self.past_link = gr.HTML(elem_id="history-download", padding=False)
         self.clear = self._word(gr.Button, "clear", size="sm")

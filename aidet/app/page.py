@@ -1,6 +1,7 @@
 """The page and the HTTP interface, in Gradio 6. Imported when the application starts, never before."""
 
 import collections
+import functools
 import os
 import time
 from pathlib import Path
@@ -23,6 +24,11 @@ TO_THE_VERDICT = """() => {
   if (card && innerWidth < 768) card.scrollIntoView({behavior: calm ? 'auto' : 'smooth', block: 'start'});
 }"""
 HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
+
+# A screen reader reads a new verdict and the summary of a batch out; parts that come later must say so beforehand.
+ANNOUNCED = (
+    """() => document.querySelectorAll('#verdict, #summary').forEach(e => e.setAttribute('aria-live', 'polite'))"""
+)
 
 
 def build(served: service.Service, language: Optional[str] = None, folder: Union[None, str, Path] = None) -> gr.Blocks:
@@ -77,6 +83,7 @@ class Page(layout.Layout):
         super().__init__(served, language, folder)
         self.latest: Dict[Any, str] = collections.OrderedDict()  # window -> its last image
         self._events()
+        page.load(None, None, None, js=ANNOUNCED, api_visibility="private")
         if language is None:
             page.load(asked_for, None, self.language, **HIDDEN)
 
@@ -90,7 +97,7 @@ class Page(layout.Layout):
         first = self.image.change(
             self.on_image,
             [self.image, *told, self.rows],
-            [*shown, self.spectrum, self.residual, self.heat, self.examined, *history],
+            [*shown, self.traces, self.heat, self.examined, *history],
             preprocess=False,
             **card,
         )
@@ -98,7 +105,8 @@ class Page(layout.Layout):
         last = more.then(self.on_heat, [self.examined, self.language], [self.heat, self.examined], **HIDDEN)
         first.then(None, None, None, js=TO_THE_VERDICT, api_visibility="private")
         self.image.change(None, None, None, cancels=[more, last], api_visibility="private")
-        self.gallery.select(self.on_example, None, self.image, **HIDDEN)
+        for button, example in zip(self.chosen, self.examples):
+            button.click(functools.partial(str, example.path), None, self.image, **HIDDEN)
         # One event for all three sliders, so that after several quick moves the result of the last one is shown.
         moves = [slider.change for slider in self.rule]
         gr.on(moves, self.on_rule, [self.examined, *told], shown, trigger_mode="always_last", **HIDDEN)
@@ -116,7 +124,7 @@ class Page(layout.Layout):
         self.language.change(
             self.on_language,
             [self.examined, *told, self.rows, self.scored],
-            [*texts, *shown, self.heat, self.gallery, *batch, self.past, self.past_link],
+            [*texts, *shown, self.traces, self.heat, *batch, self.past, self.past_link],
             **HIDDEN,
         )
 
@@ -133,19 +141,19 @@ class Page(layout.Layout):
         """Score a new image, or clear the page when the image was removed."""
         self.remember(request, payload)
         if payload is None:
-            cleared = (layout.empty(language), "", "", "", None, None, cards.blank(language, "heat_empty"), None)
+            cleared = (layout.empty(language), "", "", "", "", cards.blank(language, "heat_empty"), None)
             return (*cleared, *self.history(rows, language))
         path, name = calls.told(calls.received)(payload, self.folder)
         record, image = self.served.look(path, name)
         examined = {"record": record, "path": str(path), "findings": service.findings_of(path), "window": _of(request)}
         examined["checking"] = record.ok
-        views: List[Any] = [None, None]
         if image is not None:
-            views = [pictures.spectrum(image), pictures.residual(image)]
+            made = (pictures.spectrum(image), pictures.residual(image))
+            examined["traces"] = [pictures.uri(picture, 92) for picture in made]
         decided = self.served.decided(record, *self.zone(threshold, low, high))
         return (
             *self.show(examined, threshold, low, high, language),
-            *views,
+            self.traces_of(examined, language),
             cards.blank(language, "heat_wait" if record.ok else "heat_empty"),
             examined,
             *self.history(self.add(rows, [decided]), language),
@@ -194,9 +202,10 @@ class Page(layout.Layout):
         picture, without = examined["heat"]
         return cards.heat_map(language, picture, without, examined["record"].prob)
 
-    def on_example(self, chosen: gr.SelectData) -> str:
-        """The file of the example that was chosen."""
-        return str(self.examples[chosen.index].path)
+    @staticmethod
+    def traces_of(examined: Optional[Dict[str, Any]], language: str) -> str:
+        """Spectrum and noise of an examined image."""
+        return cards.traces(language, *examined["traces"]) if examined and "traces" in examined else ""
 
     @staticmethod
     def zone(threshold: float, low: float, high: float) -> Tuple[float, Tuple[float, float]]:
@@ -296,6 +305,6 @@ class Page(layout.Layout):
             updates.append(gr.update(**{prop: f"# {text}" if key == "title" else text}))
         shown = self.show(examined, threshold, low, high, language)
         _, table, link = self.history(rows, language)
-        gallery = gr.update(value=self.thumbnails(language), label=say(language, "examples"))
         batch = self.batch_of(scored, language)
-        return (*updates, *shown, self.map_of(examined, language), gallery, *batch, table, link)
+        more = (self.traces_of(examined, language), self.map_of(examined, language))
+        return (*updates, *shown, *more, *batch, table, link)

@@ -66,7 +66,16 @@ _RULES = """
 .aidet-facts td {vertical-align: top}
 .aidet-link {display: inline-block; padding: 6px 14px; border-radius: 8px; text-decoration: none !important;
   border: 1px solid var(--ai-line); background: var(--ai-ground); color: var(--ai-text) !important}
-#examples .caption-label, #examples figcaption {font-size: .8rem}
+.aidet-pair {display: flex; flex-wrap: wrap; gap: 12px; margin-top: 8px}
+#examples {margin-bottom: -8px} #examples p {font-weight: 600}
+#example-row {display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px}
+.aidet-example {display: flex; align-self: stretch; height: auto; flex-direction: column; gap: 4px;
+  padding: 4px 4px 6px; min-width: 0 !important; font-size: .8rem; font-weight: 400; line-height: 1.25;
+  white-space: normal; justify-content: flex-start; background: var(--ai-ground); color: var(--ai-text);
+  border: 1px solid var(--ai-line)}
+.aidet-example img {width: 100%; height: 62px; object-fit: cover; border-radius: 6px; margin: 0}
+:is(#verdict, #heat, #traces, #votes, #stability, #metadata, #table, #history) .html-container {padding: 0}
+#verdict p, #votes p, #stability p, #traces p, #metadata p {margin: 4px 0}
 @media (max-width: 480px) {button[role=tab] {padding-left: 9px; padding-right: 9px}}
 @media (max-width: 1000px) {.aidet-map img {max-height: none}}
 footer {display: none !important}
@@ -77,7 +86,7 @@ def _variables(colours):
     return " ".join(f"--ai-{name}: {value};" for name, value in colours.items())
 
 
-CSS = f":root {{{_variables(LIGHT)}}}\n.dark {{{_variables(DARK)}}}\n{_RULES}"
+CSS = f":root {{{_variables(LIGHT)}}}\n.dark {{{_variables(DARK)} --color-accent: {DARK['real']};}}\n{_RULES}"
 # What Gradio's theme needs so that its own parts have enough contrast, too; ``_dark`` is for dark mode.
 THEME = {
     "color_accent": "*primary_700",
@@ -87,6 +96,7 @@ THEME = {
     "block_title_text_color_dark": "*primary_100",
     "body_text_color_subdued": "*neutral_600",
     "body_text_color_subdued_dark": "*neutral_300",
+    "block_label_background_fill_dark": "*primary_900",
     "button_primary_background_fill": "*primary_700",
     "button_primary_background_fill_hover": "*primary_800",
     "button_primary_background_fill_dark": "*primary_700",

@@ -23,9 +23,9 @@ GRID = 8
 ORANGE, BLUE = (230, 97, 1), (20, 110, 220)  # of an overlay: evidence for generated, for real
 FINE = 64  # most cells along each side of a map of the whole image
 METHODS = {
-    "Grad-CAM": "white speaks for generated, black for real, middle grey for neither",
-    "attention roll-out": "white is where the class token looks; it does not say for which side",
-    "occlusion": "covering a white place lowers the score, so it speaks for generated; black speaks for real",
+    "Grad-CAM": "orange speaks for generated, blue for real",
+    "attention roll-out": "orange is where the class token looks; it does not say for which side",
+    "occlusion": "covering an orange place lowers the score, so it speaks for generated; blue speaks for real",
 }
 
 
@@ -394,25 +394,6 @@ def _covered_view(views, place, box, fill, size):
     tile = source.crop((left, top, left + views.size[1], top + views.size[0]))
     tile.paste(fill, (x0, y0, x1, y1))
     return views.tail(tile)
-
-
-def picture(heat: np.ndarray, size: Tuple[int, int]) -> Image.Image:
-    """A map as a grey image: white is evidence for generated, black for real, middle grey for neither.
-
-    Parameters
-    ----------
-    heat : ndarray (grid, grid)
-    size : (int, int)
-        Width and height of the result.
-
-    Returns
-    -------
-    PIL.Image.Image, mode RGB
-    """
-    most = np.abs(heat).max()
-    grey = np.full(heat.shape, 128.0) if most == 0 else 128 + 127 * heat / most
-    small = Image.fromarray(np.rint(grey).astype(np.uint8))
-    return small.resize(size, Image.Resampling.BICUBIC).convert("RGB")
 
 
 def overlay(heat: np.ndarray, image: Image.Image, side: int = 768) -> Image.Image:
