@@ -43,8 +43,7 @@ def percent_beside(p: float, bounds: Iterable[float]) -> str:
     bounds : iterable of float
         As :func:`setting` shows them.
     """
-    bounds = list(bounds)
-    text = percent(p)
+    bounds, text = list(bounds), percent(p)
     shown = 0.0005 if text[0] == "<" else 0.9995 if text[0] == ">" else float(text[:-1]) / 100
     for digits in range(13):
         if all(np.sign(round(shown - b, 15)) == np.sign(p - b) for b in bounds):
@@ -214,7 +213,8 @@ def heat_map(language: str, picture: str, without: float, prob: float) -> str:
     if without == prob:
         said, side = say(language, "heat_none"), "–"
     else:
-        said = say(language, "heat_help", p=html.escape(percent(without)))
+        was, p = (html.escape(percent_beside(*pair)) for pair in ((prob, (without,)), (without, (prob,))))
+        said = say(language, "heat_help", was=was, p=p)
         side = say(language, "heat_mostly_generated" if without < prob else "heat_mostly_real")
     ends = "".join(f"<span>{say(language, key)}</span>" for key in ("heat_real", "heat_generated"))
     return (
@@ -302,7 +302,9 @@ def left_out(language: str, left: Sequence[Tuple[str, str]], most: int = 5) -> s
     """
     if not left:
         return ""
-    names = [say(language, f"left_{why}", name=name) for name, why in left[:most]]
+    # The sentence becomes Markdown: a name must be neither HTML nor markup.
+    plain = [(re.sub(r"([\\`*_\[\]#~|])", r"\\\1", html.escape(name)), why) for name, why in left[:most]]
+    names = [say(language, f"left_{why}", name=name) for name, why in plain]
     if len(left) > most:
         names.append(say(language, "left_more", count=len(left) - most))
     return say(language, "left_out", count=len(left), names=("、" if language == "zh" else ", ").join(names))

@@ -109,8 +109,8 @@ WORDS = {
     "heat_real": ("speaks for real", "支持“真实”"),
     "heat_generated": ("speaks for generated", "支持“生成”"),
     "heat_help": (
-        "Each part was covered in turn. Without the strongest, the probability would be {p}.",
-        "依次遮住各个部分。若遮住影响最大的部分，概率将为 {p}。",
+        "Each part was covered in turn. Covering the strongest changes the probability from {was} to {p}.",
+        "依次遮住各个部分。遮住影响最大的部分后，概率由 {was} 变为 {p}。",
     ),
     "heat_none": (
         "Each part was covered in turn, and none changed the probability.",
