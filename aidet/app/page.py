@@ -102,9 +102,8 @@ class Page(layout.Layout):
             **card,
         )
         more = first.then(self.on_resaved, [self.examined, *told], [self.card, self.stability, self.examined], **HIDDEN)
-        last = more.then(self.on_heat, [self.examined, self.language], [self.heat, self.examined], **HIDDEN)
+        more.then(self.on_heat, [self.examined, self.language], [self.heat, self.examined], **HIDDEN)
         first.then(None, None, None, js=TO_THE_VERDICT, api_visibility="private")
-        self.image.change(None, None, None, cancels=[more, last], api_visibility="private")
         for button, example in zip(self.chosen, self.examples):
             button.click(functools.partial(str, example.path), None, self.image, **HIDDEN)
         # One event for all three sliders, so that after several quick moves the result of the last one is shown.

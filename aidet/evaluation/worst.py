@@ -193,7 +193,7 @@ def section(
         if image is None:
             continue
         seen = maps.of(image, name)
-        title = f"{NAMES[side]}, called {NAMES[1 - side]}{f' with p {prob:.3f}' if scored else ''}"
+        title = f"{NAMES[side].capitalize()}, called {NAMES[1 - side]}{f' (p {prob:.3f})' if scored else ''}"
         said = name + "".join(f"; {method} of {model}" for model, _, method in seen)
         image.thumbnail((report.THUMBNAIL, report.THUMBNAIL))
         pictures = [image, *(explain.overlay(heat, image) for _, heat, _ in seen)]

@@ -368,6 +368,7 @@ def test_examples_and_a_broken_file(visit, files):
     page.get_by_role("button", name="generated: FLUX.2").click()
     page.wait_for_selector("#verdict h2")
     assert "hedgehog.webp" in page.inner_text("#verdict")
+    page.wait_for_selector("#heat img")  # a reload would break off what is still being made
     loaded = "[...document.querySelectorAll('.aidet-example img')].every(i => i.naturalWidth > 0)"
     assert page.locator(".aidet-example img").count() >= 2 and page.evaluate(loaded)
     page.get_by_label("Clear").first.click() if page.get_by_label("Clear").count() else page.reload()
