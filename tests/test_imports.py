@@ -65,7 +65,10 @@ TORCH = {"torch", "torchvision", "timm", "transformers", "diffusers"}
 MINDSPORE = {"mindspore", "mindcv", "onnxruntime", "onnx"}
 HEAVY = MINDSPORE | TORCH | {"pyarrow", "sklearn", "scipy", "matplotlib", "gradio"}
 # Compiled cells and the page itself; they are imported when a network is built or the application is started.
-EARLY = [f"aidet/training/{name}.py" for name in ("cells", "losses", "optim", "convolutions")] + ["aidet/app/page.py"]
+EARLY = [f"aidet/training/{name}.py" for name in ("cells", "losses", "optim", "convolutions")] + [
+    "aidet/app/layout.py",
+    "aidet/app/page.py",
+]
 USES_MINDSPORE = {"archives", "models", "ckpt", "export", "detector", "training", "runtime", "align", *CONVERT}
 USES_TORCH = ("convert/parity/", "convert/training/")
 # Written out, because sys.stdlib_module_names is missing in Python 3.9.

@@ -5,50 +5,17 @@ import csv
 import html
 import io
 import re
-from typing import Any, Iterable, List, Sequence, Tuple
+from typing import Any, Iterable, List, Optional, Sequence, Tuple
+
+import numpy as np
 
 from .. import records
 from ..detector import Verdict
+from ..labels import decide
 from .metadata import Finding
-from .service import flips
 from .words import say
 
-COLOURS = {"real": "#146edc", "generated": "#c24e00", "unsure": "#6b5a00", "error": "#b00020"}
-CSS = """
-.aidet-card {border: 1px solid var(--border-color-primary); border-left-width: 8px; border-radius: 10px;
-  padding: 14px 18px; background: var(--background-fill-primary); color: var(--body-text-color)}
-.aidet-card h2 {margin: 0 0 2px; font-size: 1.9rem; line-height: 1.2}
-.aidet-card p {margin: 4px 0} .aidet-file {overflow-wrap: anywhere; opacity: .75; font-size: .9rem}
-.aidet-bar {position: relative; height: 22px; border-radius: 6px; margin: 8px 0 4px; overflow: hidden;
-  background: linear-gradient(90deg, #146edc33, #146edc18 40%, #c24e0018 60%, #c24e0044)}
-.aidet-zone {position: absolute; top: 0; bottom: 0; background: repeating-linear-gradient(45deg, #b8960055 0 6px,
-  #b8960022 6px 12px)}
-.aidet-tick {position: absolute; top: 0; bottom: 0; width: 2px; margin-left: -1px; background: var(--body-text-color);
-  opacity: .55}
-.aidet-mark {position: absolute; top: 3px; width: 14px; height: 16px; margin-left: -7px; border-radius: 5px;
-  border: 2px solid var(--background-fill-primary)}
-.aidet-ends {display: flex; justify-content: space-between; font-size: .8rem; opacity: .8}
-.aidet-note {font-size: .85rem; opacity: .85; border-top: 1px solid var(--border-color-primary); padding-top: 6px;
-  margin-top: 10px !important}
-.aidet-warn {font-weight: 600}
-.aidet-rows {display: grid; grid-template-columns: fit-content(45%) 1fr 3.2em; gap: 6px 12px;
-  align-items: center; overflow-wrap: anywhere}
-.aidet-line {position: relative; height: 12px; border-radius: 4px; background: var(--border-color-primary)}
-.aidet-line i {position: absolute; left: 0; top: 0; bottom: 0; border-radius: 4px; opacity: .8}
-.aidet-dot {position: absolute; top: 1px; width: 10px; height: 10px; margin-left: -5px; border-radius: 50%;
-  border: 1px solid var(--background-fill-primary)}
-.aidet-table {width: 100%; border-collapse: collapse; overflow-wrap: anywhere}
-.aidet-table, .aidet-table tr {border: 0 !important}
-.aidet-table td {padding: 5px 8px 5px 0 !important; vertical-align: top; border: 0 !important;
-  border-bottom: 1px solid var(--border-color-primary) !important}
-.aidet-table td:nth-child(-n+2) {overflow-wrap: normal; word-break: keep-all}
-.aidet-badge {border-radius: 6px; padding: 1px 7px; color: #fff; font-size: .8rem; background: #666}
-.aidet-link {display: inline-block; padding: 6px 14px; border-radius: 8px; text-decoration: none !important;
-  border: 1px solid var(--border-color-primary); background: var(--button-secondary-background-fill);
-  color: var(--button-secondary-text-color) !important}
-@media (max-width: 480px) {button[role=tab] {padding-left: 9px; padding-right: 9px}}
-footer {display: none !important}
-"""
+Row = Sequence[str]  # time or "", file, decision, probability, status
 
 
 def percent(p: float) -> str:
@@ -61,43 +28,95 @@ def percent(p: float) -> str:
 
 
 def setting(p: float) -> str:
-    """A setting as text: ``37.8%``, ``100%``."""
-    return f"{round(100 * p, 1):g}%"
+    """A setting as text, with all its digits: ``37.8%``, ``100%``."""
+    return f"{100 * p:.10g}%"
+
+
+def percent_beside(p: float, bounds: Iterable[float]) -> str:
+    """A probability as text that lies on the same side of every bound as the probability itself.
+
+    0.4996 beside a threshold of 0.5 is not ``50%`` but ``49.96%``.
+
+    Parameters
+    ----------
+    p : float
+    bounds : iterable of float
+        As :func:`setting` shows them.
+    """
+    bounds, text = list(bounds), percent(p)
+    shown = 0.0005 if text[0] == "<" else 0.9995 if text[0] == ">" else float(text[:-1]) / 100
+    for digits in range(13):
+        if all(np.sign(round(shown - b, 15)) == np.sign(p - b) for b in bounds):
+            break
+        text = f"{100 * p:.{digits}f}%"
+        shown = float(text[:-1]) / 100
+    return text
 
 
 def _left(p):
     return f"left:{100 * min(max(p, 0), 1):.2f}%"
 
 
+def reason(language: str, record: Verdict, threshold: float, unsure: Tuple[float, float]) -> str:
+    """The sentence that derives the decision from the probability, the threshold and the unsure zone; HTML."""
+    assert record.prob is not None  # as in every row that is ok
+    low, high = unsure
+    p = percent_beside(record.prob, (low, high) if record.decision == "unsure" else (threshold,))
+    if record.decision == "unsure":
+        return say(language, "within", p=html.escape(p), low=setting(low), high=setting(high))
+    side = "above" if record.prob > threshold else "below" if record.prob < threshold else "level"
+    return say(language, side, p=html.escape(p), **({} if side == "level" else {"threshold": setting(threshold)}))
+
+
 def verdict(
-    language: str, record: Verdict, threshold: float, unsure: Tuple[float, float], findings: Iterable[Finding] = ()
+    language: str,
+    record: Verdict,
+    threshold: float,
+    unsure: Tuple[float, float],
+    findings: Iterable[Finding] = (),
+    part: str = "",
+    checking: bool = False,
 ) -> str:
-    """The card with the decision, the probability and a warning; ``findings`` come from the file's metadata."""
+    """The card with the decision, the sentence that derives it, and a warning.
+
+    Parameters
+    ----------
+    language : {"en", "zh"}
+    record : Verdict
+    threshold : float
+    unsure : (float, float)
+    findings : iterable of Finding
+        Of the file's metadata.
+    part : str
+        The part of the image whose re-saved versions were scored, if not the whole image; see :func:`stability`.
+    checking : bool
+        The re-saved versions are still being scored.
+    """
     name = html.escape(record.path)
     if not record.ok:
-        reason = html.escape(record.status[len("error: ") :])
-        colour = COLOURS["error"]
+        why = html.escape(record.status[len("error: ") :])
         return (
-            f'<div class="aidet-card" role="status" style="border-left-color:{colour}"><h2 style="color:{colour}">'
-            f'{say(language, "error")}</h2><p>{reason}</p><p class="aidet-file">{name}</p></div>'
+            f'<div class="aidet-card aidet-error"><h2>{say(language, "error")}</h2><p>{why}</p>'
+            f'<p class="aidet-file">{name}</p></div>'
         )
     assert record.prob is not None  # as in every row that is ok
-    colour = COLOURS[record.decision]
     low, high = unsure
     scale = say(language, "scale", threshold=setting(threshold), low=setting(low), high=setting(high))
+    resaved = _stable(language, record, threshold, unsure, part)
+    if checking:
+        resaved = f'<p class="aidet-wait">{say(language, "checking")}</p>'
     return (
-        f'<div class="aidet-card" role="status" style="border-left-color:{colour}" data-decision="{record.decision}">'
-        f'<h2 style="color:{colour}">{say(language, record.decision)}</h2>'
-        f"<p>{say(language, 'say_' + record.decision)}</p>"
-        f"<p><b>{say(language, 'probability')}: {percent(record.prob)}</b> "
-        f'<span class="aidet-file">({scale})</span></p>'
-        f'<div class="aidet-bar"><span class="aidet-zone" style="{_left(low)};width:{100 * (high - low):.2f}%"></span>'
+        f'<div class="aidet-card aidet-{record.decision}" data-decision="{record.decision}">'
+        f"<h2>{say(language, record.decision)}</h2>"
+        f"<p>{say(language, 'say_' + record.decision)}</p><p>{reason(language, record, threshold, unsure)}</p>"
+        f'<div class="aidet-bar" role="img" aria-label="{percent(record.prob)}; {scale}">'
+        f'<span class="aidet-zone" style="{_left(low)};width:{100 * (high - low):.2f}%"></span>'
         f'<span class="aidet-tick" style="{_left(threshold)}"></span>'
-        f'<span class="aidet-mark" style="{_left(record.prob)};background:{colour}"></span></div>'
+        f'<span class="aidet-mark" style="{_left(record.prob)}"></span></div>'
         f'<div class="aidet-ends"><span>{say(language, "real")} 0%</span>'
         f"<span>{say(language, 'generated')} 100%</span></div>"
-        f"{_stable(language, record, threshold)}{_said_by_the_file(language, findings)}"
-        f"{_noted(record)}"
+        f'<p class="aidet-file">{scale[0].upper()}{scale[1:]}.</p>'
+        f"{resaved}{_said_by_the_file(language, findings)}{_noted(record)}"
         f'<p class="aidet-file">{name}</p><p class="aidet-note">{say(language, "not")}</p></div>'
     )
 
@@ -112,15 +131,19 @@ def row(record: Verdict) -> List[str]:
     return [record.path, record.decision, "" if record.prob is None else percent(record.prob), status]
 
 
-def _stable(language, record, threshold):
-    if not record.stability:
+def _stable(language, record, threshold, unsure, part):
+    """Whether the re-saved versions get the decision that stands above."""
+    values = [p for name, p in record.stability.items() if name != "original"]
+    if not values:
         return ""
-    values, changed = record.stability.values(), flips(record, threshold)
-    facts = {"low": percent(min(values)), "high": percent(max(values))}
-    if not changed:
-        return f"<p>{say(language, 'stable', **facts)}</p>"
-    text = say(language, "unstable", count=len(changed), of=len(values) - 1, **facts)
-    return f'<p class="aidet-warn">{text}</p>'
+    others = sum(decide(p, threshold, unsure)[1] != record.decision for p in values)
+    bounds = (threshold, *unsure)
+    facts = {k: html.escape(percent_beside(p, bounds)) for k, p in (("low", min(values)), ("high", max(values)))}
+    text = (
+        say(language, "unstable", count=others, of=len(values), **facts) if others else say(language, "stable", **facts)
+    )
+    more = f" {say(language, 'middle', size=part)}" if part else ""
+    return f"<p{' class=aidet-warn' if others else ''}>{text}{more}</p>"
 
 
 def _said_by_the_file(language, findings):
@@ -129,14 +152,13 @@ def _said_by_the_file(language, findings):
     return f'<p class="aidet-warn">{say(language, "file_says")}</p>' if named else ""
 
 
+def _side(p, threshold):
+    return "aidet-generated" if p > threshold else "aidet-real"
+
+
 def _line(p, threshold, dots=()):
-    colour = COLOURS["generated" if p > threshold else "real"]
-    marks = "".join(
-        f'<span class="aidet-dot" style="{_left(d)};background:{COLOURS["generated" if d > threshold else "real"]}">'
-        "</span>"
-        for d in dots
-    )
-    bar = "" if dots else f'<i style="width:{100 * p:.2f}%;background:{colour}"></i>'
+    marks = "".join(f'<span class="aidet-dot {_side(d, threshold)}" style="{_left(d)}"></span>' for d in dots)
+    bar = "" if dots else f'<i class="{_side(p, threshold)}" style="width:{100 * p:.2f}%"></i>'
     return f'<div class="aidet-line">{bar}<span class="aidet-tick" style="{_left(threshold)}"></span>{marks}</div>'
 
 
@@ -165,13 +187,55 @@ def change_name(language: str, line: str) -> str:
     return say(language, kind, value=value if kind != "rescale" else f"{100 * float(value):.0f}%")
 
 
-def stability(language: str, record: Verdict, threshold: float) -> str:
-    """One bar for the image and each changed version."""
+def stability(language: str, record: Verdict, threshold: float, part: str = "") -> str:
+    """One bar for the image and each changed version; ``part`` is the size of the part that was changed, or empty."""
     rows = "".join(
         f"<span>{change_name(language, name)}</span>{_line(p, threshold)}<span>{percent(p)}</span>"
         for name, p in record.stability.items()
     )
-    return f'<p>{say(language, "stability_help")}</p><div class="aidet-rows">{rows}</div>' if rows else ""
+    more = f" {say(language, 'middle', size=part)}" if part else ""
+    return f'<p>{say(language, "stability_help")}{more}</p><div class="aidet-rows">{rows}</div>' if rows else ""
+
+
+def heat_map(language: str, picture: str, without: float, prob: float) -> str:
+    """The image with its heat map and a legend.
+
+    Parameters
+    ----------
+    language : {"en", "zh"}
+    picture : str
+        Data URI.
+    without : float
+        The probability if the strongest part is covered.
+    prob : float
+        The probability of the whole image.
+    """
+    if without == prob:
+        said, side = say(language, "heat_none"), "–"
+    else:
+        was, p = (html.escape(percent_beside(*pair)) for pair in ((prob, (without,)), (without, (prob,))))
+        said = say(language, "heat_help", was=was, p=p)
+        side = say(language, "heat_mostly_generated" if without < prob else "heat_mostly_real")
+    ends = "".join(f"<span>{say(language, key)}</span>" for key in ("heat_real", "heat_generated"))
+    return (
+        f'<figure class="aidet-map"><img src="{picture}" alt="{say(language, "heat_alt", side=side)}">'
+        f'<figcaption><div class="aidet-scale"></div><div class="aidet-ends">{ends}</div>'
+        f"<p>{said}</p></figcaption></figure>"
+    )
+
+
+def traces(language: str, spectrum: str, residual: str) -> str:
+    """Spectrum and noise side by side; both are data URIs."""
+    shown = "".join(
+        f'<figure class="aidet-map"><img src="{uri}" alt=""><figcaption>{say(language, key)}</figcaption></figure>'
+        for key, uri in (("spectrum", spectrum), ("residual", residual))
+    )
+    return f'<p>{say(language, "traces_help")}</p><div class="aidet-pair">{shown}</div>'
+
+
+def blank(language: str, key: str) -> str:
+    """The place of the heat map while there is none; ``key`` is the text that stands there."""
+    return f'<div class="aidet-map aidet-blank"><p>{say(language, key)}</p></div>'
 
 
 def metadata(language: str, findings: Sequence[Finding]) -> str:
@@ -179,14 +243,71 @@ def metadata(language: str, findings: Sequence[Finding]) -> str:
     head = f"<p>{say(language, 'metadata_help')}</p>"
     if not findings:
         return f"{head}<p><b>{say(language, 'metadata_none')}</b></p>"
-    shade = {"generator": COLOURS["generated"], "credentials": COLOURS["real"]}
+    shade = {"generator": "aidet-generated", "credentials": "aidet-real"}
     rows = "".join(
-        f'<tr><td><span class="aidet-badge" style="background:{shade.get(f.kind, "#666")}">'
+        f'<tr><td class="aidet-once"><span class="aidet-badge {shade.get(f.kind, "")}">'
         f"{say(language, 'kind_' + f.kind)}</span></td>"
-        f"<td>{html.escape(f.name)}</td><td>{html.escape(f.text)}</td></tr>"
+        f'<td class="aidet-once">{html.escape(f.name)}</td><td class="aidet-name">{html.escape(f.text)}</td></tr>'
         for f in findings
     )
-    return f'{head}<table class="aidet-table">{rows}</table>'
+    return f'{head}<table class="aidet-table aidet-facts">{rows}</table>'
+
+
+def table(language: str, rows: Sequence[Row], pictures: Optional[Sequence[str]] = None, label: str = "tab_many") -> str:
+    """Results as a table that scrolls by itself; empty without rows.
+
+    Parameters
+    ----------
+    language : {"en", "zh"}
+    rows : sequence of (time or "", file, decision, probability, status)
+    pictures : sequence of str, optional
+        Data URI of each row's thumbnail, or "".
+    label : str
+        Key of the table's name in :mod:`aidet.app.words`.
+    """
+    if not rows:
+        return ""
+    timed = any(r[0] for r in rows)
+    names = [*["picture"] * (pictures is not None), *["time"] * timed, "file", "verdict", "probability", "status"]
+    head = "".join(f'<th scope="col">{say(language, "column_" + n)}</th>' for n in names)
+    body = []
+    for i, (when, name, decision, probability, status) in enumerate(rows):
+        word = say(language, decision) if decision else ""
+        badge = f'<span class="aidet-badge aidet-{decision}">{word}</span>' if decision else ""
+        image = f'<img src="{pictures[i]}" alt="">' if pictures is not None and pictures[i] else ""
+        body.append(
+            "<tr>"
+            + f"<td>{image}</td>" * (pictures is not None)
+            + f'<td class="aidet-once">{html.escape(when)}</td>' * timed
+            + f'<td class="aidet-name">{html.escape(name)}</td><td class="aidet-once">{badge}</td>'
+            f'<td class="aidet-number">{html.escape(probability)}</td>'
+            f'<td class="aidet-name">{html.escape(status)}</td></tr>'
+        )
+    return (
+        f'<div class="aidet-scroll" role="region" tabindex="0" aria-label="{say(language, label)}">'
+        f'<table class="aidet-table"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    )
+
+
+def left_out(language: str, left: Sequence[Tuple[str, str]], most: int = 5) -> str:
+    """One sentence that counts and names what archives contain beside images; empty if there is nothing.
+
+    Parameters
+    ----------
+    language : {"en", "zh"}
+    left : sequence of (str, str)
+        Name, and why it was left out: ``kind``, ``hidden`` or ``link``.
+    most : int
+        How many are named.
+    """
+    if not left:
+        return ""
+    # The sentence becomes Markdown: a name must be neither HTML nor markup.
+    plain = [(re.sub(r"([\\`*_\[\]#~|])", r"\\\1", html.escape(name)), why) for name, why in left[:most]]
+    names = [say(language, f"left_{why}", name=name) for name, why in plain]
+    if len(left) > most:
+        names.append(say(language, "left_more", count=len(left) - most))
+    return say(language, "left_out", count=len(left), names=("、" if language == "zh" else ", ").join(names))
 
 
 def inert(value: Any) -> Any:

@@ -1,22 +1,34 @@
 """The page and the HTTP interface, in Gradio 6. Imported when the application starts, never before."""
 
+import collections
 import functools
 import os
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import gradio as gr
 
-from .. import images
 from ..detector import Verdict
 from ..errors import UserError
 from ..records import COLUMNS
-from . import cards, examples, pictures, service, uploads
-from .words import LANGUAGES, language_of, say
+from . import calls, cards, layout, pictures, service, style
+from .words import language_of, say
 
 HISTORY = 1000  # maximum number of rows that a browser window keeps
+SESSIONS = 200  # maximum number of windows whose last image is remembered
+# On a narrow screen the verdict is below the image: the page moves there when it is made.
+TO_THE_VERDICT = """() => {
+  const card = document.querySelector('#verdict [data-decision], #verdict .aidet-error');
+  const calm = matchMedia('(prefers-reduced-motion: reduce)').matches;
+  if (card && innerWidth < 768) card.scrollIntoView({behavior: calm ? 'auto' : 'smooth', block: 'start'});
+}"""
 HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
+
+# A screen reader reads a new verdict and the summary of a batch out; parts that come later must say so beforehand.
+ANNOUNCED = (
+    """() => document.querySelectorAll('#verdict, #summary').forEach(e => e.setAttribute('aria-live', 'polite'))"""
+)
 
 
 def build(served: service.Service, language: Optional[str] = None, folder: Union[None, str, Path] = None) -> gr.Blocks:
@@ -36,25 +48,8 @@ def build(served: service.Service, language: Optional[str] = None, folder: Union
     """
     with gr.Blocks(title="AIDet", analytics_enabled=False, delete_cache=(900, 5400)) as page:
         Page(page, served, language, Path(folder or os.environ["GRADIO_TEMP_DIR"]).resolve())
-        interface(served, Path(folder or os.environ["GRADIO_TEMP_DIR"]).resolve())
+        calls.interface(served, Path(folder or os.environ["GRADIO_TEMP_DIR"]).resolve())
     return page
-
-
-def received(payload: Dict[str, Any], folder: Path) -> Tuple[Path, str]:
-    """(path, name) of an upload from Gradio.
-
-    Gradio refuses paths outside its upload folder. They are checked again here, because a bug in Gradio would expose
-    every file on the server.
-
-    Raises
-    ------
-    UserError
-        The path is outside ``folder`` or is not a file.
-    """
-    path = Path(payload["path"]).resolve()
-    if folder not in path.parents or not path.is_file():
-        raise UserError("the file is not one that was uploaded; send it again")
-    return path, uploads.safe_name(payload.get("orig_name") or path.name)
 
 
 def asked_for(request: gr.Request) -> str:
@@ -65,24 +60,16 @@ def asked_for(request: gr.Request) -> str:
 def theme() -> gr.themes.Base:
     """A theme with the fonts of the user's system, so that no font is downloaded."""
     fonts = {"font": ["system-ui", "-apple-system", "Segoe UI", "Noto Sans SC", "Microsoft YaHei", "sans-serif"]}
-    return gr.themes.Soft(**fonts, font_mono=["ui-monospace", "monospace"], primary_hue="blue", neutral_hue="slate")
+    base = gr.themes.Soft(**fonts, font_mono=["ui-monospace", "monospace"], primary_hue="blue", neutral_hue="slate")
+    return base.set(**style.THEME)
 
 
-def _heading(value):
-    # The "#" of the heading is part of the component, not of the translated text.
-    return gr.Markdown(f"# {value}", elem_id="title")
+def _of(request):
+    """The window that a request comes from."""
+    return getattr(request, "session_hash", None)
 
 
-def _columns(language, *more):
-    return [say(language, f"column_{c}") for c in (*more, "file", "verdict", "probability", "status")]
-
-
-def _empty(language):
-    note = f'<p class="aidet-note">{say(language, "not")}</p>'
-    return f'<div class="aidet-card"><p>{say(language, "empty")}</p>{note}</div>'
-
-
-class Page:
+class Page(layout.Layout):
     """The components of the page and what happens on it.
 
     Parameters
@@ -93,160 +80,40 @@ class Page:
     """
 
     def __init__(self, page: gr.Blocks, served: service.Service, language: Optional[str], folder: Path) -> None:
-        self.served, self.folder = served, folder
-        self.start = language or "en"
-        self.texts: list = []  # (component, {property: words key}, values)
-        self._head()
-        self.examined, self.rows = gr.State(None), gr.State([])
-        with gr.Tabs():
-            with self._tab("tab_one"):
-                self._one()
-            with self._tab("tab_many"):
-                self._many()
-            with self._tab("tab_history"):
-                self._history()
-            with self._tab("tab_about"):
-                models = ", ".join(f"{m.name} ({m.backend_name})" for m in served.detector.models)
-                first = served.detector.models[0]
-                votes = 1 if first.views is None else first.views.count
-                self._word(gr.Markdown, "about", values={"models": models, "votes": votes})
+        super().__init__(served, language, folder)
+        self.latest: Dict[Any, str] = collections.OrderedDict()  # window -> its last image
         self._events()
+        page.load(None, None, None, js=ANNOUNCED, api_visibility="private")
         if language is None:
             page.load(asked_for, None, self.language, **HIDDEN)
-
-    # --- components --------------------------------------------------------------------------------------------------
-    def _word(self, kind, key, prop="value", values=None, **more):
-        """A component with one property whose text changes with the language."""
-        component = kind(**{prop: say(self.start, key, **(values or {}))}, **more)
-        self.texts.append((component, {prop: key}, values or {}))
-        return component
-
-    def _tab(self, key):
-        return self._word(gr.Tab, key, "label", id=key)
-
-    def _head(self):
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=260):
-                self._word(_heading, "title")
-                self._word(gr.Markdown, "intro")
-            with gr.Column(scale=1, min_width=230):
-                self.language = gr.Radio(
-                    [(word, code) for code, word in LANGUAGES.items()],
-                    value=self.start,
-                    label=" / ".join(say(code, "language") for code in LANGUAGES),
-                    container=False,
-                    elem_id="language",
-                )
-
-    def _one(self):
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=300):
-                self.image = self._word(
-                    gr.Image,
-                    "upload",
-                    "label",
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload", "clipboard"],
-                    height=340,
-                    buttons=[],
-                    elem_id="image",
-                )
-                shown = examples.files(self.folder)
-                if shown:
-                    made = gr.Examples(
-                        [[str(p)] for p in shown],
-                        [self.image],
-                        example_labels=[p.stem for p in shown],
-                        label=say(self.start, "examples"),
-                        api_visibility="private",
-                    )
-                    self.texts.append((made.dataset, {"label": "examples"}, {}))
-            with gr.Column(scale=5, min_width=300):
-                self.card = gr.HTML(_empty(self.start), elem_id="verdict")
-                with gr.Tabs():
-                    with self._tab("votes"):
-                        self.votes = gr.HTML(elem_id="votes")
-                    with self._tab("stability"):
-                        self.stability = gr.HTML(elem_id="stability")
-                    with self._tab("heat"):
-                        self._word(gr.Markdown, "heat_help")
-                        self.heat_button = self._word(gr.Button, "heat_button", elem_id="heat-button", size="sm")
-                        self.heat = gr.Image(
-                            show_label=False, interactive=False, height=360, elem_id="heat", buttons=[]
-                        )
-                    with self._tab("traces"):
-                        self._word(gr.Markdown, "traces_help")
-                        with gr.Row():
-                            plain = {"interactive": False, "height": 300, "min_width": 220, "buttons": ["fullscreen"]}
-                            self.spectrum = self._word(gr.Image, "spectrum", "label", elem_id="spectrum", **plain)
-                            self.residual = self._word(gr.Image, "residual", "label", elem_id="residual", **plain)
-                    with self._tab("metadata"):
-                        self.metadata = gr.HTML(elem_id="metadata")
-                self._sliders()
-
-    def _sliders(self):
-        with self._word(gr.Accordion, "settings", "label", open=False, elem_id="settings"):
-            bounds = {"minimum": 0, "maximum": 1, "step": 0.005}
-            low, high = self.served.unsure
-            values = {"threshold": self.served.threshold, "low": low, "high": high}
-            self.rule = [
-                self._word(gr.Slider, key, "label", value=round(value, 3), elem_id=key, **bounds)
-                for key, value in values.items()
-            ]
-            self.reset = self._word(gr.Button, "reset", size="sm")
-
-    def _many(self):
-        self.files = self._word(
-            gr.File, "files", "label", file_count="multiple", height=180, elem_id="files", file_types=["image", ".zip"]
-        )
-        self._word(gr.Markdown, "limits", values=vars(self.served.limits))
-        self.run = self._word(gr.Button, "run", variant="primary", elem_id="run")
-        self.summary = gr.Markdown(elem_id="summary")
-        self.table = gr.Dataframe(**self._frame(self.start), elem_id="table")
-        self.link = gr.HTML(elem_id="download")
-        self._word(gr.Markdown, "not")
-
-    def _frame(self, language, *more):
-        return {
-            "headers": _columns(language, *more),
-            "type": "array",
-            "interactive": False,
-            "wrap": True,
-            "max_height": 420,
-            "show_label": False,
-        }
-
-    def _history(self):
-        self._word(gr.Markdown, "history_help")
-        self.past = gr.Dataframe(**self._frame(self.start, "time"), elem_id="history")
-        self.past_link = gr.HTML(elem_id="history-download")
-        self.clear = self._word(gr.Button, "clear", size="sm")
 
     # --- events ------------------------------------------------------------------------------------------------------
     def _events(self):
         told = [*self.rule, self.language]
         shown = [self.card, self.votes, self.stability, self.metadata]
         history = [self.rows, self.past, self.past_link]
-        self.image.change(
+        batch = [self.summary, self.table, self.link]
+        card = {"api_visibility": "private", "show_progress_on": [self.card]}
+        first = self.image.change(
             self.on_image,
             [self.image, *told, self.rows],
-            [*shown, self.spectrum, self.residual, self.heat, self.examined, *history],
+            [*shown, self.traces, self.heat, self.examined, *history],
             preprocess=False,
-            api_visibility="private",
-            show_progress_on=[self.card],
+            **card,
         )
+        more = first.then(self.on_resaved, [self.examined, *told], [self.card, self.stability, self.examined], **HIDDEN)
+        more.then(self.on_heat, [self.examined, self.language], [self.heat, self.examined], **HIDDEN)
+        first.then(None, None, None, js=TO_THE_VERDICT, api_visibility="private")
+        for button, example in zip(self.chosen, self.examples):
+            button.click(functools.partial(str, example.path), None, self.image, **HIDDEN)
         # One event for all three sliders, so that after several quick moves the result of the last one is shown.
         moves = [slider.change for slider in self.rule]
         gr.on(moves, self.on_rule, [self.examined, *told], shown, trigger_mode="always_last", **HIDDEN)
         self.reset.click(self.on_reset, None, self.rule, **HIDDEN)
-        self.heat_button.click(
-            self.on_heat, [self.examined, self.language], self.heat, api_visibility="private", show_progress="full"
-        )
         self.run.click(
             self.on_batch,
             [self.files, *told, self.rows],
-            [self.summary, self.table, self.link, *history],
+            [self.summary, self.table, self.link, self.scored, *history],
             preprocess=False,
             api_visibility="private",
             show_progress_on=[self.summary],
@@ -255,33 +122,89 @@ class Page:
         texts = [component for component, _, _ in self.texts]
         self.language.change(
             self.on_language,
-            [self.examined, *told, self.rows],
-            [*texts, *shown, self.table, self.past, self.past_link],
+            [self.examined, *told, self.rows, self.scored],
+            [*texts, *shown, self.traces, self.heat, *batch, self.past, self.past_link],
             **HIDDEN,
         )
 
     def on_image(
-        self, payload: Optional[Dict[str, Any]], threshold: float, low: float, high: float, language: str, rows: list
+        self,
+        payload: Optional[Dict[str, Any]],
+        threshold: float,
+        low: float,
+        high: float,
+        language: str,
+        rows: list,
+        request: gr.Request,
     ) -> tuple:
         """Score a new image, or clear the page when the image was removed."""
+        self.remember(request, payload)
         if payload is None:
-            cleared = (_empty(language), "", "", "", None, None, None, None)
+            cleared = (layout.empty(language), "", "", "", "", cards.blank(language, "heat_empty"), None)
             return (*cleared, *self.history(rows, language))
-        path, name = told(received)(payload, self.folder)
-        record = self.served.verdict(path, name)
-        examined = {"record": record, "path": str(path), "findings": service.findings_of(path)}
-        views: List[Any] = [None, None]
-        if record.ok:
-            image = self.served.detector.reading.decode(path)
-            views = [pictures.spectrum(image), pictures.residual(image)]
+        path, name = calls.told(calls.received)(payload, self.folder)
+        record, image = self.served.look(path, name)
+        examined = {"record": record, "path": str(path), "findings": service.findings_of(path), "window": _of(request)}
+        examined["checking"] = record.ok
+        if image is not None:
+            made = (pictures.spectrum(image), pictures.residual(image))
+            examined["traces"] = [pictures.uri(picture, 92) for picture in made]
         decided = self.served.decided(record, *self.zone(threshold, low, high))
         return (
             *self.show(examined, threshold, low, high, language),
-            *views,
-            None,
+            self.traces_of(examined, language),
+            cards.blank(language, "heat_wait" if record.ok else "heat_empty"),
             examined,
             *self.history(self.add(rows, [decided]), language),
         )
+
+    def remember(self, request: gr.Request, payload: Optional[Dict[str, Any]]) -> None:
+        """Note a window's image, so that what is made for the one before it is not shown beside it."""
+        self.latest[_of(request)] = str(Path(payload["path"]).resolve()) if payload else ""
+        while len(self.latest) > SESSIONS:
+            self.latest.pop(next(iter(self.latest)), None)
+
+    def current(self, examined: Optional[Dict[str, Any]]) -> bool:
+        """Whether a window still shows this image, and it could be scored."""
+        return bool(examined and examined["record"].ok and self.latest.get(examined["window"]) == examined["path"])
+
+    def on_resaved(
+        self, examined: Optional[Dict[str, Any]], threshold: float, low: float, high: float, language: str
+    ) -> Any:
+        """Score the re-saved versions of an image whose verdict is shown, and say whether the verdict is stable."""
+        if examined is None or not self.current(examined):
+            return gr.skip(), gr.skip(), gr.skip()
+        record, image = self.served.look(examined["path"], examined["record"].path)
+        if image is not None:
+            part = service.middle(image)
+            examined["part"] = "" if part is image else f"{part.width} x {part.height}"
+            record.stability = self.served.resaved(image, record.path)
+        examined = {**examined, "record": record, "checking": False}
+        card, _, stability, _ = self.show(examined, threshold, low, high, language)
+        return (card, stability, examined) if self.current(examined) else (gr.skip(), gr.skip(), gr.skip())
+
+    def on_heat(self, examined: Optional[Dict[str, Any]], language: str) -> Any:
+        """The heat map of an image whose verdict is shown."""
+        if examined is None or not self.current(examined):
+            return gr.skip(), gr.skip()
+        heat = calls.told(self.served.heat)(examined["path"], examined["record"].path)
+        examined = {**examined, "heat": (pictures.uri(heat.picture), heat.without)}
+        return (self.map_of(examined, language), examined) if self.current(examined) else (gr.skip(), gr.skip())
+
+    @staticmethod
+    def map_of(examined: Optional[Dict[str, Any]], language: str) -> str:
+        """The heat map of an examined image, or what stands in its place."""
+        if examined is None or not examined["record"].ok:
+            return cards.blank(language, "heat_empty")
+        if "heat" not in examined:
+            return cards.blank(language, "heat_wait")
+        picture, without = examined["heat"]
+        return cards.heat_map(language, picture, without, examined["record"].prob)
+
+    @staticmethod
+    def traces_of(examined: Optional[Dict[str, Any]], language: str) -> str:
+        """Spectrum and noise of an examined image."""
+        return cards.traces(language, *examined["traces"]) if examined and "traces" in examined else ""
 
     @staticmethod
     def zone(threshold: float, low: float, high: float) -> Tuple[float, Tuple[float, float]]:
@@ -293,13 +216,13 @@ class Page:
     ) -> Tuple[str, str, str, str]:
         """The cards of an examined image."""
         if examined is None:
-            return _empty(language), "", "", ""
+            return layout.empty(language), "", "", ""
         threshold, unsure = self.zone(threshold, low, high)
-        record = self.served.decided(examined["record"], threshold, unsure)
+        record, part = self.served.decided(examined["record"], threshold, unsure), examined.get("part", "")
         return (
-            cards.verdict(language, record, threshold, unsure, examined["findings"]),
+            cards.verdict(language, record, threshold, unsure, examined["findings"], part, examined["checking"]),
             cards.votes(language, record, threshold),
-            cards.stability(language, record, threshold),
+            cards.stability(language, record, threshold, part),
             cards.metadata(language, examined["findings"]),
         )
 
@@ -313,13 +236,6 @@ class Page:
         """Set the sliders to the detector's own threshold and zone."""
         return [round(self.served.threshold, 3), *self.served.unsure]
 
-    def on_heat(self, examined: Optional[Dict[str, Any]], language: str) -> Any:
-        """Occlusion map of the examined image."""
-        if examined is None or not examined["record"].ok:
-            gr.Info(say(language, "empty"))
-            return None
-        return told(self.served.heat)(examined["path"], examined["record"].path)
-
     def on_batch(
         self,
         payload: Any,
@@ -332,19 +248,36 @@ class Page:
     ) -> Any:
         """Score many images; Gradio takes the progress bar from the default value."""
         if not payload:
-            return (say(language, "no_files"), [], "", *self.history(rows, language))
-        items = [told(received)(one, self.folder) for one in payload]
+            return (say(language, "no_files"), "", "", None, *self.history(rows, language))
+        items = [calls.told(calls.received)(one, self.folder) for one in payload]
         paths, names = [p for p, _ in items], [n for _, n in items]
         rule = self.zone(threshold, low, high)
         try:
-            found = self.served.batch(paths, names, *rule, progress=lambda i, n: progress((i, n)))
+            found, small, left = self.served.batch(
+                paths, names, *rule, progress=lambda i, n: progress((i, n)), thumbnails=True
+            )
         except UserError as error:
-            return (str(error), [], "", *self.history(rows, language))
-        counts = {k: sum(r.decision == k for r in found) for k in ("generated", "real", "unsure")}
-        summary = say(language, "summary", count=len(found), bad=sum(not r.ok for r in found), **counts)
-        table = [self.cells(row[1:], language) for row in self.add([], found)]
-        link = cards.csv_link(language, cards.score_rows(found), COLUMNS, "scores.csv")
-        return (f"**{summary}**", table, link, *self.history(self.add(rows, found), language))
+            return (str(error), "", "", None, *self.history(rows, language))
+        scored = {
+            "rows": [["", *cards.row(r)] for r in found],
+            "small": small,
+            "left": left,
+            "counts": {k: sum(r.decision == k for r in found) for k in ("generated", "real", "unsure")},
+            "csv": cards.score_rows(found),
+        }
+        return (*self.batch_of(scored, language), scored, *self.history(self.add(rows, found), language))
+
+    @staticmethod
+    def batch_of(scored: Optional[Dict[str, Any]], language: str) -> Tuple[str, str, str]:
+        """(summary, table, link) of a batch."""
+        if scored is None:
+            return "", "", ""
+        rows, counts = scored["rows"], scored["counts"]
+        bad = sum(not decision for _, _, decision, _, _ in rows)
+        summary = say(language, "summary", count=len(rows), bad=bad, **counts)
+        lines = [f"**{summary}**", *filter(None, [cards.left_out(language, scored["left"])])]
+        link = cards.csv_link(language, scored["csv"], COLUMNS, "scores.csv")
+        return "\n\n".join(lines), cards.table(language, rows, scored["small"]), link
 
     # --- history -----------------------------------------------------------------------------------------------------
     @staticmethod
@@ -354,19 +287,15 @@ class Page:
         new = [[now, *cards.row(r)] for r in found]
         return [*new, *rows][:HISTORY]
 
-    @staticmethod
-    def cells(row: Sequence[str], language: str) -> List[str]:
-        """A row with the decision in the page's language."""
-        *before, decision, probability, status = row
-        return [*before, say(language, decision) if decision else "", probability, status]
-
-    def history(self, rows: List[list], language: str) -> Tuple[List[list], List[list], str]:
+    def history(self, rows: List[list], language: str) -> Tuple[List[list], str, str]:
         """(state, table, link)."""
-        table = [self.cells(row, language) for row in rows]
+        table = cards.table(language, rows, label="tab_history")
         link = cards.csv_link(language, rows, ("time", "file", "decision", "probability", "status"), "history.csv")
         return rows, table, link or f"<p>{say(language, 'history_empty')}</p>"
 
-    def on_language(self, examined: Any, threshold: float, low: float, high: float, language: str, rows: Any) -> Any:
+    def on_language(
+        self, examined: Any, threshold: float, low: float, high: float, language: str, rows: Any, scored: Any
+    ) -> Any:
         """Show every text of the page in the chosen language."""
         updates = []
         for _, keys, values in self.texts:
@@ -375,76 +304,6 @@ class Page:
             updates.append(gr.update(**{prop: f"# {text}" if key == "title" else text}))
         shown = self.show(examined, threshold, low, high, language)
         _, table, link = self.history(rows, language)
-        past = gr.update(value=table, headers=_columns(language, "time"))
-        return (*updates, *shown, gr.update(headers=_columns(language)), past, link)
-
-
-def told(work: Callable) -> Callable:
-    """Decorator: turn a user error into the message that Gradio shows and the HTTP interface returns."""
-
-    @functools.wraps(work)
-    def run(*arguments):
-        try:
-            return work(*arguments)
-        except (UserError, images.ImageError) as error:
-            raise gr.Error(str(error), print_exception=False) from None
-
-    return run
-
-
-# --- HTTP ------------------------------------------------------------------------------------------------------------
-def interface(served: service.Service, folder: Path) -> None:
-    """Add the documented endpoints; hidden components hold their inputs and outputs."""
-    with gr.Group(visible=False):
-        image, files = gr.File(label="image"), gr.File(label="files", file_count="multiple")
-        threshold, low, high = (gr.Number(label=n, value=None) for n in ("threshold", "unsure_low", "unsure_high"))
-        resaved = gr.Checkbox(label="stability", value=True)
-        answer, picture, call = gr.JSON(label="result"), gr.Image(label="heat map", format="png"), gr.Button()
-
-    def rule_of(threshold, low, high):
-        if (low is None) != (high is None):
-            raise UserError("give both unsure_low and unsure_high, or neither")
-        return served.rule(threshold, None if low is None else (low, high))
-
-    def verdict(image, threshold=None, unsure_low=None, unsure_high=None, stability=True):
-        """The verdict on one image file."""
-        path, name = uploaded(image)
-        rule = rule_of(threshold, unsure_low, unsure_high)
-        record = served.verdict(path, name, *rule, stability=stability)
-        return service.as_json(record, *rule, service.findings_of(path))
-
-    def batch(files, threshold=None, unsure_low=None, unsure_high=None):
-        """The verdicts on many image files and zip archives, in their order."""
-        items = [uploaded(one) for one in files or []]
-        rule = rule_of(threshold, unsure_low, unsure_high)
-        found = served.batch([p for p, _ in items], [n for _, n in items], *rule)
-        return {"images": [service.as_json(r, *rule) for r in found], "note": service.NOTE}
-
-    def heat(image):
-        """An occlusion map over the image, as a PNG."""
-        return served.heat(*uploaded(image))
-
-    def about():
-        """Models, threshold, unsure zone and limits of this server."""
-        return served.about()
-
-    def uploaded(payload):
-        if payload is None:
-            raise UserError("no image given")
-        return received(payload, folder)
-
-    rule = [threshold, low, high]
-    for work, inputs, output in (
-        (verdict, [image, *rule, resaved], answer),
-        (batch, [files, *rule], answer),
-        (heat, [image], picture),
-        (about, [], answer),
-    ):
-        call.click(
-            told(work),
-            inputs,
-            output,
-            api_name=work.__name__,
-            api_description=work.__doc__,
-            preprocess=False,
-        )
+        batch = self.batch_of(scored, language)
+        more = (self.traces_of(examined, language), self.map_of(examined, language))
+        return (*updates, *shown, *more, *batch, table, link)

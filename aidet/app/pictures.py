@@ -1,10 +1,18 @@
-"""Pictures of what a detector may use: spectrum, noise residual, heat map over the image."""
+"""Pictures of what a detector may use: spectrum, noise residual, heat map over the image; thumbnails."""
+
+import base64
+import io
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from .. import images
+from ..detector import explain
+
 SIDE = 512
 GAIN = 8.0  # grey levels shown for one grey level of noise
+THUMBNAIL = 112  # pixels, twice the side that is shown
 
 
 def luminance(image: Image.Image, side: int = SIDE) -> np.ndarray:
@@ -52,12 +60,12 @@ def residual(image: Image.Image, side: int = SIDE) -> Image.Image:
 
 
 def overlay(heat: np.ndarray, image: Image.Image, side: int = 768) -> Image.Image:
-    """A heat map over the image: orange is evidence for generated, blue for real; other parts are not coloured.
+    """A heat map over the image: orange is evidence for generated, blue for real; other parts stay as they are, paler.
 
     Parameters
     ----------
-    heat : numpy.ndarray, shape (grid, grid)
-        From :func:`aidet.detector.explain.occlusion`.
+    heat : numpy.ndarray, shape (rows, columns)
+        From :func:`aidet.detector.explain.occlusion` or :func:`aidet.detector.explain.lay`.
     image : PIL.Image.Image, mode RGB
     side : int
         Longest side of the result.
@@ -66,12 +74,30 @@ def overlay(heat: np.ndarray, image: Image.Image, side: int = 768) -> Image.Imag
     -------
     PIL.Image.Image, mode RGB
     """
-    small = image.copy()
-    small.thumbnail((side, side))
-    most = max(np.abs(heat).max(), 1e-9)
-    enlarged = Image.fromarray((heat / most).astype(np.float32)).resize(small.size, Image.Resampling.BICUBIC)
-    share = np.clip(np.asarray(enlarged, np.float64), -1, 1)[..., None]
-    grey = np.asarray(small.convert("L").convert("RGB"), np.float64)
-    colour = np.where(share > 0, np.array([230.0, 97.0, 1.0]), np.array([20.0, 110.0, 220.0]))
-    strength = 0.65 * np.abs(share)
-    return Image.fromarray(np.rint(grey * (1 - strength) + colour * strength).astype(np.uint8))
+    return explain.overlay(heat, image, side)
+
+
+def uri(image: Image.Image, quality: int = 88) -> str:
+    """An RGB image as a data URI, JPEG."""
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def thumbnail(source: Any) -> str:
+    """A thumbnail of an uploaded file as a data URI; "" if it cannot be decoded.
+
+    Parameters
+    ----------
+    source : str, Path, binary file or aidet.app.uploads.Unusable
+        A file is rewound.
+    """
+    try:
+        with images.opened(source) as image:
+            image.draft("RGB", (THUMBNAIL, THUMBNAIL))  # a JPEG is decoded at about the size that is needed
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            return uri(image, quality=80)
+    except Exception:  # noqa: BLE001 - the row of the image says what is wrong with it
+        return ""
+    finally:
+        source.seek(0) if hasattr(source, "seek") else None

@@ -191,8 +191,8 @@ def launch(served: Any, folder: str, host: str = "127.0.0.1", port: int = 7860, 
     from starlette.middleware import Middleware
 
     from ..parallel import cpus
-    from . import cards
     from . import page as pages
+    from . import style
 
     page = pages.build(served, language, folder)
     page.queue(default_concurrency_limit=max(2, cpus()), max_size=100)
@@ -218,7 +218,7 @@ def launch(served: Any, folder: str, host: str = "127.0.0.1", port: int = 7860, 
             blocked_paths=[],
             max_file_size=served.limits.upload_megabytes * uploads.MB,
             theme=pages.theme(),
-            css=cards.CSS,
+            css=style.CSS,
             app_kwargs={"middleware": [Middleware(Guard)]},
         )
     except OSError as error:

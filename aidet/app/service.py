@@ -4,11 +4,11 @@ import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
 from PIL import Image
 
-from .. import Detector, __version__, labels
+from .. import Detector, __version__, images, labels
 from ..detector import Verdict, explain, vote
 from ..errors import UserError
 from ..records import Record
@@ -20,6 +20,25 @@ NOTE = (
 )
 Zone = Union[str, Tuple[float, float]]
 AnyRecord = TypeVar("AnyRecord", bound=Record)
+# Of a larger image the middle part with so many pixels is re-saved: WebP of 48 megapixels takes half a minute.
+RESAVED = 12_000_000
+# Images above this many pixels get a heat map with finer cells: a view covers only a small part of them.
+LARGE = 2_000_000
+
+
+class Batch(NamedTuple):
+    """The records of a batch, a thumbnail of each ("" if there is none), and the files of archives left out."""
+
+    records: List[Verdict]
+    thumbnails: List[str]
+    left_out: List[Tuple[str, str]]
+
+
+class Heat(NamedTuple):
+    """The image with its heat map, and the probability without its strongest part."""
+
+    picture: Image.Image
+    without: float
 
 
 class Service:
@@ -99,9 +118,29 @@ class Service:
         UserError
             ``threshold`` or ``unsure`` out of range.
         """
-        item = (uploads.safe_name(name), uploads.checked(source, self.limits))
-        record = self._run(lambda: list(self.detector.stream([item], stability))[0])
+        record, image = self.look(source, name)
+        if image is not None and stability and record.ok:
+            record.stability = self.resaved(image, name)
         return self.decided(record, threshold, unsure)
+
+    def look(self, source: Union[str, Path], name: str = "image") -> Tuple[Verdict, Optional[Image.Image]]:
+        """The verdict without re-saved versions, and the decoded image; None if the file cannot be used."""
+        key, checked = uploads.safe_name(name), uploads.checked(source, self.limits)
+        try:
+            image, note = self.detector.reading.read(checked)  # type: ignore[arg-type]  # Unusable reads as a file
+        except images.ImageError as error:
+            return Verdict(key, status=f"error: {error}"), None
+        record = self._run(lambda: list(self.detector.stream([(key, image)], False))[0])
+        record.note = note
+        return record, image
+
+    def resaved(self, image: Image.Image, name: str = "image") -> Dict[str, float]:
+        """The probabilities of re-saved and resized versions (``Verdict.stability``).
+
+        Of an image above :data:`RESAVED` pixels, they are those of its :func:`middle`.
+        """
+        item = (uploads.safe_name(name), middle(image))
+        return self._run(lambda: list(self.detector.stream([item], True))[0]).stability
 
     def decided(self, record: AnyRecord, threshold: Optional[float] = None, unsure: Optional[Zone] = None) -> AnyRecord:
         """A copy of a record with the same scores, decided with another threshold and unsure zone."""
@@ -136,8 +175,8 @@ class Service:
         own = tuple(round(end, 3) for end in zone) == tuple(round(end, 3) for end in self.unsure)
         return threshold, self.unsure if own else zone
 
-    def heat(self, source: Union[str, Path], name: str = "image") -> Image.Image:
-        """The image overlaid with its occlusion map, mode RGB.
+    def heat(self, source: Union[str, Path], name: str = "image") -> Heat:
+        """The image overlaid with its occlusion map.
 
         Raises
         ------
@@ -146,9 +185,12 @@ class Service:
         """
         checked = uploads.checked(source, self.limits)
         image = self.detector.reading.decode(checked)  # type: ignore[arg-type]  # Unusable reads as a file
+        key, grid = uploads.safe_name(name), explain.GRID * (2 if image.width * image.height > LARGE else 1)
         with self._heat:
-            heat = self._run(lambda: explain.occlusion(self.detector, image, uploads.safe_name(name)))
-        return pictures.overlay(heat, image)
+            score = self._run(lambda: list(self.detector.stream([(key, image)], False))[0].score)
+            heat = self._run(lambda: explain.occlusion(self.detector, image, key, grid))
+        strongest = heat.flat[abs(heat).argmax()]
+        return Heat(pictures.overlay(heat, image), float(labels.sigmoid(score - strongest)))
 
     # --- many --------------------------------------------------------------------------------------------------------
     def batch(
@@ -158,7 +200,8 @@ class Service:
         threshold: Optional[float] = None,
         unsure: Optional[Zone] = None,
         progress: Optional[Callable[[int, int], Any]] = None,
-    ) -> List[Verdict]:
+        thumbnails: bool = False,
+    ) -> Batch:
         """Score files and the images inside zip archives; one record each, in their order.
 
         Parameters
@@ -168,23 +211,30 @@ class Service:
         threshold, unsure : optional
         progress : callable, optional
             Takes (done, total).
+        thumbnails : bool
+            Also make small pictures.
 
         Raises
         ------
         UserError
             Nothing to score, too many images, or an archive that cannot be read.
         """
-        batch = uploads.Batch(files, names, self.limits)
+        batch, small = uploads.Batch(files, names, self.limits), []
+
+        def seen():
+            for name, source in batch:
+                small.append(pictures.thumbnail(source) if thumbnails else "")
+                yield name, source
 
         def work():
             records = []
-            for record in self.detector.stream(batch, stability=False):
+            for record in self.detector.stream(seen(), stability=False):
                 records.append(self.decided(record, threshold, unsure))
                 if progress is not None:
                     progress(len(records), len(batch))
             return records
 
-        return self._run(work)
+        return Batch(self._run(work), small, batch.left_out)
 
     # --- what it is --------------------------------------------------------------------------------------------------
     def about(self) -> Dict[str, Any]:
@@ -203,6 +253,16 @@ class Service:
             "labels": list(labels.NAMES),
             "note": NOTE,
         }
+
+
+def middle(image: Image.Image) -> Image.Image:
+    """The image itself, or the middle part of the same shape that has :data:`RESAVED` pixels."""
+    share = (RESAVED / (image.width * image.height)) ** 0.5
+    if share >= 1:
+        return image
+    width, height = int(image.width * share), int(image.height * share)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def flips(record: Verdict, threshold: float) -> List[str]:

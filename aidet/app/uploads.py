@@ -99,6 +99,11 @@ class Batch:
         Their original names; default: the names of the files.
     limits : Limits, optional
 
+    Attributes
+    ----------
+    left_out : list of (str, str)
+        What the archives contain beside images: name, and ``kind`` (not an image), ``hidden`` or ``link``.
+
     Raises
     ------
     UserError
@@ -114,9 +119,10 @@ class Batch:
         self.limits = limits or Limits()
         # Shown name, path, and the member if the file is an archive.
         self.entries: List[Tuple[str, Union[str, Path], Optional[zipfile.ZipInfo]]] = []
+        self.left_out: List[Tuple[str, str]] = []
         for path, name in zip(files, names or [Path(f).name for f in files]):
             if Path(name).suffix.lower() == ".zip" or (Path(name).suffix == "" and zipfile.is_zipfile(path)):
-                self.entries += [(info.filename, path, info) for info in members(path, name)]
+                self.entries += [(info.filename, path, info) for info in members(path, name, self.left_out)]
             else:
                 self.entries.append((safe_name(name), path, None))
             if len(self.entries) > self.limits.images:
@@ -166,7 +172,7 @@ def _by_content(path, info, kind):
         return False
 
 
-def members(path: Union[str, Path], name: str) -> List[zipfile.ZipInfo]:
+def members(path: Union[str, Path], name: str, left: Optional[List[Tuple[str, str]]] = None) -> List[zipfile.ZipInfo]:
     """The images of a zip archive in natural order; folders, links, hidden and other files are left out.
 
     Parameters
@@ -174,6 +180,8 @@ def members(path: Union[str, Path], name: str) -> List[zipfile.ZipInfo]:
     path : str or Path
     name : str
         Original name of the archive, for the error message.
+    left : list, optional
+        Gets the name of every file that is left out, and why: ``kind``, ``hidden`` or ``link``.
 
     Returns
     -------
@@ -197,7 +205,12 @@ def members(path: Union[str, Path], name: str) -> List[zipfile.ZipInfo]:
         is_link = (info.external_attr >> 16) & 0o170000 == 0o120000
         hidden = any(p.startswith(".") and p not in (".", "..") or p.lower() in walking.LITTER for p in parts)
         kind = os.path.splitext(info.filename)[1].lower()
-        if info.is_dir() or is_link or hidden or not (kind in images.EXTENSIONS or _by_content(path, info, kind)):
+        if info.is_dir():
+            continue
+        if is_link or hidden or not (kind in images.EXTENSIONS or _by_content(path, info, kind)):
+            if left is not None:
+                shown = "".join(c for c in info.filename if c.isprintable())
+                left.append((shown, "link" if is_link else "hidden" if hidden else "kind"))
             continue
         if info.flag_bits & 1:
             raise UserError(f"{safe_name(name)!r} is encrypted; send it without a password")

@@ -9,20 +9,23 @@ from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageStat
 
 from .. import images, runtime
 from ..images import Pipeline, applied
 from ..labels import GENERATED, NAMES
+from ..parallel import in_order
 from .detector import Detector
 from .scorer import Scorer
+from .views import GRIDS
 
 GRID = 8
+ORANGE, BLUE = (230, 97, 1), (20, 110, 220)  # of an overlay: evidence for generated, for real
 FINE = 64  # most cells along each side of a map of the whole image
 METHODS = {
-    "Grad-CAM": "white speaks for generated, black for real, middle grey for neither",
-    "attention roll-out": "white is where the class token looks; it does not say for which side",
-    "occlusion": "covering a white place lowers the score, so it speaks for generated; black speaks for real",
+    "Grad-CAM": "orange speaks for generated, blue for real",
+    "attention roll-out": "orange is where the class token looks; it does not say for which side",
+    "occlusion": "covering an orange place lowers the score, so it speaks for generated; blue speaks for real",
 }
 
 
@@ -292,7 +295,8 @@ def occlusion(detector: Detector, image: Any, key: str = "image", grid: int = GR
     """Cover one grid cell at a time and measure how the score changes (Zeiler & Fergus 2014).
 
     Unlike Grad-CAM, this needs neither gradients nor a particular layer, so it works alike for convolutional networks,
-    transformers, ensembles and exported ONNX models. It scores ``grid ** 2 + 1`` images.
+    transformers, ensembles and exported ONNX models. It scores ``grid ** 2 + 1`` images; of models whose views are a
+    grid of crops, only the views that the covered cell reaches, so a large image takes no longer than a small one.
 
     Parameters
     ----------
@@ -315,37 +319,110 @@ def occlusion(detector: Detector, image: Any, key: str = "image", grid: int = GR
         The image cannot be decoded.
     """
     image = images.decode(image)
-    fill = tuple(int(round(v)) for v in np.asarray(image).reshape(-1, 3).mean(axis=0))
+    fill = tuple(int(round(v)) for v in ImageStat.Stat(image).mean)
     rows, columns = (np.linspace(0, side, grid + 1).round().astype(int) for side in (image.height, image.width))
-
-    def covered():
-        yield key, image
-        for r in range(grid):
-            for c in range(grid):
-                box = (columns[c], rows[r], columns[c + 1], rows[r + 1])
-                changed = image.copy()
-                if box[2] > box[0] and box[3] > box[1]:
-                    changed.paste(fill, box)
-                yield key, changed
-
-    scores = [v.score for v in detector.stream(covered(), stability=False)]
+    boxes = [(columns[c], rows[r], columns[c + 1], rows[r + 1]) for r in range(grid) for c in range(grid)]
+    if _cut_from(detector, image):
+        scores = _covered_views(detector, image, boxes, fill)
+    else:
+        scores = _covered_images(detector, image, boxes, fill, key)
     return (scores[0] - np.array(scores[1:])).reshape(grid, grid)
 
 
-def picture(heat: np.ndarray, size: Tuple[int, int]) -> Image.Image:
-    """A map as a grey image: white is evidence for generated, black for real, middle grey for neither.
+def _covered_images(detector, image, boxes, fill, key):
+    """Score of the image, and with each box covered, whatever the detector is."""
+
+    def covered():
+        yield key, image
+        for box in boxes:
+            changed = image.copy()
+            if box[2] > box[0] and box[3] > box[1]:
+                changed.paste(fill, box)
+            yield key, changed
+
+    return [v.score for v in detector.stream(covered(), stability=False)]
+
+
+def _cut_from(detector, image):
+    """Whether all views are crops of the image that need not be mirrored at its edges."""
+    views = [model.views for model in detector.models]
+    grids = views and all(v is not None and v.kind in GRIDS and not v.flips for v in views)
+    return (
+        grids
+        and detector.cascade is None
+        and all(v.size[0] <= image.height and v.size[1] <= image.width for v in views)
+    )
+
+
+def _covered_views(detector, image, boxes, fill):
+    """As :func:`_covered_images`, of crops: the box is covered in them, and only the crops that it reaches are scored.
+
+    At the second scale of a pyramid the edge of a box is sharp, whereas it would be smoothed if the image were covered
+    first and then resized.
+    """
+    plain = []
+    for model in detector.models:
+        places, (h, w) = model.views.places(image), model.views.size
+        views = [model.views.tail(source.crop((x, y, x + w, y + h))) for source, x, y in places]
+        plain.append((model, places, views, model.run(views)))
+
+    def score(box):
+        scores, weights = [], []
+        for model, places, views, own in plain:
+            changed = {i: _covered_view(model.views, place, box, fill, image.size) for i, place in enumerate(places)}
+            changed = {i: view for i, view in changed.items() if view is not None}
+            found = own.copy()
+            if changed:
+                found[list(changed)] = model.run(list(changed.values()))
+            scores.append(found)
+            weights.append(model.weigh(changed.get(i, view) for i, view in enumerate(views)))
+        return detector._fuse(scores, weights)[0]
+
+    workers = detector.workers if all(m.threadsafe for m in detector.models) else 0
+    all_boxes = [(0, 0, 0, 0), *boxes]  # nothing is covered by the first
+    return list(in_order(score, all_boxes, workers) if workers else map(score, all_boxes))
+
+
+def _covered_view(views, place, box, fill, size):
+    """The view at a place with a box of the image covered; None if it does not reach the view."""
+    source, left, top = place
+    across, down = source.width / size[0], source.height / size[1]
+    x0, y0 = max(0, round(box[0] * across) - left), max(0, round(box[1] * down) - top)
+    x1, y1 = min(views.size[1], round(box[2] * across) - left), min(views.size[0], round(box[3] * down) - top)
+    if x0 >= x1 or y0 >= y1:
+        return None
+    tile = source.crop((left, top, left + views.size[1], top + views.size[0]))
+    tile.paste(fill, (x0, y0, x1, y1))
+    return views.tail(tile)
+
+
+def overlay(heat: np.ndarray, image: Image.Image, side: int = 768) -> Image.Image:
+    """A map over the image: orange is evidence for generated, blue for real; other parts are not coloured.
+
+    The image is shown with little of its own colour, so that the map's can be told from it.
 
     Parameters
     ----------
-    heat : ndarray (grid, grid)
-    size : (int, int)
-        Width and height of the result.
+    heat : ndarray (rows, columns)
+    image : PIL.Image.Image, mode RGB
+    side : int
+        Longest side of the result, in pixels.
 
     Returns
     -------
     PIL.Image.Image, mode RGB
     """
-    most = np.abs(heat).max()
-    grey = np.full(heat.shape, 128.0) if most == 0 else 128 + 127 * heat / most
-    small = Image.fromarray(np.rint(grey).astype(np.uint8))
-    return small.resize(size, Image.Resampling.BICUBIC).convert("RGB")
+    small = image.copy() if max(image.size) <= side else image.resize(_within(image.size, side), reducing_gap=2.0)
+    most = max(float(np.abs(heat).max()), 1e-9)
+    enlarged = Image.fromarray((heat / most).astype(np.float32)).resize(small.size, Image.Resampling.BICUBIC)
+    share = np.clip(np.asarray(enlarged, np.float32), -1, 1)[..., None]
+    pixels = np.asarray(small, np.float32)
+    pale = 0.75 * np.asarray(small.convert("L"), np.float32)[..., None] + 0.25 * pixels
+    colour = np.where(share > 0, np.array(ORANGE, np.float32), np.array(BLUE, np.float32))
+    strength = 0.68 * np.abs(share)
+    return Image.fromarray(np.rint(pale * (1 - strength) + colour * strength).astype(np.uint8))
+
+
+def _within(size, side):
+    share = side / max(size)
+    return tuple(max(1, round(n * share)) for n in size)

@@ -1,7 +1,7 @@
 """Views of an image: the crops, scales and flips that a detector scores, each drawn from the image's own seed."""
 
 import functools
-from typing import Callable, Iterable, List, Optional, Set
+from typing import Callable, Iterable, List, Optional, Set, Tuple
 
 import numpy as np
 from PIL import Image
@@ -181,15 +181,32 @@ class Views:
         return line(image, images.generator(self.seed, key, number) if line.random else None)
 
     def _tiles(self, image):
-        """Crops of the image and, for ``pyramid``, of the image at its second scale."""
+        h, w = self.size
+        return [source.crop((x, y, x + w, y + h)) for source, x, y in self.places(image)]
+
+    def places(self, image: Image.Image) -> List[Tuple[Image.Image, int, int]]:
+        """Where the views of a grid are cut from.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            At least as large as a view; else the sources are mirrored at their edges.
+
+        Returns
+        -------
+        list of (PIL.Image.Image, int, int)
+            For each view its source, which is the image or, for ``pyramid``, the image at its second scale, and the
+            left and top pixel of the view in it.
+        """
+        assert self.size is not None  # _need_size
         if self.kind == "five":
             return _five(image, self.size)
         least, most = SCALES
         scale = min(max(self.size[0] / image.height, self.size[1] / image.width, least), most)
         if self.kind == "grid" or self.votes < 2 or scale == 1:
             return _grid(image, self.size, self.votes)
-        size = [int(n * least) if scale == least else round(n * scale) for n in image.size]
-        other = image.resize(size, Image.Resampling.BICUBIC)
+        width, height = (int(n * least) if scale == least else round(n * scale) for n in image.size)
+        other = image.resize((width, height), Image.Resampling.BICUBIC)
         count = self.votes // 2
         return _grid(image, self.size, self.votes - count) + _grid(other, self.size, count)
 
@@ -220,7 +237,7 @@ def _mirrored(make):
 
 
 def _grid(image, size, most):
-    """Up to ``most`` native crops that cover the image evenly, edges included, in reading order."""
+    """Places of up to ``most`` native crops that cover the image evenly, edges included, in reading order."""
     h, w = size
     image = operations._grow(image, h, w)
     rows, columns = -(-image.height // h), -(-image.width // w)
@@ -231,16 +248,15 @@ def _grid(image, size, most):
     ]
     if len(corners) > most:
         corners = [corners[int((i + 0.5) * len(corners) / most)] for i in range(most)]
-    return [image.crop((x, y, x + w, y + h)) for x, y in corners]
+    return [(image, x, y) for x, y in corners]
 
 
 def _five(image, size):
-    """The native crops at the centre and in the corners."""
+    """Places of the native crops at the centre and in the corners."""
     h, w = size
     image = operations._grow(image, h, w)
     right, low = image.width - w, image.height - h
-    corners = [(right // 2, low // 2), (0, 0), (0, low), (right, low), (right, 0)]
-    return [image.crop((x, y, x + w, y + h)) for x, y in corners]
+    return [(image, x, y) for x, y in ((right // 2, low // 2), (0, 0), (0, low), (right, low), (right, 0))]
 
 
 def changed_images(image: Image.Image) -> List[Image.Image]:

@@ -7,10 +7,10 @@ from .. import files, images, report, runinfo
 from ..cli import OK, PARTIAL
 from ..datasets.sources import split_source
 from ..errors import UserError
-from . import included, vip, worst
+from . import included, sentences, vip, worst
 from .comparisons import compared, deduplicated, from_validation
 from .evaluation import columns_to_show, load, summary
-from .score_page import counts, pages, say
+from .score_page import pages, say
 
 
 def main(options: argparse.Namespace) -> int:
@@ -67,8 +67,9 @@ def main(options: argparse.Namespace) -> int:
     warnings += [*([doubt] if doubt else []), *doubts]
     out = Path(options.out)
     page = out / "report.html"
-    lead = f"{options.scores} against {labels}: {counts(evaluation)}"
-    report.write(page, "Detector evaluation", lead, [*sections, *further, where_from], cards, warnings)
+    lead = f"{options.scores} against {labels}"
+    told = sentences.summary(evaluation, result)
+    report.write(page, "Detector evaluation", lead, [*sections, *further, where_from], cards, warnings, told)
     files.write_json(out / "metrics.json", result)
     say(result, maps, page)
     return PARTIAL if evaluation.errors["n"] else OK

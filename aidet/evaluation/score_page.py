@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import metrics, report, runinfo
 from ..cli import printable
-from ..labels import GENERATED, NAMES, REAL, logit
+from ..labels import NAMES, logit
 from . import worst
 from .evaluation import Evaluation
 from .sections import HEADLINE, TURNED_ROUND, by_section, inverted, threshold_section
@@ -15,12 +15,6 @@ from .sections import HEADLINE, TURNED_ROUND, by_section, inverted, threshold_se
 Card = Tuple[str, str, str]
 FEW, VERY_FEW = 100, 10  # the report warns if there are fewer independent source images
 DOUBTED = 0.4  # below this AUC the report asks whether the scores are inverted
-
-
-def counts(evaluation: Evaluation) -> str:
-    """Number of images of each class, as text."""
-    real, generated = (int((evaluation.y == side).sum()) for side in (REAL, GENERATED))
-    return f"{real} real and {generated} generated images"
 
 
 def pages(
@@ -50,9 +44,9 @@ def pages(
     (list of Section, list of (name, value, note), list of str)
         Sections, headline cards and warnings.
     """
-    sections = [_numbers(evaluation, result, times)]
-    if evaluation.ranked:
-        sections.append(_curves(evaluation, result))
+    sections = [_curves(evaluation, result)] if evaluation.ranked else []
+    sections.append(worst.section(evaluation, thumbnails, maps, result["run"]))
+    sections.append(_numbers(evaluation, result, times))
     if result.get("deduplicated"):
         sections.append(_deduplicated(result))
     sections += [by_section(column, table) for column, table in result["by"].items()]
@@ -62,7 +56,6 @@ def pages(
         sections.append(_paired(result["paired"], evaluation.scores.source))
     if result["models"]:
         sections.append(_models(result["models"]))
-    sections.append(worst.section(evaluation, thumbnails, maps, result["run"]))
     sections.append(_run(result["run"]))
     return [s for s in sections if s], _cards(result), _warnings(evaluation, result)
 

@@ -122,8 +122,9 @@ class Maps:
             return self.missing
         words = " ".join(f"{m[0].upper()}{m[1:]}: {explain.METHODS[m]}." for m in self.methods)
         said = (
-            "The maps below each image show what the models use in their evaluation view, over the part of the image "
-            f"that it covers; other views that voted have no maps. Each map has its own scale. {words}"
+            "Beside each image stands the same image with a map over it: what the models use in their evaluation view, "
+            "over the part of the image that it covers; other views that voted have no maps. Each map has its own "
+            f"scale. {words}"
         )
         return [said, *self.missing]
 
@@ -201,11 +202,11 @@ def section(
         if image is None:
             continue
         seen = maps.of(image, name)
-        said = f"{NAMES[side]}, called {NAMES[1 - side]}{f' with p {prob:.3f}' if scored else ''}: {name}"
-        said += "".join(f"; {method} of {model}" for model, _, method in seen)
+        title = f"{NAMES[side].capitalize()}, called {NAMES[1 - side]}{f' (p {prob:.3f})' if scored else ''}"
+        said = name + "".join(f"; {method} of {model}" for model, _, method in seen)
         image.thumbnail((report.THUMBNAIL, report.THUMBNAIL))
-        pictures = [image, *(explain.picture(heat, image.size) for _, heat, _ in seen)]
-        made.shots.append(report.Shot([uri for uri in map(report.thumbnail, pictures) if uri], said))
+        pictures = [image, *(explain.overlay(heat, image) for _, heat, _ in seen)]
+        made.shots.append(report.Shot([uri for uri in map(report.thumbnail, pictures) if uri], said, title))
     if not made.shots:
         made.texts.append("The images were not found, so there are no thumbnails and no maps.")
         made.tables.append(report.Table("Most confident errors", ["path", "true class", "p(generated)"], listed))

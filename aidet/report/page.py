@@ -13,7 +13,7 @@ from .. import __version__, files, images
 from ..runtime import version_of
 
 PACKAGES = ("mindspore", "mindcv", "onnxruntime", "numpy", "pillow", "scikit-learn", "scipy")
-THUMBNAIL = 160
+THUMBNAIL = 320  # shown at half of it, so that it stays sharp in print
 
 
 @dataclass
@@ -36,10 +36,11 @@ class Chart:
 
 @dataclass
 class Shot:
-    """Thumbnails (data URIs) with a caption."""
+    """Thumbnails (data URIs) side by side, a title, and a caption."""
 
     images: List[str]
     caption: str
+    title: str = ""
 
 
 @dataclass
@@ -60,6 +61,7 @@ def write(
     sections: Sequence[Section],
     cards: Sequence[Tuple[str, Any, str]] = (),
     warnings: Sequence[str] = (),
+    summary: Sequence[str] = (),
 ) -> Path:
     """Render the report.
 
@@ -72,6 +74,8 @@ def write(
         The headline metrics.
     warnings : list of str
         Warnings that the reader must see before the numbers.
+    summary : list of str
+        The result in a few plain sentences, for a reader who knows none of the metrics.
 
     Returns
     -------
@@ -90,6 +94,7 @@ def write(
         sections=sections,
         cards=[{"name": n, "value": v, "note": t} for n, v, t in cards],
         warnings=list(warnings),
+        summary=" ".join(summary),
     )
     with files.atomic(path) as file:
         # A path may contain bytes that are not UTF-8; they are shown as escapes.

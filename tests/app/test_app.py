@@ -1,8 +1,10 @@
 """The application without a browser: reading uploads within limits, metadata, pictures, cards, the service."""
 
 import base64
+import html
 import io
 import json
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -13,8 +15,8 @@ from app_tools import make_onnx
 from PIL import Image, PngImagePlugin
 
 import app
-from aidet import Detector, images, records, runtime
-from aidet.app import cards, credentials, metadata, pictures, server, service, uploads, words
+from aidet import Detector, images, labels, records, runtime
+from aidet.app import cards, credentials, examples, metadata, pictures, server, service, style, uploads, words
 from aidet.detector import default, detector
 from aidet.errors import UserError
 from aidet.labels import zone_around
@@ -141,6 +143,22 @@ def test_an_encrypted_archive_is_refused(tmp_path):
 def test_names_keep_no_folder_and_no_control_characters():
     assert uploads.safe_name("C:\\x\\..\\a\n\x00b.png") == "ab.png"
     assert uploads.safe_name("/") == "image"
+
+
+def test_what_an_archive_holds_beside_images_is_counted_and_named(served, tmp_path, photo):
+    names = ["1.png", "notes.txt", "__MACOSX/._1.png", "raw.cr2", "a/", "a/b.csv", "a/c.md", "a/d.pdf"]
+    path = archive(
+        tmp_path / "a.zip", [(n, png(photo(1, (20, 20)))) for n in names[:1]] + [(n, b"x") for n in names[1:]]
+    )
+    left = served.batch([path]).left_out
+    assert left == [(n, "hidden" if "MACOSX" in n else "kind") for n in names[1:] if n != "a/"]
+    assert cards.left_out("en", left).replace("\\", "") == (  # without what makes Markdown of a name harmless
+        "6 files of the archives were left out: notes.txt (not an image), __MACOSX/._1.png (hidden), raw.cr2 (not an "
+        "image), a/b.csv (not an image), a/c.md (not an image), and 1 more."
+    )
+    assert cards.left_out("en", []) == "" and "a/d.pdf" in cards.left_out("zh", left, most=9)
+    rude = cards.left_out("en", [("<b>*x*</b>.txt", "kind")])
+    assert "<b>" not in rude and "*x*" not in rude
 
 
 # --- metadata --------------------------------------------------------------------------------------------------------
@@ -336,6 +354,98 @@ def test_a_file_name_is_no_formula_of_a_spreadsheet():
     assert text.splitlines()[1:] == ["'=1+1.png,-1.5,0.18,0,real,ok", "'-x.png,,,,,error: @home"]
 
 
+ZONES = ((0.5, (0.378, 0.622)), (0.5, (0.5, 0.5)), (0.97, (0.951, 0.981)), (0.9, (0.1, 0.2)), (0.5, (0.0, 1.0)),
+         (1 / 3, (0.3, 0.4)),
+         (0.0005, (0.0003, 0.0008)), (0.9995, (0.9991, 0.9998)), (0.0, (0.0, 0.0)), (1.0, (1.0, 1.0)))  # fmt: skip
+
+
+@pytest.mark.parametrize("threshold, zone", ZONES)
+def test_a_verdict_never_contradicts_itself(threshold, zone):
+    """The word, the sentence with its numbers as they are written, and what is said of re-saved versions agree."""
+    near = [b + d for b in (threshold, *zone) for d in (-1e-3, -1e-4, -1e-6, 0, 1e-6, 1e-4, 1e-3)]
+    grid = [p for p in (*np.linspace(0.001, 0.999, 97), 1e-6, 1 - 1e-6, 0.4996, 0.5004, *near) if 0 < p < 1]
+    for p in grid:
+        label, decision = labels.decide(p, threshold, zone)
+        versions = dict(zip(("original", "a", "b", "c"), (p, p, min(p + 0.01, 1 - 1e-9), max(p - 0.01, 1e-9))))
+        record = detector.Verdict("a.png", float(labels.logit(p)), p, label, decision, stability=versions)
+        card = cards.verdict("en", record, threshold, zone)
+        assert f"<h2>{words.say('en', decision)}</h2>" in card and f'data-decision="{decision}"' in card
+        text = html.unescape(re.search(r"Probability of generated: (.*?)</p>", card).group(1))
+        said, rest = re.fullmatch(r"<b>(.+?)%</b>, (.*)", text).groups()
+        low, high = (0, 0.1) if said[0] == "<" else (99.9, 100) if said[0] == ">" else (float(said), float(said))
+        stated = [float(n) for n in re.findall(r"([\d.]+)%", rest)]
+        if decision == "unsure":
+            assert rest.startswith("in the unsure zone") and stated[0] <= high and low <= stated[1], (p, text)
+        elif "exactly" in rest:
+            assert p == threshold and decision == "real"
+        elif decision == "generated":
+            assert rest.startswith("above") and low >= stated[0] and (low, high) != (stated[0],) * 2, (p, text)
+        else:
+            assert rest.startswith("below") and high <= stated[0] and (low, high) != (stated[0],) * 2, (p, text)
+        others = sum(labels.decide(v, threshold, zone)[1] != decision for k, v in versions.items() if k != "original")
+        assert ("the same verdict" in card) == (others == 0)
+        assert (f"Weak: {others} of 3 re-saved" in card) == (others > 0)
+
+
+def test_a_large_image_is_resaved_in_its_middle_and_says_so(served, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "RESAVED", 3000)
+    image = photo(1, (120, 100))
+    assert service.middle(image).size == (60, 50) and service.middle(photo(1, (60, 50))).size == (60, 50)
+    image.save(tmp_path / "a.png")
+    found = served.verdict(tmp_path / "a.png", "a.png")
+    alone = served.detector.score(tmp_path / "a.png", root=tmp_path)
+    assert found.score == alone.score  # the verdict is still that of the whole image
+    part = served.resaved(service.middle(image), "a.png")
+    assert found.stability == part
+    assert "of the middle of this large image, 60 x 50" in cards.verdict("en", found, 0.5, (0.4, 0.6), part="60 x 50")
+
+
+def luminance(colour):
+    """Relative luminance, WCAG 2."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a, b):
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("mode, colours", [("light", style.LIGHT), ("dark", style.DARK)])
+def test_every_text_has_contrast(mode, colours):
+    """WCAG 2 AA; badges are written in the colour of the ground on the colour of the verdict."""
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    for name in ("text", "soft", "real", "generated", "unsure", "error"):
+        for ground in (colours["ground"], style.PAGE[mode]):
+            assert contrast(colours[name], ground) >= 4.5, (mode, name, ground)
+    assert all(f"--ai-{name}: {colours[name]}" in style.CSS for name in colours)
+    assert "opacity" not in re.sub(r"\.aidet-tick {[^}]*}", "", style.CSS)  # would lower the contrast of a text
+
+
+def test_the_examples_are_what_they_are_called(tmp_path):
+    found = examples.found(tmp_path)
+    assert [e.caption for e in found[:2]] == ["example_hedgehog", "example_sofa"]
+    for example in found:
+        kind, _, what = words.say("en", example.caption).partition(": ")
+        assert kind == ("generated" if example in found[:2] else "photograph") and what
+        with Image.open(example.thumbnail) as small:
+            assert max(small.size) <= 2 * examples.SIDE
+    sources = (examples.SAMPLES / "SOURCES.md").read_text(encoding="utf-8")
+    shipped = [p for p in examples.SAMPLES.iterdir() if p.name != "SOURCES.md"]
+    assert shipped and all(f"`{p.name}`" in sources and p.stat().st_size < 150_000 for p in shipped)
+
+
+def test_a_batch_is_a_table_with_thumbnails(served, photo, tmp_path):
+    photo(1).save(tmp_path / "a.png")
+    (tmp_path / "<b>.png").write_bytes(b"x")
+    found, small, _ = served.batch([tmp_path / "a.png", tmp_path / "<b>.png"], thumbnails=True)
+    table = cards.table("en", [["", *cards.row(r)] for r in found], small)
+    assert table.count("<th ") == 5 and table.count("data:image/jpeg") == 1 and "<b>.png" not in table
+    assert "white-space: nowrap" in re.search(r"\.aidet-table th {(.*?)}", style.CSS, re.S).group(1)
+    assert cards.table("en", [], []) == "" and cards.table("zh", [["now", "a", "real", "9%", "ok"]]).count("<th ") == 5
+
+
 def test_every_text_is_there_in_both_languages():
     for key, pair in words.WORDS.items():
         assert len(pair) == 2 and all(pair), key
@@ -370,7 +480,7 @@ def test_changes_of_sides_are_counted_at_the_threshold(served, photo, tmp_path):
     first = record.stability["original"]
     expected = [k for k, v in record.stability.items() if (v > between) != (first > between)]
     assert expected and service.flips(record, between) == expected
-    assert "Not stable" in cards.verdict("en", record, between, (0, 0))
+    assert "Weak:" in cards.verdict("en", record, between, (0, 0))
 
 
 def test_a_batch_keeps_its_order_and_its_errors(served, photo, tmp_path):
@@ -379,7 +489,8 @@ def test_a_batch_keeps_its_order_and_its_errors(served, photo, tmp_path):
     (tmp_path / "2.png").write_bytes(b"nonsense")
     seen = []
     files = [tmp_path / f"{i}.png" for i in range(5)]
-    rows = served.batch(files, progress=lambda i, n: seen.append((i, n)))
+    rows, small, left = served.batch(files, progress=lambda i, n: seen.append((i, n)), thumbnails=True)
+    assert [bool(image) for image in small] == [True, True, False, True, True] and left == []
     assert [r.path for r in rows] == [f"{i}.png" for i in range(5)] and [r.ok for r in rows].count(False) == 1
     assert rows[2].status == "error: not an image that Pillow can read" and seen[-1] == (5, 5)
     assert [r.score for r in rows if r.ok] == [served.verdict(f, f.name).score for f in files if f.name != "2.png"]
@@ -388,7 +499,10 @@ def test_a_batch_keeps_its_order_and_its_errors(served, photo, tmp_path):
 
 def test_heat_map(served, photo, tmp_path):
     photo(1, (64, 48)).save(tmp_path / "a.png")
-    assert served.heat(tmp_path / "a.png", "a.png").size == (64, 48)
+    made = served.heat(tmp_path / "a.png", "a.png")
+    assert made.picture.size == (64, 48) and 0 < made.without < 1
+    shown = cards.heat_map("en", pictures.uri(made.picture), made.without, served.verdict(tmp_path / "a.png").prob)
+    assert "speaks for generated" in shown and 'alt="The image, grey' in shown
     (tmp_path / "b.png").write_bytes(b"x")
     with pytest.raises(images.ImageError):
         served.heat(tmp_path / "b.png")

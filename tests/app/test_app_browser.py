@@ -57,6 +57,7 @@ def pictures(files):
         for path in made[:3]:
             archive.write(path, f"holiday/{path.name}")
         archive.write(files / "broken.jpg", "holiday/broken.jpg")
+        archive.writestr("holiday/notes.txt", "no image")
     return made
 
 
@@ -261,9 +262,12 @@ def visit(chromium, server):
     """Open the page; at the end, check that no request has left the host and no script has failed."""
     hosts, faults, opened = set(), [], []
 
-    def go(locale="en-US", width=1280, height=900):
+    def go(locale="en-US", width=1280, height=900, color_scheme="light"):
         context = chromium.new_context(
-            viewport={"width": width, "height": height}, locale=locale, accept_downloads=True
+            viewport={"width": width, "height": height},
+            locale=locale,
+            accept_downloads=True,
+            color_scheme=color_scheme,
         )
         page = context.new_page()
         page.on("request", lambda r: hosts.add(urllib.parse.urlparse(r.url).netloc))
@@ -288,6 +292,12 @@ def put(page, path):
     page.wait_for_selector("#verdict h2")
 
 
+def bottom(page, selector):
+    """Lowest visible pixel row of an element, in the window."""
+    box = page.locator(selector).bounding_box()
+    return box["y"] + box["height"]
+
+
 def tab(page, name):
     page.get_by_role("tab", name=name, exact=True).click()
 
@@ -304,16 +314,16 @@ def test_one_image(visit, pictures, detector, files):
     assert cards.percent(expected.prob) in card and "not proof" in card and BAD_NAME in card
     assert "5 views say generated" in page.inner_text("#votes")
     page.screenshot(path=SHOTS / "2_verdict.png", full_page=True)
+    page.wait_for_function("document.querySelector('#verdict').innerText.includes('re-saved')")
     tab(page, "Re-saving")
     shown = page.inner_text("#stability")
     assert "JPEG quality 50" in shown and "resized to 125%" in shown
     page.screenshot(path=SHOTS / "3_stability.png", full_page=True)
-    tab(page, "Heat map")
-    page.click("#heat-button")
     page.wait_for_selector("#heat img")
+    assert "speaks for generated" in page.inner_text("#heat") and page.get_attribute("#heat img", "alt")
     page.screenshot(path=SHOTS / "4_heat.png", full_page=True)
     tab(page, "Spectrum and noise")
-    page.wait_for_selector("#spectrum img")
+    assert page.locator("#traces img").count() == 2
     page.screenshot(path=SHOTS / "5_spectrum.png", full_page=True)
     tab(page, "Metadata")
     assert "<b>a cat</b> Steps: 20" in page.inner_text("#metadata")
@@ -324,6 +334,7 @@ def test_one_image(visit, pictures, detector, files):
 def test_sliders_move_the_word_and_not_the_score(visit, pictures):
     page = visit()
     put(page, pictures[0])
+    page.wait_for_selector("#heat img")  # nothing more comes after it
     before = page.inner_text("#verdict b")
     page.get_by_text("Threshold and unsure zone").click()
 
@@ -343,20 +354,23 @@ def test_sliders_move_the_word_and_not_the_score(visit, pictures):
     move("high", "1", "unsure from 0% to 100%")
     page.wait_for_selector("[data-decision=unsure]")
     move("high", "0", "unsure from 0% to 0%")
-    move("threshold", "1", "threshold 100%")
+    move("threshold", "1", "Threshold 100%")
     page.wait_for_selector("[data-decision=real]")
     page.screenshot(path=SHOTS / "7_sliders.png", full_page=True)
     assert page.inner_text("#verdict b") == before
     page.get_by_text("Back to the detector's own values").click()
-    page.wait_for_function("document.querySelector('#verdict').innerText.includes('threshold 50%')")
+    page.wait_for_function("document.querySelector('#verdict').innerText.includes('Threshold 50%')")
 
 
 @needs_browser
 def test_examples_and_a_broken_file(visit, files):
     page = visit()
-    page.get_by_text("coffee", exact=True).click()
+    page.get_by_role("button", name="generated: FLUX.2").click()
     page.wait_for_selector("#verdict h2")
-    assert "coffee.png" in page.inner_text("#verdict")
+    assert "hedgehog.webp" in page.inner_text("#verdict")
+    page.wait_for_selector("#heat img")  # a reload would break off what is still being made
+    loaded = "[...document.querySelectorAll('.aidet-example img')].every(i => i.naturalWidth > 0)"
+    assert page.locator(".aidet-example img").count() >= 2 and page.evaluate(loaded)
     page.get_by_label("Clear").first.click() if page.get_by_label("Clear").count() else page.reload()
     page.wait_for_selector("#verdict .aidet-card:not(:has(h2))")
     put(page, files / "broken.jpg")
@@ -384,6 +398,10 @@ def test_many_images_history_and_downloads(visit, pictures, files, detector):
     page.click("#run")
     page.wait_for_selector("#download a")
     assert "6 images" in page.inner_text("#summary") and "2 could not be used" in page.inner_text("#summary")
+    assert "1 files of the archives were left out: holiday/notes.txt (not an image)." in page.inner_text("#summary")
+    assert page.locator("#table td img").count() == 4
+    lines = page.evaluate("[...document.querySelectorAll('#table th')].map(e => e.clientHeight)")
+    assert len(lines) == 5 and max(lines) < 45  # no header is broken into two lines
     assert "holiday/1.png" in page.inner_text("#table") and "not an image that Pillow can read" in page.inner_text(
         "#table"
     )
@@ -408,19 +426,29 @@ def test_many_images_history_and_downloads(visit, pictures, files, detector):
 def test_both_languages(visit, pictures, detector, files):
     page = visit()
     put(page, pictures[0])
+    page.wait_for_selector("#heat img")
     page.get_by_label("中文").check()
     word = {"real": "真实", "generated": "AI 生成", "unsure": "不确定"}
     expected = word[detector.score([pictures[0]], root=files)[0].decision]
     page.wait_for_function(f"document.querySelector('#verdict h2').innerText === '{expected}'")
-    page.wait_for_function("!document.body.innerText.includes('Heat map')")
+    page.wait_for_function("!document.body.innerText.includes('Metadata')")
     shown = page.inner_text("body")
-    for text in ("照片还是 AI 生成", "单张图片", "批量", "热力图", "元数据", "不是证据", "阈值与不确定区间", "示例"):
+    for text in (
+        "照片还是 AI 生成",
+        "单张图片",
+        "批量",
+        "支持“生成”",
+        "元数据",
+        "不是证据",
+        "阈值与不确定区间",
+        "示例",
+    ):
         assert text in shown, text
-    for text in ("Batch", "Heat map", "not proof", "Examples", "Metadata"):
+    for text in ("Batch", "speaks for", "not proof", "Examples", "photograph", "Metadata"):
         assert text not in shown, text
     page.screenshot(path=SHOTS / "11_chinese.png", full_page=True)
     page.get_by_label("English").check()
-    page.wait_for_function("document.body.innerText.includes('Heat map')")
+    page.wait_for_function("document.body.innerText.includes('Metadata')")
     assert "not proof" in page.inner_text("#verdict")
     chinese = visit(locale="zh-CN")
     chinese.wait_for_function("document.body.innerText.includes('单张图片')")
@@ -429,7 +457,11 @@ def test_both_languages(visit, pictures, detector, files):
 @needs_browser
 def test_a_phone(visit, pictures):
     page = visit(width=390, height=844)
+    assert page.locator("#verdict").bounding_box()["y"] > 400
     put(page, pictures[0])
+    # The page moves to the verdict; the heat map comes below it later.
+    page.wait_for_function("Math.abs(document.querySelector('#verdict h2').getBoundingClientRect().top) < 200")
+    page.wait_for_selector("#heat img")
     for name in ("Image", "Batch", "History", "About"):
         tab(page, name)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
@@ -437,6 +469,38 @@ def test_a_phone(visit, pictures):
     tab(page, "Image")
     box = page.locator("#verdict h2").bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_verdict_and_map_are_in_view(visit, pictures, scheme):
+    """At 1280 x 800, without scrolling, in the colours of the system; a screen reader is told of the verdict."""
+    page = visit(height=800, color_scheme=scheme)
+    put(page, pictures[0])
+    page.wait_for_selector("#heat img")
+    assert page.evaluate("scrollY") == 0
+    assert bottom(page, "#verdict h2") < bottom(page, "#verdict .aidet-note") <= 800
+    assert bottom(page, "#heat figcaption") <= 800
+    card = page.evaluate("getComputedStyle(document.querySelector('#verdict .aidet-card')).backgroundColor")
+    assert card == {"light": "rgb(255, 255, 255)", "dark": "rgb(30, 41, 59)"}[scheme]
+    assert page.get_attribute("#verdict", "aria-live") == "polite"
+    page.screenshot(path=SHOTS / f"13_{scheme}.png")
+
+
+@needs_browser
+def test_the_keyboard_reaches_everything_in_the_order_of_the_page(visit):
+    page = visit()
+    seen = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        seen.append(
+            page.evaluate("(e => (e.ariaLabel || e.innerText || e.value || '').trim())(document.activeElement)")
+        )
+    wanted = ["en", "Image", "Batch", "About", "Upload file", "generated: FLUX.2", "Threshold and unsure zone", "Votes"]
+    places = [next(i for i, text in enumerate(seen) if text.startswith(name)) for name in wanted]
+    assert places == sorted(places)
+    names = page.locator("button:visible").evaluate_all("all => all.map(e => (e.ariaLabel || e.innerText).trim())")
+    assert names and all(names), "a button without a name"
 
 
 def test_nothing_of_all_this_reached_another_host(server):

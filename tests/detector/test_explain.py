@@ -187,3 +187,28 @@ def test_maps_of_a_detector(tmp_path):
     before = slow.score([image])[0].score
     assert np.array_equal(explain.maps(slow, image)[0][1], found[0][1])
     assert slow.score([image])[0].score == before
+
+
+@pytest.mark.parametrize("views, least", [("grid", 1.0), ("pyramid", 0.95), ("five", 1.0)])
+def test_occlusion_of_crops_is_that_of_the_covered_image(tmp_path, views, least):
+    """Only the crops that a cell reaches are scored again; at a pyramid's second scale the cell's edges differ."""
+    sidecar = {
+        "architecture": "testing", "arguments": {"num_classes": 2}, "classes": list(BOTH), "class_order": list(BOTH),
+        "input": {"size": 32, "transform": "decode | resize((32, 32)) | normalize(half)"},
+    }  # fmt: skip
+    ckpt.save(models.create("testing", num_classes=2), tmp_path / "a.ckpt", sidecar)
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (70, 100, 3), dtype=np.uint8))
+    detector = Detector(tmp_path / "a.ckpt", views=views, votes=8, backend="mindspore")
+    assert explain._cut_from(detector, image) and not explain._cut_from(detector, image.crop((0, 0, 100, 31)))
+    fast = explain.occlusion(detector, image, grid=3)
+    detector.models[0].views.flips = True  # then every covered image is scored whole
+    assert not explain._cut_from(detector, image)
+    detector.models[0].views.flips = False
+    fill = tuple(int(round(v)) for v in np.asarray(image).reshape(-1, 3).mean(axis=0))
+    x, y = ([0, 33, 67, 100], [0, 23, 47, 70])
+    boxes = [(x[c], y[r], x[c + 1], y[r + 1]) for r in range(3) for c in range(3)]
+    scores = np.array(explain._covered_images(detector, image, boxes, fill, "a"))
+    slow = (scores[0] - scores[1:]).reshape(3, 3)
+    assert np.ptp(slow) > 0 and np.corrcoef(fast.ravel(), slow.ravel())[0, 1] >= least - 1e-6
+    if least == 1:
+        assert fast == pytest.approx(slow, abs=1e-4 * np.abs(slow).max() + 1e-6)

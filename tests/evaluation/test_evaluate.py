@@ -657,9 +657,10 @@ def test_occlusion_finds_where_a_model_looks():
     assert heat.shape == (4, 4)
     assert (heat[:2, :2] > 0).all() and (heat[2:, 2:] < 0).all()
     assert (heat[:2, 2:] == 0).all() and (heat[2:, :2] == 0).all()
-    grey = np.asarray(explain.picture(heat, (80, 64)))[..., 0]
-    assert grey.shape == (64, 80) and grey[8, 8] > 200 and grey[56, 72] < 80 and abs(int(grey[8, 70]) - 128) < 12
-    assert (np.asarray(explain.picture(np.zeros((4, 4)), (8, 8))) == 128).all()
+    over = np.asarray(explain.overlay(heat, Image.new("RGB", (80, 64), (90, 90, 90))), int)
+    assert over.shape == (64, 80, 3) and over[8, 8, 0] > over[8, 8, 2] + 80 and over[56, 72, 2] > over[56, 72, 0] + 80
+    assert (abs(over[8, 70] - 90) < 9).all()  # the photograph shows where nothing speaks for either side
+    assert (np.asarray(explain.overlay(np.zeros((4, 4)), Image.new("RGB", (8, 8), (9, 9, 9)))) == 9).all()
 
 
 def test_worst_errors_come_with_their_maps(small, monkeypatch):
@@ -704,7 +705,7 @@ def test_maps_of_the_model_that_made_the_scores_come_without_asking(small, tiny,
     assert plain > 0 and "No maps of what the detector used: --explain none." in page
     run_score(small, **given)
     with_maps, page = pictures(small)
-    assert with_maps == 2 * plain and "Grad-CAM of tiny" in page and "white speaks for generated" in page
+    assert with_maps == 2 * plain and "Grad-CAM of tiny" in page and "orange speaks for generated" in page
     said = f"maps               {plain} errors with maps of tiny.ckpt (run.json); --explain none leaves them out\n"
     assert said in capsys.readouterr().out
     assert json.loads((small / "out/metrics.json").read_text())["inputs"]["explained with 1"]["path"] == str(tiny)

@@ -1,0 +1,88 @@
+"""The result of an evaluation in a few sentences, for readers who know none of the metrics."""
+
+from typing import Any, Dict, List, Optional, Tuple
+
+from ..labels import GENERATED, REAL
+from .evaluation import Evaluation
+
+ENOUGH = 10  # images of a generator or source, to be named as the weakest
+SIDES = ((GENERATED, "generated"), (REAL, "real"))
+
+
+def summary(evaluation: Evaluation, result: Dict[str, Any]) -> List[str]:
+    """What was measured on how many images, how good the detector is, and what it misses.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    result : dict
+        From :func:`aidet.evaluation.evaluation.summary`.
+
+    Returns
+    -------
+    list of str
+        Three to five sentences.
+    """
+    (called_real, false_alarms), (missed, found) = result["confusion"]
+    real, generated = called_real + false_alarms, missed + found
+    said = [_measured(evaluation, result, real, generated), _decisions(result, real, generated, false_alarms, found)]
+    if result.get("auc") is not None:
+        said.append(
+            f"Shown one image of each kind, it gives the generated one the higher score {_share(result['auc'])} of the "
+            "time; guessing would do so 50% of the time."
+        )
+    return said + [text for text in (_weakest(result, side, name) for side, name in SIDES) if text]
+
+
+def _measured(evaluation, result, real, generated):
+    kinds = " and ".join(_count(n, f"{name} image") for n, name in ((real, "real"), (generated, "generated")) if n)
+    text = f"The detector decided on {kinds}"
+    if evaluation.true.groups() and result["n_groups"] < real + generated:
+        text += f" from {_count(result['n_groups'], 'source')}"
+    left = result["errors"]["left_out"]
+    return f"{text}; {_count(left, 'more image')} could not be scored." if left else f"{text}."
+
+
+def _decisions(result, real, generated, false_alarms, found):
+    parts = []
+    if generated:
+        parts.append(f"found {found} of the {generated} generated ones ({_share(found / generated)})")
+    if real:
+        parts.append(f"called {false_alarms} of the {real} real ones generated ({_share(false_alarms / real)})")
+    text = f"It {' and '.join(parts)}"
+    ci = result["ci"].get("balanced_accuracy")
+    if real and generated:
+        text += f", which makes it right {_share(result['balanced_accuracy'])} of the time if both are equally frequent"
+        text += f" (between {_share(ci[0])} and {_share(ci[1])} with 95% confidence)" if ci else ""
+    return f"{text}."
+
+
+def _weakest(result: Dict[str, Any], side: int, name: str) -> Optional[str]:
+    """The group of one class in which most decisions are wrong, from the first column that has several."""
+    for column, table in result["by"].items():
+        groups: List[Tuple[float, str, int]] = [
+            (row["accuracy"], value, row["n"])
+            for value, row in table.items()
+            if row["classes"] == name and row["accuracy"] is not None and row["n"] >= ENOUGH
+        ]
+        if len(groups) < 2:
+            continue
+        worst, value, n = min(groups)
+        if worst == 1:
+            return None
+        if side == GENERATED:
+            return f"Of the {n} images of the {column} {value} it found only {_share(worst)}, the least of all."
+        return (
+            f"Of the {n} real images of the {column} {value} it called {_share(1 - worst)} generated, the most of all."
+        )
+    return None
+
+
+def _count(n, what):
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def _share(value):
+    """A share in percent, never rounded to all or none of them: ``93%``, ``99.7%``."""
+    text = f"{100 * value:.0f}%"
+    return f"{100 * value:.1f}%" if text in ("0%", "100%") and value not in (0, 1) else text
