@@ -61,7 +61,7 @@ class Normalise(nn.Cell):
 
     def __init__(self, statistics: Tuple[Sequence[float], Sequence[float]]) -> None:
         super().__init__()
-        self.mean, self.deviation = (ms.Tensor(np.float32(s).reshape(1, 3, 1, 1)) for s in statistics)
+        self.mean, self.deviation = (ms.Tensor(np.array(s, np.float32).reshape(1, 3, 1, 1)) for s in statistics)
 
     def construct(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.deviation

@@ -155,7 +155,7 @@ def _four_patches(x: "torch.Tensor") -> List["torch.Tensor"]:
     windows = F.unfold(x[None], n, stride=n // 2)[0].T.reshape(-1, 3, n, n)
     spectra = (waves @ windows @ waves.T).abs().add(1).log()
     diagonal = places[:, None] + places
-    grade = 0
+    grade = torch.zeros(len(windows), dtype=x.dtype)
     for k in range(6):
         band = (diagonal >= n * 2.0 / 6 * k) & (diagonal <= n * 2.0 / 6 * (k + 1))
         grade = grade + 2**k * (spectra * band / band.sum()).sum((1, 2, 3))
