@@ -15,7 +15,7 @@ import os
 import re
 import struct
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any, List, Optional, Tuple
 
 DEEPEST = 24  # maximum nesting depth of boxes or values
@@ -50,9 +50,9 @@ TRUST = "AIDET_C2PA_TRUST"
 # Nothing is fetched: neither manifests that lie elsewhere nor the state of certificates.
 _OFFLINE = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True}}
 _TYPES = (
-    (0, b"\xff\xd8\xff", "image/jpeg"), (0, b"\x89PNG", "image/png"), (8, b"WEBP", "image/webp"), (0, b"GIF8", "image/gif"),
-    (0, b"II*\0", "image/tiff"), (0, b"MM\0*", "image/tiff"), (4, b"ftypavi", "image/avif"), (4, b"ftyp", "image/heic"),
-    (4, b"JXL ", "image/jxl"),
+    (0, b"\xff\xd8\xff", "image/jpeg"), (0, b"\x89PNG", "image/png"), (8, b"WEBP", "image/webp"),
+    (0, b"GIF8", "image/gif"), (0, b"II*\0", "image/tiff"), (0, b"MM\0*", "image/tiff"),
+    (4, b"ftypavi", "image/avif"), (4, b"ftyp", "image/heic"), (4, b"JXL ", "image/jxl"),
 )  # fmt: skip
 _CHANGED = {
     "assertion.dataHash.mismatch": "the image was changed after it was signed",
@@ -118,7 +118,7 @@ def verify(data: bytes, trust: Optional[str] = None) -> Signature:
         return Signature("", " ".join(str(error).split())[:120])
 
 
-@lru_cache(maxsize=None)
+@cache
 def _installed() -> bool:
     return importlib.util.find_spec("c2pa") is not None
 

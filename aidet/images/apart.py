@@ -1,7 +1,7 @@
 """A process that decodes one HEIC or JPEG XL file and ends: ``python apart.py heif|jxl MAX_PIXELS [FILE]``.
 
-Run by :mod:`aidet.images.extras`. Decoders of these formats were seen to crash on damaged files (LOG.md), which would end
-the whole run; here a crash is one row that says so. Only the standard library, Pillow and the decoder are imported, so
+Run by :mod:`aidet.images.extras`. A decoder of HEIC was seen to crash on damaged files (LOG.md), which would end the
+whole run; here a crash is one row that says so. Only the standard library, Pillow and the decoder are imported, so
 that a start takes little.
 
 Without FILE the file comes on the standard input. On the standard output stands one line of JSON, then the pixels.

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, NamedTuple, Optional, Tuple
 
@@ -69,7 +69,7 @@ def kind(head: bytes) -> Optional[str]:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def installed(key: str) -> bool:
     """Whether a package that reads a format is installed."""
     return any(importlib.util.find_spec(name) is not None for name in KINDS[key].modules)

@@ -11,7 +11,6 @@ from PIL import Image, UnidentifiedImageError
 
 from . import containers, extras, tiff, walking
 
-
 EXTRA_PIXELS = 120_000_000  # of files that can only be opened by decoding them
 
 
