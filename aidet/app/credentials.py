@@ -16,7 +16,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 DEEPEST = 24  # maximum nesting depth of boxes or values
 MOST = 12  # maximum number of actions that are kept
@@ -103,7 +103,7 @@ def verify(data: bytes, trust: Optional[str] = None) -> Signature:
         return Signature("", "in files of this format it cannot be")
     import c2pa
 
-    settings = dict(_OFFLINE)
+    settings: Dict[str, Any] = dict(_OFFLINE)
     path = os.environ.get(TRUST) if trust is None else trust
     if path:
         try:

@@ -116,9 +116,8 @@ def _by_pillow(name: str, most: int, file: BinaryIO) -> Tuple[Dict[str, Any], by
         turn = image.getexif().get(ORIENTATION, 1) if plain else 1
         exif = image.info.get("exif") or b""
         image.load()
-        if image.mode not in MODES:
-            image = image.convert("RGBA" if "A" in image.mode else "RGB")
-        return _facts(image.size, image.mode, turn, exif), image.tobytes()
+        mode = image.mode if image.mode in MODES else "RGBA" if "A" in image.mode else "RGB"
+        return _facts(image.size, mode, turn, exif), image.convert(mode).tobytes()
 
 
 def _jxl(data: bytes) -> Tuple[Dict[str, Any], bytes]:
@@ -144,7 +143,7 @@ def _facts(size, mode, turn, exif):
 
 def main(argv: List[str]) -> None:
     """Decode, and write what was found or ``{"error": reason}``."""
-    kind, most, path = argv[0], int(argv[1]), (argv[2:] or [None])[0]
+    kind, most, path = argv[0], int(argv[1]), argv[2] if len(argv) > 2 else None
     _limit(most)
     out = sys.stdout.buffer
     try:
