@@ -360,6 +360,8 @@ def test_the_verdict_is_the_detectors(served, photo, tmp_path):
     assert served.decided(mine, 0.5, (0, 1)).decision == "unsure"
     answer = service.as_json(mine, 0.5, (0.4, 0.6), [])
     assert json.loads(json.dumps(answer))["models"]["tiny"]["probability"] == pytest.approx(mine.prob)
+    assert answer["models"]["tiny"]["views"] == mine.views["tiny"] and len(mine.views["tiny"]) == 3
+    assert all(0 < p < 1 for p in mine.views["tiny"])
 
 
 def test_changes_of_sides_are_counted_at_the_threshold(served, photo, tmp_path):
