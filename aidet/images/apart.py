@@ -152,7 +152,8 @@ def main(argv: List[str]) -> None:
     except MemoryError:
         facts, pixels = {"error": "not enough memory to decode it"}, b""
     except Exception as error:  # noqa: BLE001 - decoders raise nearly every type on damaged files
-        facts, pixels = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]}, b""
+        text = " ".join(str(error).split()).partition(" <_io.")[0]  # without Python's name of the file
+        facts, pixels = {"error": f"{type(error).__name__}: {text}"[:200]}, b""
     out.write(json.dumps(facts).encode() + b"\n")
     out.write(pixels)
     out.flush()
