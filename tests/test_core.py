@@ -189,9 +189,7 @@ def test_telephone_photographs_are_refused_with_the_remedy(tmp_path, brand, monk
     head = b"\0\0\0\x1cftyp" + brand.encode() + b"\0\0\0\0mif1heicmiaf" + bytes(64)
     (tmp_path / "a.jpg").write_bytes(head)
     for source in (tmp_path / "a.jpg", io.BytesIO(head)):
-        with pytest.raises(
-            images.ImageError, match="HEIC, which Pillow does not read; pip install .* or save it as PNG"
-        ):
+        with pytest.raises(images.ImageError, match="HEIC, which Pillow .*; pip install .* or save it as PNG"):
             images.decode(source)
 
 

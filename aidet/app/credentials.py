@@ -16,7 +16,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 DEEPEST = 24  # maximum nesting depth of boxes or values
 MOST = 12  # maximum number of actions that are kept
@@ -50,9 +50,9 @@ TRUST = "AIDET_C2PA_TRUST"
 # Nothing is fetched: neither manifests that lie elsewhere nor the state of certificates.
 _OFFLINE = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True}}
 _TYPES = (
-    (0, b"\xff\xd8\xff", "image/jpeg"), (0, b"\x89PNG", "image/png"), (8, b"WEBP", "image/webp"), (0, b"GIF8", "image/gif"),
-    (0, b"II*\0", "image/tiff"), (0, b"MM\0*", "image/tiff"), (4, b"ftypavi", "image/avif"), (4, b"ftyp", "image/heic"),
-    (4, b"JXL ", "image/jxl"),
+    (0, b"\xff\xd8\xff", "image/jpeg"), (0, b"\x89PNG", "image/png"), (8, b"WEBP", "image/webp"),
+    (0, b"GIF8", "image/gif"), (0, b"II*\0", "image/tiff"), (0, b"MM\0*", "image/tiff"),
+    (4, b"ftypavi", "image/avif"), (4, b"ftyp", "image/heic"), (4, b"JXL ", "image/jxl"),
 )  # fmt: skip
 _CHANGED = {
     "assertion.dataHash.mismatch": "the image was changed after it was signed",
@@ -103,7 +103,7 @@ def verify(data: bytes, trust: Optional[str] = None) -> Signature:
         return Signature("", "in files of this format it cannot be")
     import c2pa
 
-    settings = dict(_OFFLINE)
+    settings: Dict[str, Any] = dict(_OFFLINE)
     path = os.environ.get(TRUST) if trust is None else trust
     if path:
         try:

@@ -12,6 +12,7 @@ from typing import List, Union
 
 from PIL import ExifTags, Image
 
+from .. import images
 from ..images import containers
 from . import credentials
 
@@ -143,7 +144,7 @@ def _comment(value):
 
 
 def _exif(data):
-    with Image.open(io.BytesIO(data)) as image:
+    with images.opened(io.BytesIO(data)) as image:  # HEIC, too, if there is something to read it
         exif = image.getexif()
     values = {**exif, **exif.get_ifd(0x8769)}
     for tag, value in sorted(values.items()):

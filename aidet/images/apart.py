@@ -1,7 +1,7 @@
 """A process that decodes one HEIC or JPEG XL file and ends: ``python apart.py heif|jxl MAX_PIXELS [FILE]``.
 
-Run by :mod:`aidet.images.extras`. Decoders of these formats were seen to crash on damaged files (LOG.md), which would end
-the whole run; here a crash is one row that says so. Only the standard library, Pillow and the decoder are imported, so
+Run by :mod:`aidet.images.extras`. A decoder of HEIC was seen to crash on damaged files (LOG.md), which would end the
+whole run; here a crash is one row that says so. Only the standard library, Pillow and the decoder are imported, so
 that a start takes little.
 
 Without FILE the file comes on the standard input. On the standard output stands one line of JSON, then the pixels.
@@ -116,9 +116,8 @@ def _by_pillow(name: str, most: int, file: BinaryIO) -> Tuple[Dict[str, Any], by
         turn = image.getexif().get(ORIENTATION, 1) if plain else 1
         exif = image.info.get("exif") or b""
         image.load()
-        if image.mode not in MODES:
-            image = image.convert("RGBA" if "A" in image.mode else "RGB")
-        return _facts(image.size, image.mode, turn, exif), image.tobytes()
+        mode = image.mode if image.mode in MODES else "RGBA" if "A" in image.mode else "RGB"
+        return _facts(image.size, mode, turn, exif), image.convert(mode).tobytes()
 
 
 def _jxl(data: bytes) -> Tuple[Dict[str, Any], bytes]:
@@ -144,7 +143,7 @@ def _facts(size, mode, turn, exif):
 
 def main(argv: List[str]) -> None:
     """Decode, and write what was found or ``{"error": reason}``."""
-    kind, most, path = argv[0], int(argv[1]), (argv[2:] or [None])[0]
+    kind, most, path = argv[0], int(argv[1]), argv[2] if len(argv) > 2 else None
     _limit(most)
     out = sys.stdout.buffer
     try:
@@ -153,7 +152,8 @@ def main(argv: List[str]) -> None:
     except MemoryError:
         facts, pixels = {"error": "not enough memory to decode it"}, b""
     except Exception as error:  # noqa: BLE001 - decoders raise nearly every type on damaged files
-        facts, pixels = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]}, b""
+        text = " ".join(str(error).split()).partition(" <_io.")[0]  # without Python's name of the file
+        facts, pixels = {"error": f"{type(error).__name__}: {text}"[:200]}, b""
     out.write(json.dumps(facts).encode() + b"\n")
     out.write(pixels)
     out.flush()

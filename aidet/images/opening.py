@@ -83,10 +83,10 @@ def opened(source: Any) -> Iterator[Image.Image]:
             yield image
             return
     assert first is not None
-    image = _by_extra(source) if isinstance(first, UnidentifiedImageError) else None
-    if image is None:
+    decoded = _by_extra(source) if isinstance(first, UnidentifiedImageError) else None
+    if decoded is None:
         raise first
-    yield image
+    yield decoded
 
 
 def kind(source: Any) -> Optional[str]:

@@ -1,6 +1,7 @@
 """The application without a browser: reading uploads within limits, metadata, pictures, cards, the service."""
 
 import base64
+import copy
 import html
 import io
 import json
@@ -17,7 +18,7 @@ from PIL import Image, PngImagePlugin
 import app
 from aidet import Detector, images, labels, records, runtime
 from aidet.app import cards, credentials, examples, metadata, pictures, server, service, style, uploads, words
-from aidet.detector import default, detector
+from aidet.detector import default, detector, vote
 from aidet.errors import UserError
 from aidet.labels import zone_around
 
@@ -469,6 +470,8 @@ def test_the_verdict_is_the_detectors(served, photo, tmp_path):
     assert served.decided(mine, 0.5, (0, 1)).decision == "unsure"
     answer = service.as_json(mine, 0.5, (0.4, 0.6), [])
     assert json.loads(json.dumps(answer))["models"]["tiny"]["probability"] == pytest.approx(mine.prob)
+    assert answer["models"]["tiny"]["views"] == mine.views["tiny"] and len(mine.views["tiny"]) == 3
+    assert all(0 < p < 1 for p in mine.views["tiny"])
 
 
 def test_changes_of_sides_are_counted_at_the_threshold(served, photo, tmp_path):
@@ -506,6 +509,29 @@ def test_heat_map(served, photo, tmp_path):
     (tmp_path / "b.png").write_bytes(b"x")
     with pytest.raises(images.ImageError):
         served.heat(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.1, 0.3333, 0.72134, 0.97, 1.0])
+@pytest.mark.parametrize("unsure", [None, "none", "0.21234,0.81"])
+def test_every_part_gives_the_same_word_for_a_score(served, threshold, unsure):
+    """Detector and infer.py, the HTTP interface, the page (whose sliders hold three digits) and Xihe."""
+    path = served.detector.models[0].path
+    given = Detector(path, threshold=threshold, unsure=unsure)
+    mine = copy.copy(served)
+    mine.detector, mine.threshold = given, given.threshold
+    mine.unsure = given.unsure or (given.threshold, given.threshold)
+    if unsure is None:
+        assert given.unsure == zone_around(given.threshold)
+    words = set()
+    for score in np.linspace(-8, 8, 401):
+        prob, label, word = vote.verdict(float(score), given.threshold, given.unsure)
+        record = detector.Verdict("a", float(score), prob, label, word)
+        slid = round(mine.threshold, 3), tuple(round(end, 3) for end in mine.unsure)
+        rules = [mine.rule(), mine.rule(*slid), mine.rule(slid[0]), mine.rule(mine.threshold, mine.unsure)]
+        assert {mine.decided(record, *rule).decision for rule in rules} == {word}, (score, word, rules)
+        assert record.decision == labels.decide(prob, given.threshold, given.unsure)[1]
+        words.add(word)
+    assert ("unsure" in words) == (unsure == "0.21234,0.81" or (unsure is None and 0 < given.threshold < 1))
 
 
 def test_the_rule_of_the_page_is_the_detectors(served):

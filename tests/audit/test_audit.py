@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aidet import images
 from aidet.audit import audit, shortcuts
 from aidet.errors import UserError
 
@@ -149,6 +150,18 @@ def test_aligned_keeps_equal_numbers_in_every_cell():
 def test_jpeg_quality_is_read_off_the_tables(tmp_path, photo, quality):
     photo().save(tmp_path / "a.jpg", quality=quality)
     assert shortcuts.file_features(tmp_path / "a.jpg")["jpeg_quality"] == quality
+
+
+def test_an_image_over_the_limit_is_left_out_as_in_scoring(tmp_path, photo):
+    for name, size in (("a.png", (20, 10)), ("b.png", (30, 10))):
+        photo(size=size).save(tmp_path / name)
+    paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "none.png"]
+    columns, rows, lost = audit.read_features(paths, images.Reading(max_pixels=200))
+    assert rows == [0] and columns["width"] == [20]
+    (large, why), (missing, no_file) = lost
+    assert (large, missing, no_file) == (1, 2, "no such file")
+    assert why.startswith("30x10 pixels, more than the limit of 200; --max-pixels")
+    assert audit.read_features(paths)[1] == [0, 1]
 
 
 def test_features_of_a_file(tmp_path, photo):

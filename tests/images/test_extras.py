@@ -117,9 +117,7 @@ def test_heic_is_turned_once(tmp_path, picture, turn):
     picture.save(tmp_path / "a.png", exif=exif)
     for source in (tmp_path / "a.heic", io.BytesIO((tmp_path / "a.heic").read_bytes())):
         assert alike(images.decode(source), images.decode(tmp_path / "a.png"), 3)
-    assert "64x48" in reason(tmp_path / "a.heic", max_pixels=100) or "48x64" in reason(
-        tmp_path / "a.heic", max_pixels=9
-    )
+    assert "pixels, more than the limit of 100; --max-pixels" in reason(tmp_path / "a.heic", max_pixels=100)
     with images.opened(tmp_path / "a.heic") as image:
         assert image.format == "HEIF" and image.size == images.decode(tmp_path / "a.png").size
 

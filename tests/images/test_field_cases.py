@@ -100,9 +100,7 @@ def test_names_of_telephones(tmp_path, monkeypatch):  # libheif 111, 675, 907; d
     monkeypatch.setattr(extras, "installed", lambda key: False)
     for brand in (b"heic", b"hevm", b"avci", b"miaf"):
         (tmp_path / "IMG_2.jpg").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(20))
-        with pytest.raises(
-            images.ImageError, match="HEIC, which Pillow does not read; pip install .* or save it as PNG"
-        ):
+        with pytest.raises(images.ImageError, match="HEIC, which Pillow .*; pip install .* or save it as PNG"):
             images.decode(tmp_path / "IMG_2.jpg")
 
 

@@ -46,9 +46,7 @@ def test_every_extension_of_a_kind_that_cannot_be_read_gets_a_row_that_says_so(t
     data = jxl if name == "jxl" else b"\0\0\0\x18ftypheic" + bytes(30)
     (tmp_path / f"a.{name}").write_bytes(data)
     assert list(images.walk(tmp_path)) == [f"a.{name}"]
-    with pytest.raises(
-        images.ImageError, match="which Pillow does not read; pip install .* or save it as PNG, or as JPEG of high"
-    ):
+    with pytest.raises(images.ImageError, match="which Pillow does not read; pip install .* or save it as PNG"):
         images.decode(tmp_path / f"a.{name}")
 
 

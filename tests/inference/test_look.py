@@ -83,6 +83,10 @@ def test_forms_for_programs(model, files, capsys, form):
     assert [r["path"] for r in rows] == ["in/0.png", "bad.png"]
     assert float(rows[0]["prob"]) == pytest.approx(good.prob, rel=1e-8) and int(rows[0]["label"]) == good.label
     assert rows[1]["status"] == "error: empty file" and rows[1]["prob"] in (None, "")
+    if form != "csv":  # of the views the probabilities, as in the HTTP interface
+        assert rows[0]["views"] == good.views and "view_scores" not in rows[0]
+        ((name, (first, *_)),) = good.views.items()
+        assert first == pytest.approx(1 / (1 + np.exp(-good.view_scores[name][0])), rel=1e-12)
 
 
 def test_an_archive_is_read_in_place(model, files, capsys):

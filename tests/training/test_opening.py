@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aidet import images
 from aidet.datasets.samples import Samples
 from aidet.errors import UserError
 from aidet.training import opening, saving
+from aidet.training.loader import Loader
+from aidet.training.workers import Workers
 
 
 def samples(folder, targets, missing):
@@ -71,3 +74,31 @@ def test_a_validation_that_is_no_number_is_never_the_best(monitor):
     assert progress.waiting == 1
     assert progress.judge({"epoch": 2, monitor: 0.7}, monitor)
     assert not progress.judge({"epoch": 3, monitor: math.nan}, monitor) and progress.best["epoch"] == 2
+
+
+def test_how_images_are_read_holds_for_the_sample_the_memory_and_the_workers(tmp_path, photo):
+    """max_pixels and truncated of the configuration reach every place that decodes."""
+    part = samples(tmp_path, [0, 1] * 10, ())
+    small = images.Reading(max_pixels=15)
+    data = SimpleNamespace(train_set=part, val_set=None, classes=["real", "generated"])
+    with pytest.raises(UserError, match="4x4 pixels, more than the limit of 15; --max-pixels"):
+        opening.require_images(data, print, small)
+    photo(1, (200, 160)).save(tmp_path / "whole.png")
+    (tmp_path / "0.png").write_bytes((tmp_path / "whole.png").read_bytes()[:30_000])
+    part = Samples(["0.png"], {}, tmp_path, "here", targets=np.array([0]), pairs=[""])
+    line, order = "decode | resize((8, 8)) | to_float", np.array([[0, 0]])
+    for count in (0, 1):
+        workers = Workers(count)
+        try:
+            for reading, lost in ((images.Reading(), True), (images.Reading(truncated="score"), False)):
+                loader = Loader(part, line, (8, 8), 1, seed=1, workers=workers, reading=reading)
+                ((x, rows),) = loader.run(order, 0)
+                assert bool(loader.failed) == lost and (rows[0] == -1) == lost and bool(np.any(x)) != lost
+        finally:
+            workers.close()
+    part = samples(tmp_path, [0, 1], ())
+    part.pairs = ["", ""]
+    loader = Loader(part, "decode | to_float", (4, 4), 2, seed=1, workers=Workers(0), reading=small)
+    assert set(loader.failed) in (set(), {"0.png", "1.png"})  # read into memory at once, or with the first batch
+    list(loader.run(np.array([[0, 0], [1, 0]]), 0))
+    assert set(loader.failed) == {"0.png", "1.png"}
