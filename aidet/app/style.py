@@ -74,7 +74,8 @@ _RULES = """
   white-space: normal; justify-content: flex-start; background: var(--ai-ground); color: var(--ai-text);
   border: 1px solid var(--ai-line)}
 .aidet-example img {width: 100%; height: 62px; object-fit: cover; border-radius: 6px; margin: 0}
-:is(#verdict, #heat, #traces, #votes, #stability, #metadata, #table, #history, #download, #history-download) .html-container {padding: 0}
+:is(#verdict, #heat, #traces, #votes, #stability, #metadata, #table, #download, #history, #history-download)
+  .html-container {padding: 0}
 #verdict p, #votes p, #stability p, #traces p, #metadata p {margin: 4px 0}
 @media (max-width: 480px) {button[role=tab] {padding-left: 9px; padding-right: 9px}}
 @media (max-width: 1000px) {.aidet-map img {max-height: none}}
