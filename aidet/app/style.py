@@ -60,7 +60,7 @@ _RULES = """
 .aidet-table td, .aidet-table th {padding: 6px 10px !important; vertical-align: middle; border: 0 !important;
   border-bottom: 1px solid var(--ai-line) !important}
 .aidet-table .aidet-name {overflow-wrap: anywhere; min-width: 9rem}
-.aidet-table .aidet-number {white-space: nowrap; text-align: right; font-variant-numeric: tabular-nums}
+.aidet-table .aidet-number {white-space: nowrap; font-variant-numeric: tabular-nums}
 .aidet-table .aidet-once {white-space: nowrap}
 .aidet-table img {display: block; width: 56px; height: 56px; object-fit: cover; border-radius: 6px}
 .aidet-facts td {vertical-align: top}
@@ -74,7 +74,8 @@ _RULES = """
   white-space: normal; justify-content: flex-start; background: var(--ai-ground); color: var(--ai-text);
   border: 1px solid var(--ai-line)}
 .aidet-example img {width: 100%; height: 62px; object-fit: cover; border-radius: 6px; margin: 0}
-:is(#verdict, #heat, #traces, #votes, #stability, #metadata, #table, #history) .html-container {padding: 0}
+:is(#verdict, #heat, #traces, #votes, #stability, #metadata, #table, #download, #history, #history-download)
+  .html-container {padding: 0}
 #verdict p, #votes p, #stability p, #traces p, #metadata p {margin: 4px 0}
 @media (max-width: 480px) {button[role=tab] {padding-left: 9px; padding-right: 9px}}
 @media (max-width: 1000px) {.aidet-map img {max-height: none}}

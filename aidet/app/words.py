@@ -156,7 +156,7 @@ WORDS = {
         "共 {count} 张：生成 {generated}，真实 {real}，不确定 {unsure}，无法使用 {bad}。",
     ),
     "no_files": ("Choose some files first.", "请先选择文件。"),
-    "left_out": ("{count} files of the archives were left out: {names}.", "压缩包中有 {count} 个文件未检测：{names}。"),
+    "left_out": ("Left out of the archives ({count}): {names}.", "压缩包中有 {count} 个文件未检测：{names}。"),
     "left_more": ("and {count} more", "以及另外 {count} 个"),
     "left_kind": ("{name} (not an image)", "{name}（不是图片）"),
     "left_hidden": ("{name} (hidden)", "{name}（隐藏文件）"),

@@ -44,8 +44,9 @@ def pages(
     (list of Section, list of (name, value, note), list of str)
         Sections, headline cards and warnings.
     """
-    sections = [_curves(evaluation, result)] if evaluation.ranked else []
-    sections.append(worst.section(evaluation, thumbnails, maps, result["run"]))
+    sections = [worst.section(evaluation, thumbnails, maps, result["run"])]
+    if evaluation.ranked:
+        sections.append(_curves(evaluation, result))
     sections.append(_numbers(evaluation, result, times))
     if result.get("deduplicated"):
         sections.append(_deduplicated(result))

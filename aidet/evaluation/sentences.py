@@ -85,4 +85,6 @@ def _count(n, what):
 def _share(value):
     """A share in percent, never rounded to all or none of them: ``93%``, ``99.7%``."""
     text = f"{100 * value:.0f}%"
-    return f"{100 * value:.1f}%" if text in ("0%", "100%") and value not in (0, 1) else text
+    if text not in ("0%", "100%") or value in (0, 1):
+        return text
+    return "<0.1%" if value < 0.001 else ">99.9%" if value > 0.999 else f"{100 * value:.1f}%"

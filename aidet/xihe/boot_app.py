@@ -26,7 +26,7 @@ def build() -> Any:
     import gradio as gr
 
     from aidet import images, xihe
-    from aidet.app import cards, pictures
+    from aidet.app import cards, pictures, style
     from aidet.app.service import Service
 
     served = Service(xihe.model_files(HERE))
@@ -45,7 +45,7 @@ def build() -> Any:
         votes, stability = (show("zh", record, threshold) for show in (cards.votes, cards.stability))
         return verdict, votes, stability, pictures.spectrum(image), pictures.residual(image)
 
-    with gr.Blocks(title="AIDet", css=cards.CSS, analytics_enabled=False) as page:
+    with gr.Blocks(title="AIDet", css=style.CSS, analytics_enabled=False) as page:
         gr.Markdown(f"# {both('title')}\n\n{both('not')}")
         with gr.Row():
             with gr.Column():

@@ -154,7 +154,7 @@ def test_what_an_archive_holds_beside_images_is_counted_and_named(served, tmp_pa
     left = served.batch([path]).left_out
     assert left == [(n, "hidden" if "MACOSX" in n else "kind") for n in names[1:] if n != "a/"]
     assert cards.left_out("en", left).replace("\\", "") == (  # without what makes Markdown of a name harmless
-        "6 files of the archives were left out: notes.txt (not an image), __MACOSX/._1.png (hidden), raw.cr2 (not an "
+        "Left out of the archives (6): notes.txt (not an image), __MACOSX/._1.png (hidden), raw.cr2 (not an "
         "image), a/b.csv (not an image), a/c.md (not an image), and 1 more."
     )
     assert cards.left_out("en", []) == "" and "a/d.pdf" in cards.left_out("zh", left, most=9)

@@ -398,7 +398,7 @@ def test_many_images_history_and_downloads(visit, pictures, files, detector):
     page.click("#run")
     page.wait_for_selector("#download a")
     assert "6 images" in page.inner_text("#summary") and "2 could not be used" in page.inner_text("#summary")
-    assert "1 files of the archives were left out: holiday/notes.txt (not an image)." in page.inner_text("#summary")
+    assert "Left out of the archives (1): holiday/notes.txt (not an image)." in page.inner_text("#summary")
     assert page.locator("#table td img").count() == 4
     lines = page.evaluate("[...document.querySelectorAll('#table th')].map(e => e.clientHeight)")
     assert len(lines) == 5 and max(lines) < 45  # no header is broken into two lines

@@ -1,6 +1,8 @@
 """The report in a real browser, at desktop and phone width; screenshots stay in build/screenshots."""
 
 import csv
+import html
+import json
 import re
 import shutil
 import subprocess
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 from aidet import report, runinfo
-from aidet.evaluation import score
+from aidet.evaluation import score, sentences
 
 KEPT = Path(__file__).resolve().parents[2] / "build" / "screenshots"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -107,6 +109,57 @@ def test_it_has_every_section(page):
     ):
         assert words in text, words
     assert text.count('alt="') == text.count("<img ")
+
+
+def test_it_begins_with_the_result_in_sentences(page):
+    """Three to five sentences before everything else, with the numbers of metrics.json."""
+    text = html.unescape(page.read_text(encoding="utf-8"))
+    told = re.search(r'<p class="summary">(.*?)</p>', text).group(1)
+    result = json.loads((page.parent / "metrics.json").read_text(encoding="utf-8"))
+    (_, alarms), (missed, found) = result["confusion"]
+    real, generated = sum(result["confusion"][0]), missed + found
+    assert 3 <= len(re.findall(r"\.(?= |$)", told)) <= 5 and text.index(told) < text.index("balanced accuracy")
+    assert f"decided on {real} real images and {generated} generated images" in told
+    assert "2 more images could not be scored" in told
+    assert f"found {found} of the {generated} generated ones ({found / generated:.0%})" in told
+    assert f"called {alarms} of the {real} real ones generated ({alarms / real:.0%})" in told
+    assert f"right {result['balanced_accuracy']:.0%} of the time" in told and f"{result['auc']:.0%} of the time" in told
+    kinds = {name: row for name, row in result["by"]["generator"].items() if row["classes"] == "real"}
+    worst = min(kinds, key=lambda name: kinds[name]["accuracy"])
+    assert f"of the generator {worst} it called {1 - kinds[worst]['accuracy']:.0%} generated, the most" in told
+
+
+def test_the_sentences_of_one_class():
+    class Truth:
+        def groups(self):
+            return None
+
+    class Only:
+        true = Truth()
+
+    result = {
+        "confusion": [[9, 1], [0, 0]], "errors": {"left_out": 0}, "ci": {}, "by": {}, "auc": None, "n_groups": 10,
+        "balanced_accuracy": 0.9,
+    }  # fmt: skip
+    assert sentences.summary(Only(), result) == [
+        "The detector decided on 10 real images.",
+        "It called 1 of the 10 real ones generated (10%).",
+    ]
+    assert sentences._share(0.9996) == ">99.9%" and sentences._share(1) == "100%" and sentences._share(0.004) == "0.4%"
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
+def test_it_prints_on_a4(page, tmp_path):
+    KEPT.mkdir(parents=True, exist_ok=True)
+    pdf = KEPT / "report.pdf"
+    pdf.unlink(missing_ok=True)
+    browse(tmp_path / "p", "--no-pdf-header-footer", f"--print-to-pdf={pdf}", page.as_uri())
+    boxes = re.findall(rb"/MediaBox ?\[([\d. ]+)\]", pdf.read_bytes())
+    sizes = {tuple(round(float(n)) for n in box.split()[2:]) for box in boxes}
+    assert sizes == {(595, 842)} and 3 <= len(boxes) <= 12
+    style = page.read_text(encoding="utf-8").partition("@media print")[2].partition("</style>")[0]
+    for words in (".shots", "break-inside: avoid", "break-after: avoid", "table-header-group"):
+        assert words in style, words
 
 
 def test_a_curve_may_lack_the_interval_of_a_point():
