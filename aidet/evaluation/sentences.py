@@ -71,7 +71,7 @@ def _weakest(result: Dict[str, Any], side: int, name: str) -> Optional[str]:
         if worst == 1:
             return None
         if side == GENERATED:
-            return f"Of the {n} images of the {column} {value} it found only {_share(worst)}, the least of all."
+            return f"Of the {n} generated images with {column} {value}, it found only {_share(worst)}, the least of all."
         return (
             f"Of the {n} real images of the {column} {value} it called {_share(1 - worst)} generated, the most of all."
         )
