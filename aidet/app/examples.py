@@ -9,7 +9,7 @@ from typing import List, Union
 from PIL import Image
 
 SAMPLES = Path(__file__).resolve().parent / "samples"  # origin and licence of each: SOURCES.md there
-# name -> file inside an installed package; both packages state that these may be passed on
+# name -> file inside an installed package; copied for this run, not shipped
 PHOTOGRAPHS = {
     "cat": "skimage/data/chelsea.png",
     "coffee": "skimage/data/coffee.png",

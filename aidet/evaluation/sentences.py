@@ -70,11 +70,10 @@ def _weakest(result: Dict[str, Any], side: int, name: str) -> Optional[str]:
         worst, value, n = min(groups)
         if worst == 1:
             return None
+        which = f"Of the {n} {name} images with {column} {value}, it"
         if side == GENERATED:
-            return f"Of the {n} images of the {column} {value} it found only {_share(worst)}, the least of all."
-        return (
-            f"Of the {n} real images of the {column} {value} it called {_share(1 - worst)} generated, the most of all."
-        )
+            return f"{which} found only {_share(worst)}, the least of all."
+        return f"{which} called {_share(1 - worst)} generated, the most of all."
     return None
 
 

@@ -126,7 +126,7 @@ def test_it_begins_with_the_result_in_sentences(page):
     assert f"right {result['balanced_accuracy']:.0%} of the time" in told and f"{result['auc']:.0%} of the time" in told
     kinds = {name: row for name, row in result["by"]["generator"].items() if row["classes"] == "real"}
     worst = min(kinds, key=lambda name: kinds[name]["accuracy"])
-    assert f"of the generator {worst} it called {1 - kinds[worst]['accuracy']:.0%} generated, the most" in told
+    assert f"with generator {worst}, it called {1 - kinds[worst]['accuracy']:.0%} generated, the most" in told
 
 
 def test_the_sentences_of_one_class():
