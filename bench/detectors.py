@@ -439,6 +439,8 @@ def write(known):
         row = dict(known.get(recipe.name, {}))
         if recipe.unsupported:
             row = {"converts": f"refused: {recipe.unsupported}"}
+        elif row.get("converts", "").startswith("refused: "):  # by an older recipe
+            row = {}
         row.update(detector=recipe.name, licence=recipe.licence or "not stated")
         row.setdefault("converts", "not measured")
         if not row["converts"]:
