@@ -4,10 +4,15 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from aidet import models
+from aidet import models, runtime
 from aidet.models import aide, freqnet
 
 SMALL = {"depths": (1, 1, 1, 1), "widths": (8, 8, 8, 8), "resnet": "resnet18", "projection": 4, "hidden": 4}
+
+
+@pytest.fixture(autouse=True)
+def pynative():
+    runtime.setup(device="CPU", mode="pynative")
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 10), (15, 9)], ids=str)
