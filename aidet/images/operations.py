@@ -111,19 +111,20 @@ def two_sizes(
 
 
 @operation()
-def center_crop(size: Union[int, Tuple[int, int]], margin: str = "round") -> Step:
+def center_crop(size: Union[int, Tuple[int, int]], margin: str = "round", edges: str = "mirror") -> Step:
     """Crop the middle ``size`` pixels; a smaller image is first mirrored at its edges up to that size.
 
     Half a pixel of margin is rounded to the even number, as in torchvision, or with ``floor`` dropped, as in the image
-    processors of transformers.
+    processors of transformers. With ``edges=black`` a smaller image lies on black, as in torchvision.
     """
     h, w = _size("size", size)
-    if margin not in ("round", "floor"):
-        raise UserError(f"center_crop: {nearest(str(margin), ('round', 'floor'), 'margin')}")
+    for name, value, choices in (("margin", margin, ("round", "floor")), ("edges", edges, tuple(_EDGES))):
+        if value not in choices:
+            raise UserError(f"center_crop: {nearest(str(value), choices, name)}")
     whole = round if margin == "round" else int
 
     def run(image, rng):
-        image = _grow(image, h, w)
+        image = _grow(image, h, w, edges)
         left, top = int(whole((image.width - w) / 2.0)), int(whole((image.height - h) / 2.0))
         return image.crop((left, top, left + w, top + h))
 
@@ -212,13 +213,16 @@ def rotate90() -> Step:
     return run
 
 
-def _grow(image, h, w):
-    """Mirror an image smaller than (h, w) at its edges, evenly on both sides."""
+_EDGES = {"mirror": "symmetric", "black": "constant"}  # what lies outside of an image -> numpy.pad's name
+
+
+def _grow(image, h, w, edges="mirror"):
+    """Extend an image smaller than (h, w), evenly on both sides."""
     down, across = max(0, h - image.height), max(0, w - image.width)
     if not down and not across:
         return image
     widths = ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0))
-    return Image.fromarray(np.pad(np.asarray(image), widths, mode="symmetric"))
+    return Image.fromarray(np.pad(np.asarray(image), widths, mode=_EDGES[edges]))
 
 
 # --- degradations: what happens to images on the way to a detector ---------------------------------------------------

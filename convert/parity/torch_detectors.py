@@ -54,6 +54,9 @@ AUTHORS: Dict[str, Tuple[Any, Any, Tuple[List[float], List[float]]]] = {
     "univfd": (None, 224, CLIP),
     "yermandy": ((224, "bicubic"), 224, CLIP),
 }
+# Detectors whose authors treat an image smaller than the crop in a way of their own, which is not rebuilt: such
+# photographs take no part in a comparison.
+WHOLE_CROPS = {"b-free": 504}
 
 
 def compared(plan: Plan) -> str:

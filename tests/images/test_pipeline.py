@@ -67,6 +67,16 @@ def test_two_sizes_are_the_two_resized_images_one_above_the_other(photo):
     np.testing.assert_array_equal(both[:, 24:], Pipeline("resize((30, 30), bilinear)")(image))
 
 
+def test_a_smaller_image_lies_on_black_as_in_torchvision():
+    """torchvision puts the odd pixel of the margin to the right and below."""
+    image = Image.fromarray(np.full((5, 30, 3), 200, np.uint8))
+    got = np.rint(Pipeline("center_crop(8, edges=black)")(image) * 255)
+    assert got.shape == (3, 8, 8)
+    assert (got[:, 1:6] == 200).all() and (got[:, 0] == 0).all() and (got[:, 6:] == 0).all()
+    with pytest.raises(UserError, match="did you mean 'black'"):
+        Pipeline("center_crop(8, edges=blak)")
+
+
 @pytest.mark.parametrize("name", ["center_crop", "random_crop"])
 def test_an_image_smaller_than_the_crop_is_mirrored(photo, name):
     image = photo(size=(5, 3))
