@@ -27,7 +27,7 @@ from common import ROOT
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
 TABLE = ROOT / "results" / "detectors.csv"
 FIELDS = (
-    "detector", "converts", "difference", "equal to", "preprocessing", "scores", "exports", "licence", "measured as",
+    "detector", "network", "converts", "difference", "equal to", "preprocessing", "scores", "exports", "licence", "measured as",
     "commit", "versions", "device",
 )  # fmt: skip
 SWIN_B = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
@@ -416,10 +416,9 @@ def measure(make, names, folder):
                     else (f"{seen['largest']:.1f} grey levels from {seen['by']}" if seen["ok"] else "DIFFERENT")
                 )
                 row["scores"] = score(Path(folder) / f"{name}.ckpt")
-                base = result.plan.architecture
-                row["exports"] = "yes" if exported().get(base) == "free batch" else exported().get(base, "not measured")
+                row["network"] = result.plan.architecture
             else:
-                row.update({k: rows[first].get(k, "") for k in ("difference", "equal to", "preprocessing", "exports")})
+                row.update({k: rows[first].get(k, "") for k in ("network", "difference", "equal to", "preprocessing")})
                 refuse = result.sidecar["input"].get("refuse")
                 order = result.sidecar["class_order"]
                 row["scores"] = f"refused: {refuse}" if refuse else "yes" if order else "no: its classes are not known"
@@ -464,7 +463,7 @@ def write(known):
     """All recipes by name; those that cannot be converted say why, the others that they were not measured."""
     from convert import published
 
-    rows = []
+    rows, exports = [], exported()
     for recipe in published.all_recipes():
         row = dict(known.get(recipe.name, {}))
         if recipe.unsupported:
@@ -477,6 +476,9 @@ def write(known):
             row["converts"] = "not measured"
         if row["converts"] == "not measured":
             row.pop("measured as", None)
+        if row["converts"] == "yes":
+            found = exports.get(row["network"], "not measured")
+            row["exports"] = "yes" if found == "free batch" else found
         rows.append({k: row.get(k, "") for k in FIELDS})
     common.write(TABLE, FIELDS, rows)
 
