@@ -27,8 +27,8 @@ from common import ROOT
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
 TABLE = ROOT / "results" / "detectors.csv"
 FIELDS = (
-    "detector", "network", "converts", "difference", "equal to", "preprocessing", "scores", "exports", "licence", "measured as",
-    "commit", "versions", "device",
+    "detector", "network", "converts", "difference", "equal to", "preprocessing", "scores", "exports", "licence",
+    "measured as", "commit", "versions", "device",
 )  # fmt: skip
 SWIN_B = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
 SWIN_T = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
