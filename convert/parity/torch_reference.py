@@ -96,13 +96,13 @@ def photos(
         x = coarse.repeat(-(-size[0] // 8), 2).repeat(-(-size[1] // 8), 3)[:, :, : size[0], : size[1]]
         return {}, None, np.ascontiguousarray(x, np.float32)
     pictures = [decode(p) for p in paths]
-    least = torch_detectors.WHOLE_CROPS.get(source.recipe or "", 0)
-    names = [name for name, picture in zip(names, pictures) if min(picture.size) >= least]
-    pictures = [picture for picture in pictures if min(picture.size) >= least]
     if pipeline.size() is None:
         pictures = [p.crop((0, 0, 256, 256)) for p in pictures]
     if pipeline.affine() is None:
         return {"photos": list(names)}, None, np.stack([pipeline(p) for p in pictures])
+    least = torch_detectors.WHOLE_CROPS.get(source.recipe or "", 0)
+    names = [name for name, picture in zip(names, pictures) if min(picture.size) >= least]
+    pictures = [picture for picture in pictures if min(picture.size) >= least]
     authors = torch_detectors.preprocess(source.recipe, pictures) if source.recipe else None
     if authors is not None:
         theirs, mean, std, name = authors

@@ -301,7 +301,7 @@ def test_unknown_column_names_the_nearest(small):
         (("score", "--score", "s.csv", "--labels", "l", "--out", "o"), "did you mean '--scores'"),
         (
             ("transfer", "--ckpt", "a", "b", "--sets", "s", "--out", "o"),
-            "unknown argument 'b'; choose from: --backend, --bootstrap, --by, --ckpt, --help, --max-pixels, --out, ",
+            "unknown argument 'b'; choose from: --backend, --bootstrap, --by, --ckpt, --device, --help, --max-pixels, ",
         ),
         (("transfer", "--ckpt", "a", "--sets", "s", "--out", "o", "--crops"), "did you mean '--ckpt'"),
         (("scores",), "score"),
