@@ -145,7 +145,7 @@ def main(run: Callable[[List[str]], Optional[int]], argv: Optional[List[str]] = 
             # Everything is written: Ctrl-C while the interpreter exits would turn this into a silent failure.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     except UserError as error:
-        code = _wrong(as_called(str(error)))
+        code = _wrong(str(error))
     except ModuleNotFoundError as error:
         name = REQUIRED.get((error.name or "").partition(".")[0])
         if name is None:

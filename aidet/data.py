@@ -103,7 +103,7 @@ class ParquetShard:
     def __init__(self, path: Path, columns: List[str]) -> None:
         from .archives.parquet import pyarrow
 
-        self._arrow, self._columns = pyarrow(), columns
+        self._arrow = pyarrow()
         text = self._arrow.string()
         kinds: Dict[str, Any] = {name: self._arrow.int64() if name == "label" else text for name in columns}
         image = self._arrow.struct([("bytes", self._arrow.binary()), ("path", text)])

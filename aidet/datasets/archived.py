@@ -16,7 +16,7 @@ from .. import archives, images
 from ..errors import UserError
 from ..images.walking import LITTER, extension
 from ..records import natural_order
-from .folders import SPLIT_NAMES
+from .folders import SPLIT_NAMES, Layout, layout, refuse_silent
 from .table import Place, Table, examples, joined
 
 # What a shard is called: train-00000-of-00004.parquet, test.tar, genimage_val_0003.tar.
@@ -203,6 +203,20 @@ def _split_of(folders: str) -> str:
 def as_folders(path: str) -> str:
     """The path of an image as if its archive were a folder: ``ADM.zip#val/ai/1.png`` -> ``ADM/val/ai/1.png``."""
     return re.sub(r"\.(?:parquet|arrow|tar|zip|mindrecord[0-9]*)#", "/", path, count=1, flags=re.IGNORECASE)
+
+
+def layout_of(table: Table, what: str) -> Layout:
+    """The classes and generators that the folders in archives say of all images of a table.
+
+    Raises
+    ------
+    UserError
+        They contradict each other, or say nothing of some image; ``what`` names the source.
+    """
+    names = [as_folders(path) for path in table.paths or ()]
+    found = layout(names, what)
+    refuse_silent(names, found.sides, what)
+    return found
 
 
 def chunks(table: Table) -> Optional[np.ndarray]:

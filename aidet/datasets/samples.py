@@ -21,7 +21,7 @@ from .. import images, labels
 from ..errors import UserError, nearest
 from ..records import natural_key
 from . import pairs, sources
-from .archived import as_folders, chunks
+from .archived import chunks, layout_of
 from .folders import first_folders, layout, refuse_silent
 
 # Columns kept besides paths and classes. Others are dropped: a training set may have millions of rows.
@@ -167,15 +167,13 @@ def _from_archive(table: sources.Table) -> Samples:
     if sources.column_of(table.columns, sources.LABEL_COLUMNS) is not None:
         return _from_table(table)
     assert table.paths is not None
-    names = [as_folders(path) for path in table.paths]
-    found = layout(names, table.source)
-    refuse_silent(names, found.sides, table.source)
+    found = layout_of(table, table.source)
     return Samples(
         table.paths, {name: table.columns[name] for name in COLUMNS if name in table.columns}, table.root, table.source,
         texts=found.classes,
         sides=np.array(found.sides),
         generators=found.generators,
-        pairs=[""] * len(names),
+        pairs=[""] * len(table),
     )  # fmt: skip
 
 

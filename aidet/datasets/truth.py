@@ -16,7 +16,7 @@ import numpy as np
 from .. import labels
 from ..errors import UserError, nearest
 from . import sources
-from .archived import as_folders
+from .archived import layout_of
 from .folders import layout, refuse_silent
 
 
@@ -78,10 +78,7 @@ def read_labels(path: Union[str, Path], where: Optional[Iterable[str]] = None) -
 def _from_archive(table: sources.Table) -> Truth:
     if sources.column_of(table.columns, sources.LABEL_COLUMNS) is not None:
         return _from_table(table)
-    assert table.paths is not None
-    names, what = [as_folders(path) for path in table.paths], f"labels {table.source!r}"
-    found = layout(names, what)
-    refuse_silent(names, found.sides, what)
+    found = layout_of(table, f"labels {table.source!r}")
     columns = {"generator": found.generators, **table.columns}
     return Truth(table.paths, columns, table.root, table.source, labels=np.array(found.sides))
 

@@ -13,7 +13,9 @@ from PIL import Image, UnidentifiedImageError
 from .. import archives
 from . import containers, extras, tiff, walking
 
-EXTRA_PIXELS = 120_000_000  # of files that can only be opened by decoding them
+# Pillow's own guard against decompression bombs warns at 89 million pixels and raises at twice that; ours is explicit,
+# so that a decoder's memory has a known bound (3 bytes a pixel, a few copies).
+MAX_PIXELS = 120_000_000
 
 
 class _Quiet:
@@ -103,7 +105,7 @@ def _by_extra(source: Any) -> Optional[Image.Image]:
     key = kind(source)
     if key is None or not extras.installed(key):
         return None
-    image = extras.decode(key, source, EXTRA_PIXELS).image
+    image = extras.decode(key, source, MAX_PIXELS).image
     if image is not None:
         image.format = {"heif": "HEIF", "jxl": "JXL"}[key]
     return image

@@ -14,9 +14,7 @@ from .. import archives
 from ..errors import UserError, nearest
 from . import containers, depth, extras, opening, walking
 
-# Pillow's own guard against decompression bombs warns at 89 million pixels and raises at twice that; ours is explicit,
-# so that a decoder's memory has a known bound (3 bytes a pixel, a few copies).
-MAX_PIXELS = 120_000_000
+MAX_PIXELS = opening.MAX_PIXELS
 MOST_MILLIONS = 2000  # megapixels that are worth raising the limit for; larger ones are damaged headers, or bombs
 TRUNCATED = ("error", "score")
 # Formats that Pillow passes to another program.

@@ -37,11 +37,8 @@ class Causal(Attention):
         # So far below any weight that its exponential is zero.
         self.mask = Tensor(np.triu(np.full((1, 1, tokens, tokens), -1e9, np.float32), 1))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        tokens = q.shape[1]
-        weights = ops.matmul(self.split(q) * self.scale, ops.transpose(self.split(k), (0, 1, 3, 2)))
-        mixed = ops.matmul(self.softmax(weights + self.mask), self.split(v))
-        return self.proj(ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, tokens, self.width)))
+    def weigh(self, scores: Tensor) -> Tensor:
+        return self.softmax(scores + self.mask)
 
 
 class Look(nn.Cell):

@@ -20,7 +20,7 @@ from mindspore import Tensor, nn, ops
 
 from . import register
 from .layers import GlobalPool, initialise
-from .resnet import Bottleneck
+from .resnet import first_stages
 
 SCALE = 4  # the box reaches from -1/4 to 1/4 of the sampling frequency
 
@@ -111,8 +111,7 @@ class FreqNet(nn.Cell):
         self.spectral1, self.spectral2 = Spectral(64), Spectral(64)
         self.spectral3, self.spectral4 = Spectral(256), Spectral(256)
         self.max_pool = nn.MaxPool2d(3, 2, pad_mode="pad", padding=1)
-        self.layer1 = nn.SequentialCell([Bottleneck(64 if j == 0 else 256, 64, 1) for j in range(3)])
-        self.layer2 = nn.SequentialCell([Bottleneck(256 if j == 0 else 512, 128, 2 if j == 0 else 1) for j in range(4)])
+        self.layer1, self.layer2 = first_stages()
         self.pool = GlobalPool()
         self.fc1 = nn.Dense(512, num_classes)
         initialise(self)

@@ -9,7 +9,7 @@ from mindspore import Tensor, nn
 
 from . import register
 from .layers import GlobalPool, Upsample, conv, initialise
-from .resnet import Bottleneck
+from .resnet import first_stages
 
 
 class Neighbours(nn.Cell):
@@ -36,8 +36,7 @@ class HalfResNet(nn.Cell):
         self.conv1 = conv(in_channels, 64, 3, 2)
         self.bn1, self.relu = nn.BatchNorm2d(64), nn.ReLU()
         self.max_pool = nn.MaxPool2d(3, 2, pad_mode="pad", padding=1)
-        self.layer1 = nn.SequentialCell([Bottleneck(64 if j == 0 else 256, 64, 1) for j in range(3)])
-        self.layer2 = nn.SequentialCell([Bottleneck(256 if j == 0 else 512, 128, 2 if j == 0 else 1) for j in range(4)])
+        self.layer1, self.layer2 = first_stages()
         self.pool = GlobalPool()
         self.fc1 = nn.Dense(512, num_classes)
         initialise(self)

@@ -68,6 +68,12 @@ def _shortcut(cin: int, cout: int, stride: int) -> nn.Cell:
     return nn.SequentialCell([conv(cin, cout, 1, stride), nn.BatchNorm2d(cout)])
 
 
+def first_stages() -> Tuple[nn.SequentialCell, nn.SequentialCell]:
+    """The first two stages of ResNet-50: (N, 64, H, W) -> (N, 256, H, W) -> (N, 512, H / 2, W / 2)."""
+    first = nn.SequentialCell([Bottleneck(64 if j == 0 else 256, 64, 1) for j in range(3)])
+    return first, nn.SequentialCell([Bottleneck(256 if j == 0 else 512, 128, 2 if j == 0 else 1) for j in range(4)])
+
+
 def hidden_layers(spec: Sequence[Union[int, str]], width: int) -> Tuple[nn.SequentialCell, int]:
     """The layers of a head before its last dense layer, and their output width.
 

@@ -43,10 +43,14 @@ class Attention(nn.Cell):
         """(N, tokens, C) -> (N, heads, tokens, C / heads)."""
         return ops.transpose(ops.reshape(x, (-1, x.shape[1], self.heads, self.width // self.heads)), (0, 2, 1, 3))
 
+    def weigh(self, scores: Tensor) -> Tensor:
+        """The weight of each key for each query, of their products (N, heads, tokens, any)."""
+        return self.softmax(scores)
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Weighted means of the values, projected: queries (N, tokens, C), keys and values (N, any, C)."""
         tokens = q.shape[1]
-        weights = self.softmax(ops.matmul(self.split(q) * self.scale, ops.transpose(self.split(k), (0, 1, 3, 2))))
+        weights = self.weigh(ops.matmul(self.split(q) * self.scale, ops.transpose(self.split(k), (0, 1, 3, 2))))
         mixed = ops.transpose(ops.matmul(weights, self.split(v)), (0, 2, 1, 3))
         return self.proj(ops.reshape(mixed, (-1, tokens, self.width)))
 
