@@ -7,14 +7,17 @@
 What it does, and where each idea comes from:
 
 * crops at native resolution; the whole image is never resized (SAFE, Li et al. 2025; B-Free, Guillaro et al. 2025);
-* every real photograph of the training part has aligned fakes: reconstructions of it by real autoencoders, encoded like
-  the original, cropped at the same place and degraded with the same random draw (AlignedForensics, Rajan et al. 2025;
-  DDA, Chen et al. 2025, which is also the source for mixing a photograph with its reconstruction);
+* a part of the photographs has aligned fakes: reconstructions by real autoencoders, encoded like the original, cropped
+  at the same place and degraded with the same random draw (AlignedForensics, Rajan et al. 2025; DDA, Chen et al. 2025,
+  which is also the source for mixing a photograph with its reconstruction);
 * JPEG, WebP, rescaling, blur and noise with the same probabilities for both classes (CNNDetection, Wang et al. 2020);
-* generated images, mostly PNG, get an earlier JPEG compression, because photographs from cameras have one;
+* images that were never compressed, as most generated ones, get an earlier JPEG compression, because photographs have
+  one (the column ``source_jpeg_quality`` tells, where a set has it);
 * one class per generator, collapsed to real against the rest (awsaf49's VIP Cup entry, 2022);
 * real sources and generators are drawn in proportion to the square root of their number of files;
 * averaged weights (EMA).
+
+With ``--weights`` the run goes on from earlier ones; the stem and the first two blocks then stay as they are.
 
 The CSVs have the columns path, label, generator and split; only rows of split ``train`` are used.
 """
@@ -45,13 +48,20 @@ DEGRADE = (
     "color_jitter(0.2, 0.2, 0.2, p=0.25) | down_up((0.5, 0.95), p=0.1) | blur((0.2, 1.2), p=0.1)"
     " | noise((0.5, 5), p=0.12) | webp((50, 95), p=0.12) | jpeg((50, 98), p=0.5)"
 )
-# How large photographs are reconstructed: (index in the list of autoencoders, scale).
-LARGE = ((0, 1.0), (1, 1.0), (0, 0.55), (1, 0.55), (0, 0.4))
+# Which photographs are reconstructed: this part of the large ones (short side of 400 pixels and more) and of the rest,
+# in a square of SIDE pixels. A reconstruction costs a second or more, so there are few.
+PART = {"large": 0.16, "small": 0.1}
+SIDE = 288
 # Quality of the JPEG compression that may be applied to generated images before anything else.
 HISTORY = (70, 98)
-# Probability and range of downscaling. Photographs are usually published at a fraction of the camera's size, generated
-# images at their original size; without downscaling, the detector would learn that sharp at native size is generated.
-SHRINK = {"real": (0.5, 0.38), "generated": (0.35, 0.5)}
+# Probability of that compression for images that were and were not compressed before. Of sets that do not say so,
+# generated images count as never compressed, photographs as compressed.
+OFTEN = {"compressed": 0.15, "never": 0.55, "real": 0.1, "generated": 0.5}
+# Probability and range of downscaling, the same for both classes. Photographs are usually published at a fraction of
+# the camera's size; without downscaling, the detector would learn that sharp at native size is generated.
+SHRINK = (0.5, 0.38)
+# Blocks of the network that stay as they are, with the stem: the steps take half the time.
+FROZEN = 2
 
 
 def read(sources: Sequence[Union[str, Path]]) -> List[Row]:
@@ -109,44 +119,38 @@ def reconstruct(net: Any, array: np.ndarray) -> np.ndarray:
     return y
 
 
-def plan(rows: Sequence[Row], names: Sequence[str]) -> List[Tuple[Row, str, float]]:
-    """Which reconstructions to make: (row, autoencoder, scale).
-
-    Large crops are reconstructed at several scales (``LARGE``), small ones at their own size.
-    """
-    jobs: List[Tuple[Row, str, float]] = []
+def plan(rows: Sequence[Row], names: Sequence[str]) -> List[Tuple[Row, str]]:
+    """Which reconstructions to make: (row, autoencoder), drawn by the name of the file; see ``PART``."""
+    jobs: List[Tuple[Row, str]] = []
     for r in (r for r in rows if not r["label"]):
         with Image.open(r["path"]) as image:
-            large = min(image.size) >= 400
-        if large:
-            jobs += [(r, names[i % len(names)], scale) for i, scale in LARGE]
-        else:
-            jobs += [(r, name, 1.0) for name in names]
+            kind = "large" if min(image.size) >= 400 else "small"
+        rng = np.random.default_rng(int.from_bytes(r["path"].stem[-5:].encode(), "big") % (1 << 31))
+        name = names[int(rng.integers(len(names)))]
+        if rng.random() < PART[kind]:
+            jobs.append((r, name))
     return jobs
 
 
-def twin(
-    row: Row, name: str, scale: float, nets: Mapping[str, "torch.nn.Module"], cache: Union[str, Path]
-) -> List[np.ndarray]:
-    """A photograph (scaled) and its reconstruction, uint8 arrays of the same size; cached in ``cache`` as PNG."""
-    key = f"{row['set']}_{row['path'].stem}_{name}_{scale}"
+def twin(row: Row, name: str, nets: Mapping[str, "torch.nn.Module"], cache: Union[str, Path]) -> List[np.ndarray]:
+    """A part of a photograph and its reconstruction, uint8 arrays of the same size; cached in ``cache`` as PNG."""
+    key = f"{row['set']}_{row['path'].stem}_{name}"
     real, fake = (Path(cache) / f"{key}_{kind}.png" for kind in "rf")
     if not fake.is_file():
-        image = images.decode(row["path"])
-        if scale != 1:
-            size = (round(image.width * scale), round(image.height * scale))
-            image = image.resize(size, Image.Resampling.LANCZOS)
-        array = np.asarray(image)
+        array = np.asarray(images.decode(row["path"]))
+        rng = np.random.default_rng(array.size + int(array[0, 0, 0]))
+        # On the 8x8 grid of the photograph's compression, so that the twin can have the same.
+        top, left = (int(rng.integers(max(1, n - SIDE + 1))) // 8 * 8 for n in array.shape[:2])
+        array = array[top : top + SIDE, left : left + SIDE]
         h, w = (n // 16 * 16 for n in array.shape[:2])
         array = array[:h, :w]
         for path, pixels in ((real, array), (fake, reconstruct(nets[name], array))):
             with files.atomic(path, "wb") as file:
                 Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     pair = [np.asarray(Image.open(path)) for path in (real, fake)]
-    if scale == 1:
-        # The original was compressed as JPEG once, so its twin is, too, with the same tables: JPEG traces must not
-        # reveal the class.
-        pair[1] = jpeg_like(pair[1], row["path"])
+    # The original was compressed as JPEG once, so its twin is, too, with the same tables: JPEG traces must not reveal
+    # the class.
+    pair[1] = jpeg_like(pair[1], row["path"])
     return pair
 
 
@@ -162,18 +166,23 @@ def jpeg_like(array: np.ndarray, path: Path) -> np.ndarray:
 
 
 class Pool:
-    """Decoded images of the training part, by group: real sources, generators, twins (name, real, fake)."""
+    """Decoded images of the training part, by group: real sources, generators, twins (name, real, fake).
+
+    ``earlier`` has the probability of an earlier compression of each image, in the same order.
+    """
 
     def __init__(self, rows: Sequence[Row], nets: Mapping[str, "torch.nn.Module"], cache: Union[str, Path]) -> None:
         self.real: Dict[str, List[np.ndarray]] = {}
         self.fake: Dict[str, List[np.ndarray]] = {}
+        self.earlier: Dict[Tuple[int, str], List[float]] = {}
         for r in rows:
             group = self.fake if r["label"] else self.real
             group.setdefault(r["generator"], []).append(np.asarray(images.decode(r["path"])))
+            self.earlier.setdefault((r["label"], r["generator"]), []).append(earlier(r))
         jobs = plan(rows, list(nets))
         self.twins: List[Tuple[str, np.ndarray, np.ndarray]] = []
-        for i, (row, name, scale) in enumerate(jobs):
-            real, fake = twin(row, name, scale, nets, cache)
+        for i, (row, name) in enumerate(jobs):
+            real, fake = twin(row, name, nets, cache)
             self.twins.append((name, real, fake))
             if i % 200 == 0:
                 print(f"  {i}/{len(jobs)} reconstructions", flush=True)
@@ -181,6 +190,13 @@ class Pool:
     def classes(self) -> List[str]:
         """Class names: real first, then one per generator and one per autoencoder."""
         return ["real", *sorted(map(called, self.fake)), *sorted({called(t[0]) for t in self.twins})]
+
+
+def earlier(row: Row) -> float:
+    """Probability that this image is compressed once before anything else; see ``OFTEN``."""
+    if "source_jpeg_quality" in row:
+        return OFTEN["compressed" if row["source_jpeg_quality"] else "never"]
+    return OFTEN["generated" if row["label"] else "real"]
 
 
 def called(generator: str) -> str:
@@ -228,26 +244,19 @@ def view(array: np.ndarray, crop: int, seed: int, shrink: Tuple[float, float], h
 DEGRADE_STEPS = images.Pipeline(DEGRADE).steps
 
 
-def draw(
-    pool: Pool,
-    classes: Sequence[str],
-    rng: np.random.Generator,
-    size: int,
-    crop: int,
-    twins: float,
-    history: float = 0.0,
-) -> Batch:
+def draw(pool: Pool, classes: Sequence[str], rng: np.random.Generator, size: int, crop: int, twins: float) -> Batch:
     """One batch: uint8 crops (size, crop, crop, 3) and class indices.
 
     A fraction ``twins`` of the batch consists of pairs of a real crop and its reconstruction, with all else equal; the
     rest is half real and half generated.
     """
 
-    def pick(groups):
+    def pick(groups, label):
         names = sorted(groups)
         weights = np.sqrt([len(groups[n]) for n in names])
         name = names[rng.choice(len(names), p=weights / weights.sum())]
-        return name, groups[name][int(rng.integers(len(groups[name])))]
+        i = int(rng.integers(len(groups[name])))
+        return name, groups[name][i], pool.earlier[label, name][i]
 
     x: List[np.ndarray] = []
     y: List[int] = []
@@ -258,12 +267,13 @@ def draw(
             if rng.random() < 0.3:
                 part = rng.uniform(0.5, 1.0)
                 fake = np.rint(real + part * (fake.astype(np.float32) - real)).astype(np.uint8)
-            x += [view(array, crop, seed, SHRINK["generated"]) for array in (real, fake)]
+            x += [view(array, crop, seed, SHRINK) for array in (real, fake)]
             y += [0, classes.index(called(name))]
         else:
-            name, fake = pick(pool.fake)
-            x.append(view(pick(pool.real)[1], crop, seed, SHRINK["real"]))
-            x.append(view(fake, crop, seed + 1, SHRINK["generated"], history))
+            name, fake, of_fake = pick(pool.fake, 1)
+            _, real, of_real = pick(pool.real, 0)
+            x.append(view(real, crop, seed, SHRINK, of_real))
+            x.append(view(fake, crop, seed + 1, SHRINK, of_fake))
             y += [0, classes.index(called(name))]
     return np.stack(x[:size]), np.array(y[:size])
 
@@ -275,23 +285,32 @@ def batches(pool: Pool, classes: Sequence[str], args: argparse.Namespace) -> Ite
     def work():
         for step in range(args.steps):
             rng = np.random.default_rng([args.seed, step])
-            todo.put(draw(pool, classes, rng, args.batch_size, args.crop, args.twins, args.history))
+            todo.put(draw(pool, classes, rng, args.batch_size, args.crop, args.twins))
         todo.put(None)
 
     threading.Thread(target=work, daemon=True).start()
     return iter(todo.get, None)
 
 
-def network(init: str, outputs: int) -> Any:
-    """timm's tf_efficientnet_lite0 with the packaged ImageNet weights and a new head."""
-    from .. import reading
+def network_without_weights(outputs: int = 1000) -> Any:
+    """timm's tf_efficientnet_lite0 with random weights."""
     from ..parity.torch_imports import without_broken_ops
 
     without_broken_ops()
     import timm
+
+    return timm.create_model(
+        "tf_efficientnet_lite0", pretrained=False, num_classes=outputs, drop_rate=0.2, drop_path_rate=0.1
+    )
+
+
+def network(init: str, outputs: int) -> Any:
+    """timm's tf_efficientnet_lite0 with the packaged ImageNet weights and a new head."""
     import torch
 
-    net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, drop_rate=0.2, drop_path_rate=0.1)
+    from .. import reading
+
+    net = network_without_weights()
     source = reading.read(Path(init))
     # The packaged file uses lukemelas' names; both list the same tensors in the same order (difference from timm: 0).
     state = dict(zip(net.state_dict(), (torch.from_numpy(np.array(t.array())) for t in source.tensors.values())))
@@ -300,12 +319,31 @@ def network(init: str, outputs: int) -> Any:
     return net
 
 
-def continued(path: str, classes: Sequence[str], state: Mapping[str, "torch.Tensor"]) -> Dict[str, "torch.Tensor"]:
-    """Weights of an earlier run; classes that it did not have keep their rows from ``state``."""
-    from safetensors.torch import load_file
+def earlier_weights(path: str) -> Tuple[Dict[str, "torch.Tensor"], List[str]]:
+    """timm's tensors and the class names of an earlier run (.safetensors) or of a checkpoint of the project (.ckpt)."""
+    import torch
 
-    loaded = load_file(path)
-    names = files.read_json(Path(path).parent / "config.json", "configuration")["label_names"]
+    if Path(path).suffix != ".ckpt":
+        from safetensors.torch import load_file
+
+        return load_file(path), files.read_json(Path(path).parent / "config.json", "configuration")["label_names"]
+    from aidet import ckpt
+
+    from ..families import family_of
+    from ..reverse import to_layout
+
+    sidecar = ckpt.Sidecar.read(path)
+    family = family_of(sidecar.architecture)
+    arrays = to_layout(
+        ckpt.load_arrays(path), family, family.layout("timm-tf"), sidecar.architecture, sidecar.arguments
+    )
+    return {k: torch.from_numpy(np.array(v, np.float32)) for k, v in arrays.items()}, sidecar.classes
+
+
+def continued(path: str, classes: Sequence[str], state: Mapping[str, "torch.Tensor"]) -> Dict[str, "torch.Tensor"]:
+    """Weights to go on from; classes that they do not have keep their rows from ``state``."""
+    loaded, names = earlier_weights(path)
+    loaded = {**{k: v for k, v in state.items() if k.endswith("num_batches_tracked")}, **loaded}
     for key in ("classifier.weight", "classifier.bias"):
         rows = state[key].clone()
         for i, name in enumerate(classes):
@@ -313,6 +351,14 @@ def continued(path: str, classes: Sequence[str], state: Mapping[str, "torch.Tens
                 rows[i] = loaded[key][names.index(name)]
         loaded[key] = rows
     return loaded
+
+
+def freeze(net: Any) -> Any:
+    """Keep the stem and the first ``FROZEN`` blocks of a network as they are, running statistics too."""
+    fixed = [net.conv_stem, net.bn1, *net.blocks[:FROZEN]]
+    for module in fixed:
+        module.eval().requires_grad_(False)
+    return net
 
 
 def collapsed(logits: "torch.Tensor") -> "torch.Tensor":
@@ -338,6 +384,7 @@ def train(pool: Pool, classes: Sequence[str], args: argparse.Namespace, out: Pat
     net = network(args.init, len(classes)).to(memory_format=torch.channels_last).train()
     if args.weights:
         net.load_state_dict(continued(args.weights, classes, net.state_dict()))
+        freeze(net)
     ema = {k: v.clone() for k, v in net.state_dict().items()}
     head = [p for n, p in net.named_parameters() if n.startswith("classifier")]
     body = [p for n, p in net.named_parameters() if not n.startswith("classifier")]
@@ -397,11 +444,10 @@ def main(argv: Sequence[str]) -> None:
     add("--init", required=True, help="efficientnet-lite0-57934424.pth")
     add("--autoencoder", nargs=2, required=True, metavar=("ENCODER", "DECODER"), help="files of the TAESD family")
     add("--own-autoencoder", default="ckpt/aidet_tae.ckpt", help="the second source of aligned fakes")
-    add("--twins", type=float, default=0.45, help="part of a batch that are pairs of real and reconstruction")
-    add("--history", type=float, default=0.5, help="probability of an older JPEG compression of a generated image")
+    add("--twins", type=float, default=0.25, help="part of a batch that are pairs of real and reconstruction")
     add("--cache", default="runs/reconstructions")
     add("--out", default="runs/default")
-    add("--weights", metavar="model.safetensors", help="of an earlier run, to go on from with a new schedule")
+    add("--weights", help="model.safetensors of an earlier run, or a .ckpt, to go on from with a new schedule")
     add("--steps", type=int, default=4000)
     add("--batch-size", type=int, default=24)
     add("--crop", type=int, default=160)

@@ -46,13 +46,41 @@ def test_a_batch_is_half_real_and_pairs_are_neighbours():
     pool = types.SimpleNamespace(
         real={"a": [textured(1)], "b": [textured(2)] * 9}, fake={"g1": [textured(3)]},
         twins=[("tae", textured(1), textured(1))],
+        earlier={(0, "a"): [0.1], (0, "b"): [0.1] * 9, (1, "g1"): [0.5]},
     )  # fmt: skip
     classes = ["real", "generated_g1", "generated_tae"]
-    x, y = detector.draw(pool, classes, np.random.default_rng(0), 24, 64, 0.5, 0.5)
+    x, y = detector.draw(pool, classes, np.random.default_rng(0), 24, 64, 0.5)
     assert x.shape == (24, 64, 64, 3) and (y == 0).sum() == 12 and set(y) == {0, 1, 2}
     # The twin here is the photograph itself: only what is drawn for each could tell the two apart.
     for i in np.flatnonzero(y == 2):
         assert y[i - 1] == 0 and np.array_equal(x[i], x[i - 1])
+
+
+def test_only_what_was_never_compressed_gets_an_earlier_compression_as_a_rule():
+    of = detector.earlier
+    assert of({"label": 0, "source_jpeg_quality": ""}) == of({"label": 1, "source_jpeg_quality": ""})
+    assert of({"label": 0, "source_jpeg_quality": "75"}) == of({"label": 1, "source_jpeg_quality": "75"})
+    assert of({"label": 1, "source_jpeg_quality": ""}) > 2 * of({"label": 1, "source_jpeg_quality": "75"})
+    assert of({"label": 1}) > 2 * of({"label": 0})
+
+
+def test_a_reconstruction_is_part_of_its_photograph_on_the_grid_of_its_compression(tmp_path):
+    array = textured(5, 420)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    row = {"path": tmp_path / "a.png", "label": 0, "set": "s"}
+    seen = []
+
+    def lighter(x):
+        seen.append(x.shape)
+        return x + 0.01
+
+    real, fake = detector.twin(row, "tae", {"tae": lighter}, tmp_path)
+    assert real.shape == fake.shape == (detector.SIDE, detector.SIDE, 3) and len(seen) == 1
+    places = [(y, x) for y in range(0, 136, 8) for x in range(0, 136, 8) if (array[y, x] == real[0, 0]).all()]
+    assert any(np.array_equal(array[y : y + detector.SIDE, x : x + detector.SIDE], real) for y, x in places)
+    assert 0 < np.abs(fake.astype(int) - real).mean() < 4
+    again = detector.twin(row, "tae", {}, tmp_path)  # from the cache
+    assert np.array_equal(again[1], fake)
 
 
 def test_photographs_become_crops_split_by_photograph(tmp_path):

@@ -33,6 +33,17 @@ def test_continuing_with_other_classes_keeps_the_rows_of_those_in_common(tmp_pat
         assert out[key][0].equal(old[key][0]) and out[key][1].equal(old[key][2]) and out[key][2].equal(new[key][2])
 
 
+def test_the_shipped_checkpoint_can_be_gone_on_from():
+    net = detector.network_without_weights(3)
+    state = detector.continued("ckpt/aidet_default.ckpt", ["real", "generated_SDXL", "new"], net.state_dict())
+    net.load_state_dict(state)
+    head = detector.earlier_weights("ckpt/aidet_default.ckpt")[0]["classifier.weight"]
+    assert net.classifier.weight[0].equal(head[0]) and net.classifier.weight[2].equal(state["classifier.weight"][2])
+    detector.freeze(net.train())
+    assert not net.bn1.training and net.blocks[detector.FROZEN][0].bn1.training
+    assert not next(net.blocks[1].parameters()).requires_grad and next(net.blocks[2].parameters()).requires_grad
+
+
 def test_statistics_are_the_mean_over_batches():
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.Dropout(0.5)).eval()
     net[1].running_mean.fill_(7.0)
