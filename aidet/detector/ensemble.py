@@ -92,7 +92,7 @@ class Ensemble:
     def _verdict(self, key, scores, weights, note, lacking):
         """``scores`` and ``weights``: for each model, one array per version, with the image itself first."""
         if not all(np.isfinite(s).all() for versions in scores for s in versions):
-            return self._error(key, "the network's output is not a finite number")
+            return self.unusable(key, "the network's output is not a finite number")
         fused = [self._fuse(*version) for version in zip(zip(*scores), zip(*weights))]
         score, per_model = fused[0]
         prob, label, decision = _vote.verdict(score, self.threshold, self.unsure)

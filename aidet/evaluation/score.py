@@ -36,8 +36,8 @@ def main(options: argparse.Namespace) -> int:
     """
     named = getattr(options, "operating_point", None)
     if named is not None and (options.vip or options.threshold is not None):
-        other = "--vip" if options.vip else "--threshold"
-        raise UserError(f"--operating-point {named!r} and {other} exclude each other; give one of them")
+        excluded = "--vip" if options.vip else "--threshold"
+        raise UserError(f"--operating-point {named!r} and {excluded} exclude each other; give one of them")
     if options.vip:
         return vip.main(options)
     if len(options.labels) > 1:
