@@ -127,7 +127,8 @@ def evidence_of(args: argparse.Namespace, opened: Detector) -> Any:
     base = own or (ckpt.Evidence(MIN_SIDE, MIN_DETAIL) if large else ckpt.Evidence())
     side = base.min_side if args.min_side is None else args.min_side
     detail = base.min_detail if args.min_detail is None else args.min_detail
-    return {"min_side": side, "min_detail": detail} if side or detail else None
+    rule = {"min_side": side, "min_detail": detail} if side or detail else None
+    return rule if ckpt.Sidecar({"evidence": rule}, args.ckpt).evidence else None  # reading it checks it
 
 
 def facts_of(args: argparse.Namespace) -> Dict[str, Any]:

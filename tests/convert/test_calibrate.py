@@ -246,6 +246,7 @@ def test_what_cannot_be_calibrated_is_one_clear_error(model, labels, tmp_path):
         (["--labels", labels / "one" / "labels.csv", "--split", "train"], "no real picture in split train"),
         (["--labels", labels / "one" / "labels.csv", "--labels", labels / "one" / "labels.csv"], "two labels are in"),
         (["--labels", labels / "one" / "labels.csv", "--draws", "-1"], r"--draws \(=-1\) must be 0 or more"),
+        (["--labels", labels / "one" / "labels.csv", "--min-side", "-1"], r"min_side \(=-1\) must be a whole number"),
     ):
         with pytest.raises(UserError, match=said):
             run(model, *flags)

@@ -14,7 +14,7 @@ import evaluate
 import infer
 from aidet import Detector, ckpt
 from aidet.app import cards, service
-from aidet.detector import views, wording
+from aidet.detector import default, views, wording
 from aidet.errors import UserError
 
 POINTS = {
@@ -125,6 +125,8 @@ def test_each_model_of_an_ensemble_uses_its_own_point(model, tmp_path, photo):
 
 
 def test_a_detector_without_the_keys_says_what_it_said(plain, photo):
+    cifake = ckpt.Sidecar.read(default.CKPT.with_name("aidet_cifake.ckpt"), check_hash=False)
+    assert (cifake.evidence, cifake.prior, cifake.operating_points) == (None, None, {}), "its pictures have 32 pixels"
     verdict = Detector(plain).score(photo(3, (20, 20)))
     assert (verdict.statement, verdict.reason, verdict.prior) == (None, None, None)
     keys = "path score prob label decision status scores stability note weights views".split()
