@@ -21,7 +21,7 @@ def parser() -> cli.Parser:
     p.add_argument("--port", type=int, default=7860, help="0: any free one")
     p.add_argument("--language", choices=("en", "zh"), help="of the first page (default: the browser's)")
     g = p.add_argument_group("detector")
-    cli.add_detector(g, "votes", "vote", "views", "fuse", "threshold", "unsure")
+    cli.add_detector(g, "votes", "vote", "views", "fuse", "threshold", "operating-point", "unsure")
     cli.add_detector(g, "seed", "positive", "real", "transform")
     cli.add_detector(g, "backend", "device", "workers")
     g = p.add_argument_group("limits of one request")

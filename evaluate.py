@@ -85,6 +85,7 @@ def _score(commands):
     p.add_argument(
         "--threshold", type=_share, help="on the probability (default: the labels in the scores file, else 0.5)"
     )
+    cli.add_detector(p, "operating-point")
     p.add_argument(
         "--target-fpr", type=_share, default=0.05, metavar="RATE", help="of the threshold from validation images (0.05)"
     )
@@ -112,7 +113,7 @@ def _score(commands):
 
 def _sweep(commands):
     p = _command(commands, "sweep", "robustness of checkpoints under degradations")
-    cli.add_detector(p, "ckpt", "votes", "positive", "real", "backend", "device", "workers")
+    cli.add_detector(p, "ckpt", "votes", "operating-point", "positive", "real", "backend", "device", "workers")
     _labels(p)
     _common(p, 300)
     p.add_argument("--points", nargs="+", metavar="NAME", help="families to run (default: all); see docs/evaluate.md")
@@ -130,7 +131,7 @@ def _transfer(commands):
         metavar="[NAME=]A.ckpt",
         help="detector; several are compared (default: aidet_default, which comes with AIDet)",
     )
-    cli.add_detector(p, "votes", "positive", "real", "backend", "device", "workers")
+    cli.add_detector(p, "votes", "operating-point", "positive", "real", "backend", "device", "workers")
     p.add_argument(
         "--sets", nargs="+", required=True, metavar="NAME=CSV|DIR", help="a CSV may be followed by @column=value"
     )

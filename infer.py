@@ -34,7 +34,7 @@ def parser() -> cli.Parser:
     for name, contest in zip(("ckpt", "images", "out"), CONTEST):
         p.add_argument(contest, dest=name, action="append" if name == "ckpt" else "store", help=argparse.SUPPRESS)
     g = p.add_argument_group("votes and decision")
-    cli.add_detector(g, "votes", "vote", "views", "fuse", "threshold", "unsure")
+    cli.add_detector(g, "votes", "vote", "views", "fuse", "threshold", "operating-point", "unsure")
     cli.add_detector(g, "seed", "positive", "real", "transform")
     g.add_argument("--flips", action="store_true", help="score every view mirrored, too")
     g.add_argument("--stability", action="store_true", help="score re-saved and resized versions: stability.csv")

@@ -255,6 +255,11 @@ _DETECTOR: Dict[str, Dict[str, Any]] = {
     },
     "fuse": {"default": "soft", "metavar": "soft|hard|soft-or|score|FILE.yaml", "help": "how models are fused"},
     "threshold": {"type": float, "help": "generated above this prob (default: the sidecar's, else 0.5)"},
+    "operating-point": {
+        "metavar": "NAME",
+        "help": "few-false-alarms, balanced or few-misses: the threshold that the detector states for this purpose "
+        "(default: the sidecar's own choice); not with --threshold",
+    },
     "unsure": {
         "metavar": "LOW,HIGH|none",
         "help": "zone of prob in which the decision is 'unsure' (default: around the threshold; 0.378,0.622 for 0.5)",
@@ -276,7 +281,8 @@ def add_detector(parser: Any, *names: str) -> None:
     ----------
     parser : argparse.ArgumentParser or group
     *names : str
-        Among ``ckpt votes vote views fuse threshold unsure seed positive real transform backend device workers``.
+        Among ``ckpt votes vote views fuse threshold operating-point unsure seed positive real transform backend device
+        workers``.
     """
     for name in names:
         parser.add_argument(f"--{name}", **_DETECTOR[name])

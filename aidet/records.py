@@ -40,6 +40,9 @@ class Record:
         version, by the operation that made it; otherwise empty.
     note : str
         What the user should know about how the file was read; the column ``note`` of result files if any row has one.
+    reason : str or None
+        Why the decision is ``unsure`` whatever the score: the image holds too little evidence. Empty if it holds
+        enough, None if the detector has no rule for it; else the last column ``reason`` of result files.
     """
 
     path: str
@@ -51,6 +54,7 @@ class Record:
     scores: Dict[str, float] = field(default_factory=dict)
     stability: Dict[str, float] = field(default_factory=dict)
     note: str = ""
+    reason: Optional[str] = None
 
     @property
     def ok(self) -> bool:

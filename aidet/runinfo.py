@@ -17,6 +17,8 @@ OPTIONS = (
     "votes", "vote", "fuse", "views", "flips", "stability", "early_exit", "cascade", "seed", "threshold", "unsure",
     "on_error", "images",
 )  # fmt: skip
+# Of detectors whose sidecars state them: the threshold's name, all thresholds by name, the probability's prior.
+OF_SOME = ("operating_point", "thresholds", "prior")
 # The VIP Cup 2022 allowed an hour for 5,000 images; other contests are similar.
 CONTEST_IMAGES, CONTEST_SECONDS = 5000, 3600
 
@@ -61,7 +63,7 @@ def write(
     value = {
         "format": FORMAT,
         "models": models,
-        "options": {k: header.get(k) for k in OPTIONS},
+        "options": {**{k: header.get(k) for k in OPTIONS}, **{k: header[k] for k in OF_SOME if k in header}},
         "counts": counts,
         "processes": parts,
         "images_per_second": round(scored / seconds, 4) if scored and seconds else None,

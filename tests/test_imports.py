@@ -46,7 +46,7 @@ TOOLS = {
 }
 CONVERT = {
     "convert": {"ckpt", "images", "models"},
-    "convert.training": {"ckpt", "convert", "detector", "images", "models"},
+    "convert.training": {"ckpt", "convert", "detector", "images", "metrics", "models"},
 }
 CONVERT_FOLDERS = {"families": "convert", "parity": "convert", "training": "convert.training"}
 # A script may import its own room, and the detector for the default checkpoint.

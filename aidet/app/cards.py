@@ -7,10 +7,9 @@ import io
 import re
 from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
-import numpy as np
-
 from .. import records
 from ..detector import Verdict
+from ..detector.wording import percent, percent_beside, setting
 from ..labels import decide
 from .metadata import Finding
 from .words import say
@@ -18,54 +17,38 @@ from .words import say
 Row = Sequence[str]  # time or "", file, decision, probability, status
 
 
-def percent(p: float) -> str:
-    """A probability as text that is never rounded to certainty: ``93%``, ``99.7%``, ``>99.9%``."""
-    if p < 0.001:
-        return "<0.1%"
-    if p > 0.999:
-        return ">99.9%"
-    return f"{100 * p:.0f}%" if 0.01 <= p <= 0.99 else f"{100 * p:.1f}%"
-
-
-def setting(p: float) -> str:
-    """A setting as text, with all its digits: ``37.8%``, ``100%``."""
-    return f"{100 * p:.10g}%"
-
-
-def percent_beside(p: float, bounds: Iterable[float]) -> str:
-    """A probability as text that lies on the same side of every bound as the probability itself.
-
-    0.4996 beside a threshold of 0.5 is not ``50%`` but ``49.96%``.
-
-    Parameters
-    ----------
-    p : float
-    bounds : iterable of float
-        As :func:`setting` shows them.
-    """
-    bounds, text = list(bounds), percent(p)
-    shown = 0.0005 if text[0] == "<" else 0.9995 if text[0] == ">" else float(text[:-1]) / 100
-    for digits in range(13):
-        if all(np.sign(round(shown - b, 15)) == np.sign(p - b) for b in bounds):
-            break
-        text = f"{100 * p:.{digits}f}%"
-        shown = float(text[:-1]) / 100
-    return text
-
-
 def _left(p):
     return f"left:{100 * min(max(p, 0), 1):.2f}%"
 
 
 def reason(language: str, record: Verdict, threshold: float, unsure: Tuple[float, float]) -> str:
-    """The sentence that derives the decision from the probability, the threshold and the unsure zone; HTML."""
+    """The sentence that derives the decision; HTML.
+
+    From the probability, the threshold and the unsure zone; of a detector that states its prior, as
+    :attr:`aidet.detector.Verdict.statement`; of an image with too little evidence, the reason.
+    """
+    if record.reason:
+        return html.escape(lacking(language, record.reason))
     assert record.prob is not None  # as in every row that is ok
     low, high = unsure
+    if record.prior is not None:
+        p = html.escape(percent_beside(record.prob, (threshold,)))
+        return say(language, "likely", p=p, odds=_odds(language, record.prior), threshold=setting(threshold))
     p = percent_beside(record.prob, (low, high) if record.decision == "unsure" else (threshold,))
     if record.decision == "unsure":
         return say(language, "within", p=html.escape(p), low=setting(low), high=setting(high))
     side = "above" if record.prob > threshold else "below" if record.prob < threshold else "level"
     return say(language, side, p=html.escape(p), **({} if side == "level" else {"threshold": setting(threshold)}))
+
+
+def lacking(language: str, reason: str) -> str:
+    """Why an image holds too little evidence (``Verdict.reason``), as a sentence."""
+    least = re.search(r"under (\d+) pixels", reason)
+    return say(language, "lacking_small", least=least.group(1)) if least else say(language, "lacking_plain")
+
+
+def _odds(language, prior):
+    return say(language, "odds_equal") if prior == 0.5 else say(language, "odds_other", share=setting(prior))
 
 
 def verdict(
@@ -103,7 +86,7 @@ def verdict(
     low, high = unsure
     scale = say(language, "scale", threshold=setting(threshold), low=setting(low), high=setting(high))
     resaved = _stable(language, record, threshold, unsure, part)
-    if checking:
+    if checking and not record.reason:
         resaved = f'<p class="aidet-wait">{say(language, "checking")}</p>'
     return (
         f'<div class="aidet-card aidet-{record.decision}" data-decision="{record.decision}">'
@@ -126,15 +109,19 @@ def _noted(record):
 
 
 def row(record: Verdict) -> List[str]:
-    """File, decision, probability and status of a record; with the status the note on how its file was read."""
-    status = f"{record.status}: {record.note}" if record.note else record.status
+    """File, decision, probability and status of a record.
+
+    With the status the note on how its file was read, and the reason of too little evidence.
+    """
+    said = [record.status, record.note, (record.statement or "") if record.reason else ""]
+    status = ": ".join(filter(None, said))
     return [record.path, record.decision, "" if record.prob is None else percent(record.prob), status]
 
 
 def _stable(language, record, threshold, unsure, part):
-    """Whether the re-saved versions get the decision that stands above."""
+    """Whether the re-saved versions get the decision that stands above; empty if that is not by the probability."""
     values = [p for name, p in record.stability.items() if name != "original"]
-    if not values:
+    if not values or record.reason:
         return ""
     others = sum(decide(p, threshold, unsure)[1] != record.decision for p in values)
     bounds = (threshold, *unsure)
@@ -338,9 +325,12 @@ def csv_link(language: str, rows: Sequence[Sequence[Any]], columns: Sequence[str
     )
 
 
-def score_rows(found: Iterable[Verdict]) -> List[list]:
-    """Records as rows of ``scores.csv`` (:data:`aidet.records.COLUMNS`)."""
-    text = records.number
-    return [
-        [r.path, text(r.score), text(r.prob), "" if r.label is None else r.label, r.decision, r.status] for r in found
-    ]
+def score_rows(found: Sequence[Verdict]) -> List[list]:
+    """Records as rows of ``scores.csv``, whose columns :func:`score_columns` gives."""
+    ruled = len(score_columns(found)) > len(records.COLUMNS)
+    return [[*records.cells(r), *([r.reason or ""] if ruled else [])] for r in found]
+
+
+def score_columns(found: Iterable[Verdict]) -> List[str]:
+    """:data:`aidet.records.COLUMNS`, and ``reason`` if the detector has a rule on too little evidence."""
+    return [*records.COLUMNS, *(["reason"] if any(r.reason is not None for r in found) else [])]

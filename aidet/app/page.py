@@ -11,7 +11,6 @@ import gradio as gr
 
 from ..detector import Verdict
 from ..errors import UserError
-from ..records import COLUMNS
 from . import calls, cards, layout, pictures, service, style
 from .words import language_of, say
 
@@ -264,6 +263,7 @@ class Page(layout.Layout):
             "left": left,
             "counts": {k: sum(r.decision == k for r in found) for k in ("generated", "real", "unsure")},
             "csv": cards.score_rows(found),
+            "columns": cards.score_columns(found),
         }
         return (*self.batch_of(scored, language), scored, *self.history(self.add(rows, found), language))
 
@@ -276,7 +276,7 @@ class Page(layout.Layout):
         bad = sum(not decision for _, _, decision, _, _ in rows)
         summary = say(language, "summary", count=len(rows), bad=bad, **counts)
         lines = [f"**{summary}**", *filter(None, [cards.left_out(language, scored["left"])])]
-        link = cards.csv_link(language, scored["csv"], COLUMNS, "scores.csv")
+        link = cards.csv_link(language, scored["csv"], scored["columns"], "scores.csv")
         return "\n\n".join(lines), cards.table(language, rows, scored["small"]), link
 
     # --- history -----------------------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ class Service:
         try:
             image, note = self.detector.reading.read(checked)  # type: ignore[arg-type]  # Unusable reads as a file
         except images.ImageError as error:
-            return Verdict(key, status=f"error: {error}"), None
+            return self.detector.unusable(key, str(error)), None
         record = self._run(lambda: list(self.detector.stream([(key, image)], False))[0])
         record.note = note
         return record, image
@@ -149,6 +149,10 @@ class Service:
             assert record.score is not None  # as in every row that is ok
             threshold, unsure = self.rule(threshold, unsure)
             record.prob, record.label, record.decision = vote.verdict(record.score, threshold, unsure)
+            if record.reason:
+                record.decision = "unsure"
+            if isinstance(record, Verdict):
+                record.threshold = threshold
         return record
 
     def rule(
@@ -239,6 +243,8 @@ class Service:
     # --- what it is --------------------------------------------------------------------------------------------------
     def about(self) -> Dict[str, Any]:
         """Models, their hashes, threshold and limits: what a caller needs to reproduce a verdict."""
+        own = self.detector
+        stated = {"operating_point": own.operating_point, "operating_points": own.points, "prior": own.prior}
         return {
             "aidet": __version__,
             "models": [
@@ -248,6 +254,7 @@ class Service:
             "vote": self.detector.vote,
             "fuse": self.detector.fusion.how,
             "threshold": self.threshold,
+            **{name: value for name, value in stated.items() if value},
             "unsure": list(self.unsure),
             "limits": vars(self.limits),
             "labels": list(labels.NAMES),
@@ -285,7 +292,8 @@ def as_json(
     -------
     dict
         ``file, status, decision, label, probability, score, threshold, unsure, models, stability, spread, changes,
-        metadata, file_note, note``; see docs/app.md.
+        metadata, file_note, note``; ``prior, statement`` if the detector states a prior, ``reason`` if it has a rule on
+        too little evidence; see docs/app.md.
     """
     models = {
         name: {
@@ -311,6 +319,10 @@ def as_json(
         "file_note": record.note,
         "note": NOTE,
     }
+    if record.prior is not None:
+        result.update(prior=record.prior, statement=record.statement)
+    if record.reason is not None:
+        result["reason"] = record.reason
     if findings is not None:
         result["metadata"] = [vars(f) for f in findings]
     return result

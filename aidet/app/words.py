@@ -67,6 +67,20 @@ WORDS = {
         "Probability of generated: <b>{p}</b>, in the unsure zone from {low} to {high}.",
         "生成概率：<b>{p}</b>，在不确定区间 {low} 至 {high} 内。",
     ),
+    "likely": (
+        "<b>{p}</b> likely generated ({odds}); called generated above {threshold}.",
+        "生成的可能性：<b>{p}</b>（{odds}）；高于 {threshold} 判为生成。",
+    ),
+    "odds_equal": ("at equal odds", "设真实与生成各占一半"),
+    "odds_other": ("if {share} of images are generated", "设 {share} 的图片为生成"),
+    "lacking_small": (
+        "Too little evidence: shorter side under {least} pixels.",
+        "证据不足：短边不足 {least} 像素。",
+    ),
+    "lacking_plain": (
+        "Too little evidence: plain colour or out of focus.",
+        "证据不足：图片为纯色或失焦。",
+    ),
     "scale": (
         "threshold {threshold}, unsure from {low} to {high}",
         "阈值 {threshold}，不确定区间 {low} 至 {high}",

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import files, labels
 from ..errors import UserError
+from .points import Evidence, OperatingPoint, default_point, read_evidence, read_points, read_prior
 
 FORMAT = 1
 Side = Union[None, int, str]  # classes that a user names
@@ -223,22 +224,70 @@ class Sidecar:
     def threshold(self) -> float:
         """Threshold on the probability of *generated*, above 0 and below 1; 0.5 if none is stated.
 
-        :class:`UserError` if it is not such a number.
+        With :attr:`operating_points` it is that of :attr:`operating_point`. :class:`UserError` if it is not such a
+        number, or another one is stated beside the operating points.
         """
-        value = self.raw.get("threshold")
+        value, name = self.raw.get("threshold"), self.operating_point
+        if name is not None:
+            own = self.operating_points[name].threshold
+            if value not in (None, own):
+                raise UserError(
+                    f"{self._what}: threshold (={value!r}) is not that of its operating_point {name!r} ({own:g}); "
+                    "leave it out"
+                )
+            return own
         if value is None:
             return 0.5
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-            raise UserError(f"sidecar of {str(self.path)!r}: threshold (={value!r}) must be between 0 and 1")
+            raise UserError(f"{self._what}: threshold (={value!r}) must be between 0 and 1")
         return float(value)
+
+    @functools.cached_property
+    def operating_points(self) -> Dict[str, OperatingPoint]:
+        """Thresholds for several purposes by name (:data:`aidet.ckpt.POINTS`); empty if none are stated.
+
+        :class:`UserError` as for :func:`aidet.ckpt.points.read_points`.
+        """
+        return read_points(self.raw.get("operating_points"), self._what)
+
+    @property
+    def operating_point(self) -> Optional[str]:
+        """Name of the one that the detector uses by itself; None if it has none.
+
+        :class:`UserError` if it is not one of :attr:`operating_points`.
+        """
+        return default_point(self.raw.get("operating_point"), self.operating_points, self._what)
+
+    @property
+    def evidence(self) -> Optional[Evidence]:
+        """What an image must have for a decision other than *unsure*; None if no rule is stated.
+
+        :class:`UserError` as for :func:`aidet.ckpt.points.read_evidence`.
+        """
+        return read_evidence(self.raw.get("evidence"), self._what)
+
+    @property
+    def prior(self) -> Optional[float]:
+        """Share of generated images for which the calibrated probability holds; None if none is stated.
+
+        :class:`UserError` as for :func:`aidet.ckpt.points.read_prior`.
+        """
+        own = self.raw.get("calibration") or {}
+        return read_prior(own.get("prior") if isinstance(own, dict) else None, self._what)
+
+    @property
+    def _what(self) -> str:
+        return f"sidecar of {str(self.path)!r}"
 
     @property
     def calibration(self) -> Tuple[float, float]:
         """Scale and offset of Platt's calibration: a score ``s`` is read as ``scale * (s - offset)``.
 
-        It is monotone, so that neither the ranking nor the AUC changes; it puts the decision boundary at 0 and fits the
-        probability to the validation images (Platt 1999). (1, 0) if none is stated; :class:`UserError` if the scale is
-        not a number above 0 or the offset is not a number.
+        It is monotone, so that neither the ranking nor the AUC changes; it fits the probability to validation images
+        (Platt 1999). With a stated :attr:`prior` the probability is the share of generated images among those with the
+        same score, if the prior's share of all images is generated; the decision boundary is then :attr:`threshold`.
+        Without one, 0 is the boundary. (1, 0) if no calibration is stated; :class:`UserError` if the scale is not a
+        number above 0 or the offset is not a number.
         """
         own = self.raw.get("calibration") or {}
         pair: Tuple[Any, Any] = (None, None)

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Sequ
 import numpy as np
 from PIL import Image
 
-from .. import images
+from .. import ckpt, images
 from ..errors import UserError, nearest
 from ..labels import zone_around
 from ..parallel import cpus, in_order
@@ -54,6 +54,8 @@ class Detector(Ensemble):
         See :class:`aidet.detector.vote.Fusion`.
     threshold : float, optional
         Generated if ``prob > threshold``. Default: the sidecar's with one model and soft votes, else 0.5.
+    operating_point : {"few-false-alarms", "balanced", "few-misses"}, optional
+        The threshold that the sidecar states for this purpose, of each model its own; not with ``threshold``.
     unsure : (float, float), "LOW,HIGH" or "none", optional
         Zone of the probability in which the decision is ``unsure``. Default: :func:`aidet.labels.zone_around` the
         threshold.
@@ -103,6 +105,13 @@ class Detector(Ensemble):
     names : list of str
         Names of the models in result files.
     threshold : float
+    operating_point : str or None
+        Name of the sidecar's operating point that the threshold is; None if it is none of them.
+    points : dict of str to float
+        Thresholds at the operating points of a single model with soft votes, by name.
+    prior : float or None
+        Share of generated images for which the probability holds, as the sidecar of a single model with soft votes
+        states it. None with early exit, whose score is not that of all views.
     unsure : (float, float) or None
     votes, views :
         The values that the models use, as given or from their sidecars; a list if the models differ, None if no model
@@ -134,6 +143,7 @@ class Detector(Ensemble):
         vote: str = "soft",
         fuse: Union[str, Path] = "soft",
         threshold: Optional[float] = None,
+        operating_point: Optional[str] = None,
         unsure: Union[None, str, Tuple[float, float]] = None,
         views: Optional[str] = None,
         flips: bool = False,
@@ -171,6 +181,8 @@ class Detector(Ensemble):
             raise UserError(f"{what} takes one model and no stability mode, which need every view's score")
         self.names = names = model_names(checkpoints)
         spec: Dict[str, Any] = {"fuse": fuse} if fuse in FUSIONS else read_fusion(fuse)
+        if operating_point is not None:
+            _check_point(operating_point, threshold, spec)
         threshold = spec.get("threshold") if threshold is None else threshold
         if threshold is not None:
             threshold = _threshold(threshold)
@@ -185,9 +197,14 @@ class Detector(Ensemble):
         self.models = [open_scorer(p, name, **options, **more) for p, name, more in zip(checkpoints, names, own)]
         if one_by_one and self.models[0].views is None:
             raise UserError(f"early_exit and cascade are for networks with views; {names[0]!r} is a rule")
-        self.fusion = fusion({**{m.name: m.threshold for m in self.models}, **(spec.get("thresholds") or {})})
+        own_thresholds = {m.name: m.threshold_at(operating_point) for m in self.models}
+        self.fusion = fusion({**own_thresholds, **(spec.get("thresholds") or {})})
         alone = len(names) == 1 and vote == "soft"
         self.threshold = threshold if threshold is not None else self.fusion.thresholds[names[0]] if alone else 0.5
+        chosen = threshold is not None or bool(spec.get("thresholds"))
+        self.operating_point = operating_point or (self.models[0].point if alone and not chosen else None)
+        self.points = self.models[0].points if alone else {}
+        self.prior = self.models[0].prior if alone and not early_exit else None
         self.unsure = zone_around(self.threshold) if zone is None else given_zone
         self.cascade = self._cascade(cascade, early_exit, options) if one_by_one else None
         used = [m.views for m in self.models if m.views is not None]
@@ -343,6 +360,15 @@ def _at_least_one(name, value):
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{name} (={value!r}) must be a whole number >= 1")
     return value
+
+
+def _check_point(name, threshold, spec):
+    if name not in ckpt.POINTS:
+        raise UserError(nearest(str(name), ckpt.POINTS, "operating point"))
+    if threshold is not None:
+        raise UserError(f"threshold (={threshold!r}) and operating point {name!r} exclude each other; give one of them")
+    if spec.get("threshold") is not None or spec.get("thresholds"):
+        raise UserError(f"the fusion file states thresholds, which operating point {name!r} excludes; leave one out")
 
 
 def _threshold(value):

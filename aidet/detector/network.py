@@ -68,7 +68,9 @@ class Network(Scorer):
         sidecar = self.sidecar
         line, voting = sidecar.detector_transform, sidecar.voting.settings(**views)
         self.views = Views(line, line=sidecar.views_line, **voting)
-        self.threshold = sidecar.threshold
+        self.threshold, self.point, self.prior = sidecar.threshold, sidecar.operating_point, sidecar.prior
+        self.points = {name: point.threshold for name, point in sidecar.operating_points.items()}
+        self.evidence = sidecar.evidence
         self.scale, self.offset = sidecar.calibration
         self.backend = session or backends.open_model(sidecar, backend, self.views.size, device, say)
         self.threadsafe, self.device = self.backend.threadsafe, self.backend.device

@@ -1,14 +1,17 @@
 """The interface that each model of a detector implements, whether a network or a rule."""
 
 from pathlib import Path
-from typing import Any, Iterable, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 import numpy as np
 from PIL import Image
 
 from .. import ckpt
+from ..errors import UserError
 from . import views
 from .views import Views
+
+PLAIN = "plain colour or out of focus"  # the reason of an image without detail
 
 
 class Scorer:
@@ -28,6 +31,14 @@ class Scorer:
     device, backend_name : str
     threshold : float
         Threshold on the probability of *generated*, in (0, 1).
+    points : dict of str to float
+        Thresholds for several purposes, by name; see :data:`aidet.ckpt.POINTS`.
+    point : str or None
+        The one of ``points`` that ``threshold`` is.
+    prior : float or None
+        Share of generated images for which the calibrated probability holds.
+    evidence : aidet.ckpt.Evidence or None
+        What an image must have for a decision.
     scale, offset : float
         Calibration, see :meth:`calibrate`.
     path : Path or None
@@ -50,6 +61,10 @@ class Scorer:
     device: str
     backend_name: str
     threshold: float = 0.5
+    points: Dict[str, float] = {}
+    point: Optional[str] = None
+    prior: Optional[float] = None
+    evidence: Optional[ckpt.Evidence] = None
     scale: float = 1.0
     offset: float = 0.0
     path: Optional[Path] = None
@@ -102,6 +117,42 @@ class Scorer:
     def weigh(self, views: Iterable[np.ndarray]) -> Optional[np.ndarray]:
         """Weight of each view of one image, float64 (V,); None if all views count equally."""
         return None if self.views is None else self.views.weigh(views)
+
+    def lacking(self, image: Image.Image, views: Iterable[np.ndarray]) -> Optional[str]:
+        """Why an image holds too little evidence for this model.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+        views : iterable of ndarray
+            Its views; only as many are taken as the answer needs.
+
+        Returns
+        -------
+        str or None
+            Empty if it holds enough; None if the model has no rule for it.
+        """
+        rule, made = self.evidence, self.views
+        if rule is None or made is None:
+            return None
+        if min(image.size) < rule.min_side:
+            return f"shorter side under {rule.min_side} pixels"
+        return "" if any(made.fine_detail(view) >= rule.min_detail for view in views) else PLAIN
+
+    def threshold_at(self, point: Optional[str]) -> float:
+        """The threshold at a named operating point; the model's own for None.
+
+        Raises
+        ------
+        UserError
+            The model states no such point; the message says which it states.
+        """
+        if point is None:
+            return self.threshold
+        if point not in self.points:
+            has = f"it has {', '.join(self.points)}" if self.points else "its sidecar states none; give a threshold"
+            raise UserError(f"{self.name!r} has no operating point {point!r}: {has}")
+        return self.points[point]
 
     def calibrate(self, score: Any) -> Any:
         """``scale * (s - offset)`` of a raw score ``s``, from the sidecar's ``calibration``; a float or an array."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional
 from ..errors import UserError
 from ..labels import sigmoid
 from ..records import Record
+from . import wording
 
 if TYPE_CHECKING:
     import pandas
@@ -21,10 +22,28 @@ class Verdict(Record):
         Calibrated scores of the views, per model.
     weights : dict of str to list of float
         Weight of each view, for the models that weight their views.
+    threshold : float or None
+        Above this ``prob`` the label is 1; None if the image could not be used.
+    prior : float or None
+        Share of generated images for which ``prob`` holds (0.5: equal odds); None if the detector states none.
     """
 
     view_scores: Dict[str, List[float]] = field(default_factory=dict)
     weights: Dict[str, List[float]] = field(default_factory=dict)
+    threshold: Optional[float] = None
+    prior: Optional[float] = None
+
+    @property
+    def statement(self) -> Optional[str]:
+        """The verdict in words: ``71% likely generated (at equal odds); called generated above 80%``.
+
+        For an image with too little evidence that reason. None if there is neither such a reason nor a stated prior.
+        """
+        if self.reason:
+            return f"too little evidence: {self.reason}"
+        if self.prob is None or self.prior is None or self.threshold is None:
+            return None
+        return wording.statement(self.prob, self.threshold, self.prior)
 
     @property
     def views(self) -> Dict[str, List[float]]:
@@ -44,11 +63,16 @@ class Verdict(Record):
     def to_dict(self) -> Dict[str, Any]:
         """Every attribute by its name, of the views their probabilities; numbers, texts, lists and dicts only.
 
-        ``json`` can write it.
+        ``json`` can write it. ``threshold``, ``prior`` and ``statement`` are there if the detector states a prior,
+        ``reason`` if it has a rule on too little evidence.
         """
-        found = asdict(self)
-        del found["view_scores"]
-        return {**found, "views": self.views}
+        found = {**asdict(self), "views": self.views, "statement": self.statement}
+        absent = {"view_scores"}
+        if self.prior is None:
+            absent |= {"threshold", "prior", "statement"}
+        if self.reason is None:
+            absent.add("reason")
+        return {key: value for key, value in found.items() if key not in absent}
 
 
 class Verdicts(List[Verdict]):
@@ -61,7 +85,8 @@ class Verdicts(List[Verdict]):
         -------
         pandas.DataFrame
             The columns of ``scores.csv``: path, score, prob, label (nullable integers), decision, status, and
-            ``score_NAME`` for each model if there are several.
+            ``score_NAME`` for each model if there are several; ``reason`` if the detector has a rule on too little
+            evidence.
 
         Raises
         ------
@@ -78,4 +103,6 @@ class Verdicts(List[Verdict]):
         models = list(dict.fromkeys(name for v in self for name in v.scores))
         for name in models if len(models) > 1 else ():
             frame[f"score_{name}"] = [v.scores.get(name) for v in self]
+        if any(v.reason is not None for v in self):
+            frame["reason"] = [v.reason or "" for v in self]
         return frame.astype({"score": float, "prob": float})

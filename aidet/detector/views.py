@@ -155,6 +155,19 @@ class Views:
         """Weight of each of these views: float64 (V,), or None if all views count equally."""
         return np.array([(FLAT + detail(view)) ** 2 for view in views]) if self.weights == "detail" else None
 
+    def fine_detail(self, view: np.ndarray) -> float:
+        """:func:`fine_detail` of a view in grey levels of 8 bits, whatever the model's normalisation.
+
+        Infinite for a model whose input is no scaled image (``high_pass``), which has no such measure.
+        """
+        return np.inf if self._contrast is None else fine_detail(view / self._contrast)
+
+    @functools.cached_property
+    def _contrast(self):
+        """Input units per grey level, (3, 1, 1)."""
+        affine = self.first.affine(255)
+        return None if affine is None else affine[0].astype(np.float32)[:, None, None]
+
     def lines(self) -> Set[str]:
         """The pipeline lines that make the views, or the name of the grid."""
         if self.kind in GRIDS:
@@ -230,6 +243,26 @@ def detail(view: np.ndarray) -> float:
     """
     grey = view.mean(0, dtype=np.float64)
     return float(sum(np.abs(np.diff(grey, axis=axis)).mean() for axis in (0, 1) if grey.shape[axis] > 1))
+
+
+def fine_detail(view: np.ndarray) -> float:
+    """Amount of fine texture in a view: mean absolute second difference of neighbouring pixels.
+
+    Unlike :func:`detail` it does not grow with the contrast of soft shapes, so that it tells a picture that is plain or
+    out of focus from a sharp one.
+
+    Parameters
+    ----------
+    view : numpy.ndarray, float32, shape (3, h, w)
+        The mean of the channels is measured.
+
+    Returns
+    -------
+    float
+        Horizontal plus vertical difference, in units of ``view``; 0 for a plain colour and for an even slope.
+    """
+    grey = view.mean(0, dtype=np.float64)
+    return float(sum(np.abs(np.diff(grey, 2, axis=axis)).mean() for axis in (0, 1) if grey.shape[axis] > 2))
 
 
 def _mirrored(make):

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Union
 
 from .. import files, images, report, runinfo
 from ..cli import OK, PARTIAL
@@ -19,8 +20,8 @@ def main(options: argparse.Namespace) -> int:
     Parameters
     ----------
     options : argparse.Namespace
-        ``scores, labels, out, by, where, bootstrap, seed, threshold, one_class, target_fpr, valid_scores,
-        valid_labels, valid_where, against, leaks, explain, include, vip, thumbnails, max_pixels,
+        ``scores, labels, out, by, where, bootstrap, seed, threshold, operating_point, one_class, target_fpr,
+        valid_scores, valid_labels, valid_where, against, leaks, explain, include, vip, thumbnails, max_pixels,
         truncated``.
 
     Returns
@@ -33,6 +34,10 @@ def main(options: argparse.Namespace) -> int:
     UserError
         Arguments that cannot be combined, or files that do not match.
     """
+    named = getattr(options, "operating_point", None)
+    if named is not None and (options.vip or options.threshold is not None):
+        excluded = "--vip" if options.vip else "--threshold"
+        raise UserError(f"--operating-point {named!r} and {excluded} exclude each other; give one of them")
     if options.vip:
         return vip.main(options)
     if len(options.labels) > 1:
@@ -42,7 +47,10 @@ def main(options: argparse.Namespace) -> int:
     if options.valid_scores and not options.valid_labels:
         raise UserError("--valid-scores needs --valid-labels")
     labels, times, seed = options.labels[0], options.bootstrap, options.seed
-    evaluation = load(options.scores, labels, options.where, options.threshold)
+    threshold = options.threshold if named is None else threshold_at(named, options.scores)
+    evaluation = load(options.scores, labels, options.where, threshold)
+    if named is not None:
+        evaluation.threshold_source = f"operating point {named}"
     columns = columns_to_show(evaluation.true, options.by)
     result = summary(evaluation, columns, times, seed, options.one_class)
     inputs = {"scores": options.scores, "labels": labels}
@@ -51,7 +59,7 @@ def main(options: argparse.Namespace) -> int:
         result["from_validation"] = from_validation(evaluation, valid, options.target_fpr, times, seed)
         inputs.update(valid_scores=options.valid_scores, valid_labels=options.valid_labels)
     if options.against:
-        other = load(options.against, labels, options.where, options.threshold)
+        other = load(options.against, labels, options.where, threshold)
         result["paired"] = compared(evaluation, other, times, seed)
         inputs["against"] = options.against
     if options.leaks:
@@ -73,3 +81,29 @@ def main(options: argparse.Namespace) -> int:
     files.write_json(out / "metrics.json", result)
     say(result, maps, page)
     return PARTIAL if evaluation.errors["n"] else OK
+
+
+def threshold_at(point: str, scores: Union[str, Path]) -> float:
+    """The threshold at a named operating point of the detector that made the scores.
+
+    Parameters
+    ----------
+    point : str
+        For example ``balanced``.
+    scores : str or Path
+        Beside it lies the ``run.json`` of ``infer.py``, which states the thresholds.
+
+    Raises
+    ------
+    UserError
+        There is no such file, or the detector states no such point.
+    """
+    run, doubt = runinfo.read(scores)
+    if run is None:
+        why = doubt or f"there is no {runinfo.NAME} of infer.py beside {scores}, which states the thresholds"
+        raise UserError(f"--operating-point {point!r}: {why.rstrip('.')}; give --threshold instead")
+    known = run.get("options", {}).get("thresholds") or {}
+    if point not in known:
+        has = f"it has {', '.join(known)}" if known else "it has none; give --threshold"
+        raise UserError(f"--operating-point {point!r}: the detector of {scores} has no such point; {has}")
+    return float(known[point])

@@ -209,7 +209,7 @@ def _curves(evaluation, result):
                 report.reliability(metrics.reliability(y, prob)),
                 "Reliability: on the diagonal, 80% of the images with probability 80% are generated. "
                 f"ECE {result['ece']:.3f}, "
-                f"with both classes weighted equally {result['balanced_ece']:.3f}.",
+                f"at equal odds (both classes weighted equally) {result['balanced_ece']:.3f}.",
             ),
             report.Chart(report.histogram(y, score, threshold), "Distribution of the scores of both classes."),
         ],

@@ -7,7 +7,7 @@ from ..records import natural_key
 
 HEADLINE = (
     ("balanced_accuracy", "balanced accuracy"), ("auc", "AUC"), ("macro_f1", "macro-F1"), ("accuracy", "accuracy"),
-    ("ap", "average precision"), ("eer", "equal error rate"), ("ece", "ECE"), ("balanced_ece", "ECE, classes balanced"),
+    ("ap", "average precision"), ("eer", "equal error rate"), ("ece", "ECE"), ("balanced_ece", "ECE at equal odds"),
     ("nll", "negative log-likelihood"), ("tpr_at_fpr_0.01", "TPR at 1% FPR"), ("tpr_at_fpr_0.05", "TPR at 5% FPR"),
     ("tpr_at_fpr_0.1", "TPR at 10% FPR"), ("real_recall", "recall of real"),
     ("generated_recall", "recall of generated"),

@@ -29,8 +29,8 @@ def main(options: argparse.Namespace) -> int:
     ----------
     options : argparse.Namespace
         ``ckpt, labels, where, out, points, votes, limit, backend, device, workers, bootstrap, seed, max_pixels,
-        truncated``; ``positive, real`` if the sidecar does not say which class means what. ``ckpt`` None: the default
-        detector.
+        truncated``; ``positive, real`` if the sidecar does not say which class means what; ``operating_point``.
+        ``ckpt`` None: the default detector.
 
     Returns
     -------
@@ -47,7 +47,8 @@ def main(options: argparse.Namespace) -> int:
     out = Path(options.out)
     wanted = degrade.points(families)
     true = labelled_images(labels, options.where, options.limit, seed)
-    sides = {name: getattr(options, name) for name in ("positive", "real") if getattr(options, name, None) is not None}
+    given = ("positive", "real", "operating_point")
+    sides = {name: getattr(options, name) for name in given if getattr(options, name, None) is not None}
     settings = {
         "backend": options.backend, "device": options.device, "workers": options.workers, "seed": seed,
         "say": to_stderr, **sides,

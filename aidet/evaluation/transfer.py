@@ -64,7 +64,8 @@ def main(options: argparse.Namespace) -> int:
     ----------
     options : argparse.Namespace
         ``ckpt, sets, out, by, votes, backend, device, workers, bootstrap, seed, max_pixels, truncated``; ``positive,
-        real`` if a sidecar does not say which class means what. ``ckpt`` None: the default detector.
+        real`` if a sidecar does not say which class means what; ``operating_point``. ``ckpt`` None: the default
+        detector.
 
     Returns
     -------
@@ -88,7 +89,8 @@ def main(options: argparse.Namespace) -> int:
         "say": to_stderr,
     }  # fmt: skip
     sides = {name: getattr(options, name) for name in ("positive", "real") if getattr(options, name, None) is not None}
-    detectors = {name: Detector(path, **settings, **sides, own_order=len(models) > 1) for name, path in models.items()}
+    more = {**settings, **sides, "operating_point": getattr(options, "operating_point", None)}
+    detectors = {name: Detector(path, **more, own_order=len(models) > 1) for name, path in models.items()}
     hashes = {name: files.sha256(path) for name, path in models.items()}
     header = {"transfer": 1, "checkpoints": hashes, "sets": sets, "votes": votes, "seed": seed, **sides}
     reading = images.Reading.of(options)

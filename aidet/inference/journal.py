@@ -119,6 +119,8 @@ class Journal:
             row["stability"] = record.stability
         if record.note:
             row["note"] = record.note
+        if record.reason is not None:
+            row["reason"] = record.reason
         self._line(row)
 
     def flush(self) -> None:

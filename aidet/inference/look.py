@@ -8,7 +8,7 @@ import sys
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple
 
 from .. import cli, images, records
-from ..detector import Detector, Verdict
+from ..detector import Detector, Verdict, wording
 from ..errors import UserError, nearest
 from . import given
 
@@ -26,8 +26,9 @@ def look(names: Iterable[str], detector: Detector, form: str = "table", out: Cal
         See :func:`aidet.inference.given.items`.
     detector : aidet.Detector
     form : {"table", "json", "jsonl", "csv"}
-        ``table``: verdict, probability of *generated*, name, and a summary. The others: the fields of
-        :meth:`aidet.detector.Verdict.to_dict`, or the columns of ``scores.csv``, and nothing else.
+        ``table``: verdict, probability of *generated* (or the statement of a verdict that has one), name, and a
+        summary. The others: the fields of :meth:`aidet.detector.Verdict.to_dict`, or the columns of ``scores.csv``, and
+        nothing else.
     out : callable
         Takes a line.
 
@@ -46,7 +47,10 @@ def look(names: Iterable[str], detector: Detector, form: str = "table", out: Cal
     counts: Dict[str, int] = {}
     left = images.LeftOut()
     found = _counted(detector.stream(given.items(names, left)), counts)
-    lines = _table(found, counts) if form == "table" else {"json": _json, "jsonl": _jsonl, "csv": _csv}[form](found)
+    if form == "csv":
+        lines = _csv(found, detector.ruled)
+    else:
+        lines = _table(found, counts) if form == "table" else {"json": _json, "jsonl": _jsonl}[form](found)
     for line in lines:
         out(line)
     total, bad = sum(counts.values()), counts.get("", 0)
@@ -68,9 +72,11 @@ def _counted(verdicts: Iterable[Verdict], counts: Dict[str, int]) -> Iterator[Ve
 def _table(verdicts: Iterable[Verdict], counts: Mapping[str, int]) -> Iterator[str]:
     """A line for each verdict, and a summary of what :func:`_counted` has counted by then."""
     suspicious: List[Tuple[float, int, str]] = []
+    calibrated = False
     for i, verdict in enumerate(verdicts):
         yield _line(verdict)
-        if verdict.ok and verdict.prob is not None:
+        calibrated = calibrated or verdict.prior is not None
+        if verdict.ok and verdict.prob is not None and not verdict.reason:
             heapq.heappush(suspicious, (verdict.prob, -i, verdict.path))
             suspicious = heapq.nlargest(LISTED, suspicious) if len(suspicious) > 10 * LISTED else suspicious
             heapq.heapify(suspicious)
@@ -80,7 +86,8 @@ def _table(verdicts: Iterable[Verdict], counts: Mapping[str, int]) -> Iterator[s
     if total >= MANY and suspicious:
         yield f"\nmost likely generated, of {total}:"
         for prob, _, path in heapq.nlargest(LISTED, suspicious):
-            yield f"  {prob:.3f}  {cli.printable(path)}"
+            shown = f"{wording.percent(prob):>6}" if calibrated else f"{prob:.3f}"
+            yield f"  {shown}  {cli.printable(path)}"
     yield f"{total} images: " + ", ".join([*decisions(counts), *([f"{bad} could not be used"] if bad else [])])
 
 
@@ -95,7 +102,7 @@ def _line(verdict: Verdict) -> str:
     if verdict.prob is None:
         return f"unusable       -  {name}: {cli.printable(verdict.status[len('error: ') :])}"
     note = f" ({cli.printable(verdict.note)})" if verdict.note else ""
-    return f"{verdict.decision:<9}  {verdict.prob:.3f}  {name}{note}"
+    return f"{verdict.decision:<9}  {verdict.statement or f'{verdict.prob:.3f}'}  {name}{note}"
 
 
 def _json(verdicts: Iterable[Verdict]) -> Iterator[str]:
@@ -108,10 +115,11 @@ def _jsonl(verdicts: Iterable[Verdict]) -> Iterator[str]:
         yield json.dumps(verdict.to_dict(), ensure_ascii=False)
 
 
-def _csv(verdicts: Iterable[Verdict]) -> Iterator[str]:
-    yield _row(records.COLUMNS)
+def _csv(verdicts: Iterable[Verdict], ruled: bool) -> Iterator[str]:
+    """Rows; ``ruled``: with a last column for the reason of too little evidence."""
+    yield _row([*records.COLUMNS, *(["reason"] if ruled else [])])
     for v in verdicts:
-        yield _row(records.cells(v))
+        yield _row([*records.cells(v), *([v.reason or ""] if ruled else [])])
 
 
 def _row(fields: Sequence[Any]) -> str:

@@ -85,15 +85,21 @@ def _open(path):
 def write_scores(path: Union[str, Path], rows: Rows, models: Sequence[str]) -> Path:
     """``scores.csv``: path, score, prob, label, decision, status and one ``score:<model>`` column per model.
 
-    If a row has a note, a last column ``note``.
+    If a row has a note, a further column ``note``; if the detector has a rule on too little evidence, a last column
+    ``reason``, which is empty where the evidence is enough.
     """
-    noted = any(r.note for r in rows())
+    noted = ruled = False
+    for r in rows():
+        noted, ruled = noted or bool(r.note), ruled or r.reason is not None
+        if noted and ruled:
+            break
+    more = [*(["note"] if noted else []), *(["reason"] if ruled else [])]
     with _open(path) as file:
         writer = records.csv_writer(file)
-        writer.writerow([*COLUMNS, *(f"score:{m}" for m in models), *(["note"] if noted else [])])
+        writer.writerow([*COLUMNS, *(f"score:{m}" for m in models), *more])
         for r in rows():
             per_model = [number(r.scores.get(m)) for m in models]
-            writer.writerow([*records.cells(r), *per_model, *([r.note] if noted else [])])
+            writer.writerow([*records.cells(r), *per_model, *(getattr(r, name) or "" for name in more)])
     return Path(path)
 
 

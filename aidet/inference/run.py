@@ -169,8 +169,8 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
 def make_detector(args: argparse.Namespace) -> Detector:
     """The detector that the options describe; its messages are printed on stderr."""
     names = (
-        "backend votes vote fuse threshold unsure views flips stability early_exit cascade seed workers batch_size "
-        "device on_error max_pixels truncated transform positive real"
+        "backend votes vote fuse threshold operating_point unsure views flips stability early_exit cascade seed "
+        "workers batch_size device on_error max_pixels truncated transform positive real"
     ).split()
     options = {name: getattr(args, name) for name in names}
     return Detector(*default.checkpoints(args.ckpt), say=cli.to_stderr, **options)
@@ -190,6 +190,8 @@ def header_of(args: argparse.Namespace, detector: Detector, shard: Shard, target
         "views": detector.views,
         "preprocessing": [v and [v.first.text, v.others and v.others.text] for v in views],
         "threshold": detector.threshold,
+        **({"operating_point": detector.operating_point, "thresholds": detector.points} if detector.points else {}),
+        **({"prior": detector.prior} if detector.prior is not None else {}),
         "unsure": detector.unsure,
         # The content of a fusion file, which may have changed under the same name when the run is resumed.
         "fusion": [detector.fusion.how, None if weights is None else weights.tolist(), detector.fusion.thresholds],

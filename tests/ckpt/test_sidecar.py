@@ -16,7 +16,7 @@ from aidet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 # Keys that only a sidecar has; "input" or "size" would also be found in verdicts and settings.
-KEYS = {"class_order", "arguments", "calibration", "voting"}
+KEYS = {"class_order", "arguments", "calibration", "voting", "operating_points", "evidence"}
 # The package that contains the class.
 READER = ("aidet/ckpt/",)
 # Modules that write sidecars or the metadata of an ONNX file need the whole dict.

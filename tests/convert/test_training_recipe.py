@@ -1,4 +1,4 @@
-"""The recipe of the default detector, as far as it runs without PyTorch: crops, pairs, thresholds."""
+"""The recipe of the default detector, as far as it runs without PyTorch: crops and pairs."""
 
 import csv
 import io
@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from aidet.errors import UserError
-from aidet.records import Record
-from convert.training import calibrate, detector, photographs, statistics, web_photographs
+from convert.training import detector, photographs, statistics, web_photographs
 
 
 def textured(seed, side=200):
@@ -115,44 +114,6 @@ def test_photographs_without_a_source_are_refused(tmp_path):
     Image.fromarray(textured(1)).save(tmp_path / "1.png")
     with pytest.raises(UserError, match="every sub-folder is one source"):
         photographs.main(["--folder", str(tmp_path), "--out", str(tmp_path / "out")])
-
-
-def test_the_threshold_holds_for_every_source_and_condition():
-    rng = np.random.default_rng(0)
-    sources = ["a"] * 40 + ["b"] * 30 + ["c"] * 4 + ["d"] * 5
-    probs = rng.uniform(0, 0.6, (len(sources), 3))
-    probs[40:70, 1] += 0.3  # source b is hard, and in one condition only
-    probs[0, 2] = np.nan
-    threshold, source, condition = calibrate.choose(probs, sources, 0.1)
-    assert (source, condition) == ("b", 1)
-    for name in "ab":
-        own = probs[[s == name for s in sources]]
-        assert (np.nansum(own > threshold, 0) <= 0.1 * (~np.isnan(own)).sum(0)).all()
-    # One step lower, and the source that decided has too many.
-    lower = np.sort(probs[40:70, 1])[::-1][np.sum(probs[40:70, 1] > threshold)] - 1e-9
-    assert (probs[40:70, 1] > lower).mean() > 0.1
-
-
-def test_a_detector_for_images_of_any_size_can_be_calibrated(tmp_path):
-    Image.fromarray(textured(1, 20)).save(tmp_path / "1.png")
-
-    def opened(size, prob):
-        model = types.SimpleNamespace(views=types.SimpleNamespace(size=size))
-        record = Record("1.png", prob=prob, status="ok" if prob else "error: not a finite number")
-        return types.SimpleNamespace(models=[model], score=lambda sources: [record])
-
-    line = calibrate.CONDITIONS["half size"]
-    assert calibrate.scores(opened(None, 0.25), tmp_path / "1.png", line) == 0.25
-    assert np.isnan(calibrate.scores(opened((16, 16), 0.25), tmp_path / "1.png", line)), "10 pixels are left"
-    with pytest.raises(UserError, match="1.png: error: not a finite number"):
-        calibrate.scores(opened(None, None), tmp_path / "1.png", line)
-
-
-def test_the_slope_is_the_one_that_made_the_labels():
-    rng = np.random.default_rng(0)
-    margins = rng.normal(0, 3, 40000)
-    made = rng.uniform(size=40000) < 1 / (1 + np.exp(-0.4 * margins))
-    assert calibrate.slope(margins, made) == pytest.approx(0.4, rel=0.05)
 
 
 def qt_resource(tree):
