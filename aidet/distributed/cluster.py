@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 import threading
-from typing import Any, Iterator, Optional
+from typing import Any, Dict, Iterator, Optional
 
 from .. import runtime
 from ..errors import UserError, first_line
@@ -69,16 +69,18 @@ def connected(address: Optional[str] = None, workers: Optional[int] = None) -> I
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Ray's C++ side would print a remark on every pool of actors; what matters is also raised.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    options = {"address": "local", "num_cpus": workers or cpus(), "include_dashboard": False}
+    options: Dict[str, Any] = {"address": "local", "num_cpus": workers or cpus(), "include_dashboard": False}
     options["object_store_memory"] = STORE
     if address is not None:
         _probe(address)
         options = {"address": address}
+        if runtime.mindspore_version() is not None:
+            options["runtime_env"] = {"env_vars": dict([PROTOBUF])}
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
         package.init(logging_level=logging.ERROR, log_to_driver=False, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError, package.exceptions.RayError) as error:
+    except Exception as error:  # noqa: BLE001 - Ray raises its own types, built-in ones and bare Exceptions
         what = "could not be started here" if address is None else f"at {address!r} cannot be used"
         raise UserError(f"a Ray cluster {what}: {first_line(error, 300)}") from None
     try:

@@ -2,9 +2,13 @@
 
 import csv
 import importlib.util
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -189,3 +193,110 @@ def test_parts_hold_all_rows_in_their_order(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("total", "workers", "size"), [(3, 8, 1), (100, 2, 16), (10**5, 2, 196), (10**8, 4, 1024)])
 def test_blocks_leave_work_for_all(total, workers, size):
     assert distributed.scoring.block_size(total, workers) == size
+
+
+# --- long: every source, several machines, kills -------------------------------------------------------------------
+@pytest.mark.matrix
+def test_every_source_through_one_list(model, files, shards, cluster, tmp_path):
+    """Files, and images in archives of each format, named in one list."""
+    from mindspore.mindrecord import FileWriter
+
+    data = [(files / f"{i}.png").read_bytes() for i in range(COUNT)]
+    shutil.copytree(shards, tmp_path / "in")
+    shutil.copytree(files, tmp_path / "in" / "files")
+    cells = pa.table({"image": pa.array(data[:8], pa.binary())})
+    with pa.OSFile(str(tmp_path / "in" / "e.arrow"), "wb") as sink, pa.ipc.new_stream(sink, cells.schema) as writer:
+        writer.write_table(cells)
+    record = FileWriter(str(tmp_path / "in" / "f.mindrecord"), 1)
+    record.add_schema({"image": {"type": "bytes"}}, "images")
+    record.write_raw_data([{"image": picture} for picture in data[8:16]])
+    record.commit()
+    names = [f"files/{i}.png" for i in range(8)] + [f"a.parquet#{i}" for i in range(22)] + ["c.zip#deep/41.png"]
+    names += [f"b.tar#{i}.png" for i in range(20, 28)] + [
+        f"{f}#{i}" for f in ("e.arrow", "f.mindrecord") for i in range(8)
+    ]
+    (tmp_path / "in" / "list.txt").write_text("\n".join(names) + "\n")
+    argv = ["--ckpt", model, "--images", tmp_path / "in" / "list.txt", "--stability", "--format", "logit"]
+    codes = [call(*argv, "--out", tmp_path / out, *more) for out, more in (("one", []), ("ray", ["--engine", "ray"]))]
+    assert codes == [cli.PARTIAL] * 2
+    for name in ("scores.csv", "stability.csv", "logits.csv"):
+        assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+@pytest.mark.matrix
+def test_an_image_that_kills_its_process_ends_the_run(model, files, cluster, monkeypatch):
+    package = distributed.ray()
+
+    class Killed(distributed.scoring.Worker):
+        def __call__(self, table):
+            if b"5.png" in table.column("name").to_pylist():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(table)
+
+    package.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(distributed.scoring, "Worker", Killed)
+    monkeypatch.setattr(distributed.scoring, "RETRIES", 1)
+    monkeypatch.setattr(distributed.scoring, "SMALLEST", 2)
+    images = [(f"{i}.png", str(files / f"{i}.png")) for i in range(8)]
+    rows = distributed.stream(images, 8, Detector(model), 1)
+    with pytest.raises(UserError, match="^Ray gave up: .*--resume continues"):
+        for number, row in enumerate(rows):
+            assert row.path == f"{number}.png" and number < 4
+    package.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def below(process):
+    """A process and all below it."""
+    found = [process]
+    for one in found:
+        try:
+            found += [int(p) for t in Path(f"/proc/{one}/task").iterdir() for p in (t / "children").read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def scoring_at(node):
+    """The processes of a node that score."""
+    (raylet,) = node.all_processes["raylet"]
+    lines = {p: Path(f"/proc/{p}/cmdline") for p in below(raylet.process.pid)}
+    return [p for p, line in lines.items() if line.exists() and b"ray::MapWorker" in line.read_bytes()]
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("victim", ["worker", "node"])
+def test_a_kill_loses_nothing_and_scores_nothing_twice(victim, model, tmp_path):
+    """A cluster of three nodes; with SIGKILL one process that scores, or one node, ends in the middle."""
+    rng, pictures = np.random.default_rng(0), tmp_path / "in"
+    pictures.mkdir()
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (1400, 1400, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    for i in range(240):  # large, so that there is a middle
+        (pictures / f"{i}.png").symlink_to(tmp_path / f"{i % 6}.png")
+    argv = ["--ckpt", model, "--images", pictures, "--votes", 3]
+    assert call(*argv, "--out", tmp_path / "one") == 0
+    distributed.ray()
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        command = [sys.executable, "infer.py", *argv, "--out", tmp_path / "ray", "--engine", "ray", "--ray-address"]
+        run = subprocess.Popen([*map(str, command), cluster.address], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        kept = tmp_path / "ray" / "infer.journal"
+        while run.poll() is None and (not kept.exists() or kept.read_bytes().count(b"\n") < 20):
+            time.sleep(0.05)
+        assert run.poll() is None, run.stderr.read()
+        scoring = scoring_at(nodes[0])
+        assert scoring, "no process of this node scores"
+        if victim == "worker":
+            os.kill(scoring[0], signal.SIGKILL)
+        else:
+            cluster.remove_node(nodes[0], allow_graceful=False)
+        rows = kept.read_bytes().count(b"\n")
+        said = run.communicate(timeout=600)[1]
+        assert run.returncode == 0, said
+        assert rows < 220, "it was not in the middle"
+    finally:
+        cluster.shutdown()
+    assert written(tmp_path / "ray") == written(tmp_path / "one")
