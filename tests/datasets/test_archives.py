@@ -7,6 +7,7 @@ import shutil
 import struct
 import tarfile
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from aidet.datasets import archived, read_images, read_labels, sources
 from aidet.datasets.samples import open_data
 from aidet.errors import UserError
 from aidet.training.loader import epoch_order
+from aidet.training.run import Run
 
 pa = pytest.importorskip("pyarrow", reason="pip install 'aidet[parquet]'")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -155,6 +157,23 @@ def test_training_finds_splits_and_classes(source):
     for epoch in range(2):
         assert sorted(epoch_order(train, epoch, seed=1)[:, 0].tolist()) == list(range(30))
     assert not np.array_equal(epoch_order(train, 0, seed=1), epoch_order(train, 1, seed=1))
+
+
+def test_processes_that_train_together_share_no_image(source):
+    """Every image of an epoch is in a batch of exactly one of them."""
+    train, _, _ = open_data(config.load(None, {"data_dir": str(source), "val_split": "val"}))
+    settings = config.load(None, {"batch_size": 4, "seed": 1})
+    plan = SimpleNamespace(data=SimpleNamespace(train_set=train), batches=3, updates_per_epoch=3)
+    loader = SimpleNamespace(run=lambda order, epoch: ((None, rows[:, 0]) for rows in np.split(order, len(order) // 4)))
+    for epoch in range(2):
+        seen = []
+        for rank in range(3):
+            one = SimpleNamespace(
+                config=settings, plan=plan, loader=loader, progress=SimpleNamespace(batches=0),
+                processes=SimpleNamespace(rank=rank, world=3),
+            )  # fmt: skip
+            seen += [row for batch in Run._batches(one, epoch) for row in batch.rows.tolist() if row >= 0]
+        assert sorted(seen) == list(range(30)), f"epoch {epoch}"
 
 
 def test_commands_score_the_same_as_from_the_folder(source, folder, tmp_path):
