@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
+from .. import __version__
+from ..archives import is_address
 from ..detector import Detector
 from ..errors import UserError, first_line
 from ..records import Record
@@ -87,6 +89,7 @@ def _is_raw(column: Any) -> bool:
 def facts(detector: Detector) -> Dict[str, Any]:
     """What must be the same in all processes for the same scores: the models and what runs them."""
     return {
+        "version of AIDet": __version__,
         "checkpoint": [m.identity for m in detector.models],
         "back end": [m.backend_name for m in detector.models],
     }
@@ -210,7 +213,7 @@ def stream(
     blocks = []
     for part in iter(lambda: list(itertools.islice(items, size)), []):
         names = [rows.packed(name) for name, _ in part]
-        paths = [rows.packed(os.path.join(here, path)) for _, path in part]
+        paths = [rows.packed(path if is_address(path) else os.path.join(here, path)) for _, path in part]
         table = arrow.table({"name": arrow.array(names, arrow.binary()), "path": arrow.array(paths, arrow.binary())})
         blocks.append(package.put(table))
     if not blocks:
@@ -218,7 +221,7 @@ def stream(
     dataset = package.data.from_arrow_refs(blocks)
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
-    scored = score(dataset, workers=workers, root=_absolute(root), detector=detector)
+    scored = score(dataset, workers=workers, root=None if is_address(root) else _absolute(root), detector=detector)
     try:
         for table in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from rows.from_table(table)
