@@ -27,14 +27,27 @@ def ray() -> Any:
     UserError
         It is not installed.
     """
-    if runtime.mindspore_version() is not None:
-        os.environ.setdefault(*PROTOBUF)
-    try:
-        import ray as package
-        import ray.data
-    except ImportError as error:
-        raise UserError(f"the engine ray needs Ray ({error}): pip install 'aidet[ray]' (Python 3.10+)") from None
+    with _protobuf(PROTOBUF[1] if runtime.mindspore_version() is not None else None):
+        try:
+            import ray as package
+            import ray.data
+        except ImportError as error:
+            raise UserError(f"the engine ray needs Ray ({error}): pip install 'aidet[ray]' (Python 3.10+)") from None
     return package
+
+
+@contextlib.contextmanager
+def _protobuf(value: Optional[str]) -> Iterator[None]:
+    """Have protobuf's variable at a value, None for no value, for the time of a block."""
+    before = os.environ.pop(PROTOBUF[0], None)
+    if value is not None:
+        os.environ[PROTOBUF[0]] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(PROTOBUF[0], None)
+        if before is not None:
+            os.environ[PROTOBUF[0]] = before
 
 
 @contextlib.contextmanager
@@ -74,12 +87,11 @@ def connected(address: Optional[str] = None, workers: Optional[int] = None) -> I
     if address is not None:
         _probe(address)
         options = {"address": address}
-        if runtime.mindspore_version() is not None:
-            options["runtime_env"] = {"env_vars": dict([PROTOBUF])}
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        package.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+        with _protobuf(None):  # which Ray's own processes start much faster without
+            package.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except Exception as error:  # noqa: BLE001 - Ray raises its own types, built-in ones and bare Exceptions
         what = "could not be started here" if address is None else f"at {address!r} cannot be used"
         raise UserError(f"a Ray cluster {what}: {first_line(error, 300)}") from None

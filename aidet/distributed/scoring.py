@@ -101,6 +101,7 @@ def score(
     workers: Optional[int] = None,
     root: Optional[str] = None,
     detector: Optional[Detector] = None,
+    mindrecord: bool = False,
     **options: Any,
 ) -> Any:
     """Score the images of a Ray data set.
@@ -120,6 +121,8 @@ def score(
         A folder that all machines must have; one that lacks it ends the run.
     detector : aidet.Detector, optional
         Instead of checkpoints and options: a detector that is open.
+    mindrecord : bool
+        Some of the images lie in MindRecord files, for which the workers load MindSpore.
     **options
         Of :class:`aidet.Detector`.
 
@@ -151,7 +154,7 @@ def score(
     files = {name: _absolute(made[name]) for name in ("fuse", "cascade")}
     same = {**made, **files, "workers": 1, "device": "CPU", "say": None}
     arguments = ([_absolute(path) for path in paths], same, facts(here), root)
-    mindspore = any(m.backend_name == "mindspore" for m in here.models)
+    mindspore = mindrecord or any(m.backend_name == "mindspore" for m in here.models)
     count = workers or max(1, int(package.cluster_resources().get("CPU", 1)))
     with warnings.catch_warnings():
         # The limit of retries has no other place yet, and passing it here is announced to end with Ray 2.64.
@@ -210,8 +213,9 @@ def stream(
     """
     package, arrow = ray(), rows.pyarrow()
     items, size, here = iter(items), block_size(total, workers), os.getcwd()
-    blocks = []
+    blocks, mindrecord = [], False
     for part in iter(lambda: list(itertools.islice(items, size)), []):
+        mindrecord = mindrecord or any(".mindrecord" in path.lower() for _, path in part)
         names = [rows.packed(name) for name, _ in part]
         paths = [rows.packed(path if is_address(path) else os.path.join(here, path)) for _, path in part]
         table = arrow.table({"name": arrow.array(names, arrow.binary()), "path": arrow.array(paths, arrow.binary())})
@@ -221,7 +225,8 @@ def stream(
     dataset = package.data.from_arrow_refs(blocks)
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
-    scored = score(dataset, workers=workers, root=None if is_address(root) else _absolute(root), detector=detector)
+    here_root = None if is_address(root) else _absolute(root)
+    scored = score(dataset, workers=workers, root=here_root, detector=detector, mindrecord=mindrecord)
     try:
         for table in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from rows.from_table(table)
