@@ -100,7 +100,6 @@ def score(
     *checkpoints: Union[str, Path],
     workers: Optional[int] = None,
     root: Optional[str] = None,
-    detector: Optional[Detector] = None,
     mindrecord: bool = False,
     **options: Any,
 ) -> Any:
@@ -113,14 +112,13 @@ def score(
         Instead of the file its content may be in a column ``bytes``, as ``ray.data.read_binary_files(...,
         include_paths=True)`` gives it. An optional column ``name`` is what the image is called in the result; random
         views are drawn by it. Default: the path.
-    *checkpoints : str
+    *checkpoints : str or Path
         As for :class:`aidet.Detector`; the files must be on all machines.
     workers : int, optional
-        Processes that score, of one CPU each; default: one for each CPU of the cluster.
+        Processes that score, of one CPU each; default: one for each CPU of the cluster but one, which is left to the
+        tasks that read the data set.
     root : str, optional
         A folder that all machines must have; one that lacks it ends the run.
-    detector : aidet.Detector, optional
-        Instead of checkpoints and options: a detector that is open.
     mindrecord : bool
         Some of the images lie in MindRecord files, for which the workers load MindSpore.
     **options
@@ -147,24 +145,28 @@ def score(
     >>> aidet.distributed.score(images, "a.ckpt").write_parquet("s3://bucket/scores")
     """
     package = ray()
-    here = detector or Detector(*checkpoints, **options)
-    _, (paths, made) = here.__reduce__()  # how it is opened again
-    if any(m.device != "CPU" for m in here.models):
+    detector = Detector(*checkpoints, **options)
+    most = workers or max(1, int(package.cluster_resources().get("CPU", 1)) - 1)
+    pool = package.data.ActorPoolStrategy(min_size=1, max_size=most)
+    return _scored(dataset, detector, pool, root, mindrecord)
+
+
+def _scored(dataset: Any, detector: Detector, pool: Any, root: Optional[str], mindrecord: bool) -> Any:
+    if any(m.device != "CPU" for m in detector.models):
         raise UserError("the engine ray scores on CPUs; for Ascend and GPU use --shard, or give --device CPU")
+    _, (paths, made) = detector.__reduce__()  # how it is opened again
     files = {name: _absolute(made[name]) for name in ("fuse", "cascade")}
     same = {**made, **files, "workers": 1, "device": "CPU", "say": None}
-    arguments = ([_absolute(path) for path in paths], same, facts(here), root)
-    mindspore = mindrecord or any(m.backend_name == "mindspore" for m in here.models)
-    count = workers or max(1, int(package.cluster_resources().get("CPU", 1)))
+    mindspore = mindrecord or any(m.backend_name == "mindspore" for m in detector.models)
     with warnings.catch_warnings():
         # The limit of retries has no other place yet, and passing it here is announced to end with Ray 2.64.
         warnings.simplefilter("ignore")
         return dataset.map_batches(
             Worker,
-            fn_constructor_args=arguments,
+            fn_constructor_args=([_absolute(path) for path in paths], same, facts(detector), root),
             batch_size=None,
             batch_format="pyarrow",
-            compute=package.data.ActorPoolStrategy(size=count),
+            compute=pool,
             num_cpus=1,
             runtime_env={"env_vars": dict([PROTOBUF])} if mindspore else None,
             udf_modifying_row_count=False,
@@ -225,8 +227,8 @@ def stream(
     dataset = package.data.from_arrow_refs(blocks)
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
-    here_root = None if is_address(root) else _absolute(root)
-    scored = score(dataset, workers=workers, root=here_root, detector=detector, mindrecord=mindrecord)
+    pool = package.data.ActorPoolStrategy(size=workers)  # all at once: no other task needs a CPU
+    scored = _scored(dataset, detector, pool, None if is_address(root) else _absolute(root), mindrecord)
     try:
         for table in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from rows.from_table(table)
