@@ -74,6 +74,15 @@ def parser() -> cli.Parser:
     cli.add_reading(g)
     g.add_argument("--resume", action="store_true", help="continue where a killed run stopped")
     g.add_argument("--shard", metavar="I/N", help="only input k with k mod N = I mod N; then: infer.py merge DIR")
+    g.add_argument(
+        "--engine",
+        default="single",
+        metavar="single|ray",
+        help="ray: --workers processes, here or on a Ray cluster; needs aidet[ray]; writes Parquet parts as well",
+    )
+    g.add_argument(
+        "--ray-address", metavar="HOST:PORT|auto", help="a running Ray cluster (default: one is started here)"
+    )
     return p
 
 

@@ -1,14 +1,19 @@
-"""The same images as files and in archives: rate and memory of infer.py, results/scale.csv and docs/data.md.
+"""Many images, one process and several: rate, memory and overhead of infer.py, results/scale.csv and docs/scale.md.
 
-    python bench/scale.py [--images 20000] [--repeat 3]
+    python bench/scale.py [--images 200000] [--files 20000] [--photographs 300]
 
-JPEG files of 32 pixels, scored by ``ckpt/aidet_cifake.ckpt``: the detector takes so little that reading is what counts.
-The sources are measured in turn, ``--repeat`` times; the table has the medians. Scores must be the same from all.
+- small pictures: JPEG of 32 pixels in one set of shards, scored by ``ckpt/aidet_cifake.ckpt``, which takes so little
+  that everything else is what counts: by one process, by two (``--shard``, then ``merge``) and by Ray with two;
+- the same, fewer, as files, Parquet and tar: what the source costs;
+- made-up photographs of 1024x768, scored by the default detector, which takes nearly all of the time.
+
+A process has one thread, so that all use the same two cores. Scores must be the same each time. Linux only.
 """
 
 import argparse
-import csv
-import statistics
+import io
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,89 +23,200 @@ from pathlib import Path
 import common
 from common import ROOT
 
-from aidet import cli, data
+from aidet import cli, data, files
 from aidet.errors import UserError
 
 TABLE = ROOT / "results" / "scale.csv"
-COLUMNS = ("source", "images", "bytes an image", "images a second", "peak MB", "commit", "versions", "device")
+COLUMNS = (
+    "pictures", "detector", "source", "engine", "processes", "images", "bytes an image", "seconds", "start s",
+    "images a second", "last tenth / first", "peak MB", "CSV bytes a row", "Parquet bytes a row", "journal bytes a row",
+    "load", "commit", "versions", "device",
+)  # fmt: skip
+SMALL, DEFAULT = "ckpt/aidet_cifake.ckpt", "ckpt/aidet_default.ckpt"
+ENGINES = {"one process": 1, "two processes": 2, "Ray, two workers": 2}
 
 
-def make(folder, count):
-    """JPEG files ``k/N.jpg``, a thousand in a folder, drawn from smooth noise."""
+# --- pictures ------------------------------------------------------------------------------------------------------
+def drawn(rng, grid, size):
+    """A JPEG of smooth noise."""
     import numpy as np
     from PIL import Image
 
-    rng = np.random.default_rng(0)
-    for i in range(count):
+    small = Image.fromarray(rng.integers(0, 256, (grid, grid, 3), np.uint8))
+    stream = io.BytesIO()
+    small.resize(size, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def shards(folder, form, count, grid, size, a_shard=20_000):
+    """Shards of made-up pictures, as ``aidet.data pack`` writes them; gives the mean size of one in bytes."""
+    import numpy as np
+
+    rng, total = np.random.default_rng(0), 0
+    folder.mkdir(parents=True)
+    for start in range(0, count, a_shard):
+        shard = data.SHARDS[form](folder / f"data-{start // a_shard:05d}.{form}", ["number"])
+        for i in range(start, min(count, start + a_shard)):
+            picture = drawn(rng, grid, size)
+            shard.add((picture, f"{i}.jpg", {"number": str(i)}))
+            total += len(picture)
+        shard.close()
+    return total // count
+
+
+def unpacked(source, folder):
+    """The pictures of a set of shards as files, a thousand in a folder."""
+    from aidet.datasets import read_images
+
+    for i, (picture, _, _) in enumerate(data.rows_of(read_images(str(source)), [])):
         path = folder / f"{i // 1000}" / f"{i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        small = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
-        small.resize((32, 32), Image.Resampling.BICUBIC).save(path, quality=90)
+        path.write_bytes(picture)
 
 
-def peak(process):
-    """Largest resident memory of a process so far, in MB (Linux); 0 if it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM")), 0)
+# --- one run -------------------------------------------------------------------------------------------------------
+def family(root):
+    """A process and all below it (Linux)."""
+    parents = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents.setdefault(int(place.read_text().rpartition(")")[2].split()[1]), []).append(int(place.parts[2]))
+        except (OSError, ValueError, IndexError):
+            continue
+    found = [root]
+    for process in found:
+        found += parents.get(process, [])
+    return found
 
 
-def score(source, out):
-    """Run infer.py on a source (Linux): (seconds of the whole process, peak memory in MB, scores)."""
-    argv = [sys.executable, "infer.py", "--ckpt", "ckpt/aidet_cifake.ckpt", "--images", str(source), "--out", str(out)]
-    start, memory = time.perf_counter(), 0
-    child = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while child.poll() is None:
-        memory = max(memory, peak(child.pid))
+def memory(roots):
+    """Memory of processes and all below them in MB; what several share counts once (PSS)."""
+    total = 0
+    for process in {p for root in roots for p in family(root)}:
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+    return total / 1000
+
+
+class Watch:
+    """How far the journals in a folder have come, over time."""
+
+    def __init__(self, out):
+        self.out, self.points, self.ends = out, [], {}
+
+    def look(self, now):
+        """Note the rows that are in the journals; rows have nearly the same length, so that bytes tell them."""
+        for path in self.out.glob("*.journal"):
+            try:
+                with open(path, "rb") as file:
+                    head = len(file.readline())
+                self.ends[path.name] = max(self.ends.get(path.name, 0), path.stat().st_size - head)
+            except OSError:
+                continue
+        done = sum(self.ends.values())
+        if done > 0 and (not self.points or done > self.points[-1][1]):
+            self.points.append((now, done))
+
+    def at(self, share):
+        """When a share of all was done."""
+        wanted = self.points[0][1] + share * (self.points[-1][1] - self.points[0][1])
+        return next(now for now, done in self.points if done >= wanted)
+
+    def drift(self):
+        """Rate of the last tenth over that of the first; None if the run was too short to tell."""
+        first, last = self.at(0.1) - self.points[0][0], self.points[-1][0] - self.at(0.9)
+        return first / last if min(first, last) > 1 else None
+
+
+def commands(source, ckpt, engine, out):
+    """The command lines of a run: those that run beside each other, and the one that ends it."""
+    start = [sys.executable, "infer.py", "--ckpt", ckpt, "--images", str(source), "--out", str(out)]
+    if engine == "one process":
+        return [[*start, "--workers", "1"]], None
+    if engine == "two processes":
+        merge = [sys.executable, "infer.py", "merge", str(out)]
+        return [[*start, "--workers", "1", "--shard", f"{i}/2"] for i in (1, 2)], merge
+    return [[*start, "--engine", "ray", "--workers", "2"]], None
+
+
+def score(source, ckpt, engine, out):
+    """One run: (facts for its row, SHA-256 of its scores)."""
+    lines, last = commands(source, ckpt, engine, out)
+    quiet = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    begin, watch, peak, sampled = time.perf_counter(), Watch(out), 0, -1
+    children = [subprocess.Popen(line, **quiet) for line in lines]
+    while any(child.poll() is None for child in children):
+        now = time.perf_counter() - begin
+        watch.look(now)
+        if now - sampled > 1:
+            peak, sampled = max(peak, memory([child.pid for child in children])), now
         time.sleep(0.05)
-    seconds = time.perf_counter() - start
-    if child.returncode:
-        raise UserError(f"infer.py on {source} ended with {child.returncode}")
-    with open(out / "scores.csv", newline="") as file:
-        scores = sorted(row["score"] for row in csv.DictReader(file))
-    return seconds, memory, scores
+    codes = [child.returncode for child in children] + ([subprocess.run(last, **quiet).returncode] if last else [])
+    seconds = time.perf_counter() - begin
+    if any(codes):
+        raise UserError(f"{engine} on {source} ended with {codes}")
+    drift = watch.drift()
+    facts = {
+        "seconds": f"{seconds:.1f}", "start s": f"{watch.points[0][0]:.1f}", "peak MB": f"{peak:.0f}",
+        "last tenth / first": "" if drift is None else f"{drift:.2f}", "journal": watch.points[-1][1],
+        "CSV": (out / "scores.csv").stat().st_size,
+        "Parquet": sum(path.stat().st_size for path in out.glob("parts/*.parquet")),
+    }  # fmt: skip
+    return facts, files.sha256(out / "scores.csv")
+
+
+# --- all runs ------------------------------------------------------------------------------------------------------
+def measured(pictures, ckpt, kind, source, count, size, engines, place):
+    """The rows of one source, one for each engine."""
+    rows, known = [], set()
+    for engine in engines:
+        facts, digest = score(source, ckpt, engine, place / "out")
+        known.add(digest)
+        if len(known) > 1:
+            raise UserError(f"the scores of {engine} differ from those of {engines[0]}")
+        shutil.rmtree(place / "out")
+        bytes_ = {f"{name} bytes a row": facts.pop(name) / count for name in ("CSV", "Parquet", "journal")}
+        rows.append({
+            "pictures": pictures, "detector": Path(ckpt).stem, "source": kind, "engine": engine,
+            "processes": ENGINES[engine], "images": count, "bytes an image": size,
+            "load": f"{os.getloadavg()[0]:.1f}", "images a second": f"{count / float(facts['seconds']):.4g}",
+            **{name: f"{value:.0f}" if value else "" for name, value in bytes_.items()}, **facts,
+        })  # fmt: skip
+        print({name: rows[-1][name] for name in COLUMNS[:12] if name in rows[-1]}, flush=True)
+    return rows
 
 
 def main(argv):
-    """Make the sources, measure each, and write the table."""
+    """Make the pictures, measure each run, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--images", type=int, default=200_000, help="small pictures, by each engine")
+    parser.add_argument("--files", type=int, default=20_000, help="small pictures, from each source")
+    parser.add_argument("--photographs", type=int, default=300)
+    parser.add_argument("--format", choices=sorted(data.SHARDS), default="parquet", help="of the shards")
+    parser.add_argument("--table", type=Path, default=TABLE)
     options = parser.parse_args(argv)
+    rows, every = [], list(ENGINES)
     with tempfile.TemporaryDirectory() as place:
         place = Path(place)
-        make(place / "files", options.images)
+        size = shards(place / "many", options.format, options.images, 9, (32, 32))
+        argv = ("32 pixels", SMALL, options.format, place / "many", options.images, size, every, place)
+        rows += measured(*argv)
         for form in sorted(data.SHARDS):
-            code = data.main(["pack", str(place / "files"), "--out", str(place / form), "--format", form])
-            if code:
-                raise UserError(f"packing as {form} ended with {code}")
-        size = sum(p.stat().st_size for p in (place / "files").rglob("*.jpg")) // options.images
-        measured, expected = {name: [] for name in ("files", *sorted(data.SHARDS))}, None
-        for turn in range(options.repeat):
-            for name, found in measured.items():
-                seconds, memory, scores = score(place / name, place / f"out-{turn}-{name}")
-                expected = expected or scores
-                if scores != expected:
-                    raise UserError(f"the scores from {name} differ from those from files")
-                found.append((seconds, memory))
+            size = shards(place / form, form, options.files, 9, (32, 32))
+            rows += measured("32 pixels", SMALL, form, place / form, options.files, size, every[:1], place)
+        unpacked(place / "tar", place / "files")
+        rows += measured("32 pixels", SMALL, "files", place / "files", options.files, size, every[:1], place)
+        size = shards(place / "photographs", options.format, options.photographs, 200, (1024, 768))
+        argv = ("1024x768", DEFAULT, options.format, place / "photographs", options.photographs, size)
+        rows += measured(*argv, [every[0], every[2]], place)
     about = {
-        "images": options.images, "bytes an image": size, "commit": common.commit(),
-        "versions": common.versions("onnxruntime", "pyarrow", "pillow"), "device": f"CPU, {common.cores()}",
+        "commit": common.commit(), "versions": common.versions("onnxruntime", "pyarrow", "pillow", "ray"),
+        "device": f"CPU, {common.cores()}",
     }  # fmt: skip
-    rows = [
-        {
-            "source": name,
-            "images a second": f"{options.images / statistics.median(s for s, _ in found):.0f}",
-            "peak MB": f"{statistics.median(m for _, m in found):.0f}",
-            **about,
-        }
-        for name, found in measured.items()
-    ]
-    common.write(TABLE, COLUMNS, rows)
-    for row in rows:
-        print({k: row[k] for k in COLUMNS[:5]})
+    common.write(options.table, COLUMNS, [{**row, **about} for row in rows])
     return 0
 
 

@@ -20,7 +20,7 @@ from aidet import cli, files  # noqa: E402 - the repository's root comes first o
 from aidet.errors import UserError  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- end -->)", re.S)
-NAMES = "convert default_detector detectors evaluate infer quickstart quickstart_CN recipes train"
+NAMES = "convert default_detector detectors evaluate infer quickstart quickstart_CN recipes scale train"
 PAGES = tuple(f"docs/{name}.md" for name in NAMES.split())
 HIDDEN = {"commit", "versions", "device", "command", "date", "load", "sha256"}  # in the CSV only: too wide for a page
 
@@ -29,11 +29,15 @@ def table(name):
     """The text of a block: a Markdown table of one CSV, or the demo's recorded output."""
     if name == "demo":
         return "```\n" + (ROOT / "docs" / "demo.txt").read_text(encoding="utf-8").rstrip("\n") + "\n```\n"
-    path = ROOT / "results" / f"{name}.csv"
+    source = "scale" if name == "scale_100m" else name
+    path = ROOT / "results" / f"{source}.csv"
+    if not path.is_file() and source == "scale":
+        return "Not measured yet; `python bench/scale.py` does it.\n"
     if not path.is_file():
         raise UserError(f"no results/{name}.csv for the table {name!r}")
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    rows = {"scale": engines, "scale_100m": hundred_million}.get(name, list)(rows)
     columns = [c for c in rows[0] if c not in HIDDEN]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(row[c] for c in columns) + " |" for row in rows]
@@ -41,6 +45,49 @@ def table(name):
     kinds = {k: list(dict.fromkeys(r[k] for r in rows if r.get(k))) for k in ("device", "versions", "commit")}
     facts = [f"{k} {' / '.join(v)}" for k, v in kinds.items() if v]
     return "\n".join(lines) + "\n" + (f"\n<sub>{'; '.join(facts)}</sub>\n" if facts else "")
+
+
+FACTS = ("commit", "versions", "device")
+
+
+def engines(rows):
+    """The rows of results/scale.csv with the columns that a page has room for, and what each engine costs.
+
+    The cost is the part of the time that n processes need beyond an n-th of that of one process.
+    """
+    shown = "pictures source engine images", "images a second", "start s", "peak MB", "last tenth / first"
+    columns = [*shown[0].split(), *shown[1:]]
+    result = []
+    for row in rows:
+        one = next(r for r in rows if _same(r, row, "pictures", "source", "images") and r["processes"] == "1")
+        ideal = float(one["seconds"]) / int(row["processes"])
+        cost = "" if row is one else f"{1 - ideal / float(row['seconds']):.1%}"
+        result.append({**{name: row[name] for name in columns[:5]}, "cost": cost,
+                       **{name: row[name] for name in (*columns[5:], *FACTS)}})  # fmt: skip
+    return result
+
+
+def _same(first, second, *columns):
+    return all(first[name] == second[name] for name in columns)
+
+
+def hundred_million(rows):
+    """What 100 million pictures take by the measured rates of Ray: arithmetic, see docs/scale.md."""
+    result = []
+    for row in rows:
+        if not row["engine"].startswith("Ray"):
+            continue
+        busy = float(row["seconds"]) - float(row["start s"])
+        rate = int(row["images"]) / busy / int(row["processes"])
+        hours = 1e8 / rate / 3600
+        sizes = {f"{name}, GB": float(row[f"{name} bytes a row"]) / 10 for name in ("journal", "CSV", "Parquet")}
+        result.append({
+            "pictures": row["pictures"], "detector": row["detector"], "images a second and core": f"{rate:.3g}",
+            "core hours": f"{hours:,.0f}", "hours on 32 cores": f"{hours / 32:,.1f}",
+            "hours on 320 cores": f"{hours / 320:,.2f}", "pictures, GB": f"{float(row['bytes an image']) / 10:,.0f}",
+            **{name: f"{value:,.1f}" for name, value in sizes.items()}, **{name: row[name] for name in FACTS},
+        })  # fmt: skip
+    return result
 
 
 def render(text):

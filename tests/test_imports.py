@@ -30,8 +30,9 @@ ROOMS = {
     "report": {"images"},
     "export": {"ckpt", "images", "models"},
     "detector": {"ckpt", "datasets", "export", "images", "metrics"},
+    "distributed": {"archives", "detector"},
     "training": {"ckpt", "config", "datasets", "images", "metrics", "models"},
-    "inference": {"archives", "datasets", "detector", "images"},
+    "inference": {"archives", "datasets", "detector", "distributed", "images"},
     "evaluation": {"archives", "datasets", "detector", "images", "metrics", "report"},
     "audit": {"archives", "datasets", "evaluation", "images", "metrics", "report"},
     "app": {"detector", "images"},
@@ -63,7 +64,7 @@ LAZY = {"aidet.Detector": "aidet.detector"}  # what aidet/__init__.py imports on
 
 TORCH = {"torch", "torchvision", "timm", "transformers", "diffusers"}
 MINDSPORE = {"mindspore", "mindcv", "onnxruntime", "onnx"}
-HEAVY = MINDSPORE | TORCH | {"pyarrow", "sklearn", "scipy", "matplotlib", "gradio"}
+HEAVY = MINDSPORE | TORCH | {"pyarrow", "ray", "sklearn", "scipy", "matplotlib", "gradio"}
 # Compiled cells and the page itself; they are imported when a network is built or the application is started.
 EARLY = [f"aidet/training/{name}.py" for name in ("cells", "losses", "optim", "convolutions")] + [
     "aidet/app/layout.py",

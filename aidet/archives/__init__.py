@@ -4,6 +4,7 @@ from .places import (
     SUFFIXES,
     Archive,
     ArchiveError,
+    apart,
     exists,
     is_archive,
     joined,
@@ -12,7 +13,9 @@ from .places import (
     read,
     size,
 )
+from .remote import is_address, kind, listing
 
 __all__ = [
-    "Archive", "ArchiveError", "SUFFIXES", "exists", "is_archive", "joined", "open_archive", "parted", "read", "size",
+    "Archive", "ArchiveError", "SUFFIXES", "apart", "exists", "is_address", "is_archive", "joined", "kind", "listing",
+    "open_archive", "parted", "read", "size",
 ]  # fmt: skip

@@ -13,7 +13,8 @@ from collections import OrderedDict
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from ..errors import UserError
-from .places import MAX_BYTES, Archive, ArchiveError
+from .places import MAX_BYTES, Archive, ArchiveError, opened
+from .remote import is_address
 
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "png", "webp", "bytes", "image_bytes", "content", "data")
 BATCH = 32  # rows that are decoded at a time
@@ -115,6 +116,8 @@ class _Columns(Archive):
         return cell
 
     def _beside(self, name):
+        if is_address(self.path):
+            raise ArchiveError(f"its bytes are not in the archive but in {name!r}, which is read from disks only")
         folder = os.path.realpath(os.path.dirname(self.path) or ".")
         file = os.path.realpath(os.path.join(folder, name))
         if os.path.commonpath((folder, file)) != folder:
@@ -133,7 +136,8 @@ class Parquet(_Columns):
         super().__init__(path)
         try:
             # Not mapped: a file that is cut off while it is read would end the process.
-            self._file = self._arrow.parquet.ParquetFile(path, memory_map=False, pre_buffer=False)
+            file = opened(path) if is_address(path) else path
+            self._file = self._arrow.parquet.ParquetFile(file, memory_map=False, pre_buffer=False)
         except (self._arrow.ArrowException, OSError) as error:
             raise ArchiveError(f"not a Parquet file, or a damaged one ({_reason(error)})") from None
         self._choose(self._file.schema_arrow)

@@ -11,9 +11,10 @@ import re
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from typing import Dict, Iterator, List, Optional, Tuple, Union
+from typing import BinaryIO, Dict, Iterator, List, Optional, Tuple, Union
 
 from ..errors import UserError
+from . import remote
 
 Place = Union[str, "os.PathLike[str]"]
 # Extension -> the file of this room that reads it, and its class.
@@ -25,6 +26,7 @@ FORMATS = {
     ".mindrecord": ("mindrecord", "MindRecord"),
 }
 SUFFIXES = tuple(FORMATS)
+ON_DISK = (".arrow", ".mindrecord")  # mapped into memory, or opened by MindSpore
 # MindSpore numbers the parts of one data set behind the extension: x.mindrecord0, x.mindrecord1.
 _PATH = re.compile(r"(.*?(?:\.parquet|\.arrow|\.tar|\.zip|\.mindrecord[0-9]*))#(.*)", re.IGNORECASE | re.DOTALL)
 MAX_BYTES = 256 << 20  # of one image; more is a bomb
@@ -92,7 +94,7 @@ def suffix(path: Place) -> str:
 
 def is_archive(path: Place) -> bool:
     """Whether a path is that of an archive, by its extension; not that of an image in one."""
-    return bool(suffix(path)) and os.path.isfile(path)
+    return bool(suffix(path)) and (remote.is_address(path) or os.path.isfile(path))
 
 
 def joined(archive: Place, name: str) -> str:
@@ -104,18 +106,25 @@ def parted(path: Place) -> Optional[Tuple[str, str]]:
     """``(archive, name)`` of a path in an archive; None for any other path, and for a file that has such a name."""
     text = os.fspath(path)
     found = _PATH.fullmatch(text) if "#" in text else None
+    if found is not None and remote.is_address(text):
+        return found[1], found[2]  # asking the store for each image would take longer than reading it
     if found is None or not os.path.isfile(found[1]) or os.path.lexists(text):
         return None
     return found[1], found[2]
 
 
+def apart(path: Place) -> bool:
+    """Whether an image is to be read with :func:`read`: in an archive, or at an address (:mod:`.remote`)."""
+    return remote.is_address(path) or parted(path) is not None
+
+
 def read(path: Place) -> bytes:
-    """The bytes of an image in an archive.
+    """The bytes of an image in an archive or at an address.
 
     Parameters
     ----------
     path : str or Path
-        As :func:`joined` makes it.
+        As :func:`joined` makes it, or an address.
 
     Raises
     ------
@@ -123,12 +132,38 @@ def read(path: Place) -> bytes:
         No such archive, no such image, or damage; with the reason.
     """
     found = parted(path)
+    if found is None and remote.is_address(path):
+        return _at(os.fspath(path))
     if found is None:
         raise ArchiveError("no such archive")
     try:
         return open_archive(found[0]).read(found[1])
     except UserError as error:  # among many files one that cannot be read is a row, not the end
         raise ArchiveError(str(error)) from None
+
+
+def _at(address: str) -> bytes:
+    try:
+        data = remote.read(address, MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ArchiveError("no such file") from None
+    except OSError as error:
+        raise ArchiveError(_line(error)) from None
+    if len(data) > MAX_BYTES:
+        raise ArchiveError(f"larger than {MAX_BYTES >> 20} MB")
+    return data
+
+
+def _line(error: OSError) -> str:
+    return " ".join(str(error.strerror or error).split())[:200]
+
+
+def opened(path: str) -> BinaryIO:
+    """Open the file of an archive, on a disk or at an address; raise :class:`ArchiveError` with the reason."""
+    try:
+        return remote.opened(path) if remote.is_address(path) else open(path, "rb", buffering=0)
+    except OSError as error:
+        raise ArchiveError(_line(error)) from None
 
 
 def exists(path: Place) -> bool:
@@ -143,6 +178,19 @@ def size(path: Place) -> int:
 
 _open: "OrderedDict[Tuple[str, int, int], Archive]" = OrderedDict()
 _lock = threading.Lock()
+
+
+def _key(path: str) -> Tuple[str, int, int]:
+    """What tells an archive from others, and from itself after a change; a store is not asked."""
+    if remote.is_address(path):
+        if suffix(path) in ON_DISK:
+            raise ArchiveError(f"{suffix(path)} files are read from disks only; pack the set as Parquet or tar")
+        return path, 0, 0
+    try:
+        about = os.stat(path)
+    except OSError as error:
+        raise ArchiveError(error.strerror or str(error)) from None
+    return os.path.abspath(path), about.st_mtime_ns, about.st_size
 
 
 def open_archive(path: Place) -> Archive:
@@ -161,11 +209,7 @@ def open_archive(path: Place) -> Archive:
     ArchiveError, UserError
         See :class:`Archive`.
     """
-    try:
-        about = os.stat(path)
-    except OSError as error:
-        raise ArchiveError(error.strerror or str(error)) from None
-    key = (os.path.abspath(path), about.st_mtime_ns, about.st_size)
+    key = _key(os.fspath(path))
     with _lock:
         known = _open.get(key)
         if known is None:

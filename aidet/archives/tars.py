@@ -6,7 +6,8 @@ import tarfile
 import threading
 from typing import Dict, Iterator, Tuple
 
-from .places import MAX_BYTES, Archive, ArchiveError
+from .places import MAX_BYTES, Archive, ArchiveError, opened
+from .remote import is_address
 
 
 class Tar(Archive):
@@ -16,18 +17,17 @@ class Tar(Archive):
         super().__init__(path)
         self._places: Dict[str, Tuple[int, int]] = {}
         self._damage, self._lock = "", threading.Lock()
-        try:
-            self._file = open(path, "rb", buffering=0)
-        except OSError as error:
-            raise ArchiveError(error.strerror or str(error)) from None
-        self._size = os.path.getsize(path)
+        self._file = opened(path)
+        self._size = self._file.seek(0, os.SEEK_END)
+        self._file.seek(0)
         self._index()
         if self._damage and not self._places:
             raise ArchiveError(self._damage)
 
     def _index(self):
         try:
-            with tarfile.open(self.path, "r:") as archive:
+            file = self._file if is_address(self.path) else None  # a disk's is opened with a buffer
+            with tarfile.open(self.path, "r:", file) as archive:
                 for info in archive:
                     archive.members = []  # type: ignore[attr-defined]  # tarfile keeps all that it has seen
                     # A link names another file, a sparse member has holes: neither lies there as one piece.

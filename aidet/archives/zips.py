@@ -3,7 +3,8 @@
 import zipfile
 from typing import Iterator
 
-from .places import MAX_BYTES, Archive, ArchiveError
+from .places import MAX_BYTES, Archive, ArchiveError, opened
+from .remote import is_address
 
 
 class Zip(Archive):
@@ -12,7 +13,7 @@ class Zip(Archive):
     def __init__(self, path: str) -> None:
         super().__init__(path)
         try:
-            self._file = zipfile.ZipFile(path)
+            self._file = zipfile.ZipFile(opened(path) if is_address(path) else path)
         except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise ArchiveError(f"not a zip archive, or a damaged one ({error})") from None
 

@@ -121,8 +121,9 @@ class Inputs:
     ----------
     where : str or Path
         A folder (searched with its subfolders, natural order; without images, its archives), an archive
-        (:mod:`aidet.archives`), an image, a table (a column of :data:`PATH_COLUMNS`) or a ``.txt`` (one path per line);
-        paths are relative to the file that contains them, see :mod:`aidet.datasets.locate`.
+        (:mod:`aidet.archives`), an image, each of these also at an address (``s3://BUCKET/FOLDER``); a table (a column
+        of :data:`PATH_COLUMNS`) or a ``.txt`` (one path per line); paths are relative to the file that contains them,
+        see :mod:`aidet.datasets.locate`.
 
     Raises
     ------
@@ -131,6 +132,13 @@ class Inputs:
     """
 
     def __init__(self, where: Place) -> None:
+        self.where: Place
+        self.root: Place
+        if archives.is_address(where):
+            self.where = str(where).rstrip("/")
+            self.kind = _kind_at(self.where)
+            self.root = self.where if self.kind == "folder" else os.path.dirname(self.where)
+            return
         self.where = Path(where)
         if not self.where.exists():
             raise UserError(f"images {str(where)!r} does not exist")
@@ -154,7 +162,7 @@ class Inputs:
         readers = {"folder": self._walk, "archive": self._archive, "table": stream_csv, "list": stream_list}
         stream = readers.get(self.kind)
         try:
-            yield from [self.where.name] if stream is None else stream(self.where)
+            yield from [os.path.basename(self.where)] if stream is None else stream(self.where)
         except (UnicodeError, csv.Error, OSError) as error:
             raise UserError(f"list {str(self.where)!r} cannot be read as UTF-8 text: {error}") from None
 
@@ -182,6 +190,21 @@ class Inputs:
         if not names.number:
             raise UserError(" ".join((f"images {str(self.where)!r} holds no image file", *self.left.lines())))
         return names.number, names.digest()
+
+
+def _kind_at(address: str) -> str:
+    """``folder``, ``archive`` or ``file`` for an address; tables and lists are read from disks."""
+    try:
+        found = archives.kind(address)
+    except OSError as error:
+        raise UserError(f"images {address!r} cannot be reached: {' '.join(str(error).split())[:300]}") from None
+    if not found:
+        raise UserError(f"images {address!r} does not exist")
+    if found == "file" and archives.is_archive(address):
+        return "archive"
+    if os.path.splitext(address)[1].lower() in (*TABLE_SUFFIXES, *FOREIGN_SUFFIXES, *LIST_SUFFIXES):
+        raise UserError(f"images {address!r}: tables and lists are read from disks only; copy it")
+    return found
 
 
 def _kind(where: Path) -> str:

@@ -65,7 +65,7 @@ def opened(source: Any) -> Iterator[Image.Image]:
     Exception
         Pillow's own, nearly any type, if the file cannot be opened.
     """
-    if isinstance(source, (str, os.PathLike)) and archives.parted(source) is not None:
+    if isinstance(source, (str, os.PathLike)) and archives.apart(source):
         source = io.BytesIO(archives.read(source))
     first: Optional[Exception] = None
     for level in (None, *containers.LEVELS):
@@ -124,7 +124,7 @@ def beside(source: Any, level: int) -> Optional[containers.Picture]:
 def binary(source: Any) -> Iterator[BinaryIO]:
     """A file opened, an image in an archive, or an open file, which stays open and is rewound."""
     if isinstance(source, (str, os.PathLike)):
-        if archives.parted(source) is not None:
+        if archives.apart(source):
             yield io.BytesIO(archives.read(source))
             return
         with open(source, "rb") as file:

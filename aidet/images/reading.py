@@ -120,7 +120,7 @@ def _read(source: Source, how: Reading) -> Tuple[Image.Image, str]:
     if isinstance(source, Image.Image):
         made, note = _upright(source)
         return (source.copy() if made is source else made), note  # never the caller's own object
-    if isinstance(source, (str, os.PathLike)) and archives.parted(source) is not None:
+    if isinstance(source, (str, os.PathLike)) and archives.apart(source):
         try:
             source = io.BytesIO(archives.read(source))
         except archives.ArchiveError as error:

@@ -3,8 +3,9 @@
 import collections
 import os
 from pathlib import Path
-from typing import BinaryIO, Callable, Counter, Iterator, List, Optional, Union
+from typing import BinaryIO, Callable, Counter, Iterator, List, Optional, Set, Tuple, Union
 
+from .. import archives
 from ..errors import UserError
 from ..records import natural_order
 
@@ -108,29 +109,24 @@ def walk(
         A folder that cannot be read: its images would be missing silently.
     """
     folder, left, wanted = os.fspath(folder), LeftOut() if left is None else left, wanted or is_image
-    seen = set()
+    seen: Set[Tuple[int, int]] = set()
 
     def visit(relative):
         where = os.path.join(folder, relative) if relative else folder
         names, folders = [], set()
         try:
-            here = os.stat(where)
-            with os.scandir(where) as entries:
-                for entry in entries:
-                    if _unwanted(entry.name, left):
-                        continue
-                    names.append(entry.name)
-                    if _is_dir(entry):
-                        folders.add(entry.name)
+            for name, is_folder in _entries(where, seen):
+                if _unwanted(name, left):
+                    continue
+                names.append(name)
+                if is_folder:
+                    folders.add(name)
         except (FileNotFoundError, NotADirectoryError):
             return  # deleted since it was listed
         except OSError as error:
             raise UserError(
                 f"folder {where!r} cannot be read ({error.strerror or error}); allow it, or move that folder away"
             ) from None
-        if (here.st_dev, here.st_ino) in seen:
-            return
-        seen.add((here.st_dev, here.st_ino))
         names = natural_order(names)
         for name in names:
             path = f"{relative}/{name}" if relative else name
@@ -142,6 +138,19 @@ def walk(
                 left.extensions[extension(name)] += 1
 
     yield from visit("")
+
+
+def _entries(where, seen):
+    """(name, whether it is a folder) of what is in a folder; nothing if it was listed already."""
+    if archives.is_address(where):
+        return archives.listing(where)
+    here = os.stat(where)
+    if (here.st_dev, here.st_ino) in seen:
+        return []
+    with os.scandir(where) as entries:
+        found = [(entry.name, _is_dir(entry)) for entry in entries]
+    seen.add((here.st_dev, here.st_ino))
+    return found
 
 
 def _unwanted(name, left):
@@ -168,11 +177,14 @@ def extension(name: str) -> str:
 
 
 def is_image(path: str) -> bool:
-    """Whether a file is taken for an image: by its extension or, where that says nothing, by its first bytes."""
+    """Whether a file is taken for an image: by its extension or, where that says nothing, by its first bytes.
+
+    At an address only by its extension.
+    """
     kind = extension(path)
     if kind in EXTENSIONS:
         return True
-    if kind in OTHER:
+    if kind in OTHER or archives.is_address(path):
         return False
     try:
         # A pipe would be waited for; a file that cannot be opened is none that can be told to be an image.

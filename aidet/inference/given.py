@@ -75,6 +75,8 @@ def _of_one(name: str, left: Optional[images.LeftOut]) -> Iterator[Tuple[str, So
         yield "-", _limited(sys.stdin.buffer, "the standard input")
     elif name.startswith(("http://", "https://")):
         yield name, fetched(name)
+    elif archives.is_address(name):
+        yield from Inputs(name)
     elif os.path.isdir(name):
         for relative in images.walk(name, left):
             yield Path(name, relative).as_posix(), os.path.join(name, relative)

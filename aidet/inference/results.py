@@ -4,16 +4,19 @@ The results are written at the end of a run, from its journal or those of its sh
 or absent.
 """
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Union
 
-from .. import files, records
+from .. import distributed, files, records
+from ..archives.parquet import pyarrow
 from ..datasets import sources
 from ..errors import UserError
 from ..records import COLUMNS, natural_key, number
 from .submission import Rows, write_submission
 
+PART, GROUP = 1 << 20, 1 << 16  # rows of a Parquet part, and of a row group in it
 FORMATS = ("result", "csv", "logit", "submission")
 FILE_NAMES = {"result": "result.txt", "csv": "scores.csv", "logit": "logits.csv", "submission": "submission.csv"}
 
@@ -117,6 +120,35 @@ def write_stability(path: Union[str, Path], rows: Rows) -> Path:
                 spread = max(values.values()) - min(values.values())
                 writer.writerow([r.path, number(spread), *(number(values[n]) for n in names)])
     return Path(path)
+
+
+def write_parts(folder: Union[str, Path], rows: Rows, models: Sequence[str], stability: bool = False) -> List[Path]:
+    """``parts/part-00000.parquet``, ...: the rows of ``scores.csv`` at most :data:`PART` a file, unrounded.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Replaced as a whole.
+    rows, models, stability :
+        See :func:`write`.
+
+    Returns
+    -------
+    list of Path
+    """
+    form = distributed.schema(models, stability)
+    paths: List[Path] = []
+    todo = iter(rows())
+    groups = iter(lambda: list(itertools.islice(todo, GROUP)), [])
+    with files.atomic_path(folder) as made:
+        made.mkdir()
+        for first in groups:
+            name = f"part-{len(paths):05d}.parquet"
+            with pyarrow().parquet.ParquetWriter(made / name, form) as writer:
+                for group in itertools.chain([first], itertools.islice(groups, PART // GROUP - 1)):
+                    writer.write_table(distributed.to_table(group, form))
+            paths.append(Path(folder) / name)
+    return paths
 
 
 def _label(record):

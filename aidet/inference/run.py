@@ -4,16 +4,18 @@ Printed lines are for the user of the command: results on stdout, remarks on std
 """
 
 import argparse
+import contextlib
+import functools
 import os
 import sys
 import time
 from itertools import islice
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
 
 from tqdm import tqdm
 
-from .. import cli, files, runinfo
+from .. import cli, distributed, files, runinfo
 from ..datasets.sources import Inputs, Names
 from ..detector import Detector, default
 from ..errors import UserError, nearest
@@ -23,6 +25,8 @@ from .journal import Journal, journal_path, read_end
 
 Shard = Optional[Tuple[int, int]]
 NOTES = 10  # that are printed; the column ``note`` has all
+ENGINES = ("single", "ray")
+Engine = Callable[[Iterable[Tuple[str, str]], int], Iterator[Record]]  # images and their number -> rows, in order
 
 
 class NoneUsable(UserError):
@@ -114,6 +118,7 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
     UserError
     """
     begin = time.monotonic() if begin is None else begin
+    _check_engine(args)
     if is_look(args):
         look.refuse(args)
         form = args.format or "table"
@@ -139,7 +144,8 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
     part = range(index, total, shards)
     before, start, done = journal.done, time.monotonic(), None
     try:
-        score_all(detector, inputs, journal, part, names)
+        with engine_of(args, detector, inputs) as engine:
+            score_all(engine, inputs, journal, part, names)
         done = {
             "scored": len(part) - before,
             "seconds": round(time.monotonic() - start, 3),
@@ -158,12 +164,43 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
         # msrun treats any exit code but 0 as a crash and kills the other workers; merge reports the unusable images.
         return cli.PARTIAL if journal.bad and args.shard is not None else cli.OK
     try:
-        code = finish(target.folder, [journal.path], facts)
+        code = finish(target.folder, [journal.path], facts, parts=args.engine == "ray")
     except NoneUsable:
         journal.path.unlink()
         raise
     journal.path.unlink()
     return code
+
+
+def _check_engine(args):
+    """Refuse options that do not go together."""
+    if args.engine not in ENGINES:
+        raise UserError(nearest(args.engine, ENGINES, "engine"))
+    if args.engine == "single":
+        if args.ray_address is not None:
+            raise UserError(f"--ray-address {args.ray_address!r} goes with --engine ray")
+        return
+    if is_look(args):
+        raise UserError("--engine ray writes result files; add --out DIR")
+    if shard_to_run(args.shard) is not None:
+        raise UserError("--engine ray divides the images itself; leave out --shard, and do not start it with msrun")
+    distributed.ray()  # missing: say so before anything is read
+
+
+@contextlib.contextmanager
+def engine_of(args: argparse.Namespace, detector: Detector, inputs: Inputs) -> Iterator[Engine]:
+    """What scores the images: this process, or the processes of a Ray cluster.
+
+    Raises
+    ------
+    UserError
+        There is no such cluster.
+    """
+    if args.engine == "single":
+        yield lambda items, _: detector.stream(items)
+        return
+    with distributed.connected(args.ray_address, args.workers) as workers:
+        yield functools.partial(distributed.stream, detector=detector, workers=workers, root=str(inputs.root))
 
 
 def make_detector(args: argparse.Namespace) -> Detector:
@@ -207,12 +244,13 @@ def header_of(args: argparse.Namespace, detector: Detector, shard: Shard, target
     }
 
 
-def score_all(detector: Detector, inputs: Inputs, journal: journal.Journal, part: range, names: str) -> None:
+def score_all(engine: Engine, inputs: Inputs, journal: journal.Journal, part: range, names: str) -> None:
     """Score the inputs of ``part`` that the journal does not hold yet, and append each row as it comes.
 
     Parameters
     ----------
-    detector : aidet.Detector
+    engine : callable
+        See :func:`engine_of`.
     inputs : aidet.datasets.sources.Inputs
     journal : aidet.inference.journal.Journal
     part : range
@@ -236,7 +274,8 @@ def score_all(detector: Detector, inputs: Inputs, journal: journal.Journal, part
     items = islice(mine(), journal.done, None)
     if journal.done:
         print(f"resuming after {journal.done} of {len(part)} images", file=sys.stderr)
-    bar = tqdm(detector.stream(items), total=len(part), initial=journal.done, unit="img", file=sys.stderr)
+    left = len(part) - journal.done
+    bar = tqdm(engine(items, left), total=len(part), initial=journal.done, unit="img", file=sys.stderr)
     flushed = None
     for record in bar:
         journal.append(record)
@@ -249,7 +288,7 @@ def score_all(detector: Detector, inputs: Inputs, journal: journal.Journal, part
         )
 
 
-def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
+def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any], parts: bool = False) -> int:
     """Write the result files from complete journals and print the summary.
 
     Parameters
@@ -260,6 +299,8 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
         One journal, or those of all shards.
     facts : dict
         The journals' header.
+    parts : bool
+        Write the rows as Parquet files, too.
 
     Returns
     -------
@@ -283,14 +324,15 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any]) -> int:
     answer = facts.get("answer", "auto")
     kind, on_error, sample, stability, name = (facts[key] for key in "format on_error sample stability name".split())
     written = results.write(out, rows, list(facts["models"]), kind, on_error, sample, stability, name, answer)
-    parts = [read_end(journal) for journal in journals]
-    facts_at = runinfo.write(out, facts, parts, {**counts, **({"error": bad} if bad else {})}, written)
+    made = results.write_parts(out / "parts", rows, list(facts["models"]), stability) if parts else []
+    ends = [read_end(journal) for journal in journals]
+    facts_at = runinfo.write(out, facts, ends, {**counts, **({"error": bad} if bad else {})}, [*written, *made])
     said = ", ".join(look.decisions(counts))
     unusable = f", {bad} could not be used" if bad else ""
     print(f"{sum(counts.values()) + bad} images: {said or 'none usable'}{unusable}")
     if facts["format"] == "submission":
         print(submission.read_sample(facts["sample"], answer).says())
-    print("wrote " + ", ".join(str(p) for p in (*written, facts_at)))
+    print("wrote " + ", ".join(map(str, (*written, *([out / "parts"] if made else []), facts_at))))
     if bad:
         _say_fate(facts, written[0].name, reasons)
     return cli.PARTIAL if bad else cli.OK

@@ -7,6 +7,7 @@ import shutil
 import struct
 import tarfile
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from aidet.datasets import archived, read_images, read_labels, sources
 from aidet.datasets.samples import open_data
 from aidet.errors import UserError
 from aidet.training.loader import epoch_order
+from aidet.training.run import Run
 
 pa = pytest.importorskip("pyarrow", reason="pip install 'aidet[parquet]'")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -155,6 +157,23 @@ def test_training_finds_splits_and_classes(source):
     for epoch in range(2):
         assert sorted(epoch_order(train, epoch, seed=1)[:, 0].tolist()) == list(range(30))
     assert not np.array_equal(epoch_order(train, 0, seed=1), epoch_order(train, 1, seed=1))
+
+
+def test_processes_that_train_together_share_no_image(source):
+    """Every image of an epoch is in a batch of exactly one of them."""
+    train, _, _ = open_data(config.load(None, {"data_dir": str(source), "val_split": "val"}))
+    settings = config.load(None, {"batch_size": 4, "seed": 1})
+    plan = SimpleNamespace(data=SimpleNamespace(train_set=train), batches=3, updates_per_epoch=3)
+    loader = SimpleNamespace(run=lambda order, epoch: ((None, rows[:, 0]) for rows in np.split(order, len(order) // 4)))
+    for epoch in range(2):
+        seen = []
+        for rank in range(3):
+            one = SimpleNamespace(
+                config=settings, plan=plan, loader=loader, progress=SimpleNamespace(batches=0),
+                processes=SimpleNamespace(rank=rank, world=3),
+            )  # fmt: skip
+            seen += [row for batch in Run._batches(one, epoch) for row in batch.rows.tolist() if row >= 0]
+        assert sorted(seen) == list(range(30)), f"epoch {epoch}"
 
 
 def test_commands_score_the_same_as_from_the_folder(source, folder, tmp_path):
@@ -346,3 +365,50 @@ def test_damage_inside_a_row_group_costs_its_rows_only(folder, tmp_path):
     bad, rows = score(tmp_path / "x.parquet", tmp_path, 3)
     assert rows == 40 and [row["path"] for row in bad] == [f"x.parquet#{i}" for i in range(10, 20)]
     assert all("damaged in row group 1" in row["status"] for row in bad)
+
+
+# --- at an address -------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def elsewhere(folder, tmp_path_factory):
+    """Sets of files and of archives, with names that an address would have to quote."""
+    place = tmp_path_factory.mktemp("else where")
+    shutil.copytree(folder, place / "files")
+    shutil.copy(folder / NAMES[0], place / "files" / "a%20b #1?.png")
+    (place / "files" / "notes.txt").write_text("no image")
+    for form in ("zip", "tar", "parquet"):
+        (place / form).mkdir()
+        FORMS[form](folder, place / form)
+    whole = (place / "tar" / "set.tar").read_bytes()
+    (place / "tar" / "set.tar").write_bytes(whole[: len(whole) // 2])
+    (place / "zip" / "bad.zip").write_bytes(b"no zip" * 100)
+    return place
+
+
+@pytest.mark.parametrize("name", ["files", "zip", "tar", "parquet", "tar/set.tar", "files/train/fake/1.png"])
+def test_an_address_gives_what_the_disk_gives(name, elsewhere, tmp_path):
+    """file:// is read by pyarrow's file systems, as s3:// and gs:// are."""
+    argv = ["--ckpt", "rule:size", "--images"]
+    codes = [
+        infer.run([*argv, where + str(elsewhere / name), "--out", str(tmp_path / out)])
+        for where, out in (("", "disk"), ("file://", "address"))
+    ]
+    assert codes[0] == codes[1]
+    for result in ("scores.csv", "result.txt"):
+        assert (tmp_path / "address" / result).read_bytes() == (tmp_path / "disk" / result).read_bytes()
+
+
+def test_an_address_that_cannot_be_read_says_so(elsewhere, tmp_path):
+    with pytest.raises(UserError, match="gone' does not exist"):
+        sources.Inputs(f"file://{elsewhere}/gone")
+    with pytest.raises(UserError, match="tables and lists are read from disks only"):
+        sources.Inputs(f"file://{elsewhere}/files/notes.txt")
+    for path, reason in ((f"{elsewhere}/gone.png", "no such file"), (f"{elsewhere}/x.arrow#1", "from disks only")):
+        with pytest.raises(images.ImageError, match=reason):
+            images.decode(f"file://{path}")
+
+
+def test_an_address_in_a_table_is_a_name(tmp_path):
+    """Only what the user names is fetched."""
+    (tmp_path / "list.csv").write_text("path\nfile:///etc/passwd\n")
+    ((_, path),) = sources.Inputs(tmp_path / "list.csv")
+    assert path == str(tmp_path / "file:/etc/passwd")

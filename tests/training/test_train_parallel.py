@@ -51,6 +51,21 @@ def numbers(path, columns):
 
 
 def test_two_processes_give_the_curve_of_one_with_the_doubled_batch(data, tmp_path):
+    same_curve(data, tmp_path)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("form", ["parquet", "tar"])
+def test_two_processes_train_over_archives_as_one_does(form, data, tmp_path):
+    pytest.importorskip("pyarrow", reason="pip install 'aidet[parquet]'")
+    from aidet.data import main
+
+    assert main(["pack", str(data), "--out", str(tmp_path / "shards"), "--format", form]) == 0
+    same_curve(tmp_path / "shards", tmp_path)
+
+
+def same_curve(data, tmp_path):
+    """Train in one process, and with msrun in two, each with half of its batch."""
     msrun = Path(sys.executable).parent / "msrun"
     if not msrun.exists():
         pytest.skip("this MindSpore brings no msrun")
