@@ -394,6 +394,15 @@ ALIASES = {
     "device": "device_target",
     "out": "ckpt_save_dir",
 }
+# Keys of MindCV's train_pretrain.py: masked image modelling (MAE, BEiT), which needs no labels and gives no classifier.
+PRETRAINING = (
+    "mask_patch_size",
+    "mask_ratio",
+    "mask_type",
+    "pretrain_interpolations",
+    "pretrain_resize",
+    "tokenizer",
+)
 _OLD_VALUES = {
     "dynamic_loss_scale": lambda v: "dynamic" if _bool(v) else "fixed",
     "filter_bias_and_bn": lambda v: "norm_and_bias" if _bool(v) else "disable",

@@ -12,7 +12,7 @@ import yaml
 
 from ..errors import UserError, _shown, nearest
 from ..files import SHIPPED, read_mapping
-from .keys import _OLD_VALUES, ALIASES, GROUPS, SCHEMA, _bool, _label
+from .keys import _OLD_VALUES, ALIASES, GROUPS, PRETRAINING, SCHEMA, _bool, _label
 
 
 class Config:
@@ -33,6 +33,7 @@ class Config:
         values = dict(values or {})
         self.source = source
         self.given: Set[str] = set()
+        _refuse_pretraining(values)
         for name, value in _renamed(values).items():
             if name not in SCHEMA:
                 raise UserError(nearest(name, [*SCHEMA, *ALIASES], "key"))
@@ -74,6 +75,20 @@ class Config:
             part = [n for n in keys if not only_given or n in self.given]
             lines += ["", f"# {group}", *(_line(n, getattr(self, n)) for n in part)] if part else []
         return "\n".join(lines[1:]) + "\n"
+
+
+def _refuse_pretraining(values):
+    """A recipe for pretraining has several keys and values that are unknown here: say once what it is."""
+    model = values.get("model")
+    found = [n for n in PRETRAINING if n in values]
+    if isinstance(model, str) and model.endswith("_pretrain"):
+        found.append("model")
+    if found:
+        raise UserError(
+            f"{found[0]} (={_shown(values[found[0]])}) belongs to self-supervised pretraining (MAE, BEiT), which "
+            "train.py does not do: it trains classifiers on labelled images. Pretrain with MindCV's train_pretrain.py, or take "
+            "published weights, and give them as init_from to a recipe that finetunes (MindCV's mae_*_finetune)"
+        )
 
 
 def _line(name, value):
@@ -205,6 +220,8 @@ def parse_args(
             continue
         negated = name.startswith("no_") and name[3:] in SCHEMA and SCHEMA[name[3:]].kind is _bool
         name = name[3:] if negated else name
+        if name in PRETRAINING and name not in tolerate:
+            _refuse_pretraining({name: value or (rest[0] if rest else "")})
         if name not in SCHEMA and name not in ALIASES and name not in tolerate:
             raise UserError(nearest(name, [*SCHEMA, *ALIASES, *flags], "flag"))
         key = SCHEMA.get(ALIASES.get(name, name) or "")

@@ -23,6 +23,10 @@ RENAMED = {
     "mnasnet1_3": "mnasnet_130", "mnasnet1_4": "mnasnet_140",
     "mobilenet_v1_025_224": "mobilenet_v1_025", "mobilenet_v1_050_224": "mobilenet_v1_050",
     "mobilenet_v1_075_224": "mobilenet_v1_075", "mobilenet_v1_100_224": "mobilenet_v1_100",
+    "mobilenet_v2_075_224": "mobilenet_v2_075", "mobilenet_v2_100_224": "mobilenet_v2_100",
+    "mobilenet_v2_140_224": "mobilenet_v2_140", "RepMLPNet_T224": "repmlp_t224",
+    "rexnet_x09": "rexnet_09", "rexnet_x10": "rexnet_10", "rexnet_x13": "rexnet_13", "rexnet_x15": "rexnet_15",
+    "rexnet_x20": "rexnet_20",
 }  # fmt: skip
 
 

@@ -31,9 +31,10 @@ def pipelines(config: Any) -> Tuple[str, str]:
 
 
 def _interpolation(config):
-    if config.interpolation not in images.INTERPOLATION:
+    how = config.interpolation.lower()  # MindCV takes any case, and its Visformer files write BICUBIC
+    if how not in images.INTERPOLATION:
         raise UserError(nearest(config.interpolation, images.INTERPOLATION, "interpolation"))
-    return config.interpolation
+    return how
 
 
 def _normalize(config):
