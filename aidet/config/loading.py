@@ -86,8 +86,8 @@ def _refuse_pretraining(values):
     if found:
         raise UserError(
             f"{found[0]} (={_shown(values[found[0]])}) belongs to self-supervised pretraining (MAE, BEiT), which "
-            "train.py does not do: it trains classifiers on labelled images. Pretrain with MindCV's train_pretrain.py, or "
-            "take published weights, and give them as init_from to a recipe that finetunes (MindCV's mae_*_finetune)"
+            "train.py does not do: it trains classifiers on labelled images. Pretrain with MindCV's own script, or use "
+            "published weights, and give them as init_from to a recipe that finetunes (MindCV's mae_*_finetune)"
         )
 
 
