@@ -3,9 +3,8 @@
 python export.py --ckpt A.ckpt --format mindir|onnx|air --out DIR [--batch N|dynamic] [--preprocess-in-graph]
 """
 
-import argparse
 from pathlib import Path
-from typing import List
+from typing import List, Optional
 
 from aidet import cli
 from aidet.errors import UserError
@@ -22,17 +21,21 @@ def run(argv: List[str]) -> None:
     p.add_argument("--preprocess-in-graph", action="store_true", help="uint8 (N, h, w, 3) in, score (N,) out")
     p.add_argument("--emit-lite", action="store_true", help="files and commands for MindSpore Lite (with mindir)")
     p.add_argument("--int8", metavar="DIR", help="with onnx: an eight-bit model too, calibrated on these images")
-    p.add_argument("--labels", metavar="DIR|CSV", help="true labels of the --int8 images: accuracy before and after")
+    p.add_argument(
+        "--bf16", metavar="DIR", help="with onnx: a model for bfloat16 on OpenVINO too, compared on these images"
+    )
+    p.add_argument("--labels", metavar="DIR|CSV", help="true labels of these images: accuracy before and after")
     args = p.parse_args(argv)
     batch = int(args.batch) if args.batch.isdecimal() else args.batch
     from aidet.export import exporter
 
     if Path(args.out).exists() and not Path(args.out).is_dir():
         raise UserError(f"--out {args.out!r} is a file; give a folder")
-    if args.labels and not args.int8:
-        raise UserError("--labels goes with --int8 DIR: they are the true labels of its images")
-    if args.int8 and (args.format != "onnx" or batch != "dynamic" or args.preprocess_in_graph):
-        raise UserError("--int8 goes with --format onnx, a dynamic batch and preprocessing outside the graph")
+    if args.labels and not (args.int8 or args.bf16):
+        raise UserError("--labels goes with --int8 DIR or --bf16 DIR: they are the true labels of its images")
+    for flag in ("int8", "bf16"):
+        if getattr(args, flag) and (args.format != "onnx" or batch != "dynamic" or args.preprocess_in_graph):
+            raise UserError(f"--{flag} goes with --format onnx, a dynamic batch and preprocessing outside the graph")
     options = (batch, args.preprocess_in_graph, args.emit_lite, args.opset)
     from aidet.detector import default
 
@@ -47,18 +50,21 @@ def run(argv: List[str]) -> None:
         f"(limit {verdict['tolerance']:g}) at batch {', '.join(map(str, verdict['batches']))}"
     )
     if args.int8:
-        report_int8(where, args)
+        report_faster(where, args.int8, args.labels)
+    if args.bf16:
+        report_faster(where, args.bf16, args.labels, "bfloat16")
     if "lite" in verdict:
         print(f"wrote {verdict['lite']}: converter.ini, commands.sh, check.py, golden input and output")
 
 
-def report_int8(path: Path, args: argparse.Namespace) -> None:
-    """Quantise the exported model and print what that costs."""
+def report_faster(path: Path, images: str, labels: Optional[str], precision: str = "int8") -> None:
+    """Make the faster model of an exported one and print what that costs."""
     from aidet.detector import int8
 
-    found = int8.quantize(path, args.int8, args.labels)
+    found = int8.quantize(path, images, labels, precision=precision)
+    kept = " kept out of calibration" if precision == "int8" else ""
     print(
-        f"wrote {path.with_name(found['file'])}: on {found['images']} images kept out of calibration, "
+        f"wrote {path.with_name(found['file'])}: on {found['images']} images{kept}, "
         f"mean change of score {found['score_change']:.3g}, decisions changed {found['decisions_changed']:.2%}, "
         f"{found['speedup']:.2f} times as fast"
     )
@@ -67,7 +73,7 @@ def report_int8(path: Path, args: argparse.Namespace) -> None:
         f"images scored twice, {found['cascade_speedup']:.2f} times as fast as float32 alone"
     )
     if "balanced_accuracy" in found:
-        print(f"balanced accuracy {found['balanced_accuracy']:.4f}, int8 {found['balanced_accuracy_int8']:.4f}")
+        print(f"balanced accuracy {found['balanced_accuracy']:.4f}, {precision} {found['balanced_accuracy_int8']:.4f}")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def parser() -> cli.Parser:
     g.add_argument(
         "--cascade",
         metavar="A_int8.onnx",
-        help="score with the model of export.py --int8 first, in float32 if it is close",
+        help="score with the model of export.py --int8 or --bf16 first, in float32 if it is close",
     )
     g = p.add_argument_group("output")
     g.add_argument(
@@ -69,7 +69,7 @@ def parser() -> cli.Parser:
         "in result.txt and in labels of a submission; where it takes numbers, undecided: probability 0.5, score 0",
     )
     g = p.add_argument_group("running")
-    cli.add_detector(g, "backend", "device", "workers")
+    cli.add_detector(g, "backend", "precision", "device", "workers")
     g.add_argument("--batch-size", type=int, default=32, metavar="N", help="images in a call on Ascend and GPU")
     cli.add_reading(g)
     g.add_argument("--resume", action="store_true", help="continue where a killed run stopped")

@@ -268,7 +268,12 @@ _DETECTOR: Dict[str, Dict[str, Any]] = {
     "positive": {"metavar": "NAME[,NAME...]", "help": "classes (or numbers) that mean generated, if unstated"},
     "real": {"metavar": "NAME[,NAME...]", "help": "classes (or numbers) that mean real, if unstated"},
     "transform": {"metavar": "LINE", "help": "of an .onnx from elsewhere: the pipeline that makes its input"},
-    "backend": {"default": "auto", "metavar": "auto|onnxruntime|mindspore"},
+    "backend": {"default": "auto", "metavar": "auto|onnxruntime|openvino|mindspore"},
+    "precision": {
+        "metavar": "float32|bfloat16|int8",
+        "help": "of the network (default: float32, or what an exported file is for); bfloat16: openvino, on processors "
+        "that have it",
+    },
     "device": {"default": "auto", "metavar": "auto|Ascend|GPU|CPU"},
     "workers": {"type": int, "metavar": "N", "help": "threads (default: the CPUs this process may use)"},
 }
@@ -281,8 +286,8 @@ def add_detector(parser: Any, *names: str) -> None:
     ----------
     parser : argparse.ArgumentParser or group
     *names : str
-        Among ``ckpt votes vote views fuse threshold operating-point unsure seed positive real transform backend device
-        workers``.
+        Among ``ckpt votes vote views fuse threshold operating-point unsure seed positive real transform backend
+        precision device workers``.
     """
     for name in names:
         parser.add_argument(f"--{name}", **_DETECTOR[name])

@@ -56,10 +56,14 @@ def write(
     Path
     """
     scored, seconds = (sum(p.get(k) or 0 for p in parts) for k in ("scored", "seconds"))
+    precisions = header.get("precisions") or [None] * len(header["backends"])
     models = [
-        {"name": name, "sha256": identity, "backend": backend, "file": (header.get("files") or {}).get(name)}
-        for (name, identity), backend in zip(header["models"].items(), header["backends"])
-    ]
+        {
+            "name": name, "sha256": identity, "backend": backend, "precision": precision,
+            "file": (header.get("files") or {}).get(name),
+        }
+        for (name, identity), backend, precision in zip(header["models"].items(), header["backends"], precisions)
+    ]  # fmt: skip
     value = {
         "format": FORMAT,
         "models": models,

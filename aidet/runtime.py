@@ -184,7 +184,7 @@ def _choose(ms: Any, device: str) -> str:
 
 def versions() -> Dict[str, str]:
     """Versions of the packages that a result depends on, for sidecars, logs and reports; imports nothing heavy."""
-    names = ("aidet", "mindspore", "mindcv", "numpy", "pillow", "onnx", "onnxruntime", "scikit-learn", "torch")
+    names = "aidet mindspore mindcv numpy pillow onnx onnxruntime openvino scikit-learn torch".split()
     from . import __version__
 
     found = {name: version_of(name) for name in names}

@@ -1,8 +1,9 @@
-"""What runs a network: ONNX Runtime from a verified export, or MindSpore.
+"""What runs a network: ONNX Runtime or OpenVINO from a verified export, or MindSpore.
 
 On a CPU, ONNX Runtime is several times faster, so it is the default there. MindSpore exports its graph from the
 checkpoint, the outputs of the two are compared, and the graph is cached beside the checkpoint. The name of the cached
-file contains a hash of everything the graph was made from. On Ascend and GPU, MindSpore runs the network.
+file contains a hash of everything the graph was made from. On Ascend and GPU, MindSpore runs the network. OpenVINO runs
+the same graph.
 
 Messages for the user go to the callable ``say``, or to the logger ``aidet`` if there is none.
 """
@@ -22,8 +23,12 @@ from .. import ckpt, runtime
 from ..errors import UserError, nearest
 from ..export import onnx_graph
 from ..runtime import has_ascend
+from . import openvino_session
+from .cascade import stated
+from .openvino_session import OpenVino
 
-BACKENDS = ("auto", "onnxruntime", "mindspore")
+BACKENDS = ("auto", "onnxruntime", "openvino", "mindspore")
+PRECISIONS = ("float32", "bfloat16", "int8")
 # Largest batch of views, to bound memory. It is fixed because the batch size affects the last digits of a score.
 PIECE = 8
 Say = Optional[Callable[[str], None]]
@@ -53,8 +58,9 @@ class OnnxRuntime:
     def __init__(self, model: Union[str, Path, bytes]) -> None:
         import onnxruntime
 
-        model = model if isinstance(model, bytes) else str(model)
+        self.model = model = model if isinstance(model, bytes) else str(model)
         self.session = onnxruntime.InferenceSession(model, onnx_graph.session_options(), onnx_graph.PROVIDERS)
+        self.precision = precision_of(self)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, C, h, w) -> logits (N, K)."""
@@ -80,7 +86,7 @@ class MindSpore:
     """
 
     threadsafe = False
-    name = "mindspore"
+    name, precision = "mindspore", "float32"
 
     def __init__(self, net: Any, device: str, compiled: bool = True) -> None:
         self.net, self.device = net, device
@@ -109,40 +115,51 @@ def open_model(
     size: Optional[Tuple[int, int]] = None,
     device: str = "auto",
     say: Say = None,
-) -> Union[OnnxRuntime, MindSpore]:
+    precision: Optional[str] = None,
+) -> Union[OnnxRuntime, OpenVino, MindSpore]:
     """Open a checkpoint, or an exported ``.onnx``, for inference.
 
     Parameters
     ----------
     sidecar : aidet.ckpt.Sidecar
         Sidecar of the model: of a ``.ckpt``, or of an ``.onnx`` made by ``export.py``.
-    backend : {"auto", "onnxruntime", "mindspore"}
-        ``auto``: MindSpore if an Ascend device is present or if Ascend or GPU is requested; otherwise ONNX Runtime. If
-        ONNX Runtime cannot be used: MindSpore, with one message that gives the reason.
+    backend : {"auto", "onnxruntime", "openvino", "mindspore"}
+        ``auto``: MindSpore if an Ascend device is present or if Ascend or GPU is requested; otherwise ONNX Runtime, or
+        OpenVINO where :func:`aidet.detector.openvino_session.is_faster` says so. If neither can be used: MindSpore,
+        with one message that gives the reason.
     size : (int, int), optional
         Input height and width. None: the network takes images of any size, which the cached graph does not.
     device : {"auto", "Ascend", "GPU", "CPU"}
     say : callable, optional
         Takes a message, one line of text. Default: the logger ``aidet``, at INFO when a graph is made and at WARNING
         when the slower back end is used.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        ``bfloat16``: OpenVINO, on a processor that has it. ``int8``: of files of ``export.py --int8`` only. Default:
+        what the file states, else float32.
 
     Returns
     -------
-    OnnxRuntime or MindSpore
+    OnnxRuntime, OpenVino or MindSpore
 
     Raises
     ------
     UserError
-        Unknown back end, a file that does not exist or cannot be run, or a back end that cannot run it.
+        Unknown back end or precision, a file that does not exist or cannot be run, or a back end that cannot run it.
     """
     path = sidecar.path
     if backend not in BACKENDS:
         raise UserError(nearest(backend, BACKENDS, "backend"))
+    if precision is not None and precision not in PRECISIONS:
+        raise UserError(nearest(precision, PRECISIONS, "precision"))
+    if precision == "bfloat16" and backend not in ("auto", "openvino"):
+        raise UserError(f"precision bfloat16 is for --backend openvino, not {backend!r}")
     if str(path).endswith(".onnx"):
         if backend == "mindspore":
             raise UserError(f"{str(path)!r} is an ONNX model, which MindSpore does not run; give the .ckpt")
-        return open_session(path, OnnxRuntime)
-    if backend == "mindspore" or (backend == "auto" and (device in ("Ascend", "GPU") or has_ascend(device))):
+        return _engine(open_session(path, OnnxRuntime), sidecar, backend, precision, say)
+    ascend = device in ("Ascend", "GPU") or has_ascend(device)
+    if backend == "mindspore" or (backend == "auto" and precision != "bfloat16" and ascend):
+        _refuse_eight_bits(precision, path)
         return _mindspore(sidecar, size, device)
     reason = None
     if size is None:
@@ -151,14 +168,69 @@ def open_model(
         reason = "onnx and onnxruntime are not installed (pip install 'aidet[onnx]')"
     else:
         try:
-            return cached(sidecar, size, say)
+            return _engine(cached(sidecar, size, say), sidecar, backend, precision, say)
         except onnx_graph.ExportError as error:
             reason = str(error)
-    if backend == "onnxruntime":
-        raise UserError(f"backend 'onnxruntime' cannot run {str(path)!r}: {reason}; use --backend mindspore")
+    if backend != "auto" or precision == "bfloat16":
+        name = "openvino" if backend == "auto" else backend
+        raise UserError(f"backend {name!r} cannot run {str(path)!r}: {reason}; use --backend mindspore")
+    _refuse_eight_bits(precision, path)
     note = f"note: running {Path(path).name} on mindspore, slower than onnxruntime, because: {reason}"
     tell(say, note, logging.WARNING)
     return _mindspore(sidecar, size, device)
+
+
+def precision_of(session: Union[OnnxRuntime, OpenVino]) -> str:
+    """The precision that a file states it is for: ``float32`` unless ``export.py --int8`` or ``--bf16`` made it."""
+    about = stated(session)
+    return "bfloat16" if about.get("precision") == "bfloat16" else "int8" if about else "float32"
+
+
+def _refuse_eight_bits(precision, path):
+    if precision == "int8":
+        raise UserError(
+            f"precision int8: {str(path)!r} is not an eight-bit model; make one with "
+            "export.py --format onnx --int8 DIR, and give it as --ckpt, or as --cascade"
+        )
+
+
+def _engine(session, sidecar, backend, precision, say):
+    """The session itself, or OpenVINO for its graph."""
+    own = session.precision
+    if own != "int8":
+        _refuse_eight_bits(precision, sidecar.path)
+    elif precision not in (None, "int8"):
+        raise UserError(f"{str(sidecar.path)!r} is an eight-bit model; leave --precision out, or give the float32 one")
+    precision = precision or own
+    wanted = backend == "openvino" or precision == "bfloat16"
+    if precision == "bfloat16" and backend == "onnxruntime":
+        raise UserError(f"{str(sidecar.path)!r} is for bfloat16; use --backend openvino, or --precision float32")
+    preferred = backend == "auto" and precision == "float32" and openvino_session.is_faster(sidecar.architecture)
+    if not (wanted or preferred):
+        session.precision = precision
+        return session
+    try:
+        return _openvino(session, precision, sidecar.path)
+    except UserError as error:
+        if wanted:
+            raise
+        tell(say, f"note: running {Path(sidecar.path).name} on onnxruntime, because: {error}", logging.WARNING)
+        return session
+
+
+def _openvino(session, precision, path):
+    """OpenVINO for the graph of a session, compared with it."""
+    made = OpenVino(session.model, session.metadata(), precision)
+    shape = [n if isinstance(n, int) else 1 for n in session.session.get_inputs()[0].shape]
+    sample = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    apart = openvino_session.difference(made, session, sample)
+    limit = onnx_graph.TOLERANCE if precision == "float32" else np.inf
+    if not apart <= limit or not np.isfinite(apart):
+        raise UserError(
+            f"OpenVINO's outputs for {str(path)!r} differ from ONNX Runtime's by {apart:.1e} of the largest "
+            f"(limit {limit:g}); use --backend onnxruntime"
+        )
+    return made
 
 
 def open_session(path: Union[str, Path], kind: Type[AnySession]) -> AnySession:

@@ -3,7 +3,7 @@
 import json
 import threading
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from ..errors import UserError
 from .scorer import Scorer
 from .views import Views
 
-# Metadata key under which an eight-bit ONNX model states its margin and how it was quantised.
+# Metadata key under which the ONNX model of a first stage states its margin, how it was made, and if not in eight bits
+# its precision.
 STAMP = "aidet.quantized"
 # The score of a view that was not scored is assumed to lie within these bounds. At the bounds the probability is within
 # 2e-22 of 0 or 1, so a score beyond them could not change a vote any further.
@@ -109,12 +110,12 @@ class Cascade:
 def open_first(
     path: Union[str, Path], exact: Scorer, open_network: Callable[[Union[str, Path]], Scorer]
 ) -> Tuple[Scorer, float]:
-    """Open the eight-bit network of a cascade and check that it was made from the same weights as the exact one.
+    """Open the first network of a cascade and check that it was made from the same weights as the exact one.
 
     Parameters
     ----------
     path : str or Path
-        An ``.onnx`` file of ``export.py --int8``.
+        An ``.onnx`` file of ``export.py --int8`` or ``--bf16``.
     exact : aidet.engine.Network
     open_network : callable
         Opens a network from its path.
@@ -127,21 +128,34 @@ def open_first(
     Raises
     ------
     UserError
-        ``exact`` does not run on ONNX Runtime, or the file is not an eight-bit model of it or was measured with other
-        views.
+        ``exact`` does not run on ONNX Runtime or OpenVINO in float32, or the file is not a first stage of it or was
+        measured with other views.
     """
-    if exact.backend_name != "onnxruntime":
-        raise UserError(f"cascade is for ONNX Runtime on a CPU; {exact.name} runs on {exact.backend_name}")
+    if exact.backend_name not in ("onnxruntime", "openvino"):
+        raise UserError(f"cascade is for ONNX Runtime and OpenVINO; {exact.name} runs on {exact.backend_name}")
+    if getattr(exact.backend, "precision", "float32") != "float32":
+        raise UserError("cascade needs --precision float32: the close images are decided in it")
     if Path(path).suffix != ".onnx":
-        raise UserError(f"cascade (={str(path)!r}) must be an .onnx of export.py --int8")
+        raise UserError(f"cascade (={str(path)!r}) must be an .onnx of export.py --int8 or --bf16")
     first = open_network(path)
     # Both state which checkpoint they were made from; a file that does not is identified by its own hash.
-    stated = None if first.sidecar is None else first.sidecar.sha256
+    made_from = None if first.sidecar is None else first.sidecar.sha256
     wanted = None if exact.sidecar is None else exact.sidecar.sha256
-    if stated != (wanted or exact.identity):
-        raise UserError(f"cascade (={str(path)!r}) was not made from {str(exact.path)!r}; export that with --int8")
+    if made_from != (wanted or exact.identity):
+        raise UserError(
+            f"cascade (={str(path)!r}) was not made from {str(exact.path)!r}; export that with --int8 or --bf16"
+        )
     assert exact.views is not None  # Detector refuses a cascade of rules without views
     return first, margin_of(first.backend, path, exact.views) / exact.scale
+
+
+def stated(session: Any) -> Dict[str, Any]:
+    """What the file of a first stage states about itself; empty for other files, and if it cannot be read."""
+    try:
+        about = json.loads(session.metadata()[STAMP])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def margin_of(session: Any, path: Union[str, Path], views: Views) -> float:
@@ -173,7 +187,9 @@ def margin_of(session: Any, path: Union[str, Path], views: Views) -> float:
         if not 0 <= margin < np.inf:
             raise ValueError(margin)
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{str(path)!r} states no margin; make it with: export.py --format onnx --int8 DIR") from None
+        raise UserError(
+            f"{str(path)!r} states no margin; make it with: export.py --format onnx --int8 DIR, or --bf16 DIR"
+        ) from None
     other = sorted(views.lines() - set(measured))
     if other:
         raise UserError(f"the margin of {str(path)!r} was measured with views {measured}, not with {other[0]!r}")

@@ -22,7 +22,7 @@ from .scorer import Scorer
 from .verdict import Verdict, Verdicts
 from .vote import FUSIONS, VOTE_RULES, Fusion, read_fusion, unsure_zone
 
-SIDES = ("positive", "real", "own_order")  # options of a network that a rule does not have
+NOT_OF_RULES = ("positive", "real", "own_order", "precision")  # options of a network that a rule does not have
 ON_ERROR = ("fail", "real", "generated", "skip")
 # One image, as Detector.score takes it.
 Source = Union[str, "os.PathLike[str]", bytes, BinaryIO, Image.Image, np.ndarray]
@@ -34,7 +34,9 @@ def open_scorer(path: Union[str, Path], name: str, **options: Any) -> Scorer:
 
     if not rules.is_rule(path):
         return Network(path, name, **options)
-    return rules.open_rule(path, name, **{k: v for k, v in options.items() if k not in SIDES})
+    if options.get("precision") not in (None, "float32"):
+        raise UserError(f"precision (={options['precision']!r}) is for networks; {name!r} is a rule")
+    return rules.open_rule(path, name, **{k: v for k, v in options.items() if k not in NOT_OF_RULES})
 
 
 class Detector(Ensemble):
@@ -45,7 +47,7 @@ class Detector(Ensemble):
     *checkpoints : str or Path
         ``.ckpt`` files with sidecars, exported ``.onnx`` files, or rules (:mod:`aidet.rules`). Default: the detector
         that ships with the package.
-    backend : {"auto", "onnxruntime", "mindspore"}
+    backend : {"auto", "onnxruntime", "openvino", "mindspore"}
     votes : int, optional
         Views of each image and model. Default: the sidecar's ``voting``, else 1.
     vote : {"soft", "hard"}
@@ -71,9 +73,9 @@ class Detector(Ensemble):
         score is that of the scored views only. Needs one model, and no stability mode. See
         :class:`aidet.detector.cascade.Cascade`.
     cascade : str or Path, optional
-        An eight-bit model of the same checkpoint (``export.py --int8``) that is run first; if its score is so close to
-        a threshold that an error within its stated margin could change the decision, the checkpoint itself decides.
-        Needs one model on ONNX Runtime, and no stability mode.
+        A faster model of the same checkpoint (``export.py --int8`` or ``--bf16``) that is run first; if its score is so
+        close to a threshold that an error within its stated margin could change the decision, the checkpoint itself
+        decides. Needs one model on ONNX Runtime or OpenVINO, and no stability mode.
     seed : int
         Seed of the random views.
     workers : int, optional
@@ -87,6 +89,8 @@ class Detector(Ensemble):
         :func:`aidet.labels.class_order`.
     own_order : bool, optional
         A model whose sidecar says it keeps its own order in spite of them; default: if there are several models.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        See :func:`aidet.detector.backends.open_model`.
     on_error : {"fail", "real", "generated", "skip"}
         ``real`` and ``generated`` give an unusable input that label; its status still says what was wrong.
     say : callable, optional
@@ -162,6 +166,7 @@ class Detector(Ensemble):
         positive: Union[None, int, str] = None,
         real: Union[None, int, str] = None,
         own_order: Optional[bool] = None,
+        precision: Optional[str] = None,
     ) -> None:
         given = {n: v for n, v in locals().items() if n not in ("self", "checkpoints", "__class__")}
         self._made_from = checkpoints, given
@@ -191,7 +196,7 @@ class Detector(Ensemble):
         fusion = functools.partial(Fusion, spec.get("fuse", "soft"), names, spec.get("weights"))
         fusion(spec.get("thresholds"))  # report a wrong name before any model is loaded
         options: Dict[str, Any] = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
-        options.update(backend=backend, device=device, say=say)
+        options.update(backend=backend, device=device, say=say, precision=precision)
         options.update(positive=positive, real=real, own_order=len(checkpoints) > 1 if own_order is None else own_order)
         own = _of_foreign(checkpoints, transform)
         self.models = [open_scorer(p, name, **options, **more) for p, name, more in zip(checkpoints, names, own)]
@@ -214,7 +219,9 @@ class Detector(Ensemble):
         exact = self.models[0]
         first, margin = None, 0.0
         if path is not None:
-            first, margin = open_first(path, exact, lambda path: Network(path, exact.name, **options))
+            # The file says what it runs on: the engine and precision that its margin was measured with.
+            own = {**options, "backend": "auto", "precision": None}
+            first, margin = open_first(path, exact, lambda path: Network(path, exact.name, **own))
 
         def decide(scores, weights):
             return _vote.verdict(self._fuse([scores], [weights])[0], self.threshold, self.unsure)[1:]

@@ -1,4 +1,7 @@
-"""Eight-bit ONNX models: ONNX Runtime's static quantisation, calibrated on images, and the loss of accuracy."""
+"""Faster ONNX models for the first stage of a cascade, what they cost, and the margin that a cascade needs.
+
+Eight bits by ONNX Runtime's static quantisation, calibrated on images; or the same graph for bfloat16 on OpenVINO.
+"""
 
 import collections
 import json
@@ -14,6 +17,7 @@ from ..datasets import truth
 from ..datasets.sources import Inputs
 from ..errors import UserError
 from ..export import onnx_graph
+from . import openvino_session
 from .cascade import STAMP
 from .detector import Detector
 
@@ -28,8 +32,9 @@ def quantize(
     where: Union[str, Path],
     labels: Union[None, str, Path] = None,
     limit: int = CALIBRATION,
+    precision: str = "int8",
 ) -> Dict[str, Any]:
-    """Quantise an exported model and compare the two.
+    """Make a faster model of an exported one and compare the two.
 
     Parameters
     ----------
@@ -42,6 +47,9 @@ def quantize(
         Labels as :func:`aidet.datasets.truth.read_labels` takes them, for the balanced accuracy before and after.
     limit : int
         Maximum number of images to calibrate on.
+    precision : {"int8", "bfloat16"}
+        ``bfloat16``: the same graph, marked for OpenVINO in that precision; all images are used for comparison. The
+        processor must have it, because the margin is measured.
 
     Returns
     -------
@@ -49,27 +57,31 @@ def quantize(
         ``file``, ``images`` (compared), ``score_change`` (mean absolute), ``decisions_changed`` (share), ``speedup``,
         ``margin`` (1.5 times the largest change of a single view's score; it is stored in the file for
         ``infer.py --cascade``), ``cascade_speedup`` and ``scored_twice`` (share) of such a cascade, and, if labels are
-        given, ``balanced_accuracy`` and ``balanced_accuracy_int8``.
+        given, ``balanced_accuracy`` and ``balanced_accuracy_int8`` (of the faster model, whatever its precision).
 
     Raises
     ------
     UserError
-        Fewer than 16 usable images.
+        Fewer than 16 usable images, or a processor or installation without that precision.
     """
     path = Path(path)
     sidecar = onnx_graph.sidecar_of(path)
     known = _labels(labels)
     inputs = list(Inputs(where))
-    calibrating, comparing = inputs[::2][:limit], inputs[1::2]
+    eight = precision == "int8"
+    calibrating, comparing = (inputs[::2][:limit], inputs[1::2]) if eight else ([], inputs)
     if len(comparing) < 8:
         raise UserError(f"images {str(where)!r}: {len(inputs)} are too few to calibrate and compare; give at least 16")
-    target = path.with_name(f"{path.stem}_int8.onnx")
+    target = path.with_name(f"{path.stem}_{'int8' if eight else 'bf16'}.onnx")
     # Calibrate on voting views even if the detector uses one view: they are different crops with different values.
     votes = max(MIN_VOTES, sidecar.voting.votes)
     views = Detector(path, votes=votes, backend="onnxruntime").models[0].views
     assert views is not None  # an exported network has views; only a rule has none
-    model = _quantized(path, views, calibrating)
-    onnx_graph.describe(model, sidecar)
+    if eight:
+        model = _quantized(path, views, calibrating)
+        onnx_graph.describe(model, sidecar)
+    else:
+        model = _same(path, precision)
     onnx_graph.save(model, target)
     before, slow, _ = _verdicts(path, comparing)
     after, fast, _ = _verdicts(target, comparing)
@@ -78,7 +90,7 @@ def quantize(
     pairs = zip(*(_verdicts(p, comparing, votes=votes)[0].values() for p in (path, target)))
     margin = SAFETY_FACTOR * max(_change(x, y) for x, y in pairs if x.ok and y.ok)
     about = {"calibration_images": len(calibrating), "compared_images": found["images"]}
-    about.update(margin=margin, views=sorted(views.lines()))
+    about.update({} if eight else {"precision": precision}, margin=margin, views=sorted(views.lines()))
     onnx_graph.stamp(model, STAMP, json.dumps(about))
     onnx_graph.save(model, target)
     _, both, twice = _verdicts(path, comparing, cascade=target)
@@ -134,10 +146,22 @@ def _label_of(path, known):
 
 def _verdicts(path, inputs, **settings):
     """Path -> verdict, the scoring time in seconds, and the number of images that a cascade scored twice."""
-    detector = Detector(path, backend="onnxruntime", say=lambda line: None, **settings)
+    # The exact model on ONNX Runtime; another on what it is for.
+    backend = "auto" if path.stem.endswith("_bf16") else "onnxruntime"
+    detector = Detector(path, backend=backend, say=lambda line: None, **settings)
     start = time.perf_counter()
     found = {r.path: r for r in detector.stream(inputs)}
     return found, time.perf_counter() - start, detector.cascade.twice if detector.cascade else 0
+
+
+def _same(path, precision):
+    """The graph itself, marked for that precision."""
+    import onnx
+
+    openvino_session.OpenVino(path, {}, precision)  # whether it can be used here is said before anything is written
+    model = onnx.load(str(path))
+    onnx_graph.stamp(model, STAMP, json.dumps({"precision": precision}))
+    return model
 
 
 def _quantized(path, views, inputs):

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from .. import ckpt, files, labels
+from ..errors import UserError
 from ..export import onnx_graph
 from . import backends, foreign
 from .scorer import Scorer
@@ -22,7 +23,7 @@ class Network(Scorer):
     path : str or Path
     name : str
         Its name in result files.
-    backend, device, say :
+    backend, device, say, precision :
         See :func:`aidet.detector.backends.open_model`.
     transform : str, optional
         The pipeline of an ``.onnx`` from elsewhere, see :func:`aidet.detector.foreign.opened`.
@@ -41,7 +42,7 @@ class Network(Scorer):
     """
 
     views: Views
-    backend: Union[backends.OnnxRuntime, backends.MindSpore]
+    backend: Union[backends.OnnxRuntime, backends.OpenVino, backends.MindSpore]
 
     def __init__(
         self,
@@ -54,12 +55,15 @@ class Network(Scorer):
         positive: Union[None, int, str] = None,
         real: Union[None, int, str] = None,
         own_order: bool = False,
+        precision: Optional[str] = None,
         **views: Any,
     ) -> None:
         self.path, self.name = Path(path), name
         onnx = self.path.suffix == ".onnx"
         session = None
         if transform is not None:
+            if backend == "openvino" or precision is not None:
+                raise UserError(f"{str(path)!r}: an ONNX file from elsewhere runs on ONNX Runtime, as it is")
             self.sidecar, session = foreign.opened(path, transform, positive, real)
             self.order = self.sidecar.detector_order
         else:
@@ -72,7 +76,7 @@ class Network(Scorer):
         self.points = {name: point.threshold for name, point in sidecar.operating_points.items()}
         self.evidence = sidecar.evidence
         self.scale, self.offset = sidecar.calibration
-        self.backend = session or backends.open_model(sidecar, backend, self.views.size, device, say)
+        self.backend = session or backends.open_model(sidecar, backend, self.views.size, device, say, precision)
         self.threadsafe, self.device = self.backend.threadsafe, self.backend.device
         self.backend_name = self.backend.name
         # An exported file states the hash of the checkpoint it was made from, even if it was quantised afterwards.

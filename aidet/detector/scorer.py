@@ -49,7 +49,7 @@ class Scorer:
         ``real`` or ``generated`` for each output of a network; None if the model has no such outputs.
     sidecar : aidet.ckpt.Sidecar or None
         Sidecar of a network; None for a rule.
-    backend : aidet.detector.backends.OnnxRuntime or MindSpore, or None
+    backend : aidet.detector.backends.OnnxRuntime, OpenVino or MindSpore, or None
         What runs the network; None for a rule without one.
     explainer : aidet.explain.Explainer or None
         Made on the first explanation and kept here.

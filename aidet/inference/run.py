@@ -207,7 +207,7 @@ def make_detector(args: argparse.Namespace) -> Detector:
     """The detector that the options describe; its messages are printed on stderr."""
     names = (
         "backend votes vote fuse threshold operating_point unsure views flips stability early_exit cascade seed "
-        "workers batch_size device on_error max_pixels truncated transform positive real"
+        "workers batch_size device on_error max_pixels truncated transform positive real precision"
     ).split()
     options = {name: getattr(args, name) for name in names}
     return Detector(*default.checkpoints(args.ckpt), say=cli.to_stderr, **options)
@@ -235,6 +235,7 @@ def header_of(args: argparse.Namespace, detector: Detector, shard: Shard, target
         "models": {m.name: m.identity for m in detector.models},
         "cascade": first and first.path and files.sha256(first.path),
         "backends": [m.backend_name for m in detector.models],
+        "precisions": [getattr(m.backend, "precision", None) for m in detector.models],
         "files": {m.name: str(m.path.resolve()) for m in detector.models if m.path is not None},
         "shard": shard and list(shard),
         "format": target.format,
