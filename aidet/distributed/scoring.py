@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
-from .. import __version__
+from .. import __version__, runtime
 from ..archives import is_address
 from ..detector import Detector
 from ..errors import UserError, first_line
@@ -44,8 +44,8 @@ class Worker:
             return
         try:
             self._detector = Detector(*checkpoints, **options)
-        except UserError as error:
-            self._reason = f"cannot open the detector: {error}"
+        except Exception as error:  # noqa: BLE001 - Ray would start this process again and again
+            self._reason = f"cannot open the detector: {first_line(error)}"
             return
         found = facts(self._detector)
         for name, value in expected.items():
@@ -100,7 +100,6 @@ def score(
     *checkpoints: Union[str, Path],
     workers: Optional[int] = None,
     root: Optional[str] = None,
-    mindrecord: bool = False,
     **options: Any,
 ) -> Any:
     """Score the images of a Ray data set.
@@ -119,8 +118,6 @@ def score(
         tasks that read the data set.
     root : str, optional
         A folder that all machines must have; one that lacks it ends the run.
-    mindrecord : bool
-        Some of the images lie in MindRecord files, for which the workers load MindSpore.
     **options
         Of :class:`aidet.Detector`.
 
@@ -148,16 +145,17 @@ def score(
     detector = Detector(*checkpoints, **options)
     most = workers or max(1, int(package.cluster_resources().get("CPU", 1)) - 1)
     pool = package.data.ActorPoolStrategy(min_size=1, max_size=most)
-    return _scored(dataset, detector, pool, root, mindrecord)
+    return _scored(dataset, detector, pool, root)
 
 
-def _scored(dataset: Any, detector: Detector, pool: Any, root: Optional[str], mindrecord: bool) -> Any:
+def _scored(dataset: Any, detector: Detector, pool: Any, root: Optional[str]) -> Any:
     if any(m.device != "CPU" for m in detector.models):
         raise UserError("the engine ray scores on CPUs; for Ascend and GPU use --shard, or give --device CPU")
     _, (paths, made) = detector.__reduce__()  # how it is opened again
     files = {name: _absolute(made[name]) for name in ("fuse", "cascade")}
     same = {**made, **files, "workers": 1, "device": "CPU", "say": None}
-    mindspore = mindrecord or any(m.backend_name == "mindspore" for m in detector.models)
+    # A worker may need MindSpore for MindRecord files, or to make a graph that is kept on another machine only.
+    mindspore = runtime.mindspore_version() is not None
     with warnings.catch_warnings():
         # The limit of retries has no other place yet, and passing it here is announced to end with Ray 2.64.
         warnings.simplefilter("ignore")
@@ -215,9 +213,8 @@ def stream(
     """
     package, arrow = ray(), rows.pyarrow()
     items, size, here = iter(items), block_size(total, workers), os.getcwd()
-    blocks, mindrecord = [], False
+    blocks = []
     for part in iter(lambda: list(itertools.islice(items, size)), []):
-        mindrecord = mindrecord or any(".mindrecord" in path.lower() for _, path in part)
         names = [rows.packed(name) for name, _ in part]
         paths = [rows.packed(path if is_address(path) else os.path.join(here, path)) for _, path in part]
         table = arrow.table({"name": arrow.array(names, arrow.binary()), "path": arrow.array(paths, arrow.binary())})
@@ -228,7 +225,7 @@ def stream(
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
     pool = package.data.ActorPoolStrategy(size=workers)  # all at once: no other task needs a CPU
-    scored = _scored(dataset, detector, pool, None if is_address(root) else _absolute(root), mindrecord)
+    scored = _scored(dataset, detector, pool, None if is_address(root) else _absolute(root))
     try:
         for table in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from rows.from_table(table)

@@ -151,6 +151,7 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
             "seconds": round(time.monotonic() - start, 3),
             "load_seconds": round(start - begin, 3),
             "device": runinfo.machine("/".join(sorted({m.device for m in detector.models}))),
+            **({"engine": args.engine} if args.engine != "single" else {}),
         }
         if detector.cascade is not None and detector.cascade.first is not None:
             done["scored_twice"] = detector.cascade.twice
