@@ -49,7 +49,7 @@ def fit(
     transform : str
         Pipeline line whose values lie in [0, 1] and whose sides are multiples of 8. With a fixed size ONNX Runtime
         runs the network; the default keeps the size of every image, as the original does.
-    backend : {"auto", "onnxruntime", "mindspore"}
+    backend : {"auto", "onnxruntime", "openvino", "mindspore"}
     folds : int
         Folds of the cross-validation that chooses the regularisation (with balanced class weights).
     limit : int, optional

@@ -63,7 +63,7 @@ ALLOWED = {**ROOMS, **TOOLS, **CONVERT, **SCRIPTS}
 LAZY = {"aidet.Detector": "aidet.detector"}  # what aidet/__init__.py imports on first use
 
 TORCH = {"torch", "torchvision", "timm", "transformers", "diffusers"}
-MINDSPORE = {"mindspore", "mindcv", "onnxruntime", "onnx"}
+MINDSPORE = {"mindspore", "mindcv", "onnxruntime", "onnx", "openvino"}
 HEAVY = MINDSPORE | TORCH | {"pyarrow", "ray", "sklearn", "scipy", "matplotlib", "gradio"}
 # Compiled cells and the page itself; they are imported when a network is built or the application is started.
 EARLY = [f"aidet/training/{name}.py" for name in ("cells", "losses", "optim", "convolutions")] + [

@@ -207,7 +207,7 @@ def _engine(session, sidecar, backend, precision, say):
         raise UserError(f"{str(sidecar.path)!r} is for bfloat16; use --backend openvino, or --precision float32")
     preferred = backend == "auto" and precision == "float32" and openvino_session.is_faster(sidecar.architecture)
     if not (wanted or preferred):
-        session.precision = precision
+        session.precision, session.model = precision, ""  # not to keep a second copy of a graph made just now
         return session
     try:
         return _openvino(session, precision, sidecar.path)

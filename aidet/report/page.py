@@ -12,7 +12,7 @@ from PIL import Image
 from .. import __version__, files, images
 from ..runtime import version_of
 
-PACKAGES = ("mindspore", "mindcv", "onnxruntime", "numpy", "pillow", "scikit-learn", "scipy")
+PACKAGES = ("mindspore", "mindcv", "onnxruntime", "openvino", "numpy", "pillow", "scikit-learn", "scipy")
 THUMBNAIL = 320  # shown at half of it, so that it stays sharp in print
 
 

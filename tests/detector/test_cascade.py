@@ -9,7 +9,7 @@ from PIL import Image
 
 import export
 import infer
-from aidet import Detector
+from aidet import Detector, runtime
 from aidet.detector import cascade
 from aidet.detector.network import Network
 from aidet.detector.scorer import Scorer
@@ -80,6 +80,23 @@ def test_a_cascade_trusts_the_first_network_no_further_than_its_margin(pair, mon
     before = own.twice
     assert [r.score for r in detector.score(files, root=files[0].parent)] == [r.score for r in exact]
     assert own.twice == before + len(files) and plain is not worse
+
+
+@pytest.mark.skipif(runtime.version_of("openvino") is None, reason="pip install 'aidet[openvino]'")
+def test_the_first_stage_runs_on_the_engine_that_its_margin_was_measured_with(pair):
+    path, small, files = pair
+    detector = Detector(path, votes=3, cascade=small, backend="openvino")
+    first = detector.cascade.first
+    assert [m.backend_name for m in (detector.models[0], first)] == ["openvino", "onnxruntime"]
+    exact = Detector(path, votes=3).score(files)
+    assert [(v.label, v.decision) for v in detector.score(files)] == [(v.label, v.decision) for v in exact]
+    assert 0 < detector.cascade.twice < len(files)
+    by_hand = Detector(small, backend="openvino").models[0].backend  # rounds in its own way, so without the margin
+    assert (by_hand.name, by_hand.precision) == ("openvino", "int8")
+    x = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
+    assert np.isfinite(by_hand(x)).all() and by_hand(x).shape == first.backend(x).shape
+    with pytest.raises(UserError, match="is an eight-bit model; leave --precision out"):
+        Detector(small, precision="float32")
 
 
 def test_a_cascade_from_the_command_line(pair, tmp_path, capsys):
