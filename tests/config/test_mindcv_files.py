@@ -1,4 +1,4 @@
-"""Every key and form of value in the YAML files of MindCV's folder `configs`: each loads, or is refused with a remedy.
+"""The keys and forms of value in 150 YAML files of MindCV's folder `configs`: each loads, or is refused with a remedy.
 
 The table lists what occurs there (mindspore-lab/mindcv, all families, files of Ascend and GPU, older names of keys
 included), in the spelling that matters to YAML: quotes, `1e-6` (a string to PyYAML), `0.`, whole numbers where a
