@@ -75,7 +75,7 @@ def connected(address: Optional[str] = None, workers: Optional[int] = None) -> I
         Ray is missing, or there is no cluster at the address.
     """
     package = ray()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised as well
     if package.is_initialized():
         yield workers or _cpus(package)
         return
