@@ -236,7 +236,7 @@ def stream(
 
 def _why(error: BaseException) -> str:
     """Why Ray gave up, as one line: a worker's own :class:`UserError`, which comes as the text of its traceback."""
-    text = str(error)
+    text = f"{getattr(error, 'traceback_str', '')}\n{error}"
     known = re.findall(r"UserError: (.+)", text)
     if known:
         return known[-1]
