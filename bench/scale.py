@@ -211,7 +211,7 @@ def main(argv):
         rows += measured("32 pixels", SMALL, "files", place / "files", options.files, size, every[:1], place)
         size = shards(place / "photographs", options.format, options.photographs, 200, (1024, 768))
         argv = ("1024x768", DEFAULT, options.format, place / "photographs", options.photographs, size)
-        rows += measured(*argv, [every[0], every[2]], place)
+        rows += measured(*argv, [every[0], every[-1]], place)
     about = {
         "commit": common.commit(), "versions": common.versions("onnxruntime", "pyarrow", "pillow", "ray"),
         "device": f"CPU, {common.cores()}",

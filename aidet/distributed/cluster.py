@@ -75,7 +75,7 @@ def connected(address: Optional[str] = None, workers: Optional[int] = None) -> I
         Ray is missing, or there is no cluster at the address.
     """
     package = ray()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised as well
     if package.is_initialized():
         yield workers or _cpus(package)
         return
@@ -93,8 +93,12 @@ def connected(address: Optional[str] = None, workers: Optional[int] = None) -> I
         with _protobuf(None):  # which Ray's own processes start much faster without
             package.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except Exception as error:  # noqa: BLE001 - Ray raises its own types, built-in ones and bare Exceptions
-        what = "could not be started here" if address is None else f"at {address!r} cannot be used"
-        raise UserError(f"a Ray cluster {what}: {first_line(error, 300)}") from None
+        if address is None:
+            raise UserError(f"a Ray cluster could not be started here: {first_line(error, 300)}") from None
+        raise UserError(
+            f"a Ray cluster at {address!r} cannot be used: {first_line(error, 300)}; this machine must be one of its "
+            "nodes with the same Ray and Python and, if the cluster asks for its token, RAY_AUTH_MODE=token must be set"
+        ) from None
     try:
         if main:
             signal.signal(signal.SIGTERM, before)  # Ray's own would wait; cli.main treats it like Ctrl-C

@@ -3,6 +3,7 @@
 import io
 import itertools
 import os
+import re
 import socket
 import warnings
 from pathlib import Path
@@ -234,14 +235,10 @@ def stream(
 
 
 def _why(error: BaseException) -> str:
-    """Why Ray gave up, as one line: the user's own error, if that is at the bottom."""
-    seen, found = set(), [error]
-    while found:
-        one = found.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if isinstance(one, UserError):
-            return str(getattr(one, "cause", None) or one)
-        found += [e for e in (getattr(one, "cause", None), one.__cause__) if isinstance(e, BaseException)]
-    return f"Ray gave up: {first_line(error, 300)}; rows that were finished are kept, --resume continues"
+    """Why Ray gave up, as one line: a worker's own :class:`UserError`, which comes as the text of its traceback."""
+    text = f"{getattr(error, 'traceback_str', '')}\n{error}"
+    known = re.findall(r"UserError: (.+)", text)
+    if known:
+        return known[-1]
+    last = (text.strip().splitlines() or [type(error).__name__])[-1]
+    return f"Ray gave up: {last[:300]}; rows that were finished are kept, --resume continues"

@@ -163,6 +163,14 @@ def test_an_address_without_a_cluster_is_one_line(address, message, monkeypatch)
             pass
 
 
+def test_why_a_run_ended_is_one_line_of_the_workers_traceback():
+    said = "the machine vm has another checkpoint; install the same"
+    text = f"ray::MapWorker() (pid=1)\n  raise UserError(reason)\naidet.errors.UserError: {said}\n\nThe above exception"
+    assert distributed.scoring._why(RuntimeError(text)) == said
+    lost = distributed.scoring._why(RuntimeError("ray::MapWorker()\nThe actor is dead.\n"))
+    assert lost == "Ray gave up: The actor is dead.; rows that were finished are kept, --resume continues"
+
+
 def test_rows_survive_the_way_as_they_are():
     """A name that is no Unicode, a score without rounding, an image that could not be used."""
     rows = [
