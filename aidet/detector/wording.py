@@ -59,3 +59,10 @@ def statement(prob: float, threshold: float, prior: float) -> str:
     """
     shown = percent_beside(prob, (threshold,))
     return f"{shown} likely generated ({odds(prior)}); called generated above {setting(threshold)}"
+
+
+def meaning(threshold: float, prior: float) -> str:
+    """What the percentages of a list mean; parameters as for :func:`statement`."""
+    return (
+        f"percentages: how likely generated, {odds(prior)}; called generated above {setting(threshold)}, unsure near it"
+    )

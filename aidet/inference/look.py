@@ -26,8 +26,8 @@ def look(names: Iterable[str], detector: Detector, form: str = "table", out: Cal
         See :func:`aidet.inference.given.items`.
     detector : aidet.Detector
     form : {"table", "json", "jsonl", "csv"}
-        ``table``: verdict, probability of *generated* (or the statement of a verdict that has one), name, and a
-        summary. The others: the fields of :meth:`aidet.detector.Verdict.to_dict`, or the columns of ``scores.csv``, and
+        ``table``: verdict, probability of *generated*, name, and a summary; of a detector that states for which odds
+        its probability holds, percentages, and at the end what they mean. The others: the fields of :meth:`aidet.detector.Verdict.to_dict`, or the columns of ``scores.csv``, and
         nothing else.
     out : callable
         Takes a line.
@@ -72,23 +72,26 @@ def _counted(verdicts: Iterable[Verdict], counts: Dict[str, int]) -> Iterator[Ve
 def _table(verdicts: Iterable[Verdict], counts: Mapping[str, int]) -> Iterator[str]:
     """A line for each verdict, and a summary of what :func:`_counted` has counted by then."""
     suspicious: List[Tuple[float, int, str]] = []
-    calibrated = False
+    meaning = ""
     for i, verdict in enumerate(verdicts):
         yield _line(verdict)
-        calibrated = calibrated or verdict.prior is not None
+        if verdict.prior is not None and verdict.threshold is not None:
+            meaning = wording.meaning(verdict.threshold, verdict.prior)
         if verdict.ok and verdict.prob is not None and not verdict.reason:
             heapq.heappush(suspicious, (verdict.prob, -i, verdict.path))
             suspicious = heapq.nlargest(LISTED, suspicious) if len(suspicious) > 10 * LISTED else suspicious
             heapq.heapify(suspicious)
     total, bad = sum(counts.values()), counts.get("", 0)
     if total < 2:
+        yield from [meaning] if meaning else []
         return
     if total >= MANY and suspicious:
         yield f"\nmost likely generated, of {total}:"
         for prob, _, path in heapq.nlargest(LISTED, suspicious):
-            shown = f"{wording.percent(prob):>6}" if calibrated else f"{prob:.3f}"
+            shown = f"{wording.percent(prob):>6}" if meaning else f"{prob:.3f}"
             yield f"  {shown}  {cli.printable(path)}"
     yield f"{total} images: " + ", ".join([*decisions(counts), *([f"{bad} could not be used"] if bad else [])])
+    yield from [meaning] if meaning else []
 
 
 def decisions(counts: Mapping[str, int]) -> List[str]:
@@ -101,8 +104,12 @@ def _line(verdict: Verdict) -> str:
     name = cli.printable(verdict.path)
     if verdict.prob is None:
         return f"unusable       -  {name}: {cli.printable(verdict.status[len('error: ') :])}"
-    note = f" ({cli.printable(verdict.note)})" if verdict.note else ""
-    return f"{verdict.decision:<9}  {verdict.statement or f'{verdict.prob:.3f}'}  {name}{note}"
+    notes = [cli.printable(note) for note in (verdict.statement if verdict.reason else "", verdict.note) if note]
+    note = f" ({'; '.join(notes)})" if notes else ""
+    shown = f"{verdict.prob:.3f}"
+    if verdict.prior is not None and verdict.threshold is not None:
+        shown = f"{wording.percent_beside(verdict.prob, (verdict.threshold,)):>6}"
+    return f"{verdict.decision:<9}  {shown}  {name}{note}"
 
 
 def _json(verdicts: Iterable[Verdict]) -> Iterator[str]:

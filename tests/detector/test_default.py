@@ -41,8 +41,13 @@ def test_file_is_small_whole_and_says_where_it_comes_from():
     assert CKPT.stat().st_size <= 15_000_000
     facts = ckpt.read_sidecar(CKPT)
     assert facts["output"]["sha256"] == files.sha256(CKPT)
-    assert set(facts["class_order"]) == {"real", "generated"} and facts["threshold"] == 0.5
-    assert facts["source"]["licence"] and facts["training"] and facts["calibration"]["real_images"] > 100
+    assert set(facts["class_order"]) == {"real", "generated"} and facts["source"]["licence"] and facts["training"]
+    assert facts["calibration"]["prior"] == 0.5 and set(facts["operating_points"]) == set(ckpt.POINTS)
+    strict, balanced, lenient = (facts["operating_points"][name] for name in ckpt.POINTS)
+    assert strict["threshold"] > balanced["threshold"] > lenient["threshold"]
+    assert strict["false_alarms"] <= 0.05 and lenient["recall"] >= 0.95
+    assert facts["operating_point"] == "balanced" and facts["threshold"] == balanced["threshold"]
+    assert facts["evidence"] == {"min_side": 128, "min_detail": 1.0}
     assert facts["voting"] == {"votes": 10, "views": "pyramid", "weights": "detail"}
 
 

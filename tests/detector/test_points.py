@@ -148,7 +148,9 @@ def test_the_screen_python_and_the_application_say_the_same(model, tmp_path, pho
     assert (found["statement"], found["threshold"], found["prior"]) == (verdict.statement, 0.45, 0.5)
     assert infer.run(["--ckpt", str(model), str(tmp_path / "1.png")]) == 0
     name = (tmp_path / "1.png").as_posix()
-    assert capsys.readouterr().out == f"{verdict.decision:<9}  {verdict.statement}  {name}\n"
+    line, meaning = capsys.readouterr().out.splitlines()
+    assert line.split(maxsplit=2) == [verdict.decision, verdict.statement.split()[0], name]
+    assert meaning == wording.meaning(0.45, 0.5) and "at equal odds; called generated above 45%" in meaning
     served = service.Service([model])
     answer = service.as_json(served.verdict(tmp_path / "1.png", "1.png", stability=False), 0.45, served.unsure)
     assert (answer["statement"], answer["reason"]) == (verdict.statement, "")
