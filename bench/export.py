@@ -130,7 +130,7 @@ def row_of(name, folder):
     from mindspore import nn
 
     from aidet import ckpt, models
-    from aidet.export import onnx_graph
+    from aidet.export import mindir, onnx_graph
 
     start = time.perf_counter()
     ms.set_seed(1)
@@ -162,6 +162,7 @@ def row_of(name, folder):
         path = Path(folder) / f"{name}.mindir"
         x = ms.Tensor(sample(2))
         ms.export(net, x, file_name=str(path), file_format="MINDIR")
+        mindir.joined(path)
         again = nn.GraphCell(ms.load(str(path)))(x).asnumpy()
         row.update(mindir="yes", mindir_difference=f"{np.abs(again - net(x).asnumpy()).max():g}")
     except Exception as error:  # noqa: BLE001 - any exception from MindSpore is recorded as the result

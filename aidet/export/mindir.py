@@ -1,5 +1,7 @@
 """Writing MindIR and AIR, and reading MindIR back."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Union
 
@@ -23,6 +25,7 @@ def _mindir(net, sidecar, sample, batch, target, preprocess):
         try:
             with onnx_graph.standing_in(made.parent):
                 ms.export(net, example, file_name=str(made), file_format="MINDIR")
+                joined(made)
                 graph = nn.GraphCell(ms.load(str(made)))
         except Exception as error:  # noqa: BLE001 - MindSpore raises RuntimeError, TypeError, ValueError alike
             raise UserError(f"{target.name}: MindSpore cannot export it: {first_line(error, 300)}") from None
@@ -33,7 +36,28 @@ def _mindir(net, sidecar, sample, batch, target, preprocess):
             worst = max(worst, float(np.abs(graph(x).asnumpy() - net(x).asnumpy()).max()))
         if worst != 0:
             raise UserError(f"{target.name}: reloaded, it differs from the network by {worst:.2g}, expected 0")
-    return {"difference": worst, "tolerance": 0.0, "batches": list(batches)}
+        apart = variables(made).is_dir()
+        shutil.rmtree(variables(target), ignore_errors=True)
+        if apart:
+            os.replace(variables(made), variables(target))
+    verdict = {"difference": worst, "tolerance": 0.0, "batches": list(batches)}
+    return {**verdict, "variables": variables(target).name} if apart else verdict
+
+
+def variables(path: Path) -> Path:
+    """The folder beside a MindIR file that has its weights, if they are more than 1 GB; it must stay beside the file."""
+    return path.with_name(f"{path.stem}_variables")
+
+
+def joined(path: Path) -> None:
+    """Give the graph of a network of more than 1 GB the name that was asked for.
+
+    ``mindspore.export`` then writes ``NAME_graph.mindir`` and the folder ``NAME_variables``, to which the graph refers by
+    name, and no ``NAME.mindir``.
+    """
+    graph = path.with_name(f"{path.stem}_graph.mindir")
+    if graph.is_file():
+        os.replace(graph, path)
 
 
 def input_name(path: Union[str, Path]) -> str:

@@ -86,6 +86,22 @@ def test_mindir_reloads_without_any_difference(model, tmp_path, batch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mindir", "a.mindir.json"]
 
 
+def test_a_network_whose_weights_mindspore_writes_apart_is_one_file_and_one_folder(model, tmp_path, monkeypatch):
+    """MindSpore does so above 1 GB (CLIP's ViT-L/14 has 1.2); here, above nothing."""
+    monkeypatch.setattr("mindspore.train.serialization.TOTAL_SAVE", 0)
+    assert call("--ckpt", model, "--format", "mindir", "--out", tmp_path / "one") == 0
+    (tmp_path / "one").rename(tmp_path / "two")  # to be found beside the file, wherever that is
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["a.mindir", "a.mindir.json", "a_variables"]
+    verdict = json.loads((tmp_path / "two" / "a.mindir.json").read_text())
+    assert verdict["variables"] == "a_variables" and verdict["difference"] == 0
+    graph, net = nn.GraphCell(ms.load(str(tmp_path / "two" / "a.mindir"))), ckpt.load_model(model)
+    x = ms.Tensor(np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float32))
+    assert np.array_equal(graph(x).asnumpy(), net(x).asnumpy())
+    monkeypatch.undo()
+    assert call("--ckpt", model, "--format", "mindir", "--out", tmp_path / "two") == 0
+    assert not (tmp_path / "two" / "a_variables").exists(), "of the file that was replaced"
+
+
 ORDERS = [("real", "generated"), ("generated", "real"), ("real", "generated", "generated"), ("generated",), ("real",)]
 
 
