@@ -5,7 +5,7 @@
 They show photographs of scikit-image and scikit-learn, and the generated pictures that come with the application
 (``aidet/app/samples/SOURCES.md``); nothing is chosen by its verdict.
 
-- ``verdict.png``: a cat (CC0) and Hubble's deep field (NASA, public domain), which is called generated; under each is
+- ``verdict.png``: a cat (CC0) and Hubble's deep field (NASA, public domain), both called generated; under each is
   what ``infer.py`` prints, beside each the heat map of the application.
 - ``app.webp``: the application with the cat, 1280 x 800.
 - ``report.webp``: the head of ``report.html`` on the 14 photographs and 2 generated pictures named below.
@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from aidet import Detector  # noqa: E402 - the repository's root comes first on the path
 from aidet.app import examples, pictures, server, service  # noqa: E402
-from aidet.detector import default, explain  # noqa: E402
+from aidet.detector import default, explain, wording  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 NAMES = ("chelsea", "hubble_deep_field")
@@ -46,7 +46,8 @@ def verdict():
         photo = Image.fromarray(getattr(data, name)()).convert("RGB")
         found = detector.score(photo)
         heat = pictures.overlay(explain.occlusion(detector, photo), photo)
-        panels.append((f"{found.decision}  {found.probability:.3f}  {name}.png", photo, heat))
+        shown = wording.percent_beside(found.probability, (found.threshold,))
+        panels.append((f"{found.decision}  {shown}  {name}.png", photo, heat))
     rows = [[image.resize((round(image.width * HEIGHT / image.height), HEIGHT)) for image in p[1:]] for p in panels]
     width = sum(image.width + MARGIN for row in rows for image in row) + MARGIN
     sheet = Image.new("RGB", (width, HEIGHT + 3 * MARGIN + TEXT), "white")
