@@ -45,15 +45,15 @@ def _mindir(net, sidecar, sample, batch, target, preprocess):
 
 
 def variables(path: Path) -> Path:
-    """The folder beside a MindIR file that has its weights, if they are more than 1 GB; it must stay beside the file."""
+    """The folder beside a MindIR file that has its weights if they are more than 1 GB."""
     return path.with_name(f"{path.stem}_variables")
 
 
 def joined(path: Path) -> None:
     """Give the graph of a network of more than 1 GB the name that was asked for.
 
-    ``mindspore.export`` then writes ``NAME_graph.mindir`` and the folder ``NAME_variables``, to which the graph refers by
-    name, and no ``NAME.mindir``.
+    ``mindspore.export`` then writes ``NAME_graph.mindir`` and the folder ``NAME_variables``, to which the graph refers
+    by name, and no ``NAME.mindir``.
     """
     graph = path.with_name(f"{path.stem}_graph.mindir")
     if graph.is_file():

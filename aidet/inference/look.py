@@ -27,7 +27,8 @@ def look(names: Iterable[str], detector: Detector, form: str = "table", out: Cal
     detector : aidet.Detector
     form : {"table", "json", "jsonl", "csv"}
         ``table``: verdict, probability of *generated*, name, and a summary; of a detector that states for which odds
-        its probability holds, percentages, and at the end what they mean. The others: the fields of :meth:`aidet.detector.Verdict.to_dict`, or the columns of ``scores.csv``, and
+        its probability holds, percentages, and at the end what they mean. The others: the fields of
+        :meth:`aidet.detector.Verdict.to_dict`, or the columns of ``scores.csv``, and
         nothing else.
     out : callable
         Takes a line.
