@@ -70,6 +70,7 @@ SIZES = {
     "resnet50_nodown": 64,
     "swin_v2": 64,
     "swin_v2_tiny": 256,
+    "swinv2_tiny_window8": 256,
     "swin_v2_small": 256,
     "swin_v2_base": 256,
     "swin_v2_large": 256,
