@@ -337,7 +337,8 @@ def earlier_weights(path: str) -> Tuple[Dict[str, "torch.Tensor"], List[str]]:
     arrays = to_layout(
         ckpt.load_arrays(path), family, family.layout("timm-tf"), sidecar.architecture, sidecar.arguments
     )
-    return {k: torch.from_numpy(np.array(v, np.float32)) for k, v in arrays.items()}, sidecar.classes
+    tensors = {k: torch.from_numpy(np.array(v, np.float32)) for k, v in arrays.items()}
+    return tensors, list(sidecar.classes or ())
 
 
 def continued(path: str, classes: Sequence[str], state: Mapping[str, "torch.Tensor"]) -> Dict[str, "torch.Tensor"]:
