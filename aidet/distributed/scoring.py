@@ -3,8 +3,8 @@
 import io
 import itertools
 import os
+import platform
 import re
-import socket
 import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
@@ -71,7 +71,7 @@ class Worker:
             This machine lacks what the run needs.
         """
         if self._reason:
-            raise UserError(f"the machine {socket.gethostname()} {self._reason}")
+            raise UserError(f"the machine {platform.node()} {self._reason}")
         names = table.column("name" if "name" in table.column_names else "path")
         keys = [rows.text(name) for name in names.to_pylist()]
         if "bytes" in table.column_names:

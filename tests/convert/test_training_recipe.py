@@ -63,25 +63,6 @@ def test_only_what_was_never_compressed_gets_an_earlier_compression_as_a_rule():
     assert of({"label": 1}) > 2 * of({"label": 0})
 
 
-def test_a_reconstruction_is_part_of_its_photograph_on_the_grid_of_its_compression(tmp_path):
-    array = textured(5, 420)
-    Image.fromarray(array).save(tmp_path / "a.png")
-    row = {"path": tmp_path / "a.png", "label": 0, "set": "s"}
-    seen = []
-
-    def lighter(x):
-        seen.append(x.shape)
-        return x + 0.01
-
-    real, fake = detector.twin(row, "tae", {"tae": lighter}, tmp_path)
-    assert real.shape == fake.shape == (detector.SIDE, detector.SIDE, 3) and len(seen) == 1
-    places = [(y, x) for y in range(0, 136, 8) for x in range(0, 136, 8) if (array[y, x] == real[0, 0]).all()]
-    assert any(np.array_equal(array[y : y + detector.SIDE, x : x + detector.SIDE], real) for y, x in places)
-    assert 0 < np.abs(fake.astype(int) - real).mean() < 4
-    again = detector.twin(row, "tae", {}, tmp_path)  # from the cache
-    assert np.array_equal(again[1], fake)
-
-
 def test_photographs_become_crops_split_by_photograph(tmp_path):
     for source, count in (("one", 14), ("two", 3)):
         (tmp_path / "in" / source).mkdir(parents=True)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from aidet import files
 from convert.training import detector, statistics
@@ -61,3 +62,24 @@ def test_statistics_are_the_mean_over_batches():
         if "running" not in key and "tracked" not in key:
             assert torch.equal(value, before[key])
     assert not net[2].training  # dropout stays off
+
+
+def test_a_reconstruction_is_part_of_its_photograph_on_the_grid_of_its_compression(tmp_path):
+    rng = np.random.default_rng(5)
+    small = Image.fromarray(rng.integers(60, 190, (6, 6, 3), dtype=np.uint8)).resize((420, 420), 3)
+    array = np.clip(np.asarray(small, np.int16) + rng.integers(-20, 21, (420, 420, 3)), 0, 255).astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    row = {"path": tmp_path / "a.png", "label": 0, "set": "s"}
+    seen = []
+
+    def lighter(x):
+        seen.append(x.shape)
+        return x + 0.01
+
+    real, fake = detector.twin(row, "tae", {"tae": lighter}, tmp_path)
+    assert real.shape == fake.shape == (detector.SIDE, detector.SIDE, 3) and len(seen) == 1
+    places = [(y, x) for y in range(0, 136, 8) for x in range(0, 136, 8) if (array[y, x] == real[0, 0]).all()]
+    assert any(np.array_equal(array[y : y + detector.SIDE, x : x + detector.SIDE], real) for y, x in places)
+    assert 0 < np.abs(fake.astype(int) - real).mean() < 4
+    again = detector.twin(row, "tae", {}, tmp_path)  # from the cache
+    assert np.array_equal(again[1], fake)
