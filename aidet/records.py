@@ -67,10 +67,16 @@ def number(value: Optional[float]) -> str:
     return "" if value is None else f"{value:.9g}"
 
 
-def cells(record: Record) -> List[Any]:
-    """The cells of :data:`COLUMNS` of a record; a value that there is none of is empty."""
+def columns(ruled: bool = False) -> List[str]:
+    """:data:`COLUMNS`, and ``reason`` if the detector has a rule on too little evidence (``ruled``)."""
+    return [*COLUMNS, *(["reason"] if ruled else [])]
+
+
+def cells(record: Record, ruled: bool = False) -> List[Any]:
+    """The cells of :func:`columns` of a record; a value that there is none of is empty."""
     label = "" if record.label is None else record.label
-    return [record.path, number(record.score), number(record.prob), label, record.decision, record.status]
+    more = [record.reason or ""] if ruled else []
+    return [record.path, number(record.score), number(record.prob), label, record.decision, record.status, *more]
 
 
 class _Lines:

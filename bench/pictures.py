@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from aidet import Detector  # noqa: E402 - the repository's root comes first on the path
 from aidet.app import examples, pictures, server, service  # noqa: E402
-from aidet.detector import default, explain, wording  # noqa: E402
+from aidet.detector import default, explain  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 NAMES = ("chelsea", "hubble_deep_field")
@@ -46,8 +46,7 @@ def verdict():
         photo = Image.fromarray(getattr(data, name)()).convert("RGB")
         found = detector.score(photo)
         heat = pictures.overlay(explain.occlusion(detector, photo), photo)
-        shown = wording.percent_beside(found.probability, (found.threshold,))
-        panels.append((f"{found.decision}  {shown}  {name}.png", photo, heat))
+        panels.append((f"{found.decision}  {found.percent}  {name}.png", photo, heat))
     rows = [[image.resize((round(image.width * HEIGHT / image.height), HEIGHT)) for image in p[1:]] for p in panels]
     width = sum(image.width + MARGIN for row in rows for image in row) + MARGIN
     sheet = Image.new("RGB", (width, HEIGHT + 3 * MARGIN + TEXT), "white")

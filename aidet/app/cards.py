@@ -327,10 +327,14 @@ def csv_link(language: str, rows: Sequence[Sequence[Any]], columns: Sequence[str
 
 def score_rows(found: Sequence[Verdict]) -> List[list]:
     """Records as rows of ``scores.csv``, whose columns :func:`score_columns` gives."""
-    ruled = len(score_columns(found)) > len(records.COLUMNS)
-    return [[*records.cells(r), *([r.reason or ""] if ruled else [])] for r in found]
+    ruled = _ruled(found)
+    return [records.cells(r, ruled) for r in found]
 
 
 def score_columns(found: Iterable[Verdict]) -> List[str]:
-    """:data:`aidet.records.COLUMNS`, and ``reason`` if the detector has a rule on too little evidence."""
-    return [*records.COLUMNS, *(["reason"] if any(r.reason is not None for r in found) else [])]
+    """The columns of :func:`score_rows`, see :func:`aidet.records.columns`."""
+    return records.columns(_ruled(found))
+
+
+def _ruled(found):
+    return any(r.reason is not None for r in found)

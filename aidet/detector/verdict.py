@@ -34,6 +34,13 @@ class Verdict(Record):
     prior: Optional[float] = None
 
     @property
+    def percent(self) -> Optional[str]:
+        """``prob`` as text on its own side of the threshold, such as ``71%``; None without a stated prior."""
+        if self.prob is None or self.prior is None or self.threshold is None:
+            return None
+        return wording.percent_beside(self.prob, (self.threshold,))
+
+    @property
     def statement(self) -> Optional[str]:
         """The verdict in words: ``71% likely generated (at equal odds); called generated above 80%``.
 

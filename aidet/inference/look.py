@@ -28,8 +28,7 @@ def look(names: Iterable[str], detector: Detector, form: str = "table", out: Cal
     form : {"table", "json", "jsonl", "csv"}
         ``table``: verdict, probability of *generated*, name, and a summary; of a detector that states for which odds
         its probability holds, percentages, and at the end what they mean. The others: the fields of
-        :meth:`aidet.detector.Verdict.to_dict`, or the columns of ``scores.csv``, and
-        nothing else.
+        :meth:`aidet.detector.Verdict.to_dict`, or the columns of ``scores.csv``, and nothing else.
     out : callable
         Takes a line.
 
@@ -107,9 +106,7 @@ def _line(verdict: Verdict) -> str:
         return f"unusable       -  {name}: {cli.printable(verdict.status[len('error: ') :])}"
     notes = [cli.printable(note) for note in (verdict.statement if verdict.reason else "", verdict.note) if note]
     note = f" ({'; '.join(notes)})" if notes else ""
-    shown = f"{verdict.prob:.3f}"
-    if verdict.prior is not None and verdict.threshold is not None:
-        shown = f"{wording.percent_beside(verdict.prob, (verdict.threshold,)):>6}"
+    shown = f"{verdict.prob:.3f}" if verdict.percent is None else f"{verdict.percent:>6}"
     return f"{verdict.decision:<9}  {shown}  {name}{note}"
 
 
@@ -124,10 +121,9 @@ def _jsonl(verdicts: Iterable[Verdict]) -> Iterator[str]:
 
 
 def _csv(verdicts: Iterable[Verdict], ruled: bool) -> Iterator[str]:
-    """Rows; ``ruled``: with a last column for the reason of too little evidence."""
-    yield _row([*records.COLUMNS, *(["reason"] if ruled else [])])
+    yield _row(records.columns(ruled))
     for v in verdicts:
-        yield _row([*records.cells(v), *([v.reason or ""] if ruled else [])])
+        yield _row(records.cells(v, ruled))
 
 
 def _row(fields: Sequence[Any]) -> str:
