@@ -16,7 +16,7 @@ from pathlib import Path
 import common
 from common import ROOT
 
-from aidet import cli, files, records
+from aidet import ckpt, cli, files, records
 from aidet.errors import UserError
 
 COLUMNS = ["split", "generator or source", "images", "balanced accuracy (whole split) or recall", "AUC"]
@@ -39,8 +39,7 @@ def measure(args, split, folder):
     listing = folder / f"{split}.csv"
     common.write(listing, list(rows[0]), rows)
     out = folder / split
-    votes = ["--votes", args.votes] if args.votes else []
-    run("infer.py", "--ckpt", args.ckpt, "--images", listing, "--out", out, *votes)
+    run("infer.py", "--ckpt", args.ckpt, "--images", listing, "--out", out, *chosen(args))
     yield split, judge(out / "scores.csv", listing, out, "--by", "generator")
     if args.unseen:
         # Two parts: generators and real sources that were not trained on, and all others.
@@ -55,6 +54,12 @@ def measure(args, split, folder):
                 parts.append(folder / f"{kind}-{source.name}")
                 common.write(parts[-1], columns, [r for r in table_ if r["path"] in keep])
             yield f"{split}, {kind}", judge(*parts, out / kind)
+
+
+def chosen(args):
+    """The options of infer.py that are not the detector's own."""
+    given = {"--votes": args.votes, "--operating-point": args.operating_point}
+    return [part for name, value in given.items() if value for part in (name, value)]
 
 
 def judge(scores, labels, out, *more):
@@ -82,8 +87,9 @@ def main(argv):
     parser.add_argument("--unseen", nargs="+", default=[], help="generators and real sources that were not trained on")
     parser.add_argument("--name", required=True, help="results/NAME.csv")
     parser.add_argument("--votes", type=int, help="default: what the sidecar says")
+    parser.add_argument("--operating-point", choices=ckpt.POINTS, help="default: the sidecar's")
     args = parser.parse_args(argv)
-    facts = common.facts(f"{args.votes} votes" if args.votes else "defaults")
+    facts = common.facts(" ".join(map(str, chosen(args))) or "defaults")
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         for split in args.splits:
