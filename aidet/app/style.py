@@ -77,7 +77,8 @@ _RULES = """
 :is(#verdict, #heat, #traces, #votes, #stability, #metadata, #table, #download, #history, #history-download)
   .html-container {padding: 0}
 #verdict p, #votes p, #stability p, #traces p, #metadata p {margin: 4px 0}
-@media (max-width: 480px) {button[role=tab] {padding-left: 9px; padding-right: 9px}}
+/* Gradio measures hidden copies of the tabs to find those that fit: they need the same padding. */
+@media (max-width: 480px) {.tab-container button {padding-left: 9px; padding-right: 9px}}
 @media (max-width: 1000px) {.aidet-map img {max-height: none}}
 footer {display: none !important}
 """
