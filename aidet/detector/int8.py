@@ -83,11 +83,13 @@ def quantize(
     else:
         model = _same(path, precision)
     onnx_graph.save(model, target)
+    engine = "onnxruntime" if eight else "auto"  # what the new file is for
     before, slow, _ = _verdicts(path, comparing)
-    after, fast, _ = _verdicts(target, comparing)
+    after, fast, _ = _verdicts(target, comparing, engine)
     exact, rounded = ({k: r.score for k, r in some.items()} for some in (before, after))
     found = _compared(exact, rounded, known)
-    pairs = zip(*(_verdicts(p, comparing, votes=votes)[0].values() for p in (path, target)))
+    contenders = [(path, "onnxruntime"), (target, engine)]
+    pairs = zip(*(_verdicts(p, comparing, on, votes=votes)[0].values() for p, on in contenders))
     margin = SAFETY_FACTOR * max(_change(x, y) for x, y in pairs if x.ok and y.ok)
     about = {"calibration_images": len(calibrating), "compared_images": found["images"]}
     about.update({} if eight else {"precision": precision}, margin=margin, views=sorted(views.lines()))
@@ -144,10 +146,8 @@ def _label_of(path, known):
     return found
 
 
-def _verdicts(path, inputs, **settings):
+def _verdicts(path, inputs, backend="onnxruntime", **settings):
     """Path -> verdict, the scoring time in seconds, and the number of images that a cascade scored twice."""
-    # The exact model on ONNX Runtime; another on what it is for.
-    backend = "auto" if path.stem.endswith("_bf16") else "onnxruntime"
     detector = Detector(path, backend=backend, say=lambda line: None, **settings)
     start = time.perf_counter()
     found = {r.path: r for r in detector.stream(inputs)}
