@@ -199,24 +199,28 @@ def main(argv):
     parser.add_argument("--table", type=Path, default=TABLE)
     options = parser.parse_args(argv)
     rows, every = [], list(ENGINES)
-    with tempfile.TemporaryDirectory() as place:
-        place = Path(place)
-        size = shards(place / "many", options.format, options.images, 9, (32, 32))
-        argv = ("32 pixels", SMALL, options.format, place / "many", options.images, size, every, place)
-        rows += measured(*argv)
-        for form in sorted(data.SHARDS):
-            size = shards(place / form, form, options.files, 9, (32, 32))
-            rows += measured("32 pixels", SMALL, form, place / form, options.files, size, every[:1], place)
-        unpacked(place / "tar", place / "files")
-        rows += measured("32 pixels", SMALL, "files", place / "files", options.files, size, every[:1], place)
-        size = shards(place / "photographs", options.format, options.photographs, 200, (1024, 768))
-        argv = ("1024x768", DEFAULT, options.format, place / "photographs", options.photographs, size)
-        rows += measured(*argv, [every[0], every[-1]], place)
     about = {
         "commit": common.commit(), "versions": common.versions("onnxruntime", "pyarrow", "pillow", "ray"),
         "device": f"CPU, {common.cores()}",
     }  # fmt: skip
-    common.write(options.table, COLUMNS, [{**row, **about} for row in rows])
+
+    def measure(*argv):
+        """Measure and write the table: what was measured stays if a later run fails."""
+        rows.extend({**row, **about} for row in measured(*argv))
+        common.write(options.table, COLUMNS, rows)
+
+    with tempfile.TemporaryDirectory() as place:
+        place = Path(place)
+        size = shards(place / "many", options.format, options.images, 9, (32, 32))
+        measure("32 pixels", SMALL, options.format, place / "many", options.images, size, every, place)
+        for form in sorted(data.SHARDS):
+            size = shards(place / form, form, options.files, 9, (32, 32))
+            measure("32 pixels", SMALL, form, place / form, options.files, size, every[:1], place)
+        unpacked(place / "tar", place / "files")
+        measure("32 pixels", SMALL, "files", place / "files", options.files, size, every[:1], place)
+        size = shards(place / "photographs", options.format, options.photographs, 200, (1024, 768))
+        argv = ("1024x768", DEFAULT, options.format, place / "photographs", options.photographs, size)
+        measure(*argv, [every[0], every[-1]], place)
     return 0
 
 

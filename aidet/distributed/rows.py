@@ -10,7 +10,8 @@ SCORE, CHANGED = "score:", "stability:"  # before the name of a model, and of a 
 
 
 def schema(models: Sequence[str], stability: bool = False, raw: bool = False) -> Any:
-    """The columns of scored rows: those of ``scores.csv``, a note, and those of ``stability.csv``.
+    """The columns of scored rows: those of ``scores.csv`` with ``note`` and ``reason``, and those of
+    ``stability.csv``.
 
     Parameters
     ----------
@@ -28,7 +29,8 @@ def schema(models: Sequence[str], stability: bool = False, raw: bool = False) ->
     arrow = pyarrow()
     text, real = arrow.string(), arrow.float64()
     columns = [("path", arrow.binary() if raw else text), ("score", real), ("prob", real), ("label", arrow.int8())]
-    columns += [("decision", text), ("status", text), *((SCORE + name, real) for name in models), ("note", text)]
+    columns += [("decision", text), ("status", text), *((SCORE + name, real) for name in models)]
+    columns += [("note", text), ("reason", text)]
     versions = ("original", *STABILITY) if stability else ()
     return arrow.schema([*columns, *((CHANGED + name, real) for name in versions)])
 
@@ -72,7 +74,7 @@ def from_table(table: Any) -> List[Record]:
         found.append(
             Record(
                 text(path), row["score"], row["prob"], row["label"], row["decision"], row["status"],
-                _named(row, SCORE), _named(row, CHANGED), row["note"],
+                _named(row, SCORE), _named(row, CHANGED), row["note"], row["reason"],
             )
         )  # fmt: skip
     return found

@@ -34,7 +34,8 @@ COUNT = 60
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("model") / "a.ckpt")
+    """With a rule on evidence, which some pictures do not meet."""
+    return make_model(tmp_path_factory.mktemp("model") / "a.ckpt", evidence={"min_side": 32, "min_detail": 0.0})
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,7 @@ def test_archives_damage_and_resume_are_those_of_one_process(model, shards, clus
     argv = ["--ckpt", model, "--images", shards, "--votes", 3]
     assert call(*argv, "--out", tmp_path / "one") == cli.PARTIAL
     rows = list(csv.DictReader(open(tmp_path / "one" / "scores.csv", newline="")))
+    assert {"", "shorter side under 32 pixels"} == {row["reason"] for row in rows}
     bad = [row["path"] for row in rows if row["status"] != "ok"]
     assert {"a.parquet#20", "a.parquet#21", "b.tar#", "c.zip#../x.png", "d.parquet#"} <= set(bad) and len(rows) > 55
     monkeypatch.setattr("aidet.inference.run.finish", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
