@@ -24,6 +24,8 @@ from .layers import conv, initialise
 GRID = 16  # pixels of a cell's side
 STAGES = 5  # of the backbone: down to stride 16
 BACKBONE = "efficientnet_lite0"  # whose weights a training starts from
+# Sharpness 2, scale 1, offset 2: a picture without a generated cell, all at -3, then starts near even odds.
+START = (0.6931472, 1.0, 2.0)
 ENERGY_FLOOR = 0.01  # of a cell's mean residue, in twentieths of a grey level; plain areas have nearly 0
 
 
@@ -54,7 +56,7 @@ class Residue(nn.Cell):
 
 
 class Pooling(nn.Cell):
-    """Log-sum-exp over the cells, scaled: logits (N, h, w) -> score (N, 1).
+    """Log-sum-exp over the cells, scaled: logits (N, 1, h, w) -> score (N, 1).
 
     ``pooling`` holds the logarithm of the sharpness t, the scale a and the offset b of
     ``a * log(mean(exp(t * logits))) / t + b``.
@@ -62,14 +64,15 @@ class Pooling(nn.Cell):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pooling = Parameter(Tensor(np.array([0.0, 1.0, 0.0], np.float32)), name="pooling")
+        self.pooling = Parameter(Tensor(np.array(START, np.float32)), name="pooling")
+        self.top = ops.ReduceMax(keep_dims=True)
 
     def construct(self, cells: Tensor) -> Tensor:
         sharpness = ops.exp(self.pooling[0:1])
         scaled = cells * sharpness
-        top = ops.stop_gradient(scaled.max((1, 2), keepdims=True))
-        mean = ops.exp(scaled - top).mean((1, 2), keep_dims=True)
-        value = (ops.log(mean) + top).mean(2) / sharpness
+        top = ops.stop_gradient(self.top(scaled, (2, 3)))
+        mean = ops.exp(scaled - top).mean((2, 3), keep_dims=True)
+        value = (ops.log(mean) + top).mean((2, 3)) / sharpness
         return value * self.pooling[1:2] + self.pooling[2:3]
 
 
@@ -126,9 +129,11 @@ class PartialLite0(nn.Cell):
         traces, energy = self.residue(x)
         y = ops.concat((fine, middle, coarse, traces, energy), 1)
         y = self.local(y) + self.whole(y.mean((2, 3), keep_dims=True))
-        cells = self.cell(self.join(y)).squeeze(1)
+        cells = self.cell(self.join(y))
         score = self.pool(cells)
-        return ops.concat((score * -0.5, score * 0.5), 1), cells
+        # The mean drops the axis of length 1; `squeeze` would fail in a MindIR of free batch size. Nothing else reads
+        # this tensor: MindSpore's ONNX exporter renames an output, but not where it is read.
+        return ops.concat((score * -0.5, score * 0.5), 1), cells.mean(1)
 
 
 def _unit(cin, cout, norm, kernel=1, stride=1):

@@ -190,8 +190,11 @@ def train(pools: Sequence[List[Item]], odds: Sequence[float], held: List[Item], 
     freeze(net)
     trained = [(n, p) for n, p in net.named_parameters() if p.requires_grad]
     body = [p for n, p in trained if n.startswith("features.")]
-    head = [p for n, p in trained if not n.startswith("features.")]
-    optimizer = torch.optim.AdamW([{"params": body, "m": args.body}, {"params": head, "m": 1.0}], weight_decay=0.02)
+    head = [p for n, p in trained if not n.startswith(("features.", "pooling"))]
+    groups = [{"params": body, "m": args.body}, {"params": head, "m": 1.0}]
+    # Three numbers of their own size, which the decay of weights would pull to 0.
+    groups.append({"params": [net.pooling], "m": 10.0, "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
     average = {k: v.clone() for k, v in net.state_dict().items()}
     start, recent, log = time.time(), [], []
     for i, (x, share) in enumerate(batches(pools, odds, args)):

@@ -86,7 +86,7 @@ def network() -> Any:
             self.whole = nn.Conv2d(217, 96, 1, bias=False)
             self.join = nn.Sequential(nn.BatchNorm2d(96, eps=EPS), nn.ReLU6(True), *unit(96, 96, 3), *unit(96, 96, 3))
             self.cell = nn.Conv2d(96, 1, 1)
-            self.pooling = nn.Parameter(torch.tensor([0.0, 1.0, 0.0]))
+            self.pooling = nn.Parameter(torch.tensor([0.6931472, 1.0, 2.0]))
 
         def maps(self, x):
             """Logits of the cells, and of the images."""
