@@ -23,7 +23,7 @@ from .layers import conv, initialise
 
 GRID = 16  # pixels of a cell's side
 STAGES = 5  # of the backbone: down to stride 16
-BACKBONE = "efficientnet_lite0"  # whose weights a training starts from
+BACKBONE = "efficientnet_lite0"  # whose weights a training may start from
 # Sharpness 2, scale 1, offset 2: a picture without a generated cell, all at -3, then starts near even odds.
 START = (0.6931472, 1.0, 2.0)
 ENERGY_FLOOR = 0.01  # of a cell's mean residue, in twentieths of a grey level; plain areas have nearly 0
@@ -91,7 +91,7 @@ class PartialLite0(nn.Cell):
     first, and the map (N, H/16, W/16), whose sigmoid is the generated share of a cell.
     """
 
-    starts_from = BACKBONE  # `init_from` may be a checkpoint of this architecture
+    grid = GRID
 
     def __init__(self, padding: str, bn_eps: float, bn_momentum: float, drop_path_rate: float) -> None:
         super().__init__()
@@ -150,3 +150,6 @@ def partial_lite0(num_classes: int = 2, in_channels: int = 3, **kwargs: Any) -> 
         )
     kwargs.pop("drop_rate", None)
     return PartialLite0(**{"padding": "same", "bn_eps": 1e-3, "bn_momentum": 0.9, "drop_path_rate": 0.0, **kwargs})
+
+
+partial_lite0.backbone = BACKBONE  # type: ignore[attr-defined] # read by aidet.models.backbone
