@@ -174,7 +174,7 @@ def open_model(
     if str(path).endswith(".onnx"):
         if backend == "mindspore":
             raise UserError(f"{str(path)!r} is an ONNX model, which MindSpore does not run; give the .ckpt")
-        return _engine(open_session(path, OnnxRuntime), sidecar, backend, precision, say)
+        return _engine(open_session(path, OnnxRuntime), sidecar, backend, precision, say, size)
     ascend = device in ("Ascend", "GPU") or has_ascend(device)
     if backend == "mindspore" or (backend == "auto" and precision != "bfloat16" and ascend):
         _refuse_eight_bits(precision, path)
@@ -186,7 +186,7 @@ def open_model(
         reason = "onnx and onnxruntime are not installed (pip install 'aidet[onnx]')"
     else:
         try:
-            return _engine(cached(sidecar, size, say), sidecar, backend, precision, say)
+            return _engine(cached(sidecar, size, say), sidecar, backend, precision, say, size)
         except onnx_graph.ExportError as error:
             reason = str(error)
     if backend != "auto" or precision == "bfloat16":
@@ -212,7 +212,7 @@ def _refuse_eight_bits(precision, path):
         )
 
 
-def _engine(session, sidecar, backend, precision, say):
+def _engine(session, sidecar, backend, precision, say, size):
     """The session itself, or OpenVINO for its graph."""
     own = session.precision
     if own != "int8":
@@ -228,7 +228,7 @@ def _engine(session, sidecar, backend, precision, say):
         session.precision, session.model = precision, ""  # not to keep a second copy of a graph made just now
         return session
     try:
-        return _openvino(session, precision, sidecar)
+        return _openvino(session, precision, sidecar, size)
     except UserError as error:
         if wanted:
             raise
@@ -236,10 +236,10 @@ def _engine(session, sidecar, backend, precision, say):
         return session
 
 
-def _openvino(session, precision, sidecar):
+def _openvino(session, precision, sidecar, size):
     """OpenVINO for the graph of a session, compared with it."""
     path, made = sidecar.path, OpenVino(session.model, session.metadata(), precision)
-    free = (1, sidecar.channels, *(sidecar.size or (256, 256)))  # what a graph for any size is compared at
+    free = (1, sidecar.channels, *(size or (224, 224)))  # what a graph for any size is compared at
     shape = [n if isinstance(n, int) else m for n, m in zip(session.session.get_inputs()[0].shape, free)]
     sample = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     apart = openvino_session.difference(made, session, sample)

@@ -1,4 +1,4 @@
-"""Where a picture was generated: the map of cells of one picture, its size in pixels, its regions, and words for them."""
+"""Where a picture was generated: its map of cells, enlarged to its size, its regions, and words for them."""
 
 from dataclasses import dataclass
 from typing import Any, Dict, Optional, Tuple
@@ -76,7 +76,7 @@ class Localization:
 
     @property
     def words(self) -> str:
-        """The finding as text: ``partly generated: 12% of the picture, the largest region 96 x 80 pixels at (32, 0)``."""
+        """The finding as text, such as ``no generated region found``."""
         if self.reason:
             return f"too little evidence: {self.reason}"
         if self.where is None:

@@ -162,7 +162,8 @@ class Localizer:
     Parameters
     ----------
     ckpt : str or Path, optional
-        A checkpoint whose sidecar has ``localization``, or its exported ``.onnx``. Default: ``ckpt/aidet_partial.ckpt``.
+        A checkpoint whose sidecar has ``localization``, or its exported ``.onnx``. Default: the one that comes with the
+        project, ``ckpt/aidet_partial.ckpt``.
     backend, device, say, precision :
         See :func:`aidet.detector.backends.open_model`.
     max_pixels, truncated :
@@ -210,7 +211,7 @@ class Localizer:
         self.evidence = self.sidecar.evidence or checkpoints.Evidence(min_side=settings.tile // 2)
         views = Views(self.sidecar.detector_transform)
         self._numbers, self._fine_detail = views.first.numbers, views.fine_detail
-        size = self.sidecar.size or (settings.tile, settings.tile)
+        size = (settings.tile, settings.tile)
         self.backend = backends.open_model(self.sidecar, backend, size, device, say, precision)
         self.threadsafe, self.device, self.backend_name = (
             self.backend.threadsafe, self.backend.device, self.backend.name,

@@ -92,8 +92,9 @@ def _open(path):
 def write_scores(path: Union[str, Path], rows: Rows, models: Sequence[str], local: bool = False) -> Path:
     """``scores.csv``: path, score, prob, label, decision, status and one ``score:<model>`` column per model.
 
-    With ``local`` the columns :data:`aidet.inference.maps.COLUMNS` follow. If a row has a note, a further column ``note``; if the detector has a rule on too little evidence, a last column
-    ``reason``, which is empty where the evidence is enough.
+    With ``local`` the columns :data:`aidet.inference.maps.COLUMNS` follow. If a row has a note, a further column
+    ``note``; if the detector has a rule on too little evidence, a last column ``reason``, which is empty where the
+    evidence is enough.
     """
     noted = ruled = False
     for r in rows():

@@ -1,4 +1,4 @@
-"""infer.py --localize: map files of the picture's size, three columns, resume and shards, and nothing without the flag."""
+"""infer.py --localize: map files of the picture's size, three columns, resume, shards; without the flag no change."""
 
 import csv
 import json
