@@ -70,3 +70,10 @@ def localizer_path() -> str:
             'with Localizer("A.ckpt") (docs/localize.md)'
         )
     return str(LOCALIZER)
+
+
+def localizer_if_any(given: Optional[str]) -> Optional[str]:
+    """``given``, or the default localizer if there is one; None for ``none``."""
+    if given == "none":
+        return None
+    return given or (str(LOCALIZER) if LOCALIZER.is_file() else None)
