@@ -83,6 +83,14 @@ def interface(served: service.Service, folder: Path) -> None:
         """An occlusion map over the image, as a PNG."""
         return served.heat(*uploaded(image)).picture
 
+    def localize(image):
+        """Which parts of an image are generated: area, box of the largest region, map."""
+        path, name = uploaded(image)
+        try:
+            return service.located(name, served.localize(path)[0])
+        except images.ImageError as error:
+            return {"file": name, "status": f"error: {error}"}
+
     def about():
         """Models, threshold, unsure zone and limits of this server."""
         return served.about()
@@ -98,6 +106,7 @@ def interface(served: service.Service, folder: Path) -> None:
         (batch, [files, *rule], answer),
         (heat, [image], picture),
         (about, [], answer),
+        *([(localize, [image], answer)] if served.localizer is not None else []),
     ):
         call.click(
             told(work),
