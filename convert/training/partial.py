@@ -1,7 +1,7 @@
 """Train the net that finds partly generated pictures in PyTorch; it is then saved as a MindSpore checkpoint.
 
     python -m convert.training.partial --data SET/labels.csv --pairs RECONSTRUCTIONS --out runs/partial
-    python -m convert.training.partial_finish runs/partial --data SET/labels.csv --ckpt ckpt/aidet_partial.ckpt
+    python -m convert.training.partial_finish runs/partial ckpt/aidet_partial.ckpt --data SET/labels.csv
 
 ``train.py --config mindcv_cfg/partial_lite0.yaml`` trains the same net in MindSpore.  This script exists because a step
 takes longer there on a CPU, and because it can draw new regions in every step (``--pairs``).
@@ -312,6 +312,10 @@ def main(argv: Sequence[str]) -> None:
             odds.append(part)
     if not pools or not held:
         raise UserError("no pairs to train with, or none held out: give --data SET/labels.csv or --pairs FOLDER")
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    given = {k: v if v is None or isinstance(v, (int, float)) else str(v) for k, v in vars(args).items()}
+    files.write_json(out / "training.json", {**given, "pairs_of_sets": len(sets), "whole_pairs": len(drawn)})
     print(f"{len(sets)} pairs of the sets, {len(drawn)} whole reconstructions, {len(held)} held out", flush=True)
     train(pools, odds, held, args)
 
