@@ -11,6 +11,8 @@ takes longer there on a CPU, and because it can draw new regions in every step (
   resolution, degraded with the same random draw, so that neither content nor compression tells them apart.
 * ``--pairs`` is a folder of ``NAME_r.png`` and ``NAME_f.png``, a photograph and its whole reconstruction (the cache of
   ``convert.training.detector``). Random regions of the one are blended into the other, anew in every step.
+* ``--made``: a part of these regions gets traces that are made up, such as a coarser grid, a faint period, other noise,
+  so that the net learns to see a difference and not one decoder.
 * Loss: binary cross-entropy of the cells against the generated share of each, and of the image score.
 """
 
@@ -69,6 +71,53 @@ def read_pairs(folder: str) -> List[Item]:
     return result
 
 
+def made_up(real: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same pixels with traces such as a decoder leaves: one or two of :data:`TRACES`, of random strength."""
+    image, kinds = Image.fromarray(real), rng.permutation(len(TRACES))[: int(rng.integers(1, 3))]
+    for kind in kinds:
+        image = TRACES[kind](image, rng)
+    part = rng.uniform(0.6, 1.0)
+    return np.rint(real + part * (np.asarray(image, np.float32) - real)).astype(np.uint8)
+
+
+def _coarse(image, rng):
+    """Shrunk and enlarged again by any two filters, repeated pixels among them."""
+    filters = (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+    factor = rng.choice([0.5, rng.uniform(0.4, 0.9)])
+    small = image.resize([max(8, int(n * factor)) for n in image.size], Image.Resampling.BOX)
+    return small.resize(image.size, filters[rng.integers(4)])
+
+
+def _pattern(image, rng):
+    """A faint periodic pattern, as transposed convolutions leave it (Odena et al. 2016)."""
+    period, h, w = int(rng.choice([2, 4, 8])), image.height, image.width
+    tile = rng.standard_normal((period, period, 3)) * rng.uniform(0.5, 3.0)
+    whole = np.tile(tile, (-(-h // period), -(-w // period), 1))[:h, :w]
+    return Image.fromarray(np.clip(np.rint(np.asarray(image, np.float32) + whole), 0, 255).astype(np.uint8))
+
+
+def _smooth(image, rng):
+    """Without its noise."""
+    kinds = (ImageFilter.MedianFilter(3), ImageFilter.GaussianBlur(rng.uniform(0.4, 1.3)), ImageFilter.ModeFilter(3))
+    return image.filter(kinds[int(rng.choice(3, p=(0.45, 0.45, 0.1)))])
+
+
+def _renoised(image, rng):
+    """With noise of another kind: smooth first, then white."""
+    pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.0))), np.float32)
+    pixels = pixels + rng.standard_normal(pixels.shape).astype(np.float32) * rng.uniform(1.0, 5.0)
+    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+
+
+def _sharpened(image, rng):
+    """Blurred, and sharpened beyond what it was."""
+    soft = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.2)))
+    return soft.filter(ImageFilter.UnsharpMask(rng.uniform(0.5, 2.0), int(rng.integers(80, 220)), 0))
+
+
+TRACES = (_coarse, _pattern, _smooth, _renoised, _sharpened)
+
+
 def region(h: int, w: int, rng: np.random.Generator) -> np.ndarray:
     """A random region as uint8 (h, w) of 0 and 1: a box, an ellipse, a stroke or a blob, 2 to 60 % of the area."""
     for _ in range(8):
@@ -103,8 +152,11 @@ def blended(real: np.ndarray, fake: np.ndarray, mask: np.ndarray, radius: float)
     return np.rint(real + part * (fake.astype(np.float32) - real)).astype(np.uint8)
 
 
-def crops(item: Item, size: int, rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same degraded crop of both pictures, uint8 (size, size, 3), and the generated share of the cells."""
+def crops(item: Item, size: int, rng: np.random.Generator, made: float = 0.0) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same degraded crop of both pictures, uint8 (size, size, 3), and the generated share of the cells.
+
+    ``made`` is the probability that a region without a mask gets traces that are made up.
+    """
     real, fake, mask = item
     often, least = SHRINK
     scale = rng.uniform(least, 1.0) if rng.random() < often else 1.0
@@ -117,6 +169,8 @@ def crops(item: Item, size: int, rng: np.random.Generator) -> Tuple[np.ndarray, 
     real, fake = real[box], fake[box]
     if mask is None:
         inside = region(side, side, rng)
+        if fake is real or rng.random() < made:
+            fake = made_up(real, rng)
         fake = blended(real, fake, inside, float(rng.uniform(0.0, 3.0)))
     else:
         inside = mask[box]
@@ -153,7 +207,7 @@ def batches(pools: Sequence[List[Item]], odds: Sequence[float], args: argparse.N
             rng, x, y = np.random.default_rng([args.seed, step]), [], []
             for _ in range(args.batch_size // 2):
                 pool = pools[int(rng.choice(len(pools), p=odds))]
-                real, fake, share = crops(pool[int(rng.integers(len(pool)))], args.crop, rng)
+                real, fake, share = crops(pool[int(rng.integers(len(pool)))], args.crop, rng, args.made)
                 x += [real, fake]
                 y += [np.zeros_like(share), share]
             todo.put((np.stack(x), np.stack(y)))
@@ -283,6 +337,7 @@ def main(argv: Sequence[str]) -> None:
     add("--data", action="append", default=[], help="labels.csv of a partial set: splits train and val")
     add("--pairs", help="folder of NAME_r.png and NAME_f.png: photographs and their whole reconstructions")
     add("--share", type=float, default=0.25, help="part of a batch that comes from --pairs")
+    add("--made", type=float, default=0.0, help="part of the pairs of --pairs whose traces are made up instead")
     add("--weights", default="ckpt/aidet_default.ckpt", help="the default detector, or model.ckpt of an earlier run")
     add("--out", default="runs/partial")
     add("--steps", type=int, default=1500)
