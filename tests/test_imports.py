@@ -47,7 +47,7 @@ TOOLS = {
 }
 CONVERT = {
     "convert": {"ckpt", "images", "models"},
-    "convert.training": {"ckpt", "convert", "detector", "images", "metrics", "models"},
+    "convert.training": {"ckpt", "convert", "datasets", "detector", "images", "metrics", "models"},
 }
 CONVERT_FOLDERS = {"families": "convert", "parity": "convert", "training": "convert.training"}
 # A script may import its own room, and the detector for the default checkpoint.

@@ -109,9 +109,7 @@ class PartialLite0(nn.Cell):
         joined = 32 + 48 + 64 + 64 + 9
         self.local = conv(joined, 96, 1, bias=True)
         self.whole = conv(joined, 96, 1)
-        self.join = nn.SequentialCell(
-            [norm(96), nn.ReLU6(), *_unit(96, 96, norm, 3), *_unit(96, 96, norm, 3)]
-        )
+        self.join = nn.SequentialCell([norm(96), nn.ReLU6(), *_unit(96, 96, norm, 3), *_unit(96, 96, norm, 3)])
         self.cell = conv(96, 1, 1, bias=True)
         self.pool = Pooling()
         initialise(self)

@@ -212,7 +212,9 @@ class Loader:
         x = np.zeros((self.splits, self.batch_size, 3, *self.size), np.float32)
         rows = np.full(self.batch_size, -1, np.int64)
         rows[: len(batch)] = batch[:, 0]
-        shares = np.zeros((self.batch_size, *(side // self.grid for side in self.size)), np.float32) if self.grid else None
+        shares = (
+            np.zeros((self.batch_size, *(side // self.grid for side in self.size)), np.float32) if self.grid else None
+        )
         for places, job in futures:
             try:
                 values, reasons, found = job.result()

@@ -78,9 +78,13 @@ def require_masks(config: Any, data: Any, lines: Any) -> None:
     """
     if not config.map_weight:
         return
-    taken = [name for name in ("mixup", "cutmix", "aug_splits", "distill", "multiclass_to_binary") if getattr(config, name)]
+    taken = [
+        name for name in ("mixup", "cutmix", "aug_splits", "distill", "multiclass_to_binary") if getattr(config, name)
+    ]
     if taken:
-        raise UserError(f"map_weight trains with masks, which {taken[0]} knows nothing of; set {taken[0]} to its default")
+        raise UserError(
+            f"map_weight trains with masks, which {taken[0]} knows nothing of; set {taken[0]} to its default"
+        )
     for text in (lines.text, lines.text_eval):
         images.refuse_unmasked(images.parsed(text))
     for part in (data.train_set, data.val_set):
@@ -147,7 +151,7 @@ def map_auc(cells: np.ndarray, shares: np.ndarray) -> float:
 
 
 def localization(net: Any, tile: int) -> Any:
-    """The sidecar's entry ``localization`` of a network with a map; ``threshold`` and ``min_area`` are first guesses."""
+    """The sidecar's entry ``localization`` of a network with a map; the two lines in it are first guesses."""
     numbers = net.pool.pooling.asnumpy().astype(np.float64)
     pooling = {"kind": "logsumexp", "sharpness": float(np.exp(numbers[0])), "scale": float(numbers[1])}
     pooling["offset"] = float(numbers[2])

@@ -162,7 +162,7 @@ class Updater:
         return loss
 
     def _inputs(self, batch) -> List[Any]:
-        """Tensors of a step: images, targets, weights; and the teachers' probabilities, the shares, or a placeholder."""
+        """Tensors of a step: images, targets, weights; the teachers' probabilities, the shares, or a placeholder."""
         import mindspore as ms
 
         config, student = self._plan.config, self._student

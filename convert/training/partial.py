@@ -152,7 +152,9 @@ def blended(real: np.ndarray, fake: np.ndarray, mask: np.ndarray, radius: float)
     return np.rint(real + part * (fake.astype(np.float32) - real)).astype(np.uint8)
 
 
-def crops(item: Item, size: int, rng: np.random.Generator, made: float = 0.0) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+def crops(
+    item: Item, size: int, rng: np.random.Generator, made: float = 0.0
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same degraded crop of both pictures, uint8 (size, size, 3), and the generated share of the cells.
 
     ``made`` is the probability that a region without a mask gets traces that are made up.
@@ -179,8 +181,9 @@ def crops(item: Item, size: int, rng: np.random.Generator, made: float = 0.0) ->
             if part.mean() > 0.02:
                 inside, fake = part, blended(real, fake, part, float(rng.uniform(0.0, 2.0)))
     turn, flip = int(rng.integers(4)) if rng.random() < 0.3 else 0, rng.random() < 0.5
-    resample, seed = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)[rng.integers(3)], (
-        int(rng.integers(1 << 62))
+    resample, seed = (
+        (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)[rng.integers(3)],
+        (int(rng.integers(1 << 62))),
     )
 
     def moved(array):

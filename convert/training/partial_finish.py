@@ -3,7 +3,8 @@
     python -m convert.training.partial_finish runs/partial ckpt/aidet_partial.ckpt --data SET/labels.csv
 
 MindSpore's results are compared with PyTorch's on the same rounded weights. On the pictures of split ``val`` of the sets
-three things are then chosen, through :class:`aidet.Localizer` as it is used:
+three things
+are then chosen, through :class:`aidet.Localizer` as it is used:
 
 * ``threshold``: of those with a false area of at most ``--false-area`` on untouched photographs, the one with the best
   F1 of the cells;
@@ -53,7 +54,7 @@ class Found(NamedTuple):
 
 
 def cells_of(mask: np.ndarray, grid: int = GRID) -> np.ndarray:
-    """Generated share of the cells of a mask (height, width) of 0 and 1; cells at the right and lower edge may be cut."""
+    """Generated share of the cells of a mask (height, width) of 0 and 1; those at the right and lower edge may be cut."""
     h, w = (-(-n // grid) * grid for n in mask.shape)
     inside = np.zeros((2, h, w), np.float64)
     inside[0, : mask.shape[0], : mask.shape[1]] = mask
@@ -126,7 +127,12 @@ def calibration_of(found: Found) -> Dict[str, Any]:
 def facts_of(net: Any, folder: Path, args: argparse.Namespace) -> Dict[str, Any]:
     """The sidecar before anything is chosen."""
     sharpness, scale, offset = net.pooling.detach().numpy().astype(np.float64)
-    pooling = {"kind": "logsumexp", "sharpness": float(np.exp(sharpness)), "scale": float(scale), "offset": float(offset)}
+    pooling = {
+        "kind": "logsumexp",
+        "sharpness": float(np.exp(sharpness)),
+        "scale": float(scale),
+        "offset": float(offset),
+    }
     training = folder / "training.json"
     return {
         "architecture": "partial_lite0", "arguments": {"num_classes": 2, "padding": "same", "bn_eps": 1e-3},
@@ -154,7 +160,14 @@ def compared(path: Path, net: Any) -> Dict[str, Any]:
     if max(worst) > TOLERANCE:
         raise UserError(f"MindSpore differs from PyTorch by {max(worst):.2g}, more than {TOLERANCE:g}")
     made_by = {"made_by": "convert.training.partial_net", "versions": {"torch": torch.__version__}}
-    return {"level": "logits", "reference": made_by, "tolerance": TOLERANCE, "logits": worst[0], "map": worst[1], "ok": True}
+    return {
+        "level": "logits",
+        "reference": made_by,
+        "tolerance": TOLERANCE,
+        "logits": worst[0],
+        "map": worst[1],
+        "ok": True,
+    }
 
 
 def main(argv: Sequence[str]) -> None:
@@ -182,7 +195,9 @@ def main(argv: Sequence[str]) -> None:
     facts["localization"]["chosen"] = {**chosen, "pictures": len(found.rows), "false_area_allowed": args.false_area}
     facts["calibration"] = calibration_of(found)
     ckpt.save(arrays, path, facts)
-    print(json.dumps({**facts["localization"], "calibration": facts["calibration"], "parity": facts["parity"]}, indent=1))
+    print(
+        json.dumps({**facts["localization"], "calibration": facts["calibration"], "parity": facts["parity"]}, indent=1)
+    )
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ MindSpore calls the four tensors of a batch normalisation ``gamma, beta, moving_
 names are equal. :func:`to_arrays` and :func:`load_arrays` translate, and both are strict.
 """
 
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
 from aidet.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 # expand ratio, kernel, stride, output width, repeats of the five stages of EfficientNet-Lite0 down to stride 16
 STAGES = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3))
@@ -97,7 +97,13 @@ def network() -> Any:
             coarse = self.features[6:](middle)
             traces, energy = self.residue(x)
             y = torch.cat(
-                [F.avg_pool2d(self.fine(fine), 4), F.avg_pool2d(self.middle(middle), 2), self.coarse(coarse), traces, energy],
+                [
+                    F.avg_pool2d(self.fine(fine), 4),
+                    F.avg_pool2d(self.middle(middle), 2),
+                    self.coarse(coarse),
+                    traces,
+                    energy,
+                ],
                 1,
             )
             y = self.local(y) + self.whole(y.mean((2, 3), keepdim=True))
@@ -166,5 +172,7 @@ def load_arrays(net: Any, arrays: Mapping[str, np.ndarray], only: Sequence[str] 
         if not new.startswith(tuple(only)):
             continue
         if new not in arrays or tuple(arrays[new].shape) != tuple(state[old].shape):
-            raise UserError(f"tensor {new!r} of shape {tuple(state[old].shape)} is missing in the weights to start from")
+            raise UserError(
+                f"tensor {new!r} of shape {tuple(state[old].shape)} is missing in the weights to start from"
+            )
         state[old].copy_(torch.from_numpy(np.array(arrays[new], np.float32)))

@@ -56,7 +56,9 @@ def test_a_resize_keeps_shares(line):
 def test_operations_that_move_nothing_leave_the_mask_and_the_draws():
     """Compression and noise change the picture only, and the picture is the one that training without masks sees."""
     image, mask = marked((64, 64))
-    text = "noise((2, 6)) | random_crop(32) | jpeg((50, 90)) | blur((0.5, 1)) | hflip | color_jitter | down_up | to_float"
+    text = (
+        "noise((2, 6)) | random_crop(32) | jpeg((50, 90)) | blur((0.5, 1)) | hflip | color_jitter | down_up | to_float"
+    )
     line = images.Pipeline(text)
     for seed in range(4):
         got, found = images.together(line, image, mask, np.random.default_rng(seed))

@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_train import log, same_weights
 
 from aidet import ckpt, config, models
 from aidet.errors import UserError
 from aidet.training.masks import localization, map_auc, sides_of
 from aidet.training.run import train
 from aidet.training.updates import Updater
-
-from test_train import log, same_weights
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +89,23 @@ def fitted(data, out, **more):
     return code, said
 
 
-def test_the_cells_are_learnt_and_the_sidecar_says_how_to_read_them(tiny, data, tmp_path):
-    code, said = fitted(data, tmp_path)
-    rows = log(tmp_path)
+@pytest.fixture(scope="module")
+def trained(tiny, data, tmp_path_factory):
+    """Folder of a whole run, its exit code and what it said."""
+    folder = tmp_path_factory.mktemp("trained")
+    return (folder, *fitted(data, folder))
+
+
+def test_the_cells_are_learnt_and_the_sidecar_says_how_to_read_them(trained):
+    folder, code, said = trained
+    rows = log(folder)
     assert code == 0 and said[-1].startswith("wrote ") and "map_auc" in said[-1]
     assert float(rows[-1]["train_loss"]) < 0.8 * float(rows[0]["train_loss"])
     assert float(rows[-1]["map_auc"]) > 0.95 and float(rows[-1]["auc"]) > 0.9
-    facts = json.loads((tmp_path / "best.json").read_text())
+    facts = json.loads((folder / "best.json").read_text())
     where = facts["localization"]
     assert (where["grid"], where["tile"], facts["class_order"]) == (16, 64, ["real", "generated"])
-    net = ckpt.load_model(tmp_path / "best.ckpt")
+    net = ckpt.load_model(folder / "best.ckpt")
     assert where == localization(net, 64)
     # The numbers of the sidecar give the image's score from the map.
     import mindspore as ms
@@ -109,6 +115,36 @@ def test_the_cells_are_learnt_and_the_sidecar_says_how_to_read_them(tiny, data, 
     r, a, b = (where["pooling"][name] for name in ("sharpness", "scale", "offset"))
     pooled = a * np.log(np.exp(r * cells.reshape(2, -1)).mean(1)) / r + b
     np.testing.assert_allclose(logits[:, 1] - logits[:, 0], pooled, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "mindir"])
+def test_both_outputs_are_exported_and_compared(trained, tmp_path, kind):
+    import onnxruntime
+
+    from aidet.export import exporter, onnx_graph
+
+    path = trained[0] / "best.ckpt"
+    verdict = exporter.export(path, kind, tmp_path)
+    assert verdict["outputs"] == ["logits", "map"] and verdict["difference"] <= verdict["tolerance"] * max(
+        1, verdict.get("largest", 1)
+    )
+    if kind == "mindir":
+        return
+    x = onnx_graph.pixels((64, 64))(3)
+    session = onnxruntime.InferenceSession(tmp_path / "best.onnx")
+    assert [o.name for o in session.get_outputs()] == ["logits", "map"]
+    for theirs, ours in zip(session.run(None, {"image": x}), onnx_graph.outputs_of(ckpt.load_model(path), x)):
+        np.testing.assert_allclose(theirs, ours, atol=1e-4)
+    # A map that is not the network's is found.
+    import onnx
+
+    model = onnx.load(tmp_path / "best.onnx")
+    for weight in model.graph.initializer:
+        if weight.dims == [1, 8, 1, 1]:
+            weight.raw_data = (np.frombuffer(weight.raw_data, np.float32) * 1.01).tobytes()
+    sample = onnx_graph.pixels((64, 64))
+    with pytest.raises(onnx_graph.ExportError, match="differs from MindSpore"):
+        onnx_graph.compare(onnx_graph.reference(ckpt.load_model(path), sample, (2,)), model, sample)
 
 
 def test_a_cut_run_resumes_bit_for_bit(tiny, data, tmp_path, monkeypatch):
