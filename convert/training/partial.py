@@ -30,6 +30,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from aidet import ckpt, cli, files, images, records
 from aidet.datasets.masks import read_mask
 from aidet.errors import UserError
+from aidet.metrics import auc
 
 from . import partial_net
 
@@ -46,7 +47,8 @@ Item = Tuple[np.ndarray, np.ndarray, Optional[np.ndarray]]  # untouched, generat
 def read_set(source: str, split: str) -> List[Item]:
     """The pairs of one split of a partial set: (untouched, partly generated, mask), uint8 arrays."""
     table, _ = records.read_table(Path(source))
-    root, result = Path(source).parent, []
+    root = Path(source).parent
+    result: List[Item] = []
     for row in table:
         if row.get("split", "train") != split or row["label"] != "1" or not row.get("mask"):
             continue
@@ -253,9 +255,12 @@ def train(pools: Sequence[List[Item]], odds: Sequence[float], held: List[Item], 
     groups.append({"params": [net.pooling], "m": 10.0, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
     average = {k: v.clone() for k, v in net.state_dict().items()}
-    start, recent, log = time.time(), [], []
+    start = time.time()
+    recent: List[Tuple[float, float]] = []
+    log: List[List[float]] = []
     for i, (x, share) in enumerate(batches(pools, odds, args)):
-        rate = args.lr * min(1, (i + 1) / 60) * 0.5 * (1 + np.cos(np.pi * i / args.steps))
+        done = min(1.0, (time.time() - start) / (60 * args.minutes)) if args.minutes else i / args.steps
+        rate = args.lr * min(1, (i + 1) / 60) * 0.5 * (1 + np.cos(np.pi * done))
         for group in optimizer.param_groups:
             group["lr"] = rate * group["m"]
         target = torch.from_numpy(share)
@@ -277,7 +282,7 @@ def train(pools: Sequence[List[Item]], odds: Sequence[float], held: List[Item], 
         if (i + 1) % 50 == 0 or last:
             log.append([i + 1, *np.mean(recent, 0).round(4), round(time.time() - start)])
             print("step {}  cells {}  image {}  {} s".format(*log[-1]), flush=True)
-        if (i + 1) % 300 == 0 or last:
+        if (i + 1) % 250 == 0 or last:
             write(net, average, out, log)
             found = validate(net, average, held)
             print("  validation " + "  ".join(f"{k} {v:.4f}" for k, v in found.items()), flush=True)
@@ -289,7 +294,8 @@ def validate(net: Any, average: Dict[str, Any], held: List[Item]) -> Dict[str, f
     """AUC of the cells and of the images of the averaged weights; regions are drawn where there is no mask."""
     import torch
 
-    from aidet.metrics import auc
+    def rank(sides, values):
+        return auc(sides, values) or float("nan")
 
     other = partial_net.network()
     other.load_state_dict(average)
@@ -314,8 +320,8 @@ def validate(net: Any, average: Dict[str, Any], held: List[Item]) -> Dict[str, f
     clear = (truth < 0.05) | (truth > 0.5)
     untouched = np.concatenate(cells[::2])
     return {
-        "cells": auc((truth[clear] > 0.5).astype(int), flat[clear]),
-        "images": auc(np.array(sides), np.array(scores)),
+        "cells": rank((truth[clear] > 0.5).astype(int), flat[clear]),
+        "images": rank(np.array(sides), np.array(scores)),
         "false area": float((untouched > 0).mean()),
         "found area": float((flat[truth > 0.5] > 0).mean()),
     }
@@ -344,7 +350,7 @@ def main(argv: Sequence[str]) -> None:
     add("--weights", default="ckpt/aidet_default.ckpt", help="the default detector, or model.ckpt of an earlier run")
     add("--out", default="runs/partial")
     add("--steps", type=int, default=1500)
-    add("--minutes", type=float, help="stop after so long, with the schedule where it is")
+    add("--minutes", type=float, help="length of the run in place of --steps; the schedule follows the clock")
     add("--batch-size", type=int, default=16)
     add("--crop", type=int, default=192)
     add("--lr", type=float, default=1.5e-3)

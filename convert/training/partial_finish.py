@@ -2,12 +2,11 @@
 
     python -m convert.training.partial_finish runs/partial ckpt/aidet_partial.ckpt --data SET/labels.csv
 
-MindSpore's results are compared with PyTorch's on the same rounded weights. On the pictures of split ``val`` of the sets
-three things
-are then chosen, through :class:`aidet.Localizer` as it is used:
+MindSpore's results are compared with PyTorch's on the same rounded weights. Three things are then chosen on the pictures
+of split ``val`` of the sets, through :class:`aidet.Localizer` as it is used:
 
-* ``threshold``: of those with a false area of at most ``--false-area`` on untouched photographs, the one with the best
-  F1 of the cells;
+* ``threshold``: of those with a false area of at most ``--false-area`` on untouched photographs, the one with
+  the best F1 of the cells;
 * ``min_area``: the area that at most one untouched photograph in twenty exceeds, at least .005;
 * the calibration of the image's score (Platt 1999).
 """
@@ -54,7 +53,7 @@ class Found(NamedTuple):
 
 
 def cells_of(mask: np.ndarray, grid: int = GRID) -> np.ndarray:
-    """Generated share of the cells of a mask (height, width) of 0 and 1; those at the right and lower edge may be cut."""
+    """Generated share of the cells of a mask (height, width) of 0 and 1; those at two edges may be cut."""
     h, w = (-(-n // grid) * grid for n in mask.shape)
     inside = np.zeros((2, h, w), np.float64)
     inside[0, : mask.shape[0], : mask.shape[1]] = mask
