@@ -5,12 +5,13 @@
 
 The first form makes whole reconstructions by an autoencoder. Each has the content, size, format, JPEG quantisation
 tables, chroma subsampling and metadata of its original, so that a detector cannot learn any of those (Rajan et al.,
-"Aligned Datasets Improve Detection of Latent Diffusion-Generated Images", ICLR 2025; Chen et al., "Dual Data Alignment",
-2025). Writes real/NAME, generated/NAME and labels.csv (path, label, generator, group: the pair).
+"Aligned Datasets Improve Detection of Latent Diffusion-Generated Images", ICLR 2025; Chen et al., "Dual Data
+Alignment", 2025). Writes real/NAME, generated/NAME and labels.csv (path, label, generator, group: the pair).
 
-With --partial only a region of each photograph is repainted, by an autoencoder or by OpenCV. Writes pictures/NAME_p.jpg,
-its untouched twin pictures/NAME_r.jpg, both compressed alike, the mask masks/NAME_p.png (255 generated, 0 untouched), and
-labels.csv (path, label, generator, split, group, mask, area, kind, builder). See docs/localize.md.
+With --partial only a region of each photograph is repainted, by an autoencoder or by OpenCV. Writes
+pictures/NAME_p.jpg, its untouched twin pictures/NAME_r.jpg, both compressed alike, the mask masks/NAME_p.png (255
+generated, 0 untouched), and labels.csv (path, label, generator, split, group, mask, area, kind, builder). See
+docs/localize.md.
 
 Both write align.json, what was made and how. Exit code 3 if some images could not be used; each is listed with its
 reason.
@@ -120,11 +121,15 @@ def _check(options):
     if options.partial:
         wrong = [name for name in ("originals", "metadata") if getattr(options, name) is not None]
         if wrong:
-            raise UserError(f"--{wrong[0]} has no meaning with --partial, which writes both pictures anew; leave it out")
+            raise UserError(
+                f"--{wrong[0]} has no meaning with --partial, which writes both pictures anew; leave it out"
+            )
         if not options.ckpt and not options.inpaint:
             raise UserError("--partial needs something that paints: --ckpt AE.ckpt, --inpaint telea, or both")
         return
-    wrong = [name for name in DRAWN.values() if getattr(options, name) is not None] + ["inpaint"] * bool(options.inpaint)
+    wrong = [name for name in DRAWN.values() if getattr(options, name) is not None] + ["inpaint"] * bool(
+        options.inpaint
+    )
     if wrong:
         raise UserError(f"--{wrong[0]} goes with --partial, which is missing")
     for name in ("ckpt", "decoder"):

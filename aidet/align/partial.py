@@ -1,8 +1,8 @@
 """Partly generated pictures with exact masks: a region of a photograph is repainted, all else stays as it was.
 
 Each photograph gives two files: ``pictures/NAME_p.EXT``, in which a region is replaced by its reconstruction through an
-autoencoder or by inpainting, and ``pictures/NAME_r.EXT``, the photograph itself. Both are encoded in the same way, so that
-nothing but the region tells them apart. ``masks/NAME_p.png`` is 255 where more than half of a pixel was generated.
+autoencoder or by inpainting, and ``pictures/NAME_r.EXT``, the photograph itself. Both are encoded in the same way, so
+that nothing but the region tells them apart. ``masks/NAME_p.png`` is 255 where more than half of a pixel was generated.
 Repainting through an autoencoder leaves what an edit by latent diffusion leaves outside its new content (Rajan et al.,
 ICLR 2025); the set therefore teaches traces, not implausible content.
 """
@@ -91,7 +91,7 @@ class Settings:
     def __post_init__(self) -> None:
         low, high = self.area
         if not 0.001 <= low < high <= 0.9:
-            raise UserError(f"--area {low:g} {high:g}: two shares of the picture are wanted, 0.001 to 0.9, as in 0.02 0.6")
+            raise UserError(f"--area {low:g} {high:g}: wanted two shares of the picture, 0.001 to 0.9, as in 0.02 0.6")
         first, last = self.quality
         if not 1 <= first <= last <= 100:
             raise UserError(f"--quality {first} {last}: two qualities from 1 to 100 are wanted, the lower one first")
@@ -279,8 +279,8 @@ def build(
     for builder in builders:
         if builder.most <= settings.area[0]:
             raise UserError(
-                f"--area {settings.area[0]:g} {settings.area[1]:g}: {builder.name} paints at most {builder.most:g} of a "
-                "picture; lower the first number, or leave this builder out"
+                f"--area {settings.area[0]:g} {settings.area[1]:g}: {builder.name} paints at most {builder.most:g} of "
+                "a picture; lower the first number, or leave this builder out"
             )
     table, names = real_images(place)
     kept = _columns(table, names, settings.seed)

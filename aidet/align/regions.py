@@ -1,9 +1,9 @@
 """Regions of a picture: rectangles, ellipses, free-form strokes, and segments of like colour and texture.
 
-Every kind is first a field of numbers, one per pixel, which grows away from the region's middle; the region is the part
-below the quantile that gives the wanted area. Free-form strokes as regions follow Yu et al., "Free-Form Image Inpainting
-with Gated Convolution", ICCV 2019; segments are those of Felzenszwalb and Huttenlocher, "Efficient Graph-Based Image
-Segmentation", IJCV 2004, as in scikit-image.
+Ellipses and strokes are first a field of numbers, one per pixel, which grows away from the region's middle; the region
+is the part below the quantile that gives the wanted area. Free-form strokes as regions follow Yu et al., "Free-Form
+Image Inpainting with Gated Convolution", ICCV 2019; segments are those of Felzenszwalb and Huttenlocher, "Efficient
+Graph-Based Image Segmentation", IJCV 2004, as in scikit-image.
 """
 
 from typing import Callable, Dict, Optional
@@ -112,7 +112,10 @@ def segment(pixels: np.ndarray, area: float, rng: np.random.Generator) -> Option
 def _grown(labels, sizes, about, first, wanted):
     """Segments around the first one, the most similar neighbours first, of at most ``wanted`` pixels in all."""
     pairs = np.concatenate(
-        [np.stack([labels[:-1].ravel(), labels[1:].ravel()], 1), np.stack([labels[:, :-1].ravel(), labels[:, 1:].ravel()], 1)]
+        [
+            np.stack([labels[:-1].ravel(), labels[1:].ravel()], 1),
+            np.stack([labels[:, :-1].ravel(), labels[:, 1:].ravel()], 1),
+        ]
     )
     pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
     pairs = np.concatenate([pairs, pairs[:, ::-1]])
