@@ -37,11 +37,11 @@ ROOMS = {
     "audit": {"archives", "datasets", "evaluation", "images", "metrics", "report"},
     "app": {"detector", "images"},
     "xihe": {"app", "config", "export", "images", "training"},
+    "align": {"archives", "ckpt", "datasets", "images"},
 }
 # Files directly in aidet/ that are run, not imported.
 TOOLS = {
     "data": {"archives", "datasets", "images"},
-    "align": {"archives", "ckpt", "datasets", "images"},
     "rules": {"datasets", "detector", "images"},
     "command": {"convert", "xihe"},
 }
