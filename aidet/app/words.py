@@ -142,11 +142,11 @@ WORDS = {
     "where_none": ("No generated part found", "未发现生成的部分"),
     "where_partly": ("Partly generated: {area} of the picture", "部分生成：占图片的 {area}"),
     "where_mostly": ("Mostly or wholly generated: {area} of the picture", "大部分或全部生成：占图片的 {area}"),
-    "where_low": ("0%", "0%"),
-    "where_high": ("100% likely generated", "100% 可能为生成"),
+    "where_low": ("0%: not generated", "0%：非生成"),
+    "where_high": ("100%: generated", "100%：生成"),
     "where_opacity": ("Strength of the colour", "颜色深浅"),
     "where_help": (
-        "By a network of its own, which looks at every part at full resolution. It can disagree with the verdict, and it "
+        "By a network of its own, which looks at every part at full resolution. It can disagree with the verdict and "
         "is wrong for some pictures.",
         "由另一个网络以原始分辨率逐块查看得出，可能与上面的结论不一致，并且对部分图片会判断错误。",
     ),
