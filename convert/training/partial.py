@@ -282,7 +282,6 @@ def train(pools: Sequence[List[Item]], odds: Sequence[float], held: List[Item], 
         if (i + 1) % 50 == 0 or last:
             log.append([i + 1, *np.mean(recent, 0).round(4), round(time.time() - start)])
             print("step {}  cells {}  image {}  {} s".format(*log[-1]), flush=True)
-        if (i + 1) % 50 == 0 or last:
             write(net, average, out, log)
         if (i + 1) % 250 == 0 or last:
             found = validate(net, average, held)
