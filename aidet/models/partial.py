@@ -146,7 +146,6 @@ def partial_lite0(num_classes: int = 2, in_channels: int = 3, **kwargs: Any) -> 
             f"partial_lite0 tells generated from real in RGB: num_classes (={num_classes}) must be 2, in_channels "
             f"(={in_channels}) 3"
         )
-    kwargs.pop("drop_rate", None)
     return PartialLite0(**{"padding": "same", "bn_eps": 1e-3, "bn_momentum": 0.9, "drop_path_rate": 0.0, **kwargs})
 
 
