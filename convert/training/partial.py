@@ -378,7 +378,9 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("no pairs to train with, or none held out: give --data SET/labels.csv or --pairs FOLDER")
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    given = {k: v if v is None or isinstance(v, (int, float)) else str(v) for k, v in vars(args).items()}
+    # For the sidecar: the settings without the places of this machine.
+    given = {k: v for k, v in vars(args).items() if k not in ("data", "pairs", "out", "threads")}
+    given["weights"] = Path(args.weights).name
     files.write_json(out / "training.json", {**given, "pairs_of_sets": len(sets), "whole_pairs": len(drawn)})
     print(f"{len(sets)} pairs of the sets, {len(drawn)} whole reconstructions, {len(held)} held out", flush=True)
     train(pools, odds, held, args)
