@@ -2,8 +2,8 @@
 
     python -m convert.training.partial_finish runs/partial ckpt/aidet_partial.ckpt --data SET/labels.csv
 
-MindSpore's results are compared with PyTorch's on the same rounded weights. Three things are then chosen on the pictures
-of split ``val`` of the sets, through :class:`aidet.Localizer` as it is used:
+MindSpore's results are compared with PyTorch's on the same rounded weights. Three things are then chosen on the
+pictures of split ``val`` of the sets, through :class:`aidet.Localizer` as it is used:
 
 * ``threshold``: of those with a false area of at most ``--false-area`` on untouched photographs, the one with
   the best F1 of the cells;
