@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from .. import images
 from ..errors import UserError
@@ -101,13 +101,15 @@ def interface(served: service.Service, folder: Path) -> None:
         return received(payload, folder)
 
     rule = [threshold, low, high]
-    for work, inputs, output in (
+    offered: List[Tuple[Callable, List[Any], Any]] = [
         (verdict, [image, *rule, resaved], answer),
         (batch, [files, *rule], answer),
         (heat, [image], picture),
         (about, [], answer),
-        *([(localize, [image], answer)] if served.localizer is not None else []),
-    ):
+    ]
+    if served.localizer is not None:
+        offered.append((localize, [image], answer))
+    for work, inputs, output in offered:
         call.click(
             told(work),
             inputs,

@@ -92,7 +92,7 @@ class Service:
         self._heat = threading.Semaphore(2)  # a heat map scores 65 images; two at a time leave room for verdicts
 
     def _opened(self, localizer, options):
-        same = {name: options[name] for name in ("backend", "device", "say", "truncated") if name in options}
+        same = {name: options[name] for name in ("backend", "device", "say", "truncated", "workers") if name in options}
         return Localizer(localizer, max_pixels=self.limits.pixels, **same)
 
     def _run(self, work):

@@ -59,7 +59,8 @@ def check(args: Any, screen: bool) -> None:
 def opened(args: Any) -> Localizer:
     """The localizer that the options describe; its messages are printed on stderr."""
     names = "backend device max_pixels truncated".split()
-    return Localizer(args.localizer, say=cli.to_stderr, **{name: getattr(args, name) for name in names})
+    # One thread a picture: several pictures are looked at side by side.
+    return Localizer(args.localizer, say=cli.to_stderr, workers=1, **{name: getattr(args, name) for name in names})
 
 
 def facts(localizer: Localizer) -> Dict[str, Any]:

@@ -141,6 +141,12 @@ def test_the_map_is_made_in_bands_and_in_sixteen_bits(own):
     assert flat[3, 7] < 0.04 and flat[3, 24] > 0.96 and (np.diff(flat[0]) >= 0).all() and (flat == flat[0]).all()
 
 
+def test_the_map_does_not_depend_on_the_workers(path, photo):
+    picture = photo(3, (500, 330))
+    one, four = (aidet.Localizer(path, workers=n).localize(picture) for n in (1, 4))
+    assert (one.cells == four.cells).all() and one.score == four.score and np.ptp(one.cells) > 0.5
+
+
 def test_sources_of_every_kind_agree(own, tmp_path):
     picture = scene((90, 70), (10, 10, 60, 50))
     picture.save(tmp_path / "a.png")
