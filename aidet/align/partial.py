@@ -37,6 +37,7 @@ MOST_INPAINTED = 0.2
 INPAINT_RADIUS = 4.0  # pixels around a point that its value is made of
 FEATHER = (0.5, 2.5)  # standard deviation in pixels of the blur at the region's edge
 TRIES = 6  # to draw a region of the wanted kind
+GENERATOR = "partial"  # of the partly generated pictures: a class of its own in multi-class training
 SHARES = (("train", 0.8), ("val", 0.1), ("test", 0.1))  # where the source has no splits
 
 
@@ -302,7 +303,7 @@ def build(
             continue
         share = f"{(made.mask > 0).mean():.6f}"
         new = {"label": GENERATED, "mask": mask, "area": share, "kind": made.kind, "builder": made.builder.name}
-        rows.append({**columns, "path": paths[0], **new, "generator": made.builder.name})
+        rows.append({**columns, "path": paths[0], **new, "generator": GENERATOR})
         old = {"label": REAL, "mask": "", "area": "0", "kind": "none", "builder": "none"}
         rows.append({**columns, "path": paths[1], **old})
     return rows, lost
