@@ -209,6 +209,21 @@ def test_names_that_would_meet(tmp_path, photo):
 def test_an_area_that_a_builder_cannot_paint(photos, tmp_path):
     with pytest.raises(UserError, match="opencv-ns paints at most 0.2"):
         partial.build(photos, tmp_path / "o", [partial.inpainting("ns")], partial.Settings(area=(0.3, 0.6)))
+    with pytest.raises(UserError, match="opencv-ns paints at most 0.2"):
+        command.main(
+            [
+                "--partial",
+                "--images",
+                str(photos),
+                "--inpaint",
+                "ns",
+                "--area",
+                "0.3",
+                "0.6",
+                "--out",
+                str(tmp_path / "o"),
+            ]
+        )
     assert not (tmp_path / "o").exists()
 
 

@@ -24,7 +24,7 @@ from ..datasets.sources import GENERATOR_COLUMNS, column_of
 from ..errors import UserError
 from ..labels import GENERATED, REAL
 from .pairs import NOT_UNICODE, real_images, unspeakable
-from .regions import KINDS, ellipse
+from .regions import KINDS, ellipse, segmentation
 
 COLUMNS = ("path", "label", "generator", "split", "group", "mask", "area", "kind", "builder")
 FORMATS = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
@@ -242,6 +242,24 @@ def encoded(pixels: np.ndarray, made: Draw) -> bytes:
     return buffer.getvalue()
 
 
+def check(builders: Sequence[Builder], settings: Settings) -> None:
+    """Refuse, before any work, what could only fail later.
+
+    Raises
+    ------
+    UserError
+        An area that a builder cannot paint, or segments without scikit-image.
+    """
+    for builder in builders:
+        if builder.most <= settings.area[0]:
+            raise UserError(
+                f"--area {settings.area[0]:g} {settings.area[1]:g}: {builder.name} paints at most {builder.most:g} of "
+                "a picture; lower the first number, or leave this builder out"
+            )
+    if "segment" in settings.kinds:
+        segmentation()
+
+
 # --- a set ------------------------------------------------------------------------------------------------------------
 def build(
     place: Union[str, Path],
@@ -272,17 +290,12 @@ def build(
     Raises
     ------
     UserError
-        As :func:`aidet.align.pairs.real_images`; and an area that a builder cannot paint.
+        As :func:`aidet.align.pairs.real_images` and :func:`check`.
     """
     from tqdm import tqdm
 
     settings = settings or Settings()
-    for builder in builders:
-        if builder.most <= settings.area[0]:
-            raise UserError(
-                f"--area {settings.area[0]:g} {settings.area[1]:g}: {builder.name} paints at most {builder.most:g} of "
-                "a picture; lower the first number, or leave this builder out"
-            )
+    check(builders, settings)
     table, names = real_images(place)
     kept = _columns(table, names, settings.seed)
     out, rows, lost = Path(out), [], []
@@ -356,7 +369,7 @@ def _columns(table, names, seed):
 
 def _split(group, seed):
     """The split of a source image, where the source names none: by its group, so that all descendants share it."""
-    digest = hashlib.sha256(f"{seed}\0split\0{group}".encode("utf-8", "surrogateescape")).digest()
+    digest = hashlib.sha256(f"{seed}\0split\0{group}".encode("utf-8", "surrogatepass")).digest()
     at = int.from_bytes(digest[:8], "big") / 2**64
     for name, share in SHARES:
         at -= share
