@@ -225,7 +225,9 @@ def autoencoders(
     """
     from .. import ckpt
 
-    rest, builders, about = list(decoders), [], []
+    rest = list(decoders)
+    builders: List[partial.Builder] = []
+    about: List[Dict[str, Any]] = []
     for path in checkpoints:
         half = ckpt.Sidecar.read(path).architecture.endswith("_encoder")
         decoder = rest.pop(0) if half and rest else None
