@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
-from aidet import align, images
+from aidet import align, config, images, labels
 from aidet.align import command, partial, regions
 from aidet.datasets.masks import read_mask
+from aidet.datasets.samples import open_data
 from aidet.datasets.truth import read_labels
 from aidet.errors import UserError
 
@@ -23,7 +24,8 @@ def dull(pixels):
     return (pixels & 0xF8).astype(np.uint8)
 
 
-OWN = Path(__file__).resolve().parents[1] / "ckpt" / "aidet_tae.ckpt"
+ROOT = Path(__file__).resolve().parents[1]
+OWN = ROOT / "ckpt" / "aidet_tae.ckpt"
 AE = partial.autoencoder(dull, "dull")
 PNG = partial.Settings(seed=1, formats=("png",))
 
@@ -124,7 +126,7 @@ def test_opencv_fills_small_regions_from_their_rim(method):
     builder = partial.inpainting(method)
     region = np.zeros((96, 96), bool)
     region[36:60, 36:60] = True
-    assert np.abs(builder.repaint(pixels, region).astype(int) - 120).max() <= 2
+    assert np.abs(builder.repaint(pixels, region).astype(int) - 120).max() <= 5  # the patch differs by 135
     assert builder.name == f"opencv-{method}" and builder.most == partial.MOST_INPAINTED
 
 
@@ -180,7 +182,7 @@ def test_groups_and_splits_come_from_the_source(photos, tmp_path, photo):
     ]
     table.write_text("path,label,generator,split,group\n" + "\n".join(lines) + "\n")
     rows, _ = partial.build(table, tmp_path / "a", [AE], PNG)
-    assert len(rows) == 18 and {row["generator"] for row in rows} == {"cam", "dull"}
+    assert len(rows) == 18 and {row["generator"] for row in rows} == {"cam", "partial"}
     assert [row["split"] for row in rows[::2][:2]] == ["train", "test"] and rows[0]["group"] == "g0"
     part, _ = partial.build(f"{table}@split=test", tmp_path / "b", [AE], PNG)
     assert len(part) == 6 and {row["split"] for row in part} == {"test"}
@@ -207,6 +209,21 @@ def test_names_that_would_meet(tmp_path, photo):
 def test_an_area_that_a_builder_cannot_paint(photos, tmp_path):
     with pytest.raises(UserError, match="opencv-ns paints at most 0.2"):
         partial.build(photos, tmp_path / "o", [partial.inpainting("ns")], partial.Settings(area=(0.3, 0.6)))
+    with pytest.raises(UserError, match="opencv-ns paints at most 0.2"):
+        command.main(
+            [
+                "--partial",
+                "--images",
+                str(photos),
+                "--inpaint",
+                "ns",
+                "--area",
+                "0.3",
+                "0.6",
+                "--out",
+                str(tmp_path / "o"),
+            ]
+        )
     assert not (tmp_path / "o").exists()
 
 
@@ -310,3 +327,35 @@ def test_what_a_format_cannot_hold_is_left_out(photo):
 
 def test_the_room_shows_its_parts():
     assert align.build_partial is partial.build and align.Settings is partial.Settings
+
+
+# --- as a class of the VIP Cup's recipe -------------------------------------------------------------------------------
+def test_partial_pictures_are_a_class_of_their_own(photos, tmp_path, photo):
+    """ArtiFact's folders with a partial set beside them: real, one class per generator, partial; score 1 - p(real)."""
+    for kind, target in (("camera", 0), ("synthetic", 3)):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        for i in range(3):
+            photo(i, (64, 64)).save(tmp_path / "set" / kind / f"{i}.jpg")
+        lines = "".join(f"{i}.jpg,{target},{kind}\n" for i in range(3))
+        (tmp_path / "set" / kind / "metadata.csv").write_text("image_path,target,category\n" + lines)
+    arguments = ["--partial", "--images", str(photos), "--inpaint", "ns", "--out", str(tmp_path / "set/partial")]
+    assert command.main(arguments) == 0
+    # Both forms of the table: beside the folders of ArtiFact, and a set of its own.
+    (tmp_path / "set/partial/metadata.csv").write_bytes((tmp_path / "set/partial/labels.csv").read_bytes())
+    recipe = config.load(ROOT / "mindcv_cfg/vipcup_convnext_tiny.yaml", {"data_dir": str(tmp_path / "set")})
+    assert recipe.multiclass_to_binary
+    train, val, classes = open_data(recipe)
+    assert classes == ["real", "partial", "synthetic"] and len(train) + len(val) == 26
+    for samples in (train, val):
+        for path, target in zip(samples.paths, samples.targets):
+            assert classes[target] == ("partial" if "_p." in path else "synthetic" if "synthetic/" in path else "real")
+    keys = {"data_dir": str(tmp_path / "set/partial"), "multiclass_to_binary": True, "val_while_train": False}
+    assert open_data(config.load(None, keys))[2] == ["real", "partial"]
+
+
+def test_the_score_of_three_classes_is_the_log_odds_of_one_minus_real():
+    logits = np.array([[2.0, -1.0, 0.5], [-3.0, 4.0, 1.0], [0.0, 0.0, 0.0]])
+    real = np.exp(logits[:, 0]) / np.exp(logits).sum(1)
+    score = labels.score_from_logits(logits, ["real", "generated", "generated"])
+    np.testing.assert_allclose(score, labels.logit(1 - real), rtol=1e-9)
+    assert labels.class_order(["real", "synthetic", "partial"], real="real") == ["real", "generated", "generated"]

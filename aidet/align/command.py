@@ -28,7 +28,7 @@ from .. import cli, files
 from ..datasets.sources import read_images
 from ..errors import UserError
 from . import partial
-from .pairs import build
+from .pairs import build, real_images
 from .reconstruct import TILE, Reconstructor
 from .regions import KINDS
 
@@ -183,6 +183,8 @@ def _partial(options, out):
     settings = partial.Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
     builders, about = autoencoders(options.ckpt or [], options.decoder or [], options.tile, options.device)
     builders += [partial.inpainting(method) for method in dict.fromkeys(options.inpaint)]
+    partial.check(builders, settings)
+    real_images(options.images)
     facts = {"partial": partial.facts(settings, builders), "autoencoders": about, "tile": options.tile}
     _same(out / "align.json", facts)
     files.write_json(out / "align.json", facts)
@@ -223,7 +225,9 @@ def autoencoders(
     """
     from .. import ckpt
 
-    rest, builders, about = list(decoders), [], []
+    rest = list(decoders)
+    builders: List[partial.Builder] = []
+    about: List[Dict[str, Any]] = []
     for path in checkpoints:
         half = ckpt.Sidecar.read(path).architecture.endswith("_encoder")
         decoder = rest.pop(0) if half and rest else None

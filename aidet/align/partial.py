@@ -24,7 +24,7 @@ from ..datasets.sources import GENERATOR_COLUMNS, column_of
 from ..errors import UserError
 from ..labels import GENERATED, REAL
 from .pairs import NOT_UNICODE, real_images, unspeakable
-from .regions import KINDS, ellipse
+from .regions import KINDS, ellipse, segmentation
 
 COLUMNS = ("path", "label", "generator", "split", "group", "mask", "area", "kind", "builder")
 FORMATS = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
@@ -37,6 +37,7 @@ MOST_INPAINTED = 0.2
 INPAINT_RADIUS = 4.0  # pixels around a point that its value is made of
 FEATHER = (0.5, 2.5)  # standard deviation in pixels of the blur at the region's edge
 TRIES = 6  # to draw a region of the wanted kind
+GENERATOR = "partial"  # of the partly generated pictures: a class of its own in multi-class training
 SHARES = (("train", 0.8), ("val", 0.1), ("test", 0.1))  # where the source has no splits
 
 
@@ -241,6 +242,24 @@ def encoded(pixels: np.ndarray, made: Draw) -> bytes:
     return buffer.getvalue()
 
 
+def check(builders: Sequence[Builder], settings: Settings) -> None:
+    """Refuse, before any work, what could only fail later.
+
+    Raises
+    ------
+    UserError
+        An area that a builder cannot paint, or segments without scikit-image.
+    """
+    for builder in builders:
+        if builder.most <= settings.area[0]:
+            raise UserError(
+                f"--area {settings.area[0]:g} {settings.area[1]:g}: {builder.name} paints at most {builder.most:g} of "
+                "a picture; lower the first number, or leave this builder out"
+            )
+    if "segment" in settings.kinds:
+        segmentation()
+
+
 # --- a set ------------------------------------------------------------------------------------------------------------
 def build(
     place: Union[str, Path],
@@ -271,17 +290,12 @@ def build(
     Raises
     ------
     UserError
-        As :func:`aidet.align.pairs.real_images`; and an area that a builder cannot paint.
+        As :func:`aidet.align.pairs.real_images` and :func:`check`.
     """
     from tqdm import tqdm
 
     settings = settings or Settings()
-    for builder in builders:
-        if builder.most <= settings.area[0]:
-            raise UserError(
-                f"--area {settings.area[0]:g} {settings.area[1]:g}: {builder.name} paints at most {builder.most:g} of "
-                "a picture; lower the first number, or leave this builder out"
-            )
+    check(builders, settings)
     table, names = real_images(place)
     kept = _columns(table, names, settings.seed)
     out, rows, lost = Path(out), [], []
@@ -302,7 +316,7 @@ def build(
             continue
         share = f"{(made.mask > 0).mean():.6f}"
         new = {"label": GENERATED, "mask": mask, "area": share, "kind": made.kind, "builder": made.builder.name}
-        rows.append({**columns, "path": paths[0], **new, "generator": made.builder.name})
+        rows.append({**columns, "path": paths[0], **new, "generator": GENERATOR})
         old = {"label": REAL, "mask": "", "area": "0", "kind": "none", "builder": "none"}
         rows.append({**columns, "path": paths[1], **old})
     return rows, lost
@@ -355,7 +369,7 @@ def _columns(table, names, seed):
 
 def _split(group, seed):
     """The split of a source image, where the source names none: by its group, so that all descendants share it."""
-    digest = hashlib.sha256(f"{seed}\0split\0{group}".encode("utf-8", "surrogateescape")).digest()
+    digest = hashlib.sha256(f"{seed}\0split\0{group}".encode("utf-8", "surrogatepass")).digest()
     at = int.from_bytes(digest[:8], "big") / 2**64
     for name, share in SHARES:
         at -= share

@@ -6,7 +6,7 @@ Image Inpainting with Gated Convolution", ICCV 2019; segments are those of Felze
 Graph-Based Image Segmentation", IJCV 2004, as in scikit-image.
 """
 
-from typing import Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import numpy as np
 from PIL import Image
@@ -83,13 +83,7 @@ def segment(pixels: np.ndarray, area: float, rng: np.random.Generator) -> Option
     UserError
         scikit-image is not installed.
     """
-    try:
-        from skimage.color import rgb2lab
-        from skimage.segmentation import felzenszwalb
-    except ImportError:
-        raise UserError(
-            "segments need scikit-image: pip install 'aidet[partial]', or leave segment out of --kinds"
-        ) from None
+    rgb2lab, felzenszwalb = segmentation()
     height, width = pixels.shape[:2]
     rows, columns = _coarse(height, width)
     small = np.asarray(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BOX))
@@ -107,6 +101,18 @@ def segment(pixels: np.ndarray, area: float, rng: np.random.Generator) -> Option
     chosen = _grown(labels, sizes, about, int(rng.choice(known, p=sizes[known] / sizes[known].sum())), area * count)
     soft = _as_large(np.isin(labels, chosen).astype(np.float32), width, height)
     return soft > 0.5
+
+
+def segmentation() -> Tuple[Any, Any]:
+    """scikit-image's ``rgb2lab`` and ``felzenszwalb``; a :class:`UserError` if it is not installed."""
+    try:
+        from skimage.color import rgb2lab
+        from skimage.segmentation import felzenszwalb
+    except ImportError:
+        raise UserError(
+            "segments need scikit-image: pip install 'aidet[partial]', or leave segment out of --kinds"
+        ) from None
+    return rgb2lab, felzenszwalb
 
 
 def _grown(labels, sizes, about, first, wanted):

@@ -6,6 +6,7 @@ treats the pixels of one bin as equal; the bins are 0.02 wide in log-odds.
 """
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple, Union
@@ -101,8 +102,8 @@ class Maps:
         if not max(hits) and all(self._file(path, off) is None for path in paths for off in range(depth + 1)):
             example = "/".join([self.folder.name, _stem(paths[0]) + ".png"])
             raise UserError(f"--maps {str(folder)!r} has no map of any picture of the labels; wanted such as {example}")
-        stems = [_stem(_without(path, self.off)) for path in paths]
-        self._shared = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set()
+        times = Counter(_stem(_without(path, self.off)) for path in paths)
+        self._shared = {stem for stem, count in times.items() if count > 1}
 
     def _file(self, path, off):
         name = _without(path, off)
