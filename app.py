@@ -17,6 +17,11 @@ def parser() -> cli.Parser:
     """The options; those of a detector are described in docs/infer.md."""
     p = cli.Parser(prog="app.py", description=__doc__)
     cli.add_detector(p, "ckpt")
+    p.add_argument(
+        "--localizer",
+        metavar="C.ckpt|none",
+        help="shows which parts are generated (default: ckpt/aidet_partial.ckpt if it is there)",
+    )
     p.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens it to the network; there is no login")
     p.add_argument("--port", type=int, default=7860, help="0: any free one")
     p.add_argument("--language", choices=("en", "zh"), help="of the first page (default: the browser's)")
@@ -37,6 +42,7 @@ def run(argv: List[str]) -> None:
     from aidet.detector import default
 
     checkpoints = default.checkpoints(args.pop("ckpt"))
+    args["localizer"] = default.localizer_if_any(args["localizer"])
     given = {name: args.pop(f"max_{name}") for name in LIMITS}
     for name, value in given.items():
         if value < 1:

@@ -3,6 +3,7 @@
 score     compare a scores.csv with labels: metrics with intervals, metrics.json and report.html
 sweep     robustness: thresholds, votes, JPEG, WebP, blur, noise, resize, crop, degradation tiers
 transfer  models x data sets
+localize  maps of generated pixels against true masks: pixels, whole pictures by area, false area
 audit     shortcuts: can size, format or compression alone tell the classes apart?
 leaks     find duplicate images across train, validation and test
 
@@ -19,7 +20,7 @@ from aidet.errors import UserError
 def _parser():
     parser = cli.Parser(prog="evaluate.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_score, _sweep, _transfer, _audit, _leaks):
+    for add in (_score, _sweep, _transfer, _localize, _audit, _leaks):
         add(commands)
     return parser
 
@@ -104,7 +105,7 @@ def _score(commands):
         help="models whose maps appear beside the errors (default: the checkpoints of run.json beside the scores)",
     )
     p.add_argument(
-        "--include", nargs="+", metavar="DIR", help="put the curves and matrices of sweep and transfer into the report"
+        "--include", nargs="+", metavar="DIR", help="put the results of sweep, transfer and localize into the report"
     )
     p.add_argument("--vip", nargs=2, metavar=("P1", "P2"), help="VIP Cup score of two filename,logit files")
     p.add_argument("--thumbnails", type=_count, default=12, metavar="N", help="worst errors shown per class (12)")
@@ -140,6 +141,23 @@ def _transfer(commands):
     cli.add_reading(p)
 
 
+def _localize(commands):
+    p = _command(commands, "localize", "maps of generated pixels against true masks")
+    p.add_argument(
+        "--maps", required=True, metavar="DIR", help="8- or 16-bit grey PNG of the pictures' size: OUT/maps of infer.py"
+    )
+    _labels(p)
+    _common(p)
+    p.add_argument(
+        "--scores",
+        metavar="CSV",
+        help="scores of whole pictures: local_score and score; without it the map's highest 1%%",
+    )
+    p.add_argument("--by", nargs="+", metavar="COLUMN", help="further tables; area, kind and builder always have one")
+    p.add_argument("--threshold", type=_share, help="on the map's probability (0.5)")
+    p.add_argument("--thumbnails", type=_count, default=6, metavar="N", help="worst pictures shown of each side (6)")
+
+
 def _audit(commands):
     p = _command(commands, "audit", "shortcuts in a data set")
     _labels(p)
@@ -173,6 +191,8 @@ def main(argv: Sequence[str]) -> int:
         if not options.scores and not options.vip:
             raise UserError("score needs --scores CSV (or --vip P1.csv P2.csv)")
         from aidet.evaluation.score import main as run
+    elif options.command == "localize":
+        from aidet.evaluation.localize import main as run
     elif options.command == "audit":
         from aidet.audit.audit import main as run
     elif options.command == "leaks":

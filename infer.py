@@ -39,6 +39,12 @@ def parser() -> cli.Parser:
     g.add_argument("--flips", action="store_true", help="score every view mirrored, too")
     g.add_argument("--stability", action="store_true", help="score re-saved and resized versions: stability.csv")
     g.add_argument(
+        "--localize",
+        action="store_true",
+        help="say which parts are generated: maps/NAME.png and the columns area, where, local_score (docs/localize.md)",
+    )
+    g.add_argument("--localizer", metavar="C.ckpt", help="for --localize (default: ckpt/aidet_partial.ckpt)")
+    g.add_argument(
         "--early-exit", action="store_true", help="only as many views as the decision needs; the labels stay the same"
     )
     g.add_argument(

@@ -4,7 +4,7 @@ The wheel installs one top-level package, ``aidet``, so that it takes no common 
 
 * the folder ``convert`` at the root of the repository becomes ``aidet.convert``;
 * the root scripts (``train``, ``app`` ...) become ``aidet.scripts``, where the console command ``aidet`` finds them;
-* the default detector and the recipes of ``mindcv_cfg`` become data in ``aidet/shipped``.
+* the default detector, the localizer and the recipes of ``mindcv_cfg`` become data in ``aidet/shipped``.
 
 All stay at the root of the repository, where the project's users look for them.
 """
@@ -16,7 +16,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 SCRIPTS = ("train", "infer", "evaluate", "export", "app")
-SHIPPED = ("ckpt/aidet_default.*", "mindcv_cfg/**/*.yaml")
+SHIPPED = ("ckpt/aidet_default.*", "ckpt/aidet_partial.*", "mindcv_cfg/**/*.yaml")
 
 
 class BuildWhole(build_py):

@@ -14,7 +14,7 @@ import logging
 logging.getLogger("aidet").addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
-__all__ = ["Detector", "__version__"]
+__all__ = ["Detector", "Localizer", "__version__"]
 
 
 def __getattr__(name):
@@ -23,4 +23,8 @@ def __getattr__(name):
         from .detector import Detector
 
         return Detector
+    if name == "Localizer":
+        from .detector import Localizer
+
+        return Localizer
     raise AttributeError(f"module 'aidet' has no attribute {name!r}")

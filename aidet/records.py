@@ -43,6 +43,9 @@ class Record:
     reason : str or None
         Why the decision is ``unsure`` whatever the score: the image holds too little evidence. Empty if it holds
         enough, None if the detector has no rule for it; else the last column ``reason`` of result files.
+    local : dict or None
+        What a localizer found, as :meth:`aidet.detector.Localization.to_dict` gives it; None without a localizer and if
+        the input could not be used.
     """
 
     path: str
@@ -55,6 +58,7 @@ class Record:
     stability: Dict[str, float] = field(default_factory=dict)
     note: str = ""
     reason: Optional[str] = None
+    local: Optional[Dict[str, Any]] = None
 
     @property
     def ok(self) -> bool:

@@ -68,6 +68,7 @@ def write(
         "format": FORMAT,
         "models": models,
         "options": {**{k: header.get(k) for k in OPTIONS}, **{k: header[k] for k in OF_SOME if k in header}},
+        **({"localizer": header["localizer"]} if "localizer" in header else {}),
         "counts": counts,
         "processes": parts,
         "images_per_second": round(scored / seconds, 4) if scored and seconds else None,

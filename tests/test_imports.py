@@ -37,17 +37,17 @@ ROOMS = {
     "audit": {"archives", "datasets", "evaluation", "images", "metrics", "report"},
     "app": {"detector", "images"},
     "xihe": {"app", "config", "export", "images", "training"},
+    "align": {"archives", "ckpt", "datasets", "images"},
 }
 # Files directly in aidet/ that are run, not imported.
 TOOLS = {
     "data": {"archives", "datasets", "images"},
-    "align": {"archives", "ckpt", "datasets", "images"},
     "rules": {"datasets", "detector", "images"},
     "command": {"convert", "xihe"},
 }
 CONVERT = {
     "convert": {"ckpt", "images", "models"},
-    "convert.training": {"ckpt", "convert", "detector", "images", "metrics", "models"},
+    "convert.training": {"ckpt", "convert", "datasets", "detector", "images", "metrics", "models"},
 }
 CONVERT_FOLDERS = {"families": "convert", "parity": "convert", "training": "convert.training"}
 # A script may import its own room, and the detector for the default checkpoint.
@@ -60,7 +60,8 @@ SCRIPTS = {
     "setup.py": set(),
 }
 ALLOWED = {**ROOMS, **TOOLS, **CONVERT, **SCRIPTS}
-LAZY = {"aidet.Detector": "aidet.detector"}  # what aidet/__init__.py imports on first use
+# What aidet/__init__.py imports on first use.
+LAZY = {"aidet.Detector": "aidet.detector", "aidet.Localizer": "aidet.detector"}
 
 TORCH = {"torch", "torchvision", "timm", "transformers", "diffusers"}
 MINDSPORE = {"mindspore", "mindcv", "onnxruntime", "onnx", "openvino"}
@@ -188,7 +189,7 @@ def own(path):
     for stem, name, _, line in imports((ROOT / path).read_text(encoding="utf-8"), path):
         if stem.split(".")[0] not in ("aidet", "convert") and f"{stem.split('.')[0]}.py" not in SCRIPTS:
             continue
-        if path == "aidet/__init__.py" and name == f"{LAZY['aidet.Detector']}.Detector":
+        if path == "aidet/__init__.py" and name.replace(f"{stem}.", "aidet.") in LAZY:
             continue
         if name.startswith("aidet.convert."):  # its name in the wheel
             name, stem = name[len("aidet.") :], stem[len("aidet.") :]

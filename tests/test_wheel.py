@@ -18,6 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("train", "infer", "evaluate", "export", "app")
 
 
+def shipped():
+    """The default detector, and the localizer if it is there."""
+    found = [*ROOT.glob("ckpt/aidet_default.*"), *ROOT.glob("ckpt/aidet_partial.*")]
+    return [path for path in found if not path.suffixes[:-1]]  # a cached graph has a hash before its extension
+
+
 def sources(folder):
     """The tracked sources that a wheel is built from, copied, so that nothing is built inside the repository."""
     for name in ("aidet", "convert"):
@@ -25,9 +31,8 @@ def sources(folder):
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", *(f"{s}.py" for s in SCRIPTS)):
         shutil.copy(ROOT / name, folder / name)
     (folder / "ckpt").mkdir()
-    for path in ROOT.glob("ckpt/aidet_default.*"):
-        if path.suffixes[:-1] == []:  # a cached graph has a hash before its extension
-            shutil.copy(path, folder / "ckpt")
+    for path in shipped():
+        shutil.copy(path, folder / "ckpt")
     shutil.copytree(ROOT / "mindcv_cfg", folder / "mindcv_cfg")
     return folder
 
@@ -71,7 +76,8 @@ def test_what_is_in_the_wheel(wheel):
     assert not in_the_repository("convert", "aidet/convert") - set(names)
     assert any(n.endswith(".j2") for n in names), "the report's template"
     detector = {f"aidet/shipped/aidet_default.{kind}" for kind in ("ckpt", "json", "md", "onnx")}
-    assert detector == {n for n in names if n.startswith("aidet/shipped/aidet_")}
+    localizer = {f"aidet/shipped/{path.name}" for path in shipped() if path.stem == "aidet_partial"}
+    assert detector | localizer == {n for n in names if n.startswith("aidet/shipped/aidet_")}
     recipes = {f"aidet/shipped/{p.relative_to(ROOT).as_posix()}" for p in ROOT.glob("mindcv_cfg/**/*.yaml")}
     assert recipes == {n for n in names if n.startswith("aidet/shipped/mindcv_cfg/")} and recipes
     assert "aidet = aidet.command:main" in entries

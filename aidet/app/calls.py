@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from .. import images
 from ..errors import UserError
@@ -83,6 +83,14 @@ def interface(served: service.Service, folder: Path) -> None:
         """An occlusion map over the image, as a PNG."""
         return served.heat(*uploaded(image)).picture
 
+    def localize(image):
+        """Which parts of an image are generated: area, box of the largest region, map."""
+        path, name = uploaded(image)
+        try:
+            return service.located(name, served.localize(path)[0])
+        except images.ImageError as error:
+            return {"file": name, "status": f"error: {error}"}
+
     def about():
         """Models, threshold, unsure zone and limits of this server."""
         return served.about()
@@ -93,12 +101,15 @@ def interface(served: service.Service, folder: Path) -> None:
         return received(payload, folder)
 
     rule = [threshold, low, high]
-    for work, inputs, output in (
+    offered: List[Tuple[Callable, List[Any], Any]] = [
         (verdict, [image, *rule, resaved], answer),
         (batch, [files, *rule], answer),
         (heat, [image], picture),
         (about, [], answer),
-    ):
+    ]
+    if served.localizer is not None:
+        offered.append((localize, [image], answer))
+    for work, inputs, output in offered:
         call.click(
             told(work),
             inputs,

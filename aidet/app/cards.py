@@ -9,6 +9,7 @@ from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
 from .. import records
 from ..detector import Verdict
+from ..detector.localization import share
 from ..detector.wording import percent, percent_beside, setting
 from ..labels import decide
 from .metadata import Finding
@@ -208,6 +209,30 @@ def heat_map(language: str, picture: str, without: float, prob: float) -> str:
         f'<figure class="aidet-map"><img src="{picture}" alt="{say(language, "heat_alt", side=side)}">'
         f'<figcaption><div class="aidet-scale"></div><div class="aidet-ends">{ends}</div>'
         f"<p>{said}</p></figcaption></figure>"
+    )
+
+
+def where(language: str, image: str, layer: str, found: str, area: float, reason: str = "") -> str:
+    """The image with a localizer's map over it, a legend, and a slider for the strength of the map's colour.
+
+    Parameters
+    ----------
+    language : {"en", "zh"}
+    image, layer : str
+        Data URIs of two pictures of the same size.
+    found, area, reason :
+        Of :class:`aidet.detector.Localization`.
+    """
+    said = lacking(language, reason) if reason else say(language, f"where_{found}", area=share(area))
+    move = "this.closest('figure').querySelector('.aidet-layer').style.opacity = this.value / 100"
+    ends = "".join(f"<span>{say(language, key)}</span>" for key in ("where_low", "where_high"))
+    return (
+        f'<figure class="aidet-map" data-found="{found}"><div class="aidet-stack">'
+        f'<img src="{image}" alt="{html.escape(say(language, "where_alt", said=said.rstrip(".。")))}">'
+        f'<img class="aidet-layer" src="{layer}" alt="" style="opacity: 0.7"></div>'
+        f'<figcaption><b>{html.escape(said)}</b><div class="aidet-likely"></div><div class="aidet-ends">{ends}</div>'
+        f'<label>{say(language, "where_opacity")} <input type="range" min="0" max="100" value="70" oninput="{move}">'
+        f"</label><p>{say(language, 'where_help')}</p></figcaption></figure>"
     )
 
 

@@ -81,6 +81,7 @@ class Layout:
             with gr.Column(scale=5, min_width=320):
                 self.card = gr.HTML(empty(self.start), elem_id="verdict", padding=False)
             with gr.Column(scale=4, min_width=310):
+                self._where()
                 self.heat = gr.HTML(cards.blank(self.start, "heat_empty"), elem_id="heat", padding=False)
         self._sliders()
         with gr.Tabs():
@@ -92,6 +93,16 @@ class Layout:
                 self.traces = gr.HTML(elem_id="traces", padding=False)
             with self._tab("metadata"):
                 self.metadata = gr.HTML(elem_id="metadata", padding=False)
+
+    def _where(self):
+        """A switch from the heat map to the map of the localizer, if there is one."""
+        self.located = gr.State(None)
+        self.switch = self.where = None
+        if self.served.localizer is not None:
+            self.switch = self._word(
+                gr.Checkbox, "where", "label", value=False, container=False, elem_id="where-switch"
+            )
+            self.where = gr.HTML(cards.blank(self.start, "where_empty"), elem_id="where", padding=False, visible=False)
 
     def _picture(self):
         self.image = self._word(

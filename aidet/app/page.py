@@ -102,6 +102,11 @@ class Page(layout.Layout):
         )
         more = first.then(self.on_resaved, [self.examined, *told], [self.card, self.stability, self.examined], **HIDDEN)
         more.then(self.on_heat, [self.examined, self.language], [self.heat, self.examined], **HIDDEN)
+        if self.switch is not None:
+            seen = [self.examined, self.located, self.switch, self.language]
+            shown_there = [self.heat, self.where, self.located]
+            for event in (self.switch.change, self.language.change, first.then):
+                event(self.on_where, seen, shown_there, **HIDDEN)
         first.then(None, None, None, js=TO_THE_VERDICT, api_visibility="private")
         for button, example in zip(self.chosen, self.examples):
             button.click(functools.partial(str, example.path), None, self.image, **HIDDEN)
@@ -189,6 +194,29 @@ class Page(layout.Layout):
         heat = calls.told(self.served.heat)(examined["path"], examined["record"].path)
         examined = {**examined, "heat": (pictures.uri(heat.picture), heat.without)}
         return (self.map_of(examined, language), examined) if self.current(examined) else (gr.skip(), gr.skip())
+
+    def on_where(
+        self, examined: Optional[Dict[str, Any]], located: Optional[Dict[str, Any]], wanted: bool, language: str
+    ) -> Any:
+        """Show the map of the localizer in the place of the heat map, or the heat map again."""
+        heat, there = gr.update(visible=not wanted), {"visible": wanted}
+        if examined is None or not examined["record"].ok:
+            yield heat, gr.update(value=cards.blank(language, "where_empty"), **there), None
+            return
+        located = located if located is not None and located["path"] == examined["path"] else None
+        if wanted and located is None:
+            yield heat, gr.update(value=cards.blank(language, "where_wait"), **there), None
+            located = self.locate(examined["path"])
+            if not self.current(examined):
+                return
+        shown = cards.where(language, **located["shown"]) if located else cards.blank(language, "where_empty")
+        yield heat, gr.update(value=shown, **there), located
+
+    def locate(self, path: str) -> Dict[str, Any]:
+        """What the page shows of an image's generated parts."""
+        found, image = calls.told(self.served.localize)(path)
+        pair = {"image": pictures.uri(pictures.preview(image)), "layer": pictures.png_uri(pictures.layer(found))}
+        return {"path": path, "shown": {**pair, "found": found.found, "area": found.area, "reason": found.reason}}
 
     @staticmethod
     def map_of(examined: Optional[Dict[str, Any]], language: str) -> str:

@@ -5,10 +5,11 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 from .. import images
-from ..detector import explain
+from ..detector import Localization, explain
+from ..detector.localization import enlarged
 
 SIDE = 512
 GAIN = 8.0  # grey levels shown for one grey level of noise
@@ -75,6 +76,51 @@ def overlay(heat: np.ndarray, image: Image.Image, side: int = 768) -> Image.Imag
     PIL.Image.Image, mode RGB
     """
     return explain.overlay(heat, image, side)
+
+
+def layer(found: Localization, side: int = 768) -> Image.Image:
+    """The map of a localizer, to be laid over the image: orange where it is likely generated, else clear.
+
+    Parameters
+    ----------
+    found : aidet.detector.Localization
+    side : int
+        Longest side of the result, as :func:`preview` has it.
+
+    Returns
+    -------
+    PIL.Image.Image, mode RGBA
+        With a frame around the largest region.
+    """
+    width, height = small = _within(found.size, side)
+    scale = found.size[0] / width, found.size[1] / height
+    across, down = ((np.arange(n) + 0.5) * s - 0.5 for n, s in zip(small, scale))
+    made = np.empty((height, width, 4), np.uint8)
+    made[..., :3] = explain.ORANGE
+    made[..., 3] = np.rint(255 * enlarged(found.cells, found.grid, down, across))
+    image = Image.fromarray(made)
+    if found.where is not None:
+        box = [n / s for n, s in zip(found.where, scale * 2)]
+        frame = [int(box[0]), int(box[1]), min(round(box[2]), width) - 1, min(round(box[3]), height) - 1]
+        ImageDraw.Draw(image).rectangle(frame, outline=(*explain.ORANGE, 255), width=max(2, max(small) // 250))
+    return image
+
+
+def preview(image: Image.Image, side: int = 768) -> Image.Image:
+    """An RGB image, made smaller if its longest side is over ``side``."""
+    return image if max(image.size) <= side else image.resize(_within(image.size, side), reducing_gap=2.0)
+
+
+def _within(size, side):
+    share = min(1.0, side / max(size))
+    return tuple(max(1, round(n * share)) for n in size)
+
+
+def png_uri(image: Image.Image) -> str:
+    """An image as a data URI, PNG."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def uri(image: Image.Image, quality: int = 88) -> str:

@@ -1,6 +1,8 @@
 """Scoring for the application: one detector for many concurrent requests, without Gradio."""
 
+import base64
 import copy
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 from PIL import Image
 
 from .. import Detector, __version__, images, labels
-from ..detector import Verdict, explain, vote
+from ..detector import Localization, Localizer, Verdict, explain, vote
+from ..detector.localization import sixteen_bits
 from ..errors import UserError
 from ..records import Record
 from . import metadata, pictures, uploads
@@ -50,12 +53,15 @@ class Service:
     limits : uploads.Limits, optional
     unsure : (float, float) or "LOW,HIGH", optional
         Default: the detector's own.
+    localizer : str or Path, optional
+        What shows which parts of an image are generated; without it that is not offered.
     **options
         Options of :class:`aidet.Detector`.
 
     Attributes
     ----------
     detector : aidet.Detector
+    localizer : aidet.Localizer or None
     threshold : float
     unsure : (float, float)
 
@@ -70,6 +76,7 @@ class Service:
         checkpoints: Sequence[Union[str, Path]],
         limits: Optional[uploads.Limits] = None,
         unsure: Optional[Zone] = None,
+        localizer: Union[None, str, Path] = None,
         **options: Any,
     ) -> None:
         self.limits = limits or uploads.Limits()
@@ -78,10 +85,15 @@ class Service:
         self.detector = self._only.submit(
             lambda: Detector(*checkpoints, unsure=unsure, stability=True, max_pixels=self.limits.pixels, **options)
         ).result()
+        self.localizer = None if localizer is None else self._only.submit(self._opened, localizer, options).result()
         self.safe = all(m.threadsafe for m in self.detector.models)
         self.threshold = self.detector.threshold
         self.unsure = self.detector.unsure or (self.threshold, self.threshold)
         self._heat = threading.Semaphore(2)  # a heat map scores 65 images; two at a time leave room for verdicts
+
+    def _opened(self, localizer, options):
+        same = {name: options[name] for name in ("backend", "device", "say", "truncated", "workers") if name in options}
+        return Localizer(localizer, max_pixels=self.limits.pixels, **same)
 
     def _run(self, work):
         return work() if self.safe else self._only.submit(work).result()
@@ -196,6 +208,25 @@ class Service:
         strongest = heat.flat[abs(heat).argmax()]
         return Heat(pictures.overlay(heat, image), float(labels.sigmoid(score - strongest)))
 
+    def localize(self, source: Union[str, Path]) -> Tuple[Localization, Image.Image]:
+        """Where an image is generated, and the image.
+
+        Raises
+        ------
+        images.ImageError
+            The file cannot be used.
+        UserError
+            There is no localizer.
+        """
+        localizer = self.localizer
+        if localizer is None:
+            raise UserError("no localizer here; start the application with --localizer A.ckpt")
+        image = localizer.reading.decode(uploads.checked(source, self.limits))  # type: ignore[arg-type]  # as in heat
+        with self._heat:
+            if localizer.threadsafe:
+                return localizer.localize(image), image
+            return self._only.submit(localizer.localize, image).result(), image
+
     # --- many --------------------------------------------------------------------------------------------------------
     def batch(
         self,
@@ -256,10 +287,40 @@ class Service:
             "threshold": self.threshold,
             **{name: value for name, value in stated.items() if value},
             "unsure": list(self.unsure),
+            **({} if self.localizer is None else {"localizer": _about(self.localizer)}),
             "limits": vars(self.limits),
             "labels": list(labels.NAMES),
             "note": NOTE,
         }
+
+
+def _about(localizer):
+    own = localizer.settings
+    return {
+        "name": localizer.path.stem, "identity": localizer.identity, "backend": localizer.backend_name,
+        "threshold": own.threshold, "min_area": own.min_area, "grid": own.grid,
+    }  # fmt: skip
+
+
+def located(name: str, found: Localization) -> Dict[str, Any]:
+    """A localization as the HTTP interface returns it.
+
+    Returns
+    -------
+    dict
+        ``file, status, found, words, area, where, score, probability``, ``size`` (width and height), ``grid`` (pixels
+        along each side of a cell), ``map`` (a 16-bit grey PNG in base64, one pixel a cell, 65535 for probability 1) and
+        ``note``; see docs/app.md.
+    """
+    png = io.BytesIO()
+    Image.fromarray(sixteen_bits(found.cells)).save(png, "PNG")
+    facts = found.to_dict()
+    facts["probability"] = facts.pop("prob")
+    picture = base64.b64encode(png.getvalue()).decode("ascii")
+    return {
+        "file": uploads.safe_name(name), "status": "ok", **facts, "size": list(found.size), "grid": found.grid,
+        "map": picture, "note": NOTE,
+    }  # fmt: skip
 
 
 def middle(image: Image.Image) -> Image.Image:

@@ -50,6 +50,13 @@ _RULES = """
   color: var(--ai-soft)}
 .aidet-scale {height: 12px; border-radius: 4px; margin: 2px 0;
   background: linear-gradient(90deg, #146edc, #9a9a9a 50%, #e66101)}
+.aidet-likely {height: 12px; border-radius: 4px; margin: 6px 0 2px; border: 1px solid var(--ai-line);
+  background: linear-gradient(90deg, #e6610100, #e66101)}
+.aidet-stack {position: relative}
+.aidet-map .aidet-layer {position: absolute; inset: 0; height: 100%}
+.aidet-map figcaption b {color: var(--ai-text); font-size: 1rem}
+.aidet-map label {display: flex; align-items: center; gap: 10px; margin: 4px 0}
+.aidet-map input[type=range] {flex: 1; min-width: 0; accent-color: #c24e00}
 .aidet-scroll {overflow-x: auto; border: 1px solid var(--ai-line); border-radius: 8px; max-height: 480px;
   background: var(--ai-ground)}
 .aidet-scroll:focus-visible {outline: 3px solid var(--ai-real)}
@@ -74,7 +81,7 @@ _RULES = """
   white-space: normal; justify-content: flex-start; background: var(--ai-ground); color: var(--ai-text);
   border: 1px solid var(--ai-line)}
 .aidet-example img {width: 100%; height: 62px; object-fit: cover; border-radius: 6px; margin: 0}
-:is(#verdict, #heat, #traces, #votes, #stability, #metadata, #table, #download, #history, #history-download)
+:is(#verdict, #heat, #where, #traces, #votes, #stability, #metadata, #table, #download, #history, #history-download)
   .html-container {padding: 0}
 #verdict p, #votes p, #stability p, #traces p, #metadata p {margin: 4px 0}
 /* Gradio measures hidden copies of the tabs to find those that fit: they need the same padding. */

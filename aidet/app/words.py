@@ -136,6 +136,24 @@ WORDS = {
     ),
     "heat_mostly_real": ("mostly blue, for real", "多为蓝色，支持真实"),
     "heat_mostly_generated": ("mostly orange, for generated", "多为橙色，支持生成"),
+    "where": ("Where? Show the parts that look generated", "在哪里？显示疑似生成的部分"),
+    "where_empty": ("The image with its generated parts stands here.", "标出生成部分的图片将显示在这里。"),
+    "where_wait": ("Looking for generated parts ...", "正在查找生成的部分……"),
+    "where_none": ("No generated part found", "未发现生成的部分"),
+    "where_partly": ("Partly generated: {area} of the picture", "部分生成：占图片的 {area}"),
+    "where_mostly": ("Mostly or wholly generated: {area} of the picture", "大部分或全部生成：占图片的 {area}"),
+    "where_low": ("0%: not generated", "0%：非生成"),
+    "where_high": ("100%: generated", "100%：生成"),
+    "where_opacity": ("Strength of the colour", "颜色深浅"),
+    "where_help": (
+        "By a network of its own, which looks at every part at full resolution. It can disagree with the verdict and "
+        "is wrong for some pictures.",
+        "由另一个网络以原始分辨率逐块查看得出，可能与上面的结论不一致，并且对部分图片会判断错误。",
+    ),
+    "where_alt": (
+        "The image with orange over the parts that look generated: {said}.",
+        "图片，疑似生成的部分以橙色覆盖：{said}。",
+    ),
     "traces": ("Spectrum and noise", "频谱与噪声"),
     "traces_help": (
         "The middle of the image, at most 512 pixels, not resized. Regular bright points in the spectrum can come from "

@@ -256,6 +256,13 @@ GROUPS = {
         "loss": Key(_one_of("CE", "BCE", "JSD", "asl_single_label", "asl_multi_label"), "CE", "loss function"),
         "label_smoothing": Key(_float, 0.0, "fraction of the target spread over all classes", low=0, high=1),
         "aux_factor": Key(_float, 0.0, "weight of auxiliary outputs", low=0),
+        "map_weight": Key(
+            _float,
+            0.0,
+            "weight of the cells' loss against the column 'mask', for a model with a map; 0: no masks",
+            low=0,
+        ),
+        "image_weight": Key(_float, 1.0, "weight of the image's loss beside it", low=0),
         "reduction": Key(_one_of("mean", "sum"), "mean", "over the batch"),
     },
     "schedule": {

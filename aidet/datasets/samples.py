@@ -25,7 +25,7 @@ from .archived import chunks, layout_of
 from .folders import first_folders, layout, refuse_silent
 
 # Columns kept besides paths and classes. Others are dropped: a training set may have millions of rows.
-COLUMNS = ("split", "group", "pair")
+COLUMNS = ("split", "group", "pair", "mask", "area")
 
 
 @dataclass

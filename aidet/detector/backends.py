@@ -31,6 +31,7 @@ BACKENDS = ("auto", "onnxruntime", "openvino", "mindspore")
 PRECISIONS = ("float32", "bfloat16", "int8")
 # Largest batch of views, to bound memory. It is fixed because the batch size affects the last digits of a score.
 PIECE = 8
+MAP = "map"  # the second output of a localizer
 Say = Optional[Callable[[str], None]]
 LOGGER = logging.getLogger("aidet")
 
@@ -66,6 +67,11 @@ class OnnxRuntime:
         """float32 (N, C, h, w) -> logits (N, K)."""
         return self.session.run([onnx_graph.OUTPUT], {onnx_graph.INPUT: batch})[0]
 
+    def every(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
+        """float32 (N, C, h, w) -> all outputs by name."""
+        names = [output.name for output in self.session.get_outputs()]
+        return dict(zip(names, self.session.run(names, {onnx_graph.INPUT: batch})))
+
     def metadata(self) -> Dict[str, str]:
         """The model's metadata."""
         return self.session.get_modelmeta().custom_metadata_map
@@ -94,10 +100,12 @@ class MindSpore:
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, C, h, w) -> logits (N, K)."""
-        import mindspore as ms
+        return self.every(batch)[onnx_graph.OUTPUT]
 
+    def every(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
+        """float32 (N, C, h, w) -> all outputs by name."""
         if self.seen is None:  # not compiled, because every image may have another size
-            return self.net(ms.Tensor(batch)).asnumpy()
+            return self._named(self._run(batch))
         rows = self.seen.setdefault(batch.shape[1:], batch.shape[0])
         pieces = []
         for start in range(0, batch.shape[0], rows):
@@ -105,8 +113,18 @@ class MindSpore:
             missing = rows - part.shape[0]
             if missing:
                 part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
-            pieces.append(self.net(ms.Tensor(part)).asnumpy()[: rows - missing])
-        return np.concatenate(pieces)
+            pieces.append([found[: rows - missing] for found in self._run(part)])
+        return self._named([np.concatenate(same) for same in zip(*pieces)])
+
+    def _run(self, batch):
+        import mindspore as ms
+
+        found = self.net(ms.Tensor(batch))
+        return [one.asnumpy() for one in (found if isinstance(found, tuple) else (found,))]
+
+    @staticmethod
+    def _named(found):
+        return dict(zip((onnx_graph.OUTPUT, MAP), found))
 
 
 def open_model(
@@ -156,7 +174,7 @@ def open_model(
     if str(path).endswith(".onnx"):
         if backend == "mindspore":
             raise UserError(f"{str(path)!r} is an ONNX model, which MindSpore does not run; give the .ckpt")
-        return _engine(open_session(path, OnnxRuntime), sidecar, backend, precision, say)
+        return _engine(open_session(path, OnnxRuntime), sidecar, backend, precision, say, size)
     ascend = device in ("Ascend", "GPU") or has_ascend(device)
     if backend == "mindspore" or (backend == "auto" and precision != "bfloat16" and ascend):
         _refuse_eight_bits(precision, path)
@@ -168,7 +186,7 @@ def open_model(
         reason = "onnx and onnxruntime are not installed (pip install 'aidet[onnx]')"
     else:
         try:
-            return _engine(cached(sidecar, size, say), sidecar, backend, precision, say)
+            return _engine(cached(sidecar, size, say), sidecar, backend, precision, say, size)
         except onnx_graph.ExportError as error:
             reason = str(error)
     if backend != "auto" or precision == "bfloat16":
@@ -194,7 +212,7 @@ def _refuse_eight_bits(precision, path):
         )
 
 
-def _engine(session, sidecar, backend, precision, say):
+def _engine(session, sidecar, backend, precision, say, size):
     """The session itself, or OpenVINO for its graph."""
     own = session.precision
     if own != "int8":
@@ -210,7 +228,7 @@ def _engine(session, sidecar, backend, precision, say):
         session.precision, session.model = precision, ""  # not to keep a second copy of a graph made just now
         return session
     try:
-        return _openvino(session, precision, sidecar.path)
+        return _openvino(session, precision, sidecar, size)
     except UserError as error:
         if wanted:
             raise
@@ -218,10 +236,11 @@ def _engine(session, sidecar, backend, precision, say):
         return session
 
 
-def _openvino(session, precision, path):
+def _openvino(session, precision, sidecar, size):
     """OpenVINO for the graph of a session, compared with it."""
-    made = OpenVino(session.model, session.metadata(), precision)
-    shape = [n if isinstance(n, int) else 1 for n in session.session.get_inputs()[0].shape]
+    path, made = sidecar.path, OpenVino(session.model, session.metadata(), precision)
+    free = (1, sidecar.channels, *(size or (224, 224)))  # what a graph for any size is compared at
+    shape = [n if isinstance(n, int) else m for n, m in zip(session.session.get_inputs()[0].shape, free)]
     sample = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     apart = openvino_session.difference(made, session, sample)
     limit = onnx_graph.TOLERANCE if precision == "float32" else np.inf

@@ -11,6 +11,8 @@ from ..errors import UserError
 _PLACES = (files.SHIPPED, files.SHIPPED.parents[1] / "ckpt")
 CKPT = next((p for p in _PLACES if (p / "aidet_default.ckpt").is_file()), _PLACES[-1]) / "aidet_default.ckpt"
 
+LOCALIZER = CKPT.with_name("aidet_partial.ckpt")
+
 
 def path() -> str:
     """Path of the default detector's checkpoint.
@@ -52,3 +54,26 @@ def checkpoints(given: Optional[List[str]]) -> List[str]:
     shown = card if near.startswith("..") else near
     print(f"no --ckpt given: using the default detector, {CKPT.name} (its limits: {shown})", file=sys.stderr)
     return [found]
+
+
+def localizer_path() -> str:
+    """Path of the default localizer's checkpoint.
+
+    Raises
+    ------
+    UserError
+        It is not there.
+    """
+    if not LOCALIZER.is_file():
+        raise UserError(
+            f"the default localizer, {LOCALIZER}, does not exist here; name one with --localizer A.ckpt, or in Python "
+            'with Localizer("A.ckpt") (docs/localize.md)'
+        )
+    return str(LOCALIZER)
+
+
+def localizer_if_any(given: Optional[str]) -> Optional[str]:
+    """``given``, or the default localizer if there is one; None for ``none``."""
+    if given == "none":
+        return None
+    return given or (str(LOCALIZER) if LOCALIZER.is_file() else None)

@@ -71,14 +71,13 @@ class Verdict(Record):
         """Every attribute by its name, of the views their probabilities; numbers, texts, lists and dicts only.
 
         ``json`` can write it. ``threshold``, ``prior`` and ``statement`` are there if the detector states a prior,
-        ``reason`` if it has a rule on too little evidence.
+        ``reason`` if it has a rule on too little evidence, ``local`` if a localizer has seen the image.
         """
         found = {**asdict(self), "views": self.views, "statement": self.statement}
         absent = {"view_scores"}
         if self.prior is None:
             absent |= {"threshold", "prior", "statement"}
-        if self.reason is None:
-            absent.add("reason")
+        absent.update(name for name in ("reason", "local") if getattr(self, name) is None)
         return {key: value for key, value in found.items() if key not in absent}
 
 

@@ -1,19 +1,22 @@
-"""Robustness curves and transfer matrices of earlier runs, for the report of ``evaluate.py score --include``."""
+"""Results of ``sweep``, ``transfer`` and ``localize`` for the report of ``evaluate.py score --include``."""
 
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from .. import files, report
 from ..errors import UserError
-from . import sweep, transfer
+from . import localize_page, sweep, transfer
 
-KINDS = {"sweep": ("Robustness", sweep.sections), "transfer": ("Transfer", transfer.sections)}
+KINDS = {
+    "localize": ("Localisation", localize_page.sections), "sweep": ("Robustness", sweep.sections),
+    "transfer": ("Transfer", transfer.sections),
+}  # fmt: skip
 
 
 def read(
     places: Optional[Sequence[str]], run: Optional[Dict[str, Any]] = None
 ) -> Tuple[List[report.Section], List[str], Dict[str, Path]]:
-    """Report sections for the results of ``evaluate.py sweep`` and ``transfer``.
+    """Report sections for the results of ``evaluate.py localize``, ``sweep`` and ``transfer``.
 
     Parameters
     ----------
@@ -43,11 +46,12 @@ def read(
             made, used = make(result), result["inputs"]
             weights = {v["path"]: v["sha256"] for k, v in used.items() if k.startswith(("checkpoint", "model "))}
         except (KeyError, TypeError, AttributeError, IndexError, ValueError):
-            raise UserError(f"--include {str(place)!r} is not a metrics.json of sweep or transfer") from None
+            raise UserError(f"--include {str(place)!r} is not a metrics.json of localize, sweep or transfer") from None
         for section in made:
             section.title = f"{title}: {section.title}"
         seen = ", ".join(sorted({v["path"] for k, v in used.items() if v["path"] not in weights}))
-        made[0].texts.insert(0, f"From {path}: {', '.join(weights)} on {seen}, {result['n']} images.")
+        weighed = f"{', '.join(weights)} on " if weights else ""
+        made[0].texts.insert(0, f"From {path}: {weighed}{seen}, {result['n']} images.")
         sections += made
         inputs[f"included {len(inputs) + 1}"] = path
         known = {m["sha256"] for m in (run or {}).get("models", ())}

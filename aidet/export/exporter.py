@@ -92,6 +92,11 @@ def export(
             "type": str(sample(1).dtype),
         },
         "output": SCORE if preprocess else onnx_graph.OUTPUT,
+        **(
+            {"outputs": [onnx_graph.OUTPUT, onnx_graph.MAP]}
+            if sidecar.raw.get("localization") and not preprocess
+            else {}
+        ),
         # Decoding and geometry are outside the graph in every export.
         "geometry": pipeline.geometry.text,
         **writers[kind](net, sidecar, sample, batch, target, preprocess),
@@ -114,7 +119,7 @@ def _onnx(net, sidecar, sample, batch, target, preprocess, opset):
     except onnx_graph.ExportError as error:
         raise UserError(f"{target.name}: {error}{_where(net, sample)}") from None
     if batch != "dynamic":
-        for value in (model.graph.input[0], model.graph.output[0]):
+        for value in (model.graph.input[0], *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = batch
     # A graph with preprocessing takes bytes and returns scores; Detector needs the plain one.
     onnx_graph.stamp(model, "aidet.output", output)

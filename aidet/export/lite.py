@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import files
 from ..images import Pipeline
+from . import onnx_graph
 from .mindir import input_name
 from .preprocessing import _bytes
 
@@ -72,9 +73,7 @@ def _lite_files(folder, net, size, pipeline, sample, batch, target, preprocess):
 
 
 def _run(net, x):
-    import mindspore as ms
-
-    return net(ms.Tensor(np.ascontiguousarray(x))).asnumpy().astype(np.float32)
+    return onnx_graph.outputs_of(net, np.ascontiguousarray(x))[0].astype(np.float32)
 
 
 def _lite_texts(folder, target, aipp, shapes, name, free, kind):

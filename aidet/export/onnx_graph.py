@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 INPUT, OUTPUT = "image", "logits"
+MAP = "map"  # second output of a net that also says where (sidecar: localization)
 # Part of a cached file's name: increase it if graphs that were made before must be made again.
 FORMAT = 2
 TRACED = (2, 3)
@@ -45,7 +46,7 @@ def export(
     Parameters
     ----------
     net : mindspore.nn.Cell
-        One input and one output, each with the batch as first dimension.
+        One input, and one output or two (logits and map), each with the batch as first dimension.
     sidecar : aidet.ckpt.Sidecar
         Written into the model's metadata, with class order and preprocessing.
     sample : callable
@@ -53,15 +54,15 @@ def export(
     check : tuple of int
         Batch sizes at which ONNX Runtime is compared with MindSpore.
     output : str
-        Name of the graph's output.
+        Name of the graph's output; a second one is called :data:`MAP`.
     opset : int, optional
         Version of ONNX's operators to convert to.
 
     Returns
     -------
     (onnx.ModelProto, dict)
-        The model and the verdict: ``difference`` (largest, of logits), ``relative`` (over the largest logit, at least
-        1), ``largest`` (logit), ``tolerance``, ``batches``, ``opset``.
+        The model and the verdict: ``difference`` (largest, of all outputs), ``relative`` (over the largest value of
+        that output, at least 1), ``largest`` (logit), ``tolerance``, ``batches``, ``opset``.
 
     Raises
     ------
@@ -70,17 +71,18 @@ def export(
     """
     net.set_train(False)
     expected = reference(net, sample, check)
-    if not all(np.isfinite(values).all() for values in expected.values()):
+    if not all(np.isfinite(values).all() for outputs in expected.values() for values in outputs):
         raise ExportError("the network itself gives values that are not finite; are its weights damaged?")
     with tempfile.TemporaryDirectory() as folder, standing_in(folder), substitutes.exportable(net, folder) as finish:
-        graphs = [trace(net, sample(n), Path(folder) / f"{n}.onnx", output) for n in TRACED]
+        names = [output, MAP][: len(expected[check[0]])]
+        graphs = [trace(net, sample(n), Path(folder) / f"{n}.onnx", *names) for n in TRACED]
         for graph in graphs:
             finish(graph)
-    model = free_batch(graphs[0], graphs[1], TRACED, output)
+    model = free_batch(graphs[0], graphs[1], TRACED, *names)
     if opset is not None:
         model = of_version(model, opset)
     describe(model, sidecar)
-    verdict = compare(expected, model, sample, output)
+    verdict = compare(expected, model, sample)
     stamp(model, "aidet.verified", json.dumps(verdict))
     return model, verdict
 
@@ -123,7 +125,7 @@ def pixels(size: Tuple[int, int], channels: int = 3) -> Callable[[int], np.ndarr
     return lambda n: np.random.default_rng(n).standard_normal((n, *shape)).astype(np.float32)
 
 
-def trace(net: "ms.nn.Cell", example: np.ndarray, path: Path, output: str) -> "onnx.ModelProto":
+def trace(net: "ms.nn.Cell", example: np.ndarray, path: Path, *outputs: str) -> "onnx.ModelProto":
     """Write a network as ONNX with the batch size of the example; :class:`ExportError` if MindSpore cannot."""
     import mindspore as ms
     import onnx
@@ -131,7 +133,7 @@ def trace(net: "ms.nn.Cell", example: np.ndarray, path: Path, output: str) -> "o
     tensor = ms.Tensor(example)
     try:
         if hasattr(ms, "onnx"):
-            ms.onnx.export(net, tensor, file_name=str(path), input_names=[INPUT], output_names=[output])
+            ms.onnx.export(net, tensor, file_name=str(path), input_names=[INPUT], output_names=list(outputs))
         else:  # before 2.7.2
             ms.export(net, tensor, file_name=str(path), file_format="ONNX")
     except Exception as error:  # noqa: BLE001 - the exporter raises RuntimeError, TypeError, ValueError alike
@@ -141,7 +143,7 @@ def trace(net: "ms.nn.Cell", example: np.ndarray, path: Path, output: str) -> "o
 
 # --- freeing the batch dimension -------------------------------------------------------------------------------------
 def free_batch(
-    first: "onnx.ModelProto", second: "onnx.ModelProto", batches: Tuple[int, int], output: str = OUTPUT
+    first: "onnx.ModelProto", second: "onnx.ModelProto", batches: Tuple[int, int], *outputs: str
 ) -> "onnx.ModelProto":
     """Turn two graphs of one network, traced with two batch sizes, into one graph for any batch size.
 
@@ -149,6 +151,8 @@ def free_batch(
     ----------
     first, second : onnx.ModelProto
     batches : (int, int)
+    *outputs : str
+        Their names; default: :data:`OUTPUT`.
 
     Returns
     -------
@@ -166,7 +170,7 @@ def free_batch(
         raise ExportError("the graph itself depends on the batch size")
     model = onnx.ModelProto()
     model.CopyFrom(first)
-    _rename(model, output)
+    _rename(model, outputs or (OUTPUT,))
     if len(model.graph.initializer) != len(second.graph.initializer):
         raise ExportError("the number of constants depends on the batch size")
     maker = _Maker(model)
@@ -191,23 +195,24 @@ def free_batch(
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     del model.graph.value_info[:]
-    for value in (model.graph.input[0], model.graph.output[0]):
+    for value in (model.graph.input[0], *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     model.graph.name = "aidet"
     onnx.checker.check_model(model)
     return model
 
 
-def _rename(model, output):
-    """Name input and output, because older MindSpore does not; inputs that are weights are dropped."""
+def _rename(model, outputs):
+    """Name input and outputs, because older MindSpore does not; inputs that are weights are dropped."""
     weights = {t.name for t in model.graph.initializer}
     inputs = [v for v in model.graph.input if v.name not in weights]
-    if len(inputs) != 1 or len(model.graph.output) != 1:
+    if len(inputs) != 1 or len(model.graph.output) != len(outputs):
         found = f"{len(inputs)} inputs and {len(model.graph.output)} outputs"
         raise ExportError(f"the network has {found}, expected one of each")
     del model.graph.input[1:]
     model.graph.input[0].CopyFrom(inputs[0])
-    for old, new in ((inputs[0].name, INPUT), (model.graph.output[0].name, output)):
+    found = [value.name for value in model.graph.output]
+    for old, new in ((inputs[0].name, INPUT), *zip(found, outputs)):
         for node in model.graph.node:
             for field in (node.input, node.output):
                 for i, name in enumerate(field):
@@ -359,18 +364,23 @@ def foreign(session: Any, path: Union[str, Path]) -> str:
     )
 
 
-def reference(net: "ms.nn.Cell", sample: Callable[[int], np.ndarray], batches: Sequence[int]) -> Dict[int, np.ndarray]:
-    """MindSpore's results: ``{batch size: output}``."""
+def outputs_of(net: "ms.nn.Cell", x: np.ndarray) -> List[np.ndarray]:
+    """MindSpore's outputs for one batch."""
     import mindspore as ms
 
-    return {n: net(ms.Tensor(sample(n))).asnumpy() for n in batches}
+    found = net(ms.Tensor(x))
+    return [one.asnumpy() for one in (found if isinstance(found, tuple) else (found,))]
+
+
+def reference(
+    net: "ms.nn.Cell", sample: Callable[[int], np.ndarray], batches: Sequence[int]
+) -> Dict[int, List[np.ndarray]]:
+    """MindSpore's results: ``{batch size: outputs}``."""
+    return {n: outputs_of(net, sample(n)) for n in batches}
 
 
 def compare(
-    expected: Dict[int, np.ndarray],
-    model: "onnx.ModelProto",
-    sample: Callable[[int], np.ndarray],
-    output: str = OUTPUT,
+    expected: Dict[int, List[np.ndarray]], model: "onnx.ModelProto", sample: Callable[[int], np.ndarray]
 ) -> Dict[str, Any]:
     """Compare the ONNX model with ``expected``, the result of :func:`reference` for the same ``sample``.
 
@@ -381,8 +391,8 @@ def compare(
     Raises
     ------
     ExportError
-        ONNX Runtime refuses the model, or the logits differ by more than :data:`TOLERANCE` (times the largest
-        logit if that is above 1, because a float32 has no more digits).
+        ONNX Runtime refuses the model, or an output differs by more than :data:`TOLERANCE` (times its largest value if
+        that is above 1, because a float32 has no more digits).
     """
     import mindspore as ms
     import onnxruntime
@@ -392,30 +402,26 @@ def compare(
     except Exception as error:  # noqa: BLE001 - onnxruntime raises its own types, one for each status code
         raise ExportError(f"ONNX Runtime refuses the graph: {first_line(error, 300)}") from None
     worst = relative = 0.0
-    largest = max(float(np.abs(ours).max()) for ours in expected.values())
-    for n, ours in expected.items():
-        x = sample(n)
+    largest = max(float(np.abs(ours[0]).max()) for ours in expected.values())
+    for n, outputs in expected.items():
         try:
-            theirs = session.run(None, {INPUT: x})[0]
+            found = session.run(None, {INPUT: sample(n)})
         except Exception as error:  # noqa: BLE001 - as above
             raise ExportError(f"ONNX Runtime fails at batch {n}: {first_line(error, 300)}") from None
-        if theirs.shape != ours.shape or not np.isfinite(theirs).all():
-            raise ExportError(f"ONNX Runtime gives shape {theirs.shape} at batch {n}, MindSpore {ours.shape}")
-        difference = float(np.abs(ours - theirs).max())
-        worst = max(worst, difference)
-        relative = max(relative, difference / max(1.0, float(np.abs(ours).max())))
+        for ours, theirs in zip(outputs, found):
+            if theirs.shape != ours.shape or not np.isfinite(theirs).all():
+                raise ExportError(f"ONNX Runtime gives shape {theirs.shape} at batch {n}, MindSpore {ours.shape}")
+            difference = float(np.abs(ours - theirs).max())
+            worst = max(worst, difference)
+            relative = max(relative, difference / max(1.0, float(np.abs(ours).max())))
     if relative > TOLERANCE:
         raise ExportError(f"ONNX Runtime differs from MindSpore by {worst:.2g}, more than {TOLERANCE:g}")
     return {
-        "difference": worst,
-        "relative": relative,
-        "largest": largest,
-        "tolerance": TOLERANCE,
-        "batches": list(expected),
-        "opset": model.opset_import[0].version,
-        "onnxruntime": onnxruntime.__version__,
-        "mindspore": ms.__version__,
-    }
+        "difference": worst, "relative": relative,
+        "largest": largest, "tolerance": TOLERANCE,
+        "batches": list(expected), "opset": model.opset_import[0].version,
+        "onnxruntime": onnxruntime.__version__, "mindspore": ms.__version__,
+    }  # fmt: skip
 
 
 PROVIDERS = ["CPUExecutionProvider"]

@@ -78,6 +78,8 @@ def with_preprocessing(
         def plain(self, x):
             x = ops.transpose(ops.cast(x, ms.float32), (0, 3, 1, 2)) * self.scale + self.offset
             y = self.net(x)
+            if isinstance(y, tuple):  # a map beside the logits
+                y = y[0]
             if self.single:
                 return ops.squeeze(y * self.sign, 1)
             if self.two:

@@ -1,6 +1,7 @@
 """From a file to numbers: decoding, the one-line pipeline and its operations, augmentation."""
 
 from . import augment, operations
+from .masked import refuse_unmasked, shares, together
 from .opening import binary, opened
 from .operations import INTERPOLATION, STATISTICS
 from .pipeline import OPERATIONS, Pipeline, applied, generator, parsed
@@ -10,5 +11,5 @@ from .walking import EXTENSIONS, LeftOut, walk
 __all__ = [
     "EXTENSIONS", "INTERPOLATION", "ImageError", "LeftOut", "MAX_PIXELS", "OPERATIONS", "Pipeline", "Reading",
     "STATISTICS", "TRUNCATED", "applied", "augment", "binary", "decode", "generator", "opened", "operations", "parsed",
-    "require_folder", "walk",
+    "refuse_unmasked", "require_folder", "shares", "together", "walk",
 ]  # fmt: skip

@@ -90,14 +90,15 @@ class Journal:
         return end
 
     def _compare(self, header, known):
-        changed = [k for k in header if k != PLACES and header[k] != known.get(k)]
+        # Of both: a run with an option that this one lacks is another run.
+        changed = [k for k in {**header, **known} if k != PLACES and header.get(k) != known.get(k)]
         if {"names", "total"} & set(changed):
             now = f"{known.get('total')} then, {header.get('total')} now"
             raise UserError(f"{str(self.path)!r} is of other images or another order ({now}); run without --resume")
         if changed:
             raise UserError(
                 f"{str(self.path)!r} was written with another {changed[0]} "
-                f"({known.get(changed[0])!r}, now {header[changed[0]]!r}); run without --resume to start anew"
+                f"({known.get(changed[0])!r}, now {header.get(changed[0])!r}); run without --resume to start anew"
             )
 
     def _line(self, value):
@@ -121,6 +122,8 @@ class Journal:
             row["note"] = record.note
         if record.reason is not None:
             row["reason"] = record.reason
+        if record.local is not None:
+            row["local"] = record.local
         self._line(row)
 
     def flush(self) -> None:

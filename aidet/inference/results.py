@@ -14,6 +14,7 @@ from ..archives.parquet import pyarrow
 from ..datasets import sources
 from ..errors import UserError
 from ..records import COLUMNS, natural_key, number
+from . import maps
 from .submission import Rows, write_submission
 
 PART, GROUP = 1 << 20, 1 << 16  # rows of a Parquet part, and of a row group in it
@@ -31,6 +32,7 @@ def write(
     stability: bool = False,
     name: Optional[str] = None,
     answer: str = "auto",
+    local: bool = False,
 ) -> List[Path]:
     """Write the result files.
 
@@ -54,6 +56,8 @@ def write(
         File name of the chosen format; default: as above.
     answer : str
         What a submission holds, see :func:`aidet.inference.submission.read_sample`.
+    local : bool
+        Write the columns of a localizer, see :func:`write_scores`.
 
     Returns
     -------
@@ -74,7 +78,7 @@ def write(
         written.append(write_logits(path, rows, skip))
     elif kind == "submission":
         written.append(write_submission(path, rows, sample, answer))
-    written.append(write_scores(path if kind == "csv" else out / "scores.csv", rows, models))
+    written.append(write_scores(path if kind == "csv" else out / "scores.csv", rows, models, local))
     if stability:
         written.append(write_stability(out / "stability.csv", rows))
     return written
@@ -85,11 +89,12 @@ def _open(path):
     return files.atomic(path, errors="backslashreplace")
 
 
-def write_scores(path: Union[str, Path], rows: Rows, models: Sequence[str]) -> Path:
+def write_scores(path: Union[str, Path], rows: Rows, models: Sequence[str], local: bool = False) -> Path:
     """``scores.csv``: path, score, prob, label, decision, status and one ``score:<model>`` column per model.
 
-    If a row has a note, a further column ``note``; if the detector has a rule on too little evidence, a last column
-    ``reason``, which is empty where the evidence is enough.
+    With ``local`` the columns :data:`aidet.inference.maps.COLUMNS` follow. If a row has a note, a further column
+    ``note``; if the detector has a rule on too little evidence, a last column ``reason``, which is empty where the
+    evidence is enough.
     """
     noted = ruled = False
     for r in rows():
@@ -99,9 +104,9 @@ def write_scores(path: Union[str, Path], rows: Rows, models: Sequence[str]) -> P
     more = [*(["note"] if noted else []), *(["reason"] if ruled else [])]
     with _open(path) as file:
         writer = records.csv_writer(file)
-        writer.writerow([*COLUMNS, *(f"score:{m}" for m in models), *more])
+        writer.writerow([*COLUMNS, *(f"score:{m}" for m in models), *(maps.COLUMNS if local else ()), *more])
         for r in rows():
-            per_model = [number(r.scores.get(m)) for m in models]
+            per_model = [*(number(r.scores.get(m)) for m in models), *(maps.cells(r) if local else ())]
             writer.writerow([*records.cells(r), *per_model, *(getattr(r, name) or "" for name in more)])
     return Path(path)
 

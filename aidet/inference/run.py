@@ -20,7 +20,7 @@ from ..datasets.sources import Inputs, Names
 from ..detector import Detector, default
 from ..errors import UserError, nearest
 from ..records import Record
-from . import journal, look, results, submission
+from . import journal, look, maps, results, submission
 from .journal import Journal, journal_path, read_end
 
 Shard = Optional[Tuple[int, int]]
@@ -118,6 +118,7 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
     UserError
     """
     begin = time.monotonic() if begin is None else begin
+    maps.check(args, is_look(args))
     _check_engine(args)
     if is_look(args):
         look.refuse(args)
@@ -136,15 +137,18 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
         sample = submission.read_sample(args.sample_submission, args.answer)
         submission.match_sample(sample.names, (k for k, _ in inputs), sample.path)
     detector = make_detector(args)
+    localizer = maps.opened(args) if args.localize else None
     facts = {
         **header_of(args, detector, shard, target), "images": str(inputs.where), "total": total, "names": names,
+        **({} if localizer is None else {"localizer": maps.facts(localizer)}),
     }  # fmt: skip
+    mapped = None if localizer is None else maps.Maps(localizer, target.folder, (key for key, _ in inputs))
     journal = Journal(journal_path(target.folder, shard), facts, args.resume)
     index, shards = shard or (0, 1)
     part = range(index, total, shards)
     before, start, done = journal.done, time.monotonic(), None
     try:
-        with engine_of(args, detector, inputs) as engine:
+        with engine_of(args, detector, inputs, mapped) as engine:
             score_all(engine, inputs, journal, part, names)
         done = {
             "scored": len(part) - before,
@@ -189,8 +193,10 @@ def _check_engine(args):
 
 
 @contextlib.contextmanager
-def engine_of(args: argparse.Namespace, detector: Detector, inputs: Inputs) -> Iterator[Engine]:
-    """What scores the images: this process, or the processes of a Ray cluster.
+def engine_of(
+    args: argparse.Namespace, detector: Detector, inputs: Inputs, mapped: Optional[maps.Maps] = None
+) -> Iterator[Engine]:
+    """What scores the images: this process, which also writes maps if they are wanted, or those of a Ray cluster.
 
     Raises
     ------
@@ -198,7 +204,7 @@ def engine_of(args: argparse.Namespace, detector: Detector, inputs: Inputs) -> I
         There is no such cluster.
     """
     if args.engine == "single":
-        yield lambda items, _: detector.stream(items)
+        yield lambda items, _: detector.stream(items) if mapped is None else mapped.stream(detector, items)
         return
     with distributed.connected(args.ray_address, args.workers) as workers:
         yield functools.partial(distributed.stream, detector=detector, workers=workers, root=str(inputs.root))
@@ -325,13 +331,16 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any], parts: bo
         raise NoneUsable(f"none of the {bad} images could be used, so nothing is written; by reason: {why}")
     answer = facts.get("answer", "auto")
     kind, on_error, sample, stability, name = (facts[key] for key in "format on_error sample stability name".split())
-    written = results.write(out, rows, list(facts["models"]), kind, on_error, sample, stability, name, answer)
+    local = "localizer" in facts
+    written = results.write(out, rows, list(facts["models"]), kind, on_error, sample, stability, name, answer, local)
     made = results.write_parts(out / "parts", rows, list(facts["models"]), stability) if parts else []
     ends = [read_end(journal) for journal in journals]
     facts_at = runinfo.write(out, facts, ends, {**counts, **({"error": bad} if bad else {})}, [*written, *made])
     said = ", ".join(look.decisions(counts))
     unusable = f", {bad} could not be used" if bad else ""
     print(f"{sum(counts.values()) + bad} images: {said or 'none usable'}{unusable}")
+    if local:
+        print(maps.summary(rows(), out))
     if facts["format"] == "submission":
         print(submission.read_sample(facts["sample"], answer).says())
     print("wrote " + ", ".join(map(str, (*written, *([out / "parts"] if made else []), facts_at))))

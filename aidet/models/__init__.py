@@ -7,7 +7,7 @@ architecture, so that checkpoints load strictly into ``mindcv.create_model`` as 
 import importlib
 import inspect
 import pkgutil
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set
 
 from .. import runtime
 from ..errors import UserError, nearest, signature_text
@@ -34,6 +34,12 @@ def register(factory: Callable[..., Any]) -> Callable[..., Any]:
     """Register ``factory(num_classes=1000, in_channels=3, **arguments) -> Cell`` under its own name."""
     _REGISTRY[factory.__name__] = factory
     return factory
+
+
+def backbone(name: str) -> Optional[str]:
+    """The architecture whose weights a training of ``name`` may start from, for networks built on another one."""
+    _load_families()
+    return getattr(_REGISTRY.get(name), "backbone", None)
 
 
 def _load_families() -> None:

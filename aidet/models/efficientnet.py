@@ -7,7 +7,7 @@ Lite variants follow the TPU repository's ``lite`` settings: no squeeze-excite, 
 """
 
 import math
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 from mindspore import Tensor, nn
 
@@ -96,6 +96,45 @@ class MBConv(Residual):
         super().__init__(nn.SequentialCell(cells), stride == 1 and cin == cout, drop)
 
 
+def trunk(
+    size: str,
+    in_channels: int,
+    padding: str,
+    bn_eps: float,
+    bn_momentum: float,
+    drop_path_rate: float,
+    stem_stride: int = 2,
+    stages: int = len(STAGES),
+) -> Tuple[List[nn.Cell], int]:
+    """Stem (three cells) and the first ``stages`` stages (one cell each); the parameters as :class:`EfficientNet`'s.
+
+    Returns
+    -------
+    (list of mindspore.nn.Cell, int)
+        The cells in their order, and the channels of the last one's output.
+    """
+    width, lite = SIZES[size][0], size.startswith("lite")
+
+    def norm(channels):
+        return nn.BatchNorm2d(channels, eps=bn_eps, momentum=bn_momentum)
+
+    def scaled(channels):
+        return make_divisible(channels * width)
+
+    channels = 32 if lite else scaled(32)
+    stem = conv(in_channels, channels, 3, check_stem_stride(stem_stride, 2), padding=padding)
+    cells = [stem, norm(channels), nn.ReLU6() if lite else Swish()]
+    total, done = sum(depths(size)), 0
+    for (expand, kernel, stride, cout, _), repeats in list(zip(STAGES, depths(size)))[:stages]:
+        stage = []
+        for i in range(repeats):
+            drop, step = drop_path_rate * done / total, stride if i == 0 else 1
+            stage.append(MBConv(channels, scaled(cout), expand, kernel, step, drop, lite, padding, norm))
+            channels, done = scaled(cout), done + 1
+        cells.append(nn.SequentialCell(stage))
+    return cells, channels
+
+
 class EfficientNet(nn.Cell):
     """EfficientNet of one of the published sizes.
 
@@ -133,40 +172,11 @@ class EfficientNet(nn.Cell):
         stem_stride: int = 2,
     ) -> None:
         super().__init__()
-        width = SIZES[size][0]
         lite = size.startswith("lite")
-
-        def norm(channels):
-            return nn.BatchNorm2d(channels, eps=bn_eps, momentum=bn_momentum)
-
-        def scaled(channels):
-            return make_divisible(channels * width)
-
         act = nn.ReLU6 if lite else Swish
-        channels = 32 if lite else scaled(32)
-        stem = conv(in_channels, channels, 3, check_stem_stride(stem_stride, 2), padding=padding)
-        cells = [stem, norm(channels), act()]
-        total, done = sum(depths(size)), 0
-        for (expand, kernel, stride, cout, _), repeats in zip(STAGES, depths(size)):
-            stage = []
-            for i in range(repeats):
-                stage.append(
-                    MBConv(
-                        channels,
-                        scaled(cout),
-                        expand,
-                        kernel,
-                        stride if i == 0 else 1,
-                        drop_path_rate * done / total,
-                        lite,
-                        padding,
-                        norm,
-                    )
-                )
-                channels, done = scaled(cout), done + 1
-            cells.append(nn.SequentialCell(stage))
+        cells, channels = trunk(size, in_channels, padding, bn_eps, bn_momentum, drop_path_rate, stem_stride)
         last = 1280 if lite else 4 * channels
-        cells += [conv(channels, last, 1), norm(last), act()]
+        cells += [conv(channels, last, 1), nn.BatchNorm2d(last, eps=bn_eps, momentum=bn_momentum), act()]
         self.features = nn.SequentialCell(cells)
         self.pool = GlobalPool()
         self.dropout = dropout(drop_rate)

@@ -83,6 +83,18 @@ class Forward(nn.Cell):
         return out[0] if isinstance(out, tuple) else out
 
 
+class Both(nn.Cell):
+    """Logits and map of a network that has both."""
+
+    def __init__(self, net: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.net = net
+
+    def construct(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        out = self.net(x)
+        return out[0], out[1]
+
+
 class _WithLoss(nn.Cell):
     def __init__(self, net, loss, distilled, scaled=True):
         super().__init__(auto_prefix=False)

@@ -13,6 +13,7 @@ from ..config import made_by
 from ..datasets import samples
 from ..datasets.samples import Samples
 from ..errors import UserError, nearest
+from .masks import METRIC
 from .pipelines import pipelines
 from .schedules import learning_rates
 
@@ -116,8 +117,9 @@ def check_files(config: Any) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"ckpt_save_dir {str(folder)!r} is not a folder")
     for name in (config.monitor, *config.metrics):
-        if name not in metrics.METRICS:
-            raise UserError(nearest(name, metrics.METRICS, "metric"))
+        known = (*metrics.METRICS, METRIC) if config.map_weight else metrics.METRICS
+        if name not in known:
+            raise UserError(nearest(name, known, "metric"))
 
 
 def _remedy(config, path):

@@ -18,6 +18,7 @@ from PIL import Image
 from .. import images
 from ..datasets.samples import Samples
 from ..errors import UserError
+from .masks import cells_of
 from .workers import _DEAD, Workers, _Rows, to_numbers
 
 WINDOW = 4096  # rows of archives that are shuffled together, where an archive cannot be read in any order
@@ -117,6 +118,8 @@ class Loader:
         Views of every image, for AugMix; with more than one the pipeline has to contain an ``auto_augment``.
     reading : aidet.images.Reading
         How images are read.
+    grid : int
+        With masks: side of a cell in pixels; 0 without.
 
     Attributes
     ----------
@@ -137,8 +140,10 @@ class Loader:
         cache_mb: int = 1024,
         splits: int = 1,
         reading: images.Reading = _READING,
+        grid: int = 0,
     ) -> None:
-        self.reading = reading
+        self.reading, self.grid = reading, grid
+        self._cells = cells_of(samples) if grid else None
         self.samples, self.text, self.size, self.splits = samples, text, tuple(size), splits
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.failed: Dict[str, str] = {}
@@ -147,7 +152,14 @@ class Loader:
         self._direct: Optional[bool] = None
 
     def run(self, order: np.ndarray, epoch: int) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
-        """Yield ``(x, rows)`` for consecutive batches of ``order``.
+        """:meth:`run_masked` without the shares."""
+        for x, rows, _ in self.run_masked(order, epoch):
+            yield x, rows
+
+    def run_masked(
+        self, order: np.ndarray, epoch: int
+    ) -> Iterator[Tuple[np.ndarray, np.ndarray, Optional[np.ndarray]]]:
+        """Yield ``(x, rows, shares)`` for consecutive batches of ``order``.
 
         Parameters
         ----------
@@ -161,6 +173,8 @@ class Loader:
             Zeros if there is no image. With several splits first all images of split 0, then of split 1, ...
         rows : ndarray of int, shape (batch_size,)
             -1 if there is no image, or it could not be read (:attr:`failed` names it).
+        shares : ndarray of float32, shape (batch_size, h / grid, w / grid), or None
+            Generated share of every cell; None without masks.
         """
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         plain = self._plain()
@@ -175,7 +189,7 @@ class Loader:
             if not pending:
                 return
             batch, futures = pending.popleft()
-            yield self._remembered(batch) if futures is None else self._collect(batch, futures)
+            yield (*self._remembered(batch), None) if futures is None else self._collect(batch, futures)
 
     def _submit(self, batch, epoch):
         items = []
@@ -187,7 +201,10 @@ class Loader:
         for k in range(parts):
             places, rows, views = zip(*items[k::parts]) if items else ((), (), ())
             sources = self._memory.get(list(rows))
-            job = self.workers.submit(self.text, self.seed, self.size, sources, views, self.splits, self.reading)
+            masks = None if self._cells is None else [self._cells[row] for row in rows]
+            job = self.workers.submit(
+                self.text, self.seed, self.size, sources, views, self.splits, self.reading, masks, self.grid
+            )
             futures.append((list(places), job))
         return futures
 
@@ -195,20 +212,25 @@ class Loader:
         x = np.zeros((self.splits, self.batch_size, 3, *self.size), np.float32)
         rows = np.full(self.batch_size, -1, np.int64)
         rows[: len(batch)] = batch[:, 0]
+        shares = (
+            np.zeros((self.batch_size, *(side // self.grid for side in self.size)), np.float32) if self.grid else None
+        )
         for places, job in futures:
             try:
-                values, reasons = job.result()
+                values, reasons, found = job.result()
             except BrokenExecutor:
                 raise UserError(_DEAD) from None
             if self._last:
                 values = self._numbers(values)
             x[:, places] = values.swapaxes(0, 1) if self.splits > 1 else values
+            if shares is not None:
+                shares[places] = found
             for i, reason in reasons.items():
                 row = int(rows[places[i]])
                 self.failed.setdefault(self.samples.paths[row], reason)
                 rows[places[i]] = -1
                 x[:, places[i]] = 0
-        return x.reshape(-1, 3, *self.size), rows
+        return x.reshape(-1, 3, *self.size), rows, shares
 
     def _numbers(self, pixels):
         """Apply the pipeline's last operation to uint8 (n, h, w, 3) as one tall image; returns float32 (n, 3, h, w)."""
@@ -217,7 +239,7 @@ class Loader:
 
     def _plain(self):
         """Whether all images are in memory and the pipeline only maps their grey levels to numbers."""
-        if not self._last or not self._memory.filled or self._memory.size != self.size:
+        if self.grid or not self._last or not self._memory.filled or self._memory.size != self.size:
             return False
         if self._direct is None:
             self._direct = all(self._idle(name, step) for name, step in images.parsed(self.text).geometry.steps)

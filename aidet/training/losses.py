@@ -90,6 +90,23 @@ class Loss(nn.Cell):
         return -value.sum(-1)
 
 
+class Mapped(nn.Cell):
+    """``image_weight * loss + map_weight * (binary cross-entropy of the cells, the mean over the cells of an image)``.
+
+    ``outputs`` are the logits and the map (N, h, w), ``shares`` the generated share of every cell, float32 (N, h, w).
+    """
+
+    def __init__(self, loss: Loss, map_weight: float, image_weight: float) -> None:
+        super().__init__()
+        self.loss, self.map_weight, self.image_weight = loss, map_weight, image_weight
+
+    def construct(self, outputs: Tuple[Tensor, ...], targets: Tensor, weights: Tensor, shares: Tensor) -> Tensor:
+        whole = self.loss(outputs[0], targets, weights)
+        z = outputs[1].astype(ms.float32)
+        cells = ops.relu(z) - z * shares + ops.log(1.0 + ops.exp(-ops.abs(z)))
+        return self.image_weight * whole + self.map_weight * (weights * cells.mean((1, 2))).sum()
+
+
 def log_softmax(z: Tensor) -> Tensor:
     """Row-wise, made of elementary operations, so that it compiles on every device and in every version."""
     z = z - ops.stop_gradient(z.max(-1, keepdims=True))

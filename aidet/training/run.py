@@ -17,7 +17,7 @@ import numpy as np
 from .. import images
 from ..datasets import samples
 from ..errors import UserError
-from . import checks, opening, saving
+from . import checks, masks, opening, saving
 from .checks import Plan
 from .loader import Loader, epoch_order
 from .log import Journal
@@ -56,6 +56,7 @@ def train(config: Any, dry_run: bool = False, out: Optional[Callable[[str], Any]
     data = checks.find_data(config, processes.warn)
     opening.require_images(data, processes.warn, images.Reading.of(config))
     lines = checks.find_lines(config)
+    masks.require_masks(config, data, lines)
     processes.join(config)
     plan = checks.make_plan(config, data, lines, processes.world)
     student = Student(plan, processes)
@@ -102,7 +103,7 @@ class Run:
         self.loader = Loader(
             data.train_set, lines.text, lines.size, config.batch_size, seed=config.seed, workers=workers,
             cache_mb=config.cache_mb, splits=max(1, config.aug_splits),
-            reading=images.Reading.of(config),
+            reading=images.Reading.of(config), grid=student.grid,
         )  # fmt: skip
         self.validator: Optional[Validator] = None
         if data.val_set is not None and config.val_while_train:
@@ -203,13 +204,13 @@ class Run:
         steps = global_batches(order, plan.batches, size * self.processes.world)
         skip = self.progress.batches
         own = [rows[rank * size : (rank + 1) * size] for rows in steps[skip:]]
-        stream = self.loader.run(np.concatenate(own) if own else np.zeros((0, 2), int), epoch)
-        for number, (x, rows) in zip(range(skip, len(steps)), stream):
+        stream = self.loader.run_masked(np.concatenate(own) if own else np.zeros((0, 2), int), epoch)
+        for number, (x, rows, shares) in zip(range(skip, len(steps)), stream):
             first = number // group * group
             yield Batch(
                 epoch, number, epoch * plan.updates_per_epoch + number // group, x, rows,
                 group=np.concatenate(steps[first : first + group])[:, 0], first=number == first,
-                last=number - first == group - 1 or number == len(steps) - 1,
+                last=number - first == group - 1 or number == len(steps) - 1, shares=shares,
             )  # fmt: skip
 
     def _inside(self, batch):

@@ -8,6 +8,7 @@ import numpy as np
 from .. import ckpt, images, labels
 from ..errors import UserError, nearest
 from .checks import Plan
+from .masks import localization, require_map
 from .processes import Processes
 from .saving import weights_only
 
@@ -32,6 +33,8 @@ class Student:
         The weights, running statistics included.
     parameters, trainable : int
         Number of values in all weights, and in those that are trained.
+    grid : int
+        Side of a cell of the map in pixels, if the training uses masks; else 0.
     dropout_seed : mindspore.Parameter or None
         Set before each step; None if the network has no dropout.
     still : list of mindspore.nn.Cell
@@ -63,9 +66,11 @@ class Student:
             raise UserError(f"in_channels (={config.in_channels}): images are read as RGB, 3 channels")
         ms.set_seed(config.seed)
         self.net = models.create(config.model, **self.arguments)
+        self.grid = require_map(self.net, config.model, plan.lines.size) if config.map_weight else 0
         self.class_order = class_order(plan, self.outputs, sidecar)
         if arrays is not None:
-            load_initial(self.net, arrays, config, processes.say)
+            started = sidecar is not None and sidecar.architecture != config.model
+            (load_backbone if started else load_initial)(self.net, arrays, config, processes.say)
         self.still = freeze(self.net, config.freeze or [])
         # Taken before seed_dropout: its seed is a parameter for the compiler only, not a weight.
         self.tensors = list(self.net.get_parameters())
@@ -81,7 +86,9 @@ class Student:
 
     def facts(self) -> Dict[str, Any]:
         """The entries of a sidecar that describe the network itself."""
+        where = {"localization": localization(self.net, self._plan.lines.size_eval[0])} if self.grid else {}
         return {
+            **where,
             "architecture": self._plan.config.model, "arguments": self.arguments, "num_outputs": self.outputs,
             "classes": self._plan.data.classes, "class_order": self.class_order,
         }  # fmt: skip
@@ -123,8 +130,10 @@ def read_initial(config: Any) -> Optional[Tuple[Dict[str, np.ndarray], Optional[
     path = config.init_from
     if not path:
         return None
+    from .. import models
+
     sidecar = ckpt.Sidecar.read(path) if ckpt.sidecar_path(path).is_file() else None
-    if sidecar and sidecar.architecture != config.model:
+    if sidecar and sidecar.architecture not in (config.model, models.backbone(config.model)):
         raise UserError(f"init_from {path!r} holds {sidecar.architecture!r}, model says {config.model!r}")
     return weights_only(ckpt.load_arrays(path)), sidecar
 
@@ -150,6 +159,23 @@ def load_initial(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Call
             deviation = 0.01 if len(own[n].shape) > 1 else 0.0
             arrays[n] = rng.normal(0, deviation, own[n].shape).astype(np.float32)
     ckpt.load_strict(net, arrays, what=f"init_from {config.init_from!r}")
+
+
+def load_backbone(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Callable[[str], Any]) -> None:
+    """Load the weights of a backbone into a network built on it; all other layers stay as they are.
+
+    Raises
+    ------
+    UserError
+        A tensor of the part that both have, ``features``, is missing, or has another shape.
+    """
+    own = {p.name: p for p in net.get_parameters()}
+    shared = {n: arrays[n] for n in own if n.startswith("features.") and n in arrays}
+    ckpt.load_strict(
+        net, {n: shared.get(n, p.asnumpy()) for n, p in own.items() if n in shared or not n.startswith("features.")},
+        what=f"init_from {config.init_from!r}",
+    )  # fmt: skip
+    say(f"backbone from {config.init_from}: {len(shared)} of {len(own)} tensors; the others are initialised anew")
 
 
 def class_order(plan: Plan, outputs: int, initial: Optional[ckpt.Sidecar]) -> Optional[List[str]]:

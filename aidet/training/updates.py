@@ -2,13 +2,14 @@
 
 import math
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, NamedTuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 import numpy as np
 
 from .. import images
 from ..errors import UserError
 from .checks import Plan
+from .masks import sides_of
 from .processes import Processes
 from .saving import Progress
 from .start import Student
@@ -33,6 +34,8 @@ class Batch(NamedTuple):
         Rows of all batches of all processes that contribute to the same update.
     first, last : bool
         Whether this batch is the first, and the last, of its update.
+    shares : ndarray of float32, shape (B, h / grid, w / grid), or None
+        Generated share of the cells; None without masks.
     """
 
     epoch: int
@@ -43,6 +46,7 @@ class Batch(NamedTuple):
     group: np.ndarray
     first: bool
     last: bool
+    shares: Optional[np.ndarray] = None
 
 
 class Updater:
@@ -79,6 +83,8 @@ class Updater:
         self.teachers = _teachers(plan, student, processes.device)
         if self.teachers is not None:
             loss = losses.Distilled(loss, self.teachers.temperature, self.teachers.alpha, student.outputs == 1)
+        if student.grid:
+            loss = losses.Mapped(loss, config.map_weight, config.image_weight)
         self._graph = config.mode == 0  # otherwise operations run one by one
         if self._graph and processes.device == "CPU" and config.amp_level == "O0" and not config.amp_cast_list:
             convolutions.speed_up(student.net)
@@ -99,7 +105,8 @@ class Updater:
         """The cells of a step: one, or two if an update may be skipped or is made from several batches."""
         from . import cells
 
-        config, world, distilled = self._plan.config, self._processes.world, self.teachers is not None
+        config, world = self._plan.config, self._processes.world
+        distilled = self.teachers is not None or bool(self._student.grid)  # the loss takes one more input
         clip = config.clip_value if config.clip_grad else None
         if self._guarded or config.gradient_accumulation_steps > 1:
             self._gradient = cells.GradientStep(self.net, loss, self.optimizer, distilled)
@@ -155,13 +162,15 @@ class Updater:
         return loss
 
     def _inputs(self, batch) -> List[Any]:
-        """Tensors of a step: images, targets, weights, and the teachers' probabilities (or a placeholder)."""
+        """Tensors of a step: images, targets, weights; the teachers' probabilities, the shares, or a placeholder."""
         import mindspore as ms
 
         config, student = self._plan.config, self._student
         known: Any = self._plan.data.train_set.targets
         class_weights = self._plan.class_weights
         index, weights = batch_weights(batch.rows, batch.group, known, class_weights, config.reduction)
+        if batch.shares is not None:
+            index = sides_of(index, batch.shares)
         x, targets = batch.x, soft_targets(index, student.outputs, student.class_order, config.label_smoothing)
         if config.mixup or config.cutmix:
             rng = images.generator(config.seed, f"mix {batch.epoch} {batch.number}", self._processes.rank)
@@ -169,7 +178,9 @@ class Updater:
         if config.aug_splits:
             targets, weights = np.tile(targets, (config.aug_splits, 1)), np.tile(weights, config.aug_splits)
             weights = weights / np.float32(config.aug_splits)
-        soft = self.teachers(x) if self.teachers is not None else np.zeros((1, 1), np.float32)
+        soft = batch.shares if batch.shares is not None else np.zeros((1, 1), np.float32)
+        if self.teachers is not None:
+            soft = self.teachers(x)
         return [ms.Tensor(array) for array in (x, targets, weights, soft)]
 
     def _seed_dropout(self, batch):

@@ -10,6 +10,7 @@ from ..datasets.samples import Samples
 from ..metrics import best_threshold, class_metrics
 from .checks import Plan
 from .loader import Loader
+from .masks import METRIC, map_auc, sides_of
 from .opening import require_classes
 from .processes import Processes
 from .start import Student
@@ -54,7 +55,7 @@ class Validator:
         size = min(config.batch_size, max(1, math.ceil(len(val_set) / processes.world)))
         self.loader = Loader(
             val_set, lines.text_eval, lines.size_eval, size, seed=config.seed, workers=workers,
-            cache_mb=config.cache_mb, reading=images.Reading.of(config),
+            cache_mb=config.cache_mb, reading=images.Reading.of(config), grid=student.grid,
         )  # fmt: skip
         self._copies = []
         if config.val_amp_level not in (None, config.amp_level):
@@ -62,7 +63,9 @@ class Validator:
             own = {p.name: p for p in student.tensors}
             self._copies = [(p, own[p.name]) for p in twin.get_parameters()]
             net = cells.mixed_precision(twin, config.val_amp_level, config.amp_dtype, processes.device)
-        self._forward = cells.Forward(net)
+        self._forward: Any = cells.Both(net) if student.grid else cells.Forward(net)
+        grid = student.grid
+        self._cells = tuple(side // grid for side in lines.size_eval) if grid else (0, 0)
         self._forward.set_train(False)
         student.train_mode()
 
@@ -83,31 +86,45 @@ class Validator:
         return self._metrics(logits[counted, :-1].astype(np.float64), np.flatnonzero(counted))
 
     def _logits(self):
-        """Outputs of this process's share, float32 (n, outputs + 1); the last column is 1 if the image was read."""
+        """Outputs of this process's share, float32 (n, outputs + 1); the last column is 1 if the image was read.
+
+        With masks the map's logits and the true shares of the cells lie between the two.
+        """
         import mindspore as ms
 
         n, size, processes = len(self._plan.data.val_set), self.loader.batch_size, self._processes
         share = math.ceil(n / processes.world / size) * size
         rows = np.arange(processes.rank * share, (processes.rank + 1) * share)
         order = np.stack([np.where(rows < n, rows, -1), np.zeros_like(rows)], 1)
-        logits = np.zeros((n, self._student.outputs + 1), np.float32)
+        outputs, cells = self._student.outputs, self._cells[0] * self._cells[1]
+        logits = np.zeros((n, outputs + 2 * cells + 1), np.float32)
         self._student.net.set_train(False)
         for p, own in self._copies:
             p.set_data(own.value())
-        for x, there in self.loader.run(order, 0):
-            out = self._forward(ms.Tensor(x)).asnumpy()
+        for x, there, shares in self.loader.run_masked(order, 0):
+            out = self._forward(ms.Tensor(x))
             ok = there >= 0
-            logits[there[ok], :-1] = out[ok]
+            if shares is None:
+                parts = [out.asnumpy()]
+            else:
+                parts = [part.reshape(len(x), -1) for part in (out[0].asnumpy(), out[1].asnumpy(), shares)]
+            logits[there[ok], :-1] = np.concatenate(parts, 1)[ok]
             logits[there[ok], -1] = 1
         self._student.train_mode()
         return logits
 
     def _metrics(self, logits, rows):
         config, outputs, order = self._plan.config, self._student.outputs, self._student.class_order
+        maps, logits = logits[:, outputs:], logits[:, :outputs]
         sound = bool(np.isfinite(logits).all())
         logits = logits if sound else np.nan_to_num(logits, posinf=0, neginf=0)
         targets, sides = self._plan.data.val_set.targets[rows], self._plan.data.val_set.sides[rows]
-        found = {"val_loss": host_loss(logits, targets, order, loss_kind(config, outputs))}
+        found: Dict[str, float] = {}
+        if self._student.grid:
+            cells, shares = (part.reshape(-1, *self._cells) for part in np.split(maps, 2, axis=1))
+            targets = sides = sides_of(targets, shares)
+            found[METRIC] = map_auc(cells, shares)
+        found["val_loss"] = host_loss(logits, targets, order, loss_kind(config, outputs))
         if order is None:
             decided = logits.argmax(1) if outputs > 1 else (logits[:, 0] > 0).astype(int)
             found.update(class_metrics(targets, decided, None, outputs))
@@ -119,7 +136,7 @@ class Validator:
                 found["threshold"] = threshold
             decided = (labels.sigmoid(score) > threshold).astype(int)
             found.update(class_metrics(sides, decided, score, 2))
-        wanted = ["val_loss", *config.metrics, config.monitor, "threshold"]
+        wanted = ["val_loss", METRIC, *config.metrics, config.monitor, "threshold"]
         # Outputs that are no numbers are decided as class 0, which may look like an accuracy.
         return {
             name: found[name] if sound or name == "threshold" else float("nan")

@@ -55,6 +55,22 @@ def _one(text, seed, source, key, view, size, splits=1, reading=_READING):
     return array, None
 
 
+def _one_masked(text, seed, source, key, view, size, reading, cell, grid):
+    """As :func:`_one`, with the generated share of every cell: (array, shares, None), or (None, None, reason)."""
+    line = images.parsed(text)
+    try:
+        image = reading.decode(source)
+        mask = cell.read(image.size)
+        steps = line.geometry if to_numbers(text) else line
+        array, mask = images.together(steps, image, mask, images.generator(seed, key, view))
+    except (images.ImageError, UserError) as error:
+        return None, None, str(error)
+    array = array if isinstance(array, np.ndarray) or to_numbers(text) else pipeline.to_array(array)
+    if mask.shape != tuple(size):
+        return None, None, f"the pipeline gave {mask.shape} pixels, not {tuple(size)}"
+    return np.asarray(array), images.shares(mask, grid), None
+
+
 def _splits(line, image, seed, key, view, splits):
     """The augmentation splits of AugMix (Hendrycks et al. 2020): one crop, without and with the automatic policy.
 
@@ -91,11 +107,13 @@ def _mapped(file, serial, shape):
         return np.frombuffer(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ), np.uint8).reshape(shape)
 
 
-def _chunk(text, seed, size, sources, views, splits=1, reading=_READING):
+def _chunk(text, seed, size, sources, views, splits=1, reading=_READING, masks=None, grid=0):
     """Run by a worker: a part of a batch. Errors are returned as text, so that the caller can name the file.
 
     ``sources`` are paths or pixels; for small images one array (n, h, w, 3), which is sent faster than n of them, or
     a :class:`_Rows`, which is sent faster still. ``views`` are the (key, view) that each image's draws depend on.
+    ``masks`` are the :class:`aidet.training.masks.MaskCell` of each; the third result are then the shares of cells of
+    ``grid`` pixels, float32 (n, h / grid, w / grid), else None.
     """
     if isinstance(sources, _Rows):
         sources = _mapped(*sources.place)[sources.rows]
@@ -103,14 +121,21 @@ def _chunk(text, seed, size, sources, views, splits=1, reading=_READING):
         out = np.zeros((len(views), *size, 3), np.uint8)
     else:
         out = np.zeros((len(views), *((splits,) if splits > 1 else ()), 3, *size), np.float32)
-    reasons = {}
+    reasons, shares = {}, None
+    if masks is not None:
+        shares = np.zeros((len(views), *(side // grid for side in size)), np.float32)
     for i, (source, (key, view)) in enumerate(zip(sources, views)):
-        array, reason = _one(text, seed, source, key, view, size, splits, reading)
-        if reason is None:
-            out[i] = array
+        if shares is None:
+            array, reason = _one(text, seed, source, key, view, size, splits, reading)
         else:
+            array, share, reason = _one_masked(text, seed, source, key, view, size, reading, masks[i], grid)
+        if reason is not None:
             reasons[i] = reason
-    return out, reasons
+            continue
+        out[i] = array
+        if shares is not None:
+            shares[i] = share
+    return out, reasons, shares
 
 
 def _start_worker(parent):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from app_tools import make_onnx
+from localize_tools import make_localizer, scene
 from PIL import Image, PngImagePlugin
 
 import app
@@ -28,7 +29,9 @@ TINY = uploads.Limits(images=3, megabytes=1, upload_megabytes=2, total_megabytes
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
-    return service.Service([make_onnx(folder)], limits=uploads.Limits(), votes=3, workers=2)
+    own = make_onnx(folder)
+    local = make_localizer(folder / "local.onnx")
+    return service.Service([own], limits=uploads.Limits(), votes=3, workers=2, localizer=local)
 
 
 def png(image, **text):
@@ -509,6 +512,43 @@ def test_heat_map(served, photo, tmp_path):
     (tmp_path / "b.png").write_bytes(b"x")
     with pytest.raises(images.ImageError):
         served.heat(tmp_path / "b.png")
+
+
+def test_where_lies_over_the_image(served, tmp_path):
+    scene((320, 200), (32, 48, 128, 112)).save(tmp_path / "a.png")
+    found, image = served.localize(tmp_path / "a.png")
+    assert image.size == (320, 200) and found.where == (32, 48, 128, 112)
+    made = np.asarray(pictures.layer(found, side=160))
+    assert made.shape == (100, 160, 4) and made[40, 40, 3] > 240 and made[80, 120, 3] < 15
+    frame = made[24:56, 16:64, 3]
+    assert (frame[[0, -1]] == 255).all() and (frame[:, [0, -1]] == 255).all()
+    assert pictures.preview(image).size == image.size and pictures.preview(image, 80).size == (80, 50)
+    shown = cards.where("en", "data:a", "data:b", found.found, found.area)
+    assert "Partly generated: 9.6% of the picture" in shown and 'type="range"' in shown and 'alt="The image' in shown
+    small = cards.where("zh", "data:a", "data:b", "unsure", 0.5, "shorter side under 128 pixels")
+    assert "证据不足：短边不足 128 像素" in small
+    answer = json.loads(json.dumps(service.located("a/b.png", found)))
+    assert (
+        answer["file"] == "b.png"
+        and answer["where"] == [32, 48, 128, 112]
+        and served.about()["localizer"]["grid"] == 16
+    )
+    (tmp_path / "b.png").write_bytes(b"x")
+    with pytest.raises(images.ImageError):
+        served.localize(tmp_path / "b.png")
+    without = copy.copy(served)
+    without.localizer = None
+    with pytest.raises(UserError, match="no localizer here; start the application with --localizer"):
+        without.localize(tmp_path / "a.png")
+    assert "localizer" not in without.about()
+
+
+def test_the_default_localizer_is_offered_if_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(default, "LOCALIZER", tmp_path / "aidet_partial.ckpt")
+    assert default.localizer_if_any(None) is None and default.localizer_if_any("a.ckpt") == "a.ckpt"
+    (tmp_path / "aidet_partial.ckpt").touch()
+    assert default.localizer_if_any(None) == str(tmp_path / "aidet_partial.ckpt")
+    assert default.localizer_if_any("none") is None
 
 
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.1, 0.3333, 0.72134, 0.97, 1.0])

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 from app_tools import Server, make_onnx
-from PIL import PngImagePlugin
+from localize_tools import make_localizer, scene
+from PIL import Image, PngImagePlugin
 
 from aidet import Detector
 from aidet.app import cards
@@ -32,16 +33,17 @@ BAD_NAME = "<img src=x onerror=alert(1)>.png"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """The tiny detector; images of several kinds; a zip archive of a folder; a broken file."""
+    """The tiny detector and a localizer; images of several kinds; a zip archive of a folder; a broken file."""
     folder = tmp_path_factory.mktemp("app")
     make_onnx(folder)
+    make_localizer(folder / "local.onnx")
+    scene((320, 200), (32, 48, 128, 112)).save(folder / "edited.png")
     return folder
 
 
 @pytest.fixture(scope="module")
 def pictures(files):
     import numpy as np
-    from PIL import Image
 
     made = []
     for i in range(6):
@@ -79,6 +81,8 @@ def server(files, pictures):
         8,
         "--max-megabytes",
         1,
+        "--localizer",
+        files / "local.onnx",
     ]
     running = Server(files, *flags)
     yield running
@@ -87,8 +91,11 @@ def server(files, pictures):
 
 def test_it_reaches_no_other_host_and_leaves_nothing_behind(files, pictures, tmp_path):
     """Start, one verdict over HTTP, stop: no outside connection, exit code 0, no upload left on disk."""
-    running = Server(tmp_path, "--ckpt", files / "tiny.onnx")
+    running = Server(tmp_path, "--ckpt", files / "tiny.onnx", "--localizer", "none")
     try:
+        _, body, _ = status_of(f"{running.url}gradio_api/info")
+        assert sorted(json.loads(body)["named_endpoints"]) == ["/about", "/batch", "/heat", "/verdict"]
+        assert b"where-switch" not in status_of(running.url)[1]
         answer = verdict(running.url, upload(running.url, pictures[0]))
         assert answer["status"] == "ok"
         assert list(running.temporary.glob("aidet-app-*/**/*.jpg"))
@@ -246,6 +253,23 @@ def test_heat_map_over_http(client, pictures):
         assert made.size == (120, 90)
 
 
+def test_where_over_http(client, server, files):
+    """The map has one pixel a cell; an unusable file is an answer with its reason."""
+    import numpy as np
+    from gradio_client import handle_file
+
+    answer = client.predict(handle_file(files / "edited.png"), api_name="/localize")
+    assert (answer["found"], answer["where"], answer["size"]) == ("partly", [32, 48, 128, 112], [320, 200])
+    assert answer["area"] == pytest.approx(96 * 64 / (320 * 200)) and 0 <= answer["probability"] <= 1
+    with Image.open(io.BytesIO(base64.b64decode(answer["map"]))) as image:
+        cells = np.asarray(image) / 65535
+    assert cells.shape == (13, 20) and answer["grid"] == 16
+    assert cells[3:7, 2:8].min() > 0.9 and (cells > 0.5).sum() == 4 * 6
+    broken = post(server.url, "localize", [upload(server.url, files / "broken.jpg")])
+    assert broken == {"file": "broken.jpg", "status": "error: not an image that Pillow can read"}
+    assert client.predict(api_name="/about")["localizer"]["name"] == "local"
+
+
 # --- the page in a browser -------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def chromium():
@@ -383,6 +407,37 @@ def rows_of(link):
     """The CSV inside a download link."""
     data = base64.b64decode(link.split("base64,")[1]).decode("utf-8-sig")
     return list(csv.DictReader(io.StringIO(data)))
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_switch_shows_where(visit, files, pictures, width):
+    page = visit(width=width, height=844)
+    page.get_by_label("Where?").check()
+    page.wait_for_selector("#where .aidet-blank")
+    put(page, files / "edited.png")
+    page.wait_for_selector("#where [data-found=partly]")
+    assert "Partly generated: 9.6% of the picture" in page.inner_text("#where") and not page.is_visible("#heat")
+    loaded = "[...document.querySelectorAll('#where img')].every(i => i.naturalWidth == 320 && i.naturalHeight == 200)"
+    page.wait_for_function(loaded)
+    boxes = [page.locator("#where img").nth(i).bounding_box() for i in (0, 1)]
+    assert boxes[0] == pytest.approx(boxes[1])  # the map lies on the picture
+    slider = page.locator("#where input[type=range]")
+    slider.fill("20")
+    assert page.evaluate("document.querySelector('.aidet-layer').style.opacity") == "0.2"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    slider.fill("70")
+    page.locator("#where").scroll_into_view_if_needed()
+    page.screenshot(path=SHOTS / f"14_where_{width}.png")
+    page.get_by_label("中文").check()
+    page.wait_for_function("document.querySelector('#where').innerText.includes('部分生成：占图片的 9.6%')")
+    page.get_by_label("English").check()
+    put(page, pictures[0])  # the map of the picture before goes with it
+    page.wait_for_selector("#where [data-found=none], #where [data-found=mostly], #where .aidet-blank")
+    page.wait_for_selector("#where [data-found]:not([data-found=partly])")
+    page.get_by_label("Where?").uncheck()
+    page.wait_for_selector("#heat img")
+    assert not page.is_visible("#where")
 
 
 @needs_browser

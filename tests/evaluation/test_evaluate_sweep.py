@@ -287,7 +287,7 @@ def test_curves_and_matrix_stand_in_the_report_of_score(run, stub, pictures, tmp
     assert used["included 1"]["sha256"] == files.sha256(tmp_path / "sw" / "metrics.json")
 
     done = run("evaluate.py", "score", *flags, "--include", tmp_path / "score")
-    assert done.returncode == 2 and "is not a metrics.json of sweep or transfer" in done.stderr
+    assert done.returncode == 2 and "is not a metrics.json of localize, sweep or transfer" in done.stderr
     done = run("evaluate.py", "score", *flags, "--include", tmp_path / "none")
     assert done.returncode == 2 and "does not exist" in done.stderr
 

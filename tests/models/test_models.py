@@ -86,6 +86,7 @@ COUNTS = {
     "mobilenet_v3_large_100": 5_483_032,
     "mobilenet_v3_small_100": 2_542_856,
     "npr_resnet50": 1_437_761,
+    "partial_lite0": 969_900,
     "resnest": 27_483_240,
     "resnest50d": 27_483_240,
     "resnet101": 44_549_160,
