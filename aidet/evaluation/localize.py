@@ -2,9 +2,8 @@
 
 import argparse
 import csv
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, Optional, Sequence, Union
 
 import numpy as np
 
@@ -13,9 +12,9 @@ from ..cli import OK, PARTIAL, by_reason, printable
 from ..datasets import sources
 from ..datasets.truth import Truth, read_labels
 from ..errors import UserError
-from ..labels import GENERATED, REAL, logit, sigmoid
+from ..labels import sigmoid
 from . import localize_page
-from .maps import Maps, Measured, aucs, best_f1, measure, overlap, pixel_auc
+from .maps import Localized, Maps, aucs, best_f1, measure, overlap, pixel_auc
 from .scores import join, read_scores
 
 # Classes by the share of generated pixels: name, from, below.
@@ -24,7 +23,6 @@ AREAS = (
     ("30-60 %", 0.3, 0.6), ("60 % and more", 0.6, 2.0), ("10 % and more", 0.1, 2.0),
 )  # fmt: skip
 ALARM = 0.02  # share of an untouched photograph that may be found by mistake before it counts as a false alarm
-MAP_SCORE = "map"  # name of the image score that is made of the map
 CHUNK = 50  # bootstrap draws that are computed at once
 HEADER = ("path", "label", "group", "area", "kind", "builder", "status", "found", "pixel_auc", "f1", "iou")
 
@@ -127,44 +125,6 @@ def _number(cell):
         return float(cell)
     except ValueError:
         return np.nan
-
-
-@dataclass
-class Localized:
-    """Labels, what was measured of each map, and the image scores.
-
-    Attributes
-    ----------
-    true : Truth
-    rows : list of Measured
-        In the order of ``true``.
-    scores : dict of str to ndarray (n,)
-        Image scores, above 0 generated; the first one is used for the tables.
-    threshold : float
-        Of the map's probability.
-    """
-
-    true: Truth
-    rows: List[Measured]
-    scores: Dict[str, np.ndarray]
-    threshold: float
-
-    def __post_init__(self) -> None:
-        tops = np.array([row.top for row in self.rows])
-        self.scores = {**self.scores, MAP_SCORE: logit(tops) - float(logit(self.threshold))}
-        self.ok = np.array([row.ok for row in self.rows])
-        self.area = np.array([row.area for row in self.rows])
-        self.generated = self.ok & (self.true.labels == GENERATED)
-        self.untouched = self.ok & (self.true.labels == REAL)
-
-    def column(self, name: str) -> List[str]:
-        """A column of the labels; empty cells if they have none of that name."""
-        return self.true.columns.get(name, [""] * len(self.rows))
-
-    def groups(self, rows: np.ndarray) -> Optional[np.ndarray]:
-        """Source images of the rows selected by a mask (n,), or None."""
-        groups = self.true.groups()
-        return None if groups is None else np.array(groups, object)[rows]
 
 
 def summary(evaluation: Localized, by: Sequence[str] = (), times: int = 0, seed: int = 42) -> Dict[str, Any]:

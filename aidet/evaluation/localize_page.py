@@ -1,7 +1,7 @@
 """The report of ``evaluate.py localize``, and its terminal output."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Union
+from typing import Any, Dict, List, Union
 
 import numpy as np
 from PIL import Image
@@ -10,10 +10,7 @@ from .. import images, labels, report
 from ..cli import printable
 from ..datasets.masks import mask_of
 from ..errors import UserError
-from .maps import DEEP, Maps, overlap
-
-if TYPE_CHECKING:
-    from .localize import Localized
+from .maps import DEEP, Localized, Maps, overlap
 
 NAMES = {
     "local_score": "score of the localiser", "score": "score of the detector", "map": "highest 1 % of the map's pixels",
@@ -24,7 +21,7 @@ FEW = 10  # pictures: a table's row of fewer says little
 
 def write(
     path: Union[str, Path],
-    evaluation: "Localized",
+    evaluation: Localized,
     result: Dict[str, Any],
     maps: Maps,
     where_from: report.Section,

@@ -18,12 +18,13 @@ from ..datasets.masks import mask_of
 from ..datasets.table import has_extension
 from ..datasets.truth import Truth
 from ..errors import UserError, first_line
-from ..labels import logit
+from ..labels import GENERATED, REAL, logit
 
 DEEP = 65535  # the highest value of a 16-bit map, probability 1
 BINS = 1024
 REACH = 11.1  # log-odds at the outer bins; 1 / 65535 is -11.09
 TOP = 0.01  # share of the pixels, the highest ones, whose mean is the image score of a map without other scores
+MAP_SCORE = "map"  # name of the image score that is made of the map
 ORIENTATION = 0x0112  # EXIF; from 5 on, width and height change places
 _BIN = np.digitize(logit(np.arange(DEEP + 1) / DEEP), np.linspace(-REACH, REACH, BINS - 1)).astype(np.int16)
 
@@ -228,6 +229,44 @@ def compared(path: str, label: int, mask: np.ndarray, values: np.ndarray, thresh
     top = np.partition(values.ravel(), mask.size - least)[mask.size - least :].mean() / DEEP
     found = (hit + false) / mask.size
     return Measured(path, label, "ok", inside / mask.size, found, counts, histogram.astype(np.uint32), float(top))
+
+
+@dataclass
+class Localized:
+    """Labels, what was measured of each map, and the image scores.
+
+    Attributes
+    ----------
+    true : Truth
+    rows : list of Measured
+        In the order of ``true``.
+    scores : dict of str to ndarray (n,)
+        Image scores, above 0 generated; the first one is used for the tables.
+    threshold : float
+        Of the map's probability.
+    """
+
+    true: Truth
+    rows: List[Measured]
+    scores: Dict[str, np.ndarray]
+    threshold: float
+
+    def __post_init__(self) -> None:
+        tops = np.array([row.top for row in self.rows])
+        self.scores = {**self.scores, MAP_SCORE: logit(tops) - float(logit(self.threshold))}
+        self.ok = np.array([row.ok for row in self.rows])
+        self.area = np.array([row.area for row in self.rows])
+        self.generated = self.ok & (self.true.labels == GENERATED)
+        self.untouched = self.ok & (self.true.labels == REAL)
+
+    def column(self, name: str) -> List[str]:
+        """A column of the labels; empty cells if they have none of that name."""
+        return self.true.columns.get(name, [""] * len(self.rows))
+
+    def groups(self, rows: np.ndarray) -> Optional[np.ndarray]:
+        """Source images of the rows selected by a mask (n,), or None."""
+        groups = self.true.groups()
+        return None if groups is None else np.array(groups, object)[rows]
 
 
 # --- numbers of pixels ------------------------------------------------------------------------------------------------
