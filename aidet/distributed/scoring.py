@@ -128,8 +128,8 @@ def score(
         Lazy: nothing is scored until it is consumed, for example by ``write_parquet``. One row for each image with the
         columns ``path``, ``score``, ``prob`` (in [0, 1]), ``label``, ``decision``, ``status``, ``score:MODEL`` and
         ``note`` and ``reason``, see :func:`aidet.distributed.schema`. An image that cannot be used is a row with its
-        status. The order is that of ``dataset`` if its ``context.execution_options.preserve_order`` is set. A block whose process
-        or machine was lost is scored again, at most :data:`RETRIES` times.
+        status. The order is that of ``dataset`` if its ``context.execution_options.preserve_order`` is set. A block
+        whose process or machine was lost is scored again, at most :data:`RETRIES` times.
 
     Raises
     ------
