@@ -19,6 +19,7 @@ from .remote import is_address
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "png", "webp", "bytes", "image_bytes", "content", "data")
 BATCH = 32  # rows that are decoded at a time
 KEPT = 128 << 20  # bytes of images that a process keeps of the rows that were read last
+KEPT_IN_ORDER = 4  # batches of them as long as rows are read in their order: threads are a little apart
 
 
 def pyarrow() -> Any:
@@ -146,6 +147,7 @@ class Parquet(_Columns):
         self._starts = [0, *itertools.accumulate(self.chunks)]
         self._reader: Optional[Tuple[int, int, Iterator[Any]]] = None  # row group, next batch in it, batches
         self._kept = _Kept()
+        self._in_order = True  # whether each batch that was read followed the one before
 
     def _length(self):
         return self._starts[-1]
@@ -169,10 +171,11 @@ class Parquet(_Columns):
             batches = self._file.iter_batches(BATCH, row_groups=[group], columns=[self._column])
             self._reader = (group, 0, batches)
         _, number, batches = self._reader
+        self._in_order = self._in_order and number == wanted
         try:
             while True:
                 cells = next(batches).column(0).to_pylist()
-                self._kept.add((group, number), cells)
+                self._kept.add((group, number), cells, KEPT_IN_ORDER if self._in_order else None)
                 self._reader = (group, number + 1, batches)
                 if number == wanted:
                     return cells
@@ -214,7 +217,7 @@ class Arrow(_Columns):
 
 
 class _Kept:
-    """The batches of rows that were read last, at most :data:`KEPT` bytes of them."""
+    """The batches of rows that were read last, at most :data:`KEPT` bytes of them, or ``most`` batches."""
 
     def __init__(self):
         self._batches, self._size = OrderedDict(), 0
@@ -225,13 +228,13 @@ class _Kept:
             return self._batches[key][0]
         return None
 
-    def add(self, key, cells):
+    def add(self, key, cells, most=None):
         if key in self._batches:
             return
         size = sum(len((c.get("bytes") if isinstance(c, dict) else c) or b"") for c in cells)
         self._batches[key] = cells, size
         self._size += size
-        while self._size > KEPT and len(self._batches) > 2:
+        while (self._size > KEPT and len(self._batches) > 2) or (most and len(self._batches) > most):
             self._size -= self._batches.popitem(last=False)[1][1]
 
 

@@ -240,6 +240,19 @@ def test_classes_of_several_zips_are_told_by_their_folders(folder, tmp_path):
     assert true.columns["generator"] == ["ADM"] * 6 + ["glide"] * 6
 
 
+def test_rows_that_are_read_in_their_order_are_not_kept(folder, tmp_path, monkeypatch):
+    """So that a long run's memory does not grow with every shard; a jump back still finds its row."""
+    pq.write_table(table(folder, NAMES, pa.binary()), tmp_path / "x.parquet", row_group_size=11)
+    monkeypatch.setattr("aidet.archives.parquet.BATCH", 3)
+    archive = archives.open_archive(tmp_path / "x.parquet")
+    for row in range(40):
+        assert archive.read(str(row)) == (folder / NAMES[row]).read_bytes()
+        assert len(archive._kept._batches) <= 4
+    for row in (2, 39, 5, 20):
+        assert archive.read(str(row)) == (folder / NAMES[row]).read_bytes()
+    assert len(archive._kept._batches) > 4
+
+
 def test_rows_are_read_in_any_order_and_within_bounds(folder, tmp_path, monkeypatch):
     """Of a row group what was read last is kept, up to a limit."""
     pq.write_table(table(folder, NAMES, pa.binary()), tmp_path / "x.parquet", row_group_size=11)
