@@ -8,6 +8,7 @@ import bisect
 import itertools
 import json
 import os
+import sys
 import threading
 from collections import OrderedDict
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -18,7 +19,8 @@ from .remote import is_address
 
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "png", "webp", "bytes", "image_bytes", "content", "data")
 BATCH = 32  # rows that are decoded at a time
-KEPT = 128 << 20  # bytes of images that a process keeps of the rows that were read last
+KEPT = 512 << 20  # bytes of images that a process keeps, of all files whose rows are read in any order
+KEPT_IN_ORDER = 4  # batches of a file that are kept as long as its rows are read forwards: threads are a little apart
 
 
 def pyarrow() -> Any:
@@ -145,7 +147,8 @@ class Parquet(_Columns):
         self.chunks = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
         self._starts = [0, *itertools.accumulate(self.chunks)]
         self._reader: Optional[Tuple[int, int, Iterator[Any]]] = None  # row group, next batch in it, batches
-        self._kept = _Kept()
+        self._last = (0, -1)  # row group and number of the batch that was read last
+        self._kept = _Kept(most=KEPT_IN_ORDER)  # until a batch is wanted that lies before the last one
 
     def _length(self):
         return self._starts[-1]
@@ -159,12 +162,15 @@ class Parquet(_Columns):
         group = bisect.bisect_right(self._starts, row) - 1
         batch, place = divmod(row - self._starts[group], BATCH)
         with self._lock:
-            cells = self._kept.get((group, batch))
+            cells = self._kept.get((self, group, batch))
             if cells is None:
                 cells = self._batch(group, batch)
             return self._bytes(cells[place])
 
     def _batch(self, group, wanted):
+        if (0, 0) < (group, wanted) <= self._last:  # not a new start
+            self._kept = _IN_ANY_ORDER
+        self._last = (group, wanted)
         if self._reader is None or self._reader[0] != group or self._reader[1] > wanted:
             batches = self._file.iter_batches(BATCH, row_groups=[group], columns=[self._column])
             self._reader = (group, 0, batches)
@@ -172,7 +178,7 @@ class Parquet(_Columns):
         try:
             while True:
                 cells = next(batches).column(0).to_pylist()
-                self._kept.add((group, number), cells)
+                self._kept.add((self, group, number), cells)
                 self._reader = (group, number + 1, batches)
                 if number == wanted:
                     return cells
@@ -184,6 +190,7 @@ class Parquet(_Columns):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        self._kept.drop(self)
 
 
 class Arrow(_Columns):
@@ -214,25 +221,36 @@ class Arrow(_Columns):
 
 
 class _Kept:
-    """The batches of rows that were read last, at most :data:`KEPT` bytes of them."""
+    """The batches of rows that were read last: at most ``most`` of them and :data:`KEPT` bytes."""
 
-    def __init__(self):
-        self._batches, self._size = OrderedDict(), 0
+    def __init__(self, most=None):
+        self._batches, self._size, self._most, self._lock = OrderedDict(), 0, most, threading.Lock()
 
     def get(self, key):
-        if key in self._batches:
+        with self._lock:
+            if key not in self._batches:
+                return None
             self._batches.move_to_end(key)
             return self._batches[key][0]
-        return None
 
     def add(self, key, cells):
-        if key in self._batches:
-            return
         size = sum(len((c.get("bytes") if isinstance(c, dict) else c) or b"") for c in cells)
-        self._batches[key] = cells, size
-        self._size += size
-        while self._size > KEPT and len(self._batches) > 2:
-            self._size -= self._batches.popitem(last=False)[1][1]
+        with self._lock:
+            if key in self._batches:
+                return
+            self._batches[key] = cells, size
+            self._size += size
+            while (self._size > KEPT and len(self._batches) > 2) or len(self._batches) > (self._most or sys.maxsize):
+                self._size -= self._batches.popitem(last=False)[1][1]
+
+    def drop(self, file):
+        """Forget the rows of a file."""
+        with self._lock:
+            for key in [key for key in self._batches if key[0] is file]:
+                self._size -= self._batches.pop(key)[1]
+
+
+_IN_ANY_ORDER = _Kept()  # of all files of the process, so that many open ones need no more memory than one
 
 
 def _features(schema):

@@ -70,13 +70,9 @@ def from_table(table: Any) -> List[Record]:
     """The rows of a table that :func:`to_table` made."""
     found = []
     for row in table.to_pylist():
-        path = row["path"]
-        found.append(
-            Record(
-                text(path), row["score"], row["prob"], row["label"], row["decision"], row["status"],
-                _named(row, SCORE), _named(row, CHANGED), row["note"], row["reason"],
-            )
-        )  # fmt: skip
+        own = {name: value for name, value in row.items() if not name.startswith((SCORE, CHANGED))}
+        own["path"] = text(row["path"])
+        found.append(Record(**own, scores=_named(row, SCORE), stability=_named(row, CHANGED)))
     return found
 
 

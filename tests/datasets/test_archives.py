@@ -240,6 +240,38 @@ def test_classes_of_several_zips_are_told_by_their_folders(folder, tmp_path):
     assert true.columns["generator"] == ["ADM"] * 6 + ["glide"] * 6
 
 
+@pytest.mark.parametrize("rows", [range(40), range(17, 40), range(1, 40, 2)], ids=["all", "last half", "odd"])
+def test_rows_that_are_read_forwards_are_not_kept(folder, tmp_path, monkeypatch, rows):
+    """So that a long run's memory does not grow with every shard; a jump back still finds its row."""
+    pq.write_table(table(folder, NAMES, pa.binary()), tmp_path / "x.parquet", row_group_size=11)
+    monkeypatch.setattr("aidet.archives.parquet.BATCH", 3)
+    archive = archives.open_archive(tmp_path / "x.parquet")
+    for row in [*rows, *range(40)]:  # a second pass from the start keeps no more
+        assert archive.read(str(row)) == (folder / NAMES[row]).read_bytes()
+        assert len(archive._kept._batches) <= 4
+    for row in (20, 2, 39, 5):
+        assert archive.read(str(row)) == (folder / NAMES[row]).read_bytes()
+    assert len(archive._kept._batches) > 4
+
+
+def test_files_read_in_any_order_share_one_memory(folder, tmp_path, monkeypatch):
+    """Many open shards of a training need no more than one; a closed one needs nothing."""
+    monkeypatch.setattr("aidet.archives.parquet.BATCH", 3)
+    monkeypatch.setattr("aidet.archives.parquet.KEPT", 200_000)
+    opened = []
+    for name in "abc":
+        pq.write_table(table(folder, NAMES, pa.binary()), tmp_path / f"{name}.parquet", row_group_size=11)
+        opened.append(archives.open_archive(tmp_path / f"{name}.parquet"))
+    for row in np.random.default_rng(0).permutation(40).tolist():
+        for archive in opened:
+            assert archive.read(str(row)) == (folder / NAMES[row]).read_bytes()
+    kept = opened[0]._kept
+    assert all(archive._kept is kept for archive in opened) and 0 < kept._size <= 200_000
+    for archive in opened:
+        archive.close()
+    assert kept._size == 0 and not kept._batches
+
+
 def test_rows_are_read_in_any_order_and_within_bounds(folder, tmp_path, monkeypatch):
     """Of a row group what was read last is kept, up to a limit."""
     pq.write_table(table(folder, NAMES, pa.binary()), tmp_path / "x.parquet", row_group_size=11)
