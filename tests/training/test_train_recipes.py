@@ -1,5 +1,6 @@
 """Every recipe of mindcv_cfg, and configurations as MindCV's users have them, load and give usable pipelines."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,13 @@ from aidet.evaluation import degrade
 from aidet.training import pipelines, schedules
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "mindcv_cfg").glob("*.yaml"))
+PROOFS = sorted(RECIPES[0].parent.glob("proof/*.yaml"))
+# What a proof profile may change: the size of the input, the data, and how long and how fast the network learns.
+MAY = {
+    "val_split", "val_fraction", "num_samples", "batch_size", "num_parallel_workers", "gradient_accumulation_steps",
+    "image_resize", "transform", "transform_eval", "views", "model_args", "ckpt_save_dir", "epoch_size", "ema_decay",
+    "warmup_epochs", "lr", "min_lr", "lr_groups", "layer_decay",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -20,6 +28,30 @@ def test_a_recipe_loads_states_its_command_and_runs_its_pipelines(path):
     assert f"# Command: python train.py -c mindcv_cfg/{path.name}" in text and "../shared" not in text
     c = config.load(path)
     assert "data_dir" not in c.given or path.stem == "demo"
+    runs(c)
+
+
+@pytest.mark.parametrize("path", PROOFS, ids=lambda p: p.stem)
+def test_a_proof_profile_is_the_recipe_made_small(path):
+    text, recipe = path.read_text(encoding="utf-8"), path.parents[1] / path.name
+    assert f"# Command: python train.py -c mindcv_cfg/{path.name} --profile proof --data_dir " in text
+    c, plain = config.load(recipe, {"profile": "proof"}), config.load(recipe)
+    assert set(c.profile.changes) <= MAY and "data_dir" not in c.given and c.profile.file == str(path)
+    side = runs(c)[-1]
+    assert 56 <= side <= 96 and c.epoch_size <= max(plain.epoch_size, 20)
+    # The operations are the recipe's in the recipe's order; a crop of the smaller input may come between them.
+    for name in ("transform", "transform_eval", "views"):
+        small, full = steps(c[name]), steps(plain[name])
+        assert [step for step in small if step in full] == full and set(small) - set(full) <= {"random_crop", "center_crop"}
+
+
+def steps(line):
+    """Names of the operations of a pipeline."""
+    return re.findall(r"(?:^|\|)\s*(?:albumentations\()?(\w+)", line or "")
+
+
+def runs(c):
+    """Run both pipelines and the views of a configuration, and its schedule; the shape of the network's input."""
     training, evaluation = pipelines.pipelines(c)
     first, last = images.parsed(training), images.parsed(evaluation)
     assert not last.random and last.size() is not None
@@ -29,6 +61,7 @@ def test_a_recipe_loads_states_its_command_and_runs_its_pipelines(path):
     if c.views:
         assert images.Pipeline(c.views)(image, images.generator(1, "k")).shape == b.shape
     assert len(schedules.learning_rates(c, 7)) == 7 * c.epoch_size
+    return b.shape
 
 
 def test_the_cups_impairment_is_one_for_training_and_evaluation(photo):
