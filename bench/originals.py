@@ -1,7 +1,7 @@
 """Train the recipes as they were written: published initial weights, original data, the full schedule.
 
     python bench/originals.py --dry-run              # what is missing, and where to get it
-    python bench/originals.py [RECIPE ...]           # `make recipes`: check everything first, then train one after the other
+    python bench/originals.py [RECIPE ...]           # the same check, then training; `make recipes`
 
 The lines ``# Weights: FILE, ...`` and ``# Data: FOLDER, ...`` in the header of a recipe name what it needs. Every file
 and folder is looked at before the first step of the first recipe. A finished training is not repeated.
@@ -42,7 +42,7 @@ def teachers(recipe, given):
     if not recipe.startswith("distill"):
         return []
     if not given:
-        return ["teachers    missing: --distill \"{teachers: [A.ckpt, B.ckpt], ...}\", see the recipe's header"]
+        return ['teachers    missing: --distill "{teachers: [A.ckpt, B.ckpt], ...}", see the recipe\'s header']
     named = config.load(FOLDER / f"{recipe}.yaml", {"distill": given}).distill.get("teachers", [])
     return [f"teachers    {path} missing" for path in named if not Path(path).is_file()]
 
@@ -51,7 +51,9 @@ def check(recipe, root, distill=None):
     """Lines about what a recipe needs, and how many of them say that something is missing."""
     lines, missing = [], 0
     for name, (path, where) in needs(recipe).items():
-        there = (root / path).is_file() if name == "Weights" else (root / path).is_dir() and any((root / path).iterdir())
+        there = (
+            (root / path).is_file() if name == "Weights" else (root / path).is_dir() and any((root / path).iterdir())
+        )
         lines.append(f"{name.lower():<11} {path} " + ("found" if there else f"missing: {where}"))
         missing += not there
     more = teachers(recipe, distill)
@@ -70,7 +72,9 @@ def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = recipes()
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=", ".join(known) + "; default: all")
-    parser.add_argument("--dry-run", action="store_true", help="say what is there and what is missing; exit 2 if anything is")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what is there and what is missing; exit 2 if anything is"
+    )
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of ckpt/ and data/ (default: the repository)")
     parser.add_argument("--distill", metavar="{teachers: [...]}", help="for the recipe of distillation, as in train.py")
     options = parser.parse_args(argv)

@@ -235,7 +235,7 @@ def initialise_small(net: nn.Cell, convolutions: bool = False) -> nn.Cell:
 
 
 def fill_scaled(cell: nn.Cell, gain: float = 1.0) -> None:
-    """Fill a convolution or dense layer so that it multiplies the scale of independent inputs by ``gain``; zero bias."""
+    """Fill a convolution or dense layer so that the scale of independent inputs grows by ``gain``; zero bias."""
     _fill(cell.weight, init.Normal(gain / math.sqrt(math.prod(cell.weight.shape[1:]))))
     if cell.has_bias:
         _fill(cell.bias, init.Zero())

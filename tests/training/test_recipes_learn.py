@@ -5,34 +5,35 @@ import csv
 import numpy as np
 import pytest
 from PIL import Image
-
-from aidet import ckpt, config
-from aidet.models import clip, convnext, dinov2, efficientnet, resnet, swin
-from aidet.training.run import train
 from test_train_recipes import PROOFS, RECIPES
 
+from aidet import ckpt, config
+from aidet.training.run import train
+
 SIDE = 32
-# What makes each family small; its blocks, its normalisation and its start stay as they are.
-SMALL = (
-    (swin.SIZES, {name: (24, (1, 1, 1, 1), (1, 2, 4, 8)) for name in ("swin_tiny", "swin_base")}),
-    (convnext.SIZES, {"convnext_tiny": ((1, 1, 1, 1), (16, 32, 64, 96))}),
-    (efficientnet.SIZES, {"b0": (0.5, 0.3, 0.2, 224), "b6": (0.5, 0.3, 0.5, 528)}),
-    (clip.SIZES, {"clip_vit_b_16": (32, 2, 16, SIDE, 16)}),
-    (dinov2.SIZES, {"dinov2_vit_s_14": (32, 2, 64, "gelu")}),
-)
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """The families with one block a stage."""
-    for table, sizes in (*SMALL, (resnet.SIZES, {n: (resnet.SIZES[n][0], (1, 1, 1, 1)) for n in ("resnet18", "resnet50")})):
-        for name, size in sizes.items():
+    """Families with one block a stage; their blocks, normalisation and start stay as they are."""
+    from aidet.models import clip, convnext, dinov2, efficientnet, resnet, swin
+
+    sizes = (
+        (swin.SIZES, dict.fromkeys(("swin_tiny", "swin_base"), (24, (1, 1, 1, 1), (1, 2, 4, 8)))),
+        (convnext.SIZES, {"convnext_tiny": ((1, 1, 1, 1), (16, 32, 64, 96))}),
+        (efficientnet.SIZES, {"b0": (0.5, 0.3, 0.2, 224), "b6": (0.5, 0.3, 0.5, 528)}),
+        (resnet.SIZES, {name: (resnet.SIZES[name][0], (1, 1, 1, 1)) for name in ("resnet18", "resnet50")}),
+        (clip.SIZES, {"clip_vit_b_16": (32, 2, 16, SIDE, 16)}),
+        (dinov2.SIZES, {"dinov2_vit_s_14": (32, 2, 64, "gelu")}),
+    )
+    for table, small in sizes:
+        for name, size in small.items():
             monkeypatch.setitem(table, name, size)
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Four real and four generated pictures of noise, for training and again for validation: nothing but memory helps."""
+    """Four real and four generated pictures of noise, for training and again for validation: only memory helps."""
     folder, rows = tmp_path_factory.mktemp("pictures"), []
     for i in range(8):
         image = np.random.default_rng(i).integers(0, 256, (SIDE // 4, SIDE // 4, 3), np.uint8)
@@ -105,7 +106,12 @@ def test_a_published_swin_is_finetuned_in_its_order_of_classes(small, pictures, 
 
     arguments = {"image_size": SIDE, "window_size": 4, "num_classes": 2}
     before = models.create("swin_base", **arguments)
-    sidecar = {"architecture": "swin_base", "arguments": arguments, "num_outputs": 2, "class_order": ["generated", "real"]}
+    sidecar = {
+        "architecture": "swin_base",
+        "arguments": arguments,
+        "num_outputs": 2,
+        "class_order": ["generated", "real"],
+    }
     ckpt.save(before, tmp_path / "published.ckpt", sidecar)
     path = next(p for p in RECIPES if p.stem == "swin_base_finetune")
     settings = keys(pictures, tmp_path / "run", path.stem, init_from=str(tmp_path / "published.ckpt"), epoch_size=1)
