@@ -11,8 +11,8 @@ image size and number of steps. A finished training run is not repeated; `--resu
     python bench/recipes.py --profile proof --cifake CIFAKE --labels PATH/labels.csv --work runs/proof [RECIPE ...]
 
 shows that each recipe learns: with its overlay of ``mindcv_cfg/proof/`` it is trained on CIFAKE
-(``{train,test}/{FAKE,REAL}``) or, where CIFAKE makes no sense (``CROPS``), on the crops of ``labels.csv``, and measured on
-test pictures: a row of results/recipes_proof.csv and the curve of the loss, results/proof/RECIPE.csv.
+(``{train,test}/{FAKE,REAL}``) or, where CIFAKE makes no sense (``CROPS``), on the crops of ``labels.csv``, and measured
+on test pictures: a row of results/recipes_proof.csv and the curve of the loss, results/proof/RECIPE.csv.
 """
 
 import argparse
