@@ -45,7 +45,7 @@ def overlay_path(recipe: Path, name: str) -> Path:
         There is no such profile, or it has no overlay for the recipe; lists those that exist.
     """
     folder = recipe.parent / name
-    if not re.fullmatch(r"\w[\w-]*", name) or not folder.is_dir():
+    if not re.fullmatch(r"\w[\w-]{0,63}", name) or not folder.is_dir():
         raise UserError(nearest(name, profiles(recipe.parent), f"profile, a folder beside {recipe},"))
     path = folder / f"{recipe.stem}.yaml"
     if not path.is_file():
