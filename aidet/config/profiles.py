@@ -32,7 +32,8 @@ class Profile:
 
     def line(self) -> str:
         """What the overlay changes, in one line; a value that is too long for it is left out."""
-        shown = [name + (f" {value}" if len(str(value)) <= LONGEST else "") for name, value in self.changes.items()]
+        texts = {name: " ".join(str(value).split()) for name, value in self.changes.items()}
+        shown = [name + (f" {text}" if len(text) <= LONGEST else "") for name, text in texts.items()]
         return f"profile {self.name} ({self.file}) changes " + ("; ".join(shown) or "nothing")
 
 
