@@ -8,7 +8,7 @@ SAMPLE_CKPT := ckpt/demo/last.ckpt
 # Processes of the tests; each takes up to 3 GB.
 JOBS ?= 2
 
-.PHONY: setup demo test parity lint docs bench torture matrix lock tables clean
+.PHONY: setup demo test parity lint docs bench recipes torture matrix lock tables clean
 .DELETE_ON_ERROR:
 
 # Print a plain command, then run it, so that a reader can repeat it.
@@ -64,11 +64,16 @@ docs: .venv-docs/.installed
 matrix: .venv/.parity
 	bash tests/matrix.sh 2.7.2 2.8.0 2.10.0
 	$(PY) -m pytest -m matrix tests/parity tests/test_wheel.py tests/xihe/test_xihe.py tests/distributed \
-		tests/training/test_train_parallel.py
+		tests/training/test_train_parallel.py tests/training/test_recipes_learn.py
 
 bench: .venv/.parity
 	for script in bench/convert.py bench/infer.py bench/train.py; do $(PY) $$script || exit 1; done
 	$(PY) bench/tables.py
+
+# Every recipe with its published initial weights and original data, see docs/recipes.md. The check of both comes first;
+# `make recipes ONLY=resnet_ft` trains one, `make recipes DRY=1` trains none.
+recipes: .venv/.installed
+	$(PY) bench/originals.py $(if $(DRY),--dry-run) $(ONLY)
 
 .venv-torture/.installed: .venv/.installed requirements/torture.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade --target .venv-torture --require-hashes -r requirements/torture.txt

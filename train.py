@@ -16,9 +16,10 @@ def main(argv: List[str]) -> Optional[int]:
 
     if any(word in ("-h", "--help") for word in argv):
         print(
-            cli.as_called("usage: python train.py [-c FILE] [--dry_run] [--key value ...]\n\n")
+            cli.as_called("usage: python train.py [-c FILE] [--profile NAME] [--dry_run] [--key value ...]\n\n")
             + cli.as_called(__doc__.strip())
-            + "\n\n  -c FILE   a YAML of the keys below\n  --dry_run print what would be done\n"
+            + "\n\n  -c FILE         a YAML of the keys below\n  --profile NAME  an overlay of it: NAME/ beside FILE\n"
+            "  --dry_run       print what would be done\n"
         )
         print(cli.as_called(config.help_text()))
         return 0

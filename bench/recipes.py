@@ -7,6 +7,12 @@ Each recipe was written for its own data and ImageNet weights. Here each one run
 with the shorter schedule of ``PLAN``, so that a single processor core is enough. The numbers show that a recipe learns,
 and what it costs. They do not reproduce the originally reported results and do not rank the recipes, which differ in
 image size and number of steps. A finished training run is not repeated; `--resume auto` continues an interrupted one.
+
+    python bench/recipes.py --profile proof --cifake CIFAKE --labels PATH/labels.csv --work runs/proof [RECIPE ...]
+
+shows that each recipe learns: with its overlay of ``mindcv_cfg/proof/`` it is trained on CIFAKE
+(``{train,test}/{FAKE,REAL}``) or, where CIFAKE makes no sense (``CROPS``), on the crops of ``labels.csv``, and measured
+on test pictures: a row of results/recipes_proof.csv and the curve of the loss, results/proof/RECIPE.csv.
 """
 
 import argparse
@@ -22,7 +28,7 @@ import common
 import measure_set
 from common import ROOT
 
-from aidet import cli, records
+from aidet import cli, files, records
 from aidet.errors import UserError
 
 CSV = ROOT / "results" / "recipes.csv"
@@ -99,6 +105,12 @@ def as_artifact(rows, folder):
         common.write(folder / name / "metadata.csv", list(table[0]), table)
 
 
+PROOF = ROOT / "results" / "recipes_proof.csv"
+PROOF_COLUMNS = ("recipe", "data", *COLUMNS[1:7], "AUC, seen generators", *COLUMNS[7:11], "curve", *common.FACTS)
+# CIFAKE has one generator and 32 pixels: no crops of native pixels, no class per generator, no specialists to distil.
+CROPS = ("resnet_hf", "vipcup_convnext_tiny", "distill_efficientnet_b0", "clip_probe", "dinov2_probe")
+CURVE = ("epoch", "updates", "train_loss", "val_loss", "auc")
+
 LAYOUTS = {"efficientnet_b6_fake_or_real": as_folders, "vipcup_convnext_tiny": as_artifact}
 
 
@@ -164,6 +176,66 @@ def measure(recipe, options):
     )))  # fmt: skip
 
 
+def proofs():
+    """Names of the recipes that have a proof profile."""
+    return sorted(path.stem for path in (ROOT / "mindcv_cfg" / "proof").glob("*.yaml"))
+
+
+def cifake_test(folder, listing):
+    """Write labels of CIFAKE's test pictures: path, label, generator, split."""
+    rows = [
+        {"path": str(path.resolve()), "label": label, "generator": generator, "split": "test"}
+        for name, label, generator in (("FAKE", 1, "stable diffusion 1.4"), ("REAL", 0, "CIFAR-10"))
+        for path in sorted((Path(folder) / "test" / name).glob("*.jpg"))
+    ]
+    if not rows:
+        raise UserError(
+            f"{folder} has no test/FAKE/*.jpg and test/REAL/*.jpg; --cifake is the folder of the unpacked set"
+        )
+    listing.parent.mkdir(parents=True, exist_ok=True)
+    common.write(listing, list(rows[0]), rows)
+    return listing
+
+
+def prove(recipe, options):
+    """The row of results/recipes_proof.csv of one recipe; trains it, measures it and keeps its curve."""
+    work, crops = Path(options.work).resolve(), recipe in CROPS
+    out, words = work / recipe, ["--profile", "proof", "--resume", "auto"]
+    if crops:
+        data = work / f"{recipe}-data"
+        LAYOUTS.get(recipe, as_table)(chosen(options.labels, ("train", "val")), data)
+        labels, unseen = options.labels, options.unseen
+    else:
+        data, labels, unseen = options.cifake, cifake_test(options.cifake, work / "cifake.csv"), ""
+    if recipe.startswith("distill"):
+        known = ", ".join(map(str, teachers(options.labels, work)))
+        words += ["--distill", f"{{teachers: [{known}], temperature: 2, alpha: 0.7, combine: max}}"]
+    run("train.py", "-c", f"mindcv_cfg/{recipe}.yaml", *words, "--data_dir", data, "--ckpt_save_dir", out)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    with open(out / "log.csv", encoding="utf-8", newline="") as file:
+        log = list(csv.DictReader(file))
+    curve = ROOT / "results" / "proof" / f"{recipe}.csv"
+    curve.parent.mkdir(exist_ok=True)
+    common.write(curve, CURVE, [{name: row.get(name, "") for name in CURVE} for row in log])
+    told = files.read_json(out / "last.json")["training"]
+    where = SimpleNamespace(labels=labels, unseen=unseen)
+    found = {v: judged(out / "last.ckpt", where, v) for v in (1, *((7,) if "views" in given(recipe) else ()))}
+    one, new = found[1]["test"], found[1].get("test, unseen")
+    seen = found[1].get("test, seen")
+    changed = ", ".join(
+        f"{k} {v}" for k, v in told["profile"]["changes"].items() if not k.startswith(("transform", "views", "ckpt"))
+    )
+    return dict(zip(PROOF_COLUMNS, (
+        recipe, "crops" if crops else "CIFAKE", changed, told["images"], len(log),
+        round(sum(float(r["seconds"]) for r in log) / len(log)), peak,
+        common.shown(one["auc"], one["ci"]["auc"]), common.shown(seen["auc"]) if seen else "",
+        common.shown(new["auc"]) if new else "",
+        common.shown(one["balanced_accuracy"], one["ci"]["balanced_accuracy"]), common.shown(one["macro_f1"]),
+        common.shown(found[7]["test"]["auc"]) if 7 in found else "", f"results/proof/{recipe}.csv",
+        *common.facts("defaults"),
+    )))  # fmt: skip
+
+
 def given(recipe):
     """Names of the keys set in a recipe's file."""
     text = (ROOT / "mindcv_cfg" / f"{recipe}.yaml").read_text(encoding="utf-8")
@@ -172,22 +244,48 @@ def given(recipe):
 
 def judged(path, options, votes):
     """metrics.json of the whole test split, and of its unseen generators against all its real images."""
-    args = SimpleNamespace(ckpt=path, labels=options.labels, votes=votes, unseen=options.unseen.split(","))
+    unseen = [name for name in options.unseen.split(",") if name]
+    args = SimpleNamespace(ckpt=path, labels=options.labels, votes=votes, unseen=unseen, operating_point=None)
     with tempfile.TemporaryDirectory() as folder:
         return dict(measure_set.measure(args, "test", Path(folder)))
 
 
 def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipes", nargs="+", choices=sorted(PLAN), metavar="RECIPE", help=", ".join(PLAN))
-    parser.add_argument("--labels", required=True, help="CSV with path, label, generator, split")
-    parser.add_argument("--unseen", required=True, help="generators of the test split alone, separated by commas")
+    parser.add_argument(
+        "recipes", nargs="*", metavar="RECIPE", help=", ".join(PLAN) + "; with --profile proof default all"
+    )
+    parser.add_argument("--profile", choices=["proof"], help="mindcv_cfg/proof/ instead of the plan of this script")
+    parser.add_argument("--labels", help="CSV with path, label, generator, split")
+    parser.add_argument("--cifake", help="CIFAKE unpacked, for the proof profile: {train,test}/{FAKE,REAL}")
+    parser.add_argument("--unseen", default="", help="generators of the test split alone, separated by commas")
     parser.add_argument("--work", required=True, help="folder for the runs")
     options = parser.parse_args(argv)
-    for recipe in options.recipes:
-        row = measure(recipe, options)
-        common.write(CSV, COLUMNS, common.replaced(common.rows(CSV), [row], ("recipe",)))
-        print({k: row[k] for k in COLUMNS[:11]}, flush=True)
+    known = proofs() if options.profile else sorted(PLAN)
+    recipes = options.recipes or (known if options.profile else [])
+    check(recipes, known, options)
+    for recipe in recipes:
+        row, path, columns = (
+            (prove(recipe, options), PROOF, PROOF_COLUMNS)
+            if options.profile
+            else (measure(recipe, options), CSV, COLUMNS)
+        )
+        common.write(path, columns, common.replaced(common.rows(path), [row], ("recipe",)))
+        print({k: v for k, v in row.items() if k not in common.FACTS}, flush=True)
+
+
+def check(recipes, known, options):
+    """Refuse a recipe that is not known, and one whose data are not given, before anything is trained."""
+    wrong = [name for name in recipes if name not in known]
+    if wrong or not recipes:
+        raise UserError(
+            f"recipe {wrong[0]!r} is none of {', '.join(known)}" if wrong else f"name recipes: {', '.join(known)}"
+        )
+    crops = [name for name in recipes if not options.profile or name in CROPS]
+    if crops and not (options.labels and options.unseen):
+        raise UserError(f"{crops[0]} needs --labels and --unseen")
+    if len(crops) < len(recipes) and not options.cifake:
+        raise UserError(f"{next(name for name in recipes if name not in crops)} needs --cifake FOLDER")
 
 
 if __name__ == "__main__":

@@ -36,3 +36,11 @@ def test_a_recipe_says_in_its_header_what_was_measured(row):
     header = (ROOT / "mindcv_cfg" / f"{row['recipe']}.yaml").read_text(encoding="utf-8").partition("\nbatch_size")[0]
     assert f"AUC {row['AUC'].split()[0]} on 894 test images" in header
     assert f"epoch{'s' * (row['epochs'] != '1')} of {row['seconds an epoch']} s" in header
+
+
+def test_the_table_of_proofs_has_every_profile():
+    shown = tables.proofs([{"recipe": "resnet_ft", "AUC": "0.960"}], ["recipe", "AUC"])
+    names = sorted(p.stem for p in (ROOT / "mindcv_cfg" / "proof").glob("*.yaml"))
+    assert [row["recipe"] for row in shown] == names
+    assert {row["AUC"] for row in shown if row["recipe"] != "resnet_ft"} == {"not measured"}
+    assert {"recipe": "resnet_ft", "AUC": "0.960"} in shown

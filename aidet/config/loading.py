@@ -13,6 +13,9 @@ import yaml
 from ..errors import UserError, _shown, nearest
 from ..files import SHIPPED, read_mapping
 from .keys import _OLD_VALUES, ALIASES, GROUPS, PRETRAINING, SCHEMA, _bool, _label
+from .profiles import Profile, read_overlay
+
+PROFILE = "profile"  # on the command line only: a written configuration has the overlay's keys in it
 
 
 class Config:
@@ -27,11 +30,16 @@ class Config:
     ----------
     given : set of str
         Keys that the file or the command line set.
+    source : str or None
+        The file.
+    profile : Profile or None
+        The overlay that was applied to the file.
     """
 
     def __init__(self, values: Optional[Mapping[str, Any]] = None, source: Optional[str] = None) -> None:
         values = dict(values or {})
         self.source = source
+        self.profile: Optional[Profile] = None
         self.given: Set[str] = set()
         _refuse_pretraining(values)
         for name, value in _renamed(values).items():
@@ -122,7 +130,8 @@ def load(yaml_path: Optional[Union[str, Path]], overrides: Optional[Mapping[str,
         A YAML mapping of keys; None for defaults only. Nothing in the file is executed. ``mindcv_cfg/NAME.yaml`` is
         also found where only the wheel is installed.
     overrides : dict, optional
-        Values that override the file (from the command line).
+        Values that override the file (from the command line). ``profile`` names an overlay, whose keys come between
+        the two: those of ``FOLDER/PROFILE/NAME.yaml`` for ``FOLDER/NAME.yaml``.
 
     Returns
     -------
@@ -131,17 +140,28 @@ def load(yaml_path: Optional[Union[str, Path]], overrides: Optional[Mapping[str,
     Raises
     ------
     UserError
-        Missing file, not a YAML mapping, an unknown key (the message names the nearest one), or a wrong value.
+        Missing file or overlay, not a YAML mapping, an unknown key (the message names the nearest one), or a wrong
+        value.
 
     Examples
     --------
     >>> load(None, {"lr": "1e-3", "scale": "0.2,1.0", "drop_overflow_update": "False"}).scale
     [0.2, 1.0]
     """
-    values = {} if yaml_path is None else _read(Path(yaml_path))
-    return Config(
-        {**_renamed(values), **_renamed(overrides or {})}, source=None if yaml_path is None else str(yaml_path)
-    )
+    given = dict(overrides or {})
+    profile = given.pop(PROFILE, None)
+    values = _renamed({} if yaml_path is None else _read(Path(yaml_path)))
+    if profile is None:
+        return Config({**values, **_renamed(given)}, source=None if yaml_path is None else str(yaml_path))
+    if yaml_path is None:
+        raise UserError(f"--{PROFILE} {profile} needs the recipe that it changes: -c FILE")
+    path, overlay = read_overlay(_found(Path(yaml_path)), str(profile))
+    overlay, given = _renamed(overlay), _renamed(given)
+    config = Config({**values, **overlay, **given}, source=str(yaml_path))
+    plain = Config({**values, **given})
+    own = {n: config[n] for n in overlay if n not in given and config[n] != plain[n]}
+    config.profile = Profile(str(profile), str(path), own)
+    return config
 
 
 def _found(path: Path) -> Path:
@@ -187,6 +207,7 @@ def parse_args(
     argv : list of str
         ``-c FILE`` (or ``--config FILE``) and any number of ``--key value``, ``--key=value`` or, for booleans,
         ``--key`` and ``--no-key``; a list is written ``a,b`` or ``a b``. ``-`` and ``_`` are equivalent in a key.
+        ``--profile NAME`` is among the overrides, see :func:`load`.
     flags : iterable of str
         Names without a value (``dry_run``).
     tolerate : iterable of str
@@ -222,8 +243,8 @@ def parse_args(
         name = name[3:] if negated else name
         if name in PRETRAINING and name not in tolerate:
             _refuse_pretraining({name: value or (rest[0] if rest else "")})
-        if name not in SCHEMA and name not in ALIASES and name not in tolerate:
-            raise UserError(nearest(name, [*SCHEMA, *ALIASES, *flags], "flag"))
+        if name != PROFILE and name not in SCHEMA and name not in ALIASES and name not in tolerate:
+            raise UserError(nearest(name, [*SCHEMA, *ALIASES, *flags, PROFILE], "flag"))
         key = SCHEMA.get(ALIASES.get(name, name) or "")
         values = [value] if equals else []
         while not equals and rest and not (rest[0].startswith("--") or rest[0] == "-c"):

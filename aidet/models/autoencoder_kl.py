@@ -3,12 +3,15 @@
 Parameter names follow diffusers, with MindSpore's ``gamma`` and ``beta`` for normalisations.
 """
 
+import math
 from typing import Any, Sequence
 
 from mindspore import Tensor, nn, ops
 
 from . import register
-from .layers import GroupNorm, Swish, Upsample, conv
+from .layers import GroupNorm, Swish, Upsample, conv, fill_scaled
+
+SWISH = 1.68  # one over the root mean square of swish(z), z normal: the gain that keeps the scale behind a Swish
 
 
 class Resnet(nn.Cell):
@@ -189,6 +192,28 @@ class AutoencoderKL(nn.Cell):
         return self.decode(self.encode(x))
 
 
+def start_scaled(encoder: Encoder, quant_conv: nn.Cell) -> None:
+    """Random weights with which an encoder's activations keep their scale, for training without published weights.
+
+    With the framework's own start (uniform, variance 1 / (3 inputs)) every layer keeps a third of the variance, and the
+    posterior mean hardly depends on the image. Here a residual branch adds a fixed part to the variance of the stream,
+    so that all of them together double it (the depth rule of Fixup, arXiv:1901.09321).
+    """
+    blocks = [c for _, c in encoder.cells_and_names() if isinstance(c, Resnet)]
+    part = 1.0 / math.sqrt(len(blocks) + 1)
+    for _, cell in encoder.cells_and_names():
+        if isinstance(cell, (nn.Conv2d, nn.Dense)):
+            fill_scaled(cell)
+    for block in blocks:
+        fill_scaled(block.conv1, SWISH)
+        fill_scaled(block.conv2, SWISH * part)
+    for _, cell in encoder.cells_and_names():
+        if isinstance(cell, Attention):
+            fill_scaled(cell.to_out[0], part)
+    fill_scaled(encoder.conv_out, SWISH)
+    fill_scaled(quant_conv)
+
+
 class AutoencoderClassifier(nn.Cell):
     """AIGC-clf's ``aekl_clf``: the encoder's posterior mean, flattened, then three dense layers.
 
@@ -218,6 +243,9 @@ class AutoencoderClassifier(nn.Cell):
                 nn.Dense(hidden[1], num_classes),
             ]
         )
+        start_scaled(self.encoder, self.quant_conv)
+        for i, cell in enumerate((self.clf[0], self.clf[2], self.clf[4])):
+            fill_scaled(cell, SWISH if i else 1.0)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.clf(self.flatten(self.quant_conv(self.encoder(x))[:, : self.latent_channels]))

@@ -13,7 +13,7 @@ from mindspore.common.initializer import TruncatedNormal, initializer
 
 from ..errors import UserError
 from . import register
-from .layers import DropPath, Mlp, dropout
+from .layers import DropPath, Mlp, dropout, initialise_small
 from .swin import relative_index
 from .transformer import Embed
 
@@ -158,7 +158,8 @@ class BEiT(nn.Cell):
             self.fc_norm = nn.LayerNorm((width,), epsilon=ln_eps)
         else:
             self.norm = nn.LayerNorm((width,), epsilon=ln_eps)
-        self.head = nn.Dense(width, num_classes, weight_init=small)
+        self.head = nn.Dense(width, num_classes)
+        initialise_small(self)
 
     def construct(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)

@@ -4,6 +4,7 @@ Style-based recalibration (SRM, arXiv:1903.10829) weights every channel by its m
 The single output is a sigmoid logit of the class *real*, as in the original; the sidecar's class order says so.
 """
 
+import functools
 import math
 
 import mindspore as ms
@@ -14,7 +15,7 @@ from ..errors import UserError
 from . import register
 from .layers import initialise, initialise_uniform
 
-STARTS = {"torch": initialise_uniform, "he": initialise}
+STARTS = {"torch": initialise_uniform, "he": functools.partial(initialise, wide=True)}
 
 
 class ChannelwiseFC(nn.Cell):

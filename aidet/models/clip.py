@@ -7,10 +7,10 @@ the projection into the space shared with texts, or what is in front of it.
 from typing import Any, Dict
 
 from mindspore import Tensor, nn, ops
-from mindspore.common.initializer import TruncatedNormal
 
 from ..errors import UserError, nearest
 from . import register
+from .layers import initialise_small
 from .transformer import Tower
 
 FEATURES = ("projection", "penultimate", "patches")
@@ -69,7 +69,7 @@ class ClipViT(Tower):
         if features == "projection":
             self.projection = nn.Dense(self.width, projection, has_bias=False)
         self.scale = L2Normalize() if normalise else nn.Identity()
-        self.head = nn.Dense(out, num_classes, weight_init=TruncatedNormal(0.02)) if num_classes else nn.Identity()
+        self.head = initialise_small(nn.Dense(out, num_classes)) if num_classes else nn.Identity()
 
     def construct(self, x: Tensor) -> Tensor:
         x = self.tokens(x)

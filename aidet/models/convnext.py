@@ -6,10 +6,9 @@ from typing import Any, Callable, Sequence, Tuple
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
-from mindspore.common.initializer import TruncatedNormal, initializer
 
 from . import register
-from .layers import DropPath, check_stem_stride
+from .layers import DropPath, check_stem_stride, initialise_small
 
 SIZES = {
     "convnext_tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
@@ -100,9 +99,7 @@ class Trunk(nn.Cell):
         self.feature = nn.SequentialCell(cells)
         self.norm = nn.LayerNorm((widths[-1],), epsilon=head_eps)
         self.classifier = nn.Dense(widths[-1], num_classes)
-        for _, cell in self.cells_and_names():
-            if isinstance(cell, (nn.Conv2d, nn.Dense)):
-                cell.weight.set_data(initializer(TruncatedNormal(0.02), cell.weight.shape, cell.weight.dtype))
+        initialise_small(self, convolutions=True)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.classifier(self.norm(self.feature(x).mean((2, 3))))

@@ -7,10 +7,10 @@ the library that the weights come from (``interpolation``).
 from typing import Any, Dict
 
 from mindspore import Tensor, nn, ops
-from mindspore.common.initializer import TruncatedNormal
 
 from ..errors import UserError, nearest
 from . import register
+from .layers import initialise_small
 from .transformer import Tower
 
 POOLS = ("token", "avg", "token_avg")
@@ -56,7 +56,7 @@ class DinoV2(Tower):
         super().__init__(**{"scale": 1.0, "patch_size": 14, **tower})
         self.pool, self.norm_after = pool, norm_after
         width = 2 * self.width if pool == "token_avg" else self.width
-        self.head = nn.Dense(width, num_classes, weight_init=TruncatedNormal(0.02)) if num_classes else nn.Identity()
+        self.head = initialise_small(nn.Dense(width, num_classes)) if num_classes else nn.Identity()
 
     def construct(self, x: Tensor) -> Tensor:
         x = self.tokens(x)

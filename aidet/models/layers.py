@@ -187,13 +187,17 @@ class SqueezeExcite(nn.Cell):
         return x * self.gate(self.conv_expand(self.act(self.conv_reduce(squeezed))))
 
 
-def initialise(net: nn.Cell) -> nn.Cell:
-    """He-normal convolutions, small uniform dense layers, zero biases (training from scratch only)."""
+def initialise(net: nn.Cell, wide: bool = False) -> nn.Cell:
+    """He-normal convolutions, uniform dense layers within 1 / sqrt(inputs), zero biases (training from scratch only).
+
+    ``wide`` draws dense layers within 1 / sqrt(outputs), as EfficientNet's authors do for 1000 classes. With two
+    classes and 2,304 features the first logits are then some ten units apart, and training begins with undoing that.
+    """
     for _, cell in net.cells_and_names():
         if isinstance(cell, nn.Conv2d):
             _fill(cell.weight, init.HeNormal(mode="fan_out", nonlinearity="relu"))
         elif isinstance(cell, nn.Dense):
-            _fill(cell.weight, init.Uniform(1.0 / math.sqrt(cell.weight.shape[0])))
+            _fill(cell.weight, init.Uniform(1.0 / math.sqrt(cell.weight.shape[0 if wide else 1])))
         else:
             continue
         if cell.has_bias:
@@ -214,6 +218,27 @@ def initialise_uniform(net: nn.Cell) -> nn.Cell:
             if cell.has_bias:
                 _fill(cell.bias, init.Uniform(bound))
     return net
+
+
+def initialise_small(net: nn.Cell, convolutions: bool = False) -> nn.Cell:
+    """Normal weights of deviation 0.02 and zero biases, as timm starts the dense layers of its transformers.
+
+    timm cuts its normal distribution at 2, a hundred deviations away, hence not at all. Patch embeddings keep their own
+    start there; ConvNeXt starts its convolutions like its dense layers (``convolutions``).
+    """
+    for _, cell in net.cells_and_names():
+        if isinstance(cell, (nn.Dense, nn.Conv2d) if convolutions else nn.Dense):
+            _fill(cell.weight, init.Normal(0.02))
+            if cell.has_bias:
+                _fill(cell.bias, init.Zero())
+    return net
+
+
+def fill_scaled(cell: nn.Cell, gain: float = 1.0) -> None:
+    """Fill a convolution or dense layer so that the scale of independent inputs grows by ``gain``; zero bias."""
+    _fill(cell.weight, init.Normal(gain / math.sqrt(math.prod(cell.weight.shape[1:]))))
+    if cell.has_bias:
+        _fill(cell.bias, init.Zero())
 
 
 def _fill(parameter: ms.Parameter, how: init.Initializer) -> None:

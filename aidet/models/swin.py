@@ -15,7 +15,7 @@ from mindspore.common.initializer import TruncatedNormal, initializer
 
 from ..errors import UserError
 from . import register
-from .layers import DropPath, Mlp, dropout
+from .layers import DropPath, Mlp, dropout, initialise_small
 
 # width, blocks in each stage, heads in each stage
 SIZES = {
@@ -224,7 +224,8 @@ class Swin(nn.Cell):
             stages.append(Stage(blocks, Merge(wide) if s < 3 else None))
         self.stages = nn.SequentialCell(stages)
         self.norm = nn.LayerNorm((8 * width,), epsilon=EPS)
-        self.classifier = nn.Dense(8 * width, num_classes, weight_init=TruncatedNormal(0.02))
+        self.classifier = nn.Dense(8 * width, num_classes)
+        initialise_small(self)
         for parameter in self.get_parameters():
             parameter.name = mindcv_name(parameter.name)
 

@@ -15,7 +15,7 @@ from mindspore.common.initializer import TruncatedNormal
 
 from ..errors import UserError
 from . import register
-from .layers import DropPath, Mlp, Sigmoid, dropout
+from .layers import DropPath, Mlp, Sigmoid, dropout, initialise_small
 from .swin import EPS, Embed, Stage, in_windows, neighbours, relative_index, shift_mask
 
 # width, blocks in each stage, heads in each stage
@@ -197,7 +197,8 @@ class SwinV2(nn.Cell):
         self.stages = nn.SequentialCell(stages)
         last = width * 2 ** (len(depths) - 1)
         self.norm = nn.LayerNorm((last,), epsilon=EPS)
-        self.classifier = nn.Dense(last, num_classes, weight_init=TruncatedNormal(0.02))
+        self.classifier = nn.Dense(last, num_classes)
+        initialise_small(self)
 
     def construct(self, x: Tensor) -> Tensor:
         x = self.norm(self.stages(self.pos_drop(self.patch_embed(x))))

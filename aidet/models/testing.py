@@ -33,7 +33,7 @@ class Testing(nn.Cell):
         self.drop = dropout(drop_rate) if drop_rate else nn.Identity()
         self.pool = GlobalPool()
         self.classifier = nn.Dense(16, num_classes)
-        initialise(self)
+        initialise(self, wide=True)  # learns in a few steps
 
     def construct(self, x: Tensor) -> Tensor:
         x = self.relu(self.norm(self.conv1(x)))

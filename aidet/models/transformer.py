@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Constant, Normal, TruncatedNormal, initializer
 
 from ..errors import UserError, nearest
-from .layers import DropPath, Mlp, Sigmoid, Swish, dropout, gelu
+from .layers import DropPath, Mlp, Sigmoid, Swish, dropout, gelu, initialise_small
 
 # How a library reads position embeddings at another grid than theirs; see axis_weights.
 INTERPOLATIONS = ("bicubic", "bicubic_antialias", "bicubic_offset")
@@ -306,6 +306,7 @@ class Tower(nn.Cell):
                 for i in range(depth)
             ]
         )
+        initialise_small(self.blocks)
         self.norm = nn.LayerNorm((width,), epsilon=ln_eps)
 
     def embed(self, x: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ Parameter names are MindCV's (and timm's). LayerNorm's epsilon is an argument be
 from typing import Any, Dict, Optional
 
 from mindspore import Tensor, nn
-from mindspore.common.initializer import TruncatedNormal
 
 from . import register
+from .layers import initialise_small
 from .transformer import Tower
 
 # width, heads; depth is 12 and the hidden width four times the width
@@ -61,11 +61,10 @@ class ViT(Tower):
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
         )
-        small = TruncatedNormal(0.02)
         self.has_heads = distilled == "heads"
-        self.head = nn.Dense(self.width, num_classes, weight_init=small)
+        self.head = initialise_small(nn.Dense(self.width, num_classes))
         if self.has_heads:
-            self.head_dist = nn.Dense(self.width, num_classes, weight_init=small)
+            self.head_dist = initialise_small(nn.Dense(self.width, num_classes))
 
     def construct(self, x: Tensor) -> Tensor:
         x = self.norm(self.tokens(x))

@@ -59,6 +59,8 @@ def train(config: Any, dry_run: bool = False, out: Optional[Callable[[str], Any]
     masks.require_masks(config, data, lines)
     processes.join(config)
     plan = checks.make_plan(config, data, lines, processes.world)
+    if config.profile is not None:
+        processes.say(config.profile.line())
     student = Student(plan, processes)
     if dry_run:
         describe(plan, student, processes)

@@ -165,6 +165,8 @@ def begin_folder(plan: Plan, fresh: bool) -> None:
             old.unlink()
     with files.atomic(folder / "config.yaml") as file:
         file.write(f"# written by train.py; train again with: python train.py -c {folder / 'config.yaml'}\n")
+        if plan.config.profile is not None:
+            file.write(f"# {plan.config.profile.line()}\n")
         file.write(plan.config.to_yaml())
 
 
@@ -235,8 +237,9 @@ def sidecar(
     device : str
     """
     config, lines, data = plan.config, plan.lines, plan.data
+    profile = {} if config.profile is None else {"profile": asdict(config.profile)}
     training = {
-        "configuration": config.source, "data": str(config.data_dir), "images": len(data.train_set),
+        "configuration": config.source, **profile, "data": str(config.data_dir), "images": len(data.train_set),
         "validation_images": 0 if data.val_set is None else len(data.val_set), "epoch": row["epoch"],
         "updates": row["updates"], "batch_size": config.batch_size * world, "seed": config.seed,
         "transform": images.parsed(lines.text).text, "init_from": config.init_from,

@@ -139,7 +139,9 @@ def read_initial(config: Any) -> Optional[Tuple[Dict[str, np.ndarray], Optional[
 
 
 def load_initial(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Callable[[str], Any]) -> None:
-    """Load the weights of ``init_from`` into the network; if the last layer differs in size, it is initialised anew.
+    """Load the weights of ``init_from`` into the network.
+
+    If the last layer differs in size, or the file is a tower without a classifier, that layer is initialised anew.
 
     Raises
     ------
@@ -147,17 +149,18 @@ def load_initial(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Call
         A name, or the shape of any other layer, differs.
     """
     own = {p.name: p for p in net.get_parameters()}
+    if set(own) - set(arrays) == {"head.weight", "head.bias"} and set(arrays) <= set(own):
+        say(f"head: new, {own['head.weight'].shape[0]} outputs; the file has features only")
+        for n in ("head.weight", "head.bias"):
+            arrays[n] = _new_head(config, own[n].shape)
     differs = [n for n in own if n in arrays and tuple(own[n].shape) != arrays[n].shape]
     layers = {n.rsplit(".", 1)[0] for n in differs}
     head = len(layers) == 1 and all(own[n].shape[1:] == arrays[n].shape[1:] for n in differs)
     if differs and head:
         before, after = arrays[differs[0]].shape[0], own[differs[0]].shape[0]
         say(f"head {layers.pop()}: {before} outputs replaced by {after}")
-        # Start the new head near zero, so that its random output does not disturb the pretrained features.
-        rng = images.generator(config.seed, "head")
         for n in differs:
-            deviation = 0.01 if len(own[n].shape) > 1 else 0.0
-            arrays[n] = rng.normal(0, deviation, own[n].shape).astype(np.float32)
+            arrays[n] = _new_head(config, own[n].shape)
     ckpt.load_strict(net, arrays, what=f"init_from {config.init_from!r}")
 
 
@@ -176,6 +179,12 @@ def load_backbone(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Cal
         what=f"init_from {config.init_from!r}",
     )  # fmt: skip
     say(f"backbone from {config.init_from}: {len(shared)} of {len(own)} tensors; the others are initialised anew")
+
+
+def _new_head(config, shape):
+    """Values near zero, so that the random output of a new head does not disturb the pretrained features."""
+    deviation = 0.01 if len(shape) > 1 else 0.0
+    return images.generator(config.seed, "head").normal(0, deviation, shape).astype(np.float32)
 
 
 def class_order(plan: Plan, outputs: int, initial: Optional[ckpt.Sidecar]) -> Optional[List[str]]:

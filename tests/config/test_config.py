@@ -80,6 +80,54 @@ def test_how_images_are_read_is_a_key(tmp_path):
         config.load(None, {"max_pixels": "many"})
 
 
+def profiled(folder):
+    """A recipe with an overlay ``small``, and a recipe without one."""
+    (folder / "small").mkdir()
+    write(folder, "lr: 0.1\nepoch_size: 9\nbatch_size: 8\n")
+    (folder / "small" / "c.yaml").write_text("epoch_size: 3\nbatch_size: 4\nlr: 0.1\nseed: 7\n")
+    (folder / "other.yaml").write_text("lr: 0.1\n")
+    return folder / "c.yaml"
+
+
+def test_a_profile_comes_between_the_file_and_the_command_line(tmp_path):
+    path = profiled(tmp_path)
+    found, overrides, _ = config.parse_args(["-c", str(path), "--profile", "small", "--seed", "5"])
+    c = config.load(found, overrides)
+    assert (c.lr, c.epoch_size, c.batch_size, c.seed) == (0.1, 3, 4, 5)
+    assert c.profile.changes == {"epoch_size": 3, "batch_size": 4}  # lr is the same, seed is the command line's
+    line = f"profile small ({tmp_path / 'small' / 'c.yaml'}) changes epoch_size 3; batch_size 4"
+    assert c.profile.line() == line and config.load(found).profile is None
+    # What a run writes holds the values, not the name of the profile.
+    written = write(tmp_path, c.to_yaml())
+    assert config.load(written).as_dict() == c.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "message"),
+    [
+        ("small", "other.yaml", "profile 'small' has no overlay for 'other'"),
+        ("smal", "c.yaml", "did you mean 'small'?"),
+        ("../small", "c.yaml", "unknown profile"),
+        ("", "c.yaml", "unknown profile"),
+        ("small", None, "--profile small needs the recipe that it changes: -c FILE"),
+    ],
+)
+def test_a_profile_that_is_missing_is_one_clear_error(tmp_path, name, recipe, message):
+    profiled(tmp_path)
+    with pytest.raises(UserError, match=re.escape(message)):
+        config.load(recipe and tmp_path / recipe, {"profile": name})
+
+
+def test_keys_of_a_profile_are_checked_as_any_other(tmp_path):
+    path = profiled(tmp_path)
+    (tmp_path / "small" / "c.yaml").write_text("epochsize: 3\n")
+    with pytest.raises(UserError, match="unknown key 'epochsize'; did you mean 'epoch_size'"):
+        config.load(path, {"profile": "small"})
+    (tmp_path / "small" / "c.yaml").write_text("[1")
+    with pytest.raises(UserError, match="small/c.yaml.*cannot be read"):
+        config.load(path, {"profile": "small"})
+
+
 def test_missing_file_and_unknown_flag(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         config.load(tmp_path / "no.yaml")

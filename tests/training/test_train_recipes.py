@@ -1,5 +1,7 @@
 """Every recipe of mindcv_cfg, and configurations as MindCV's users have them, load and give usable pipelines."""
 
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,18 @@ from aidet.errors import UserError
 from aidet.evaluation import degrade
 from aidet.training import pipelines, schedules
 
-RECIPES = sorted((Path(__file__).resolve().parents[2] / "mindcv_cfg").glob("*.yaml"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "bench"))  # last, because its convert.py would hide the package
+import originals  # noqa: E402
+
+RECIPES = sorted((ROOT / "mindcv_cfg").glob("*.yaml"))
+PROOFS = sorted(RECIPES[0].parent.glob("proof/*.yaml"))
+# What a proof profile may change: the size of the input, the data, and how long and how fast the network learns.
+MAY = {
+    "val_split", "val_fraction", "num_samples", "batch_size", "num_parallel_workers", "gradient_accumulation_steps",
+    "image_resize", "transform", "transform_eval", "views", "model_args", "ckpt_save_dir", "epoch_size", "ema_decay",
+    "warmup_epochs", "lr", "min_lr", "lr_groups", "layer_decay",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -20,6 +33,61 @@ def test_a_recipe_loads_states_its_command_and_runs_its_pipelines(path):
     assert f"# Command: python train.py -c mindcv_cfg/{path.name}" in text and "../shared" not in text
     c = config.load(path)
     assert "data_dir" not in c.given or path.stem == "demo"
+    runs(c)
+
+
+@pytest.mark.parametrize("path", PROOFS, ids=lambda p: p.stem)
+def test_a_proof_profile_is_the_recipe_made_small(path):
+    text, recipe = path.read_text(encoding="utf-8"), path.parents[1] / path.name
+    assert f"# Command: python train.py -c mindcv_cfg/{path.name} --profile proof --data_dir " in text
+    c, plain = config.load(recipe, {"profile": "proof"}), config.load(recipe)
+    assert set(c.profile.changes) <= MAY and "data_dir" not in c.given and c.profile.file == str(path)
+    side = runs(c)[-1]
+    assert 56 <= side <= 96 and c.epoch_size <= max(plain.epoch_size, 20)
+    # The operations are the recipe's in the recipe's order; a crop of the smaller input may come between them.
+    for name in ("transform", "transform_eval", "views"):
+        small, full = steps(c[name]), steps(plain[name])
+        assert [step for step in small if step in full] == full and set(small) - set(full) <= {
+            "random_crop",
+            "center_crop",
+        }
+
+
+def test_a_recipe_with_published_weights_says_where_they_and_its_data_are():
+    for path in RECIPES:
+        text, needs = path.read_text(encoding="utf-8"), originals.needs(path.stem)
+        named = re.search(r"# Command: .*--init_from (\S+)", text)
+        weights = named[1] if named else config.load(path).init_from
+        if path.stem in ("demo", "efficientnet_lite0_aigen", "cifar_resnet20_cifake") or not weights:
+            continue  # their lines "Before" and "Command" say all
+        assert needs["Weights"][0] == weights and needs["Data"][0] == f"data/recipes/{path.stem}", path.stem
+        assert all(where for _, where in needs.values()) and path.stem in originals.recipes()
+
+
+def test_weights_and_data_are_looked_at_before_the_first_step(tmp_path, capsys):
+    with pytest.raises(UserError, match="2 of 2 recipes lack weights or data: resnet_ft, distill_efficientnet_b0"):
+        originals.main(["--root", str(tmp_path), "resnet_ft", "distill_efficientnet_b0"])
+    said = capsys.readouterr().out
+    assert "ckpt/resnet18.ckpt missing: from torchvision" in said and "teachers    missing" in said
+    for needed in ("ckpt/resnet18.ckpt", "data/recipes/resnet_ft/real/a.jpg"):
+        (tmp_path / needed).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / needed).touch()
+    assert originals.check("resnet_ft", tmp_path)[1] == 0
+    words = originals.command("resnet_ft", tmp_path)
+    path, overrides, _ = config.parse_args(words[1:])
+    c = config.load(RECIPES[0].parents[1] / path, overrides)
+    assert (c.init_from, c.data_dir) == (str(tmp_path / "ckpt/resnet18.ckpt"), str(tmp_path / "data/recipes/resnet_ft"))
+    with pytest.raises(UserError, match="no recipe 'x' that states its weights and data; there are: aekl_clf"):
+        originals.main(["x"])
+
+
+def steps(line):
+    """Names of the operations of a pipeline."""
+    return re.findall(r"(?:^|\|)\s*(?:albumentations\()?(\w+)", line or "")
+
+
+def runs(c):
+    """Run both pipelines and the views of a configuration, and its schedule; the shape of the network's input."""
     training, evaluation = pipelines.pipelines(c)
     first, last = images.parsed(training), images.parsed(evaluation)
     assert not last.random and last.size() is not None
@@ -29,6 +97,7 @@ def test_a_recipe_loads_states_its_command_and_runs_its_pipelines(path):
     if c.views:
         assert images.Pipeline(c.views)(image, images.generator(1, "k")).shape == b.shape
     assert len(schedules.learning_rates(c, 7)) == 7 * c.epoch_size
+    return b.shape
 
 
 def test_the_cups_impairment_is_one_for_training_and_evaluation(photo):

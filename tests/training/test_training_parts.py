@@ -226,3 +226,20 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(data, tmp_path):  # 
     words = [line.split()[0] for line in said[1:]]
     assert words == "train validation classes transform evaluation model device steps output".split()
     assert "2 epochs x 6 updates, lr up to 0.03" in said[-2] and not os.path.exists(tmp_path / "out")
+
+
+def test_a_profile_is_said_and_recorded(data, tmp_path):  # noqa: F811
+    (tmp_path / "proof").mkdir()
+    (tmp_path / "r.yaml").write_text(
+        "model: testing\nepoch_size: 9\ntransform: center_crop(16) | normalize(half)\n"
+        "transform_eval: center_crop(16) | normalize(half)\n"
+    )
+    (tmp_path / "proof" / "r.yaml").write_text("epoch_size: 1\n")
+    said, out = [], tmp_path / "out"
+    more = {"profile": "proof", "data_dir": str(data), "ckpt_save_dir": str(out), "num_parallel_workers": 0}
+    settings = config.load(tmp_path / "r.yaml", {**more, "batch_size": 8, "device_target": "CPU"})
+    assert train(settings, out=said.append) == 0
+    line = f"profile proof ({tmp_path / 'proof' / 'r.yaml'}) changes epoch_size 1"
+    assert said[0] == line and f"# {line}\n" in (out / "config.yaml").read_text(encoding="utf-8")
+    recorded = json.loads((out / "best.json").read_text(encoding="utf-8"))["training"]["profile"]
+    assert recorded == {"name": "proof", "file": str(tmp_path / "proof" / "r.yaml"), "changes": {"epoch_size": 1}}
