@@ -182,8 +182,8 @@ def summary(evaluation: Localized, by: Sequence[str] = (), times: int = 0, seed:
 
 def _row(evaluation, draws, own, times, seed):
     """One row of a table: pixels of these pictures, and their image scores against those of all untouched ones."""
-    name = next(iter(evaluation.scores))
-    return {**draws.pixels(own), "image": _images(evaluation, own, name, times, seed)}
+    found = {name: _images(evaluation, own, name, times, seed) for name in evaluation.scores}
+    return {**draws.pixels(own), "image": next(iter(found.values())), "images": found}
 
 
 def _each(evaluation, own):
