@@ -3,8 +3,8 @@
     python bench/partial.py --labels SET/labels.csv [--ckpt ckpt/aidet_partial.ckpt] [--each 2]
 
 Runs the real command lines (`infer.py --localize`, `evaluate.py localize`) on the split. Two baselines are measured on
-the same pictures, both with the default detector: its mean over views, which `infer.py` computes beside the maps, and its
-Grad-CAM on tiles of 224 pixels that overlap by half, joined as the localizer joins its own. The image score of a
+the same pictures, both with the default detector: its mean over views, which `infer.py` computes beside the maps, and
+its Grad-CAM on tiles of 224 pixels that overlap by half, joined as the localizer joins its own. The image score of a
 Grad-CAM is the mean of the highest 1 % of the map.
 """
 
