@@ -4,7 +4,7 @@ import collections
 import hashlib
 import os
 import re
-from typing import Dict, Iterable, List, Set
+from typing import Dict, Iterable, List, Set, Tuple
 
 from .table import has_extension
 
@@ -46,6 +46,16 @@ def _plain(part: str) -> str:
     return f"{raw[: LONGEST - 60].decode('utf-8', 'ignore')}-{hashlib.sha256(raw).hexdigest()[:16]}"
 
 
+def possible_names(path: str) -> Tuple[str, str, str]:
+    """The files that the map of a picture may have in a run, the most particular first.
+
+    With a hash of its path, with the picture's extension, and plain.
+    """
+    kept = map_name(path, keep=True)
+    mark = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{kept[: -len('.png')]}-{mark}.png", kept, map_name(path)
+
+
 class MapNames:
     """The files of the maps of all rows of a run, no two the same, whatever their order and whoever asks.
 
@@ -71,14 +81,12 @@ class MapNames:
 
     def __call__(self, path: str) -> str:
         """The file of one row's map, relative to the folder of the maps."""
-        name = map_name(path)
+        marked, kept, name = possible_names(path)
         if self._count[name] < 2 and name not in self._folders:
             return name
-        kept = map_name(path, keep=True)
         if self._kept[kept] < 2 and kept not in self._count and kept not in self._folders:
             return kept
-        mark = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-        return f"{kept[: -len('.png')]}-{mark}.png"
+        return marked
 
 
 def _above(name: str) -> List[str]:

@@ -5,7 +5,6 @@ bins that are even in log-odds, one of the generated pixels and one of the untou
 treats the pixels of one bin as equal; the bins are 0.02 wide in log-odds.
 """
 
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from .. import images
+from ..datasets.map_names import map_name, possible_names
 from ..datasets.masks import mask_of
-from ..datasets.table import has_extension
 from ..datasets.truth import Truth
 from ..errors import UserError, first_line
 from ..labels import GENERATED, REAL, logit
@@ -101,14 +100,15 @@ class Maps:
         hits = [sum(self._file(path, off) is not None for path in probed) for off in range(depth + 1)]
         self.off = int(np.argmax(hits))
         if not max(hits) and all(self._file(path, off) is None for path in paths for off in range(depth + 1)):
-            example = "/".join([self.folder.name, _stem(paths[0]) + ".png"])
+            example = f"{self.folder.name}/{map_name(paths[0])}"
             raise UserError(f"--maps {str(folder)!r} has no map of any picture of the labels; wanted such as {example}")
-        times = Counter(_stem(_without(path, self.off)) for path in paths)
-        self._shared = {stem for stem, count in times.items() if count > 1}
+        times = Counter(map_name(_without(path, self.off)) for path in paths)
+        self._shared = {name for name, count in times.items() if count > 1}
 
     def _file(self, path, off):
-        name = _without(path, off)
-        return next((f for f in (self.folder / f"{n}.png" for n in (name, _stem(name))) if f.is_file()), None)
+        names = (name for shown in (path, _without(path, off)) for name in possible_names(shown)[:2])
+        files = (self.folder / name for name in (*names, map_name(_without(path, off))))
+        return next((file for file in files if file.is_file()), None)
 
     def read(self, path: str, size: Tuple[int, int]) -> np.ndarray:
         """The map of one picture.
@@ -131,10 +131,10 @@ class Maps:
             Missing, damaged, of another size, or not grey.
         """
         found = self._file(path, self.off)
-        stem = _stem(_without(path, self.off))
+        plain = map_name(_without(path, self.off))
         if found is None:
             raise UserError("no map")
-        if stem in self._shared and found == self.folder / f"{stem}.png":
+        if plain in self._shared and found == self.folder / plain:
             raise UserError(f"map {found.name!r} could be that of several pictures; keep their extensions in the names")
         try:
             with images.opened(found) as image:
@@ -149,10 +149,6 @@ class Maps:
         if values is None:
             raise UserError(f"map of mode {mode}; wanted 8- or 16-bit grey")
         return values.astype(np.uint16) * np.uint16(257) if mode == "L" else values.clip(0, DEEP).astype(np.uint16)
-
-
-def _stem(path):
-    return os.path.splitext(path)[0] if has_extension(path) else path
 
 
 def _without(path, off):

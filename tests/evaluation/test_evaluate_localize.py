@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score, jaccard_score, roc_auc_score
 
 import evaluate
+from aidet.datasets.map_names import MapNames
 from aidet.datasets.truth import read_labels
 from aidet.errors import UserError
 from aidet.evaluation import included, maps
@@ -162,6 +163,17 @@ def test_two_pictures_of_one_stem(tmp_path):
         found.read("a.jpg", (8, 8))
     save(tmp_path / "maps/a.jpg.png", ones * 3)
     assert (maps.Maps(tmp_path / "maps", ["a.jpg", "a.webp"]).read("a.jpg", (8, 8)) == 771).all()
+
+
+def test_maps_are_found_under_the_names_that_infer_gives_them(tmp_path):
+    """Also those with a hash, cut or cleaned names, and if the labels hold a part of the pictures only."""
+    paths = ["a.jpg", "a.png", "a.jpg.png", "b.png", "b.jpg", f"{'x' * 260}.jpg", "../c.jpg", "zip#d/e.png", "f\n.png"]
+    names = MapNames(paths)
+    for i, path in enumerate(paths):
+        save(tmp_path / "maps" / names(path), np.full((8, 8), i, np.uint8))
+    for some in (paths, paths[3:]):
+        found = maps.Maps(tmp_path / "maps", some)
+        assert [int(found.read(path, (8, 8))[0, 0]) // 257 for path in some] == [paths.index(path) for path in some]
 
 
 def test_scores_of_whole_pictures(scene):
