@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple, Union
@@ -105,6 +106,9 @@ def _count(value: object, known: Dict[int, int]) -> int:
     return known[id(value)]
 
 
+_UMASK = threading.Lock()  # it is read by setting it, and is the whole process's: one thread at a time
+
+
 @contextmanager
 def atomic(path: Union[str, Path], mode: str = "w", **kwargs: Any) -> Iterator[Any]:
     """Open a temporary file beside ``path`` and rename it to ``path`` when the block succeeds.
@@ -136,8 +140,9 @@ def atomic(path: Union[str, Path], mode: str = "w", **kwargs: Any) -> Iterator[A
             file.flush()
             os.fsync(file.fileno())
         # mkstemp creates a private file; a result gets the permissions of any other file of the user.
-        umask = os.umask(0)
-        os.umask(umask)
+        with _UMASK:
+            umask = os.umask(0)
+            os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:

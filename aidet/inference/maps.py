@@ -2,7 +2,6 @@
 
 import collections
 import io
-import threading
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Tuple, TypeVar
 
@@ -92,8 +91,6 @@ class Maps:
 
     def __init__(self, localizer: Localizer, out: Path, paths: Iterable[str]) -> None:
         self.localizer, self.folder, self.names = localizer, Path(out) / FOLDER, MapNames(paths)
-        # Writing sets and restores the umask of the whole process, which two threads must not do at once.
-        self._writing = threading.Lock()
 
     def stream(self, detector: Detector, items: Iterable[Tuple[str, Any]]) -> Iterator[Record]:
         """Score pictures and write their maps, a row for each in their order.
@@ -130,12 +127,11 @@ class Maps:
             except images.ImageError as error:
                 record.note = "; ".join(filter(None, (record.note, f"no map: {error}")))
         if found is None:
-            with self._writing:
-                path.unlink() if path.is_file() else None
+            path.unlink() if path.is_file() else None
             return record
         data = io.BytesIO()
         found.picture().save(data, "PNG", compress_level=FAST)
-        with self._writing, files.atomic(path, "wb") as file:
+        with files.atomic(path, "wb") as file:
             file.write(data.getbuffer())
         record.local = found.to_dict()
         return record
