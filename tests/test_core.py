@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -135,22 +136,30 @@ def test_result_order_is_numeric_then_natural():
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
-def test_atomic_from_many_threads_keeps_the_permissions(tmp_path):
+def test_atomic_from_many_threads_keeps_the_permissions(tmp_path, monkeypatch):
     """The umask is read by setting it, which threads must not do at once: one would restore the other's 0."""
-    before = os.umask(0o027)
+    umask = os.umask
+    before = umask(0o027)
+
+    def slow(mask):
+        old = umask(mask)
+        time.sleep(0.001)
+        return old
+
+    monkeypatch.setattr(files.os, "umask", slow)
     try:
 
         def write(i):
-            for k in range(60):
+            for k in range(5):
                 with files.atomic(tmp_path / f"{i}-{k}"):
                     pass
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(write, range(8)))
-        assert os.umask(0o027) == 0o027
+        assert umask(0o027) == 0o027
         assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
     finally:
-        os.umask(before)
+        umask(before)
 
 
 def test_atomic_leaves_the_old_file_when_the_block_fails(tmp_path):
