@@ -9,6 +9,7 @@ therefore given relative to the largest logit.
 
 import argparse
 import multiprocessing
+import os
 import platform
 import re
 import tempfile
@@ -132,7 +133,12 @@ def alone(name):
     """One row of the table, made in a process of its own: MindSpore keeps the memory of a net after its use."""
     with tempfile.TemporaryDirectory() as folder:
         with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(row_of, name, folder).result()
+            try:
+                return pool.submit(row_of, name, folder).result()
+            except futures.process.BrokenProcessPool:
+                memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+                lost = f"not measured: the process was ended, as it is for lack of memory ({memory} GB here)"
+                return {"architecture": name, "from": "aidet", "onnx": lost, "mindir": lost}
 
 
 def row_of(name, folder):
