@@ -156,7 +156,9 @@ def setup(
         try:
             ms.set_device(chosen, device_id) if device_id is not None else ms.set_device(chosen)
         except Exception as error:  # noqa: BLE001 - each backend raises its own types of error
-            raise UserError(f"device_target {chosen!r} does not answer: {first_line(error)}") from None
+            # Once MindSpore has computed anything, as in a notebook, its device is chosen; it may be the wanted one.
+            if device_id is not None or ms.get_context("device_target") != chosen:
+                raise UserError(f"device_target {chosen!r} does not answer: {first_line(error)}") from None
     else:
         options = {} if device_id is None else {"device_id": device_id}
         ms.set_context(device_target=chosen, **options)

@@ -256,13 +256,6 @@ GROUPS = {
         "loss": Key(_one_of("CE", "BCE", "JSD", "asl_single_label", "asl_multi_label"), "CE", "loss function"),
         "label_smoothing": Key(_float, 0.0, "fraction of the target spread over all classes", low=0, high=1),
         "aux_factor": Key(_float, 0.0, "weight of auxiliary outputs", low=0),
-        "map_weight": Key(
-            _float,
-            0.0,
-            "weight of the cells' loss against the column 'mask', for a model with a map; 0: no masks",
-            low=0,
-        ),
-        "image_weight": Key(_float, 1.0, "weight of the image's loss beside it", low=0),
         "reduction": Key(_one_of("mean", "sum"), "mean", "over the batch"),
     },
     "schedule": {
@@ -320,6 +313,13 @@ GROUPS = {
         "eval_shuffle": Key(_bool, False, "accepted; the order does not change the validation results"),
     },
     "added": {
+        "map_weight": Key(
+            _float,
+            0.0,
+            "weight of the cells' loss against the column 'mask', for a model with a map; 0: no masks",
+            low=0,
+        ),
+        "image_weight": Key(_float, 1.0, "weight of the image's loss beside it", low=0),
         "init_from": Key(_str, None, "weights to start from, any file name; a head of a different size is replaced"),
         "resume": Key(_str, None, "auto (state.ckpt in ckpt_save_dir, if it exists) or a state file"),
         "transform": Key(_str, None, "one-line training pipeline, instead of the augmentation keys"),

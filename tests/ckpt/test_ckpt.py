@@ -160,6 +160,16 @@ def test_unknown_device_names_the_choices():
         runtime.setup("NPU")
 
 
+def test_a_program_that_computed_before_keeps_its_device(run):
+    """As in a notebook: MindSpore's device can no longer be set, but it is the wanted one."""
+    code = (
+        "from aidet import runtime\nruntime.prepare()\nimport mindspore as ms\n(ms.Tensor([1.0]) + 1).asnumpy()\n"
+        "print(runtime.setup('CPU')[1])"
+    )
+    done = run("-c", code)
+    assert (done.returncode, done.stdout) == (0, "CPU\n"), done.stderr
+
+
 def test_a_process_that_used_a_network_ends_quietly(run, saved):
     code = (
         f"from aidet import ckpt, runtime\nruntime.setup('CPU')\nnet = ckpt.load_model({str(saved)!r})\nprint('done')"
