@@ -28,8 +28,8 @@ from aidet.errors import UserError
 from aidet.labels import sigmoid
 
 COLUMNS = [
-    "change", "part", "pictures", "pixel AUC", "F1", "IoU", "image AUC", "image balanced accuracy",
-    "false area of untouched photographs", "untouched photographs over 2 %",
+    "change", "part", "pictures", "pixel AUC", "pixel AUC, mean of pictures", "F1", "IoU", "image AUC",
+    "image balanced accuracy", "false area of untouched photographs", "untouched photographs over 2 %",
     "image AUC, mean of views", "pixel AUC, Grad-CAM", "image AUC, Grad-CAM",
 ]  # fmt: skip
 TILE, STRIDE = 224, 32  # pixels of the default detector's view and of one position of its last map
@@ -154,9 +154,9 @@ def table(change, own, cam):
 
     def row(name, pixels, image, alone, views, cam_pixels, cam_image):
         return [
-            change, name, pixels["n"], auc(pixels), common.shown(pixels["f1"]), common.shown(pixels["iou"]),
-            auc(image), common.shown(image.get("balanced_accuracy")), *alone,
-            auc(views), auc(cam_pixels), auc(cam_image),
+            change, name, pixels["n"], auc(pixels), common.shown(pixels["mean_auc"]),
+            common.shown(pixels["f1"]), common.shown(pixels["iou"]), auc(image),
+            common.shown(image.get("balanced_accuracy")), *alone, auc(views), auc(cam_pixels), auc(cam_image),
         ]  # fmt: skip
 
     falsely = [common.shown(alone[name], alone["ci"].get(name)) for name in ("false_area", "alarms")]

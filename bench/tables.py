@@ -20,7 +20,7 @@ from aidet import cli, files  # noqa: E402 - the repository's root comes first o
 from aidet.errors import UserError  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- end -->)", re.S)
-NAMES = "convert default_detector detectors evaluate infer quickstart quickstart_CN recipes scale train"
+NAMES = "convert default_detector detectors evaluate infer localize quickstart quickstart_CN recipes scale train"
 PAGES = tuple(f"docs/{name}.md" for name in NAMES.split())
 HIDDEN = {"commit", "versions", "device", "command", "date", "load", "sha256"}  # in the CSV only: too wide for a page
 
@@ -40,7 +40,8 @@ def table(name):
         rows = list(reader)
     if name == "recipes_proof":
         rows = proofs(rows, reader.fieldnames)
-    rows = {"scale": engines, "scale_100m": hundred_million}.get(name, list)(rows)
+    shorter = {"scale": engines, "scale_100m": hundred_million, "partial": localizers, "partial_seen": localizers}
+    rows = shorter.get(name, list)(rows)
     columns = [c for c in rows[0] if c not in HIDDEN]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(row[c] for c in columns) + " |" for row in rows]
@@ -76,6 +77,12 @@ def engines(rows):
         result.append({**{name: row[name] for name in columns[:5]}, "cost": cost,
                        **{name: row[name] for name in (*columns[5:], *FACTS)}})  # fmt: skip
     return result
+
+
+def localizers(rows):
+    """The rows and columns of results/partial.csv that a page has room for."""
+    narrow = {"F1", "IoU", "image balanced accuracy"}
+    return [{k: v for k, v in row.items() if k not in narrow} for row in rows if not row["part"].startswith("kind")]
 
 
 def _same(first, second, *columns):

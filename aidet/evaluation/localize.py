@@ -183,7 +183,7 @@ def summary(evaluation: Localized, by: Sequence[str] = (), times: int = 0, seed:
 def _row(evaluation, draws, own, times, seed):
     """One row of a table: pixels of these pictures, and their image scores against those of all untouched ones."""
     found = {name: _images(evaluation, own, name, times, seed) for name in evaluation.scores}
-    return {**draws.pixels(own), "image": next(iter(found.values())), "images": found}
+    return {**draws.pixels(own), **_each(evaluation, own), "image": next(iter(found.values())), "images": found}
 
 
 def _each(evaluation, own):
