@@ -40,8 +40,7 @@ def table(name):
         rows = list(reader)
     if name == "recipes_proof":
         rows = proofs(rows, reader.fieldnames)
-    shorter = {"scale": engines, "scale_100m": hundred_million, "partial": localizers, "partial_seen": localizers}
-    rows = shorter.get(name, list)(rows)
+    rows = {"scale": engines, "scale_100m": hundred_million, "partial": localizers}.get(name, list)(rows)
     columns = [c for c in rows[0] if c not in HIDDEN]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(row[c] for c in columns) + " |" for row in rows]
