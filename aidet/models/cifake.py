@@ -6,6 +6,7 @@ The single output is a sigmoid logit of the class *real*, as in the original; th
 
 import functools
 import math
+from typing import Callable, Dict
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
@@ -15,7 +16,9 @@ from ..errors import UserError
 from . import register
 from .layers import initialise, initialise_uniform
 
-STARTS = {"torch": initialise_uniform, "he": functools.partial(initialise, wide=True)}
+STARTS: Dict[str, Callable[[nn.Cell], nn.Cell]] = {
+    "torch": initialise_uniform, "he": functools.partial(initialise, wide=True),
+}  # fmt: skip
 
 
 class ChannelwiseFC(nn.Cell):
