@@ -259,6 +259,11 @@ class Sidecar:
         return default_point(self.raw.get("operating_point"), self.operating_points, self._what)
 
     @property
+    def localization(self) -> Any:
+        """What a localizer says about its map, unchecked (:class:`aidet.detector.localizer.Settings`), or None."""
+        return self.raw.get("localization")
+
+    @property
     def evidence(self) -> Optional[Evidence]:
         """What an image must have for a decision other than *unsure*; None if no rule is stated.
 

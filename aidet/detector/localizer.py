@@ -64,7 +64,7 @@ class Settings:
         UserError
             The model is no localizer, or a value is out of range; the message names it.
         """
-        own, what = sidecar.raw.get("localization"), f"sidecar of {str(sidecar.path)!r}"
+        own, what = sidecar.localization, f"sidecar of {str(sidecar.path)!r}"
         if own is None:
             raise UserError(
                 f"{str(sidecar.path)!r} is no localizer: its sidecar has no 'localization' (docs/localize.md)"

@@ -92,11 +92,7 @@ def export(
             "type": str(sample(1).dtype),
         },
         "output": SCORE if preprocess else onnx_graph.OUTPUT,
-        **(
-            {"outputs": [onnx_graph.OUTPUT, onnx_graph.MAP]}
-            if sidecar.raw.get("localization") and not preprocess
-            else {}
-        ),
+        **({"outputs": [onnx_graph.OUTPUT, onnx_graph.MAP]} if sidecar.localization and not preprocess else {}),
         # Decoding and geometry are outside the graph in every export.
         "geometry": pipeline.geometry.text,
         **writers[kind](net, sidecar, sample, batch, target, preprocess),

@@ -192,11 +192,9 @@ def main(argv: Sequence[str]) -> None:
     facts["localization"]["threshold"] = chosen["threshold"]
     facts["localization"]["min_area"] = min_area_of(found, chosen["threshold"])
     facts["localization"]["chosen"] = {**chosen, "pictures": len(found.rows), "false_area_allowed": args.false_area}
-    facts["calibration"] = calibration_of(found)
-    ckpt.save(arrays, path, facts)
-    print(
-        json.dumps({**facts["localization"], "calibration": facts["calibration"], "parity": facts["parity"]}, indent=1)
-    )
+    calibration = calibration_of(found)
+    ckpt.save(arrays, path, {**facts, "calibration": calibration})
+    print(json.dumps({**facts["localization"], "calibration": calibration, "parity": facts["parity"]}, indent=1))
 
 
 if __name__ == "__main__":

@@ -164,7 +164,9 @@ def test_processes_that_train_together_share_no_image(source):
     train, _, _ = open_data(config.load(None, {"data_dir": str(source), "val_split": "val"}))
     settings = config.load(None, {"batch_size": 4, "seed": 1})
     plan = SimpleNamespace(data=SimpleNamespace(train_set=train), batches=3, updates_per_epoch=3)
-    loader = SimpleNamespace(run=lambda order, epoch: ((None, rows[:, 0]) for rows in np.split(order, len(order) // 4)))
+    loader = SimpleNamespace(
+        run_masked=lambda order, epoch: ((None, rows[:, 0], None) for rows in np.split(order, len(order) // 4))
+    )
     for epoch in range(2):
         seen = []
         for rank in range(3):

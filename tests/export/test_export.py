@@ -467,6 +467,10 @@ def test_the_table_has_a_row_for_every_family_of_the_project():
     named = re.search(r"Not exported yet, but of families with a row above: (.*)\.", page)
     without = set(models.names(own_only=True)) - set(rows)
     assert without <= set(named.group(1).split(", ") if named else ())
+    # The largest one needs more memory than the machine that measured had.
+    lost = {name for name, row in rows.items() if row["onnx"].startswith("not measured: the process was ended")}
+    assert lost <= {"dinov2_vit_g_14"}
+    rows = {name: row for name, row in rows.items() if name not in lost}
     # Three of MindCV's networks use operators that MindSpore's ONNX exporter does not have; ours of that kind do not.
     refused = {n: r.pop("onnx") for n, r in rows.items() if r["onnx"] != "free batch"}
     assert set(refused) == {"swinv2_tiny_window8", "convnextv2_tiny", "vit_b_32_224"} - set(models.names(own_only=True))
