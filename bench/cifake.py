@@ -10,8 +10,6 @@ all 20,000 images.
 
 import argparse
 import csv
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -19,7 +17,6 @@ import common
 from common import ROOT
 
 from aidet import ckpt, cli, files
-from aidet.errors import UserError
 
 CSV = ROOT / "results" / "cifake.csv"
 COLUMNS = (
@@ -29,10 +26,8 @@ COLUMNS = (
 
 
 def run(*arguments):
-    """Run one command line of the project; if it fails, exit with its message."""
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise UserError(f"{arguments[0]} ended with exit code {done.returncode}")
+    """Run one command line of the project, which must leave nothing out."""
+    common.run(*arguments, accepted=(cli.OK,))
 
 
 def minutes(folder):

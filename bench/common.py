@@ -13,7 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from aidet import files, runtime  # noqa: E402 - the repository's root comes first on the path
+from aidet import cli, files, runtime  # noqa: E402 - the repository's root comes first on the path
+from aidet.errors import UserError  # noqa: E402 - as above
 
 
 def commit():
@@ -50,6 +51,13 @@ def cores():
     from aidet.parallel import cpus
 
     return f"{cpus()} of {os.cpu_count()} cores"
+
+
+def run(*arguments, accepted=(cli.OK, cli.PARTIAL)):
+    """Run one command line of the project, its output left out; another exit code than these is an error."""
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode not in accepted:
+        raise UserError(f"{arguments[0]} ended with exit code {done.returncode}")
 
 
 def rows(path):

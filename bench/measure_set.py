@@ -8,8 +8,6 @@ the whole split and, for each generator, the recall and the AUC against all real
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -22,13 +20,6 @@ from aidet.errors import UserError
 COLUMNS = ["split", "generator or source", "images", "balanced accuracy (whole split) or recall", "AUC"]
 
 
-def run(*arguments):
-    """Run one command line of the project; if it fails, exit with its message."""
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode not in (cli.OK, cli.PARTIAL):
-        raise UserError(f"{arguments[0]} ended with exit code {done.returncode}")
-
-
 def measure(args, split, folder):
     """Yield (name, metrics.json) of one split and, if unseen generators are given, of its seen and unseen parts."""
     rows, _ = records.read_table(args.labels, "labels")
@@ -39,7 +30,7 @@ def measure(args, split, folder):
     listing = folder / f"{split}.csv"
     common.write(listing, list(rows[0]), rows)
     out = folder / split
-    run("infer.py", "--ckpt", args.ckpt, "--images", listing, "--out", out, *chosen(args))
+    common.run("infer.py", "--ckpt", args.ckpt, "--images", listing, "--out", out, *chosen(args))
     yield split, judge(out / "scores.csv", listing, out, "--by", "generator")
     if args.unseen:
         # Two parts: generators and real sources that were not trained on, and all others.
@@ -64,7 +55,7 @@ def chosen(args):
 
 def judge(scores, labels, out, *more):
     """metrics.json of one scores file."""
-    run("evaluate.py", "score", "--scores", scores, "--labels", labels, "--out", out, *more)
+    common.run("evaluate.py", "score", "--scores", scores, "--labels", labels, "--out", out, *more)
     return files.read_json(out / "metrics.json")
 
 

@@ -11,8 +11,6 @@ Grad-CAM is the mean of the highest 1 % of the map.
 import argparse
 import io
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -34,13 +32,6 @@ COLUMNS = [
 ]  # fmt: skip
 TILE, STRIDE = 224, 32  # pixels of the default detector's view and of one position of its last map
 CHANGES = {"none": None, "JPEG 80": 80}
-
-
-def run(*arguments):
-    """Run one command line of the project; if it fails, exit with its message."""
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode not in (cli.OK, cli.PARTIAL):
-        raise UserError(f"{arguments[0]} ended with exit code {done.returncode}")
 
 
 def copied(labels, split, quality, folder, each):
@@ -113,18 +104,12 @@ class GradCam:
     def write(self, picture, path):
         """Write the map of one picture: 16-bit grey, its size."""
         image = images.decode(picture)
-        shape = [max(TILE, -(-side // STRIDE) * STRIDE) // STRIDE for side in image.size[::-1]]
-        total, weight, count = np.zeros(shape), np.zeros(shape), TILE // STRIDE
-        for y in localizer.starts(image.height, TILE, STRIDE):
-            across = localizer.starts(image.width, TILE, STRIDE)
-            tiles = np.stack([self.numbers(localizer.cut(image, x, y, TILE)) for x in across])
-            for x, heat in zip(across, self.heat(tiles)):
-                part = np.s_[y // STRIDE : y // STRIDE + count, x // STRIDE : x // STRIDE + count]
-                total[part] += localizer.window(count) * heat
-                weight[part] += localizer.window(count)
-        cells = sigmoid(total / weight).astype(np.float32)
+        across = localizer.starts(image.width, TILE, STRIDE)
+        lines = [[(x, y) for x in across] for y in localizer.starts(image.height, TILE, STRIDE)]
+        cut = (np.stack([self.numbers(localizer.cut(image, *place, TILE)) for place in line]) for line in lines)
+        cells = localizer.joined(image.size, TILE, STRIDE, zip(lines, map(self.heat, cut)))
         path.parent.mkdir(parents=True, exist_ok=True)
-        Localization(cells, STRIDE, image.size, 0.0).picture().save(path)
+        Localization(sigmoid(cells).astype(np.float32), STRIDE, image.size, 0.0).picture().save(path)
 
 
 def measured(args, quality, cam):
@@ -134,13 +119,15 @@ def measured(args, quality, cam):
         (folder / "set").mkdir()
         labels = copied(args.labels, args.split, quality, folder / "set", args.each)
         out = folder / "out"
-        run("infer.py", "--images", labels, "--out", out, "--localize", "--localizer", args.ckpt)
+        common.run("infer.py", "--images", labels, "--out", out, "--localize", "--localizer", args.ckpt)
         threshold = files.read_json(Path(args.ckpt).with_suffix(".json"))["localization"]["threshold"]
-        run("evaluate.py", "localize", "--maps", out / "maps", "--labels", labels, "--scores", out / "scores.csv",
-            "--threshold", threshold, "--out", folder / "report", "--bootstrap", args.bootstrap)  # fmt: skip
+        common.run(
+            "evaluate.py", "localize", "--maps", out / "maps", "--labels", labels, "--scores", out / "scores.csv",
+            "--threshold", threshold, "--out", folder / "report", "--bootstrap", args.bootstrap,
+        )  # fmt: skip
         for row in records.read_table(labels, "labels")[0]:
             cam.write(folder / "set" / row["path"], folder / "cam" / f"{Path(row['path']).stem}.png")
-        run("evaluate.py", "localize", "--maps", folder / "cam", "--labels", labels,
+        common.run("evaluate.py", "localize", "--maps", folder / "cam", "--labels", labels,
             "--out", folder / "cam_report", "--bootstrap", args.bootstrap)  # fmt: skip
         return [files.read_json(folder / name / "metrics.json") for name in ("report", "cam_report")]
 

@@ -31,7 +31,6 @@ BACKENDS = ("auto", "onnxruntime", "openvino", "mindspore")
 PRECISIONS = ("float32", "bfloat16", "int8")
 # Largest batch of views, to bound memory. It is fixed because the batch size affects the last digits of a score.
 PIECE = 8
-MAP = "map"  # the second output of a localizer
 Say = Optional[Callable[[str], None]]
 LOGGER = logging.getLogger("aidet")
 
@@ -105,7 +104,7 @@ class MindSpore:
     def every(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
         """float32 (N, C, h, w) -> all outputs by name."""
         if self.seen is None:  # not compiled, because every image may have another size
-            return self._named(self._run(batch))
+            return self._named(onnx_graph.outputs_of(self.net, batch))
         rows = self.seen.setdefault(batch.shape[1:], batch.shape[0])
         pieces = []
         for start in range(0, batch.shape[0], rows):
@@ -113,18 +112,12 @@ class MindSpore:
             missing = rows - part.shape[0]
             if missing:
                 part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
-            pieces.append([found[: rows - missing] for found in self._run(part)])
+            pieces.append([found[: rows - missing] for found in onnx_graph.outputs_of(self.net, part)])
         return self._named([np.concatenate(same) for same in zip(*pieces)])
-
-    def _run(self, batch):
-        import mindspore as ms
-
-        found = self.net(ms.Tensor(batch))
-        return [one.asnumpy() for one in (found if isinstance(found, tuple) else (found,))]
 
     @staticmethod
     def _named(found):
-        return dict(zip((onnx_graph.OUTPUT, MAP), found))
+        return dict(zip((onnx_graph.OUTPUT, onnx_graph.MAP), found))
 
 
 def open_model(

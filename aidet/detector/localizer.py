@@ -10,7 +10,7 @@ import functools
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -25,6 +25,7 @@ from .localization import Localization
 from .scorer import PLAIN
 from .views import Views
 
+Place = Tuple[int, int]  # (x, y) of a tile's left upper pixel
 POOLINGS = {
     "logsumexp": {"sharpness": 1.0, "scale": 1.0, "offset": 0.0},
     "topk": {"share": 0.05, "scale": 1.0, "offset": 0.0},
@@ -149,6 +150,35 @@ def window(cells: int) -> np.ndarray:
     return np.outer(line, line)
 
 
+def joined(size: Tuple[int, int], tile: int, grid: int, pieces: Iterable[Tuple[Sequence[Place], Any]]) -> np.ndarray:
+    """What overlapping tiles say of a picture's cells: the mean over the tiles, weighted by :func:`window`.
+
+    Parameters
+    ----------
+    size : (int, int)
+        Width and height of the picture in pixels.
+    tile, grid : int
+        Pixels along each side of a tile, a multiple of ``grid``, and of a cell.
+    pieces : iterable of (places, maps)
+        Left upper pixels (x, y) of some tiles, multiples of ``grid``, and the values of their cells, (n, tile / grid,
+        tile / grid). Together they cover the picture.
+
+    Returns
+    -------
+    numpy.ndarray, float64, shape (rows, columns)
+    """
+    count = tile // grid
+    rows, columns = (-(-side // grid) for side in size[::-1])
+    shape = max(rows, count), max(columns, count)
+    total, weight, one = np.zeros(shape), np.zeros(shape), window(count)
+    for places, maps in pieces:
+        for (x, y), found in zip(places, maps):
+            part = np.s_[y // grid : y // grid + count, x // grid : x // grid + count]
+            total[part] += one * found
+            weight[part] += one
+    return (total / weight)[:rows, :columns]
+
+
 def cut(image: Image.Image, x: int, y: int, tile: int) -> Image.Image:
     """The tile whose left upper pixel is (x, y); what lies outside of the picture is its reflection."""
     part = image.crop((x, y, min(x + tile, image.width), min(y + tile, image.height)))
@@ -264,24 +294,20 @@ class Localizer:
     def _logits(self, image: Image.Image) -> Tuple[np.ndarray, float]:
         """Logits of the picture's cells, float64 (rows, columns), and the fine detail of the tile that has most."""
         grid, tile = self.settings.grid, self.settings.tile
-        count = tile // grid
-        rows, columns = -(-image.height // grid), -(-image.width // grid)
-        shape = max(rows, count), max(columns, count)
-        total, weight, one = np.zeros(shape), np.zeros(shape), window(count)
         places = [(x, y) for y in starts(image.height, tile, grid) for x in starts(image.width, tile, grid)]
         some = [places[i : i + backends.PIECE] for i in range(0, len(places), backends.PIECE)]
         run = functools.partial(self._seen, image)
         seen = in_order(run, some, self.workers) if self.threadsafe and self.workers > 1 else map(run, some)
-        detail = 0.0
-        for batch, (maps, most) in zip(some, seen):
-            detail = max(detail, most)
-            for (x, y), found in zip(batch, maps):
-                part = np.s_[y // grid : y // grid + count, x // grid : x // grid + count]
-                total[part] += one * found
-                weight[part] += one
-        return (total / weight)[:rows, :columns], detail
+        details = [0.0]
 
-    def _seen(self, image: Image.Image, places: Sequence[Tuple[int, int]]) -> Tuple[np.ndarray, float]:
+        def pieces():
+            for batch, (maps, most) in zip(some, seen):
+                details.append(most)
+                yield batch, maps
+
+        return joined(image.size, tile, grid, pieces()), max(details)
+
+    def _seen(self, image: Image.Image, places: Sequence[Place]) -> Tuple[np.ndarray, float]:
         """What the network says of the tiles at these places, and the fine detail of the one that has most."""
         batch = np.stack([self._numbers(cut(image, x, y, self.settings.tile)) for x, y in places])
         detail = max(map(self._fine_detail, batch)) if self.evidence.min_detail else 0.0
@@ -289,7 +315,7 @@ class Localizer:
 
     def _maps(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, 3, tile, tile) -> logits of the cells (N, tile / grid, tile / grid)."""
-        found, count = self.backend.every(batch).get(backends.MAP), self.settings.tile // self.settings.grid
+        found, count = self.backend.every(batch).get(onnx_graph.MAP), self.settings.tile // self.settings.grid
         wanted = (len(batch), count, count)
         if found is None or found.shape != wanted:
             shown = "none" if found is None else f"one of shape {found.shape}"

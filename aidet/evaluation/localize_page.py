@@ -9,8 +9,9 @@ from PIL import Image
 from .. import images, labels, report
 from ..cli import printable
 from ..datasets.masks import mask_of
+from ..detector.localization import WHITE
 from ..errors import UserError
-from .maps import DEEP, Localized, Maps, overlap
+from .maps import Localized, Maps, overlap
 
 NAMES = {
     "local_score": "score of the localiser", "score": "score of the detector", "map": "highest 1 % of the map's pixels",
@@ -183,7 +184,7 @@ def _shot(evaluation, maps, i, said):
         values = maps.read(row.path, picture.size)
     except (images.ImageError, UserError):
         return None
-    shown = [picture, Image.fromarray(mask * 255), Image.fromarray((values / DEEP * 255).round().astype(np.uint8))]
+    shown = [picture, Image.fromarray(mask * 255), Image.fromarray((values / WHITE * 255).round().astype(np.uint8))]
     return report.Shot([uri for uri in map(report.thumbnail, shown) if uri], said, printable(row.path))
 
 

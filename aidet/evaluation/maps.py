@@ -16,23 +16,22 @@ from .. import images
 from ..datasets.map_names import map_name, possible_names
 from ..datasets.masks import mask_of
 from ..datasets.truth import Truth
+from ..detector.localization import WHITE
 from ..errors import UserError, first_line
 from ..labels import GENERATED, REAL, logit
 
-DEEP = 65535  # the highest value of a 16-bit map, probability 1
 BINS = 1024
 REACH = 11.1  # log-odds at the outer bins; 1 / 65535 is -11.09
 TOP = 0.01  # share of the pixels, the highest ones, whose mean is the image score of a map without other scores
 MAP_SCORE = "map"  # name of the image score that is made of the map
-ORIENTATION = 0x0112  # EXIF; from 5 on, width and height change places
-_BIN = np.digitize(logit(np.arange(DEEP + 1) / DEEP), np.linspace(-REACH, REACH, BINS - 1)).astype(np.int16)
+_BIN = np.digitize(logit(np.arange(WHITE + 1) / WHITE), np.linspace(-REACH, REACH, BINS - 1)).astype(np.int16)
 
 
 def bin_edges() -> np.ndarray:
     """Probabilities (BINS,) below which a value is in a lower bin; NaN for a bin that no value falls into."""
     first = np.full(BINS, np.nan)
     values, at = np.unique(_BIN, return_index=True)
-    first[values] = np.maximum(at - 0.5, 0) / DEEP
+    first[values] = np.maximum(at - 0.5, 0) / WHITE
     return first
 
 
@@ -148,7 +147,7 @@ class Maps:
             )
         if values is None:
             raise UserError(f"map of mode {mode}; wanted 8- or 16-bit grey")
-        return values.astype(np.uint16) * np.uint16(257) if mode == "L" else values.clip(0, DEEP).astype(np.uint16)
+        return values.astype(np.uint16) * np.uint16(257) if mode == "L" else values.clip(0, WHITE).astype(np.uint16)
 
 
 def _without(path, off):
@@ -192,13 +191,10 @@ def measure(true: Truth, maps: Maps, threshold: float = 0.5) -> List[Measured]:
 def picture_size(file: Union[str, Path]) -> Tuple[int, int]:
     """Width and height of a picture when it is upright; :class:`UserError` with the reason if it cannot be opened."""
     try:
-        with images.opened(file) as image:
-            width, height = image.size
-            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        return images.upright_size(file)
     except Exception as error:  # noqa: BLE001 - Pillow raises nearly every type of error on damaged files
         why = "no such file" if isinstance(error, FileNotFoundError) else first_line(error, 200)
         raise UserError(f"picture cannot be read: {why}") from None
-    return (height, width) if turned else (width, height)
 
 
 def compared(path: str, label: int, mask: np.ndarray, values: np.ndarray, threshold: float = 0.5) -> Measured:
@@ -215,14 +211,14 @@ def compared(path: str, label: int, mask: np.ndarray, values: np.ndarray, thresh
     threshold : float
     """
     generated = mask.astype(bool)
-    above = values > threshold * DEEP
+    above = values > threshold * WHITE
     hit, false = int((above & generated).sum()), int((above & ~generated).sum())
     inside = int(generated.sum())
     counts = (hit, false, inside - hit, mask.size - inside - false)
     bins = _BIN[values]
     histogram = np.stack([np.bincount(bins[side], minlength=BINS) for side in (~generated, generated)])
     least = max(1, round(TOP * mask.size))
-    top = np.partition(values.ravel(), mask.size - least)[mask.size - least :].mean() / DEEP
+    top = np.partition(values.ravel(), mask.size - least)[mask.size - least :].mean() / WHITE
     found = (hit + false) / mask.size
     return Measured(path, label, "ok", inside / mask.size, found, counts, histogram.astype(np.uint32), float(top))
 

@@ -6,12 +6,14 @@ import struct
 import threading
 import warnings
 from contextlib import ExitStack, contextmanager
-from typing import Any, BinaryIO, Iterator, Optional
+from typing import Any, BinaryIO, Iterator, Optional, Tuple
 
 from PIL import Image, UnidentifiedImageError
 
 from .. import archives
 from . import containers, extras, tiff, walking
+
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 # Pillow's own guard against decompression bombs warns at 89 million pixels and raises at twice that; ours is explicit,
 # so that a decoder's memory has a known bound (3 bytes a pixel, a few copies).
@@ -184,3 +186,9 @@ def unidentified(source: Any) -> str:
             "does not read; save it with 8 or 16 bits"
         )
     return "not an image that Pillow can read"
+
+
+def upright_size(source: Any) -> Tuple[int, int]:
+    """Width and height of an upright image, from its header; errors are Pillow's own, of nearly every type."""
+    with opened(source) as image:
+        return image.size[::-1] if image.getexif().get(0x0112, 1) in SIDEWAYS else image.size

@@ -127,7 +127,8 @@ class Maps:
             except images.ImageError as error:
                 record.note = "; ".join(filter(None, (record.note, f"no map: {error}")))
         if found is None:
-            path.unlink() if path.is_file() else None
+            if path.is_file():
+                path.unlink()
             return record
         data = io.BytesIO()
         found.picture().save(data, "PNG", compress_level=FAST)

@@ -13,7 +13,6 @@ from ..labels import REAL
 
 LEAST = 0.005  # generated share of a crop from which on the crop counts as generated
 METRIC = "map_auc"  # of the validation, beside those of aidet.metrics
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 class MaskCell(NamedTuple):
@@ -98,9 +97,7 @@ def require_masks(config: Any, data: Any, lines: Any) -> None:
 def _size(path):
     """Width and height of a picture, upright; None if its header cannot be read, which the loader reports."""
     try:
-        with images.opened(path) as image:
-            turned = image.getexif().get(274) in _TURNED
-            return image.size[::-1] if turned else image.size
+        return images.upright_size(path)
     except Exception:  # noqa: BLE001 - Pillow raises nearly every type of error on damaged files
         return None
 

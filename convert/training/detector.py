@@ -377,6 +377,18 @@ def normalise(x: np.ndarray) -> "torch.Tensor":
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
+def follow(average: Mapping[str, "torch.Tensor"], net: "torch.nn.Module", decay: float) -> None:
+    """Move averaged weights towards those of the network; whole numbers are copied."""
+    import torch
+
+    with torch.no_grad():
+        for k, v in net.state_dict().items():
+            if v.dtype.is_floating_point:
+                average[k].lerp_(v, 1 - decay)
+            else:
+                average[k].copy_(v)
+
+
 def train(pool: Pool, classes: Sequence[str], args: argparse.Namespace, out: Path) -> None:
     """Train with AdamW, warm-up, one cosine decay and averaged weights."""
     import torch
@@ -407,12 +419,7 @@ def train(pool: Pool, classes: Sequence[str], args: argparse.Namespace, out: Pat
         loss.backward()
         optimizer.step()
         decay = min(0.998, (i + 1) / (i + 10))
-        with torch.no_grad():
-            for k, v in net.state_dict().items():
-                if v.dtype.is_floating_point:
-                    ema[k].lerp_(v, 1 - decay)
-                else:
-                    ema[k].copy_(v)
+        follow(ema, net, decay)
         right = ((collapsed(logits) > 0) == (target > 0)).float().mean().item()
         recent = recent[-99:] + [(loss.item(), binary.item(), right)]
         if (i + 1) % 100 == 0 or i + 1 == args.steps:

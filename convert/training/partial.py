@@ -33,6 +33,7 @@ from aidet.errors import UserError
 from aidet.metrics import auc
 
 from . import partial_net
+from .detector import follow, normalise
 
 GRID = 16
 FROZEN = 5  # cells of `features` that are not trained: stem (three cells) and two stages
@@ -222,14 +223,6 @@ def batches(pools: Sequence[List[Item]], odds: Sequence[float], args: argparse.N
     return iter(todo.get, None)
 
 
-def normalise(x: np.ndarray) -> Any:
-    """uint8 (N, h, w, 3) -> float32 (N, 3, h, w) in [-1, 1], channels last."""
-    import torch
-
-    pixels = torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return pixels.contiguous(memory_format=torch.channels_last)
-
-
 def freeze(net: Any) -> None:
     """Keep the first cells as they are, running statistics too."""
     for module in net.features[:FROZEN]:
@@ -273,10 +266,7 @@ def train(pools: Sequence[List[Item]], odds: Sequence[float], held: List[Item], 
         torch.nn.utils.clip_grad_norm_(body + head, 2.0)
         optimizer.step()
         decay = min(0.996, (i + 1) / (i + 10))
-        with torch.no_grad():
-            for k, v in net.state_dict().items():
-                if v.dtype.is_floating_point:
-                    average[k].lerp_(v, 1 - decay)
+        follow(average, net, decay)
         recent = recent[-99:] + [(local.item(), whole.item())]
         last = i + 1 == args.steps or bool(args.minutes and time.time() - start > 60 * args.minutes)
         if (i + 1) % 50 == 0 or last:
@@ -307,7 +297,7 @@ def validate(net: Any, average: Dict[str, Any], held: List[Item]) -> Dict[str, f
         if mask is None:
             mask = region(h, w, np.random.default_rng(k))
             fake = blended(real, fake, mask, 1.0)
-        share = mask[:h, :w].reshape(h // GRID, GRID, w // GRID, GRID).mean((1, 3))
+        share = images.shares(mask[:h, :w], GRID)
         if not share.any():
             continue
         with torch.inference_mode():

@@ -4,14 +4,11 @@ MindSpore calls the four tensors of a batch normalisation ``gamma, beta, moving_
 names are equal. :func:`to_arrays` and :func:`load_arrays` translate, and both are strict.
 """
 
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
 from aidet.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 # expand ratio, kernel, stride, output width, repeats of the five stages of EfficientNet-Lite0 down to stride 16
 STAGES = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3))
