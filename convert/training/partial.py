@@ -10,7 +10,8 @@ takes longer there on a CPU, and because it can draw new regions in every step (
 * A batch consists of pairs: the same crop of the partly generated picture and of its untouched twin, at native
   resolution, degraded with the same random draw, so that neither content nor compression tells them apart.
 * ``--pairs`` is a folder of ``NAME_r.png`` and ``NAME_f.png``, a photograph and its whole reconstruction (the cache of
-  ``convert.training.detector``). Random regions of the one are blended into the other, anew in every step.
+  ``convert.training.detector``, or what ``convert.training.decoders`` writes). Random regions of the one are blended
+  into the other, anew in every step.
 * ``--made``: a part of these regions gets traces that are made up, such as a coarser grid, a faint period, other noise,
   so that the net learns to see a difference and not one decoder.
 * Loss: binary cross-entropy of the cells against the generated share of each, and of the image score.
@@ -176,6 +177,8 @@ def crops(
         inside = region(side, side, rng)
         if fake is real or rng.random() < made:
             fake = made_up(real, rng)
+        elif rng.random() < 0.4:  # fainter than the decoder left them
+            fake = np.rint(real + rng.uniform(0.5, 1.0) * (fake.astype(np.float32) - real)).astype(np.uint8)
         fake = blended(real, fake, inside, float(rng.uniform(0.0, 3.0)))
     else:
         inside = mask[box]
@@ -334,7 +337,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--data", action="append", default=[], help="labels.csv of a partial set: splits train and val")
-    add("--pairs", help="folder of NAME_r.png and NAME_f.png: photographs and their whole reconstructions")
+    add("--pairs", action="append", default=[], help="folder of NAME_r.png and NAME_f.png: photographs, reconstructed")
     add("--share", type=float, default=0.25, help="part of a batch that comes from --pairs")
     add("--made", type=float, default=0.0, help="part of the pairs of --pairs whose traces are made up instead")
     add("--weights", default="ckpt/aidet_default.ckpt", help="the default detector, or model.ckpt of an earlier run")
@@ -357,7 +360,7 @@ def main(argv: Sequence[str]) -> None:
     sets = [item for source in args.data for item in read_set(source, "train")]
     for source in args.data:
         held += read_set(source, "val")
-    drawn = read_pairs(args.pairs) if args.pairs else []
+    drawn = [item for folder in args.pairs for item in read_pairs(folder)]
     if not sets and drawn:
         held, drawn, args.share = drawn[::10], [d for k, d in enumerate(drawn) if k % 10], 1.0
     for pool, part in ((sets, 1 - args.share if drawn else 1.0), (drawn, args.share)):

@@ -2,6 +2,9 @@
 
     python -m convert.training.partial_finish runs/partial ckpt/aidet_partial.ckpt --data SET/labels.csv
 
+``--mean RUN`` averages the weights with those of another run that went on from the first: that keeps most of what the
+first found, and most of what the second learnt (Wortsman et al. 2022; LOG.md, 2026-11-30).
+
 MindSpore's results are compared with PyTorch's on the same rounded weights. Three things are then chosen on the
 pictures of split ``val`` of the sets, through :class:`aidet.Localizer` as it is used:
 
@@ -132,7 +135,8 @@ def facts_of(net: Any, folder: Path, args: argparse.Namespace) -> Dict[str, Any]
         "scale": float(scale),
         "offset": float(offset),
     }
-    training = folder / "training.json"
+    runs = [run / "training.json" for run in (folder, *map(Path, args.mean))]
+    told = [files.read_json(path) if path.is_file() else {} for path in runs]
     return {
         "architecture": "partial_lite0", "arguments": {"num_classes": 2, "padding": "same", "bn_eps": 1e-3},
         "num_outputs": 2, "classes": list(labels.NAMES), "class_order": list(labels.NAMES),
@@ -140,8 +144,8 @@ def facts_of(net: Any, folder: Path, args: argparse.Namespace) -> Dict[str, Any]
         "source": {"repository": "trained for this project", "file": "model.ckpt", "licence": "Apache-2.0",
                    "sha256": files.sha256(folder / "model.ckpt"), "started_from": "ckpt/aidet_default.ckpt"},
         "localization": {"grid": GRID, "tile": TILE, "threshold": 0.5, "min_area": 0.005, "pooling": pooling},
-        "training": {"script": "convert/training: partial, partial_finish", **(files.read_json(training) if
-                     training.is_file() else {})},
+        "training": {"script": "convert/training: partial, partial_finish", **told[0],
+                     **({"mean_with": told[1:]} if args.mean else {})},
         "threshold": 0.5,
     }  # fmt: skip
 
@@ -169,12 +173,22 @@ def compared(path: Path, net: Any) -> Dict[str, Any]:
     }
 
 
+def mean_of(runs: Sequence[Path]) -> Dict[str, np.ndarray]:
+    """Mean of the weights of runs, float16; :class:`UserError` if they are not of one network."""
+    read = [ckpt.load_arrays(run / "model.ckpt") for run in runs]
+    for run, arrays in zip(runs, read):
+        if {n: a.shape for n, a in arrays.items()} != {n: a.shape for n, a in read[0].items()}:
+            raise UserError(f"{run}: its weights have other names or shapes than those of {runs[0]}")
+    return {n: np.mean([arrays[n].astype(np.float64) for arrays in read], 0).astype(np.float16) for n in read[0]}
+
+
 def main(argv: Sequence[str]) -> None:
     """Convert, verify, choose, and write the checkpoint and its sidecar."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", help="folder of convert.training.partial")
     parser.add_argument("ckpt", help="the checkpoint to write")
     parser.add_argument("--data", action="append", required=True, help="labels.csv with split val")
+    parser.add_argument("--mean", action="append", default=[], help="a run whose weights are averaged with the first's")
     parser.add_argument("--false-area", type=float, default=0.01, help="most on untouched validation photographs")
     args = parser.parse_args(argv)
     from aidet import Localizer
@@ -182,7 +196,7 @@ def main(argv: Sequence[str]) -> None:
     runtime.setup("CPU", mode="graph")
     folder, path = Path(args.run), Path(args.ckpt)
     net = partial_net.network()
-    arrays = {n: a.astype(np.float16) for n, a in ckpt.load_arrays(folder / "model.ckpt").items()}
+    arrays = mean_of([folder, *map(Path, args.mean)])
     partial_net.load_arrays(net, arrays)
     facts = facts_of(net, folder, args)
     ckpt.save(arrays, path, facts)
