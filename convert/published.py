@@ -21,7 +21,7 @@ FOLDER = Path(__file__).with_name("detectors")
 # Names that transformers makes up for a classifier whose classes nobody named.
 _UNNAMED = re.compile(r"LABEL_\d+")
 _KINDS = {
-    "arguments": dict, "voting": dict, "rename": dict, "whole": bool, "lora_alpha": float,
+    "arguments": dict, "voting": dict, "evidence": dict, "rename": dict, "whole": bool, "lora_alpha": float,
     "repositories": list, "parts": list, "classes": list, "order": list,
 }  # fmt: skip
 _PART_FIELDS = ("file", "what", "url", "prefix", "into", "key")
@@ -82,6 +82,8 @@ class Recipe:
         The authors' evaluation pipeline; None: the preprocessor_config.json that comes with the weights.
     voting : dict
         ``votes``, ``views``, ``weights``, as in a sidecar; empty: one view.
+    evidence : dict
+        ``min_side``, ``min_detail``, as in a sidecar; empty: no rule on too little evidence.
     classes : tuple of str
         Name of every output.
     order : tuple of str
@@ -108,6 +110,7 @@ class Recipe:
     whole: bool = False
     transform: Optional[str] = None
     voting: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
     classes: Tuple[str, ...] = ()
     order: Tuple[str, ...] = ()
     licence: str = ""
@@ -265,8 +268,7 @@ class Recipe:
         """
         facts = ("name", "url", "paper", "published", "licence", "notes")
         own: Dict[str, Any] = {"recipe": {k: getattr(self, k) for k in facts if getattr(self, k)}}
-        if self.voting:
-            own["voting"] = dict(self.voting)
+        own.update({name: dict(getattr(self, name)) for name in ("voting", "evidence") if getattr(self, name)})
         given = dict(sidecar.get("input") or {})
         if self.refuse:
             given["refuse"] = self.refuse

@@ -45,8 +45,8 @@ class Detector(Ensemble):
     Parameters
     ----------
     *checkpoints : str or Path
-        ``.ckpt`` files with sidecars, exported ``.onnx`` files, or rules (:mod:`aidet.rules`). Default: the detector
-        that ships with the package.
+        ``.ckpt`` files with sidecars, exported ``.onnx`` files, or rules (:mod:`aidet.rules`); or one ``.yaml``, a
+        fusion file that names its models. Default: the detector that ships with the package.
     backend : {"auto", "onnxruntime", "openvino", "mindspore"}
     votes : int, optional
         Views of each image and model. Default: the sidecar's ``voting``, else 1.
@@ -170,7 +170,7 @@ class Detector(Ensemble):
     ) -> None:
         given = {n: v for n, v in locals().items() if n not in ("self", "checkpoints", "__class__")}
         self._made_from = checkpoints, given
-        checkpoints = checkpoints or (default.path(),)
+        checkpoints, fuse, spec = _fusion_given(checkpoints or (default.path(),), fuse)
         if vote not in VOTE_RULES:
             raise UserError(nearest(vote, VOTE_RULES, "vote"))
         if on_error not in ON_ERROR:
@@ -185,7 +185,7 @@ class Detector(Ensemble):
             what = "early_exit" if early_exit else "cascade"
             raise UserError(f"{what} takes one model and no stability mode, which need every view's score")
         self.names = names = model_names(checkpoints)
-        spec: Dict[str, Any] = {"fuse": fuse} if fuse in FUSIONS else read_fusion(fuse)
+        stated: ckpt.Sidecar = spec["decisions"]
         if operating_point is not None:
             _check_point(operating_point, threshold, spec)
         threshold = spec.get("threshold") if threshold is None else threshold
@@ -193,7 +193,9 @@ class Detector(Ensemble):
             threshold = _threshold(threshold)
         zone = spec.get("unsure") if unsure is None else unsure
         given_zone = unsure_zone(zone)  # report a wrong one before any model is loaded
-        fusion = functools.partial(Fusion, spec.get("fuse", "soft"), names, spec.get("weights"))
+        fusion = functools.partial(
+            Fusion, spec.get("fuse", "soft"), names, spec.get("weights"), calibration=stated.calibration
+        )
         fusion(spec.get("thresholds"))  # report a wrong name before any model is loaded
         options: Dict[str, Any] = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
         options.update(backend=backend, device=device, say=say, precision=precision)
@@ -202,18 +204,33 @@ class Detector(Ensemble):
         self.models = [open_scorer(p, name, **options, **more) for p, name, more in zip(checkpoints, names, own)]
         if one_by_one and self.models[0].views is None:
             raise UserError(f"early_exit and cascade are for networks with views; {names[0]!r} is a rule")
-        own_thresholds = {m.name: m.threshold_at(operating_point) for m in self.models}
+        points = stated.operating_points
+        own_thresholds = {m.name: m.threshold_at(None if points else operating_point) for m in self.models}
         self.fusion = fusion({**own_thresholds, **(spec.get("thresholds") or {})})
         alone = len(names) == 1 and vote == "soft"
-        self.threshold = threshold if threshold is not None else self.fusion.thresholds[names[0]] if alone else 0.5
-        chosen = threshold is not None or bool(spec.get("thresholds"))
-        self.operating_point = operating_point or (self.models[0].point if alone and not chosen else None)
-        self.points = self.models[0].points if alone else {}
+        if points and len(names) > 1:
+            self._decide_as_stated(stated, threshold, operating_point)
+        else:
+            self.threshold = threshold if threshold is not None else self.fusion.thresholds[names[0]] if alone else 0.5
+            chosen = threshold is not None or bool(spec.get("thresholds"))
+            self.operating_point = operating_point or (self.models[0].point if alone and not chosen else None)
+            self.points = self.models[0].points if alone else {}
         self.prior = self.models[0].prior if alone and not early_exit else None
+        as_measured = vote == "soft" and votes is None and views is None and not flips
+        if len(names) > 1 and as_measured:
+            self.prior = stated.prior
         self.unsure = zone_around(self.threshold) if zone is None else given_zone
         self.cascade = self._cascade(cascade, early_exit, options) if one_by_one else None
         used = [m.views for m in self.models if m.views is not None]
         self.votes, self.views = (common_value(getattr(v, n) for v in used) for n in ("votes", "kind"))
+
+    def _decide_as_stated(self, stated, threshold, name):
+        """Thresholds of a fusion file that has operating points of its own."""
+        self.points = {point: own.threshold for point, own in stated.operating_points.items()}
+        self.operating_point = (name or stated.operating_point) if threshold is None else None
+        if self.operating_point is not None and self.operating_point not in self.points:
+            raise UserError(f"{stated.path}: {nearest(self.operating_point, list(self.points), 'operating point')}")
+        self.threshold = self.points[self.operating_point] if threshold is None else threshold
 
     def _cascade(self, path, early_exit, options):
         exact = self.models[0]
@@ -355,6 +372,28 @@ def model_names(paths: Sequence[Union[str, Path]]) -> List[str]:
     return [n if names.count(n) == 1 else f"{n}#{names[: i + 1].count(n)}" for i, n in enumerate(names)]
 
 
+def _fusion_given(checkpoints, fuse):
+    """(checkpoints, fuse, content of the fusion file): one ``.yaml`` in place of checkpoints names its own models."""
+    files = [p for p in checkpoints if str(p).endswith((".yaml", ".yml"))]
+    if files:
+        if len(checkpoints) > 1 or fuse != "soft":
+            raise UserError(f"{files[0]} is a fusion file with models of its own; give it alone, without fuse")
+        fuse = files[0]
+    if fuse in FUSIONS:
+        return checkpoints, fuse, {"fuse": fuse, "decisions": ckpt.Sidecar({}, "")}
+    spec = read_fusion(fuse)
+    if not files:
+        return checkpoints, fuse, spec
+    if not spec["models"]:
+        raise UserError(f"fusion file {str(fuse)!r} names no models; add models: [A.ckpt, B.ckpt]")
+    missing = [m for m in spec["models"] if not Path(m).is_file()]
+    if missing:
+        card = Path(fuse).with_suffix(".md")
+        how = f"; {card} says how it is made" if card.is_file() else ""
+        raise UserError(f"fusion file {str(fuse)!r}: model {missing[0]!r} does not exist{how}")
+    return tuple(spec["models"]), fuse, spec
+
+
 def _of_foreign(checkpoints, transform):
     """For each checkpoint the options that only an ONNX file from elsewhere takes."""
     onnx = [str(path).endswith(".onnx") for path in checkpoints]
@@ -374,6 +413,8 @@ def _check_point(name, threshold, spec):
         raise UserError(nearest(str(name), ckpt.POINTS, "operating point"))
     if threshold is not None:
         raise UserError(f"threshold (={threshold!r}) and operating point {name!r} exclude each other; give one of them")
+    if spec["decisions"].operating_points:
+        return
     if spec.get("threshold") is not None or spec.get("thresholds"):
         raise UserError(f"the fusion file states thresholds, which operating point {name!r} excludes; leave one out")
 

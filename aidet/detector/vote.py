@@ -11,11 +11,15 @@ from typing import Any, Dict, Iterable, Optional, Sequence, Tuple, Union
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..ckpt import Sidecar
 from ..errors import UserError, nearest
 from ..labels import decide, sigmoid
 
 VOTE_RULES = ("soft", "hard")
 FUSIONS = ("soft", "hard", "soft-or", "score")
+# What a fusion file may say of the fused score, as the sidecar of a single model says it of its own.
+_DECISIONS = ("calibration", "operating_points", "operating_point", "threshold")
+FUSION_KEYS = ("models", "fuse", "weights", "thresholds", "unsure", *_DECISIONS)
 # A unanimous hard vote means probability 0 or 1, whose score is infinite; so the probability is moved this far inwards.
 UNANIMOUS = 1e-6
 
@@ -96,6 +100,8 @@ class Fusion:
     thresholds : dict of str to float, optional
         Each model's own threshold on its probability, default 0.5. Before fusion the threshold's log-odds are
         subtracted from the model's score, so that its threshold becomes 0.5.
+    calibration : (float, float)
+        Scale and offset: a fused score ``s`` of several models is read as ``scale * (s - offset)``.
 
     Raises
     ------
@@ -109,7 +115,9 @@ class Fusion:
         names: Sequence[str],
         weights: Optional[Dict[str, float]] = None,
         thresholds: Optional[Dict[str, float]] = None,
+        calibration: Tuple[float, float] = (1.0, 0.0),
     ) -> None:
+        self.scale, self.offset = calibration
         if how not in FUSIONS:
             raise UserError(nearest(how, FUSIONS, "fuse"))
         self.how, self.names = how, list(names)
@@ -137,6 +145,9 @@ class Fusion:
         """Fuse ``{model: score}`` into one score; the score of a single model is not changed."""
         if len(self.names) == 1:
             return float(scores[self.names[0]])
+        return self.scale * (self._fused(scores) - self.offset)
+
+    def _fused(self, scores):
         moved = np.array([scores[n] - _log_odds_of(self.thresholds[n]) for n in self.names])
         if self.how == "hard":
             return _share(moved > 0, self.weights)
@@ -190,27 +201,35 @@ def read_fusion(path: Union[str, Path]) -> Dict[str, Any]:
     Returns
     -------
     dict
-        Those of the keys ``fuse``, ``weights``, ``thresholds``, ``threshold``, ``unsure`` that the file contains.
+        Those of :data:`FUSION_KEYS` that the file contains; ``models`` as paths, of which a relative one starts from
+        the file's folder, and ``decisions``, an :class:`aidet.ckpt.Sidecar` of what it says of the fused score.
 
     Raises
     ------
     UserError
-        Missing file, no YAML mapping, unknown key.
+        Missing file, no YAML mapping, unknown key, or a value of another form.
     """
     from ..files import read_mapping
 
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         known = ", ".join(FUSIONS)
         raise UserError(f"fuse (={str(path)!r}) is neither one of {known} nor a file that exists")
-    value = read_mapping(Path(path), "fusion file")
-    keys = ("fuse", "weights", "thresholds", "threshold", "unsure")
+    value, what = read_mapping(path, "fusion file"), f"fusion file {str(path)!r}"
     for key in value:
-        if key not in keys:
-            raise UserError(f"fusion file {str(path)!r}: {nearest(key, keys, 'key')}")
+        if key not in FUSION_KEYS:
+            raise UserError(f"{what}: {nearest(key, FUSION_KEYS, 'key')}")
     for key in ("weights", "thresholds"):
         if not isinstance(value.get(key, {}), dict):
-            raise UserError(f"fusion file {str(path)!r}: {key} must be a mapping of model to number")
-    return value
+            raise UserError(f"{what}: {key} must be a mapping of model to number")
+    models = value.get("models", [])
+    if not isinstance(models, list) or not all(isinstance(m, str) and m for m in models):
+        raise UserError(f"{what}: models (={models!r}) must be a list of paths")
+    if "operating_points" in value and "threshold" in value:
+        raise UserError(f"{what}: threshold and operating_points exclude each other; leave one out")
+    decisions = Sidecar({key: value[key] for key in _DECISIONS if key in value}, path)
+    decisions.calibration, decisions.prior, decisions.threshold  # noqa: B018  (reading them checks them)
+    return {**value, "models": [str(path.parent / m) for m in models], "decisions": decisions}
 
 
 def verdict(

@@ -224,7 +224,9 @@ def header_of(args: argparse.Namespace, detector: Detector, shard: Shard, target
     """What a journal's rows depend on besides the images, and how its results are to be written."""
     names = "vote fuse flips stability early_exit seed on_error max_pixels truncated transform".split()
     views = [m.views for m in detector.models]
-    weights = detector.fusion.weights
+    fusion = detector.fusion
+    weights = None if fusion.weights is None else fusion.weights.tolist()
+    calibrated = [[fusion.scale, fusion.offset]] if (fusion.scale, fusion.offset) != (1.0, 0.0) else []
     first = detector.cascade.first if detector.cascade is not None else None
     sides = {n: getattr(args, n) for n in ("positive", "real") if getattr(args, n) is not None}
     return {
@@ -238,7 +240,7 @@ def header_of(args: argparse.Namespace, detector: Detector, shard: Shard, target
         **({"prior": detector.prior} if detector.prior is not None else {}),
         "unsure": detector.unsure,
         # The content of a fusion file, which may have changed under the same name when the run is resumed.
-        "fusion": [detector.fusion.how, None if weights is None else weights.tolist(), detector.fusion.thresholds],
+        "fusion": [fusion.how, weights, fusion.thresholds, *calibrated],
         "models": {m.name: m.identity for m in detector.models},
         "cascade": first and first.path and files.sha256(first.path),
         "backends": [m.backend_name for m in detector.models],

@@ -12,6 +12,9 @@ chain. ``convert/training/points.py`` says how scale, offset and thresholds foll
 Without ``--labels`` the rows of that file are used as they are. ``--check`` measures the detector as its sidecar has
 it, calibration error and every operating point, and writes no sidecar.
 
+``--ckpt LARGE.yaml``, a fusion file that names its models, is calibrated as one detector: the entries on probability
+and thresholds are written into that file.
+
 The sidecar is written once, at the end: ``calibration`` (``scale``, ``offset``, ``prior``, and what they were fitted
 on), ``operating_points``, ``operating_point``, ``threshold``, ``voting`` and ``evidence``. Every other entry stays.
 """
@@ -23,6 +26,7 @@ from typing import Any, Dict, List, Sequence
 
 from aidet import ckpt, cli, files
 from aidet.detector import Detector, views
+from aidet.detector.vote import read_fusion
 from aidet.errors import UserError
 
 from . import points, scored
@@ -67,16 +71,26 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             f"--ckpt {args.ckpt!r}: an exported file has no sidecar; calibrate its .ckpt and export it again"
         )
+    fused = Path(args.ckpt).suffix in (".yaml", ".yml")
+    alone = [
+        n for n in ("weights", "min_side", "min_detail", "facts", "votes", "views") if getattr(args, n) is not None
+    ]
+    if fused and alone:
+        raise UserError(f"--{alone[0].replace('_', '-')} is for one model; a fusion file's models have their own")
     if args.draws < 0:
         raise UserError(f"--draws (={args.draws}) must be 0 or more")
     rows, opened = scores_of(args)
     if args.check:
-        scale, offset = opened.models[0].scale, opened.models[0].offset
+        own = opened.fusion if fused else opened.models[0]
+        scale, offset = own.scale, own.offset
         rows = points.calibrated(rows, scale, offset)
         say_errors(rows, opened.prior)
         for name, threshold in (opened.points or {"the threshold": opened.threshold}).items():
             point = {"threshold": threshold, **points.measured(rows, threshold)}
             print("\n".join(points.lines(name, point)))
+        return
+    if fused:
+        write_fusion(args.ckpt, calibration(rows, args))
         return
     facts = facts_of(args)
     found = calibration(rows, args)
@@ -96,13 +110,17 @@ def scores_of(args: argparse.Namespace) -> Any:
     model = opened.models[0]
     if model.views is None:
         raise UserError(f"--ckpt {args.ckpt!r} is a rule, which has no scores to calibrate")
-    if args.weights:
-        model.views.weights = args.weights
-    rule = evidence_of(args, opened)
-    model.evidence = ckpt.Evidence(**rule) if rule else None
-    stamp = {"weights": model.identity[:12]}
-    for column, entry in (("views", voting_of(opened)), ("evidence", rule or {})):
-        stamp[column] = " ".join(map(str, entry.values()))
+    stamp = {"weights": " ".join(m.identity[:12] for m in opened.models)}
+    if len(opened.models) > 1:
+        rule = {"min_side": MIN_SIDE}
+        stamp.update(views="of each model", evidence="of each model")
+    else:
+        if args.weights:
+            model.views.weights = args.weights
+        rule = evidence_of(args, opened)
+        model.evidence = ckpt.Evidence(**rule) if rule else None
+        for column, entry in (("views", voting_of(opened)), ("evidence", rule or {})):
+            stamp[column] = " ".join(map(str, entry.values()))
     sheet = scored.Sheet(args.scores, stamp)
     if not args.labels:
         rows = sheet.scored()
@@ -129,6 +147,20 @@ def evidence_of(args: argparse.Namespace, opened: Detector) -> Any:
     detail = base.min_detail if args.min_detail is None else args.min_detail
     rule = {"min_side": side, "min_detail": detail} if side or detail else None
     return rule if ckpt.Sidecar({"evidence": rule}, args.ckpt).evidence else None  # reading it checks it
+
+
+def write_fusion(path: str, found: Dict[str, Any]) -> None:
+    """Write new entries into a fusion file; comments at its top stay."""
+    import yaml
+
+    text = Path(path).read_text(encoding="utf-8")
+    top = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    found = {key: value for key, value in found.items() if key != "threshold"}  # that of the operating point
+    facts = {**files.read_mapping(Path(path), "fusion file"), **found}
+    with files.atomic(path) as file:
+        file.write(top + yaml.safe_dump(facts, sort_keys=False, width=118, allow_unicode=True))
+    read_fusion(path).get("decisions")  # reads and checks every new entry
+    print(f"wrote {path}")
 
 
 def facts_of(args: argparse.Namespace) -> Dict[str, Any]:

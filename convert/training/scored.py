@@ -189,7 +189,7 @@ def score(opened: Detector, wanted: Sequence[Tuple[Picture, str]], sheet: Sheet,
     Parameters
     ----------
     opened : aidet.Detector
-        Of one network, with soft votes.
+        With soft votes.
     wanted : sequence of (Picture, str)
         See :func:`versions`.
     sheet : Sheet
@@ -207,13 +207,15 @@ def score(opened: Detector, wanted: Sequence[Tuple[Picture, str]], sheet: Sheet,
     todo = [(p, v) for p, v in wanted if (p.set, p.name, v) not in sheet.rows]
     if not todo:
         return
-    model = opened.models[0]
+    # What the calibration that is fitted is applied to: the score of one model, or of several after their fusion.
+    model, fusion = opened.models[0], opened.fusion
+    scale, offset = (model.scale, model.offset) if len(opened.models) == 1 else (fusion.scale, fusion.offset)
     bar = tqdm(opened.stream(_items(todo, least, seed)), total=len(todo), unit="img", file=sys.stderr)
     try:
         for (picture, version), verdict in zip(todo, bar):
             if verdict.score is None:
                 raise UserError(f"{picture.file}: {verdict.status}; the detector cannot be calibrated on it")
-            sheet.add(picture, version, float(model.uncalibrate(verdict.score)), verdict.reason or "")
+            sheet.add(picture, version, float(verdict.score / scale + offset), verdict.reason or "")
     finally:
         sheet.write()
 

@@ -103,7 +103,9 @@ def test_wrong_values_are_named(call, text):
 def test_fusion_file(tmp_path):
     path = tmp_path / "f.yaml"
     path.write_text("fuse: soft\nweights: {a: 0.7, b: 0.3}\nunsure: [0.4, 0.6]\n")
-    assert vote.read_fusion(path) == {"fuse": "soft", "weights": {"a": 0.7, "b": 0.3}, "unsure": [0.4, 0.6]}
+    found = vote.read_fusion(path)
+    assert found.pop("decisions").operating_points == {}
+    assert found == {"fuse": "soft", "weights": {"a": 0.7, "b": 0.3}, "unsure": [0.4, 0.6], "models": []}
     for text, message in (("weigths: {}", "did you mean 'weights'"), ("- a", "mapping"), ("a: [", "YAML")):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
