@@ -55,8 +55,10 @@ def main(options: argparse.Namespace) -> int:
     }  # fmt: skip
     reading = images.Reading.of(options)
     detector = Detector(*checkpoints, votes=options.votes, **settings)
+    # The models that a fusion file names.
+    fused = [m.identity for m in detector.models] if len(detector.models) > len(checkpoints) else []
     header = {
-        "sweep": 1, "checkpoints": [files.sha256(c) for c in checkpoints], "votes": detector.votes,
+        "sweep": 1, "checkpoints": [files.sha256(c) for c in checkpoints] + fused, "votes": detector.votes,
         "seed": seed, "labels": str(labels), "threshold": detector.threshold, **sides,
     }  # fmt: skip
     if reading != images.Reading():

@@ -255,3 +255,27 @@ def test_what_cannot_be_calibrated_is_one_clear_error(model, labels, tmp_path):
     (tmp_path / "s.csv").write_text("path,score\na.png,1\n")
     with pytest.raises(UserError, match="have no column 'set'"):
         run(model, "--scores", tmp_path / "s.csv")
+
+
+def test_a_fusion_file_is_calibrated_as_one_detector(labels, tmp_path, capsys):
+    for name, seed in (("a", 1), ("b", 3)):
+        make_model(tmp_path / f"{name}.ckpt", seed=seed)
+    path = tmp_path / "large.yaml"
+    path.write_text("# mine\nmodels: [a.ckpt, b.ckpt]\nfuse: score\nthresholds: {a: 0.5, b: 0.5}\n")
+    flags = ["--labels", labels / "one" / "labels.csv", "--scores", tmp_path / "s.csv"]
+    picture = sorted((labels / "one").glob("*.png"))[0]
+    plain = Detector(path).score(picture, root=labels / "one").score
+    run(path, *flags)
+    assert path.read_text().startswith("# mine\n")
+    detector = Detector(path)
+    facts = detector.fusion
+    assert detector.prior == 0.5 and detector.operating_point == "balanced" and set(detector.points) == set(ckpt.POINTS)
+    assert detector.score(picture, root=labels / "one").score == pytest.approx(facts.scale * (plain - facts.offset))
+    text = path.read_text()
+    run(path, *flags)  # the scores are those before any calibration
+    assert path.read_text() == text
+    capsys.readouterr()
+    run(path, *flags, "--check")
+    assert f"balanced: above {detector.points['balanced']:g}" in capsys.readouterr().out and path.read_text() == text
+    with pytest.raises(UserError, match="--min-side is for one model"):
+        run(path, *flags, "--min-side", "40")

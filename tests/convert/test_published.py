@@ -26,6 +26,7 @@ architecture: cifar_resnet20
 layout: akamaster
 transform: decode | resize(40, bicubic) | center_crop(32) | normalize(half)
 voting: {votes: 3, views: native}
+evidence: {min_side: 64}
 classes: [sdxl, photo]
 order: [generated, real]
 licence: MIT
@@ -148,6 +149,7 @@ def test_the_sidecar_takes_what_the_recipe_knows(tmp_path, weights, capsys):
     assert facts["class_order"] == ["generated", "real"] and facts["classes"] == ["sdxl", "photo"]
     assert facts["input"]["transform"] == "decode | resize(40, bicubic) | center_crop(32) | normalize(half)"
     assert facts["input"]["size"] == [32, 32] and facts["voting"] == {"votes": 3, "views": "native"}
+    assert ckpt.Sidecar(facts, "x").evidence == ckpt.Evidence(min_side=64)
     assert facts["recipe"]["name"] == "mine" and facts["recipe"]["paper"] == "A paper"
     assert facts["source"]["licence"] == "MIT"
     got = ckpt.load_arrays(tmp_path / "x.ckpt")
