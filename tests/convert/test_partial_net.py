@@ -88,3 +88,15 @@ def test_lines_are_chosen_within_the_false_area_allowed():
     mask = np.zeros((20, 40), np.uint8)
     mask[16:, :8] = 1
     np.testing.assert_allclose(partial_finish.cells_of(mask), [[0, 0, 0], [0.5, 0, 0]])
+
+
+def test_the_mean_of_two_runs_is_that_of_their_weights(tmp_path):
+    arrays = [{"a": np.full((2, 3), v, np.float32), "b": np.full(1, -v, np.float32)} for v in (1.0, 2.0)]
+    for name, part in zip("xy", arrays):
+        (tmp_path / name).mkdir()
+        ckpt.save_arrays(part, tmp_path / name / "model.ckpt")
+    found = partial_finish.mean_of([tmp_path / "x", tmp_path / "y"])
+    assert found["a"].dtype == np.float16 and (found["a"] == 1.5).all() and found["b"] == -1.5
+    ckpt.save_arrays({"a": np.zeros((2, 2), np.float32), "b": np.zeros(1, np.float32)}, tmp_path / "y" / "model.ckpt")
+    with pytest.raises(UserError, match="other names or shapes"):
+        partial_finish.mean_of([tmp_path / "x", tmp_path / "y"])
