@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 import common
-from measure_set import run
 
 from aidet import cli, images
 from aidet.evaluation import degrade
@@ -48,7 +47,7 @@ def main(argv):
                 else:
                     image = degrade.apply(points[change], images.decode(io.BytesIO(blob)), 42, name)
                     image.save(given / f"{i:04d}.png")
-            run("infer.py", "--ckpt", args.ckpt, "--images", str(given), "--out", str(out))
+            common.run("infer.py", "--ckpt", args.ckpt, "--images", str(given), "--out", str(out))
             probability = [float(row["prob"]) for row in common.rows(out / "scores.csv")]
         for kind in ("all", *(sorted(set(kinds)) if change == "clean" else ())):
             chosen = [p for p, k in zip(probability, kinds) if kind in ("all", k)]

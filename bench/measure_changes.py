@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 import common
-from measure_set import run
 
 from aidet import cli, files
 from aidet.errors import UserError
@@ -33,7 +32,7 @@ def main(argv):
         if not found:
             raise UserError(f"--set {given!r} is no TITLE=labels.csv")
         with tempfile.TemporaryDirectory() as folder:
-            run("evaluate.py", "sweep", "--ckpt", args.ckpt, "--labels", labels, "--out", folder, *ARGUMENTS)
+            common.run("evaluate.py", "sweep", "--ckpt", args.ckpt, "--labels", labels, "--out", folder, *ARGUMENTS)
             metrics = files.read_json(Path(folder) / "metrics.json")
         for point in metrics["points"]:
             numbers = [common.shown(point[name], point["ci"][name]) for name in ("auc", "balanced_accuracy")]

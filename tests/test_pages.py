@@ -1,5 +1,6 @@
 """The pages show the measured results, and the files that they name exist."""
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -44,3 +45,23 @@ def test_the_table_of_proofs_has_every_profile():
     assert [row["recipe"] for row in shown] == names
     assert {row["AUC"] for row in shown if row["recipe"] != "resnet_ft"} == {"not measured"}
     assert {"recipe": "resnet_ft", "AUC": "0.960"} in shown
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.name)
+def test_a_benchmark_takes_from_another_only_what_it_has(path):
+    """Their imports of each other are first read when somebody runs them, which no other test does."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        other = path.with_name(f"{node.module}.py") if isinstance(node, ast.ImportFrom) and not node.level else path
+        if other == path or not other.is_file() or (ROOT / other.stem).is_dir():  # the package convert
+            continue
+        names = set()
+        for part in ast.parse(other.read_text(encoding="utf-8")).body:
+            if isinstance(part, (ast.FunctionDef, ast.ClassDef)):
+                names.add(part.name)
+            elif isinstance(part, ast.Assign):
+                names.update(t.id for t in part.targets if isinstance(t, ast.Name))
+            elif isinstance(part, (ast.Import, ast.ImportFrom)):
+                names.update((a.asname or a.name).split(".")[0] for a in part.names)
+        missing = [alias.name for alias in node.names if alias.name not in names]
+        assert not missing, f"{path.name} imports {missing} from {other.name}"

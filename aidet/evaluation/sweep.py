@@ -15,6 +15,7 @@ from .. import files, images, metrics, report, runinfo
 from ..cli import OK, PARTIAL, by_reason, to_stderr
 from ..datasets import truth
 from ..detector import Detector, default
+from ..detector.vote import read_fusion
 from ..errors import UserError
 from ..labels import sigmoid
 from . import degrade
@@ -55,8 +56,8 @@ def main(options: argparse.Namespace) -> int:
     }  # fmt: skip
     reading = images.Reading.of(options)
     detector = Detector(*checkpoints, votes=options.votes, **settings)
-    # The models that a fusion file names.
-    fused = [m.identity for m in detector.models] if len(detector.models) > len(checkpoints) else []
+    fusions = [c for c in map(str, checkpoints) if c.endswith((".yaml", ".yml"))]
+    fused = [files.sha256(model) for fusion in fusions for model in read_fusion(fusion)["models"]]
     header = {
         "sweep": 1, "checkpoints": [files.sha256(c) for c in checkpoints] + fused, "votes": detector.votes,
         "seed": seed, "labels": str(labels), "threshold": detector.threshold, **sides,
