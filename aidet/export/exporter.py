@@ -185,7 +185,7 @@ def _inputs_of_cells(net, example):
 def _exports(cell, example):
     with tempfile.TemporaryDirectory() as folder, onnx_graph.standing_in(folder):
         try:
-            onnx_graph.trace(cell, example, Path(folder) / "x.onnx", onnx_graph.OUTPUT)
+            onnx_graph.trace(cell, example, Path(folder) / "x.onnx")
         except onnx_graph.ExportError:
             return False
     return True

@@ -75,7 +75,7 @@ def export(
         raise ExportError("the network itself gives values that are not finite; are its weights damaged?")
     with tempfile.TemporaryDirectory() as folder, standing_in(folder), substitutes.exportable(net, folder) as finish:
         names = [output, MAP][: len(expected[check[0]])]
-        graphs = [trace(net, sample(n), Path(folder) / f"{n}.onnx", *names) for n in TRACED]
+        graphs = [trace(net, sample(n), Path(folder) / f"{n}.onnx") for n in TRACED]
         for graph in graphs:
             finish(graph)
     model = free_batch(graphs[0], graphs[1], TRACED, *names)
@@ -125,15 +125,19 @@ def pixels(size: Tuple[int, int], channels: int = 3) -> Callable[[int], np.ndarr
     return lambda n: np.random.default_rng(n).standard_normal((n, *shape)).astype(np.float32)
 
 
-def trace(net: "ms.nn.Cell", example: np.ndarray, path: Path, *outputs: str) -> "onnx.ModelProto":
-    """Write a network as ONNX with the batch size of the example; :class:`ExportError` if MindSpore cannot."""
+def trace(net: "ms.nn.Cell", example: np.ndarray, path: Path) -> "onnx.ModelProto":
+    """Write a network as ONNX with the batch size of the example; :class:`ExportError` if MindSpore cannot.
+
+    Its outputs keep MindSpore's names: asked for others, MindSpore 2.8 gives them to the wrong node where the last
+    operator is written as two, as ``x[:, 0]`` is (Slice and Squeeze).
+    """
     import mindspore as ms
     import onnx
 
     tensor = ms.Tensor(example)
     try:
         if hasattr(ms, "onnx"):
-            ms.onnx.export(net, tensor, file_name=str(path), input_names=[INPUT], output_names=list(outputs))
+            ms.onnx.export(net, tensor, file_name=str(path), input_names=[INPUT])
         else:  # before 2.7.2
             ms.export(net, tensor, file_name=str(path), file_format="ONNX")
     except Exception as error:  # noqa: BLE001 - the exporter raises RuntimeError, TypeError, ValueError alike
@@ -203,7 +207,7 @@ def free_batch(
 
 
 def _rename(model, outputs):
-    """Name input and outputs, because older MindSpore does not; inputs that are weights are dropped."""
+    """Name input and outputs, which :func:`trace` does not; inputs that are weights are dropped."""
     weights = {t.name for t in model.graph.initializer}
     inputs = [v for v in model.graph.input if v.name not in weights]
     if len(inputs) != 1 or len(model.graph.output) != len(outputs):

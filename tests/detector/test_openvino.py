@@ -37,8 +37,9 @@ def files(model):
 
 
 def with_bfloat16(monkeypatch):
-    """As on a processor that has it; on another one OpenVINO computes in float32 all the same."""
+    """As on a processor that has it, but OpenVINO computes in float32: a test adds an error of its own."""
     monkeypatch.setattr(openvino_session, "abilities", lambda: ["FP32", "BF16"])
+    monkeypatch.setitem(openvino_session.HINTS, "bfloat16", "f32")
 
 
 def scores(found):
@@ -183,6 +184,20 @@ def test_bfloat16_is_a_first_stage_whose_margin_was_measured(model, files, tmp_p
         Detector(small, backend="onnxruntime")
     with pytest.raises(UserError, match="cascade needs --precision float32"):
         Detector(model, votes=4, precision="bfloat16", cascade=small)
+
+
+def test_bfloat16_of_the_processor_settles_the_decisions_of_float32(model, files, tmp_path):
+    if "BF16" not in openvino_session.abilities():
+        pytest.skip("this processor has no bfloat16")
+    flags = ["--ckpt", model, "--format", "onnx", "--out", tmp_path, "--bf16", model.parent / "images"]
+    assert not export.run([str(f) for f in flags])
+    small = tmp_path / "a_bf16.onnx"
+    exact = Detector(model, votes=4).score(files)
+    rough = Detector(small, votes=4).score(files)
+    apart = max(abs(a.score - b.score) for a, b in zip(exact, rough))
+    assert 0 < apart < backends.stated(Detector(small).models[0].backend)["margin"] < 0.2
+    found = Detector(model, votes=4, cascade=small).score(files)
+    assert [(v.label, v.decision) for v in found] == [(v.label, v.decision) for v in exact]
 
 
 def test_cached_graphs_are_shared_with_onnx_runtime(model):

@@ -293,6 +293,23 @@ class Residual(nn.Cell):
         return self.pool(out * self.gate(out)).mean((2, 3))
 
 
+class FirstToken(nn.Cell):
+    """Ends in an indexing, as a tower without a head does."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Dense(12, 5)
+
+    def construct(self, x):
+        return self.fc(x.reshape((-1, 3, 12)))[:, 0]
+
+
+def test_a_network_may_end_in_an_indexing():
+    runtime.setup(seed=1)
+    model, verdict = onnx_graph.export(FirstToken(), facts_of("x"), onnx_graph.pixels((3, 4)))
+    assert verdict["difference"] <= 1e-5 and [o.name for o in model.graph.output] == [onnx_graph.OUTPUT]
+
+
 class Attends(nn.Cell):
     """LayerNorm, exact GELU, and a sum of squares that is no variance."""
 
