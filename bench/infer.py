@@ -19,113 +19,18 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 from pathlib import Path
 
 import common
+import speed
 from common import ROOT
 
-from aidet import cli, files
+from aidet import cli
 from aidet.errors import UserError
 
 COLUMNS = ("what", "model", "value", "unit", "target", "met", "note", "load", "commit", "versions", "device")
-LINE = "decode | resize((224, 224), {how}) | normalize(imagenet)"
 # Multiply-adds of one 224x224 image, from the papers' tables.
 GMACS = {"resnet18": 1.82, "swin_tiny": 4.5}
-
-
-def make_images(folder, count, sizes=(200, 1200), seed=0):
-    """Write crops of scikit-image's photographs in many sizes, half JPEG and half PNG."""
-    import numpy as np
-    from PIL import Image
-    from skimage import data
-
-    photos = [Image.fromarray(p()) for p in (data.astronaut, data.coffee, data.chelsea, data.rocket)]
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    for i in range(count):
-        photo = photos[i % len(photos)]
-        size = tuple(int(s) for s in rng.integers(sizes[0], sizes[1] + 1, 2))
-        left, top = (int(rng.integers(0, s // 2)) for s in photo.size)
-        box = (left, top, left + photo.width // 2, top + photo.height // 2)
-        image = photo.resize(size, Image.Resampling.BICUBIC, box=box)
-        image.save(folder / f"{i}.jpg", quality=90) if i % 2 else image.save(folder / f"{i}.png", compress_level=1)
-    return sorted(folder.iterdir(), key=lambda p: int(p.stem))
-
-
-def make_models(folder, paths):
-    """Make Hugging Face folders with random weights, and this project's checkpoints converted from them.
-
-    The decision boundary splits the images in ``paths`` in half, so that equal decisions are a meaningful result.
-    """
-    # torchvision's wheel is built for CUDA and registers operators that a CPU torch lacks; none of them is used here.
-    sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
-    import torch
-    import transformers
-
-    names = {"id2label": {0: "real", 1: "fake"}, "label2id": {"real": 0, "fake": 1}}
-    torch.manual_seed(0)
-    nets = {
-        "resnet18": transformers.ResNetForImageClassification(
-            transformers.ResNetConfig(
-                layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], embedding_size=64, **names
-            )
-        ),
-        "swin_tiny": transformers.SwinForImageClassification(transformers.SwinConfig(**names)),
-    }
-    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    made = {}
-    for name, net in nets.items():
-        for module in net.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-        where = folder / name
-        processor = transformers.ViTImageProcessor(
-            size={"height": 224, "width": 224}, resample=2, image_mean=mean, image_std=std
-        )
-        processor.save_pretrained(where)
-        balance(net.eval(), processor, paths)
-        net.save_pretrained(where)
-        ckpt = folder / f"{name}.ckpt"
-        subprocess.run(
-            [sys.executable, "-m", "convert", where, ckpt, "--verify", "none"],
-            cwd=ROOT,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        sidecar = files.read_json(ckpt.with_suffix(".json"))
-        sidecar["input"].update(
-            transform=LINE.format(how="bilinear"),
-            views="decode | random_resized_crop(224, scale=(0.8, 1.0)) | hflip | normalize(imagenet)",
-        )
-        files.write_json(ckpt.with_suffix(".json"), sidecar)
-        made[name] = (where, ckpt)
-    return made
-
-
-def balance(net, processor, paths):
-    """Shift the last bias so that the decision boundary lies between the two images with the middle scores."""
-    import torch
-    from PIL import Image
-
-    last = [m for m in net.modules() if isinstance(m, torch.nn.Linear)][-1]
-    with torch.inference_mode():
-        seen = [net(**processor(Image.open(p).convert("RGB"), return_tensors="pt")).logits[0] for p in paths]
-    with torch.no_grad():
-        gaps = sorted(float(z[1] - z[0]) for z in seen)
-        last.bias[1] -= (gaps[(len(gaps) - 1) // 2] + gaps[(len(gaps) - 1) // 2 + 1]) / 2
-
-
-def in_turns(paths, contenders, slices=5):
-    """Seconds of each contender over all files, and its results; the contenders alternate on slices of the files."""
-    seconds, results = [0.0] * len(contenders), [[] for _ in contenders]
-    step = -(-len(paths) // slices)
-    for start in range(0, len(paths), step):
-        for i, contender in enumerate(contenders):
-            begin = time.perf_counter()
-            results[i] += contender(paths[start : start + step])
-            seconds[i] += time.perf_counter() - begin
-    return seconds, results
 
 
 def against_pipeline(name, hub, ckpt, paths, small=None):
@@ -150,8 +55,8 @@ def against_pipeline(name, hub, ckpt, paths, small=None):
         contenders.append(lambda some: [r.prob for r in cascade.score(some)])
     for contender in contenders:
         contender(paths[:8])
-    (t, o, *c), (p, q, *r) = in_turns(paths, contenders)
-    same = agreement(p, q, 0.5)
+    (t, o, *c), (p, q, *r) = speed.in_turns(paths, contenders)
+    same = speed.agreement(p, q, 0.5)
     worst = max(abs(a - b) for a, b in zip(p, q))
     note = f"decisions equal {same:.4f}, largest difference of probability {worst:.1e}"
     yield {"what": "(a) transformers.pipeline", "model": name, "value": len(paths) / t, "unit": "images/s"}
@@ -159,14 +64,9 @@ def against_pipeline(name, hub, ckpt, paths, small=None):
     yield {"what": "(a) ratio", "model": name, "value": t / o, "unit": "x", "target": ">= 2", "note": note}
     if small:
         twice = f"{cascade.cascade.twice} of {len(paths)} images scored twice"
-        note = f"decisions equal {agreement(p, r[0], 0.5):.4f}, {twice}"
+        note = f"decisions equal {speed.agreement(p, r[0], 0.5):.4f}, {twice}"
         shared = {"model": name, "unit": "x", "target": ">= 2", "note": note}
         yield {"what": "(a) ratio, cascade", "value": t / c[0], **shared}
-
-
-def agreement(p, q, threshold=0):
-    """Fraction of equal decisions."""
-    return sum((a > threshold) == (b > threshold) for a, b in zip(p, q)) / len(p)
 
 
 def against_loop(hub, ckpt, paths, small, votes=7):
@@ -200,12 +100,12 @@ def against_loop(hub, ckpt, paths, small, votes=7):
     contenders = [theirs, *map(ours, detectors.values())]
     for contender in contenders:
         contender(paths[:2])
-    (t, *o), (p, *q) = in_turns(paths, contenders)
+    (t, *o), (p, *q) = speed.in_turns(paths, contenders)
     name = {"model": "resnet18"}
     yield {"what": f"(b) PyTorch loop, {votes} votes", **name, "value": len(paths) / t, "unit": "images/s"}
     yield {"what": f"(b) aidet, {votes} votes", **name, "value": len(paths) / o[0], "unit": "images/s"}
     for what, seconds, found in zip(detectors, o, q):
-        note = f"decisions equal {agreement(p, found):.4f}"
+        note = f"decisions equal {speed.agreement(p, found):.4f}"
         yield {"what": f"(b) ratio{what}", **name, "value": t / seconds, "unit": "x", "target": ">= 3", "note": note}
 
 
@@ -279,7 +179,7 @@ def ceiling(side=2048):
             "PyTorch": (1, lambda: t @ t),
             "ONNX Runtime": (n, lambda: list(pool.map(session, [a] * n))),
         }
-        return {k: side**3 * m / min(_timed(work) for _ in range(10)) / 1e9 for k, (m, work) in works.items()}
+        return {k: side**3 * m / min(speed.timed(work) for _ in range(10)) / 1e9 for k, (m, work) in works.items()}
 
 
 def _product(side, x, y):
@@ -295,45 +195,6 @@ def _product(side, x, y):
     return model.SerializeToString()
 
 
-def reading_rate(ckpt, paths):
-    """Images per second of decoding and transforming alone, on all CPUs."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from aidet import Detector, images
-    from aidet.parallel import cpus
-
-    model = Detector(ckpt, backend="onnxruntime", say=lambda line: None).models[0]
-    with ThreadPoolExecutor(cpus()) as pool:
-
-        def read():
-            return list(pool.map(lambda p: model.prepare(images.decode(p), str(p)), paths))
-
-        return len(paths) / min(_timed(read) for _ in range(2))
-
-
-def _timed(work):
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def network_rate(path, backend="onnxruntime"):
-    """Images per second of the network alone, with the usual threads; the best of five rounds, as for the ceiling."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    import numpy as np
-
-    from aidet import Detector
-    from aidet.parallel import cpus
-
-    model = Detector(path, backend=backend, say=lambda line: None).models[0]
-    x = np.random.default_rng(0).standard_normal((1, 3, *model.views.size)).astype(np.float32)
-    model.backend(x)
-    count = 16
-    with ThreadPoolExecutor(cpus()) as pool:
-        return count / min(_timed(lambda: list(pool.map(lambda _: model.backend(x), range(count)))) for _ in range(5))
-
-
 def measure(args, folder):
     """Yield the table rows."""
     if not args.only_detector:
@@ -345,14 +206,14 @@ def measure(args, folder):
 def engines(args, folder):
     """Yield rows that compare the engines with each other, with random weights."""
     help_ = min(
-        _timed(lambda: subprocess.run([sys.executable, ROOT / "infer.py", "--help"], capture_output=True))
+        speed.timed(lambda: subprocess.run([sys.executable, ROOT / "infer.py", "--help"], capture_output=True))
         for _ in range(3)
     )
     yield {"what": "--help", "value": help_, "unit": "s", "target": "< 1"}
-    paths = make_images(folder / "mixed", args.files)
-    models = make_models(folder, paths[::8])
+    paths = speed.make_images(folder / "mixed", args.files)
+    models = speed.make_models(folder, paths[::8])
     hub, ckpt = models["resnet18"]
-    make_images(folder / "calibration", 2 * args.quantised, seed=2)
+    speed.make_images(folder / "calibration", 2 * args.quantised, seed=2)
     small = eight_bit_model(folder, ckpt, folder / "calibration", None, args.quantised)[0]
     for name, (hub_, ckpt_) in models.items():
         yield from against_pipeline(name, hub_, ckpt_, paths, small if ckpt_ == ckpt else None)
@@ -361,14 +222,14 @@ def engines(args, folder):
     peak = max(peaks.values())
     note = ", ".join(f"{name} {value:.0f}" for name, value in peaks.items())
     yield {"what": "matrix-product ceiling", "value": peak, "unit": "GMAC/s", "note": note}
-    reading = reading_rate(ckpt, paths[:100])
+    reading = speed.reading_rate(ckpt, paths[:100])
     yield {"what": "decoding and transforming alone", "value": reading, "unit": "images/s", "note": "files of (a)"}
     for name, (_, path) in models.items():
-        rate = network_rate(path)
+        rate = speed.network_rate(path)
         note = f"{rate * GMACS[name] / peak:.0%} of the ceiling"
         yield {"what": "network alone", "model": name, "value": rate, "unit": "images/s", "note": note}
         if common.versions("openvino"):  # as many streams of one thread as there are CPUs: its way for throughput
-            other = network_rate(path, "openvino")
+            other = speed.network_rate(path, "openvino")
             note = f"float32; {rate / other:.2f} times as fast on ONNX Runtime"
             yield {"what": "network alone, openvino", "model": name, "value": other, "unit": "images/s", "note": note}
         bound = 1 / (1 / rate + 1 / reading)
@@ -381,7 +242,7 @@ def engines(args, folder):
 
 def as_a_user(folder, ckpt, count):
     """(c): the whole command line with and without a cached graph: speed, time to the first result, and memory."""
-    make_images(folder / "vip", count, (200, 200), seed=1)
+    speed.make_images(folder / "vip", count, (200, 200), seed=1)
     done = Run(ckpt, folder / "vip", folder / "o1")
     common = {"model": "resnet18"}
     what, note = f"(c) {count} files of 200x200", f"whole command line, {count / done.seconds:.1f} images/s"
@@ -442,7 +303,7 @@ def eight_bits(folder, detector, images, labels, limit):
         shown = f"{found['balanced_accuracy']:.4f} to {found['balanced_accuracy_int8']:.4f}; {note}"
         yield {"what": "int8: balanced accuracy", "model": name, "value": cost, "unit": "difference", "note": shown}
     yield {"what": "int8: images/s over float32", "model": name, "value": found["speedup"], "unit": "x", "note": note}
-    ratio = network_rate(small) / network_rate(plain)
+    ratio = speed.network_rate(small) / speed.network_rate(plain)
     yield {"what": "int8: network alone over float32", "model": name, "value": ratio, "unit": "x"}
     sizes = [p.stat().st_size / 2**20 for p in (small, plain)]
     note = f"float32 {sizes[1]:.1f} MB"
