@@ -119,7 +119,7 @@ def timm_loader(name):
     @torch.inference_mode()
     def score(some):
         loader = create_loader(
-            ImageDataset("", reader=Listed(list(some))), input_size=config["input_size"], batch_size=16,
+            ImageDataset("", reader=Listed(list(some))), input_size=(3, 224, 224), batch_size=16,
             use_prefetcher=False, interpolation=config["interpolation"], mean=config["mean"], std=config["std"],
             num_workers=0, crop_pct=1.0, device=torch.device("cpu"),
         )  # fmt: skip

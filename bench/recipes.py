@@ -108,7 +108,7 @@ def as_artifact(rows, folder):
 PROOF = ROOT / "results" / "recipes_proof.csv"
 PROOF_COLUMNS = ("recipe", "data", *COLUMNS[1:7], "AUC, seen generators", *COLUMNS[7:11], "curve", *common.FACTS)
 # CIFAKE has one generator and 32 pixels: no crops of native pixels, no class per generator, no specialists to distil.
-CROPS = ("resnet_hf", "vipcup_convnext_tiny", "distill_efficientnet_b0", "clip_probe", "dinov2_probe")
+CROPS = ("resnet_hf", "vipcup_convnext_tiny", "distill_efficientnet_b0", "clip_probe", "dinov2_probe", "dinov2_lora")
 CURVE = ("epoch", "updates", "train_loss", "val_loss", "auc")
 
 LAYOUTS = {"efficientnet_b6_fake_or_real": as_folders, "vipcup_convnext_tiny": as_artifact}

@@ -76,6 +76,8 @@ def make_models(folder, paths, names=("resnet18", "swin_tiny")):
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            if isinstance(module, torch.nn.Conv2d) and name.startswith("efficientnet"):
+                torch.nn.init.kaiming_normal_(module.weight)  # transformers' own start lets the signal die out
         where = folder / name
         processor = transformers.ViTImageProcessor(
             size={"height": 224, "width": 224}, resample=2, image_mean=mean, image_std=std

@@ -327,6 +327,11 @@ GROUPS = {
         "views": Key(_str, None, "one-line random pipeline that infer.py votes with"),
         "model_args": Key(_map, {}, "further arguments of the architecture"),
         "freeze": Key(_list(_str), [], "globs of parameter names that are not trained", none=True),
+        "lora": Key(
+            _map,
+            None,
+            "{rank: 8, layers: [globs of dense layers]}: these stay as they are, a low-rank product is trained",
+        ),
         "lr_groups": Key(_map, {}, "glob: factor, or glob: {lr: rate}; the first match applies", none=True),
         "class_weights": Key(
             _either(_one_of("balanced"), _list(_float)),

@@ -149,8 +149,10 @@ def put_arrays(parameters: Dict[str, Any], arrays: Dict[str, np.ndarray], path: 
 
 
 def weights_only(arrays: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-    """The weights among the arrays of a checkpoint or a state."""
-    return {n: a for n, a in arrays.items() if n != META and not n.startswith(STATE_PREFIXES)}
+    """The weights among the arrays of a checkpoint or a state, adapters (``lora``) folded in."""
+    from . import lora
+
+    return lora.folded({n: a for n, a in arrays.items() if n != META and not n.startswith(STATE_PREFIXES)})
 
 
 # --- the folder and the weights ---------------------------------------------------------------------------------------
@@ -186,8 +188,10 @@ def save_weights(
     better : bool
         Whether the epoch is the best so far.
     """
+    from . import lora
+
     config, folder, epoch = plan.config, plan.folder, rows[-1]["epoch"]
-    ckpt.save({p.name: p.asnumpy() for p in tensors}, folder / "last.ckpt", facts)
+    ckpt.save(lora.folded({p.name: p.asnumpy() for p in tensors}), folder / "last.ckpt", facts)
     if better:
         ckpt.copy_checkpoint(folder / "last.ckpt", folder / "best.ckpt")
     keeps = config.ckpt_save_policy in ("latest_k", "top_k") and config.keep_checkpoint_max

@@ -32,7 +32,7 @@ class Student:
     tensors : list of mindspore.Parameter
         The weights, running statistics included.
     parameters, trainable : int
-        Number of values in all weights, and in those that are trained.
+        Number of values in all weights, without those of adapters (``lora``), and in those that are trained.
     grid : int
         Side of a cell of the map in pixels, if the training uses masks; else 0.
     dropout_seed : mindspore.Parameter or None
@@ -50,7 +50,7 @@ class Student:
         import mindspore as ms
 
         from .. import models
-        from . import cells
+        from . import cells, lora
 
         config = plan.config
         self._plan = plan
@@ -72,9 +72,10 @@ class Student:
             started = sidecar is not None and sidecar.architecture != config.model
             (load_backbone if started else load_initial)(self.net, arrays, config, processes.say)
         self.still = freeze(self.net, config.freeze or [])
+        lora.adapt(self.net, config)
         # Taken before seed_dropout: its seed is a parameter for the compiler only, not a weight.
         self.tensors = list(self.net.get_parameters())
-        self.parameters = int(sum(p.size for p in self.tensors))
+        self.parameters = lora.parameters_of(self.tensors)
         self.trainable = int(sum(p.size for p in self.tensors if p.requires_grad))
         self.dropout_seed = cells.seed_dropout(self.net)
 

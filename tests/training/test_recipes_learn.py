@@ -64,7 +64,7 @@ ARGUMENTS = {
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("recipe", [p.stem for p in PROOFS if not p.stem.endswith("_probe")])
+@pytest.mark.parametrize("recipe", [p.stem for p in PROOFS if not p.stem.endswith(("_probe", "_lora"))])
 def test_a_recipe_fits_eight_pictures(recipe, small, pictures, tmp_path):
     """With its own loss, optimizer and the proof profile's peak rate; no augmentation, mixing or average of weights."""
     steps = 40

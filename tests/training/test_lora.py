@@ -1,0 +1,136 @@
+"""LoRA: the layer starts as it was, only the products and the head move, checkpoints are of the plain architecture."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aidet import ckpt, config, images, models, runtime
+from aidet.errors import UserError
+from aidet.training import lora, saving
+from aidet.training.run import train
+
+SIZES = {"image_size": 28, "grid": 2, "depth": 2, "width": 64, "hidden": 128}
+GLOBS = ["blocks.*.attn.*", "blocks.*.mlp.fc1"]
+ADAPTED = {f"blocks.{i}.{layer}" for i in (0, 1) for layer in ("attn.qkv", "attn.proj", "mlp.fc1")}
+LINE = "decode | resize((28, 28)) | normalize(half)"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two classes, told apart by colour."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    rows = ["path,label,split"]
+    for i in range(16):
+        tint = [200, 60, 60] if i % 2 else [60, 60, 200]
+        noise = rng.integers(0, 50, (28, 28, 3))
+        Image.fromarray((noise + tint).astype(np.uint8)).save(folder / f"{i}.png")
+        rows.append(f"{i}.png,{i % 2},{'val' if i >= 12 else 'train'}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory):
+    runtime.setup("CPU", seed=3)
+    path = tmp_path_factory.mktemp("tower") / "tower.ckpt"
+    ckpt.save_arrays({p.name: p.asnumpy() for p in models.create("dinov2_vit", **SIZES).get_parameters()}, path)
+    return path
+
+
+def settings(pictures, tower, out, **more):
+    return {
+        "model": "dinov2_vit", "model_args": SIZES, "data_dir": str(pictures), "ckpt_save_dir": str(out),
+        "init_from": str(tower), "lora": {"rank": 2, "layers": GLOBS}, "train_split": "train", "val_split": "val",
+        "freeze": ["cls_token", "pos_embed", "patch_embed.*", "blocks.*", "norm.*"], "transform": LINE,
+        "transform_eval": LINE, "batch_size": 4, "epoch_size": 4, "opt": "adamw", "lr": 0.01, "scheduler": "constant",
+        "num_parallel_workers": 1, "weight_decay": 0.0, "seed": 1, **more,
+    }  # fmt: skip
+
+
+def run(pictures, tower, out, **more):
+    said = []
+    assert train(config.load(None, settings(pictures, tower, out, **more)), out=said.append) == 0
+    return said
+
+
+def test_the_net_is_the_same_until_a_step_is_made(tower):
+    import mindspore as ms
+
+    net = models.create("dinov2_vit", **SIZES)
+    before = {p.name: p.asnumpy().copy() for p in net.get_parameters()}
+    x = ms.Tensor(np.random.default_rng(0).standard_normal((2, 3, 28, 28)).astype(np.float32))
+    old = net(x).asnumpy()
+    keys = config.load(None, {"model": "dinov2_vit", "data_dir": "x", "init_from": "y",
+                              "lora": {"rank": 2, "layers": GLOBS}})  # fmt: skip
+    assert lora.adapt(net, keys) == len(ADAPTED)
+    assert np.array_equal(net(x).asnumpy(), old)
+    now = {p.name: p for p in net.get_parameters()}
+    assert set(now) == {*before, *(f"{n}.lora_A" for n in ADAPTED), *(f"{n}.lora_B" for n in ADAPTED)}
+    assert {n for n in before if not now[n].requires_grad} == {f"{n}.{w}" for n in ADAPTED for w in ("weight", "bias")}
+    assert now["blocks.0.attn.qkv.lora_A"].shape == (2, 64) and now["blocks.0.attn.qkv.lora_B"].shape == (192, 2)
+    assert lora.parameters_of(list(now.values())) == sum(a.size for a in before.values())
+
+
+def test_products_and_head_are_trained_and_folded(pictures, tower, tmp_path):
+    said = run(pictures, tower, tmp_path)
+    before, after = ckpt.load_arrays(tower), ckpt.load_arrays(tmp_path / "last.ckpt")
+    assert set(after) == {*before, "head.weight", "head.bias"}
+    moved = {n for n in before if not np.array_equal(before[n], after[n])}
+    assert moved == {f"{n}.weight" for n in ADAPTED}
+    change = after["blocks.1.attn.qkv.weight"] - before["blocks.1.attn.qkv.weight"]
+    assert np.linalg.matrix_rank(change, tol=1e-5) == 2
+    count = sum(a.size for a in after.values())
+    trained = 2 * sum(sum(before[f"{n}.weight"].shape) for n in ADAPTED) + 2 * 65
+    assert any(f"{trained:,} of {count:,} parameters" in line for line in said)
+    # The folded weights are the net that was validated.
+    with open(tmp_path / "log.csv", newline="", encoding="utf-8") as file:
+        logged = float(list(csv.DictReader(file))[-1]["val_loss"])
+    import mindspore as ms
+
+    pipeline = images.parsed(LINE)
+    made = [pipeline(images.decode(pictures / f"{i}.png"), None) for i in range(12, 16)]
+    z = ckpt.load_model(tmp_path / "last.ckpt")(ms.Tensor(np.stack(made))).asnumpy().astype(np.float64)
+    truth = np.array([i % 2 for i in range(12, 16)])
+    loss = np.log(np.exp(z).sum(1)) - z[np.arange(4), truth]
+    assert loss.mean() == pytest.approx(logged, abs=1e-5)
+
+
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(pictures, tower, tmp_path):
+    run(pictures, tower, tmp_path / "whole")
+    run(pictures, tower, tmp_path / "parts", epoch_size=2)
+    state = ckpt.load_arrays(tmp_path / "parts" / "state.ckpt")
+    assert any(n.endswith("attn.qkv.lora_B") for n in state)
+    run(pictures, tower, tmp_path / "parts", resume="auto")
+    a, b = (ckpt.load_arrays(tmp_path / name / "last.ckpt") for name in ("whole", "parts"))
+    assert all(np.array_equal(a[n], b[n]) for n in a)
+
+
+def test_weights_of_a_state_are_folded():
+    rng = np.random.default_rng(0)
+    state = {"fc.weight": rng.random((3, 4)), "fc.lora_A": rng.random((1, 4)), "fc.lora_B": rng.random((3, 1)),
+             "optimizer.fc.lora_A.m": rng.random((1, 4))}  # fmt: skip
+    found = saving.weights_only(state)
+    assert set(found) == {"fc.weight"}
+    assert found["fc.weight"] == pytest.approx(state["fc.weight"] + state["fc.lora_B"] @ state["fc.lora_A"])
+    assert "fc.lora_A" in state
+
+
+@pytest.mark.parametrize(
+    "more, text",
+    [
+        ({"lora": {"rank": 2, "layers": ["block.*.attn.qkv"]}}, "'block.*.attn.qkv' matches no dense layer; .*blocks"),
+        ({"lora": {"rank": 0, "layers": GLOBS}}, "rank .=0. must be a whole number of at least 1"),
+        ({"lora": {"rank": True, "layers": GLOBS}}, "rank .=True. must be"),
+        ({"lora": {"layers": "blocks"}}, "layers .='blocks'. must be a list of patterns"),
+        ({"lora": {"layers": GLOBS, "alpha": 16}}, "unknown key 'alpha'; it takes rank and layers"),
+        ({"init_from": None, "freeze": []}, "set init_from to their weights"),
+        ({"val_amp_level": "O2"}, "val_amp_level .='O2'. must be amp_level, 'O0'"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_wrong_settings_are_one_line(pictures, tower, tmp_path, more, text):
+    with pytest.raises(UserError, match=text):
+        train(config.load(None, settings(pictures, tower, tmp_path, **more)), out=lambda line: None)
