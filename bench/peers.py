@@ -202,7 +202,7 @@ def compared(name, hub, ckpt, paths, others, folder):
     for contender in contenders.values():
         contender(paths[:8])
     before = cascade.cascade.twice if cascade else 0
-    seconds, results = speed.in_turns(paths, list(contenders.values()))
+    seconds, results = speed.in_turns(paths, list(contenders.values()), slices=3, rest=0.5)
     reading = speed.reading_rate(ckpt, paths)
     for what, took, found in zip(contenders, seconds, results):
         equal = "" if what.startswith("timm") else f"{speed.agreement(results[0], found, 0.5):.4f}"
@@ -252,7 +252,7 @@ def trained(ckpt, images, folder, limit):
         "aidet, float32": Detector(ckpt), "aidet, bfloat16": Detector(small),
         "aidet, cascade from bfloat16": Detector(ckpt, cascade=small),
     }  # fmt: skip
-    seconds, results = speed.in_turns(paths, [d.score for d in detectors.values()])
+    seconds, results = speed.in_turns(paths, [d.score for d in detectors.values()], slices=3, rest=0.5)
     for (what, detector), took, some in zip(detectors.items(), seconds, results):
         equal = sum(a.decision == b.decision for a, b in zip(results[0], some)) / len(paths)
         note = f"{len(paths)} pictures, as the detector is set"

@@ -115,12 +115,17 @@ def balance(net, processor, paths):
         last.bias[1] -= (gaps[(len(gaps) - 1) // 2] + gaps[(len(gaps) - 1) // 2 + 1]) / 2
 
 
-def in_turns(paths, contenders, slices=5):
-    """Seconds of each contender over all files, and its results; the contenders alternate on slices of the files."""
+def in_turns(paths, contenders, slices=5, rest=0.0):
+    """Seconds of each contender over all files, and its results; the contenders alternate on slices of the files.
+
+    ``rest`` is a pause in seconds before each, for the threads of the one before: OpenMP's and ONNX Runtime's keep
+    computing for a while when their work is done.
+    """
     seconds, results = [0.0] * len(contenders), [[] for _ in contenders]
     step = -(-len(paths) // slices)
     for start in range(0, len(paths), step):
         for i, contender in enumerate(contenders):
+            time.sleep(rest)
             begin = time.perf_counter()
             results[i] += contender(paths[start : start + step])
             seconds[i] += time.perf_counter() - begin
