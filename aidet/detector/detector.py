@@ -224,6 +224,12 @@ class Detector(Ensemble):
         used = [m.views for m in self.models if m.views is not None]
         self.votes, self.views = (common_value(getattr(v, n) for v in used) for n in ("votes", "kind"))
 
+    @property
+    def calibrated(self) -> Tuple[float, float]:
+        """``(scale, offset)`` of the final score: a single model's own, or that of the fusion."""
+        own = self.models[0] if len(self.models) == 1 else self.fusion
+        return own.scale, own.offset
+
     def _decide_as_stated(self, stated, threshold, name):
         """Thresholds of a fusion file that has operating points of its own."""
         self.points = {point: own.threshold for point, own in stated.operating_points.items()}
@@ -374,7 +380,7 @@ def model_names(paths: Sequence[Union[str, Path]]) -> List[str]:
 
 def _fusion_given(checkpoints, fuse):
     """(checkpoints, fuse, content of the fusion file): one ``.yaml`` in place of checkpoints names its own models."""
-    files = [p for p in checkpoints if str(p).endswith((".yaml", ".yml"))]
+    files = [p for p in checkpoints if _vote.is_fusion_file(p)]
     if files:
         if len(checkpoints) > 1 or fuse != "soft":
             raise UserError(f"{files[0]} is a fusion file with models of its own; give it alone, without fuse")

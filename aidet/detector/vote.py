@@ -195,19 +195,23 @@ def unsure_zone(value: Union[None, str, Iterable[float]]) -> Optional[Tuple[floa
     return low, high
 
 
+def is_fusion_file(path: Union[str, Path]) -> bool:
+    """Whether a path in place of a checkpoint is one of a fusion file, by its ending."""
+    return str(path).endswith((".yaml", ".yml"))
+
+
 def read_fusion(path: Union[str, Path]) -> Dict[str, Any]:
     """Read a fusion file, a YAML mapping.
 
     Returns
     -------
     dict
-        Those of :data:`FUSION_KEYS` that the file contains; ``models`` as paths, of which a relative one starts from
-        the file's folder, and ``decisions``, an :class:`aidet.ckpt.Sidecar` of what it says of the fused score.
+        See :func:`check_fusion`.
 
     Raises
     ------
     UserError
-        Missing file, no YAML mapping, unknown key, or a value of another form.
+        Missing file, no YAML mapping, or as :func:`check_fusion`.
     """
     from ..files import read_mapping
 
@@ -215,7 +219,30 @@ def read_fusion(path: Union[str, Path]) -> Dict[str, Any]:
     if not path.is_file():
         known = ", ".join(FUSIONS)
         raise UserError(f"fuse (={str(path)!r}) is neither one of {known} nor a file that exists")
-    value, what = read_mapping(path, "fusion file"), f"fusion file {str(path)!r}"
+    return check_fusion(read_mapping(path, "fusion file"), path)
+
+
+def check_fusion(value: Dict[str, Any], path: Path) -> Dict[str, Any]:
+    """The content of a fusion file, checked.
+
+    Parameters
+    ----------
+    value : dict
+        The mapping that the file holds, or will hold.
+    path : Path
+
+    Returns
+    -------
+    dict
+        Those of :data:`FUSION_KEYS` that it contains; ``models`` as paths, of which a relative one starts from the
+        file's folder, and ``decisions``, an :class:`aidet.ckpt.Sidecar` of what it says of the fused score.
+
+    Raises
+    ------
+    UserError
+        Unknown key, or a value of another form.
+    """
+    what = f"fusion file {str(path)!r}"
     for key in value:
         if key not in FUSION_KEYS:
             raise UserError(f"{what}: {nearest(key, FUSION_KEYS, 'key')}")

@@ -26,7 +26,7 @@ from typing import Any, Dict, List, Sequence
 
 from aidet import ckpt, cli, files
 from aidet.detector import Detector, views
-from aidet.detector.vote import read_fusion
+from aidet.detector.vote import check_fusion, is_fusion_file
 from aidet.errors import UserError
 
 from . import points, scored
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             f"--ckpt {args.ckpt!r}: an exported file has no sidecar; calibrate its .ckpt and export it again"
         )
-    fused = Path(args.ckpt).suffix in (".yaml", ".yml")
+    fused = is_fusion_file(args.ckpt)
     alone = [
         n for n in ("weights", "min_side", "min_detail", "facts", "votes", "views") if getattr(args, n) is not None
     ]
@@ -81,9 +81,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--draws (={args.draws}) must be 0 or more")
     rows, opened = scores_of(args)
     if args.check:
-        own = opened.fusion if fused else opened.models[0]
-        scale, offset = own.scale, own.offset
-        rows = points.calibrated(rows, scale, offset)
+        rows = points.calibrated(rows, *opened.calibrated)
         say_errors(rows, opened.prior)
         for name, threshold in (opened.points or {"the threshold": opened.threshold}).items():
             point = {"threshold": threshold, **points.measured(rows, threshold)}
@@ -157,9 +155,9 @@ def write_fusion(path: str, found: Dict[str, Any]) -> None:
     top = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
     found = {key: value for key, value in found.items() if key != "threshold"}  # that of the operating point
     facts = {**files.read_mapping(Path(path), "fusion file"), **found}
+    check_fusion(facts, Path(path))
     with files.atomic(path) as file:
         file.write(top + yaml.safe_dump(facts, sort_keys=False, width=118, allow_unicode=True))
-    read_fusion(path).get("decisions")  # reads and checks every new entry
     print(f"wrote {path}")
 
 

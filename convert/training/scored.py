@@ -207,9 +207,7 @@ def score(opened: Detector, wanted: Sequence[Tuple[Picture, str]], sheet: Sheet,
     todo = [(p, v) for p, v in wanted if (p.set, p.name, v) not in sheet.rows]
     if not todo:
         return
-    # What the calibration that is fitted is applied to: the score of one model, or of several after their fusion.
-    model, fusion = opened.models[0], opened.fusion
-    scale, offset = (model.scale, model.offset) if len(opened.models) == 1 else (fusion.scale, fusion.offset)
+    scale, offset = opened.calibrated
     bar = tqdm(opened.stream(_items(todo, least, seed)), total=len(todo), unit="img", file=sys.stderr)
     try:
         for (picture, version), verdict in zip(todo, bar):
