@@ -69,8 +69,9 @@ def report_faster(path: Path, images: str, labels: Optional[str], precision: str
         f"{found['speedup']:.2f} times as fast"
     )
     print(
-        f"for infer.py --cascade: margin of a view's score {found['margin']:.3g}, {found['scored_twice']:.0%} of these "
-        f"images scored twice, {found['cascade_speedup']:.2f} times as fast as float32 alone"
+        f"for infer.py --cascade: margin of a view's score {found['margin']:.3g}, of an image's "
+        f"{found['score_margin']:.3g}; {found['scored_twice']:.0%} of these images scored twice, "
+        f"{found['cascade_speedup']:.2f} times as fast as float32 alone"
     )
     if "balanced_accuracy" in found:
         print(f"balanced accuracy {found['balanced_accuracy']:.4f}, {precision} {found['balanced_accuracy_int8']:.4f}")

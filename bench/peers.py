@@ -12,8 +12,8 @@ turns on slices of the files, all with the CPUs of this process:
 - *ONNX Runtime, plain script*: one session over all CPUs, one image after the other;
 - *OpenVINO and decoding*: the network alone at OpenVINO's own throughput setting (as its benchmark_app), and decoding
   and transforming alone on all CPUs, one after the other: 1 / (1/network + 1/decoding). Its best at this work;
-- *aidet*, float32 with `--backend auto`, and where the processor has bfloat16 *aidet, cascade*, whose first stage is
-  the bfloat16 file of `export.py --bf16`, with its margin measured on other images.
+- *aidet*, float32 with `--backend auto`, and *aidet, cascade*, whose first stage is the eight-bit file of
+  `export.py --int8` or, where the processor has bfloat16, that of `--bf16`, with its margin measured on other images.
 
 *process* rows are whole commands: a script of transformers.pipeline, and `infer.py`, both with their start.
 With --detector, a trained one is measured on real pictures too: float32, bfloat16 alone, and the cascade.
@@ -194,21 +194,22 @@ def compared(name, hub, ckpt, paths, others, folder):
         "timm's loader": timm_loader(name), "ONNX Runtime, plain script": plain_session(graph),
         f"aidet, float32 ({exact.models[0].backend_name})": lambda some: [r.prob for r in exact.score(some)],
     }  # fmt: skip
-    able, cascade = "BF16" in openvino_session.abilities(), None
-    if able:
-        made = int8.quantize(graph, others, precision="bfloat16")
-        cascade = Detector(ckpt, cascade=graph.with_name(made["file"]), unsure="none", say=cli.to_stderr)
-        contenders["aidet, cascade from bfloat16"] = lambda some: [r.prob for r in cascade.score(some)]
+    able, cascades = "BF16" in openvino_session.abilities(), {}
+    for precision in ("int8", *(["bfloat16"] if able else [])):
+        made = int8.quantize(graph, others, precision=precision)
+        what = f"aidet, cascade from {precision}"
+        cascades[what] = Detector(ckpt, cascade=graph.with_name(made["file"]), unsure="none", say=cli.to_stderr)
+        contenders[what] = lambda some, own=cascades[what]: [r.prob for r in own.score(some)]
     for contender in contenders.values():
         contender(paths[:8])
-    before = cascade.cascade.twice if cascade else 0
+    before = {what: detector.cascade.twice for what, detector in cascades.items()}
     seconds, results = speed.in_turns(paths, list(contenders.values()), slices=3, rest=0.5)
     reading = speed.reading_rate(ckpt, paths)
     for what, took, found in zip(contenders, seconds, results):
         equal = "" if what.startswith("timm") else f"{speed.agreement(results[0], found, 0.5):.4f}"
         note = ""
-        if what.startswith("aidet, cascade"):
-            note = f"{cascade.cascade.twice - before} of {len(paths)} images scored twice"
+        if what in cascades:
+            note = f"{cascades[what].cascade.twice - before[what]} of {len(paths)} images scored twice"
         yield row(name, what, len(paths) / took, seconds[0] / took, equal, note)
     for precision in ("float32", *(["bfloat16"] if able else [])):
         alone = openvino_alone(graph, precision)
@@ -257,7 +258,7 @@ def trained(ckpt, images, folder, limit):
         equal = sum(a.decision == b.decision for a, b in zip(results[0], some)) / len(paths)
         note = f"{len(paths)} pictures, as the detector is set"
         if detector.cascade:
-            note += f"; margin {made['margin']:.2f}; {detector.cascade.twice} scored twice"
+            note += f"; margin {made['score_margin']:.2f}; {detector.cascade.twice} scored twice"
         yield row(Path(ckpt).stem, what, len(paths) / took, seconds[0] / took, f"{equal:.4f}", note)
 
 
@@ -282,7 +283,7 @@ def main(argv):
     with tempfile.TemporaryDirectory() as where:
         folder = Path(where)
         paths = speed.make_images(folder / "mixed", args.files)
-        speed.make_images(folder / "others", 48, seed=2)
+        speed.make_images(folder / "others", 40, seed=2)
         made = speed.make_models(folder, paths[::4], names)
         rows = [compared(name, *made[name], paths, folder / "others", folder) for name in names]
         if args.detector:

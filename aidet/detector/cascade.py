@@ -39,6 +39,9 @@ class Cascade:
         A faster approximation of ``exact`` that is run first; ``exact`` is run if it cannot settle the decision.
     margin : float
         Largest expected difference between a view's score by ``first`` and its exact score.
+    settled : callable, optional
+        Takes scores and weights of all views by ``first``, and says whether the exact ones would give the same
+        decision. Without it ``margin`` does.
 
     Attributes
     ----------
@@ -53,7 +56,9 @@ class Cascade:
         early_exit: bool = False,
         first: Optional[Scorer] = None,
         margin: float = 0.0,
+        settled: Optional[Callable[[np.ndarray, Optional[np.ndarray]], bool]] = None,
     ) -> None:
+        self.settled = settled
         self.exact, self.decide, self.early_exit = exact, decide, early_exit
         self.first, self.margin = first, margin
         self.twice = 0
@@ -76,7 +81,11 @@ class Cascade:
         """
         if self.first is not None:
             seen = self._enough(self.first, views, weights, self.margin)
-            if self._settled(seen, len(views) - len(seen), weights, self.margin):
+            if self.settled is not None and len(seen) == len(views):
+                enough = bool(np.isfinite(seen).all()) and self.settled(seen, weights)
+            else:
+                enough = self._settled(seen, len(views) - len(seen), weights, self.margin)
+            if enough:
                 return seen
             with self._lock:
                 self.twice += 1
@@ -147,6 +156,31 @@ def open_first(
         )
     assert exact.views is not None  # Detector refuses a cascade of rules without views
     return first, margin_of(first.backend, path, exact.views) / exact.scale
+
+
+def voting(views: Views) -> Dict[str, Any]:
+    """What an image's score depends on beside the scores of its views, for a soft vote."""
+    return {"votes": views.votes, "views": views.kind, "flips": views.flips, "weights": views.weights}
+
+
+def score_margin_of(session: Any, views: Views) -> Optional[float]:
+    """How far an image's score by soft vote may be from the exact one; None if the file states it for no such vote.
+
+    Parameters
+    ----------
+    session : aidet.backends.OnnxRuntime
+    views : aidet.vote.Views
+
+    Returns
+    -------
+    float or None
+        In units of calibrated scores.
+    """
+    about = stated(session)
+    margin = about.get("score_margin")
+    if not isinstance(margin, (int, float)) or not 0 <= margin < np.inf or about.get("voting") != voting(views):
+        return None
+    return float(margin)
 
 
 def stated(session: Any) -> Dict[str, Any]:

@@ -15,7 +15,7 @@ from ..labels import zone_around
 from ..parallel import cpus, in_order
 from . import backends, default
 from . import vote as _vote
-from .cascade import Cascade, open_first
+from .cascade import Cascade, open_first, score_margin_of
 from .ensemble import Ensemble
 from .network import Network
 from .scorer import Scorer
@@ -240,16 +240,22 @@ class Detector(Ensemble):
 
     def _cascade(self, path, early_exit, options):
         exact = self.models[0]
-        first, margin = None, 0.0
+        first, margin, settled = None, 0.0, None
         if path is not None:
             # The file says what it runs on: the engine and precision that its margin was measured with.
             own = {**options, "backend": "auto", "precision": None}
             first, margin = open_first(path, exact, lambda path: Network(path, exact.name, **own))
 
-        def decide(scores, weights):
-            return _vote.verdict(self._fuse([scores], [weights])[0], self.threshold, self.unsure)[1:]
+        def decide(scores, weights, moved=0.0):
+            return _vote.verdict(self._fuse([scores], [weights])[0] + moved, self.threshold, self.unsure)[1:]
 
-        return Cascade(exact, decide, early_exit, first, margin)
+        apart = None if first is None or self.vote != "soft" else score_margin_of(first.backend, exact.views)
+        if apart is not None and not early_exit:
+
+            def settled(scores, weights):
+                return decide(scores, weights, -apart) == decide(scores, weights, apart)
+
+        return Cascade(exact, decide, early_exit, first, margin, settled)
 
     def __reduce__(self):
         return _opened, self._made_from

@@ -18,7 +18,7 @@ from ..datasets.sources import Inputs
 from ..errors import UserError
 from ..export import onnx_graph
 from . import openvino_session
-from .cascade import STAMP
+from .cascade import STAMP, voting
 from .detector import Detector
 
 CALIBRATION = 128
@@ -55,9 +55,10 @@ def quantize(
     -------
     dict
         ``file``, ``images`` (compared), ``score_change`` (mean absolute), ``decisions_changed`` (share), ``speedup``,
-        ``margin`` (1.5 times the largest change of a single view's score; it is stored in the file for
-        ``infer.py --cascade``), ``cascade_speedup`` and ``scored_twice`` (share) of such a cascade, and, if labels are
-        given, ``balanced_accuracy`` and ``balanced_accuracy_int8`` (of the faster model, whatever its precision).
+        ``margin`` (1.5 times the largest change of a single view's score) and ``score_margin`` (of an image's score, by
+        the model's own soft vote), which are stored in the file for ``infer.py --cascade``, ``cascade_speedup`` and
+        ``scored_twice`` (share) of such a cascade, and, if labels are given, ``balanced_accuracy`` and
+        ``balanced_accuracy_int8`` (of the faster model, whatever its precision).
 
     Raises
     ------
@@ -93,10 +94,18 @@ def quantize(
     margin = SAFETY_FACTOR * max(_change(x, y) for x, y in pairs if x.ok and y.ok)
     about = {"calibration_images": len(calibrating), "compared_images": found["images"]}
     about.update({} if eight else {"precision": precision}, margin=margin, views=sorted(views.lines()))
+    # Views that are averaged err less than one of them; this holds for the views that are averaged here alone.
+    voted = SAFETY_FACTOR * max(abs(exact[k] - rounded[k]) for k in exact if None not in (exact[k], rounded[k]))
+    own = Detector(path, backend="onnxruntime").models[0].views
+    assert own is not None
+    about.update(score_margin=voted, voting=voting(own))
     onnx_graph.stamp(model, STAMP, json.dumps(about))
     onnx_graph.save(model, target)
     _, both, twice = _verdicts(path, comparing, cascade=target)
-    found.update(speedup=slow / fast, margin=margin, cascade_speedup=slow / both, scored_twice=twice / len(comparing))
+    found.update(
+        speedup=slow / fast, margin=margin, score_margin=voted, cascade_speedup=slow / both,
+        scored_twice=twice / len(comparing),
+    )  # fmt: skip
     return {"file": target.name, **found}
 
 

@@ -82,6 +82,39 @@ def test_a_cascade_trusts_the_first_network_no_further_than_its_margin(pair, mon
     assert own.twice == before + len(files) and plain is not worse
 
 
+def test_the_margin_of_an_images_score_counts_for_the_vote_that_it_was_measured_with(tmp_path):
+    path = make_model(tmp_path / "a.ckpt", voting={"votes": 5}, calibration={"scale": 0.5, "offset": 0.4})
+    rng = np.random.default_rng(1)
+    (tmp_path / "images").mkdir()
+    for i in range(48):
+        small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        small.resize((50, 60), Image.Resampling.BICUBIC).save(tmp_path / "images" / f"{i}.png")
+    files = sorted((tmp_path / "images").iterdir())
+    flags = ["--ckpt", path, "--format", "onnx", "--out", tmp_path, "--int8", tmp_path / "images"]
+    assert not export.run([str(f) for f in flags])
+    small = tmp_path / "a_int8.onnx"
+    # A threshold so close to one image's score that the margin has to settle it.
+    settings = {"threshold": Detector(path).score(files[0]).prob + 1e-4, "unsure": "none"}
+    detector = Detector(path, cascade=small, **settings)
+    own, network = detector.cascade, detector.models[0]
+    apart = cascade.score_margin_of(own.first.backend, network.views)
+    assert 0 < apart <= cascade.margin_of(own.first.backend, small, network.views)
+    exact = Detector(path, **settings).score(files)
+    # As far off as it allows, every view alike: calibrated scores are half the views' differences.
+    for sign in (-1, 1):
+        off = sign * apart / network.scale * 0.999
+        own.first.run, own.twice = (lambda views, off=off: network.run(views) + off), 0
+        assert [(v.label, v.decision) for v in detector.score(files)] == [(v.label, v.decision) for v in exact]
+        assert 0 < own.twice < len(files)
+    own.first.run = lambda views: np.full(len(views), np.nan)
+    assert [v.score for v in detector.score(files)] == [v.score for v in exact]
+    # Another vote, or early exit: the margin of a view decides.
+    assert cascade.score_margin_of(own.first.backend, Detector(path, votes=3).models[0].views) is None
+    for settings in ({"votes": 3}, {"vote": "hard"}, {"early_exit": True}):
+        assert Detector(path, cascade=small, **settings).cascade.settled is None
+        assert own.settled is not None
+
+
 @pytest.mark.skipif(runtime.version_of("openvino") is None, reason="pip install 'aidet[openvino]'")
 def test_the_first_stage_runs_on_the_engine_that_its_margin_was_measured_with(pair):
     path, small, files = pair
