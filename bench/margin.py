@@ -18,8 +18,8 @@ from aidet.errors import UserError
 
 TABLE = ROOT / "results" / "margin.csv"
 COLUMNS = (
-    "detector", "first stage", "margin", "score margin", "measured on", "set", "pictures", "decisions equal", "labels equal",
-    "scored twice", "largest change of score", *common.FACTS,
+    "detector", "first stage", "margin", "score margin", "measured on", "set", "pictures", "decisions equal",
+    "labels equal", "scored twice", "largest change of score", *common.FACTS,
 )  # fmt: skip
 
 
@@ -56,8 +56,8 @@ def main(argv):
             if not pairs:
                 raise UserError(f"none of the {len(paths)} pictures of {listing!r} can be used")
             row = dict(zip(COLUMNS, (
-                Path(args.ckpt).stem, args.precision, f"{made['margin']:.2f}", f"{made['score_margin']:.2f}", f"{made['images']} pictures", name,
-                len(pairs), sum(a.decision == b.decision for a, b in pairs),
+                Path(args.ckpt).stem, args.precision, f"{made['margin']:.2f}", f"{made['score_margin']:.2f}",
+                f"{made['images']} pictures", name, len(pairs), sum(a.decision == b.decision for a, b in pairs),
                 sum(a.label == b.label for a, b in pairs), cascade.cascade.twice - before,
                 f"{max(abs(a.score - b.score) for a, b in pairs):.2f}", *common.facts("defaults"),
             )))  # fmt: skip

@@ -23,8 +23,8 @@ from ..parallel import cpus
 MISSING = "openvino is not installed; run: pip install 'aidet[openvino]'"
 TELEMETRY = "openvino_telemetry"
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # of what an eight-bit graph leaves in float
-# Plain vision transformers. On a processor with AVX-512, CLIP's ViT-B/16 took 3.8 s here and 6.4 s on ONNX Runtime, and
-# EfficientNet-Lite0 the same time on both; with AVX2 only, ONNX Runtime was as fast or faster (LOG.md, 2026-11-29).
+# Plain vision transformers. On processors with AVX-512 OpenVINO took 8 % to 40 % less time for CLIP's ViT-B/16 than ONNX
+# Runtime; for other families the two were within 5 %, or ONNX Runtime was faster (LOG.md, 2026-11-30).
 TRANSFORMERS = ("clip", "deit", "dinov2", "siglip", "vit")
 
 
