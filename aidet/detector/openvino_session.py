@@ -23,7 +23,7 @@ from ..parallel import cpus
 MISSING = "openvino is not installed; run: pip install 'aidet[openvino]'"
 TELEMETRY = "openvino_telemetry"
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # of what an eight-bit graph leaves in float
-# Plain vision transformers. On processors with AVX-512 OpenVINO took 8 % to 40 % less time for CLIP's ViT-B/16 than ONNX
+# Plain vision transformers. On processors with AVX-512 OpenVINO took 8 % to 40 % less time for CLIP ViT-B/16 than ONNX
 # Runtime; for other families the two were within 5 %, or ONNX Runtime was faster (LOG.md, 2026-11-30).
 TRANSFORMERS = ("clip", "deit", "dinov2", "siglip", "vit")
 
