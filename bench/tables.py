@@ -40,7 +40,9 @@ def table(name):
         rows = list(reader)
     if name == "recipes_proof":
         rows = proofs(rows, reader.fieldnames)
-    rows = {"scale": engines, "scale_100m": hundred_million, "partial": localizers}.get(name, list)(rows)
+    rows = {"scale": engines, "scale_100m": hundred_million, "partial": localizers, "peers": peers}.get(name, list)(
+        rows
+    )
     columns = [c for c in rows[0] if c not in HIDDEN]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(row[c] for c in columns) + " |" for row in rows]
@@ -82,6 +84,28 @@ def localizers(rows):
     """The rows and columns of results/partial.csv that a page has room for."""
     narrow = {"F1", "IoU", "image balanced accuracy"}
     return [{k: v for k, v in row.items() if k not in narrow} for row in rows if not row["part"].startswith("kind")]
+
+
+def peers(rows):
+    """The networks of results/peers.csv side by side: times the first row, images a second, and images scored twice.
+
+    A trained detector, which has its own first row, is left out; the page states its numbers in words.
+    """
+    first = rows[0]["what"]
+    models = [row["model"] for row in rows if row["what"] == first]
+    shared = [row for row in rows if row["model"] in models]
+    result = []
+    for what in dict.fromkeys(row["what"].partition(" (")[0] for row in shared):
+        own = {row["model"]: row for row in shared if row["what"].partition(" (")[0] == what}
+        cells = {}
+        for model in models:
+            row = own.get(model)
+            twice = row["note"].partition(" images scored twice") if row else ("", "")
+            end = f"; {twice[0]})" if twice[1] else ")"
+            cells[model] = f"{row['times the first row']} ({row['images/s']}{end}" if row else "not measured"
+        result.append({"what": what, **cells})
+    facts = {name: " / ".join(dict.fromkeys(row[name] for row in shared)) for name in FACTS}
+    return [{**row, **facts} for row in result]
 
 
 def _same(first, second, *columns):
