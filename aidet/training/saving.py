@@ -13,7 +13,7 @@ from ..errors import UserError
 from .checks import STATE, Plan, state_path
 
 META = "__meta__"
-STATE_PREFIXES = ("optimizer.", "ema.", "ema_steps")
+NET = "net."  # in front of the names of weights in a state, beside those of optimizer and moving averages
 
 
 @dataclass
@@ -149,10 +149,12 @@ def put_arrays(parameters: Dict[str, Any], arrays: Dict[str, np.ndarray], path: 
 
 
 def weights_only(arrays: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-    """The weights among the arrays of a checkpoint or a state, adapters (``lora``) folded in."""
+    """The weights of a checkpoint, or those in a state by the names of the net, with adapters (``lora``) folded in."""
     from . import lora
 
-    return lora.folded({n: a for n, a in arrays.items() if n != META and not n.startswith(STATE_PREFIXES)})
+    if META not in arrays:
+        return arrays
+    return lora.folded({n[len(NET) :]: a for n, a in arrays.items() if n.startswith(NET)})
 
 
 # --- the folder and the weights ---------------------------------------------------------------------------------------

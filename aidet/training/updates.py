@@ -11,7 +11,7 @@ from ..errors import UserError
 from .checks import Plan
 from .masks import sides_of
 from .processes import Processes
-from .saving import Progress
+from .saving import NET, Progress
 from .start import Student
 from .targets import batch_weights, loss_kind, mix, soft_targets
 
@@ -228,7 +228,7 @@ class Updater:
 
     def state(self) -> Dict[str, Any]:
         """Every tensor that the next step depends on, by its name in the state."""
-        named = {f"net.{p.name}": p for p in self._student.tensors}
+        named = {f"{NET}{p.name}": p for p in self._student.tensors}
         named.update({f"optimizer.{n}": p for n, p in self.optimizer.state().items()})
         if self.ema is not None:
             named.update(self.ema.state())
