@@ -18,7 +18,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import common
@@ -109,54 +108,6 @@ def against_loop(hub, ckpt, paths, small, votes=7):
         yield {"what": f"(b) ratio{what}", **name, "value": t / seconds, "unit": "x", "target": ">= 3", "note": note}
 
 
-class Run:
-    """Run infer.py as a user does, and monitor it from outside.
-
-    Attributes
-    ----------
-    seconds, first : float
-        Seconds of the whole command, and until the first row is on disk.
-    peak : float
-        Peak resident memory in MB (the kernel's high-water mark).
-    samples : list of (float, float, int)
-        Seconds since the start, resident memory in MB, size of the journal in bytes.
-    """
-
-    def __init__(self, ckpt, folder, out, *flags):
-        command = [sys.executable, ROOT / "infer.py", "--ckpt", ckpt, "--images", folder, "--out", out, *flags]
-        start = time.perf_counter()
-        process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.first, self.peak, self.samples, journal = None, 0.0, [], Path(out) / "infer.journal"
-        while process.poll() is None:
-            now = time.perf_counter() - start
-            if self.first is None and journal.is_file() and journal.read_bytes().count(b"\n") > 1:
-                self.first = now
-            self.peak = max(self.peak, _memory(process.pid, "VmHWM"))
-            size = journal.stat().st_size if journal.is_file() else 0
-            self.samples.append((now, _memory(process.pid, "VmRSS"), size))
-            time.sleep(0.02 if self.first is None else 0.5)
-        if process.returncode not in (0, 3):
-            raise SystemExit(f"infer.py ended with {process.returncode}")
-        self.seconds = time.perf_counter() - start
-        self.first = self.first or self.seconds  # few images: the journal was deleted before it was seen
-
-    def between(self, low, high):
-        """Mean memory (MB) and journal bytes per second between two fractions of the rows."""
-        last = max(s[2] for s in self.samples)
-        some = [s for s in self.samples if low * last <= s[2] <= high * last]
-        if len(some) < 2 or some[-1][0] == some[0][0]:
-            return float("nan"), float("nan")
-        return sum(s[1] for s in some) / len(some), (some[-1][2] - some[0][2]) / (some[-1][0] - some[0][0])
-
-
-def _memory(pid, field):
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-        return int(text.partition(f"{field}:")[2].split()[0]) / 1024
-    except (OSError, IndexError, ValueError):
-        return 0.0
-
-
 def ceiling(side=2048):
     """Billions of multiply-adds per second in float32 matrix products on all CPUs, by library.
 
@@ -243,7 +194,7 @@ def engines(args, folder):
 def as_a_user(folder, ckpt, count):
     """(c): the whole command line with and without a cached graph: speed, time to the first result, and memory."""
     speed.make_images(folder / "vip", count, (200, 200), seed=1)
-    done = Run(ckpt, folder / "vip", folder / "o1")
+    done = speed.Run(ckpt, folder / "vip", folder / "o1")
     common = {"model": "resnet18"}
     what, note = f"(c) {count} files of 200x200", f"whole command line, {count / done.seconds:.1f} images/s"
     yield {**common, "what": what, "value": done.seconds, "unit": "s", "target": "< 300", "note": note}
@@ -254,7 +205,7 @@ def as_a_user(folder, ckpt, count):
     (folder / "few").mkdir()
     for path in sorted((folder / "vip").iterdir())[:4]:
         (folder / "few" / path.name).write_bytes(path.read_bytes())
-    new = Run(ckpt, folder / "few", folder / "o3")
+    new = speed.Run(ckpt, folder / "few", folder / "o3")
     note = "the first run ever: MindSpore makes and verifies the ONNX graph"
     yield {**common, "what": "start to first result, no graph yet", "value": new.first, "unit": "s", "note": note}
     yield {**common, "what": "peak memory, no graph yet", "value": new.peak, "unit": "MB", "note": note}
@@ -263,9 +214,10 @@ def as_a_user(folder, ckpt, count):
 def flat(folder, images):
     """Memory and speed early and late in a run on a large folder."""
     subprocess.run([sys.executable, "-c", _TINY, folder / "tiny.ckpt"], cwd=ROOT, check=True)
-    Run(folder / "tiny.ckpt", folder / "few", folder / "o4")  # makes the graph, which needs MindSpore and its memory
+    # The first run makes the graph, which needs MindSpore and its memory.
+    speed.Run(folder / "tiny.ckpt", folder / "few", folder / "o4")
     # Three runs: on a shared machine, the speed can change by a fifth within the minute that one run takes.
-    runs = [Run(folder / "tiny.ckpt", images, folder / f"flat{i}") for i in range(3)]
+    runs = [speed.Run(folder / "tiny.ckpt", images, folder / f"flat{i}") for i in range(3)]
     with open(folder / "flat0" / "scores.csv", encoding="utf-8") as file:
         rows = sum(1 for _ in file) - 1
     ends = [(done.between(0.1, 0.3), done.between(0.75, 0.95)) for done in runs]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 from common import ROOT
 
@@ -175,3 +176,51 @@ def network_rate(path, backend="onnxruntime"):
     count = 16
     with ThreadPoolExecutor(cpus()) as pool:
         return count / min(timed(lambda: list(pool.map(lambda _: model.backend(x), range(count)))) for _ in range(5))
+
+
+class Run:
+    """Run infer.py as a user does, and monitor it from outside.
+
+    Attributes
+    ----------
+    seconds, first : float
+        Seconds of the whole command, and until the first row is on disk.
+    peak : float
+        Peak resident memory in MB (the kernel's high-water mark).
+    samples : list of (float, float, int)
+        Seconds since the start, resident memory in MB, size of the journal in bytes.
+    """
+
+    def __init__(self, ckpt, folder, out, *flags):
+        command = [sys.executable, ROOT / "infer.py", "--ckpt", ckpt, "--images", folder, "--out", out, *flags]
+        start = time.perf_counter()
+        process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.first, self.peak, self.samples, journal = None, 0.0, [], Path(out) / "infer.journal"
+        while process.poll() is None:
+            now = time.perf_counter() - start
+            if self.first is None and journal.is_file() and journal.read_bytes().count(b"\n") > 1:
+                self.first = now
+            self.peak = max(self.peak, _memory(process.pid, "VmHWM"))
+            size = journal.stat().st_size if journal.is_file() else 0
+            self.samples.append((now, _memory(process.pid, "VmRSS"), size))
+            time.sleep(0.02 if self.first is None else 0.5)
+        if process.returncode not in (0, 3):
+            raise SystemExit(f"infer.py ended with {process.returncode}")
+        self.seconds = time.perf_counter() - start
+        self.first = self.first or self.seconds  # few images: the journal was deleted before it was seen
+
+    def between(self, low, high):
+        """Mean memory (MB) and journal bytes per second between two fractions of the rows."""
+        last = max(s[2] for s in self.samples)
+        some = [s for s in self.samples if low * last <= s[2] <= high * last]
+        if len(some) < 2 or some[-1][0] == some[0][0]:
+            return float("nan"), float("nan")
+        return sum(s[1] for s in some) / len(some), (some[-1][2] - some[0][2]) / (some[-1][0] - some[0][0])
+
+
+def _memory(pid, field):
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+        return int(text.partition(f"{field}:")[2].split()[0]) / 1024
+    except (OSError, IndexError, ValueError):
+        return 0.0
