@@ -41,10 +41,10 @@ demo: .venv/.installed
 	$(call step, $(PY) evaluate.py score --scores out/demo/scores.csv --labels data/sample/labels.csv --where split=test --out out/demo)
 
 test: .venv/.installed
-	$(PY) -m pytest -n $(JOBS) --dist loadfile
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --durations=15
 
 parity: .venv/.parity
-	$(PY) -m pytest tests/parity -m parity -n $(JOBS)
+	$(PY) -m pytest tests/parity -m parity -n $(JOBS) --durations=10
 
 lint: .venv/.installed
 	$(PY) -m ruff check .
