@@ -31,17 +31,16 @@ class Cascade:
     exact : Scorer
         The network whose decision counts.
     decide : callable
-        Takes the views' scores and their weights (or None), float64 (V,), and returns the decision. Decisions are only
-        compared for equality.
+        Takes the views' scores and their weights (or None), float64 (V,), and returns the decision; a third argument
+        moves the image's score by so much. Decisions are only compared for equality.
     early_exit : bool
         Stop as soon as the remaining views cannot change the decision; otherwise all views are scored.
     first : Scorer, optional
         A faster approximation of ``exact`` that is run first; ``exact`` is run if it cannot settle the decision.
     margin : float
         Largest expected difference between a view's score by ``first`` and its exact score.
-    settled : callable, optional
-        Takes scores and weights of all views by ``first``, and says whether the exact ones would give the same
-        decision. Without it ``margin`` does.
+    score_margin : float, optional
+        Largest expected difference of an image's score, if all views are scored; without it ``margin`` counts.
 
     Attributes
     ----------
@@ -52,15 +51,14 @@ class Cascade:
     def __init__(
         self,
         exact: Scorer,
-        decide: Callable[[np.ndarray, Optional[np.ndarray]], Any],
+        decide: Callable[..., Any],
         early_exit: bool = False,
         first: Optional[Scorer] = None,
         margin: float = 0.0,
-        settled: Optional[Callable[[np.ndarray, Optional[np.ndarray]], bool]] = None,
+        score_margin: Optional[float] = None,
     ) -> None:
-        self.settled = settled
         self.exact, self.decide, self.early_exit = exact, decide, early_exit
-        self.first, self.margin = first, margin
+        self.first, self.margin, self.score_margin = first, margin, score_margin
         self.twice = 0
         self._lock = threading.Lock()
 
@@ -81,11 +79,7 @@ class Cascade:
         """
         if self.first is not None:
             seen = self._enough(self.first, views, weights, self.margin)
-            if self.settled is not None and len(seen) == len(views):
-                enough = bool(np.isfinite(seen).all()) and self.settled(seen, weights)
-            else:
-                enough = self._settled(seen, len(views) - len(seen), weights, self.margin)
-            if enough:
+            if self._settled(seen, len(views) - len(seen), weights, self.margin):
                 return seen
             with self._lock:
                 self.twice += 1
@@ -112,8 +106,13 @@ class Cascade:
 
     def _settled(self, seen, left, weights, margin=0.0):
         """Whether the decision is certain, whatever the remaining views score and for any error within ``margin``."""
+        if not np.isfinite(seen).all():
+            return False
+        if margin and self.score_margin is not None and not left:
+            low, high = (self.decide(seen, weights, sign * self.score_margin) for sign in (-1, 1))
+            return low == high
         low, high = (np.append(seen + sign * margin, np.full(left, sign * BOUND)) for sign in (-1, 1))
-        return bool(np.isfinite(seen).all()) and self.decide(low, weights) == self.decide(high, weights)
+        return self.decide(low, weights) == self.decide(high, weights)
 
 
 def open_first(

@@ -240,7 +240,7 @@ class Detector(Ensemble):
 
     def _cascade(self, path, early_exit, options):
         exact = self.models[0]
-        first, margin, settled = None, 0.0, None
+        first, margin, apart = None, 0.0, None
         if path is not None:
             # The file says what it runs on: the engine and precision that its margin was measured with.
             own = {**options, "backend": "auto", "precision": None}
@@ -249,13 +249,9 @@ class Detector(Ensemble):
         def decide(scores, weights, moved=0.0):
             return _vote.verdict(self._fuse([scores], [weights])[0] + moved, self.threshold, self.unsure)[1:]
 
-        apart = None if first is None or self.vote != "soft" else score_margin_of(first.backend, exact.views)
-        if apart is not None and not early_exit:
-
-            def settled(scores, weights):
-                return decide(scores, weights, -apart) == decide(scores, weights, apart)
-
-        return Cascade(exact, decide, early_exit, first, margin, settled)
+        if first is not None and self.vote == "soft" and not early_exit:
+            apart = score_margin_of(first.backend, exact.views)
+        return Cascade(exact, decide, early_exit, first, margin, apart)
 
     def __reduce__(self):
         return _opened, self._made_from

@@ -128,9 +128,8 @@ def pixels(size: Tuple[int, int], channels: int = 3) -> Callable[[int], np.ndarr
 def trace(net: "ms.nn.Cell", example: np.ndarray, path: Path) -> "onnx.ModelProto":
     """Write a network as ONNX with the batch size of the example; :class:`ExportError` if MindSpore cannot.
 
-    Its outputs keep MindSpore's names: asked for others, MindSpore 2.8 gives them to the wrong node where the last
-    operator is written as two, as ``x[:, 0]`` is (Slice and Squeeze).
-    """
+    Its outputs keep MindSpore's names: others it gives to the wrong node where the last operator becomes two, as
+    ``x[:, 0]`` does (MindSpore 2.8)."""
     import mindspore as ms
     import onnx
 

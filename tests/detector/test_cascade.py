@@ -111,8 +111,8 @@ def test_the_margin_of_an_images_score_counts_for_the_vote_that_it_was_measured_
     # Another vote, or early exit: the margin of a view decides.
     assert cascade.score_margin_of(own.first.backend, Detector(path, votes=3).models[0].views) is None
     for settings in ({"votes": 3}, {"vote": "hard"}, {"early_exit": True}):
-        assert Detector(path, cascade=small, **settings).cascade.settled is None
-        assert own.settled is not None
+        assert Detector(path, cascade=small, **settings).cascade.score_margin is None
+    assert own.score_margin == apart
 
 
 @pytest.mark.skipif(runtime.version_of("openvino") is None, reason="pip install 'aidet[openvino]'")
