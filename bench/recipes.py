@@ -182,11 +182,11 @@ def proofs():
 
 
 def cifake_test(folder, listing):
-    """Write labels of CIFAKE's test pictures: path, label, generator, split."""
+    """Write labels of every fifth of CIFAKE's 20,000 test pictures: path, label, generator, split."""
     rows = [
         {"path": str(path.resolve()), "label": label, "generator": generator, "split": "test"}
         for name, label, generator in (("FAKE", 1, "stable diffusion 1.4"), ("REAL", 0, "CIFAR-10"))
-        for path in sorted((Path(folder) / "test" / name).glob("*.jpg"))
+        for path in sorted((Path(folder) / "test" / name).glob("*.jpg"))[::5]
     ]
     if not rows:
         raise UserError(

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from .. import archives
 from . import containers, extras, tiff, walking
 
+PLUGINS = {"HEIF", "JXL"}  # names under which others register formats of aidet.images.extras
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 # Pillow's own guard against decompression bombs warns at 89 million pixels and raises at twice that; ours is explicit,
@@ -140,7 +141,13 @@ def binary(source: Any) -> Iterator[BinaryIO]:
 
 
 def pillow(source: Any) -> Image.Image:
-    """``Image.open`` without Pillow's limit of 179 million pixels, which is one for the whole process."""
+    """``Image.open`` without Pillow's limit of 179 million pixels, which is one for the whole process.
+
+    HEIC and JPEG XL stay with :mod:`.extras`, in a process of their own, even where another library has given Pillow a
+    plugin that decodes them in this one, as imageio does.
+    """
+    if not PLUGINS.isdisjoint(Image.OPEN) and kind(source) is not None:
+        raise UnidentifiedImageError("left to aidet.images.extras")
     try:
         return Image.open(source)
     except Image.DecompressionBombError:

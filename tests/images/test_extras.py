@@ -122,6 +122,23 @@ def test_heic_is_turned_once(tmp_path, picture, turn):
         assert image.format == "HEIF" and image.size == images.decode(tmp_path / "a.png").size
 
 
+def test_another_librarys_plugin_is_not_used(tmp_path, picture, monkeypatch):
+    """imageio, which scikit-image imports, registers one that decodes in this process."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    pillow_heif.from_pillow(picture).save(tmp_path / "a.heic", quality=-1, chroma=444)
+    data = (tmp_path / "a.heic").read_bytes()
+
+    def factory(*args):
+        raise AssertionError("decoded in this process")
+
+    monkeypatch.setitem(Image.OPEN, "HEIF", (factory, lambda prefix: True))
+    monkeypatch.setattr(Image, "ID", ["HEIF", *(name for name in Image.ID if name != "HEIF")])
+    assert alike(images.decode(tmp_path / "a.heic"), picture, 3)
+    with images.opened(io.BytesIO(data)) as image:
+        assert image.size == picture.size
+    assert "damaged HEIC" in reason(io.BytesIO(data[: len(data) // 2]))
+
+
 def test_heic_with_transparency_greys_and_damage(tmp_path, picture):
     pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
     clear = picture.convert("RGBA")
