@@ -177,7 +177,7 @@ def score_margin_of(session: Any, views: Views) -> Optional[float]:
     """
     about = stated(session)
     margin = about.get("score_margin")
-    if not isinstance(margin, (int, float)) or not 0 <= margin < np.inf or about.get("voting") != voting(views):
+    if not isinstance(margin, (int, float)) or not 0 <= margin < np.inf or about.get("score_voting") != voting(views):
         return None
     return float(margin)
 

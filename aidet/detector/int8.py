@@ -98,7 +98,7 @@ def quantize(
     voted = SAFETY_FACTOR * max(abs(exact[k] - rounded[k]) for k in exact if None not in (exact[k], rounded[k]))
     own = Detector(path, backend="onnxruntime").models[0].views
     assert own is not None
-    about.update(score_margin=voted, voting=voting(own))
+    about.update(score_margin=voted, score_voting=voting(own))
     onnx_graph.stamp(model, STAMP, json.dumps(about))
     onnx_graph.save(model, target)
     _, both, twice = _verdicts(path, comparing, cascade=target)
