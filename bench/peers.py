@@ -20,6 +20,7 @@ With --detector, a trained one is measured on real pictures too: float32, bfloat
 """
 
 import argparse
+import datetime
 import itertools
 import os
 import platform
@@ -275,10 +276,11 @@ def main(argv):
         raise UserError(f"--only {wrong[0]!r} is none of {', '.join(speed.NETWORKS)}")
     if bool(args.detector) != bool(args.images):
         raise UserError("--detector and --images go together")
-    about = dict(zip(("commit", "_", "device", "_", "date"), common.facts("")))
-    about["device"] = f"CPU {platform.machine()}, {common.cores()}"
-    about["versions"] = common.versions("onnxruntime", "openvino", "torch", "timm", "transformers", "pillow")
-    del about["_"]
+    about = {
+        "commit": common.commit(), "date": datetime.date.today().isoformat(),
+        "device": f"CPU {platform.machine()}, {common.cores()}",
+        "versions": common.versions("onnxruntime", "openvino", "torch", "timm", "transformers", "pillow"),
+    }  # fmt: skip
     table = ROOT / "results" / "peers.csv"
     with tempfile.TemporaryDirectory() as where:
         folder = Path(where)

@@ -40,9 +40,8 @@ def table(name):
         rows = list(reader)
     if name == "recipes_proof":
         rows = proofs(rows, reader.fieldnames)
-    rows = {"scale": engines, "scale_100m": hundred_million, "partial": localizers, "peers": peers}.get(name, list)(
-        rows
-    )
+    shapes = {"scale": engines, "scale_100m": hundred_million, "partial": localizers, "peers": peers}
+    rows = shapes.get(name, list)(rows)
     columns = [c for c in rows[0] if c not in HIDDEN]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(row[c] for c in columns) + " |" for row in rows]
