@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Union
 
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
 from .. import images
-from ..images import containers
+from ..images import containers, opening
 from . import credentials
 
 # kinds of finding
@@ -122,7 +122,7 @@ def _texts(data):
 
 def _values(data):
     """The texts of an image by name, as Pillow reads them."""
-    with Image.open(io.BytesIO(data)) as image:
+    with opening.pillow(io.BytesIO(data)) as image:
         if image.format == "PNG" and image.width * image.height <= LARGEST:
             image.load()  # there may be text after the pixels
         values = dict(getattr(image, "text", None) or {})

@@ -189,6 +189,16 @@ def test_generators_are_recognised(photo):
     assert metadata.read(out.getvalue())[0].text == PARAMETERS.replace("\n", " ")
 
 
+def test_a_picture_beyond_pillows_limit_has_its_comment_read(photo):
+    out = io.BytesIO()
+    photo(1, (20, 20)).save(out, "JPEG", comment=PARAMETERS)
+    size = out.getvalue().index(b"\xff\xc0") + 5  # of the picture: 400 million pixels
+    large = out.getvalue()[:size] + struct.pack(">2H", 20_000, 20_000) + out.getvalue()[size + 4 :]
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(io.BytesIO(large))
+    assert found(large) == found(out.getvalue()) == [("generator", "comment")]
+
+
 def test_a_camera_is_shown_and_its_position_is_not(photo):
     exif = Image.Exif()
     exif[0x010F], exif[0x0110] = "Canon", "EOS"
