@@ -10,10 +10,11 @@ from PIL import Image
 import export
 import infer
 from aidet import Detector, runtime
-from aidet.detector import cascade
+from aidet.detector import cascade, default
 from aidet.detector.network import Network
 from aidet.detector.scorer import Scorer
 from aidet.errors import UserError
+from data import make_sample
 
 SETTINGS = [
     {},
@@ -113,6 +114,21 @@ def test_the_margin_of_an_images_score_counts_for_the_vote_that_it_was_measured_
     for settings in ({"votes": 3}, {"vote": "hard"}, {"early_exit": True}):
         assert Detector(path, cascade=small, **settings).cascade.score_margin is None
     assert own.score_margin == apart
+
+
+def test_the_default_detectors_margin_holds_on_photographs_that_it_was_not_measured_on(tmp_path):
+    for scene, split, path in make_sample.packaged():
+        folder = tmp_path / ("others" if split == "test" else "calibration")
+        folder.mkdir(exist_ok=True)
+        for row, column, tile in make_sample.tiles(path, most=16 if split == "test" else 4):
+            Image.fromarray(tile).save(folder / f"{scene}_{row}_{column}.png")
+    files = sorted((tmp_path / "others").iterdir())
+    flags = ["--format", "onnx", "--out", tmp_path, "--int8", tmp_path / "calibration"]
+    assert not export.run([str(f) for f in ("--ckpt", default.path(), *flags)])
+    exact, small = Detector(default.path()).score(files), tmp_path / "aidet_default_int8.onnx"
+    detector = Detector(default.path(), cascade=small)
+    assert [(v.label, v.decision) for v in detector.score(files)] == [(v.label, v.decision) for v in exact]
+    assert len(files) >= 40 and len({v.decision for v in exact}) == 3 and 0 < detector.cascade.twice < len(files)
 
 
 @pytest.mark.skipif(runtime.version_of("openvino") is None, reason="pip install 'aidet[openvino]'")
