@@ -1,4 +1,4 @@
-"""Training speed and memory: this project, MindCV's own trainer and a PyTorch loop; same model, data and batch size.
+"""Training speed and memory: this project, MindCV's own trainer and PyTorch loops; same model, data and batch size.
 
     python bench/train.py --once --models resnet18,efficientnet_b0 --size 64 --images 320 --out results/train.csv
     python bench/train.py --models cifake_cnn --size 32 --batch 32 --images 640 --out results/train.csv
@@ -7,7 +7,7 @@ Every engine runs in a separate process, and each round runs all engines in turn
 them; the best round of each engine counts. The first epoch (compiling, starting workers) is not timed. At the end of an
 epoch this project's engine writes weights (twice: last and best) and state; MindCV's trainer writes the two checkpoints
 of its StateMonitor (network with optimizer, and optimizer; without the SummaryRecord, which starts a process that would
-be counted); the PyTorch loop writes nothing.
+be counted); the PyTorch loops write nothing. ``torch_bf16`` is autocast to bfloat16, channels last, where the processor has it.
 
 ``cpu_ms_per_image`` is the processor time of the process and its workers and is robust against other load;
 ``images_per_second`` is based on wall time and is meaningful only on a quiet machine. Without ``--once`` every model
@@ -29,7 +29,7 @@ from pathlib import Path
 
 import common
 
-ENGINES = ("aidet", "mindcv", "torch")
+ENGINES = ("aidet", "mindcv", "torch", "torch_bf16")
 KEY = ("model", "size", "batch", "images")
 
 
@@ -183,7 +183,7 @@ def torch_model(name):
     )  # fmt: skip
 
 
-def run_torch(o):
+def run_torch(o, bfloat16=False):
     import types
 
     # A torchvision built for CUDA registers operators that a CPU build of torch lacks; none of them is used here.
@@ -199,16 +199,24 @@ def run_torch(o):
     data = torchvision.datasets.ImageFolder(str(Path(o.data) / "train"), line)
     loader = torch.utils.data.DataLoader(data, o.batch, shuffle=True, drop_last=True, num_workers=o.workers,
                                          persistent_workers=o.workers > 0)  # fmt: skip
-    net = torch_model(o.model)
+    layout = torch.channels_last if bfloat16 else torch.contiguous_format
+    net = torch_model(o.model).to(memory_format=layout)
     optimizer = torch.optim.SGD(net.parameters(), 0.001, momentum=0.9)
     clock = Clock()
     for _ in range(o.epochs):
         for x, y in loader:
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(net(x), y).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = torch.nn.functional.cross_entropy(net(x.contiguous(memory_format=layout)), y)
+            loss.backward()
             optimizer.step()
         clock.mark()
     return clock
+
+
+def run_torch_bf16(o):
+    """PyTorch's best on a processor with bfloat16: autocast, channels last."""
+    return run_torch(o, bfloat16=True)
 
 
 def options():

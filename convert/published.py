@@ -407,6 +407,8 @@ def _checked(values, path):
         if key not in known:
             raise wrong(nearest(key, known, "field"))
         kind = _KINDS.get(key, str)
+        if kind is float and type(value) is int:
+            continue
         if not isinstance(value, kind):
             raise wrong(f"{key} (={value!r}) must be a {kind.__name__}")
     if values.get("name") != path.stem:

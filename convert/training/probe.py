@@ -69,11 +69,13 @@ def shrunk(image: Image.Image) -> np.ndarray:
 def tower(source: str, drop: Sequence[str] = ()) -> Tuple[Any, images.Pipeline]:
     """The PyTorch module of a source as the converter reads it, and its preprocessing of pixels."""
     from .. import hub, reading
+    from ..conversion import take_part
     from ..parity.torch_reference import torch_model
     from ..plan import make_plan
 
-    path, _ = hub.locate(source)
+    path, entry = hub.locate(source)
     found = reading.read(path)
+    take_part(found, entry)
     plan = make_plan(found, drop=list(drop))
     return torch_model(plan, found).eval(), images.Pipeline("decode | normalize(clip)")
 
