@@ -7,7 +7,8 @@ Every engine runs in a separate process, and each round runs all engines in turn
 them; the best round of each engine counts. The first epoch (compiling, starting workers) is not timed. At the end of an
 epoch this project's engine writes weights (twice: last and best) and state; MindCV's trainer writes the two checkpoints
 of its StateMonitor (network with optimizer, and optimizer; without the SummaryRecord, which starts a process that would
-be counted); the PyTorch loops write nothing. ``torch_bf16`` is autocast to bfloat16, channels last, where the processor has it.
+be counted); the PyTorch loops write nothing. ``torch_bf16`` is autocast to bfloat16, channels last; it needs a
+processor that has bfloat16 to be fast.
 
 ``cpu_ms_per_image`` is the processor time of the process and its workers and is robust against other load;
 ``images_per_second`` is based on wall time and is meaningful only on a quiet machine. Without ``--once`` every model

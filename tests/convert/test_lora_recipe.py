@@ -1,4 +1,4 @@
-"""LoRA trained in PyTorch: the saved adapters, converted onto the frozen tower, compute what the trained net computes."""
+"""LoRA trained in PyTorch: the saved adapters on the frozen tower, converted, compute what the trained net computes."""
 
 import argparse
 
