@@ -13,7 +13,7 @@ from . import register
 from .layers import initialise_small
 from .transformer import Tower
 
-FEATURES = ("projection", "penultimate", "patches")
+FEATURES = ("projection", "penultimate", "patches", "levels")
 # width, depth, patch, input, projection; one head for every 64 channels, MLP four times the width
 SIZES = {
     "clip_vit_b_32": (768, 12, 32, 224, 512),
@@ -37,10 +37,11 @@ class ClipViT(Tower):
     ----------
     num_classes : int
         0: no classifier, the net gives the features.
-    features : {"projection", "penultimate", "patches"}
+    features : {"projection", "penultimate", "patches", "levels"}
         ``projection``: the class token, normalised and projected to ``projection`` numbers; ``penultimate``: the same
         without the projection; ``patches``: the mean of the patches' tokens, not normalised, as in transformers'
-        ``CLIPForImageClassification``.
+        ``CLIPForImageClassification``; ``levels``: the class token of every block, behind its second norm, side by side
+        (``depth`` times ``width`` numbers), which :mod:`.rine` reads.
     normalise : bool
         Divide the features by their length.
     projection : int
@@ -64,14 +65,16 @@ class ClipViT(Tower):
         if features not in FEATURES:
             raise UserError(nearest(features, FEATURES, "features"))
         super().__init__(**{"ln_eps": 1e-5, "act": "quick_gelu", **tower}, pre_norm=True, patch_bias=False)
-        self.kind = features
-        out = projection if features == "projection" else self.width
+        self.kind, self.flat = features, nn.Flatten()
+        out = {"projection": projection, "levels": self.depth * self.width}.get(features, self.width)
         if features == "projection":
             self.projection = nn.Dense(self.width, projection, has_bias=False)
         self.scale = L2Normalize() if normalise else nn.Identity()
         self.head = initialise_small(nn.Dense(out, num_classes)) if num_classes else nn.Identity()
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.kind == "levels":
+            return self.head(self.scale(self.flat(self.levels(x))))
         x = self.tokens(x)
         if self.kind == "patches":
             x = self.patches(x).mean(1)

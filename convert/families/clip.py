@@ -106,7 +106,7 @@ def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Argume
     projection = shape(tensors, layout.source("projection") + ("" if layout.name.startswith("open") else ".weight"))
     size = projection[1 if layout.name.startswith("open") else 0] if projection else None
     head = shape(tensors, layout.source("head") + ".weight")
-    arguments: Arguments = {**layout.arguments, "features": _features(layout, width, size, head)}
+    arguments: Arguments = {**layout.arguments, "features": _features(layout, found, size, head)}
     if layout.name == "hf":
         arguments["act"] = vision(config).get("hidden_act", "quick_gelu")
         eps = vision(config).get("layer_norm_eps", 1e-5)
@@ -127,8 +127,11 @@ def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Argume
     return name, arguments
 
 
-def _features(layout, width, projection, head):
+def _features(layout, found, projection, head):
     """A classifier as wide as the projection reads it; one as wide as the tower reads what is in front of it."""
+    width = found["width"]
+    if head and found["depth"] > 1 and head[1] == found["depth"] * width:
+        return "levels"
     if head is None or head[1] != width:
         return "projection" if projection else "penultimate"
     if head[1] == projection:

@@ -5,7 +5,7 @@ here from the library's description.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from ..families import vision
 from ..plan import Plan
@@ -53,10 +53,11 @@ def clip(plan: Plan, source: Source) -> Optional["nn.Module"]:
             num_classes=plan.num_classes or 0,
             **timm_sizes(a),
         )
+    import torch
     from torch import nn
     from torch.nn import functional as F
 
-    out = a["projection"] if a["features"] == "projection" else a["width"]
+    out = {"projection": a["projection"], "levels": a["depth"] * a["width"]}.get(a["features"], a["width"])
 
     class Net(nn.Module):
         """A tower under the file's own names, and what reads it."""
@@ -71,8 +72,14 @@ def clip(plan: Plan, source: Source) -> Optional["nn.Module"]:
                 self.visual = _clip_of_openai(a, out)
             if plan.num_classes:
                 setattr(self, plan.layout.source("head"), nn.Linear(out, plan.num_classes))
+            self.tokens: List[Any] = []  # of every block, behind its second norm
+            if a["features"] == "levels":
+                for name, norm in self.named_modules():
+                    if name.endswith(("layer_norm2", "ln_2")):
+                        norm.register_forward_hook(lambda module, inputs, output: self.tokens.append(output[:, 0]))
 
         def forward(self, x: Any) -> Any:
+            self.tokens.clear()
             if plan.layout.name != "hf":
                 x = self.visual(x)
             elif a["features"] == "patches":
@@ -80,6 +87,8 @@ def clip(plan: Plan, source: Source) -> Optional["nn.Module"]:
             else:
                 x = self.vision_model(x).pooler_output
                 x = self.visual_projection(x) if a["features"] == "projection" else x
+            if a["features"] == "levels":
+                x = torch.cat(self.tokens, 1)
             x = F.normalize(x, dim=-1) if a.get("normalise") else x
             return getattr(self, plan.layout.source("head"))(x) if plan.num_classes else x
 

@@ -30,6 +30,24 @@ class Read(nn.Module):
         return self.fc(F.normalize(x, dim=-1) if self.normalise else x)
 
 
+class Levels(nn.Module):
+    """The class token of every block behind its second norm, from the hidden states that transformers gives out."""
+
+    def __init__(self, net, classes):
+        super().__init__()
+        self.net = net
+        self.fc = nn.Linear(net.config.num_hidden_layers * net.config.hidden_size, classes)
+
+    def forward(self, x):
+        states = self.net(x, output_hidden_states=True).hidden_states
+        found = []
+        inner = getattr(self.net, "vision_model", self.net)  # until transformers 4
+        for layer, state in zip(inner.encoder.layers, states):
+            attended = state + layer.self_attn(layer.layer_norm1(state), attention_mask=None)[0]
+            found.append(layer.layer_norm2(attended)[:, 0])
+        return self.fc(torch.cat(found, 1))
+
+
 def openai_names(tensors):
     """transformers' CLIP tower under OpenAI's names (a second, independent table)."""
     names = OrderedDict()
@@ -76,6 +94,9 @@ def clip(layout, sizes, image, projection, features="projection", classes=0, nor
             net = transformers.CLIPVisionModelWithProjection(config)
             head = (projection, classes)
             model = Read(net, lambda out: out.image_embeds, head if classes else None, normalise)
+        elif features == "levels":
+            net = transformers.CLIPVisionModel(config)
+            model = Levels(net, classes)
         else:
             net = transformers.CLIPVisionModel(config)
             model = Read(net, lambda out: out.pooler_output, (width, classes) if classes else None, normalise)
@@ -123,6 +144,8 @@ def clip_cells():
         ("hf", clip("hf", small, 40, 48), ()),
         ("hf", clip("hf", small, 40, 48, classes=2, normalise=True), unit, "head"),
         ("hf", clip_classifier(small, 40), (), "classifier"),
+        ("hf", clip("hf", small, 40, 48, "levels", 1), (), "levels"),
+        ("openai", clip("openai", small, 40, 48, "levels", 1), (), "levels"),
         ("openai", clip("openai", small, 40, 48), ("--arg", "heads=2")),
         ("openai", clip("openai", small, 40, 48, classes=1), (), "univfd"),
         (
