@@ -160,9 +160,9 @@ def main(argv: Sequence[str]) -> None:
         import torch
 
         torch.set_num_threads(args.threads)
-    sets = {Path(source).resolve().parent.name: read([source]) for source in (*args.labels, *args.once)}
-    train = [r for r in read(args.labels) if r["split"] == "train"]
-    once = [r for r in read(args.once) if r["split"] == "train"]
+    sets = [read([source]) for source in (*args.labels, *args.once)]
+    trained = [[r for r in rows if r["split"] == "train"] for rows in sets]
+    train, once = (sum(some, []) for some in (trained[: len(args.labels)], trained[len(args.labels) :]))
     found = Features(args)
     made = [found.of(f"train_{k}", crops(train, k), len(train)) for k in range(args.draws)]
     if once:
@@ -171,7 +171,8 @@ def main(argv: Sequence[str]) -> None:
     labels, kinds = (np.array([r[key] for r in used]) for key in ("label", "generator"))
     parts = np.array([1.0] * (len(used) - len(once)) + [args.once_weight] * len(once))
     layer, bias = fit(x, labels, kinds, args.strength, parts)
-    for name, rows in sets.items():
+    for source, rows in zip((*args.labels, *args.once), sets):
+        name = Path(source).resolve().parent.name
         held = [r for r in rows if r["split"] == "val"]
         if not held:
             continue
