@@ -470,6 +470,8 @@ def rine(plan: Plan, source: Source) -> "nn.Module":
     import torch
     from torch import nn
 
+    from .torch_towers import outputs_of
+
     a = plan.arguments
     width, n = a["embedding"], a["layers"]
 
@@ -489,13 +491,9 @@ def rine(plan: Plan, source: Source) -> "nn.Module":
             self.head = nn.Sequential(*head, nn.Linear(width, plan.num_classes or 1))
 
         def forward(self, x):
-            seen: List[Any] = []
-            blocks = self.visual.transformer.resblocks
-            hooks = [b.ln_2.register_forward_hook(lambda m, i, out: seen.append(out[:, 0])) for b in blocks]
-            self.visual(x)
-            for hook in hooks:
-                hook.remove()
-            z = (torch.softmax(self.alpha, 1) * self.proj1(torch.stack(seen, 1))).sum(1)
+            with outputs_of([block.ln_2 for block in self.visual.transformer.resblocks]) as seen:
+                self.visual(x)
+            z = (torch.softmax(self.alpha, 1) * self.proj1(torch.stack([t[:, 0] for t in seen], 1))).sum(1)
             return self.head(self.proj2(z))
 
     return Net()

@@ -4,8 +4,9 @@ Each builds the source library's own net; what reads its features, where the fil
 here from the library's description.
 """
 
+import contextlib
 import importlib
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 
 from ..families import vision
 from ..plan import Plan
@@ -73,29 +74,40 @@ def clip(plan: Plan, source: Source) -> Optional["nn.Module"]:
                 self.visual = _clip_of_openai(a, out)
             if plan.num_classes:
                 setattr(self, plan.layout.source("head"), nn.Linear(out, plan.num_classes))
-            self.tokens: List[Any] = []  # of every block, behind its second norm
-            for name, norm in self.named_modules():
-                if a["features"].startswith("levels") and name.endswith(("layer_norm2", "ln_2")):
-                    norm.register_forward_hook(lambda module, inputs, output: self.keep(output))
 
-        def keep(self, tokens: Any) -> None:
-            self.tokens += [tokens[:, 0], *([tokens[:, 1:].mean(1)] if means else [])]
+        def every(self, x: Any) -> Any:
+            """What every block gives behind its second norm, side by side."""
+            norms = [m for name, m in self.named_modules() if name.endswith(("layer_norm2", "ln_2"))]
+            with outputs_of(norms) as tokens:
+                (self.vision_model if plan.layout.name == "hf" else self.visual)(x)
+            return torch.cat([part for t in tokens for part in (t[:, 0], *([t[:, 1:].mean(1)] if means else []))], 1)
 
         def forward(self, x: Any) -> Any:
-            self.tokens.clear()
-            if plan.layout.name != "hf":
+            if a["features"].startswith("levels"):
+                x = self.every(x)
+            elif plan.layout.name != "hf":
                 x = self.visual(x)
             elif a["features"] == "patches":
                 x = self.vision_model(x).last_hidden_state[:, 1:].mean(1)
             else:
                 x = self.vision_model(x).pooler_output
                 x = self.visual_projection(x) if a["features"] == "projection" else x
-            if self.tokens:
-                x = torch.cat(self.tokens, 1)
             x = F.normalize(x, dim=-1) if a.get("normalise") else x
             return getattr(self, plan.layout.source("head"))(x) if plan.num_classes else x
 
     return Net()
+
+
+@contextlib.contextmanager
+def outputs_of(modules: "Sequence[nn.Module]") -> Iterator[List[Any]]:
+    """A list of what these modules give out while the block runs, in the order of the calls."""
+    seen: List[Any] = []
+    hooks = [m.register_forward_hook(lambda module, inputs, output: seen.append(output)) for m in modules]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def timm_sizes(a: Dict[str, Any]) -> Dict[str, Any]:
