@@ -64,7 +64,7 @@ docs: .venv-docs/.installed
 matrix: .venv/.parity
 	bash tests/matrix.sh 2.7.2 2.8.0 2.10.0
 	$(PY) -m pytest -m matrix tests/parity tests/test_wheel.py tests/xihe/test_xihe.py tests/distributed \
-		tests/training/test_train_parallel.py tests/training/test_recipes_learn.py
+		tests/training/test_train_parallel.py tests/training/test_recipes_learn.py tests/detector/test_large.py
 
 bench: .venv/.parity
 	for script in bench/convert.py bench/infer.py bench/train.py; do $(PY) $$script || exit 1; done

