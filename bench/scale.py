@@ -1,10 +1,10 @@
 """Many images, one process and several: rate, memory and overhead of infer.py, results/scale.csv and docs/scale.md.
 
-    python bench/scale.py [--images 200000] [--files 20000] [--photographs 300] [--again ENGINE ...]
+    python bench/scale.py [--images 200000] [--files 20000] [--photographs 300] [--again ENGINE ...] [--add-files N]
 
 - small pictures: JPEG of 32 pixels in one set of shards, scored by ``ckpt/aidet_cifake.ckpt``, which takes so little
   that everything else is what counts: by one process, by two (``--shard``, then ``merge``) and by Ray with two;
-- the same, fewer, as files, Parquet and tar: what the source costs;
+- the same, fewer, as files, Parquet and tar: what the source costs (``--add-files 1000000``: a row with more files);
 - made-up photographs of 1024x768, scored by the default detector, which takes nearly all of the time.
 
 A process has one thread, so that all use the same two cores. Scores must be the same each time. Linux only.
@@ -197,6 +197,7 @@ def main(argv):
     parser.add_argument("--photographs", type=int, default=300)
     parser.add_argument("--format", choices=sorted(data.SHARDS), default="parquet", help="of the shards")
     parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--add-files", type=int, metavar="N", help="only one more row: N small pictures as files")
     parser.add_argument("--again", nargs="+", choices=sorted(ENGINES), help="only these rows of the first comparison")
     options = parser.parse_args(argv)
     rows, every = [], list(ENGINES)
@@ -212,6 +213,12 @@ def main(argv):
 
     with tempfile.TemporaryDirectory() as place:
         place = Path(place)
+        if options.add_files:
+            size = shards(place / "tar", "tar", options.add_files, 9, (32, 32))
+            unpacked(place / "tar", place / "files")
+            rows = common.rows(options.table)
+            measure("32 pixels", SMALL, "files", place / "files", options.add_files, size, every[:1], place)
+            return 0
         size = shards(place / "many", options.format, options.images, 9, (32, 32))
         argv = ("32 pixels", SMALL, options.format, place / "many", options.images, size)
         if options.again:
