@@ -48,6 +48,8 @@ class Settings:
         Share of the picture under which no region is reported; at least 0 and below 1.
     pooling : mapping
         How the cells' logits become one score, see :func:`pooled`.
+    background : mapping, optional
+        How the logits are compared with the picture's own background, see :func:`levelled`; None: they are not.
     """
 
     grid: int
@@ -55,6 +57,7 @@ class Settings:
     threshold: float
     min_area: float
     pooling: Mapping[str, Any]
+    background: Optional[Mapping[str, float]] = None
 
     @classmethod
     def read(cls, sidecar: checkpoints.Sidecar) -> "Settings":
@@ -85,7 +88,8 @@ class Settings:
             if not _is_number(values[name]) or not least < values[name] < 1:
                 raise UserError(f"{what}: localization.{name} (={values[name]!r}) must be between 0 and 1")
         pooling = _pooling(values.get("pooling", "logsumexp"), what)
-        return cls(grid, tile, float(values["threshold"]), float(values["min_area"]), pooling)
+        background = _background(values.get("background"), what)
+        return cls(grid, tile, float(values["threshold"]), float(values["min_area"]), pooling, background)
 
 
 def _is_number(value):
@@ -105,6 +109,44 @@ def _pooling(own, what):
                 f"{what}: localization.pooling has {name} (={value!r}); it takes numbers {', '.join(usual)}"
             )
     return {**usual, **given}
+
+
+def _background(own, what):
+    if own is None:
+        return None
+    if not isinstance(own, dict) or set(own) != {"quantile", "part", "level"} or not all(map(_is_number, own.values())):
+        raise UserError(
+            f"{what}: localization.background (={own!r}) must be a mapping with the numbers quantile, part and level"
+        )
+    for name in ("quantile", "part"):
+        if not 0 <= own[name] <= 1:
+            raise UserError(f"{what}: localization.background.{name} (={own[name]!r}) must be between 0 and 1")
+    return {name: float(value) for name, value in own.items()}
+
+
+def levelled(cells: np.ndarray, background: Optional[Mapping[str, float]]) -> np.ndarray:
+    """Logits of cells, moved so that every picture's background lies at nearly the same level.
+
+    Photographs differ: noise, sharpening or an earlier compression move the logits of all their cells, by more than
+    many a repainted region moves its own. The background is a low quantile of the cells, which lies outside of a region
+    unless that is most of the picture.
+
+    Parameters
+    ----------
+    cells : numpy.ndarray
+        Logits, any shape.
+    background : mapping or None
+        ``cells - part * (quantile of cells - level)``: ``quantile`` in [0, 1], ``part`` in [0, 1] of the difference to
+        take away, and ``level``, the usual quantile of untouched photographs. None: nothing is moved.
+
+    Returns
+    -------
+    numpy.ndarray
+    """
+    if background is None:
+        return cells
+    moved: np.ndarray = cells - background["part"] * (np.quantile(cells, background["quantile"]) - background["level"])
+    return moved
 
 
 def pooled(cells: np.ndarray, pooling: Mapping[str, Any]) -> float:
@@ -281,6 +323,7 @@ class Localizer:
         logits, detail = self._logits(image)
         if not np.isfinite(logits).all():
             raise images.ImageError("the localizer gives values that are not finite")
+        logits = levelled(logits, own.background)
         score = self.scale * (pooled(logits, own.pooling) - self.offset)
         cells = labels.sigmoid(logits).astype(np.float32)
         reason = self._lacking(image, detail)

@@ -1,13 +1,16 @@
 """From the weights of ``convert.training.partial`` to a checkpoint: half precision, verified, with its lines.
 
     python -m convert.training.partial_finish runs/partial ckpt/aidet_partial.ckpt --data SET/labels.csv
+    python -m convert.training.partial_finish ckpt/aidet_partial.ckpt ckpt/aidet_partial.ckpt --data OTHER/labels.csv
 
 ``--mean RUN`` averages the weights with those of another run that went on from the first: that keeps most of what the
 first found, and most of what the second learnt (Wortsman et al. 2022; LOG.md, 2026-11-30).
 
-MindSpore's results are compared with PyTorch's on the same rounded weights. Three things are then chosen on the
-pictures of split ``val`` of the sets, through :class:`aidet.Localizer` as it is used:
+MindSpore's results are compared with PyTorch's on the same rounded weights. Four things are then chosen on the
+pictures of split ``val`` of the sets, through :class:`aidet.Localizer` as it is used; the second form of the command,
+from a checkpoint, only chooses these again:
 
+* the level of ``background``: the median over untouched photographs of the quantile of their cells;
 * ``threshold``: of those with a false area of at most ``--false-area`` on untouched photographs, the one with
   the best F1 of the cells;
 * ``min_area``: the area that at most one untouched photograph in twenty exceeds, at least .005;
@@ -30,6 +33,7 @@ from . import partial_net
 TILE, GRID = 256, 16
 LINE = "decode | center_crop(256) | normalize(half)"
 TOLERANCE = 1e-4
+BACKGROUND = {"quantile": 0.25, "part": 0.75}  # chosen on validation pictures (LOG.md, 2026-11-30)
 
 
 class Found(NamedTuple):
@@ -89,6 +93,13 @@ def found_in(localizer: Any, rows: Sequence[Dict[str, Any]], change: Any = None)
         scores.append(result.score / localizer.scale + localizer.offset)
         sides.append(side)
     return Found(cells, shares, np.array(scores), np.array(sides), list(rows))
+
+
+def level_of(found: Found) -> float:
+    """The usual background of untouched photographs: the median of the quantiles of their cells' log-odds."""
+    low = [np.quantile(cells, BACKGROUND["quantile"]) for cells, side in zip(found.cells, found.sides) if side == 0]
+    middle = float(np.median(np.clip(low, 1e-7, 1 - 1e-7)))
+    return round(float(np.log(middle / (1 - middle))), 4)
 
 
 def threshold_of(found: Found, false_area: float) -> Dict[str, float]:
@@ -185,7 +196,7 @@ def mean_of(runs: Sequence[Path]) -> Dict[str, np.ndarray]:
 def main(argv: Sequence[str]) -> None:
     """Convert, verify, choose, and write the checkpoint and its sidecar."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", help="folder of convert.training.partial")
+    parser.add_argument("run", help="folder of convert.training.partial, or a checkpoint")
     parser.add_argument("ckpt", help="the checkpoint to write")
     parser.add_argument("--data", action="append", required=True, help="labels.csv with split val")
     parser.add_argument("--mean", action="append", default=[], help="a run whose weights are averaged with the first's")
@@ -195,13 +206,25 @@ def main(argv: Sequence[str]) -> None:
 
     runtime.setup("CPU", mode="graph")
     folder, path = Path(args.run), Path(args.ckpt)
-    net = partial_net.network()
-    arrays = mean_of([folder, *map(Path, args.mean)])
-    partial_net.load_arrays(net, arrays)
-    facts = facts_of(net, folder, args)
+    if folder.suffix == ".ckpt":
+        if args.mean:
+            raise UserError(
+                f"--mean is for runs; {str(folder)!r} is a checkpoint, of which only the lines are chosen again"
+            )
+        facts, arrays = ckpt.Sidecar.read(folder).raw, ckpt.load_arrays(folder)
+    else:
+        net = partial_net.network()
+        arrays = mean_of([folder, *map(Path, args.mean)])
+        partial_net.load_arrays(net, arrays)
+        facts = facts_of(net, folder, args)
+        ckpt.save(arrays, path, facts)
+        facts["parity"] = compared(path, net)
+    facts = {**facts, "localization": {**facts["localization"], "background": None}}
     ckpt.save(arrays, path, facts)
-    facts["parity"] = compared(path, net)
-    found = found_in(Localizer(path), rows_of(args.data, "val"))
+    rows = rows_of(args.data, "val")
+    facts["localization"]["background"] = {**BACKGROUND, "level": level_of(found_in(Localizer(path), rows))}
+    ckpt.save(arrays, path, facts)
+    found = found_in(Localizer(path), rows)
     chosen = threshold_of(found, args.false_area)
     facts["localization"]["threshold"] = chosen["threshold"]
     facts["localization"]["min_area"] = min_area_of(found, chosen["threshold"])

@@ -1,5 +1,7 @@
 """The net of partly generated pictures in PyTorch and MindSpore: one function under two sets of names."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,6 +85,9 @@ def test_lines_are_chosen_within_the_false_area_allowed():
     assert partial_finish.min_area_of(found, 0.25) > partial_finish.min_area_of(found, 0.5) == 0.005
     calibration = partial_finish.calibration_of(found)
     assert calibration["scale"] > 0 and 0.4 < calibration["offset"] < 0.8
+    # The level is the photographs' own: pictures with a region, which are brighter, do not move it.
+    low = np.median([np.quantile(c, 0.25) for c, side in zip(cells, sides) if not side])
+    assert partial_finish.level_of(found) == pytest.approx(np.log(low / (1 - low)), abs=1e-4)
     with pytest.raises(UserError, match="no threshold"):
         partial_finish.threshold_of(found._replace(cells=[np.ones((8, 8))] * 40), 0.01)
     mask = np.zeros((20, 40), np.uint8)
@@ -100,3 +105,31 @@ def test_the_mean_of_two_runs_is_that_of_their_weights(tmp_path):
     ckpt.save_arrays({"a": np.zeros((2, 2), np.float32), "b": np.zeros(1, np.float32)}, tmp_path / "y" / "model.ckpt")
     with pytest.raises(UserError, match="other names or shapes"):
         partial_finish.mean_of([tmp_path / "x", tmp_path / "y"])
+
+
+def test_lines_of_a_checkpoint_are_chosen_again_and_its_weights_stay(tmp_path, monkeypatch, capsys):
+    """On twelve pairs of noise whose regions are of another noise; only the sidecar's lines may change."""
+    rng, lines = np.random.default_rng(0), ["path,label,split,group,mask,area"]
+    for i in range(12):
+        array = rng.integers(60, 190, (160, 160, 3), dtype=np.uint8)
+        Image.fromarray(array).save(tmp_path / f"{i}_r.png")
+        array[32:96, 32:112] = 128
+        Image.fromarray(array).save(tmp_path / f"{i}_p.png")
+        mask = np.zeros((160, 160), np.uint8)
+        mask[32:96, 32:112] = 255
+        Image.fromarray(mask).save(tmp_path / f"{i}.png")
+        lines += [f"{i}_r.png,0,val,{i},,", f"{i}_p.png,1,val,{i},{i}.png,0.2"]
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(partial_finish, "calibration_of", lambda found: {"scale": 1.0, "offset": 0.5, "prior": 0.5})
+    monkeypatch.setattr(partial_finish, "threshold_of", lambda *a: {"threshold": 0.4, "f1": 0.5, "false_area": 0.01})
+    shipped, out = Path("ckpt/aidet_partial.ckpt"), tmp_path / "again.ckpt"
+    partial_finish.main([str(shipped), str(out), "--data", str(tmp_path / "labels.csv")])
+    before, after = ckpt.load_arrays(shipped), ckpt.load_arrays(out)
+    assert all(after[n].dtype == a.dtype and np.array_equal(after[n], a) for n, a in before.items())
+    old, new = ckpt.read_sidecar(shipped), ckpt.read_sidecar(out)
+    own = new["localization"]
+    assert own["background"]["quantile"] == 0.25 and own["background"]["level"] < 0 and own["threshold"] == 0.4
+    assert new["calibration"]["offset"] == 0.5 and own["pooling"] == old["localization"]["pooling"]
+    assert all(new[k] == old[k] for k in ("architecture", "source", "parity", "training", "input"))
+    with pytest.raises(UserError, match="--mean is for runs"):
+        partial_finish.main([str(shipped), str(out), "--data", "x", "--mean", "y"])

@@ -82,6 +82,24 @@ def test_pooling_does_not_grow_with_the_picture_and_a_small_region_moves_it():
     assert localizer.pooled(np.array([1.0, 2.0, 3.0]), {"kind": "topk", "share": 0.34, "scale": 2, "offset": 1}) == 6
 
 
+def test_the_background_of_every_picture_is_brought_towards_one_level(tmp_path, own):
+    rng, rule = np.random.default_rng(2), {"quantile": 0.25, "part": 0.75, "level": -4.0}
+    cells = rng.normal(-3, 0.5, (20, 20))
+    cells[2:6, 2:6] += 3
+    one, other = (localizer.levelled(c, rule) for c in (cells, cells + 2))
+    assert np.ptp(other - one) < 1e-9 and (other - one)[0, 0] == pytest.approx(2 * 0.25)
+    assert np.quantile(localizer.levelled(cells, {**rule, "part": 1.0}), 0.25) == pytest.approx(-4)
+    assert localizer.levelled(cells, None) is cells
+    # The map and the score of a localizer whose sidecar has it.
+    picture = scene((301, 203), (96, 48, 208, 160))
+    moved = aidet.Localizer(make_localizer(tmp_path / "m.onnx", settings={"background": rule}))
+    before, _ = own._logits(picture)
+    after, found = localizer.levelled(before, rule), moved.localize(picture)
+    assert found.cells == pytest.approx(labels.sigmoid(after), abs=1e-6)
+    assert found.score == pytest.approx(localizer.pooled(after, POOLING), abs=1e-5)
+    assert found.score != pytest.approx(own.localize(picture).score, abs=0.01)
+
+
 # --- regions ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("box", [(96, 48, 208, 160), (0, 0, 70, 50), (250, 130, 301, 203), (33, 7, 150, 190)])
 def test_a_region_is_found_to_within_a_cell(own, box):
@@ -195,6 +213,14 @@ def test_mindspore_gives_both_outputs():
         ({"pooling": {"kind": "topk", "sharpness": 1}}, "pooling has sharpness .=1.; it takes numbers share"),
         ({"pooling": {"kind": "logsumexp", "sharpness": 0}}, "pooling has sharpness .=0.;"),
         ({"pooling": 3}, "localization.pooling .=3. must be a name"),
+        (
+            {"background": {"quantile": 0.25}},
+            "localization.background .=.* must be a mapping with the numbers quantile",
+        ),
+        (
+            {"background": {"quantile": 0.25, "part": 2, "level": 0}},
+            "localization.background.part .=2. must be between",
+        ),
     ],
     ids=str,
 )

@@ -84,7 +84,7 @@ def test_a_recipe_fits_eight_pictures(recipe, small, pictures, tmp_path):
 def test_a_probe_trains_a_new_head_alone(recipe, small, pictures, tmp_path):
     from aidet import models
 
-    arguments = {"image_size": 28, "grid": 2} if recipe == "dinov2_probe" else {}
+    arguments = {"image_size": 28, "grid": 2} if recipe == "dinov2_probe" else {"features": "levels_avg"}
     path = next(p for p in RECIPES if p.stem == recipe)
     name = config.load(path).model
     tower = {p.name: p.asnumpy().copy() for p in models.create(name, **arguments).get_parameters()}
