@@ -3,7 +3,7 @@
 Written so that it exports to ONNX and keeps the batch dimension dynamic. Parameter names are timm's.
 """
 
-from typing import List, Optional
+from typing import Optional, Tuple
 
 import mindspore as ms
 import numpy as np
@@ -342,12 +342,12 @@ class Tower(nn.Cell):
         ``means``: and behind it the mean of the block's patches, (N, 2 * depth, width).
         """
         x = self.embed(x)
-        found: List[Tensor] = []
+        found: Tuple[Tensor, ...] = ()  # not a list: compiling append() in a training step has failed now and then
         for block in self.blocks:
             x = block.attended(x)
             normal = block.norm2(x)
-            found.append(normal[:, :1])
+            found = found + (normal[:, :1],)
             if means:
-                found.append(ops.expand_dims(self.patches(normal).mean(1), 1))
+                found = found + (ops.expand_dims(self.patches(normal).mean(1), 1),)
             x = x + block.drop_path(block.ls2(block.mlp(normal)))
-        return ops.concat(tuple(found), 1)
+        return ops.concat(found, 1)

@@ -211,7 +211,7 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(
                 f"--mean is for runs; {str(folder)!r} is a checkpoint, of which only the lines are chosen again"
             )
-        facts, arrays = ckpt.Sidecar.read(folder).raw, ckpt.load_arrays(folder)
+        facts, arrays = ckpt.read_sidecar(folder), ckpt.load_arrays(folder)
     else:
         net = partial_net.network()
         arrays = mean_of([folder, *map(Path, args.mean)])

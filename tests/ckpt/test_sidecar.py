@@ -25,6 +25,7 @@ WRITERS = {
     "aidet/export/onnx_graph.py",
     "convert/conversion.py",
     "convert/training/calibrate.py",
+    "convert/training/partial_finish.py",
 }
 
 
