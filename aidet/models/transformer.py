@@ -342,7 +342,7 @@ class Tower(nn.Cell):
         ``means``: and behind it the mean of the block's patches, (N, 2 * depth, width).
         """
         x = self.embed(x)
-        found: Tuple[Tensor, ...] = ()  # not a list: compiling append() in a training step has failed now and then
+        found: Tuple[Tensor, ...] = ()  # not a list: compiling append() in a training step failed once (LOG.md)
         for block in self.blocks:
             x = block.attended(x)
             normal = block.norm2(x)

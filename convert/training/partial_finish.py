@@ -98,8 +98,7 @@ def found_in(localizer: Any, rows: Sequence[Dict[str, Any]], change: Any = None)
 def level_of(found: Found) -> float:
     """The usual background of untouched photographs: the median of the quantiles of their cells' log-odds."""
     low = [np.quantile(cells, BACKGROUND["quantile"]) for cells, side in zip(found.cells, found.sides) if side == 0]
-    middle = float(np.median(np.clip(low, 1e-7, 1 - 1e-7)))
-    return round(float(np.log(middle / (1 - middle))), 4)
+    return round(float(labels.logit(np.median(low), 1e-7)), 4)
 
 
 def threshold_of(found: Found, false_area: float) -> Dict[str, float]:

@@ -107,7 +107,7 @@ def test_the_mean_of_two_runs_is_that_of_their_weights(tmp_path):
         partial_finish.mean_of([tmp_path / "x", tmp_path / "y"])
 
 
-def test_lines_of_a_checkpoint_are_chosen_again_and_its_weights_stay(tmp_path, monkeypatch, capsys):
+def test_lines_of_a_checkpoint_are_chosen_again_and_its_weights_stay(tmp_path, monkeypatch):
     """On twelve pictures of noise and their twins with a plain region; only the sidecar's lines may change."""
     rng, lines = np.random.default_rng(0), ["path,label,split,group,mask,area"]
     for i in range(12):

@@ -37,6 +37,16 @@ def pictures():
     return {name: Image.fromarray(a).convert("RGB") for name, a in result.items()}
 
 
+def check_golden(detector, weights, place, tolerance):
+    """A detector's scores of :func:`pictures` are those of a golden file, which belongs to ``weights``."""
+    golden = json.loads(place.read_text())
+    assert golden["sha256"] == files.sha256(weights), "the file changed: run bench/golden.py and read the difference"
+    shown = pictures()
+    assert set(shown) == set(golden["scores"])
+    found = detector.score(list(shown.values()))
+    assert {n: r.score for n, r in zip(shown, found)} == pytest.approx(golden["scores"], abs=tolerance)
+
+
 def test_file_is_small_whole_and_says_where_it_comes_from():
     assert CKPT.stat().st_size <= 15_000_000
     facts = ckpt.read_sidecar(CKPT)
@@ -94,12 +104,7 @@ def test_golden_scores(name, backend):
     if backend == "openvino" and runtime.version_of("openvino") is None:
         pytest.skip("pip install 'aidet[openvino]'; it has no build for Python 3.9")
     path, place = SHIPPED[name]
-    golden = json.loads(place.read_text())
-    assert golden["sha256"] == files.sha256(path), "the file changed: run bench/golden.py and read the difference"
-    shown = pictures()
-    assert set(shown) == set(golden["scores"])
-    found = Detector(*([] if name == "default" else [path]), backend=backend).score(list(shown.values()))
-    assert {n: r.score for n, r in zip(shown, found)} == pytest.approx(golden["scores"], abs=1e-4)
+    check_golden(Detector(*([] if name == "default" else [path]), backend=backend), path, place, 1e-4)
 
 
 def test_infer_uses_it_and_says_so(tmp_path, capsys):

@@ -3,13 +3,12 @@
 The weights, 340 MB, are not in the repository, so these tests belong to `make matrix`.
 """
 
-import json
 import shutil
 
 import pytest
-from test_default import ROOT, pictures
+from test_default import ROOT, check_golden
 
-from aidet import Detector, files
+from aidet import Detector
 from convert import conversion
 
 DETECTOR, NETWORK = ROOT / "ckpt" / "aidet_large.yaml", ROOT / "ckpt" / "large_clip.ckpt"
@@ -29,8 +28,4 @@ def large(tmp_path_factory):
 @pytest.mark.matrix
 @pytest.mark.parametrize("backend", ["onnxruntime", "mindspore"])
 def test_golden_scores(large, backend):
-    golden = json.loads(GOLDEN.read_text())
-    assert golden["sha256"] == files.sha256(HEAD), "the layer changed: run bench/golden.py and read the difference"
-    shown = pictures()
-    found = Detector(large, backend=backend).score(list(shown.values()))
-    assert {name: r.score for name, r in zip(shown, found)} == pytest.approx(golden["scores"], abs=1e-3)
+    check_golden(Detector(large, backend=backend), HEAD, GOLDEN, 1e-3)
