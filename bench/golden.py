@@ -1,8 +1,8 @@
-"""Write what is derived from the shipped checkpoints: golden scores, and the default detector's ONNX graph.
+"""Write what is derived from the shipped checkpoints: golden scores, and the ONNX graphs of the two in the wheel.
 
 tests/data/golden_*.json are the MindSpore scores on packaged and synthetic images; those of the large detector only if
-its network was converted. ckpt/aidet_default.onnx is the graph that infer.py would make on its first run, verified
-against MindSpore; with it, the default detector needs no MindSpore.
+its network was converted. ckpt/aidet_default.onnx and ckpt/aidet_partial.onnx are the graphs that infer.py would make
+on its first run, verified against MindSpore; with them, the default detector and --localize need no MindSpore.
 
     python bench/golden.py
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "detector")]
 
 import test_large  # noqa: E402 - the repository's own files come first on the path
-from test_default import SHIPPED, pictures  # noqa: E402
+from test_default import GRAPHS, SHIPPED, pictures  # noqa: E402
 
 from aidet import Detector, ckpt, files  # noqa: E402
 from aidet.detector import backends  # noqa: E402
@@ -34,9 +34,9 @@ if __name__ == "__main__":
         print(path.name)
         for name, r in zip(shown, found):
             print(f"  {name:10s} score {r.score:8.4f}  prob {r.prob:.4f}  {r.decision}")
-    sidecar = ckpt.Sidecar.read(SHIPPED["default"][0])
-    size = sidecar.size
-    model, verdict = backends.make(sidecar, size)
-    onnx_graph.stamp(model, "aidet.key", backends.cache_key(sidecar, size))
-    onnx_graph.save(model, sidecar.path.with_suffix(".onnx"))
-    print(f"{sidecar.path.with_suffix('.onnx').name}: largest logit difference {verdict['difference']:.1e}")
+    for path, size in GRAPHS:
+        sidecar = ckpt.Sidecar.read(path)
+        model, verdict = backends.make(sidecar, size)
+        onnx_graph.stamp(model, "aidet.key", backends.cache_key(sidecar, size))
+        onnx_graph.save(model, path.with_suffix(".onnx"))
+        print(f"{path.with_suffix('.onnx').name}: largest logit difference {verdict['difference']:.1e}")

@@ -19,7 +19,7 @@ SCRIPTS = ("train", "infer", "evaluate", "export", "app")
 
 
 def shipped():
-    """The default detector, and the localizer if it is there."""
+    """The default detector and the localizer."""
     found = [*ROOT.glob("ckpt/aidet_default.*"), *ROOT.glob("ckpt/aidet_partial.*")]
     return [path for path in found if not path.suffixes[:-1]]  # a cached graph has a hash before its extension
 
@@ -76,7 +76,7 @@ def test_what_is_in_the_wheel(wheel):
     assert not in_the_repository("convert", "aidet/convert") - set(names)
     assert any(n.endswith(".j2") for n in names), "the report's template"
     detector = {f"aidet/shipped/aidet_default.{kind}" for kind in ("ckpt", "json", "md", "onnx")}
-    localizer = {f"aidet/shipped/{path.name}" for path in shipped() if path.stem == "aidet_partial"}
+    localizer = {name.replace("aidet_default", "aidet_partial") for name in detector}
     assert detector | localizer == {n for n in names if n.startswith("aidet/shipped/aidet_")}
     recipes = {f"aidet/shipped/{p.relative_to(ROOT).as_posix()}" for p in ROOT.glob("mindcv_cfg/**/*.yaml")}
     assert recipes == {n for n in names if n.startswith("aidet/shipped/mindcv_cfg/")} and recipes

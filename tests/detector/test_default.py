@@ -13,13 +13,16 @@ import pytest
 from PIL import Image
 
 from aidet import Detector, ckpt, files, runtime
-from aidet.detector import backends
+from aidet.detector import backends, localizer
 
 ROOT = Path(__file__).resolve().parents[2]
 CKPT = ROOT / "ckpt" / "aidet_default.ckpt"
 GOLDEN = ROOT / "tests" / "data" / "golden_default.json"
 SHIPPED = {"default": (CKPT, GOLDEN)}
 SHIPPED["cifake"] = (CKPT.with_name("aidet_cifake.ckpt"), GOLDEN.with_name("golden_cifake.json"))
+PARTIAL = CKPT.with_name("aidet_partial.ckpt")
+# The checkpoints whose graphs come with them, and the sizes of the inputs.
+GRAPHS = ((CKPT, ckpt.Sidecar.read(CKPT).size), (PARTIAL, (localizer.Settings.read(ckpt.Sidecar.read(PARTIAL)).tile,) * 2))
 
 
 def pictures():
@@ -61,16 +64,19 @@ def test_file_is_small_whole_and_says_where_it_comes_from():
     assert facts["voting"] == {"votes": 10, "views": "pyramid", "weights": "detail"}
 
 
-def test_the_graph_beside_it_is_of_these_weights_and_needs_no_mindspore(tmp_path):
+@pytest.mark.parametrize(
+    "path, opened", [(CKPT, "Detector(sys.argv[1], say=print).models[0]"), (PARTIAL, "Localizer(sys.argv[1], say=print)")]
+)
+def test_the_graph_beside_it_is_of_these_weights_and_needs_no_mindspore(path, opened, tmp_path):
     """Copied to another folder, as a wheel does: nothing is made, nothing else is read."""
     for kind in ("ckpt", "json", "onnx"):
-        shutil.copy(CKPT.with_suffix(f".{kind}"), tmp_path)
+        shutil.copy(path.with_suffix(f".{kind}"), tmp_path)
     code = (
-        "import sys; from aidet import Detector; detector = Detector(sys.argv[1], say=print)\n"
-        "print(detector.models[0].backend_name, 'mindspore' in sys.modules, 'onnx' in sys.modules)"
+        f"import sys; from aidet import Detector, Localizer; model = {opened}\n"
+        "print(model.backend_name, 'mindspore' in sys.modules, 'onnx' in sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / CKPT.name], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code, tmp_path / path.name], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.stdout == "onnxruntime False False\n", (done.stdout, done.stderr)
     assert len(list(tmp_path.iterdir())) == 3, "no other graph was made"
@@ -86,8 +92,12 @@ def test_a_graph_of_other_weights_beside_it_is_not_used(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps(facts))
     sidecar = ckpt.Sidecar.read(tmp_path / "x.ckpt")
     assert backends._intact(tmp_path / "x.onnx", backends.cache_key(sidecar, sidecar.size)) is None
-    shipped = ckpt.Sidecar.read(CKPT)
-    assert backends._intact(CKPT.with_suffix(".onnx"), backends.cache_key(shipped, shipped.size)), "run bench/golden.py"
+
+
+@pytest.mark.parametrize("path, size", GRAPHS)
+def test_the_graphs_that_come_along_are_of_their_checkpoints(path, size):
+    key = backends.cache_key(ckpt.Sidecar.read(path), size)
+    assert backends._intact(path.with_suffix(".onnx"), key), "run bench/golden.py"
 
 
 def test_cifake_detector_says_what_it_is():
