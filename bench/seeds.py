@@ -106,7 +106,7 @@ def distillation(options):
 
 
 def compared(scores, test, unseen):
-    """A row for every generator and for all, seen and unseen ones; ``scores`` (teachers, together, students; images)."""
+    """A row for every generator and group; ``scores`` (teachers, together, students; images)."""
     side = np.array([int(row["label"]) for row in test])
     source = np.array([row["generator"] for row in test])
     made = [name for name in dict.fromkeys(source.tolist()) if (side[source == name] == labels.GENERATED).any()]
