@@ -13,7 +13,7 @@ from .. import ckpt, images
 from ..errors import UserError, nearest
 from ..labels import zone_around
 from ..parallel import cpus, in_order
-from . import backends, default
+from . import backends, decision, default
 from . import vote as _vote
 from .cascade import Cascade, open_first, score_margin_of
 from .ensemble import Ensemble
@@ -193,8 +193,12 @@ class Detector(Ensemble):
             threshold = _threshold(threshold)
         zone = spec.get("unsure") if unsure is None else unsure
         given_zone = unsure_zone(zone)  # report a wrong one before any model is loaded
+        points = stated.operating_points
+        # A fusion file may say what a score means and where the line is, of several models or of one.
+        fused = len(names) > 1 or bool(points) or stated.calibration != (1.0, 0.0)
+        calibration = stated.calibration if fused else None
         fusion = functools.partial(
-            Fusion, spec.get("fuse", "soft"), names, spec.get("weights"), calibration=stated.calibration
+            Fusion, spec.get("fuse", "soft"), names, spec.get("weights"), calibration=calibration
         )
         fusion(spec.get("thresholds"))  # report a wrong name before any model is loaded
         options: Dict[str, Any] = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
@@ -204,21 +208,20 @@ class Detector(Ensemble):
         self.models = [open_scorer(p, name, **options, **more) for p, name, more in zip(checkpoints, names, own)]
         if one_by_one and self.models[0].views is None:
             raise UserError(f"early_exit and cascade are for networks with views; {names[0]!r} is a rule")
-        points = stated.operating_points
         own_thresholds = {m.name: m.threshold_at(None if points else operating_point) for m in self.models}
         self.fusion = fusion({**own_thresholds, **(spec.get("thresholds") or {})})
-        alone = len(names) == 1 and vote == "soft"
-        if points and len(names) > 1:
-            self._decide_as_stated(stated, threshold, operating_point)
+        alone = not fused and vote == "soft"
+        if points:
+            line = decision.as_stated(stated, threshold, operating_point)
+        elif alone:
+            chosen, line_of_one = bool(spec.get("thresholds")), self.fusion.thresholds[names[0]]
+            line = decision.of_model(self.models[0], line_of_one, threshold, operating_point, chosen)
         else:
-            self.threshold = threshold if threshold is not None else self.fusion.thresholds[names[0]] if alone else 0.5
-            chosen = threshold is not None or bool(spec.get("thresholds"))
-            self.operating_point = operating_point or (self.models[0].point if alone and not chosen else None)
-            self.points = self.models[0].points if alone else {}
-        self.prior = self.models[0].prior if alone and not early_exit else None
+            line = decision.Decision(0.5 if threshold is None else threshold, operating_point)
+        self.threshold, self.operating_point, self.points = line
         as_measured = vote == "soft" and votes is None and views is None and not flips
-        if len(names) > 1 and as_measured:
-            self.prior = stated.prior
+        prior = self.models[0].prior if alone else stated.prior if as_measured else None
+        self.prior = None if early_exit else prior
         self.unsure = zone_around(self.threshold) if zone is None else given_zone
         self.cascade = self._cascade(cascade, early_exit, options) if one_by_one else None
         used = [m.views for m in self.models if m.views is not None]
@@ -226,17 +229,9 @@ class Detector(Ensemble):
 
     @property
     def calibrated(self) -> Tuple[float, float]:
-        """``(scale, offset)`` of the final score: a single model's own, or that of the fusion."""
-        own = self.models[0] if len(self.models) == 1 else self.fusion
+        """``(scale, offset)`` of the final score: a single model's own, or that of the fusion or its file."""
+        own = self.models[0] if self.fusion.plain else self.fusion
         return own.scale, own.offset
-
-    def _decide_as_stated(self, stated, threshold, name):
-        """Thresholds of a fusion file that has operating points of its own."""
-        self.points = {point: own.threshold for point, own in stated.operating_points.items()}
-        self.operating_point = (name or stated.operating_point) if threshold is None else None
-        if self.operating_point is not None and self.operating_point not in self.points:
-            raise UserError(f"{stated.path}: {nearest(self.operating_point, list(self.points), 'operating point')}")
-        self.threshold = self.points[self.operating_point] if threshold is None else threshold
 
     def _cascade(self, path, early_exit, options):
         exact = self.models[0]
@@ -247,7 +242,8 @@ class Detector(Ensemble):
             first, margin = open_first(path, exact, lambda path: Network(path, exact.name, **own))
 
         def decide(scores, weights, moved=0.0):
-            return _vote.verdict(self._fuse([scores], [weights])[0] + moved, self.threshold, self.unsure)[1:]
+            fused = self._fuse([scores], [weights])[0] + moved * self.fusion.scale
+            return _vote.verdict(fused, self.threshold, self.unsure)[1:]
 
         if first is not None and self.vote == "soft" and not early_exit:
             apart = score_margin_of(first.backend, exact.views)

@@ -100,8 +100,9 @@ class Fusion:
     thresholds : dict of str to float, optional
         Each model's own threshold on its probability, default 0.5. Before fusion the threshold's log-odds are
         subtracted from the model's score, so that its threshold becomes 0.5.
-    calibration : (float, float)
-        Scale and offset: a fused score ``s`` of several models is read as ``scale * (s - offset)``.
+    calibration : (float, float), optional
+        Scale and offset: a fused score ``s`` is read as ``scale * (s - offset)``. Default: (1, 0), and the score of a
+        single model is not changed at all.
 
     Raises
     ------
@@ -115,9 +116,10 @@ class Fusion:
         names: Sequence[str],
         weights: Optional[Dict[str, float]] = None,
         thresholds: Optional[Dict[str, float]] = None,
-        calibration: Tuple[float, float] = (1.0, 0.0),
+        calibration: Optional[Tuple[float, float]] = None,
     ) -> None:
-        self.scale, self.offset = calibration
+        self.scale, self.offset = calibration or (1.0, 0.0)
+        self.plain = calibration is None and len(names) == 1  # nothing to fuse, nothing to read otherwise
         if how not in FUSIONS:
             raise UserError(nearest(how, FUSIONS, "fuse"))
         self.how, self.names = how, list(names)
@@ -142,8 +144,8 @@ class Fusion:
         return name
 
     def __call__(self, scores: Dict[str, float]) -> float:
-        """Fuse ``{model: score}`` into one score; the score of a single model is not changed."""
-        if len(self.names) == 1:
+        """Fuse ``{model: score}`` into one score."""
+        if self.plain:
             return float(scores[self.names[0]])
         return self.scale * (self._fused(scores) - self.offset)
 

@@ -48,6 +48,22 @@ def test_the_file_alone_is_a_detector(folder, photo):
         assert found.label == int(found.prob > 0.45) and found.statement is not None
 
 
+def test_a_file_with_one_model_says_what_its_score_means(folder, photo):
+    """The large detector is such a file."""
+    text = TEXT.replace("a.ckpt, sub/b.ckpt", "a.ckpt").replace("weights: {a: 0.75, b: 0.25}\n", "")
+    (folder / "one.yaml").write_text(text.replace("thresholds: {a: 0.5, b: 0.5}", "thresholds: {a: 0.5}"))
+    one = Detector(folder / "one.yaml")
+    assert (one.threshold, one.operating_point, one.prior) == (0.45, "balanced", 0.5)
+    assert one.points == {"few-false-alarms": 0.8, "balanced": 0.45} and one.calibrated == (0.5, 0.4)
+    assert Detector(folder / "one.yaml", operating_point="few-false-alarms").threshold == 0.8
+    plain = Detector(folder / "a.ckpt")
+    assert plain.threshold == 0.7
+    for seed in range(4):
+        found, raw = one.score(photo(seed)), plain.score(photo(seed)).score
+        assert found.score == pytest.approx(0.5 * (raw - 0.4), abs=1e-9)
+        assert found.label == int(found.prob > 0.45) and found.statement is not None
+
+
 def test_named_and_given_thresholds_win_over_the_file_s(folder):
     assert Detector(folder / "large.yaml", operating_point="few-false-alarms").threshold == 0.8
     given = Detector(folder / "large.yaml", threshold=0.3)
