@@ -117,7 +117,10 @@ def _sweep(commands):
     cli.add_detector(p, "ckpt", "votes", "operating-point", "positive", "real", "backend", "device", "workers")
     _labels(p)
     _common(p, 300)
-    p.add_argument("--points", nargs="+", metavar="NAME", help="families to run (default: all); see docs/evaluate.md")
+    p.add_argument(
+        "--points", nargs="+", metavar="NAME",
+        help="families, or points such as 'jpeg 70' (default: all); see docs/evaluate.md",
+    )  # fmt: skip
     p.add_argument(
         "--limit", type=_count, default=0, metavar="N", help="only N images, drawn evenly from both classes; 0: all"
     )

@@ -1,7 +1,7 @@
 """Families of image degradations for the robustness sweep: what may happen to an image before it reaches a detector."""
 
 from functools import partial
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -59,13 +59,14 @@ def _tier(longest, quality):
     return shrunk
 
 
-def points(families: Optional[Sequence[str]] = None) -> List[Point]:
-    """The points of the named families, ``clean`` first.
+def points(names: Optional[Sequence[str]] = None) -> List[Point]:
+    """The points that are named, one by one or by their family, ``clean`` first.
 
     Parameters
     ----------
-    families : list of str, optional
-        Names from :data:`FAMILIES` (``votes`` has no points of its own). Default: all.
+    names : list of str, optional
+        Names from :data:`FAMILIES` (``votes`` has no points of its own) or of points, such as ``jpeg 70``. Default:
+        all.
 
     Returns
     -------
@@ -75,22 +76,24 @@ def points(families: Optional[Sequence[str]] = None) -> List[Point]:
     Raises
     ------
     UserError
-        Unknown family; the message suggests the nearest name.
+        Unknown name; the message suggests the nearest.
     """
-    chosen = FAMILIES if not families else families
+    every = list(_all())
+    chosen = names or FAMILIES
+    known = (*FAMILIES, *(name for name, *_ in every))
     for name in chosen:
-        if name not in FAMILIES:
-            raise UserError(nearest(name, FAMILIES, "family of points"))
-    out: List[Point] = [("clean", "clean", 0.0, lambda image, rng: image)]
-    for family in chosen:
-        if family in _LINES:
-            out += [(f"{family} {x:g}", family, float(x), _run_line(line)) for x, line in _LINES[family][1]]
-    if "crop" in chosen:
-        out += [(f"crop {part:g}", "crop", part, _crop(part)) for part in _CROPS]
-    if "tiers" in chosen:
-        made = {"web": _tier(768, 60), "hard": _tier(512, 40), "vip": vip_impairment}
-        out += [(f"tier {name}", "tiers", name, made[name]) for name in TIERS]
-    return out
+        if name not in known:
+            raise UserError(nearest(name, known, "family of points, or point"))
+    return [every[0], *(point for point in every[1:] if point[0] in chosen or point[1] in chosen)]
+
+
+def _all() -> Iterator[Point]:
+    yield "clean", "clean", 0.0, lambda image, rng: image
+    for family, (_, lines) in _LINES.items():
+        yield from ((f"{family} {x:g}", family, float(x), _run_line(line)) for x, line in lines)
+    yield from ((f"crop {part:g}", "crop", part, _crop(part)) for part in _CROPS)
+    made = {"web": _tier(768, 60), "hard": _tier(512, 40), "vip": vip_impairment}
+    yield from ((f"tier {name}", "tiers", name, made[name]) for name in TIERS)
 
 
 def axis(family: str) -> str:

@@ -22,7 +22,10 @@ SHIPPED = {"default": (CKPT, GOLDEN)}
 SHIPPED["cifake"] = (CKPT.with_name("aidet_cifake.ckpt"), GOLDEN.with_name("golden_cifake.json"))
 PARTIAL = CKPT.with_name("aidet_partial.ckpt")
 # The checkpoints whose graphs come with them, and the sizes of the inputs.
-GRAPHS = ((CKPT, ckpt.Sidecar.read(CKPT).size), (PARTIAL, (localizer.Settings.read(ckpt.Sidecar.read(PARTIAL)).tile,) * 2))
+GRAPHS = (
+    (CKPT, ckpt.Sidecar.read(CKPT).size),
+    (PARTIAL, (localizer.Settings.read(ckpt.Sidecar.read(PARTIAL)).tile,) * 2),
+)
 
 
 def pictures():
@@ -65,7 +68,8 @@ def test_file_is_small_whole_and_says_where_it_comes_from():
 
 
 @pytest.mark.parametrize(
-    "path, opened", [(CKPT, "Detector(sys.argv[1], say=print).models[0]"), (PARTIAL, "Localizer(sys.argv[1], say=print)")]
+    "path, opened",
+    [(CKPT, "Detector(sys.argv[1], say=print).models[0]"), (PARTIAL, "Localizer(sys.argv[1], say=print)")],
 )
 def test_the_graph_beside_it_is_of_these_weights_and_needs_no_mindspore(path, opened, tmp_path):
     """Copied to another folder, as a wheel does: nothing is made, nothing else is read."""

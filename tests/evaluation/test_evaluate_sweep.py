@@ -164,6 +164,14 @@ def named(name):
     return next(p for p in degrade.points() if p[0] == name)
 
 
+def test_points_are_named_by_family_or_one_by_one():
+    assert [p[0] for p in degrade.points(["resize 0.5", "crop", "jpeg 70"])] == [
+        "clean", "jpeg 70", "resize 0.5", "crop 0.9", "crop 0.75", "crop 0.5", "crop 0.25",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="did you mean 'jpeg 70'"):
+        degrade.points(["jpeg 71"])
+
+
 def test_points_do_what_they_say(photo):
     image = photo(0, (400, 300))
     pixels = np.asarray(image, int)
