@@ -89,11 +89,11 @@ def distillation(options):
     for name, family in FAMILIES.items():
         part = [row for row in rows if row["label"] == "0" or row["generator"] in family]
         place = work / name.replace(" ", "-")
-        teachers.append(trained("efficientnet_lite0_aigen", part, place, {"epoch_size": 3, "batch_size": 16}))
+        teachers.append(trained("efficientnet_lite0_aigen", part, place, {"epoch_size": 2, "batch_size": 16}))
     known = ", ".join(map(str, teachers))
     students = [
         trained("distill_efficientnet_b0", rows, work / f"student-{seed}", {
-            **NET, **crops(SMALL), "epoch_size": 6, "batch_size": 16, "seed": seed,
+            **NET, **crops(SMALL), "epoch_size": 4, "batch_size": 16, "seed": seed,
             "distill": f"{{teachers: [{known}], temperature: 2, alpha: 0.7, combine: max}}",
         }) for seed in SEEDS
     ]  # fmt: skip
@@ -153,7 +153,7 @@ def extra_data(options):
     line = " ".join(recipes_text(recipe, "transform").split())
     line = line.replace("(224, 224)", f"({SIDE}, {SIDE})").replace("alpha=300", f"alpha={300 * SIDE // 224}")
     changes = {
-        **NET, "epoch_size": 6, "warmup_epochs": 0.5, "batch_size": 16, "lr": 0.0003,
+        **NET, "epoch_size": 3, "warmup_epochs": 0.5, "batch_size": 16, "lr": 0.0003,
         "transform": line.replace("imagenet", "half"),
         "transform_eval": f"decode | resize(({SIDE}, {SIDE})) | normalize(half)",
     }  # fmt: skip
@@ -203,7 +203,7 @@ def vip_cup(options):
         for seed in SEEDS:
             path = trained(recipe, rows, work / f"{stride}-{classes}-{seed}", {
                 **NET, "model_args": f"{{stem_stride: {stride}}}", "multiclass_to_binary": classes, "seed": seed,
-                "transform": "decode | vip_cup | random_crop(96) | hflip | normalize(half)",
+                "transform": "decode | vip_cup | random_crop(64) | hflip | normalize(half)",
                 "transform_eval": "decode | resize((200, 200), lanczos) | normalize(half)",
                 "epoch_size": 4, "warmup_epochs": 0.25, "lr": 0.0005, "batch_size": 16,
             }, recipes.as_artifact)  # fmt: skip
