@@ -116,10 +116,17 @@ def _read(source: Source, how: Reading) -> Tuple[Image.Image, str]:
             )
         if source.size == 0:
             raise ImageError(f"empty array of shape {source.shape}")
+        _check_size(source.shape[1], source.shape[0], how)
         return _rgb(Image.fromarray(source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source))
     if isinstance(source, Image.Image):
-        made, note = _upright(source)
-        return (source.copy() if made is source else made), note  # never the caller's own object
+        _check_size(*source.size, how)
+        try:
+            made, note = _upright(source)
+            return (source.copy() if made is source else made), note  # never the caller's own object
+        except MemoryError:
+            raise ImageError("not enough memory to decode it") from None
+        except Exception as error:  # noqa: BLE001 - it may be a file that was opened and not read, or closed since
+            raise ImageError(_reason(error, how)) from None
     if isinstance(source, (str, os.PathLike)) and archives.apart(source):
         try:
             source = io.BytesIO(archives.read(source))
@@ -341,6 +348,9 @@ def _reason(error: Exception, how: Reading) -> str:
     return f"{name}: {text}"[:200]
 
 
+_EXIF = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))  # where Pillow finds an orientation
+
+
 def _upright(image: Image.Image) -> Tuple[Image.Image, str]:
     """:func:`_rgb`, turned as the EXIF orientation says."""
     try:
@@ -348,12 +358,15 @@ def _upright(image: Image.Image) -> Tuple[Image.Image, str]:
     except Exception:  # noqa: BLE001 - a damaged EXIF block says nothing about the pixels
         turn = None
     made, note = _rgb(image)
-    return (made if turn is None else made.transpose(turn)), note
+    if turn is not None:
+        made = made.transpose(turn)
+        made.info = {key: value for key, value in made.info.items() if key not in _EXIF}  # or it would be turned again
+    return made, note
 
 
 def _rgb(image: Image.Image) -> Tuple[Image.Image, str]:
     """An image as RGB, with a note for the user."""
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image, depth.colour_note(image)
     if image.mode in depth.WIDE:
         image, note = depth.to_eight_bits(image)

@@ -333,3 +333,35 @@ def test_an_image_above_pillows_own_limit_is_opened(monkeypatch):
 def test_wrong_options(options):
     with pytest.raises(UserError, match=next(iter(options))):
         Reading(**options)
+
+
+def test_a_picture_is_turned_once():
+    """A decoded picture may be decoded again, by the application and by the sweep."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    for kind in ("PNG", "TIFF", "WEBP"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        once, _ = read(encoded(kind, exif=exif.tobytes(), **options))
+        assert once.size == PHOTO.size[::-1] and once.tobytes() == PHOTO.transpose(Image.Transpose.ROTATE_270).tobytes()
+        again = images.decode(once)
+        assert again.tobytes() == once.tobytes() and again.size == once.size
+
+
+def test_a_transparent_colour_of_an_rgb_png_is_white():
+    green = PHOTO.copy()
+    green.paste((0, 255, 0), (0, 0, 20, 20))
+    image, _ = read(encoded("PNG", green, transparency=(0, 255, 0)))
+    assert image.getpixel((5, 5)) == (255, 255, 255) and image.getpixel((40, 30)) == PHOTO.getpixel((40, 30))
+
+
+def test_an_open_picture_that_cannot_be_used_is_refused_as_a_file_is():
+    cut = Image.open(io.BytesIO(encoded("JPEG")[:-200]))
+    with pytest.raises(images.ImageError, match="truncated"):
+        images.decode(cut)
+    closed = Image.open(io.BytesIO(encoded("PNG")))
+    closed.close()
+    with pytest.raises(images.ImageError):
+        images.decode(closed)
+    for source in (PHOTO, np.asarray(PHOTO)):
+        with pytest.raises(images.ImageError, match="64x48 pixels, more than the limit of 1000"):
+            images.decode(source, max_pixels=1000)
