@@ -17,8 +17,8 @@ OPTIONS = (
     "votes", "vote", "fuse", "views", "flips", "stability", "early_exit", "cascade", "seed", "threshold", "unsure",
     "on_error", "images",
 )  # fmt: skip
-# Of detectors whose sidecars state them: the threshold's name, all thresholds by name, the probability's prior.
-OF_SOME = ("operating_point", "thresholds", "prior")
+# Where there are any: weights of a fusion, the threshold's name, all thresholds by name, the probability's prior.
+OF_SOME = ("weights", "operating_point", "thresholds", "prior")
 # The VIP Cup 2022 allowed an hour for 5,000 images; other contests are similar.
 CONTEST_IMAGES, CONTEST_SECONDS = 5000, 3600
 

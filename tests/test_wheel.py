@@ -162,7 +162,7 @@ def test_the_converter_in_the_wheel(unpacked):
     assert python("-c", code).stdout == "efficientnet_lite0\n"
 
 
-def test_the_command_finds_the_scripts_from_the_wheel(unpacked):
+def test_the_command_finds_the_scripts_from_the_wheel(unpacked, tmp_path):
     """Unpacked in another folder, without the repository."""
     folder, environment = unpacked
 
@@ -181,6 +181,10 @@ def test_the_command_finds_the_scripts_from_the_wheel(unpacked):
     assert aidet("--version").stdout == f"aidet {__version__}\n"
     done = aidet("infer", "x.png")  # by the detector in the wheel
     assert done.returncode == 2 and done.stdout == "unusable       -  x.png: no such file\n", done.stderr
+    done = aidet("xihe", "pack", "--ckpt", make_onnx(tmp_path), "--repo", "me/models", "--out", tmp_path / "x")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x" / "train" / "aidet" / "recipe.yaml").is_file(), "a recipe of the wheel"
+    assert not list((tmp_path / "x").rglob("shipped")), "no weights in the project's folders"
     code = "import aidet.command as c; print(c.script('infer').__file__)"
     found = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert found.stdout.strip() == str(folder / "aidet" / "scripts" / "infer.py")

@@ -169,7 +169,9 @@ class Detector(Ensemble):
         precision: Optional[str] = None,
     ) -> None:
         given = {n: v for n, v in locals().items() if n not in ("self", "checkpoints", "__class__")}
-        self._made_from = checkpoints, given
+        # A copy opens the same files, in whatever folder it is opened.
+        places = {n: _absolute(given[n]) for n in ("fuse", "cascade")}
+        self._made_from = tuple(map(_absolute, checkpoints)), {**given, **places}
         checkpoints, fuse, spec = _fusion_given(checkpoints or (default.path(),), fuse)
         if vote not in VOTE_RULES:
             raise UserError(nearest(vote, VOTE_RULES, "vote"))
@@ -219,9 +221,11 @@ class Detector(Ensemble):
         else:
             line = decision.Decision(0.5 if threshold is None else threshold, operating_point)
         self.threshold, self.operating_point, self.points = line
-        as_measured = vote == "soft" and votes is None and views is None and not flips
-        prior = self.models[0].prior if alone else stated.prior if as_measured else None
-        self.prior = None if early_exit else prior
+        # The probability holds for the views that it was measured with, and for one fused score only.
+        as_measured = vote == "soft" and not early_exit and all(m.as_measured for m in self.models)
+        moved = fused and (self.fusion.how == "hard" or bool(operating_point and not points))
+        own_prior = stated.prior if fused else self.models[0].prior
+        self.prior = own_prior if as_measured and not moved else None
         self.unsure = zone_around(self.threshold) if zone is None else given_zone
         self.cascade = self._cascade(cascade, early_exit, options) if one_by_one else None
         used = [m.views for m in self.models if m.views is not None]
@@ -356,6 +360,11 @@ def _named(sources, root):
         if path and root is not None:
             name = Path(os.path.relpath(name, root)).as_posix()
         yield name, io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
+
+
+def _absolute(path):
+    """The absolute path of a file that is there; a rule's name and None stay as they are."""
+    return os.path.abspath(path) if path is not None and os.path.isfile(path) else path
 
 
 def _opened(checkpoints, options):

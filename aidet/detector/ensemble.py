@@ -1,6 +1,6 @@
 """From the views of an image to its verdict: every model scores, votes are combined, models are fused."""
 
-from typing import List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -119,6 +119,11 @@ class Ensemble:
         """The score that a verdict of this detector would have with only the first ``votes`` views of each model."""
         scores = [m.uncalibrate(np.array(verdict.view_scores[m.name][:votes])) for m in self.models]
         return self._fuse(scores, [verdict.weights.get(m.name, [])[:votes] or None for m in self.models])[0]
+
+    def stated(self) -> Dict[str, Any]:
+        """What a score depends on beside image and seed, as JSON: for logs that a later run may continue."""
+        models = {m.name: {"identity": m.identity, **m.stated()} for m in self.models}
+        return {"models": models, "vote": self.vote, "fusion": self.fusion.stated()}
 
     def _score_group(self, group):
         """Score prepared images in shared batches, for devices that benefit from large batches."""

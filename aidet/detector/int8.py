@@ -5,6 +5,7 @@ Eight bits by ONNX Runtime's static quantisation, calibrated on images; or the s
 
 import collections
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..datasets import truth
 from ..datasets.sources import Inputs
 from ..errors import UserError
 from ..export import onnx_graph
+from ..labels import sigmoid
 from . import openvino_session
 from .cascade import STAMP, voting
 from .detector import Detector
@@ -73,7 +75,19 @@ def quantize(
     calibrating, comparing = (inputs[::2][:limit], inputs[1::2]) if eight else ([], inputs)
     if len(comparing) < 8:
         raise UserError(f"images {str(where)!r}: {len(inputs)} are too few to calibrate and compare; give at least 16")
-    target = path.with_name(f"{path.stem}_{'int8' if eight else 'bf16'}.onnx")
+    final = path.with_name(f"{path.stem}_{'int8' if eight else 'bf16'}.onnx")
+    target = path.with_name(f"{final.stem}.partial.onnx")  # until everything that it states is known
+    try:
+        found = _made(path, target, sidecar, precision, calibrating, comparing, known)
+        os.replace(target, final)
+    finally:
+        target.unlink(missing_ok=True)
+    return {"file": final.name, **found}
+
+
+def _made(path, target, sidecar, precision, calibrating, comparing, known):
+    """Write the faster model to ``target`` and compare it; gives what :func:`quantize` does but for the name."""
+    eight = precision == "int8"
     # Calibrate on voting views even if the detector uses one view: they are different crops with different values.
     votes = max(MIN_VOTES, sidecar.voting.votes)
     views = Detector(path, votes=votes, backend="onnxruntime").models[0].views
@@ -85,10 +99,10 @@ def quantize(
         model = _same(path, precision)
     onnx_graph.save(model, target)
     engine = "onnxruntime" if eight else "auto"  # what the new file is for
-    before, slow, _ = _verdicts(path, comparing)
+    before, slow, detector = _verdicts(path, comparing)
     after, fast, _ = _verdicts(target, comparing, engine)
     exact, rounded = ({k: r.score for k, r in some.items()} for some in (before, after))
-    found = _compared(exact, rounded, known)
+    found = _compared(exact, rounded, known, detector.threshold)
     contenders = [(path, "onnxruntime"), (target, engine)]
     pairs = zip(*(_verdicts(p, comparing, on, votes=votes)[0].values() for p, on in contenders))
     margin = SAFETY_FACTOR * max(_change(x, y) for x, y in pairs if x.ok and y.ok)
@@ -96,17 +110,15 @@ def quantize(
     about.update({} if eight else {"precision": precision}, margin=margin, views=sorted(views.lines()))
     # Views that are averaged err less than one of them; this holds for the views that are averaged here alone.
     voted = SAFETY_FACTOR * max(abs(exact[k] - rounded[k]) for k in exact if None not in (exact[k], rounded[k]))
-    own = Detector(path, backend="onnxruntime").models[0].views
-    assert own is not None
-    about.update(score_margin=voted, score_voting=voting(own))
+    about.update(score_margin=voted, score_voting=voting(detector.models[0].views))
     onnx_graph.stamp(model, STAMP, json.dumps(about))
     onnx_graph.save(model, target)
-    _, both, twice = _verdicts(path, comparing, cascade=target)
+    _, both, cascaded = _verdicts(path, comparing, cascade=target)
     found.update(
         speedup=slow / fast, margin=margin, score_margin=voted, cascade_speedup=slow / both,
-        scored_twice=twice / len(comparing),
+        scored_twice=cascaded.cascade.twice / len(comparing),
     )  # fmt: skip
-    return {"file": target.name, **found}
+    return found
 
 
 def _change(before, after):
@@ -115,23 +127,27 @@ def _change(before, after):
     return max(float(np.abs(np.subtract(x, y)).max()) for x, y in pairs)
 
 
-def _compared(before, after, known=None):
-    """How much the scores (path -> score or None) changed; ``known`` is what :func:`_labels` returns."""
+def _compared(before, after, known=None, threshold=0.5):
+    """How much the scores (path -> score or None) changed.
+
+    ``known`` is what :func:`_labels` returns; ``threshold`` is on the probability.
+    """
     pairs = [(k, before[k], after[k]) for k in before if before[k] is not None and after[k] is not None]
     if not pairs:
         raise UserError(f"none of the {len(before)} images to compare on can be used; give others")
     x, y = (np.array(column) for column in list(zip(*pairs))[1:])
+    old, new = ((sigmoid(scores) > threshold).astype(int) for scores in (x, y))
     found = {
         "images": len(pairs),
         "score_change": float(np.abs(x - y).mean()),
-        "decisions_changed": float(((x > 0) != (y > 0)).mean()),
+        "decisions_changed": float((old != new).mean()),
     }
     if known is not None:
         truths = np.array([_label_of(k, known) for k, _, _ in pairs])
         if len(set(truths.tolist())) < 2:
             raise UserError(f"the {len(pairs)} images to compare on are all of one class; give labelled images of both")
-        for name, scores in (("balanced_accuracy", x), ("balanced_accuracy_int8", y)):
-            found[name] = metrics.decision_metrics(truths, (scores > 0).astype(int))["balanced_accuracy"]
+        for name, decided in (("balanced_accuracy", old), ("balanced_accuracy_int8", new)):
+            found[name] = metrics.decision_metrics(truths, decided)["balanced_accuracy"]
     return found
 
 
@@ -156,11 +172,11 @@ def _label_of(path, known):
 
 
 def _verdicts(path, inputs, backend="onnxruntime", **settings):
-    """Path -> verdict, the scoring time in seconds, and the number of images that a cascade scored twice."""
+    """Path -> verdict, the scoring time in seconds, and the detector."""
     detector = Detector(path, backend=backend, say=lambda line: None, **settings)
     start = time.perf_counter()
     found = {r.path: r for r in detector.stream(inputs)}
-    return found, time.perf_counter() - start, detector.cascade.twice if detector.cascade else 0
+    return found, time.perf_counter() - start, detector
 
 
 def _same(path, precision):

@@ -72,6 +72,8 @@ class Network(Scorer):
         sidecar = self.sidecar
         line, voting = sidecar.detector_transform, sidecar.voting.settings(**views)
         self.views = Views(line, line=sidecar.views_line, **voting)
+        own = Views(line, line=sidecar.views_line, **sidecar.voting.settings())
+        self.as_measured = all(getattr(self.views, n) == getattr(own, n) for n in ("votes", "kind", "flips", "weights"))
         self.threshold, self.point, self.prior = sidecar.threshold, sidecar.operating_point, sidecar.prior
         self.points = {name: point.threshold for name, point in sidecar.operating_points.items()}
         self.evidence = sidecar.evidence

@@ -1,5 +1,6 @@
 """The interface that each model of a detector implements, whether a network or a rule."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence
 
@@ -45,6 +46,8 @@ class Scorer:
         The file that it was opened from.
     views : aidet.vote.Views or None
         How the views of an image are made; None for a rule that needs no views.
+    as_measured : bool
+        Whether the views are those of the sidecar, with which the probability was calibrated; True without views.
     order : sequence of str or None
         ``real`` or ``generated`` for each output of a network; None if the model has no such outputs.
     sidecar : aidet.ckpt.Sidecar or None
@@ -69,6 +72,7 @@ class Scorer:
     offset: float = 0.0
     path: Optional[Path] = None
     views: Optional[Views] = None
+    as_measured: bool = True
     order: Optional[Sequence[str]] = None
     sidecar: Optional[ckpt.Sidecar] = None
     backend: Optional[Any] = None
@@ -153,6 +157,17 @@ class Scorer:
             has = f"it has {', '.join(self.points)}" if self.points else "its sidecar states none; give a threshold"
             raise UserError(f"{self.name!r} has no operating point {point!r}: {has}")
         return self.points[point]
+
+    def stated(self) -> Dict[str, Any]:
+        """What its score of an image depends on beside weights and seed, as JSON: for logs that a run may continue."""
+        made = self.views
+        return {
+            "calibration": [self.scale, self.offset],
+            "order": self.order and list(self.order),
+            "evidence": self.evidence and asdict(self.evidence),
+            "views": made and [made.kind, made.votes, made.flips, made.weights],
+            "lines": made and [made.first.text, made.others and made.others.text],
+        }
 
     def calibrate(self, score: Any) -> Any:
         """``scale * (s - offset)`` of a raw score ``s``, from the sidecar's ``calibration``; a float or an array."""

@@ -6,7 +6,7 @@ result is the network's own score, bit for bit.
 
 import math
 from pathlib import Path
-from typing import Any, Dict, Iterable, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -148,6 +148,11 @@ class Fusion:
         if self.plain:
             return float(scores[self.names[0]])
         return self.scale * (self._fused(scores) - self.offset)
+
+    def stated(self) -> List[Any]:
+        """What a fused score depends on beside the models' own, as JSON."""
+        weights = None if self.weights is None else self.weights.tolist()
+        return [self.how, weights, self.thresholds, [self.scale, self.offset]]
 
     def _fused(self, scores):
         moved = np.array([scores[n] - _log_odds_of(self.thresholds[n]) for n in self.names])

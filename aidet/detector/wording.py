@@ -1,6 +1,6 @@
 """Probabilities and verdicts in words, the same on the screen, in the application and in its HTTP interface."""
 
-from typing import Iterable
+from typing import Iterable, Optional, Tuple
 
 import numpy as np
 
@@ -61,8 +61,18 @@ def statement(prob: float, threshold: float, prior: float) -> str:
     return f"{shown} likely generated ({odds(prior)}); called generated above {setting(threshold)}"
 
 
-def meaning(threshold: float, prior: float) -> str:
-    """What the percentages of a list mean; parameters as for :func:`statement`."""
-    return (
-        f"percentages: how likely generated, {odds(prior)}; called generated above {setting(threshold)}, unsure near it"
-    )
+def meaning(threshold: float, prior: float, zone: Optional[Tuple[float, float]] = None) -> str:
+    """What the percentages of a list mean.
+
+    Parameters
+    ----------
+    threshold, prior : float
+        As for :func:`statement`.
+    zone : (float, float), optional
+        Probabilities of the decision *unsure*; None: there are none.
+    """
+    said = f"percentages: how likely generated, {odds(prior)}; called generated above {setting(threshold)}"
+    if zone is None:
+        return said
+    around = zone[0] <= threshold <= zone[1] and 0 < threshold < 1
+    return said + (", unsure near it" if around else f", unsure from {setting(zone[0])} to {setting(zone[1])}")

@@ -5,7 +5,7 @@ import heapq
 import io
 import json
 import sys
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .. import cli, images, records
 from ..detector import Detector, Verdict, wording
@@ -50,7 +50,9 @@ def look(names: Iterable[str], detector: Detector, form: str = "table", out: Cal
     if form == "csv":
         lines = _csv(found, detector.ruled)
     else:
-        lines = _table(found, counts) if form == "table" else {"json": _json, "jsonl": _jsonl}[form](found)
+        lines = (
+            _table(found, counts, detector.unsure) if form == "table" else {"json": _json, "jsonl": _jsonl}[form](found)
+        )
     for line in lines:
         out(line)
     total, bad = sum(counts.values()), counts.get("", 0)
@@ -69,14 +71,16 @@ def _counted(verdicts: Iterable[Verdict], counts: Dict[str, int]) -> Iterator[Ve
         yield verdict
 
 
-def _table(verdicts: Iterable[Verdict], counts: Mapping[str, int]) -> Iterator[str]:
+def _table(
+    verdicts: Iterable[Verdict], counts: Mapping[str, int], zone: Optional[Tuple[float, float]]
+) -> Iterator[str]:
     """A line for each verdict, and a summary of what :func:`_counted` has counted by then."""
     suspicious: List[Tuple[float, int, str]] = []
     meaning = ""
     for i, verdict in enumerate(verdicts):
         yield _line(verdict)
         if verdict.prior is not None and verdict.threshold is not None:
-            meaning = wording.meaning(verdict.threshold, verdict.prior)
+            meaning = wording.meaning(verdict.threshold, verdict.prior, zone)
         if verdict.ok and verdict.prob is not None and not verdict.reason:
             heapq.heappush(suspicious, (verdict.prob, -i, verdict.path))
             suspicious = heapq.nlargest(LISTED, suspicious) if len(suspicious) > 10 * LISTED else suspicious
@@ -137,5 +141,9 @@ def refuse(args: argparse.Namespace) -> None:
     for flag, value in (("--resume", args.resume), ("--shard", args.shard)):
         if value:
             raise UserError(f"{flag} continues or divides result files; add --out DIR")
+    if args.stability:
+        raise UserError("--stability writes stability.csv; add --out DIR")
+    if args.answer != "auto":
+        raise UserError(f"--answer {args.answer!r} is for --format submission; add --out DIR")
     if args.sample_submission:
         raise UserError("--sample-submission is for --format submission; add --out DIR")

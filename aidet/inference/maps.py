@@ -1,6 +1,7 @@
 """``infer.py --localize``: a map file beside the results for each picture, and what it shows as columns."""
 
 import collections
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Tuple, TypeVar
@@ -74,6 +75,9 @@ def facts(localizer: Localizer) -> Dict[str, Any]:
         "grid": own.grid,
         "tile": own.tile,
         "pooling": dict(own.pooling),
+        "background": own.background and dict(own.background),
+        "calibration": [localizer.scale, localizer.offset],
+        "evidence": dataclasses.asdict(localizer.evidence),
     }
 
 

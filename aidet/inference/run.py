@@ -70,11 +70,15 @@ def targets(args: argparse.Namespace) -> Target:
     """
     if args.inputs and not args.out:
         table, written = args.inputs
+        if args.format not in (None, "logit"):
+            raise UserError(
+                f"--format {args.format}: the form {table} {written} writes logits; name a folder with --out"
+            )
         return Target(table, Path(written).parent, "logit", Path(written).name)
     if len(args.inputs) > 1:
         raise UserError(f"{args.inputs[1]!r}: result files are of one folder, table or list; name it with --images")
     source: str = args.images or (args.inputs[0] if args.inputs else "")
-    form = args.format or "result"
+    form = args.format or ("csv" if args.contest and Path(args.out or "").suffix == ".csv" else "result")
     for flag, value in (("--images", source), ("--out", args.out)):
         if not value:
             raise UserError(f"{flag} is missing; see python infer.py --help")
@@ -84,7 +88,10 @@ def targets(args: argparse.Namespace) -> Target:
         raise UserError(nearest(form, results.FORMATS, "format"))
     out = Path(args.out)
     if args.contest and out.suffix in (".txt", ".csv") and not out.is_dir():
-        return Target(source, out.parent, form if out.suffix == ".txt" else "csv", out.name)
+        if out.suffix != Path(results.FILE_NAMES[form]).suffix:
+            wanted = Path(results.FILE_NAMES[form]).suffix
+            raise UserError(f"--output_path {args.out!r}: --format {form} writes a {wanted} file; give it that name")
+        return Target(source, out.parent, form, out.name)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {args.out!r} is a file; give a folder")
     return Target(source, out, form)
@@ -129,6 +136,8 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
     target, shard = targets(args), shard_to_run(args.shard)
     if args.answer != "auto" and target.format != "submission":
         raise UserError(f"--answer {args.answer!r} goes with --format submission, not with {target.format!r}")
+    if args.sample_submission and target.format != "submission":
+        raise UserError(f"--sample-submission goes with --format submission, not with {target.format!r}")
     inputs = Inputs(target.images)
     total, names = inputs.survey()
     for line in inputs.left.lines():
@@ -222,26 +231,26 @@ def make_detector(args: argparse.Namespace) -> Detector:
 
 def header_of(args: argparse.Namespace, detector: Detector, shard: Shard, target: Target) -> Dict[str, Any]:
     """What a journal's rows depend on besides the images, and how its results are to be written."""
-    names = "vote fuse flips stability early_exit seed on_error max_pixels truncated transform".split()
-    views = [m.views for m in detector.models]
+    names = "vote flips stability early_exit seed on_error max_pixels truncated transform".split()
     fusion = detector.fusion
-    weights = None if fusion.weights is None else fusion.weights.tolist()
-    calibrated = [[fusion.scale, fusion.offset]] if (fusion.scale, fusion.offset) != (1.0, 0.0) else []
     first = detector.cascade.first if detector.cascade is not None else None
     sides = {n: getattr(args, n) for n in ("positive", "real") if getattr(args, n) is not None}
     return {
         **sides,
         **{name: getattr(args, name) for name in names},
+        "fuse": fusion.how,
+        **({} if fusion.weights is None else {"weights": dict(zip(fusion.names, fusion.weights.tolist()))}),
         "votes": detector.votes,
         "views": detector.views,
-        "preprocessing": [v and [v.first.text, v.others and v.others.text] for v in views],
         "threshold": detector.threshold,
-        **({"operating_point": detector.operating_point, "thresholds": detector.points} if detector.points else {}),
+        **({"operating_point": detector.operating_point} if detector.operating_point or detector.points else {}),
+        **({"thresholds": detector.points} if detector.points else {}),
         **({"prior": detector.prior} if detector.prior is not None else {}),
         "unsure": detector.unsure,
         # The content of a fusion file, which may have changed under the same name when the run is resumed.
-        "fusion": [fusion.how, weights, fusion.thresholds, *calibrated],
+        "fusion": fusion.stated(),
         "models": {m.name: m.identity for m in detector.models},
+        "stated": [m.stated() for m in detector.models],
         "cascade": first and first.path and files.sha256(first.path),
         "backends": [m.backend_name for m in detector.models],
         "precisions": [getattr(m.backend, "precision", None) for m in detector.models],

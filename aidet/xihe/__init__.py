@@ -17,7 +17,9 @@ from .. import cli, config, files
 from ..errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
-RECIPES = PACKAGE.parent / "mindcv_cfg"
+# The recipes of the wheel, or those of the repository.
+_SHIPPED = files.SHIPPED / "mindcv_cfg"
+RECIPES = _SHIPPED if _SHIPPED.is_dir() else PACKAGE.parent / "mindcv_cfg"
 NAME = re.compile(r"[a-zA-Z0-9_]{5,50}")
 BOOT_FILE = re.compile(r"[a-zA-Z0-9_/]+\.py")
 # Files that hosts usually keep in git-LFS; weights go into the model repository instead.
@@ -122,7 +124,8 @@ def _pack(checkpoint, out, repo, name, recipe):
     model = _model(checkpoint, out / "model")
     train, inference = out / "train" / name, out / "inference"
     for folder, boot in ((train, "train.py"), (inference, "app.py")):
-        shutil.copytree(PACKAGE, folder / "aidet", ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "convert"))
+        left = shutil.ignore_patterns("__pycache__", "*.pyc", "convert", "shipped")
+        shutil.copytree(PACKAGE, folder / "aidet", ignore=left)
         shutil.copy(Path(__file__).with_name(f"boot_{boot}"), folder / boot)
     shutil.copy(recipe, train / "recipe.yaml")
     _write(train / "pip-requirements.txt", TRAIN_REQUIREMENTS)

@@ -122,3 +122,22 @@ def test_it_stands_alone(folder):
         Detector(folder / "large.yaml", fuse="score")
     with pytest.raises(UserError, match="large.yaml has no|did you mean|few-misses"):
         Detector(folder / "large.yaml", operating_point="few-misses")
+
+
+def test_a_point_of_the_models_moves_the_score_so_that_no_prior_holds(tmp_path):
+    make_model(tmp_path / "a.ckpt", operating_points={"balanced": {"threshold": 0.7}}, operating_point="balanced")
+    path = tmp_path / "one.yaml"
+    path.write_text("models: [a.ckpt]\ncalibration: {scale: 0.5, offset: 1.0, prior: 0.5}\n")
+    assert Detector(path).prior == 0.5
+    assert Detector(path, operating_point="balanced").prior is None
+    path.write_text(path.read_text() + "fuse: hard\n")
+    assert Detector(path).prior is None
+
+
+def test_a_detector_of_relative_paths_is_opened_again_elsewhere(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    for made in (Detector("large.yaml"), Detector("a.ckpt")):
+        kept = pickle.dumps(made)
+        monkeypatch.chdir(tmp_path)
+        assert pickle.loads(kept).names == made.names
+        monkeypatch.chdir(folder)

@@ -150,7 +150,10 @@ def test_the_screen_python_and_the_application_say_the_same(model, tmp_path, pho
     name = (tmp_path / "1.png").as_posix()
     line, meaning = capsys.readouterr().out.splitlines()
     assert line.split(maxsplit=2) == [verdict.decision, verdict.statement.split()[0], name]
-    assert meaning == wording.meaning(0.45, 0.5) and "at equal odds; called generated above 45%" in meaning
+    assert (
+        meaning == wording.meaning(0.45, 0.5, Detector(model).unsure)
+        and "at equal odds; called generated above 45%" in meaning
+    )
     served = service.Service([model])
     answer = service.as_json(served.verdict(tmp_path / "1.png", "1.png", stability=False), 0.45, served.unsure)
     assert (answer["statement"], answer["reason"]) == (verdict.statement, "")
@@ -277,3 +280,16 @@ def test_evaluate_takes_the_named_threshold(model, plain, scored):
     (scored / "out" / "run.json").unlink()
     with pytest.raises(UserError, match="there is no run.json of infer.py beside .*; give --threshold instead"):
         measured(scored, *at, "--operating-point", "balanced")
+
+
+@pytest.mark.parametrize("other", [{"votes": 3}, {"views": "native"}, {"flips": True}, {"vote": "hard"}])
+def test_a_prior_is_stated_for_the_views_of_the_sidecar_only(model, other):
+    assert Detector(model).prior == Detector(model, votes=1, views="random").prior == 0.5
+    assert Detector(model, **other).prior is None
+
+
+def test_what_the_screen_says_of_the_unsure_zone():
+    said = "percentages: how likely generated, at equal odds; called generated above 45%"
+    assert wording.meaning(0.45, 0.5, (0.4, 0.6)) == said + ", unsure near it"
+    assert wording.meaning(0.45, 0.5, None) == said
+    assert wording.meaning(0.45, 0.5, (0.9, 0.95)) == said + ", unsure from 90% to 95%"

@@ -22,6 +22,8 @@ def test_what_cannot_be_compared_is_one_line():
         "images": 2, "score_change": 1.0, "decisions_changed": 0.5, "balanced_accuracy": 1.0,
         "balanced_accuracy_int8": 0.5,
     }  # fmt: skip
+    line = int8._compared(before, after, {"a": 1, "b": 0}, threshold=0.7)  # .73 and .27 before, .62 twice after
+    assert (line["decisions_changed"], line["balanced_accuracy"], line["balanced_accuracy_int8"]) == (0.5, 1.0, 0.5)
     with pytest.raises(UserError, match="none of the 1 images"):
         int8._compared({"c": None}, {"c": None})
     with pytest.raises(UserError, match="the 2 images to compare on are all of one class"):

@@ -1,6 +1,7 @@
 """infer.py and Detector: the same bytes whatever the way, a row for every input, kill and resume, contest forms."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -138,6 +139,30 @@ def test_merge_refuses_missing_and_foreign_shards(model, folder, tmp_path):
     with pytest.raises(UserError, match="shard-0-of-2.journal is not complete"):
         call("merge", tmp_path)
     assert not (tmp_path / "result.txt").exists()
+
+
+def test_shards_of_another_sidecar_are_refused(folder, tmp_path):
+    """The weights are the same, the scores are not."""
+    path = make_model(tmp_path / "a.ckpt", calibration={"scale": 0.5, "offset": 0.1})
+    common = ["--ckpt", path, "--images", folder, "--out", tmp_path / "o"]
+    call(*common, "--shard", "1/2")
+    facts = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**facts, "calibration": {"scale": 0.2, "offset": 0.1}}))
+    call(*common, "--shard", "2/2")
+    with pytest.raises(UserError, match="another stated"):
+        call("merge", tmp_path / "o")
+
+
+def test_run_json_says_how_it_was_fused_and_at_which_point(model, folder, tmp_path):
+    other = make_model(tmp_path / "b.ckpt", seed=2, operating_points={"few-misses": {"threshold": 0.2}},
+                       operating_point="few-misses")  # fmt: skip
+    (tmp_path / "f.yaml").write_text(f"models: [{model}, b.ckpt]\nfuse: hard\nweights: {{a: 0.75, b: 0.25}}\n")
+    call("--ckpt", tmp_path / "f.yaml", "--images", folder, "--out", tmp_path / "o")
+    said = json.loads((tmp_path / "o" / "run.json").read_text())["options"]
+    assert said["fuse"] == "hard" and said["weights"] == {"a": 0.75, "b": 0.25}
+    hard = ["--vote", "hard", "--operating-point", "few-misses"]
+    call("--ckpt", other, "--images", folder, "--out", tmp_path / "p", *hard)
+    assert json.loads((tmp_path / "p" / "run.json").read_text())["options"]["operating_point"] == "few-misses"
 
 
 def test_under_msrun_the_rank_is_the_shard(model, folder, tmp_path, monkeypatch):
@@ -438,7 +463,7 @@ def test_a_run_is_not_resumed_with_another_fusion_file_or_line(model, folder, tm
     with pytest.raises(UserError, match="another unsure"):
         call(*flags)
     fusion.write_text("fuse: soft\nunsure: [0.3, 0.6]\nweights: {a: 2}\n")
-    with pytest.raises(UserError, match="another fusion"):
+    with pytest.raises(UserError, match="another weights"):
         call(*flags)
 
 
@@ -465,6 +490,8 @@ def test_vip_form(model, folder, tmp_path, monkeypatch):
     assert list(rows[0]) == ["filename", "logit"] and [r["filename"] for r in rows] == names
     expected = Detector(model).score([folder / n for n in names])
     assert [float(r["logit"]) for r in rows] == pytest.approx([r.score for r in expected], rel=1e-8)
+    with pytest.raises(UserError, match="writes logits"):
+        call(listing, tmp_path / "out.csv", "--format", "csv")
 
 
 def test_contest_form_tolerates_the_platforms_flags(model, folder, tmp_path, reference, capsys):
@@ -474,6 +501,12 @@ def test_contest_form_tolerates_the_platforms_flags(model, folder, tmp_path, ref
     assert result_bytes(tmp_path / "o") == result_bytes(reference)
     assert call(*base, "--output_path", tmp_path / "p" / "result.txt") == 0
     assert (tmp_path / "p" / "result.txt").read_bytes() == (reference / "result.txt").read_bytes()
+    assert call(*base, "--output_path", tmp_path / "p" / "out.csv", "--format", "logit") == 0
+    assert list(table(tmp_path / "p" / "out.csv")[0]) == ["filename", "logit"]
+    assert call(*base, "--output_path", tmp_path / "p" / "scores.csv") == 0
+    assert "decision" in table(tmp_path / "p" / "scores.csv")[0]
+    with pytest.raises(UserError, match="--format csv writes a .csv file"):
+        call(*base, "--output_path", tmp_path / "p" / "result.txt", "--format", "csv")
     with pytest.raises(UserError, match="unknown argument '--aim_repo'"):
         call("--ckpt", model, "--images", folder, "--out", tmp_path / "q", "--aim_repo", "x")
 

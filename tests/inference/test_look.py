@@ -172,3 +172,9 @@ def test_wrong_combinations(model, files, line, message):
     with pytest.raises(UserError) as error:
         look("--ckpt", model, *line.split())
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("flags", [["--stability"], ["--answer", "label"], ["--sample-submission", "s.csv"]])
+def test_an_option_that_the_screen_has_no_use_for_is_refused(model, files, flags):
+    with pytest.raises(UserError, match="add --out DIR"):
+        look("--ckpt", model, "in/0.png", *flags)
