@@ -98,7 +98,7 @@ class ParquetShard:
     columns : list of str
     """
 
-    suffix = ".parquet"
+    suffix, taken = ".parquet", "image"
 
     def __init__(self, path: Path, columns: List[str]) -> None:
         from .archives.parquet import pyarrow
@@ -151,7 +151,7 @@ class TarShard:
     columns : list of str
     """
 
-    suffix = ".tar"
+    suffix, taken = ".tar", "name"
 
     def __init__(self, path: Path, columns: List[str]) -> None:
         self._file, self._number = tarfile.open(path, "w", format=tarfile.GNU_FORMAT), 0
@@ -196,13 +196,18 @@ def pack(table: Table, out: Path, kind: str, size: int, split: str = "data") -> 
     """
     splits = table.columns.get("split", [split] * len(table))
     lost: List[Tuple[str, str]] = []
-    count = number = 0
+    taken = SHARDS[kind].taken
+    if taken in table.columns:
+        raise UserError(f"column {taken!r} is what a {kind} shard calls its own; give the column another name")
+    count = 0
+    numbers: Dict[str, int] = {}  # of shards by stem, which two splits may share
     for name in dict.fromkeys(splits):
         part = table.take([i for i, cell in enumerate(splits) if cell == name])
-        rows, k = rows_of(part, lost), 0
+        rows = rows_of(part, lost)
         row = next(rows, None)
         while row is not None:
             stem = re.sub(r"[^\w.-]+", "_", name) or split
+            k = numbers.get(stem, 0)
             with files.atomic_path(out / f"{stem}-{k:05d}{SHARDS[kind].suffix}") as path:
                 shard, written = SHARDS[kind](path, list(table.columns)), 0
                 try:
@@ -213,9 +218,8 @@ def pack(table: Table, out: Path, kind: str, size: int, split: str = "data") -> 
                         row = next(rows, None)
                 finally:
                     shard.close()
-            k += 1
-        number += k
-    return count, number, lost
+            numbers[stem] = k + 1
+    return count, sum(numbers.values()), lost
 
 
 # --- command line -------------------------------------------------------------------------------------------------

@@ -48,7 +48,9 @@ def parser_convert() -> argparse.ArgumentParser:
     parser.add_argument("--drop", action="append", default=[], metavar="GLOB", help="keys that are no part of the net")
     parser.add_argument("--weights", metavar="NAME", help="which of several sets of weights; ema: averaged")
     parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32")
-    parser.add_argument("--verify", choices=("none", "tensors", "logits", "layers"), default="tensors")
+    parser.add_argument(
+        "--verify", choices=("none", "tensors", "logits", "layers"), help="default tensors, with --reference logits"
+    )
     parser.add_argument("--reference", metavar="REF.npz", help=f"stored activations ({MAKE_REFERENCE})")
     parser.add_argument("--dry-run", action="store_true", help="decide and account for every key, write nothing")
     parser.add_argument("--report", metavar="R.json", help="write what happened to every key")
@@ -81,7 +83,7 @@ def run_convert(argv: List[str]) -> int:
         args.head,
         args.positive,
         args.dtype,
-        args.verify,
+        args.verify or ("logits" if args.reference else "tensors"),
         args.reference,
         args.dry_run,
         recipe=args.recipe,

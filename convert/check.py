@@ -80,6 +80,8 @@ def _against_source(path, source, sidecar, say, architecture, layout):
         read,
         layout or sidecar.source_layout,
         architecture,
+        options.get("num_classes"),
+        options.get("head", "keep"),
         given={k: v for k, v in sidecar.arguments.items() if k != "num_classes"},
         prefix=options.get("prefix"),
         drop=tuple(options.get("drop") or ()),
@@ -89,6 +91,8 @@ def _against_source(path, source, sidecar, say, architecture, layout):
         np.array_equal(arrays[name], array)
         for name, array in rules.gather(plan.entries, plan.tensors, plan.shapes, dtype)
     ]
+    if plan.fresh:
+        say(f"note    the head is new, so that it has no counterpart in the source: {', '.join(plan.fresh)}")
     if not all(same):
         raise UserError(f"{path} differs from {source} in {len(same) - sum(same)} of {len(same)} tensors")
     say(f"tensors {len(same)} of {len(same)} equal to the source bit by bit")

@@ -114,6 +114,8 @@ def convert(
         raise UserError(f"the output {str(dst)!r} must end in .ckpt")
     if not dry_run and (Path(dst).is_dir() or Path(dst).with_suffix(".json").is_dir()):
         raise UserError(f"the output {str(dst)!r} or its .json is a folder; choose another name")
+    if reference and level not in ("logits", "layers"):
+        raise UserError(f"--reference {reference} is for --verify logits or layers, not {level}")
     known, paths, entry = published.resolve(str(src), recipe, sources)
     path = paths[0]
     source = known.read(paths) if known else reading.read(path, weights)
@@ -149,7 +151,9 @@ def convert(
     assumed = list(plan.family.notes(plan.architecture, plan.layout, plan.arguments, plan.num_classes))
     if folded:
         sidecar["source"]["adapters"] = {**asdict(folded), "base": base}
-    options = {"prefix": prefix, "drop": list(drop), "weights": weights}
+    options: Facts = {"prefix": prefix, "drop": list(drop), "weights": weights}
+    if head != "keep":
+        options.update(head=head, num_classes=num_classes)
     sidecar["source"]["options"] = {k: v for k, v in options.items() if v}
     report = {
         "adapters": sidecar["source"].get("adapters"),

@@ -367,6 +367,15 @@ GROUPS = {
     },
 }
 SCHEMA = {name: key for group in GROUPS.values() for name, key in group.items()}
+# Keys of older MindCV versions that nothing here does, and what to use.
+DROPPED = {
+    "save_checkpoint": "checkpoints are always written",
+    "smooth_factor": "label_smoothing is the key",
+    "mixup_prob": "cutmix_prob is the probability of any mixing",
+    "mixup_mode": "a batch is mixed as a whole",
+    "mixup_off_epoch": "mixing goes on to the end",
+    "switch_prob": "mixup and CutMix are drawn equally often",
+}
 # Names that others use for the same key. OpenI, ModelArts and Xihe pass the first five to every job.
 ALIASES = {
     "data_url": "data_dir",
@@ -378,7 +387,6 @@ ALIASES = {
     "multi_data_url": "data_dir",
     "ckpt_url": "init_from",
     # of older MindCV versions
-    "save_checkpoint": None,
     "dynamic_loss_scale": "loss_scale_type",
     "filter_bias_and_bn": "weight_decay_filter",
     "epochs": "epoch_size",
@@ -387,11 +395,7 @@ ALIASES = {
     "lr_scheduler": "scheduler",
     "use_ema": "ema",
     "use_clip_grad": "clip_grad",
-    "smooth_factor": None,
-    "mixup_prob": None,
-    "mixup_mode": None,
-    "mixup_off_epoch": None,
-    "switch_prob": None,
+    **dict.fromkeys(DROPPED),
     # of other programs, and of the other commands of this project
     "learning_rate": "lr",
     "num_epochs": "epoch_size",

@@ -6,13 +6,13 @@ framework.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Collection, Dict, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import TYPE_CHECKING, Any, Collection, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import yaml
 
 from ..errors import UserError, _shown, nearest
 from ..files import SHIPPED, read_mapping
-from .keys import _OLD_VALUES, ALIASES, GROUPS, PRETRAINING, SCHEMA, _bool, _label
+from .keys import _OLD_VALUES, ALIASES, DROPPED, GROUPS, PRETRAINING, SCHEMA, _bool, _label
 from .profiles import Profile, read_overlay
 
 PROFILE = "profile"  # on the command line only: a written configuration has the overlay's keys in it
@@ -32,6 +32,8 @@ class Config:
         Keys that the file or the command line set.
     source : str or None
         The file.
+    dropped : list of str
+        Keys of :data:`DROPPED` that were set.
     profile : Profile or None
         The overlay that was applied to the file.
     """
@@ -41,6 +43,7 @@ class Config:
         self.source = source
         self.profile: Optional[Profile] = None
         self.given: Set[str] = set()
+        self.dropped: List[str] = []
         _refuse_pretraining(values)
         for name, value in _renamed(values).items():
             if name not in SCHEMA:
@@ -150,9 +153,12 @@ def load(yaml_path: Optional[Union[str, Path]], overrides: Optional[Mapping[str,
     """
     given = dict(overrides or {})
     profile = given.pop(PROFILE, None)
-    values = _renamed({} if yaml_path is None else _read(Path(yaml_path)))
+    raw = {} if yaml_path is None else _read(Path(yaml_path))
+    values, dropped = _renamed(raw), [k for k, v in {**raw, **given}.items() if k in DROPPED and v is not True]
     if profile is None:
-        return Config({**values, **_renamed(given)}, source=None if yaml_path is None else str(yaml_path))
+        config = Config({**values, **_renamed(given)}, source=None if yaml_path is None else str(yaml_path))
+        config.dropped = dropped
+        return config
     if yaml_path is None:
         raise UserError(f"--{PROFILE} {profile} needs the recipe that it changes: -c FILE")
     path, overlay = read_overlay(_found(Path(yaml_path)), str(profile))
@@ -160,6 +166,7 @@ def load(yaml_path: Optional[Union[str, Path]], overrides: Optional[Mapping[str,
     config = Config({**values, **overlay, **given}, source=str(yaml_path))
     plain = Config({**values, **given})
     own = {n: config[n] for n in overlay if n not in given and config[n] != plain[n]}
+    config.dropped = dropped
     config.profile = Profile(str(profile), str(path), own)
     return config
 

@@ -9,10 +9,9 @@ from .. import archives, metrics
 from ..errors import UserError
 from ..labels import NAMES, REAL, sigmoid
 from .evaluation import Evaluation
-from .scores import read_leaks
+from .scores import EXACT, read_leaks
 from .sections import HEADLINE
 
-EXACT = ("path", "bytes", "pixels")  # levels of `evaluate.py leaks` at which an image is certainly a duplicate
 FEWEST_DRAWS = 100  # a paired test takes at least this many bootstrap draws, even if no intervals are requested
 
 

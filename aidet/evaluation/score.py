@@ -59,7 +59,8 @@ def main(options: argparse.Namespace) -> int:
         result["from_validation"] = from_validation(evaluation, valid, options.target_fpr, times, seed)
         inputs.update(valid_scores=options.valid_scores, valid_labels=options.valid_labels)
     if options.against:
-        other = load(options.against, labels, options.where, threshold)
+        line = options.threshold if named is None else threshold_at(named, options.against)
+        other = load(options.against, labels, options.where, line)
         result["paired"] = compared(evaluation, other, times, seed)
         inputs["against"] = options.against
     if options.leaks:

@@ -17,6 +17,8 @@ from ..errors import UserError, nearest
 # Columns of submissions, besides prob.
 PROBABILITIES = ("probability", "prob_fake", "prob_generated", "prob_ai", "prob_real")
 
+EXACT = ("path", "bytes", "pixels")  # levels of `evaluate.py leaks` at which an image is certainly a duplicate
+
 
 @dataclass
 class Scores:
@@ -251,7 +253,8 @@ def read_leaks(text: Union[str, Path], truth: Truth) -> List[str]:
     if len(splits) > 1:
         raise UserError(f"leaks {str(path)!r} covers {', '.join(splits)}; choose one split: {path}@split={splits[0]}")
     found: Dict[str, str] = {}
-    for row in rows:
+    # An image may be there several times, once for each other split; the surest level counts.
+    for row in sorted(rows, key=lambda r: EXACT.index(r["level"]) if r["level"] in EXACT else len(EXACT)):
         found.setdefault(sources.normal_path(row["path"].strip()), row["level"])
     known = set(truth.paths)
     first = next(iter(found), "")

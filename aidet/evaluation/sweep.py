@@ -15,7 +15,6 @@ from .. import files, images, metrics, report, runinfo
 from ..cli import OK, PARTIAL, by_reason, to_stderr
 from ..datasets import truth
 from ..detector import Detector, default
-from ..detector.vote import is_fusion_file, read_fusion
 from ..errors import UserError
 from ..labels import sigmoid
 from . import degrade
@@ -56,12 +55,7 @@ def main(options: argparse.Namespace) -> int:
     }  # fmt: skip
     reading = images.Reading.of(options)
     detector = Detector(*checkpoints, votes=options.votes, **settings)
-    fusions = [c for c in checkpoints if is_fusion_file(c)]
-    fused = [files.sha256(model) for fusion in fusions for model in read_fusion(fusion)["models"]]
-    header = {
-        "sweep": 1, "checkpoints": [files.sha256(c) for c in checkpoints] + fused, "votes": detector.votes,
-        "seed": seed, "labels": str(labels), "threshold": detector.threshold, **sides,
-    }  # fmt: skip
+    header = {"sweep": 2, "detector": detector.stated(), "seed": seed, "labels": str(labels), **sides}
     if reading != images.Reading():
         header["reading"] = vars(reading)
     log = Log(out / "sweep.jsonl", header)

@@ -91,8 +91,8 @@ def main(options: argparse.Namespace) -> int:
     sides = {name: getattr(options, name) for name in ("positive", "real") if getattr(options, name, None) is not None}
     more = {**settings, **sides, "operating_point": getattr(options, "operating_point", None)}
     detectors = {name: Detector(path, **more, own_order=len(models) > 1) for name, path in models.items()}
-    hashes = {name: files.sha256(path) for name, path in models.items()}
-    header = {"transfer": 1, "checkpoints": hashes, "sets": sets, "votes": votes, "seed": seed, **sides}
+    stated = {name: detector.stated() for name, detector in detectors.items()}
+    header = {"transfer": 2, "detectors": stated, "sets": sets, "seed": seed, **sides}
     reading = images.Reading.of(options)
     if reading != images.Reading():
         header["reading"] = vars(reading)

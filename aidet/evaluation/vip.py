@@ -100,9 +100,18 @@ def _part(path, labels, shared, where, threshold):
     if given.decisions_only:
         raise UserError(f"--vip {path} has decisions but no scores; the VIP Cup's format is filename,logit")
     if shared and true.paths is not None:
-        known = set(given.paths)
-        true = true.take([i for i, p in enumerate(true.paths) if p in known])
+        known = set(given.paths)  # which may be relative to a folder below that of the labels
+        mine = [i for i, p in enumerate(true.paths) if not known.isdisjoint(_ends(p))]
+        if not mine:
+            raise UserError(f"--vip {path}: none of its {len(given)} names is in {labels}, as {given.paths[0]!r}")
+        true = true.take(mine)
     return Evaluation(*join(true, given), threshold)
+
+
+def _ends(path):
+    """A path, and what is left of it without its first folders."""
+    parts = path.split("/")
+    return ["/".join(parts[i:]) for i in range(len(parts))]
 
 
 def summary(evaluations: Sequence[Evaluation], both: Evaluation, times: int = 0, seed: int = 42) -> Dict[str, Any]:
@@ -139,8 +148,10 @@ def together(first: Evaluation, second: Evaluation) -> Evaluation:
     columns = {name: np.concatenate([getattr(e.scores, name) for e in both]) for name in ("score", "prob", "label")}
     status = [text for one in both for text in one.scores.status]
     y, true = np.concatenate([first.y, second.y]), first.true
+    groups = [one.true.groups() or [] for one in both]
+    own = {"group": [*groups[0], *groups[1]]} if all(groups) else {}
     out = Evaluation(
-        Truth(paths=paths, labels=y, columns={}, root=true.root, source=true.source),
+        Truth(paths=paths, labels=y, columns=own, root=true.root, source=true.source),
         Scores(paths, **columns, status=status, models={}, source=first.scores.source),
     )
     out.label = np.concatenate([first.label, second.label])

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import images, metrics
 from ..config import made_by
+from ..config.keys import DROPPED
 from ..datasets import samples
 from ..datasets.samples import Samples
 from ..errors import UserError, nearest
@@ -157,6 +158,8 @@ def find_data(config: Any, warn: Callable[[str], Any]) -> Data:
     train_set, val_set, classes = samples.open_data(config, warn)
     if val_set is None and (config.early_stopping or config.threshold == "auto"):
         raise UserError("early_stopping and threshold auto need a validation split; set val_split or val_fraction")
+    if not config.val_while_train and (config.early_stopping or config.threshold == "auto"):
+        raise UserError("early_stopping and threshold auto need validation while training; set val_while_train true")
     if val_set is None and config.ckpt_save_policy == "top_k":
         raise UserError("ckpt_save_policy top_k ranks by validation; give a validation split or use latest_k")
     return Data(train_set, val_set, classes)
@@ -221,4 +224,20 @@ def idle_keys(config: Any, device: Optional[str]) -> List[str]:
         idle.append("jit_level (Ascend and GPU)")
     if config.device_id and device == "CPU":
         idle.append("device_id (there is one CPU)")
+    for name, why, without in _PAIRED:
+        if name in config.given and config[name] not in (None, 0, False) and without(config):
+            idle.append(f"{name} ({why})")
+    idle += [f"{name} ({DROPPED[name]})" for name in config.dropped]
     return idle
+
+
+_TRAINING = "scale ratio hflip vflip color_jitter auto_augment re_prob".split()
+# Keys that another key replaces or that need another one: name, the reason, and when it holds.
+_PAIRED = (
+    *((name, "transform says it all", lambda c: c.transform) for name in _TRAINING),
+    ("crop_pct", "transform_eval says it all", lambda c: c.transform_eval),
+    ("samples_per_epoch", "without sampler", lambda c: not c.sampler),
+    ("ema_decay", "without ema", lambda c: not c.ema),
+    ("clip_value", "without clip_grad", lambda c: not c.clip_grad),
+    ("image_weight", "without map_weight", lambda c: not c.map_weight),
+)

@@ -8,7 +8,7 @@ import pytest
 
 from aidet import ckpt
 from aidet.errors import UserError
-from convert import __main__, conversion, preprocessing, reading, reverse, rules
+from convert import __main__, check, conversion, preprocessing, reading, reverse, rules
 from convert.families import families, family_of
 from convert.plan import build, detect, make_plan
 
@@ -391,6 +391,14 @@ def test_a_new_head_and_half_precision(cifar, tmp_path):
     assert facts["num_outputs"] == 5 and facts["classes"] is None and facts["class_order"] is None
     assert {a.dtype for a in arrays.values()} == {np.dtype(np.float16)} and arrays["classifier.weight"].shape == (5, 64)
     assert ckpt.load_model(tmp_path / "x.ckpt").sidecar["architecture"] == "cifar_resnet20"
+    said = []
+    assert check.check(tmp_path / "x.ckpt", cifar[0], say=said.append) == 0
+    assert any("95 of 95 equal" in line for line in said) and any("head is new" in line for line in said)
+
+
+def test_a_reference_needs_a_level_that_looks_at_it(cifar, tmp_path):
+    with pytest.raises(UserError, match="is for --verify logits or layers, not tensors"):
+        convert(cifar[0], tmp_path / "x.ckpt", level="tensors", reference="gone.npz")
 
 
 def test_positive_names_the_generated_class(cifar, tmp_path):

@@ -215,6 +215,25 @@ def test_shards_end_at_their_size(folder, tmp_path, capsys):
     assert f"40 images in {shards} archives" in said and "label: 20 generated, 20 real" in said
 
 
+def test_splits_whose_names_make_one_stem_lose_nothing(folder, tmp_path):
+    rows = [
+        f"{folder / name},{side},{('', 'data', 'a b', 'a_b')[i % 4]}"
+        for i, (name, side) in enumerate(zip(NAMES, SIDES))
+    ]
+    (tmp_path / "l.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+    for kind in ("tar", "parquet"):
+        count, shards, lost = data.pack(data.opened(str(tmp_path / "l.csv")), tmp_path / kind, kind, 1 << 30)
+        assert (count, shards, lost) == (len(NAMES), 4, []) and len(list((tmp_path / kind).iterdir())) == 4
+        assert len(read_labels(tmp_path / kind).paths) == len(NAMES)
+
+
+@pytest.mark.parametrize("kind, column", [("parquet", "image"), ("tar", "name")])
+def test_a_column_that_a_shard_calls_its_own_is_refused(folder, tmp_path, kind, column):
+    (tmp_path / "l.csv").write_text(f"path,label,{column}\n{folder / NAMES[0]},0,a\n")
+    with pytest.raises(UserError, match=f"column '{column}' is what a {kind} shard calls its own"):
+        data.pack(data.opened(str(tmp_path / "l.csv")), tmp_path / "out", kind, 1 << 20)
+
+
 # --- what is one source and what is another ------------------------------------------------------------------------
 def test_archives_beside_images_are_left_out_and_counted(folder, tmp_path):
     shutil.copytree(folder / "val", tmp_path / "val")

@@ -447,6 +447,26 @@ def test_against_a_second_file(small):
     assert found["n"] == 40 and found["differences"]["auc"]["difference"] == 0 and found["mcnemar"]["p"] == 1
 
 
+def test_each_of_two_files_has_its_own_operating_point(small):
+    """run.json beside each states the thresholds of its detector."""
+    for name, point in (("a", 0.5), ("b", 0.95)):
+        (small / name).mkdir()
+        (small / name / "scores.csv").write_bytes((small / "run/scores.csv").read_bytes())
+        found = {"format": 1, "models": [], "processes": [], "versions": {}, "images_per_second": None}
+        found["options"] = {"thresholds": {"balanced": point}}
+        found["outputs"] = {"scores.csv": files.sha256(small / name / "scores.csv")}
+        (small / name / "run.json").write_text(json.dumps(found))
+
+    def found(scores, **more):
+        return measured(small, scores=small / scores / "scores.csv", operating_point="balanced", **more)
+
+    alone = found("b")["balanced_accuracy"]
+    assert alone != found("a")["balanced_accuracy"]
+    paired = found("a", against=small / "b" / "scores.csv")["paired"]
+    difference = paired["differences"]["balanced_accuracy"]["difference"]
+    assert abs(difference) == pytest.approx(abs(found("a")["balanced_accuracy"] - alone))
+
+
 def test_vip_of_two_files(tmp_path, run):
     write_csv(tmp_path / "l.csv", ["filename", "label"], [[f"{i}.png", i % 2] for i in range(40)])
     for k in (0, 1):
@@ -461,6 +481,23 @@ def test_vip_of_two_files(tmp_path, run):
     found = json.loads((tmp_path / "out/metrics.json").read_text())
     assert found["contest"]["vip"] == pytest.approx(metrics.vip(1.0, 0.5)) == pytest.approx(0.85)
     assert "VIP Cup score      0.8500 = 0.7 * 1.0000 + 0.3 * 0.5000" in done.stdout
+
+
+def test_vip_resamples_sources_and_joins_names_below_a_folder(tmp_path):
+    rows = [[f"img/{i}.png", i // 10 % 2, i // 10] for i in range(120)]  # ten crops of each of twelve sources
+    write_csv(tmp_path / "l.csv", ["path", "label", "group"], rows)
+    wrong = {1, 6}
+    cells = [[f"{i}.png", (2.0 if y else -2.0) * (-1 if group in wrong else 1)] for i, (_, y, group) in enumerate(rows)]
+    for name in ("a.csv", "b.csv"):
+        write_csv(tmp_path / name, ["filename", "logit"], cells)
+    given = {"vip": [tmp_path / "a.csv", tmp_path / "b.csv"], "labels": [tmp_path / "l.csv"], "bootstrap": 200}
+    assert run_score(tmp_path, **given) == 0
+    found = json.loads((tmp_path / "out/metrics.json").read_text())
+    # The second file holds the same pictures: two files of them are no more sources than one.
+    assert found["ci"]["accuracy"] == pytest.approx(found["by"]["vip_file"]["P1"]["ci"]["accuracy"], abs=0.1)
+    write_csv(tmp_path / "b.csv", ["filename", "logit"], [["other.png", 1.0]])
+    with pytest.raises(UserError, match="none of its 1 names is in"):
+        run_score(tmp_path, **given)
 
 
 @pytest.mark.parametrize(
@@ -584,6 +621,12 @@ def test_accuracy_without_the_leaked_images(small):
     assert full["accuracy"] == pytest.approx(len(right) / 40)
     assert found["accuracy"] == pytest.approx((len(right) - 6) / 34) and found["ci"]["accuracy"]
     assert "without leaks (34)" in (small / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_of_several_leaks_of_one_image_the_surest_counts(small):
+    made = [["near", "test", "3.png", "train", "x.png", 2], ["bytes", "test", "3.png", "valid", "y.png", 0]]
+    found = measured(small, scores=small / "run/scores.csv", leaks=str(leak_rows(small, *made)))["deduplicated"]
+    assert found["n"] == 39 and found["left_out"]["bytes"] == 1 and found["kept_though_alike"] == 0
 
 
 def test_a_class_that_leaked_whole_is_said(small):

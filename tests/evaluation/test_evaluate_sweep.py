@@ -34,10 +34,14 @@ def pictures(tmp_path, photo):
 class Bright:
     """Stands in for a detector: the brighter an image, the higher its score; view k adds k / 10."""
 
-    calls = []
+    calls, sidecar = [], "one"
 
     def __init__(self, *checkpoints, votes=1, **_):
         self.threshold, self.vote, self.votes, self.names = 0.5, "soft", votes, ["m"]
+        self.made = [files.sha256(checkpoints[0]), Bright.sidecar, votes]
+
+    def stated(self):
+        return self.made
 
     def score_of_first(self, verdict, votes):
         return vote.combine_views(verdict.view_scores["m"][:votes])
@@ -126,7 +130,7 @@ def test_votes_are_those_of_a_detector_with_that_many(stub, pictures):
     lines = [json.loads(line) for line in open(stub.parent / "out/sweep.jsonl").read().splitlines()[1:]]
     got = {path: value for path, point, value in lines if point == "votes"}
     for k in (1, 4, 15):
-        verdicts = Bright("m", votes=k).stream((p, images.decode(pictures / p)) for p in got)
+        verdicts = Bright(stub, votes=k).stream((p, images.decode(pictures / p)) for p in got)
         assert [v.score for v in verdicts] == [got[p][k - 1] for p in got]
 
 
@@ -222,6 +226,17 @@ def test_matrix_with_average_and_minimum(stub, pictures):
     transfer.main(transfer_options(stub, sets))
     assert Bright.calls == []  # nothing is scored twice
     assert "Only one class in reals" in (stub.parent / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_scores_of_another_sidecar_are_not_taken_over(stub, pictures, monkeypatch):
+    sets = [f"good={pictures}/labels.csv"]
+    transfer.main(transfer_options(stub, sets))
+    sweep.main(options(stub, pictures, points=["resize 0.5"], out=stub.parent / "swept"))
+    monkeypatch.setattr(Bright, "sidecar", "calibrated again")
+    with pytest.raises(UserError, match="other checkpoints"):
+        transfer.main(transfer_options(stub, sets))
+    with pytest.raises(UserError, match="other checkpoints"):
+        sweep.main(options(stub, pictures, points=["resize 0.5"], out=stub.parent / "swept"))
 
 
 def test_models_share_the_decoded_images_of_a_set(stub, pictures, monkeypatch):

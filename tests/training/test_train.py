@@ -358,9 +358,12 @@ def test_augmentation_splits_compare_views_of_one_image(data, tmp_path):
 
 def test_keys_without_effect_are_named_once(data, tmp_path, capsys):
     fitted(data, tmp_path, epoch_size=0, dataset_sink_mode=True, keep_checkpoint_max=3, eval_shuffle=True,
-           dataset="cifar10", dataset_download=True, opt="lamb", use_nesterov=True)  # fmt: skip
+           dataset="cifar10", dataset_download=True, opt="lamb", use_nesterov=True,
+           smooth_factor=0.1, clip_value=5.0, ema_decay=0.9, hflip=0.3, crop_pct=0.8)  # fmt: skip
     lines = [line for line in capsys.readouterr().err.splitlines() if "without effect" in line]
     assert len(lines) == 1
+    for word in ("smooth_factor (label_smoothing is the key)", "clip_value", "ema_decay", "hflip", "crop_pct"):
+        assert word in lines[0], word
     for word in ("dataset_sink_mode", "keep_checkpoint_max", "eval_shuffle", "'cifar10'", "download", "use_nesterov"):
         assert word in lines[0], word
 
