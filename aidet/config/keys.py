@@ -32,6 +32,13 @@ def _float(value):
         raise ValueError("a number") from None
 
 
+def _inside(value):
+    number = _float(value)
+    if not 0 < number < 1:
+        raise ValueError("a number above 0 and below 1")
+    return number
+
+
 def _int(value):
     number = _float(value)
     if not math.isfinite(number) or number != int(number):
@@ -347,7 +354,7 @@ GROUPS = {
         "metrics": Key(_list(_str), ["balanced_accuracy", "accuracy", "auc", "macro_f1"], "shown and logged"),
         "monitor": Key(_str, None, "metric that chooses best.ckpt; default: the first of metrics"),
         "threshold": Key(
-            _either(_one_of("auto"), _float), 0.5, "on the probability; auto: best balanced accuracy in validation"
+            _either(_one_of("auto"), _inside), 0.5, "on the probability; auto: best balanced accuracy in validation"
         ),
         "multiclass_to_binary": Key(
             _bool, False, "one class per generator, class 0 is real; scored as real or generated"

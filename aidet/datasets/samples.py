@@ -17,7 +17,7 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .. import images, labels
+from .. import dialect, images, labels
 from ..errors import UserError, nearest
 from ..records import natural_key
 from . import pairs, sources
@@ -100,7 +100,8 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
     place = Path(os.path.expanduser(config.data_dir))
     if not place.exists():
         raise UserError(f"data_dir {config.data_dir!r} does not exist")
-    whole, log = _table(place), log or (lambda text: None)
+    log = log or (lambda text: None)
+    whole = _table(place, log)
     train = _split(place, whole, config.train_split, log)
     assert train is not None  # the training split is not optional
     if config.val_split and config.val_split != config.train_split:
@@ -130,7 +131,7 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
     return train, val, classes
 
 
-def _table(place: Path) -> Optional[Samples]:
+def _table(place: Path, log: Callable[[str], None]) -> Optional[Samples]:
     """The rows of a table, of archives, or of the tables in a folder; None if the source is a folder of folders."""
     if sources.is_archived(place):
         return _from_archive(sources.read(place, "data"))
@@ -138,9 +139,21 @@ def _table(place: Path) -> Optional[Samples]:
         return _from_table(sources.read_csv(place, "data", labelled=True))
     parts = [_from_table(table) for table in sources.tables_in(place)]
     if not all(part.splits for part in parts):
-        for part in parts:
-            part.columns.pop("split", None)
+        parts = [_without_splits(part, log) for part in parts]
     return sources.joined(parts) if parts else None
+
+
+def _without_splits(part: Samples, log: Callable[[str], None]) -> Samples:
+    """A part beside others that name no splits: without its own, and without what it keeps for tests."""
+    splits = part.columns.get("split")
+    if not splits:
+        return part
+    kept = [i for i, split in enumerate(splits) if split.lower() not in sources.SPLIT_NAMES["test"]]
+    left = f", and {len(splits) - len(kept)} test images are left out" if len(kept) < len(splits) else ""
+    log(f"note: the splits of {part.source} are not used, because a table beside it names none{left}")
+    part = part.take(kept)
+    part.columns.pop("split")
+    return part
 
 
 def _from_table(table: sources.Table) -> Samples:
@@ -190,9 +203,13 @@ def _split(
     wanted = (name, *(w for w in wanted if w != name))
     if whole is not None:
         return _split_of_table(whole, name, wanted, optional)
-    for word in wanted:
-        if (place / word).is_dir():
-            return _from_folder(place, word, log)
+    there = [word for word in wanted if (place / word).is_dir()]
+    if there:
+        # Where the names of files do not tell upper from lower case, one folder has two names.
+        others = [word for word in there[1:] if not (place / word).samefile(place / there[0])]
+        if others:
+            log(f"note: {place / others[0]} is left out beside {there[0]}, because both are names of one split")
+        return _from_folder(place, there[0], log)
     # GenImage has its splits below the generators; others write Train.
     left = images.LeftOut()
     keys = [key for key in images.walk(place, left) if any(part.lower() in wanted for part in key.split("/")[:-1])]
@@ -216,10 +233,9 @@ def _split_of_table(whole: Samples, name: str, wanted: Sequence[str], optional: 
         if optional:
             return None
         raise UserError(f"the data name no splits, so there is no {name!r}; set val_fraction to hold some out")
-    for word in wanted:
-        rows = [i for i, s in enumerate(whole.splits) if s == word]
-        if rows:
-            return whole.take(rows)
+    rows = [i for i, s in enumerate(whole.splits) if s == name or s.lower() in wanted]
+    if rows:
+        return whole.take(rows)
     if optional:
         return None
     raise UserError(f"data: {nearest(name, set(whole.splits), 'split')}")
@@ -432,7 +448,8 @@ def read_numbered(place: Path, split: str, keys: Sequence[str]) -> sources.Table
     truth = next((f for f in files if f.is_file()), None)
     if truth is None:
         raise UserError(f"{str(folder)!r} has images but no class folders, no labels.csv and no {split}.txt beside it")
-    column = truth.read_text(encoding="utf-8").split()
+    with dialect.opened(truth, "labels") as file:
+        column = file.read().split()
     if len(column) != len(keys) or set(column) - {"0", "1"}:
         raise UserError(
             f"{str(truth)!r} must hold {len(keys)} lines of 0 or 1, one an image; it has {len(column)} words"

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import images, metrics
 from ..config import made_by
-from ..config.keys import DROPPED
+from ..config.keys import DROPPED, SCHEMA
 from ..datasets import samples
 from ..datasets.samples import Samples
 from ..errors import UserError, nearest
@@ -200,6 +200,8 @@ def _class_weights(given, data):
         return len(data.train_set) / (n * np.maximum(count, 1))
     if len(given) != n:
         raise UserError(f"class_weights has {len(given)} values, the data {n} classes: {data.classes}")
+    if min(given) < 0 or not any(given):
+        raise UserError(f"class_weights (={given}) must be numbers >= 0, not all of them 0")
     return np.array(given, np.float64)
 
 
@@ -225,18 +227,22 @@ def idle_keys(config: Any, device: Optional[str]) -> List[str]:
     if config.device_id and device == "CPU":
         idle.append("device_id (there is one CPU)")
     for name, why, without in _PAIRED:
-        if name in config.given and config[name] not in (None, 0, False) and without(config):
+        set_here = name in config.given and config[name] not in (None, 0, False, SCHEMA[name].default)
+        if set_here and without(config):
             idle.append(f"{name} ({why})")
     idle += [f"{name} ({DROPPED[name]})" for name in config.dropped]
     return idle
 
 
-_TRAINING = "scale ratio hflip vflip color_jitter auto_augment re_prob".split()
+_TRAINING = "scale ratio hflip vflip color_jitter auto_augment re_prob re_value".split()
+_BOTH = "image_resize interpolation mean std".split()
 # Keys that another key replaces or that need another one: name, the reason, and when it holds.
 _PAIRED = (
     *((name, "transform says it all", lambda c: c.transform) for name in _TRAINING),
+    *((name, "the lines say it all", lambda c: c.transform and c.transform_eval) for name in _BOTH),
     ("crop_pct", "transform_eval says it all", lambda c: c.transform_eval),
     ("samples_per_epoch", "without sampler", lambda c: not c.sampler),
+    ("cutmix_prob", "without mixup and cutmix", lambda c: not c.mixup and not c.cutmix),
     ("ema_decay", "without ema", lambda c: not c.ema),
     ("clip_value", "without clip_grad", lambda c: not c.clip_grad),
     ("image_weight", "without map_weight", lambda c: not c.map_weight),

@@ -6,6 +6,7 @@ resuming it from any step fails or shifts the schedule. Here the learning rate i
 """
 
 import fnmatch
+import math
 from typing import Any, Dict, List, Sequence, Tuple
 
 import mindspore as ms
@@ -341,10 +342,12 @@ def _factor(value, lr):
         if isinstance(value, dict):
             if set(value) != {"lr"} or lr <= 0:
                 raise ValueError
-            return float(value["lr"]) / lr
+            value = float(value["lr"]) / lr
+        if not 0 <= float(value) < math.inf:
+            raise ValueError
         return float(value)
     except (TypeError, ValueError):
-        raise UserError(f"lr_groups value {value!r} must be a factor or {{lr: rate}}") from None
+        raise UserError(f"lr_groups value {value!r} must be a factor or {{lr: rate}}, not negative") from None
 
 
 def _layers(net, size=12):

@@ -120,11 +120,11 @@ class Run:
             self.processes.warn("note: without effect here: " + "; ".join(idle))
         self._begin()
         for epoch in range(self.progress.epochs, config.epoch_size):
-            self._epoch(epoch)
-            if config.early_stopping and self.progress.waiting >= config.early_stopping:
+            if self._waited():
                 waited = self.progress.waiting
                 self.processes.say(f"early stopping: no better {config.monitor} in {waited} validations")
                 break
+            self._epoch(epoch)
         self.journal.curves(config.metrics)
         teachers = self.updater.teachers
         if teachers is not None and self.validator is not None and self.processes.first:
@@ -136,8 +136,14 @@ class Run:
         if none and self.processes.first and not (self.plan.folder / "best.ckpt").is_file():
             self._no_best(failed)
         of = "" if best["value"] is None else f"; best {config.monitor} {best['value']:.4f} at epoch {best['epoch']}"
-        self.processes.say(f"wrote {self.plan.folder / 'best.ckpt'}{of}")
+        there = (self.plan.folder / "best.ckpt").is_file() or not self.processes.first
+        what = "wrote {}" if there else "no {} here, because the best epoch lies before the state that was resumed"
+        self.processes.say(what.format(self.plan.folder / "best.ckpt") + of)
         return 3 if failed else 0
+
+    def _waited(self):
+        """Whether early stopping ends the run."""
+        return bool(self.config.early_stopping) and self.progress.waiting >= self.config.early_stopping
 
     def _no_best(self, failed):
         """Say why there is no best.ckpt, and leave no other checkpoint of weights that are no numbers."""
@@ -238,7 +244,7 @@ class Run:
         last = epoch + 1 == config.epoch_size
         row = {
             "epoch": epoch + 1, "updates": progress.updates,
-            "lr": self.plan.rates[max(0, min(progress.updates, len(self.plan.rates)) - 1)],
+            "lr": self.plan.rates[max(0, min((epoch + 1) * self.plan.updates_per_epoch, len(self.plan.rates)) - 1)],
             "train_loss": progress.running[0] / max(1, progress.running[1]),
         }  # fmt: skip
         progress.running = [0.0, 0]
@@ -250,7 +256,10 @@ class Run:
                 row.update(self.validator.measure())
                 better = progress.judge(row, config.monitor)
             if processes.first:
-                facts = saving.sidecar(self.plan, self.student.facts(), row, processes.world, processes.device)
+                rows = [row, *reversed(progress.rows)]
+                threshold = next((r["threshold"] for r in rows if r.get("threshold") is not None), None)
+                network = self.student.facts()
+                facts = saving.sidecar(self.plan, network, row, processes.world, processes.device, threshold)
                 saving.save_weights(self.plan, self.student.tensors, facts, [*progress.rows, row], better)
         speed = round(seen * processes.world / max(seconds, 1e-9), 1)
         progress.rows.append({**row, "seconds": round(seconds, 2), "images_per_second": speed})
@@ -259,7 +268,7 @@ class Run:
             f"epoch {epoch + 1}/{config.epoch_size}: {shown(row)} lr {row['lr']:.3g}, {seconds:.0f} s, "
             f"{speed:.1f} images/s{' *' if better and self.validator is not None else ''}"
         )
-        if (epoch + 1) % config.ckpt_save_interval == 0 or last:
+        if (epoch + 1) % config.ckpt_save_interval == 0 or last or self._waited():
             self._save_state()
 
     def _sound(self, loss):

@@ -29,7 +29,7 @@ class Progress:
     running : list of float and int
         Sum and number of the losses of this epoch's updates.
     best : dict
-        ``value, epoch, threshold`` of the best validation.
+        ``value, epoch, threshold`` of the best validation, and the metric ``monitor`` that it is the best by.
     waiting : int
         Validations since the best one.
     scale : float
@@ -67,7 +67,7 @@ class Progress:
             self.waiting += 1
             return False
         if best is None or (value < best if monitor.endswith("loss") else value > best):
-            self.best = {"value": value, "epoch": row["epoch"], "threshold": row.get("threshold")}
+            self.best = {"value": value, "epoch": row["epoch"], "threshold": row.get("threshold"), "monitor": monitor}
             self.waiting = 0
             return True
         self.waiting += 1
@@ -114,6 +114,12 @@ def resume(plan: Plan, parameters: Dict[str, Any], world: int) -> Optional[Progr
         raise UserError(
             f"resume {str(path)!r} is in the middle of an epoch of {progress.batches_per_epoch} steps, but this "
             f"configuration has {plan.batches}; use the same data, batch_size and number of processes"
+        )
+    chosen = progress.best.get("monitor", plan.config.monitor)
+    if chosen != plan.config.monitor:
+        raise UserError(
+            f"resume {str(path)!r}: its best epoch was chosen by {chosen}, which monitor (={plan.config.monitor}) "
+            f"cannot be compared with; set monitor {chosen}, or start anew"
         )
     put_arrays(parameters, arrays, path)
     return replace(progress, batches_per_epoch=plan.batches, world=world)
@@ -165,8 +171,9 @@ def begin_folder(plan: Plan, fresh: bool) -> None:
         for name in ("best.ckpt", "best.json", "last.ckpt", "last.json", STATE, "curves.png", "teachers.csv"):
             if (folder / name).exists():
                 (folder / name).unlink()
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
+        for pattern in ("events.out.tfevents.*", "epoch_*.ckpt", "epoch_*.json"):
+            for old in folder.glob(pattern):
+                old.unlink()
     with files.atomic(folder / "config.yaml") as file:
         file.write(f"# written by train.py; train again with: python train.py -c {folder / 'config.yaml'}\n")
         if plan.config.profile is not None:
@@ -227,7 +234,12 @@ def prune(config: Any, folder: Path, rows: List[Dict[str, Any]]) -> None:
 
 
 def sidecar(
-    plan: Plan, network: Dict[str, Any], row: Dict[str, Any], world: int, device: Optional[str]
+    plan: Plan,
+    network: Dict[str, Any],
+    row: Dict[str, Any],
+    world: int,
+    device: Optional[str],
+    threshold: Optional[float] = None,
 ) -> Dict[str, Any]:
     """The sidecar of the weights of an epoch.
 
@@ -241,6 +253,8 @@ def sidecar(
     world : int
         Number of processes.
     device : str
+    threshold : float, optional
+        The one that the last validation chose; default: that of the configuration, or 0.5.
     """
     config, lines, data = plan.config, plan.lines, plan.data
     profile = {} if config.profile is None else {"profile": asdict(config.profile)}
@@ -260,5 +274,5 @@ def sidecar(
         },
         "source": {"repository": "trained with train.py", "init_from": config.init_from},
         "training": training,
-        "threshold": row.get("threshold", config.threshold if config.threshold != "auto" else 0.5),
+        "threshold": threshold if threshold is not None else 0.5 if config.threshold == "auto" else config.threshold,
     }  # fmt: skip

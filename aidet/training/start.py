@@ -88,10 +88,13 @@ class Student:
     def facts(self) -> Dict[str, Any]:
         """The entries of a sidecar that describe the network itself."""
         where = {"localization": localization(self.net, self._plan.lines.size_eval[0])} if self.grid else {}
+        classes = self._plan.data.classes
+        if len(classes) == self.outputs == 2 and (self.class_order or [""])[0] == labels.NAMES[labels.GENERATED]:
+            classes = classes[::-1]  # in the order of the outputs, which init_from decided
         return {
             **where,
             "architecture": self._plan.config.model, "arguments": self.arguments, "num_outputs": self.outputs,
-            "classes": self._plan.data.classes, "class_order": self.class_order,
+            "classes": classes, "class_order": self.class_order,
         }  # fmt: skip
 
 

@@ -257,6 +257,30 @@ def test_captions_of_an_image_folder_are_not_taken_for_labels(tmp_path):
     assert classes == ["real", "generated"] and len(train) == len(val) == 2
 
 
+def test_all_spellings_of_a_split_are_one_split(tmp_path, photo):
+    words = ("train", "training", "Train", "val", "validation", "valid")
+    lines = ["path,label,split"]
+    for i, word in enumerate(words * 2):
+        photo(i).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{i // len(words)},{word}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    train, val, _ = open_data(config.load(None, {"data_dir": str(tmp_path)}), print)
+    assert (len(train), len(val)) == (6, 6)
+
+
+def test_beside_a_table_without_splits_no_test_image_is_trained_on(tmp_path, photo):
+    for folder, split in (("a", ",split"), ("b", "")):
+        (tmp_path / folder).mkdir()
+        lines = [f"path,label{split}"]
+        for i in range(6):
+            photo(i + 10 * (folder == "b")).save(tmp_path / folder / f"{i}.png")
+            lines.append(f"{i}.png,{i % 2}" + (",test" if i > 3 else ",train") * bool(split))
+        (tmp_path / folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    said = []
+    train, _, _ = open_data(config.load(None, {"data_dir": str(tmp_path), "val_fraction": 0.2}), said.append)
+    assert not {"a/4.png", "a/5.png"} & set(train.paths) and any("2 test images are left out" in line for line in said)
+
+
 def test_a_metadata_table_in_every_split(tmp_path):
     """The image folder of Hugging Face: train/metadata.jsonl and test/metadata.jsonl with classes."""
     for split in ("train", "test"):

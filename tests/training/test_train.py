@@ -1,6 +1,7 @@
 """Training runs of the tiny architecture through train.py and aidet.training."""
 
 import csv
+import json
 import os
 import re
 import signal
@@ -318,6 +319,53 @@ def test_early_stopping_and_kept_checkpoints(data, tmp_path):
     )
     assert any(line.startswith("early stopping") for line in said) and len(rows(tmp_path / "log.csv")) == 3
     assert sorted(p.name for p in tmp_path.glob("epoch_*.ckpt")) == ["epoch_2.ckpt", "epoch_3.ckpt"]
+
+
+def test_a_run_that_stopped_early_is_over(data, tmp_path):
+    more = {"epoch_size": 9, "lr": 0.0, "freeze": ["norm.*"], "early_stopping": 2, "ckpt_save_interval": 5}
+    fitted(data, tmp_path, **more)
+    kept = {name: (tmp_path / name).read_bytes() for name in ("log.csv", "best.ckpt", "last.ckpt")}
+    _, said = fitted(data, tmp_path, resume="auto", **more)
+    assert any(line.startswith("early stopping") for line in said)
+    assert kept == {name: (tmp_path / name).read_bytes() for name in kept}
+
+
+def test_a_new_run_in_a_used_folder_keeps_its_own_checkpoints(data, tmp_path):
+    more = {"ckpt_save_policy": "latest_k", "keep_checkpoint_max": 2}
+    fitted(data, tmp_path, epoch_size=3, **more)
+    fitted(data, tmp_path, epoch_size=1, **more)
+    assert [p.name for p in tmp_path.glob("epoch_*")] in (
+        ["epoch_1.ckpt", "epoch_1.json"], ["epoch_1.json", "epoch_1.ckpt"],
+    )  # fmt: skip
+
+
+def test_the_best_epoch_by_another_metric_is_no_longer_the_best(data, tmp_path):
+    fitted(data, tmp_path, epoch_size=1, monitor="val_loss")
+    with pytest.raises(UserError, match="was chosen by val_loss, which monitor .=auc. cannot be compared with"):
+        fitted(data, tmp_path, epoch_size=2, monitor="auc", resume="auto")
+
+
+def test_outputs_of_the_initial_weights_keep_their_names(data, tmp_path):
+    """A checkpoint whose first output is `generated` goes on with that order, and its classes say so."""
+    fitted(data, tmp_path / "a", epoch_size=1)
+    path = tmp_path / "a" / "best.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "classes": ["fake", "real"], "class_order": ["generated", "real"]}))
+    fitted(data, tmp_path / "b", epoch_size=1, init_from=str(tmp_path / "a" / "best.ckpt"))
+    sidecar = ckpt.Sidecar.read(tmp_path / "b" / "best.ckpt")
+    assert sidecar.class_order == ["generated", "real"] == sidecar.order_named("generated", None)
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("threshold", 5, "above 0 and below 1"), ("class_weights", [0, 0], "not all of them 0"),
+        ("class_weights", [-1, 1], "must be numbers >= 0"), ("lr_groups", {"*": -1}, "not negative"),
+    ],
+)  # fmt: skip
+def test_values_that_make_a_useless_result_are_refused(data, tmp_path, key, value, said):
+    with pytest.raises(UserError, match=said):
+        fitted(data, tmp_path, **{key: value})
 
 
 def test_top_k_keeps_the_best_epochs(data, tmp_path):
