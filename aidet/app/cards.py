@@ -5,7 +5,7 @@ import csv
 import html
 import io
 import re
-from typing import Any, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from .. import records
 from ..detector import Verdict
@@ -150,15 +150,15 @@ def _line(p, threshold, dots=()):
     return f'<div class="aidet-line">{bar}<span class="aidet-tick" style="{_left(threshold)}"></span>{marks}</div>'
 
 
-def votes(language: str, record: Verdict, threshold: float) -> str:
-    """The probability given by each model, and a dot for each of its views."""
+def votes(language: str, record: Verdict, lines: Mapping[str, float]) -> str:
+    """The probability given by each model, and a dot for each of its views; ``lines``: threshold of each model."""
     from ..labels import sigmoid
 
     if not record.ok:
         return ""
     rows = []
     for name, score in record.scores.items():
-        p, views = float(sigmoid(score)), record.views.get(name, [])
+        p, views, threshold = float(sigmoid(score)), record.views.get(name, []), lines[name]
         said = say(language, "views", generated=sum(v > threshold for v in views), count=len(views))
         rows.append(f"<b>{html.escape(name)}</b>{_line(p, threshold)}<span>{percent(p)}</span>")
         rows.append(f'<span class="aidet-file">{said}</span>{_line(p, threshold, views)}<span></span>')

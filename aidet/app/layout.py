@@ -47,8 +47,7 @@ class Layout:
                 self._history()
             with self._tab("tab_about"):
                 models = ", ".join(f"{m.name} ({m.backend_name})" for m in served.detector.models)
-                first = served.detector.models[0]
-                votes = 1 if first.views is None else first.views.count
+                votes = max((m.views.count for m in served.detector.models if m.views is not None), default=1)
                 self._word(gr.Markdown, "about", "value", {"models": models, "votes": votes})
 
     def _word(self, kind, key, prop="value", values=None, /, **more):

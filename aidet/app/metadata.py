@@ -30,6 +30,13 @@ _SOFTWARE = re.compile(
     r"openai|gemini|made with google ai|ideogram|leonardo\.ai",
     re.I,
 )
+# In a caption these words mean something else as well: Gemini is an observatory, dall'Etna a place in Italian.
+_IN_TEXT = re.compile(
+    r"stable.?diffusion|midjourney|dall[·_-]e\b|dall.?e ?[23]\b|novelai|comfyui|automatic1111|invokeai|fooocus|"
+    r"made with google ai|leonardo\.ai",
+    re.I,
+)
+_FREE = frozenset("comment description imagedescription usercomment artist author copyright title".split())
 _PARAMETERS = re.compile(r"\bSteps: \d+.*\b(Sampler|CFG scale|Seed): ?", re.S)
 _AI_SOURCE = re.compile(rb"(trainedAlgorithmicMedia|compositeWithTrainedAlgorithmicMedia|algorithmicMedia)")
 _EXIF_SHOWN = {
@@ -93,7 +100,8 @@ def _short(value):
 
 def _kind_of_text(name, text):
     """``generator`` if a text's name or content shows that a generator wrote it, else ``other``."""
-    if name.lower() in _TEXT_KEYS or _PARAMETERS.search(text) or _SOFTWARE.search(text):
+    named = _IN_TEXT if name.lower() in _FREE else _SOFTWARE
+    if name.lower() in _TEXT_KEYS or _PARAMETERS.search(text) or named.search(text):
         return GENERATOR
     if text[:1] in "{[":
         try:

@@ -248,7 +248,7 @@ class Page(layout.Layout):
         record, part = self.served.decided(examined["record"], threshold, unsure), examined.get("part", "")
         return (
             cards.verdict(language, record, threshold, unsure, examined["findings"], part, examined["checking"]),
-            cards.votes(language, record, threshold),
+            cards.votes(language, record, self.served.lines(threshold)),
             cards.stability(language, record, threshold, part),
             cards.metadata(language, examined["findings"]),
         )

@@ -141,8 +141,9 @@ def thumbnail(source: Any) -> str:
     try:
         with images.opened(source) as image:
             image.draft("RGB", (THUMBNAIL, THUMBNAIL))  # a JPEG is decoded at about the size that is needed
-            image.thumbnail((THUMBNAIL, THUMBNAIL))
-            return uri(image, quality=80)
+            shown = images.decode(image)  # upright, over white and in eight bits, as it is scored
+            shown.thumbnail((THUMBNAIL, THUMBNAIL))
+            return uri(shown, quality=80)
     except Exception:  # noqa: BLE001 - the row of the image says what is wrong with it
         return ""
     finally:

@@ -271,6 +271,11 @@ class Service:
 
         return Batch(self._run(work), small, batch.left_out)
 
+    def lines(self, threshold: float) -> Dict[str, float]:
+        """Threshold of each model and its views; for a single model with soft votes that of the page."""
+        own = self.detector
+        return {own.names[0]: threshold} if len(own.names) == 1 and own.vote == "soft" else own.fusion.thresholds
+
     # --- what it is --------------------------------------------------------------------------------------------------
     def about(self) -> Dict[str, Any]:
         """Models, their hashes, threshold and limits: what a caller needs to reproduce a verdict."""
@@ -279,7 +284,12 @@ class Service:
         return {
             "aidet": __version__,
             "models": [
-                {"name": m.name, "identity": m.identity, "backend": m.backend_name, "threshold": m.threshold}
+                {
+                    "name": m.name,
+                    "identity": m.identity,
+                    "backend": m.backend_name,
+                    "threshold": self.lines(self.threshold)[m.name],
+                }
                 for m in self.detector.models
             ],
             "vote": self.detector.vote,

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from .. import images, labels
+from .. import dialect, images, labels
 from ..errors import UserError
+from ..records import natural_key
 from .table import Place, Table, examples
 
 SPLIT_NAMES = {
@@ -164,3 +165,33 @@ def refuse_silent(paths: Sequence[str], sides: Sequence[Optional[int]], what: st
             f"{what}: no folder name says real or generated for {sum(side is None for side in sides)} of {len(paths)} "
             f"images, in {examples(lost)}; put a folder real or fake into the path of each, or give a table path,label"
         )
+
+
+def read_numbered(place: Path, split: str, keys: Sequence[str]) -> Table:
+    """Numbered files and a bare column of 0 and 1 in the order of their numbers (MindCon).
+
+    Parameters
+    ----------
+    place : Path
+    split : str
+        The folder of ``place`` that holds the files; the column is a text file in it, or ``<split>.txt`` beside it.
+    keys : sequence of str
+        The files.
+
+    Returns
+    -------
+    Table
+        With the column ``label``.
+    """
+    folder = place / split
+    files = [folder / f"{n}.txt" for n in ("labels", "truth", "label", "result")] + [place / f"{split}.txt"]
+    truth = next((f for f in files if f.is_file()), None)
+    if truth is None:
+        raise UserError(f"{str(folder)!r} has images but no class folders, no labels.csv and no {split}.txt beside it")
+    with dialect.opened(truth, "labels") as file:
+        column = file.read().split()
+    if len(column) != len(keys) or set(column) - {"0", "1"}:
+        raise UserError(
+            f"{str(truth)!r} must hold {len(keys)} lines of 0 or 1, one an image; it has {len(column)} words"
+        )
+    return Table(sorted(keys, key=natural_key), {"label": column}, folder, str(truth))

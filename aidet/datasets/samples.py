@@ -17,12 +17,12 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .. import dialect, images, labels
+from .. import images, labels
 from ..errors import UserError, nearest
 from ..records import natural_key
 from . import pairs, sources
 from .archived import chunks, layout_of
-from .folders import first_folders, layout, refuse_silent
+from .folders import first_folders, layout, read_numbered, refuse_silent
 
 # Columns kept besides paths and classes. Others are dropped: a training set may have millions of rows.
 COLUMNS = ("split", "group", "pair", "mask", "area")
@@ -425,33 +425,3 @@ def describe(samples: Samples) -> str:
     paired = sum(1 for p in samples.pairs if p)
     more = [f"{kinds} sources" if kinds > len(count) else "", f"{paired} in pairs" if paired else ""]
     return f"{len(samples)} images ({text}{''.join(', ' + m for m in more if m)})"
-
-
-def read_numbered(place: Path, split: str, keys: Sequence[str]) -> sources.Table:
-    """Numbered files and a bare column of 0 and 1 in the order of their numbers (MindCon).
-
-    Parameters
-    ----------
-    place : Path
-    split : str
-        The folder of ``place`` that holds the files; the column is a text file in it, or ``<split>.txt`` beside it.
-    keys : sequence of str
-        The files.
-
-    Returns
-    -------
-    Table
-        With the column ``label``.
-    """
-    folder = place / split
-    files = [folder / f"{n}.txt" for n in ("labels", "truth", "label", "result")] + [place / f"{split}.txt"]
-    truth = next((f for f in files if f.is_file()), None)
-    if truth is None:
-        raise UserError(f"{str(folder)!r} has images but no class folders, no labels.csv and no {split}.txt beside it")
-    with dialect.opened(truth, "labels") as file:
-        column = file.read().split()
-    if len(column) != len(keys) or set(column) - {"0", "1"}:
-        raise UserError(
-            f"{str(truth)!r} must hold {len(keys)} lines of 0 or 1, one an image; it has {len(column)} words"
-        )
-    return sources.Table(sorted(keys, key=natural_key), {"label": column}, folder, str(truth))

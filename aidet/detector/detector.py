@@ -13,7 +13,7 @@ from .. import ckpt, images
 from ..errors import UserError, nearest
 from ..labels import zone_around
 from ..parallel import cpus, in_order
-from . import backends, decision, default
+from . import backends, decision, default, foreign
 from . import vote as _vote
 from .cascade import Cascade, open_first, score_margin_of
 from .ensemble import Ensemble
@@ -409,10 +409,12 @@ def _fusion_given(checkpoints, fuse):
 
 def _of_foreign(checkpoints, transform):
     """For each checkpoint the options that only an ONNX file from elsewhere takes."""
-    onnx = [str(path).endswith(".onnx") for path in checkpoints]
-    if transform is not None and not any(onnx):
+    if transform is None:
+        return [{} for _ in checkpoints]
+    elsewhere = [foreign.is_foreign(path) for path in checkpoints]
+    if not any(elsewhere):
         raise UserError("--transform is for ONNX files from elsewhere; a checkpoint's sidecar has its own")
-    return [{"transform": transform} if plain and transform is not None else {} for plain in onnx]
+    return [{"transform": transform} if plain else {} for plain in elsewhere]
 
 
 def _at_least_one(name, value):

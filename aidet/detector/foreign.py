@@ -10,6 +10,7 @@ from .. import ckpt, labels
 from ..ckpt import format as wire
 from ..ckpt.sidecar import FORMAT
 from ..errors import UserError
+from ..export import onnx_graph
 from ..images import Pipeline
 from . import backends
 
@@ -59,6 +60,17 @@ class Session(backends.OnnxRuntime):
         if self.ends_in == "Softmax":
             return np.log(np.clip(values, SMALLEST, None))
         return labels.logit(np.clip(values, SMALLEST, 1 - SMALLEST)) if self.ends_in == "Sigmoid" else values
+
+
+def is_foreign(path: Union[str, Path]) -> bool:
+    """Whether a file is an ONNX model that this project did not export; also True for one that cannot be read."""
+    if not str(path).endswith(".onnx"):
+        return False
+    try:
+        onnx_graph.sidecar_of(path)
+    except UserError:
+        return True
+    return False
 
 
 def _last_operation(path: Union[str, Path], output: str) -> str:

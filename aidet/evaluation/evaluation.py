@@ -86,6 +86,15 @@ class Evaluation:
             return float((low + high) / 2), f"the labels of the scores file (between {low:.6f} and {high:.6f})"
         return None, "the labels of the scores file, which follow no single threshold of prob"
 
+    def believe(self, run: Optional[Dict[str, Any]]) -> None:
+        """Take the threshold that a run.json states, if every label of the scores follows from it."""
+        stated = (run or {}).get("options", {}).get("threshold")
+        if isinstance(stated, bool) or not isinstance(stated, (int, float)) or not (self.scores.label >= 0).any():
+            return
+        prob, label = self.scores.prob[self.scored], self.label[self.scored]
+        if self.threshold_source.startswith("the labels") and ((prob > stated) == (label == 1)).all():
+            self.threshold, self.threshold_source = float(stated), "the run that made the scores"
+
     @property
     def paths(self) -> List[str]:
         """Path of each row, as in the scores; ``line 1``, ``line 2``, ... if neither file names the images."""

@@ -51,6 +51,9 @@ def main(options: argparse.Namespace) -> int:
     evaluation = load(options.scores, labels, options.where, threshold)
     if named is not None:
         evaluation.threshold_source = f"operating point {named}"
+    run, doubt = runinfo.read(options.scores)
+    if threshold is None:
+        evaluation.believe(run)
     columns = columns_to_show(evaluation.true, options.by)
     result = summary(evaluation, columns, times, seed, options.one_class)
     inputs = {"scores": options.scores, "labels": labels}
@@ -66,7 +69,7 @@ def main(options: argparse.Namespace) -> int:
     if options.leaks:
         result["deduplicated"] = deduplicated(evaluation, options.leaks, times, seed, options.one_class)
         inputs["leaks"] = split_source(options.leaks)[0]
-    result["run"], doubt = runinfo.read(options.scores)
+    result["run"] = run
     maps = worst.Maps(options.explain, result["run"], images.Reading.of(options))
     inputs.update({f"explained with {i + 1}": path for i, path in enumerate(maps.files)})
     further, doubts, included_files = included.read(options.include, result["run"])

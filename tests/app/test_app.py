@@ -633,3 +633,33 @@ def test_gradio_of_another_age_is_refused(monkeypatch):
     monkeypatch.setattr(server.sys, "version_info", (3, 9, 1))
     with pytest.raises(UserError, match="needs Python 3.10 or newer, this is 3.9"):
         server.require_gradio()
+
+
+@pytest.mark.parametrize(
+    "text, kind",
+    [("Vista dall'Etna, agosto 2019", "other"), ("Foto: Gemini Observatory", "other"), ("Solder flux residue", "other"),
+     ("foto dalle Dolomiti", "other"), ("Made with DALL-E 3", "generator"), ("by Midjourney v6", "generator")],
+)  # fmt: skip
+def test_a_caption_names_a_generator_only_in_words_that_mean_nothing_else(text, kind):
+    exif = Image.Exif()
+    exif[0x010E] = text
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(buffer, "JPEG", exif=exif)
+    found = {f.name: f.kind for f in metadata.read(buffer.getvalue())}
+    assert found["ImageDescription"] == kind
+
+
+def test_a_thumbnail_is_the_picture_that_is_scored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (300, 100), (200, 0, 0)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((40, 40), 30000, np.uint16)).save(tmp_path / "deep.png")
+
+    def shown(name):
+        data = pictures.thumbnail(tmp_path / name).partition(",")[2]
+        return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+
+    assert shown("turned.jpg").height > shown("turned.jpg").width
+    assert min(shown("clear.png").getpixel((30, 30))) > 250
+    assert shown("deep.png").size == (40, 40)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from infer_tools import make_model
 from PIL import Image
 
 from aidet import Detector
@@ -83,3 +84,23 @@ def test_what_is_missing_is_said(tmp_path):
         Detector(damaged, transform=LINE, positive=1)
     with pytest.raises(UserError, match="--transform is for ONNX files from elsewhere"):
         Detector(tmp_path / "a.ckpt", transform=LINE)
+
+
+def test_a_file_of_this_project_keeps_what_it_states_beside_one_from_elsewhere(tmp_path):
+    """--transform, --positive and --real are for the other."""
+    from aidet.export import exporter
+
+    make_model(tmp_path / "a.ckpt", calibration={"scale": 0.5, "offset": 0.3})
+    exporter.export(tmp_path / "a.ckpt", "onnx", tmp_path)
+    import onnx  # after MindSpore: the other way round their versions of protobuf clash
+
+    plain = onnx.load(tmp_path / "a.onnx")
+    del plain.metadata_props[:]
+    onnx.save(plain, tmp_path / "elsewhere.onnx")
+    line = Detector(tmp_path / "a.onnx").models[0].views.first.text
+    both = Detector(tmp_path / "a.onnx", tmp_path / "elsewhere.onnx", transform=line, positive="0")
+    own, other = both.models
+    assert (own.order, own.calibrate(1.3)) == (["real", "generated"], pytest.approx(0.5))
+    assert other.order == ["generated", "real"]
+    with pytest.raises(UserError, match="a checkpoint's sidecar has its own"):
+        Detector(tmp_path / "a.onnx", transform=line)

@@ -447,6 +447,17 @@ def test_against_a_second_file(small):
     assert found["n"] == 40 and found["differences"]["auc"]["difference"] == 0 and found["mcnemar"]["p"] == 1
 
 
+def test_the_threshold_is_that_of_the_run_if_the_labels_follow_from_it(small):
+    scores = small / "run" / "scores.csv"
+    prob = sorted(float(r["prob"]) for r in csv.DictReader(open(scores)))
+    for stated, believed in ((0.5, True), (prob[0] / 2, False)):
+        run = {"format": 1, "models": [], "processes": [], "versions": {}, "images_per_second": None}
+        run.update(options={"threshold": stated}, outputs={"scores.csv": files.sha256(scores)})
+        (small / "run" / "run.json").write_text(json.dumps(run))
+        found = measured(small, scores=scores)
+        assert (found["threshold_source"] == "the run that made the scores") == believed
+
+
 def test_each_of_two_files_has_its_own_operating_point(small):
     """run.json beside each states the thresholds of its detector."""
     for name, point in (("a", 0.5), ("b", 0.95)):

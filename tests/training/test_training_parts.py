@@ -91,7 +91,7 @@ def test_progress_judges_by_the_metric():
     assert [up.judge({"epoch": e, "auc": v}, "auc") for e, v in enumerate((0.5, 0.7, 0.6, 0.7), 1)] == [
         True, True, False, False,
     ]  # fmt: skip
-    assert up.best == {"value": 0.7, "epoch": 2, "threshold": None} and up.waiting == 2
+    assert up.best == {"value": 0.7, "epoch": 2, "threshold": None, "monitor": "auc"} and up.waiting == 2
     assert [down.judge({"epoch": e, "val_loss": v}, "val_loss") for e, v in enumerate((0.5, 0.7, 0.4), 1)] == [
         True, False, True,
     ]  # fmt: skip
