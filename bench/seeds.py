@@ -153,7 +153,7 @@ def extra_data(options):
     line = " ".join(recipes_text(recipe, "transform").split())
     line = line.replace("(224, 224)", f"({SIDE}, {SIDE})").replace("alpha=300", f"alpha={300 * SIDE // 224}")
     changes = {
-        **NET, "epoch_size": 3, "warmup_epochs": 0.5, "batch_size": 16, "lr": 0.0003,
+        **NET, "model_args": "{}", "epoch_size": 3, "warmup_epochs": 0.5, "batch_size": 16, "lr": 0.0003,
         "transform": line.replace("imagenet", "half"),
         "transform_eval": f"decode | resize(({SIDE}, {SIDE})) | normalize(half)",
     }  # fmt: skip
