@@ -57,12 +57,15 @@ def write(
     """
     scored, seconds = (sum(p.get(k) or 0 for p in parts) for k in ("scored", "seconds"))
     precisions = header.get("precisions") or [None] * len(header["backends"])
+    stated = header.get("stated") or [{}] * len(header["backends"])
     models = [
         {
             "name": name, "sha256": identity, "backend": backend, "precision": precision,
-            "file": (header.get("files") or {}).get(name),
+            "file": (header.get("files") or {}).get(name), "order": own.get("order"),
         }
-        for (name, identity), backend, precision in zip(header["models"].items(), header["backends"], precisions)
+        for (name, identity), backend, precision, own in zip(
+            header["models"].items(), header["backends"], precisions, stated
+        )
     ]  # fmt: skip
     value = {
         "format": FORMAT,

@@ -62,6 +62,7 @@ class Maps:
         self.shown = 0
         self.methods: List[str] = []
         self._detector: Any = None
+        self._orders: List[Optional[List[str]]] = []  # sides of the outputs of each file, as they were scored
         if asked and OFF in asked:
             if len(asked) > 1:
                 others = ", ".join(a for a in asked if a != OFF)
@@ -78,6 +79,7 @@ class Maps:
                     self.missing.append(f"No map of {model['name']}: {why}.")
                 else:
                     self.files.append(model["file"])
+                    self._orders.append(model.get("order"))
 
     def of(self, image: Image.Image, key: str) -> List[Tuple[str, np.ndarray, str]]:
         """Maps of one decoded image.
@@ -110,6 +112,13 @@ class Maps:
 
         # Only occlusion scores images: the other maps need no ONNX Runtime graph.
         settings = {} if self.asked else {"backend": "mindspore", "device": "CPU"}
+        orders = [order for order in self._orders if order]
+        if orders and orders.count(orders[0]) == len(self.files):
+            # --positive and --real of the run may have said something else than the sidecar.
+            outputs = enumerate(orders[0])
+            sides = {side: ",".join(str(i) for i, o in enumerate(orders[0]) if o == side) for _, side in outputs}
+            given = {"positive": sides.get(NAMES[GENERATED]), "real": sides.get(NAMES[REAL]), "own_order": False}
+            settings.update({name: value for name, value in given.items() if value is not None})
         return detector.Detector(*self.files, say=to_stderr, **settings)
 
     def _none(self, why):

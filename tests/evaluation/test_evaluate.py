@@ -16,7 +16,7 @@ from aidet import ckpt, files, metrics, models, report, runinfo
 from aidet.datasets import cifar100, truth
 from aidet.detector import detector, explain
 from aidet.errors import UserError
-from aidet.evaluation import comparisons, scores
+from aidet.evaluation import comparisons, scores, worst
 from aidet.evaluation.evaluation import Evaluation, summary
 from aidet.evaluation.score_page import pages
 from aidet.evaluation.scores import Scores, join, read_scores
@@ -763,6 +763,22 @@ def test_maps_of_the_model_that_made_the_scores_come_without_asking(small, tiny,
     said = f"maps               {plain} errors with maps of tiny.ckpt (run.json); --explain none leaves them out\n"
     assert said in capsys.readouterr().out
     assert json.loads((small / "out/metrics.json").read_text())["inputs"]["explained with 1"]["path"] == str(tiny)
+
+
+def test_maps_speak_for_the_side_that_the_run_took_for_generated(small, tiny, photo):
+    """--positive of infer.py may say something else than the sidecar."""
+    made_by(small, tiny)
+    run = json.loads((small / "run/run.json").read_text())
+
+    def shown(order):
+        maps = worst.Maps(None, {**run, "models": [{**run["models"][0], "order": order}]})
+        ((_, found, _),) = maps.of(photo(3, (64, 64)), "a.png")
+        return maps._detector.models[0].order, found
+
+    order, plain = shown(None)
+    assert shown(order)[0] == order and np.array_equal(shown(order)[1], plain)
+    turned, other = shown(order[::-1])
+    assert turned == order[::-1] and not np.allclose(other, plain)
 
 
 def test_the_report_says_why_there_are_no_maps(small, tiny, tmp_path_factory):
