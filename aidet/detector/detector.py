@@ -399,7 +399,7 @@ def _fusion_given(checkpoints, fuse):
         return checkpoints, fuse, spec
     if not spec["models"]:
         raise UserError(f"fusion file {str(fuse)!r} names no models; add models: [A.ckpt, B.ckpt]")
-    missing = [m for m in spec["models"] if not Path(m).is_file()]
+    missing = [m for m in spec["models"] if not m.startswith(_vote.RULE) and not Path(m).is_file()]
     if missing:
         card = Path(fuse).with_suffix(".md")
         how = f"; {card} says how it is made" if card.is_file() else ""

@@ -15,6 +15,7 @@ from ..ckpt import Sidecar
 from ..errors import UserError, nearest
 from ..labels import decide, sigmoid
 
+RULE = "rule:"  # before the name of a rule of :mod:`aidet.rules`, in the place of a file
 VOTE_RULES = ("soft", "hard")
 FUSIONS = ("soft", "hard", "soft-or", "score")
 # What a fusion file may say of the fused score, as the sidecar of a single model says it of its own.
@@ -263,7 +264,8 @@ def check_fusion(value: Dict[str, Any], path: Path) -> Dict[str, Any]:
         raise UserError(f"{what}: threshold and operating_points exclude each other; leave one out")
     decisions = Sidecar({key: value[key] for key in _DECISIONS if key in value}, path)
     decisions.calibration, decisions.prior, decisions.threshold  # noqa: B018  (reading them checks them)
-    return {**value, "models": [str(path.parent / m) for m in models], "decisions": decisions}
+    places = [m if m.startswith(RULE) else str(path.parent / m) for m in models]
+    return {**value, "models": places, "decisions": decisions}
 
 
 def verdict(

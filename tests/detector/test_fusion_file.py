@@ -64,6 +64,12 @@ def test_a_file_with_one_model_says_what_its_score_means(folder, photo):
         assert found.label == int(found.prob > 0.45) and found.statement is not None
 
 
+def test_a_file_may_name_a_rule(folder, photo):
+    (folder / "ruled.yaml").write_text("models: [a.ckpt, 'rule:size']\n")
+    assert Detector(folder / "ruled.yaml").names == ["a", "rule-size"]
+    assert Detector(folder / "ruled.yaml").score(photo(1)).ok
+
+
 def test_named_and_given_thresholds_win_over_the_file_s(folder):
     assert Detector(folder / "large.yaml", operating_point="few-false-alarms").threshold == 0.8
     given = Detector(folder / "large.yaml", threshold=0.3)
