@@ -228,14 +228,15 @@ class Run:
         are averaged only at the end of the epoch.
         """
         config, progress, done = self.config, self.progress, batch.number + 1
-        if done % config.gradient_accumulation_steps:
+        if not batch.last:
             return
         every = config.val_every_steps
         if every and self.validator is not None and progress.updates % every == 0:
             with self.updater.averaged():
                 self.journal.point(progress.updates, batch.epoch + 1, self.validator.measure())
         every = config.save_every_steps
-        if every and done % every == 0 and done < self.plan.batches:
+        # A state lies between two updates: the first that is done at or after every N-th step.
+        if every and done // every > (done - config.gradient_accumulation_steps) // every and done < self.plan.batches:
             self._save_state()
 
     def _finish_epoch(self, epoch, seconds, seen):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from aidet import ckpt, config
 from aidet.errors import UserError
+from aidet.training import run
 from aidet.training.run import train
 from aidet.training.updates import Updater
 
@@ -319,6 +320,16 @@ def test_early_stopping_and_kept_checkpoints(data, tmp_path):
     )
     assert any(line.startswith("early stopping") for line in said) and len(rows(tmp_path / "log.csv")) == 3
     assert sorted(p.name for p in tmp_path.glob("epoch_*.ckpt")) == ["epoch_2.ckpt", "epoch_3.ckpt"]
+
+
+def test_states_and_points_of_the_curve_with_accumulated_gradients(data, tmp_path, monkeypatch):
+    """Six steps an epoch: updates after steps 4 and 6; a state after step 4, the first update at or after step 3."""
+    saved, save = [], run.Run._save_state
+    monkeypatch.setattr(run.Run, "_save_state", lambda self: saved.append(self.progress.batches) or save(self))
+    more = {"gradient_accumulation_steps": 4, "save_every_steps": 3, "val_every_steps": 1, "epoch_size": 1}
+    fitted(data, tmp_path, **more)
+    assert saved == [4, 0]
+    assert [int(r["update"]) for r in rows(tmp_path / "curve.csv")] == [1, 2]
 
 
 def test_a_run_that_stopped_early_is_over(data, tmp_path):
