@@ -178,16 +178,21 @@ def add_splits(table: Table) -> None:
     """Add the column ``split``, if there is none and the names of folders or shards say the split of every image."""
     if "split" in table.columns:
         return
-    assert table.paths is not None
+    cells = named_splits(table)
+    if all(cells):
+        table.columns["split"] = cells
+
+
+def named_splits(table: Table) -> List[str]:
+    """The split that folders or shards name for each image of a table; ``""`` where they name none."""
     known: Dict[str, str] = {}
     cells = []
-    for path in table.paths:
+    for path in table.paths or ():
         folders = as_folders(path).rpartition("/")[0]
         if folders not in known:
             known[folders] = _split_of(folders)
         cells.append(known[folders])
-    if all(cells):
-        table.columns["split"] = cells
+    return cells
 
 
 def _split_of(folders: str) -> str:

@@ -21,7 +21,7 @@ from .. import images, labels
 from ..errors import UserError, nearest
 from ..records import natural_key
 from . import pairs, sources
-from .archived import chunks, layout_of
+from .archived import chunks, layout_of, named_splits
 from .folders import first_folders, layout, read_numbered, refuse_silent
 
 # Columns kept besides paths and classes. Others are dropped: a training set may have millions of rows.
@@ -177,6 +177,13 @@ def _from_table(table: sources.Table) -> Samples:
 
 
 def _from_archive(table: sources.Table) -> Samples:
+    if "split" not in table.columns:
+        named = dict(zip(reversed(named_splits(table)), reversed(table.paths or ())))  # the first path of each
+        if "test" in named:
+            raise UserError(
+                f"data {table.source!r}: {named['test']!r} is of a test split and {named['']!r} of none, so that both "
+                "would be trained on; keep them apart, or name the split of all"
+            )
     if sources.column_of(table.columns, sources.LABEL_COLUMNS) is not None:
         return _from_table(table)
     assert table.paths is not None

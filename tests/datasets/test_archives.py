@@ -234,6 +234,15 @@ def test_a_column_that_a_shard_calls_its_own_is_refused(folder, tmp_path, kind, 
         data.pack(data.opened(str(tmp_path / "l.csv")), tmp_path / "out", kind, 1 << 20)
 
 
+def test_a_test_archive_beside_one_without_a_split_is_not_trained_on(folder, tmp_path):
+    for name in ("train", "test", "extra"):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            for i, path in enumerate(NAMES[:6]):
+                archive.write(folder / path, f"{('real', 'fake')[i % 2]}/{name}{i}.png")
+    with pytest.raises(UserError, match="'test.zip#.*' is of a test split and 'extra.zip#.*' of none"):
+        open_data(config.load(None, {"data_dir": str(tmp_path), "val_fraction": 0.2}), print)
+
+
 # --- what is one source and what is another ------------------------------------------------------------------------
 def test_archives_beside_images_are_left_out_and_counted(folder, tmp_path):
     shutil.copytree(folder / "val", tmp_path / "val")
