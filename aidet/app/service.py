@@ -272,9 +272,16 @@ class Service:
         return Batch(self._run(work), small, batch.left_out)
 
     def lines(self, threshold: float) -> Dict[str, float]:
-        """Threshold of each model and its views; for a single model with soft votes that of the page."""
-        own = self.detector
-        return {own.names[0]: threshold} if len(own.names) == 1 and own.vote == "soft" else own.fusion.thresholds
+        """Threshold of each model and its views; for a single model with soft votes that of the page.
+
+        A fusion file may read the score of its one model otherwise than the model does.
+        """
+        own, fusion = self.detector, self.detector.fusion
+        if len(own.names) > 1 or own.vote != "soft":
+            return fusion.thresholds
+        if not fusion.plain and 0 < threshold < 1:
+            threshold = float(labels.sigmoid(labels.logit(threshold) / fusion.scale + fusion.offset))
+        return {own.names[0]: threshold}
 
     # --- what it is --------------------------------------------------------------------------------------------------
     def about(self) -> Dict[str, Any]:

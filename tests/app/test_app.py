@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from app_tools import make_onnx
+from infer_tools import make_model
 from localize_tools import make_localizer, scene
 from PIL import Image, PngImagePlugin
 
@@ -663,3 +664,18 @@ def test_a_thumbnail_is_the_picture_that_is_scored(tmp_path):
     assert shown("turned.jpg").height > shown("turned.jpg").width
     assert min(shown("clear.png").getpixel((30, 30))) > 250
     assert shown("deep.png").size == (40, 40)
+
+
+def test_each_view_is_counted_at_the_line_that_it_votes_at(tmp_path):
+    points = {"balanced": {"threshold": 0.6}, "few-false-alarms": {"threshold": 0.9}}
+    make_model(tmp_path / "a.ckpt", operating_points=points, operating_point="balanced")
+    hard = service.Service([tmp_path / "a.ckpt"], vote="hard", operating_point="few-false-alarms")
+    assert hard.lines(0.5) == {"a": 0.9}, "a vote's own line, not that of the share of votes"
+    assert hard.about()["models"][0]["threshold"] == 0.9
+    assert service.Service([tmp_path / "a.ckpt"]).lines(0.3) == {"a": 0.3}, "the slider's"
+    (tmp_path / "one.yaml").write_text(
+        "models: [a.ckpt]\nthresholds: {a: 0.5}\ncalibration: {scale: 0.5, offset: 1.0, prior: 0.5}\n"
+    )
+    fused = service.Service([tmp_path / "one.yaml"])
+    # A view of probability p counts if half of (its log-odds - 1) is above the page's line.
+    assert fused.lines(0.5)["a"] == pytest.approx(labels.sigmoid(1.0))
