@@ -11,7 +11,7 @@ from mindspore import Tensor, nn, ops
 from ..errors import UserError, nearest
 from . import register
 from .layers import initialise_small
-from .transformer import Tower
+from .transformer import FirstAndMean, Tower
 
 FEATURES = ("projection", "penultimate", "patches", "levels", "levels_avg")
 # width, depth, patch, input, projection; one head for every 64 channels, MLP four times the width
@@ -67,6 +67,8 @@ class ClipViT(Tower):
             raise UserError(nearest(features, FEATURES, "features"))
         super().__init__(**{"ln_eps": 1e-5, "act": "quick_gelu", **tower}, pre_norm=True, patch_bias=False)
         self.kind, self.flat = features, nn.Flatten()
+        if features == "levels_avg":
+            self.level = FirstAndMean(self.lead + self.registers)
         levels = self.depth * self.width
         out = {"projection": projection, "levels": levels, "levels_avg": 2 * levels}.get(features, self.width)
         if features == "projection":
@@ -76,7 +78,7 @@ class ClipViT(Tower):
 
     def construct(self, x: Tensor) -> Tensor:
         if self.kind in ("levels", "levels_avg"):
-            return self.head(self.scale(self.flat(self.levels(x, self.kind == "levels_avg"))))
+            return self.head(self.scale(self.flat(self.levels(x))))
         x = self.tokens(x)
         if self.kind == "patches":
             x = self.patches(x).mean(1)

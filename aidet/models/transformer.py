@@ -284,6 +284,7 @@ class Tower(nn.Cell):
         if side < 1:
             raise UserError(f"image_size (={image_size}) must be at least the patch of {patch_size} pixels")
         self.width, self.depth, self.lead, self.registers = width, depth, lead, registers
+        self.level: nn.Cell = FirstToken()
         self.lead_positions, self.has_norm = lead_positions, pre_norm
         placed = lead if lead_positions else 0
         small = TruncatedNormal(0.02)
@@ -336,18 +337,32 @@ class Tower(nn.Cell):
         """The tokens of patches among all tokens."""
         return x[:, self.lead + self.registers :]
 
-    def levels(self, x: Tensor, means: bool = False) -> Tensor:
-        """The first token of every block behind its second norm, (N, depth, width): what RINE reads.
-
-        ``means``: and behind it the mean of the block's patches, (N, 2 * depth, width).
-        """
+    def levels(self, x: Tensor) -> Tensor:
+        """What :attr:`level` reads of every block behind its second norm: (N, depth, width) for RINE's first tokens."""
         x = self.embed(x)
-        found: Tuple[Tensor, ...] = ()  # not a list: compiling append() in a training step failed once (LOG.md)
+        # Neither a list nor a branch in the loop: compiling either in a training step failed now and then (LOG.md).
+        found: Tuple[Tensor, ...] = ()
         for block in self.blocks:
             x = block.attended(x)
             normal = block.norm2(x)
-            found = found + (normal[:, :1],)
-            if means:
-                found = found + (ops.expand_dims(self.patches(normal).mean(1), 1),)
+            found = found + (self.level(normal),)
             x = x + block.drop_path(block.ls2(block.mlp(normal)))
         return ops.concat(found, 1)
+
+
+class FirstToken(nn.Cell):
+    """(N, tokens, width) -> (N, 1, width)."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return x[:, :1]
+
+
+class FirstAndMean(nn.Cell):
+    """(N, tokens, width) -> (N, 2, width): the first token and the mean of those from ``start`` on."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self.start = start
+
+    def construct(self, x: Tensor) -> Tensor:
+        return ops.concat((x[:, :1], ops.expand_dims(x[:, self.start :].mean(1), 1)), 1)
