@@ -755,7 +755,8 @@ def test_run_json_tells_weights_speed_and_counts(model, folder, tmp_path):
     assert call("merge", out) == 3
     found = files.read_json(out / "run.json")
     where = {"backend": "onnxruntime", "precision": "float32", "file": str(Path(model).resolve())}
-    assert found["models"] == [{"name": "a", "sha256": files.sha256(model), **where}]
+    order = ["real", "generated"]
+    assert found["models"] == [{"name": "a", "sha256": files.sha256(model), **where, "order": order}]
     assert [p["rows"] for p in found["processes"]] == [p["scored"] for p in found["processes"]] == [3, 3]
     assert found["counts"]["error"] == 1 and sum(found["counts"].values()) == 6
     assert found["images_per_second"] > 0 and found["versions"]["aidet"] and "CPU" in found["processes"][0]["device"]
