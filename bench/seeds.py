@@ -28,14 +28,13 @@ import recipes
 from common import ROOT
 from PIL import Image
 
-from aidet import ckpt, cli, images, labels, metrics, records
+from aidet import ckpt, cli, config, images, labels, metrics, records
 from aidet.detector import backends
 from aidet.errors import UserError
 
 SEEDS = (1, 2)
 START = "ckpt/efficientnet_lite0.ckpt"
 NET = {"model": "efficientnet_lite0", "init_from": START}
-MODEL_COLUMNS = ("AUC", "AUC, seen generators", "AUC, unseen generators", "balanced accuracy", "macro-F1")
 
 
 def scores_of(path, listing, out, *options):
@@ -150,7 +149,7 @@ def extra_data(options):
         raise UserError("extra_data needs --extra, the labels.csv of the second set")
     work, recipe = options.work / "extra_data", "efficientnet_b6_fake_or_real"
     own, more = (recipes.chosen(path, ("train", "val")) for path in (options.labels, options.extra))
-    line = " ".join(recipes_text(recipe, "transform").split())
+    line = config.load(ROOT / "mindcv_cfg" / f"{recipe}.yaml").transform
     line = line.replace("(224, 224)", f"({SIDE}, {SIDE})").replace("alpha=300", f"alpha={300 * SIDE // 224}")
     changes = {
         **NET, "model_args": "{}", "epoch_size": 3, "warmup_epochs": 0.5, "batch_size": 16, "lr": 0.0003,
@@ -165,7 +164,7 @@ def extra_data(options):
             for seed in SEEDS
         ]
         for test, where in (("crops", options.labels), ("second set", options.extra)):
-            found = [judged(path, where, options) for path in paths]
+            found = [judged(path, where) for path in paths]
             mean = {key: statistics.mean(one[key] for one in found) for key in ("macro_f1", "balanced_accuracy", "auc")}
             each = ", ".join(common.shown(one["macro_f1"]) for one in found)
             count = sum(row["split"] == "train" for row in rows)
@@ -175,20 +174,16 @@ def extra_data(options):
     return result
 
 
-def recipes_text(recipe, key):
-    """The value of a key of a recipe."""
-    import yaml
-
-    return yaml.safe_load((ROOT / "mindcv_cfg" / f"{recipe}.yaml").read_text(encoding="utf-8"))[key]
-
-
-def judged(path, where, options):
+def judged(path, where):
     """metrics.json of the test split of ``where``."""
     return recipes.judged(path, SimpleNamespace(labels=where, unseen=""), 1)["test"]
 
 
 # --- the VIP Cup -----------------------------------------------------------------------------------------------------
-VIP_CUP = ("training", "stride", "classes", "images", *(f"{name}" for name in MODEL_COLUMNS[:4]), "unseen, each seed")
+VIP_CUP = (
+    "training", "stride", "classes", "images", "AUC", "AUC, seen generators", "AUC, unseen generators",
+    "balanced accuracy", "unseen, each seed",
+)  # fmt: skip
 ABLATION = {"binary": (2, False), "+ stride 1": (1, False), "+ multi-class": (2, True), "both": (1, True)}
 
 

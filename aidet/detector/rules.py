@@ -22,7 +22,7 @@ UNANIMOUS_SCORE = float(np.log1p(-vote.UNANIMOUS) - np.log(vote.UNANIMOUS))
 
 def is_rule(path: Union[str, Path]) -> bool:
     """Whether a name given as a checkpoint means a rule."""
-    return str(path).startswith("rule:") or str(path).endswith(".rule.json")
+    return str(path).startswith(vote.RULE) or str(path).endswith(".rule.json")
 
 
 def open_rule(path: Union[str, Path], name: str, **options: Any) -> Scorer:
@@ -38,7 +38,7 @@ def open_rule(path: Union[str, Path], name: str, **options: Any) -> Scorer:
     text = str(path)
     if text.endswith(".rule.json"):
         return Reconstruction(path, name, **options)
-    kind, _, value = text[len("rule:") :].partition(":")
+    kind, _, value = text[len(vote.RULE) :].partition(":")
     if kind != "size":
         raise UserError(nearest(kind, ["size"], "rule"))
     if value and not value.isdigit():

@@ -111,14 +111,12 @@ class Maps:
         from ..detector import detector
 
         # Only occlusion scores images: the other maps need no ONNX Runtime graph.
-        settings = {} if self.asked else {"backend": "mindspore", "device": "CPU"}
+        settings: Dict[str, Any] = {} if self.asked else {"backend": "mindspore", "device": "CPU"}
         orders = [order for order in self._orders if order]
         if orders and orders.count(orders[0]) == len(self.files):
             # --positive and --real of the run may have said something else than the sidecar.
-            outputs = enumerate(orders[0])
-            sides = {side: ",".join(str(i) for i, o in enumerate(orders[0]) if o == side) for _, side in outputs}
-            given = {"positive": sides.get(NAMES[GENERATED]), "real": sides.get(NAMES[REAL]), "own_order": False}
-            settings.update({name: value for name, value in given.items() if value is not None})
+            sides = {name: ",".join(str(i) for i, side in enumerate(orders[0]) if side == name) for name in NAMES}
+            settings.update(positive=sides[NAMES[GENERATED]] or None, real=sides[NAMES[REAL]] or None, own_order=False)
         return detector.Detector(*self.files, say=to_stderr, **settings)
 
     def _none(self, why):
