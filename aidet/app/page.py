@@ -180,8 +180,7 @@ class Page(layout.Layout):
             return gr.skip(), gr.skip(), gr.skip()
         record, image = self.served.look(examined["path"], examined["record"].path)
         if image is not None:
-            part = service.middle(image)
-            examined["part"] = "" if part is image else f"{part.width} x {part.height}"
+            examined["part"] = service.part_of(image)
             record.stability = self.served.resaved(image, record.path)
         examined = {**examined, "record": record, "checking": False}
         card, _, stability, _ = self.show(examined, threshold, low, high, language)

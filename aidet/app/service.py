@@ -350,6 +350,12 @@ def middle(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
+def part_of(image: Image.Image) -> str:
+    """Size of the :func:`middle` of an image, as the cards show it; "" if it is the whole image."""
+    part = middle(image)
+    return "" if part is image else f"{part.width} x {part.height}"
+
+
 def flips(record: Verdict, threshold: float) -> List[str]:
     """Names of the re-saved and resized versions whose label differs from that of the image itself."""
     if not record.stability:
