@@ -264,6 +264,7 @@ def free_port(host: str) -> int:
     """A port that is free at this moment."""
     import socket
 
-    with socket.socket() as s:
-        s.bind((host, 0))
+    family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as s:
+        s.bind(address)
         return s.getsockname()[1]

@@ -34,3 +34,12 @@ def test_the_reason_why_an_address_cannot_be_used():
         with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}: the port is in use; choose another"):
             server.check_address("127.0.0.1", port)
     server.check_address("127.0.0.1", 0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_free_port_of_either_family_of_addresses(host):
+    try:
+        server.check_address(host, 0)
+    except UserError:
+        pytest.skip(f"{host} is no address of this machine")
+    server.check_address(host, server.free_port(host))
