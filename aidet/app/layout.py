@@ -116,8 +116,9 @@ class Layout:
             elem_id="image",
         )
         self.examples = examples.found(self.folder)
+        # Gradio removes what is older than ``delete_cache`` says, and the examples stay as long as the page.
+        self.image.keep_in_cache.update(str(path) for e in self.examples for path in (e.path, e.thumbnail))
         self._word(gr.Markdown, "examples", elem_id="examples")
-        self.examples = examples.found(self.folder)
         with gr.Row(elem_id="example-row"):
             self.chosen = [
                 self._word(gr.Button, e.caption, icon=str(e.thumbnail), elem_classes="aidet-example", min_width=90)
