@@ -258,7 +258,7 @@ class Service:
 
         def seen():
             for name, source in batch:
-                small.append(pictures.thumbnail(source) if thumbnails else "")
+                small.append(pictures.thumbnail(source, self.detector.reading) if thumbnails else "")
                 yield name, source
 
         def work():

@@ -39,6 +39,12 @@ class Limits:
     total_megabytes: int = 512
     pixels: int = 50_000_000
 
+    @classmethod
+    def of(cls, images: int, megabytes: int, pixels: int) -> "Limits":
+        """With these limits of single images; those of uploads are the default ones, or higher if an image needs it."""
+        upload, total = max(cls.upload_megabytes, megabytes), max(cls.total_megabytes, megabytes)
+        return cls(images, megabytes, upload, total, pixels)
+
 
 class Unusable:
     """Stands in for a file that cannot be used; decoding it reports the reason in that file's row."""

@@ -679,3 +679,24 @@ def test_each_view_is_counted_at_the_line_that_it_votes_at(tmp_path):
     fused = service.Service([tmp_path / "one.yaml"])
     # A view of probability p counts if half of (its log-odds - 1) is above the page's line.
     assert fused.lines(0.5)["a"] == pytest.approx(labels.sigmoid(1.0))
+
+
+def test_a_thumbnail_is_read_as_the_picture_is_scored(tmp_path, photo):
+    photo(1, (300, 200)).save(tmp_path / "whole.jpg")
+    data = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    score, small = images.Reading(truncated="score"), images.Reading(max_pixels=100)
+    assert not pictures.thumbnail(tmp_path / "cut.jpg") and not pictures.thumbnail(tmp_path / "whole.jpg", small)
+    for source in (tmp_path / "cut.jpg", io.BytesIO((tmp_path / "cut.jpg").read_bytes())):
+        assert pictures.thumbnail(source, score).startswith("data:image/jpeg")
+    running = service.Service([make_onnx(tmp_path)], truncated="score")
+    found = running.batch([tmp_path / "cut.jpg"], thumbnails=True)
+    assert found.records[0].ok and "rows are missing" in found.records[0].note and found.thumbnails[0]
+
+
+def test_an_image_of_the_largest_size_can_be_uploaded(monkeypatch):
+    assert uploads.Limits.of(200, 32, 50_000_000) == uploads.Limits()
+    given = {}
+    monkeypatch.setattr(server, "serve", lambda *_, limits, **more: given.update(vars(limits)))
+    app.run(["--ckpt", "x.onnx", "--max-megabytes", "600"])
+    assert given["megabytes"] == given["upload_megabytes"] == given["total_megabytes"] == 600
