@@ -21,11 +21,13 @@ def summary(evaluation: Evaluation, result: Dict[str, Any]) -> List[str]:
     Returns
     -------
     list of str
-        Three to five sentences.
+        Three to six sentences.
     """
     (called_real, false_alarms), (missed, found) = result["confusion"]
     real, generated = called_real + false_alarms, missed + found
     said = [_measured(evaluation, result, real, generated), _decisions(result, real, generated, false_alarms, found)]
+    if result.get("unsure"):
+        said.append(f"The run calls {_count(result['unsure'], 'image')} unsure; here the side of the threshold counts.")
     if result.get("auc") is not None:
         said.append(
             f"Shown one image of each kind, it gives the generated one the higher score {_share(result['auc'])} of the "
@@ -68,7 +70,7 @@ def _weakest(result: Dict[str, Any], side: int, name: str) -> Optional[str]:
         if len(groups) < 2:
             continue
         worst, value, n = min(groups)
-        if worst == 1:
+        if worst in (1, max(groups)[0]):  # no errors, or all alike
             return None
         which = f"Of the {n} {name} images with {column} {value}, it"
         if side == GENERATED:
