@@ -48,7 +48,9 @@ class Layout:
             with self._tab("tab_about"):
                 models = ", ".join(f"{m.name} ({m.backend_name})" for m in served.detector.models)
                 votes = max((m.views.count for m in served.detector.models if m.views is not None), default=1)
-                self._word(gr.Markdown, "about", "value", {"models": models, "votes": votes})
+                asked = ("verdict", "batch", "heat", *["localize"] * (served.localizer is not None), "about")
+                told = {"models": models, "votes": votes, "calls": " ".join(f"`/{name}`" for name in asked)}
+                self._word(gr.Markdown, "about", "value", told)
 
     def _word(self, kind, key, prop="value", values=None, /, **more):
         """A component with one property whose text changes with the language."""

@@ -282,7 +282,7 @@ class Page(layout.Layout):
                 paths, names, *rule, progress=lambda i, n: progress((i, n)), thumbnails=True
             )
         except UserError as error:
-            return (str(error), "", "", None, *self.history(rows, language))
+            return (cards.plain(str(error)), "", "", None, *self.history(rows, language))
         scored = {
             "rows": [["", *cards.row(r)] for r in found],
             "small": small,
