@@ -74,6 +74,20 @@ def test_a_zip_is_read_in_natural_order_and_never_unpacked(tmp_path, photo):
     assert sorted(tmp_path.rglob("*")) == before and not (tmp_path.parent / "evil.png").exists()
 
 
+@pytest.mark.parametrize(
+    "name, codec", [("照片/一只猫.png", "gbk"), ("照片/猫.png", "utf-8"), ("Größe.png", "cp437"), ("été.png", "cp437")]
+)
+def test_names_in_an_archive_without_the_mark_of_utf_8(tmp_path, photo, name, codec):
+    """Chinese Windows writes GBK; zipfile takes all such names for CP437."""
+    raw = name.encode(codec)
+    path = archive(tmp_path / "a.zip", [("#" * len(raw), png(photo(1, (20, 20)))), ("%" * len(raw), b"x")])
+    data = path.read_bytes().replace(b"#" * len(raw), raw).replace(b"%" * len(raw), raw[:-3] + b"txt")
+    path.write_bytes(data)
+    batch = uploads.Batch([path])
+    assert [(shown, images.decode(source).size) for shown, source in batch] == [(name, (20, 20))]
+    assert batch.left_out == [(name[:-3] + "txt", "kind")]
+
+
 def reasons(batch):
     """The error message when each source is decoded; None if decoding works."""
     found = []
