@@ -152,7 +152,7 @@ def test_the_sentences_of_one_class():
     assert "20 real images with camera phone" in sentences._weakest({"by": {"camera": groups}}, 0, "real")
     groups.pop("slr")  # none is worse than the others
     assert sentences._weakest({"by": {"camera": groups}}, 0, "real") is None
-    assert sentences._share(0.9996) == ">99.9%" and sentences._share(1) == "100%" and sentences._share(0.004) == "0.4%"
+    assert sentences.share(0.9996) == ">99.9%" and sentences.share(1) == "100%" and sentences.share(0.004) == "0.4%"
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
