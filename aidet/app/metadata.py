@@ -212,7 +212,8 @@ def _credentials(data, whole):
             elif said.signer:
                 who.append(f"signed in the name of {said.signer}")
             text = ", ".join(["manifest present", *who])
-            yield Finding(CREDENTIALS, "C2PA", _short(f"{text}; {verdict}"))
+            kind = GENERATOR if _SOFTWARE.search(said.generator) else CREDENTIALS
+            yield Finding(kind, "C2PA", _short(f"{text}; {verdict}"))
             for action, source, agent in said.actions:
                 kind = GENERATOR if _AI_SOURCE.fullmatch(source.encode()) or _SOFTWARE.search(agent) else CREDENTIALS
                 stated.add(source)

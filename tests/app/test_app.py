@@ -296,6 +296,14 @@ def test_a_manifest_of_the_first_version_with_its_ingredients():
     assert said.actions == [("c2pa.created", "compositeWithTrainedAlgorithmicMedia", "")]
 
 
+@pytest.mark.parametrize("program, kind", [("Midjourney/7", "generator"), ("Photo Editor/2", "credentials")])
+def test_a_manifest_may_name_a_generator_and_no_actions(photo, program, kind):
+    claim = b"\xa1\x6fclaim_generator" + bytes([0x60 + len(program)]) + program.encode()
+    store = named(b"c2pa", named(b"urn:uuid:1", named(b"c2pa.claim", box(b"cbor", claim))))
+    data = with_store("PNG", png(photo(1, (20, 20))), store)
+    assert [(f.kind, f"made with {program};" in f.text) for f in metadata.read(data)] == [(kind, True)]
+
+
 @pytest.mark.parametrize(
     "store", [named(b"c2pa"), named(b"c2pa", box(b"cbor", b"\xa0")), box(b"jumb", b"c2pa"), b"\0\0\0\x04jumbc2pa"]
 )
