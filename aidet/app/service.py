@@ -357,11 +357,15 @@ def part_of(image: Image.Image) -> str:
 
 
 def flips(record: Verdict, threshold: float) -> List[str]:
-    """Names of the re-saved and resized versions whose label differs from that of the image itself."""
+    """Names of the re-saved and resized versions whose label differs from that of the image itself.
+
+    The image is the whole one, as on the page, also where the versions are those of its :func:`middle`.
+    """
     if not record.stability:
         return []
-    first = record.stability["original"]
-    return [name for name, value in record.stability.items() if (value > threshold) != (first > threshold)]
+    assert record.prob is not None  # as in every row that is ok
+    first, others = record.prob > threshold, {k: p for k, p in record.stability.items() if k != "original"}
+    return [name for name, value in others.items() if (value > threshold) != first]
 
 
 def as_json(
