@@ -51,7 +51,7 @@ def run(argv: List[str]) -> None:
         raise UserError(f"--port (={args['port']}) must be between 0 and 65535")
     from aidet.app import server, uploads
 
-    server.serve(checkpoints, limits=uploads.Limits(**given), say=cli.to_stderr, **args)
+    server.serve(checkpoints, limits=uploads.Limits.of(**given), say=cli.to_stderr, **args)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def encoding_of(path: Place, what: str = "table") -> str:
             where = error
         file.seek(0)
         data = file.read()
-    guess = _code_page(data)
+    guess = code_page(data)
     if guess is None:
         raise UserError(
             f"{what} {str(path)!r} cannot be read as UTF-8, UTF-16, GB18030 or Windows-1252 text "
@@ -93,7 +93,7 @@ def encoding_of(path: Place, what: str = "table") -> str:
     return guess
 
 
-def _code_page(data: bytes) -> Optional[str]:
+def code_page(data: bytes) -> Optional[str]:
     """The likelier of GB18030 and Windows-1252, or None if the bytes are neither.
 
     Chinese text is nearly all made of the 3755 common characters, whose first bytes are B0 to D7, and of Chinese

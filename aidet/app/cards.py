@@ -301,6 +301,11 @@ def table(language: str, rows: Sequence[Row], pictures: Optional[Sequence[str]] 
     )
 
 
+def plain(text: str) -> str:
+    """A text that a user or a file supplies as Markdown: neither HTML nor markup."""
+    return re.sub(r"([\\`*_\[\]#~|])", r"\\\1", html.escape(text, quote=False))
+
+
 def left_out(language: str, left: Sequence[Tuple[str, str]], most: int = 5) -> str:
     """One sentence that counts and names what archives contain beside images; empty if there is nothing.
 
@@ -314,9 +319,7 @@ def left_out(language: str, left: Sequence[Tuple[str, str]], most: int = 5) -> s
     """
     if not left:
         return ""
-    # The sentence becomes Markdown: a name must be neither HTML nor markup.
-    plain = [(re.sub(r"([\\`*_\[\]#~|])", r"\\\1", html.escape(name)), why) for name, why in left[:most]]
-    names = [say(language, f"left_{why}", name=name) for name, why in plain]
+    names = [say(language, f"left_{why}", name=plain(name)) for name, why in left[:most]]
     if len(left) > most:
         names.append(say(language, "left_more", count=len(left) - most))
     return say(language, "left_out", count=len(left), names=("、" if language == "zh" else ", ").join(names))

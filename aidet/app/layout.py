@@ -48,7 +48,9 @@ class Layout:
             with self._tab("tab_about"):
                 models = ", ".join(f"{m.name} ({m.backend_name})" for m in served.detector.models)
                 votes = max((m.views.count for m in served.detector.models if m.views is not None), default=1)
-                self._word(gr.Markdown, "about", "value", {"models": models, "votes": votes})
+                asked = ("verdict", "batch", "heat", *["localize"] * (served.localizer is not None), "about")
+                told = {"models": models, "votes": votes, "calls": " ".join(f"`/{name}`" for name in asked)}
+                self._word(gr.Markdown, "about", "value", told)
 
     def _word(self, kind, key, prop="value", values=None, /, **more):
         """A component with one property whose text changes with the language."""
@@ -116,8 +118,9 @@ class Layout:
             elem_id="image",
         )
         self.examples = examples.found(self.folder)
+        # Gradio removes what is older than ``delete_cache`` says, and the examples stay as long as the page.
+        self.image.keep_in_cache.update(str(path) for e in self.examples for path in (e.path, e.thumbnail))
         self._word(gr.Markdown, "examples", elem_id="examples")
-        self.examples = examples.found(self.folder)
         with gr.Row(elem_id="example-row"):
             self.chosen = [
                 self._word(gr.Button, e.caption, icon=str(e.thumbnail), elem_classes="aidet-example", min_width=90)

@@ -26,17 +26,20 @@ _TEXT_KEYS = {
     "generation_data", "generation time",
 }  # fmt: skip
 _SOFTWARE = re.compile(
-    r"stable.?diffusion|midjourney|dall.?e|novelai|comfyui|automatic1111|invokeai|firefly|fooocus|imagen|flux\b|"
-    r"openai|gemini|made with google ai|ideogram|leonardo\.ai",
+    r"stable.?diffusion|midjourney|dall.?e(?![a-z])|novelai|comfyui|automatic1111|invokeai|firefly|fooocus|flux\b|"
+    r"google.{0,20}imagen\b|^imagen\b|\bimagen.?[1-9]|openai|gemini|made with google ai|ideogram|leonardo\.ai",
     re.I,
 )
-# In a caption these words mean something else as well: Gemini is an observatory, dall'Etna a place in Italian.
+# In a caption or a camera's name these words mean something else as well: Gemini is an observatory, dall'Etna a place
+# in Italian, Firefly a camera.
 _IN_TEXT = re.compile(
     r"stable.?diffusion|midjourney|dall[·_-]e\b|dall.?e ?[23]\b|novelai|comfyui|automatic1111|invokeai|fooocus|"
     r"made with google ai|leonardo\.ai",
     re.I,
 )
-_FREE = frozenset("comment description imagedescription usercomment artist author copyright title".split())
+_FREE = frozenset(
+    "comment description imagedescription usercomment artist author copyright title make model lensmodel".split()
+)
 _PARAMETERS = re.compile(r"\bSteps: \d+.*\b(Sampler|CFG scale|Seed): ?", re.S)
 _AI_SOURCE = re.compile(rb"(trainedAlgorithmicMedia|compositeWithTrainedAlgorithmicMedia|algorithmicMedia)")
 _EXIF_SHOWN = {
@@ -103,6 +106,10 @@ def _kind_of_text(name, text):
     named = _IN_TEXT if name.lower() in _FREE else _SOFTWARE
     if name.lower() in _TEXT_KEYS or _PARAMETERS.search(text) or named.search(text):
         return GENERATOR
+    # ComfyUI writes "prompt:{...}" and "workflow:{...}" into the camera fields of WebP files.
+    key = re.match(r"(\w+):(?=[{\[])", text)
+    if key and key.group(1).lower() in _TEXT_KEYS:
+        return GENERATOR
     if text[:1] in "{[":
         try:
             value = json.loads(text)
@@ -122,7 +129,8 @@ def _texts(data):
             raise
         values = dict(containers.png_texts(io.BytesIO(data)))
     for name, value in values.items():
-        if name in ("XML:com.adobe.xmp", "Raw profile type exif"):
+        # Metadata of other kinds in hexadecimal digits; it may hold the position, which is not shown.
+        if name == "XML:com.adobe.xmp" or name.startswith("Raw profile type "):
             continue
         text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
         yield Finding(_kind_of_text(name, text), _short(name), _short(text))
@@ -140,15 +148,22 @@ def _values(data):
     return values
 
 
-def _comment(value):
-    """EXIF's UserComment, in which the first eight bytes name the encoding."""
+def _comment(value, order):
+    """EXIF's UserComment, in which the first eight bytes name the encoding; ``order``: ``<`` or ``>``, of the file."""
     if not isinstance(value, bytes):
         return str(value)
     head, body = value[:8], value[8:]
     if head.startswith(b"UNICODE"):
-        # The byte order is not stated, but in Latin text every second byte is zero.
-        return body.decode("utf-16-be" if body[:1] == b"\0" else "utf-16-le", "replace").strip("\0")
+        return body.decode(_utf16(body, order), "replace").strip("\0")
     return body.decode("utf-8", "replace").strip("\0")
+
+
+def _utf16(body, order):
+    """The codec of a UTF-16 text. Few writers keep the file's byte order, but every second byte of Latin text is 0."""
+    if body[:2] in (b"\xfe\xff", b"\xff\xfe"):
+        return "utf-16"
+    big, little = body[::2].count(0), body[1::2].count(0)
+    return "utf-16-be" if big > little or (big == little and order == ">") else "utf-16-le"
 
 
 def _exif(data):
@@ -159,7 +174,7 @@ def _exif(data):
         name = ExifTags.TAGS.get(tag, "")
         if name not in _EXIF_SHOWN or value in (None, "", b""):
             continue
-        text = _short(_comment(value) if name == "UserComment" else value).strip("\0 ")
+        text = _short(_comment(value, exif.endian) if name == "UserComment" else value).strip("\0 ")
         if text:
             kind = _kind_of_text(name, text)
             yield Finding(kind if kind == GENERATOR else _EXIF_SHOWN[name], name, text)
@@ -197,7 +212,8 @@ def _credentials(data, whole):
             elif said.signer:
                 who.append(f"signed in the name of {said.signer}")
             text = ", ".join(["manifest present", *who])
-            yield Finding(CREDENTIALS, "C2PA", _short(f"{text}; {verdict}"))
+            kind = GENERATOR if _SOFTWARE.search(said.generator) else CREDENTIALS
+            yield Finding(kind, "C2PA", _short(f"{text}; {verdict}"))
             for action, source, agent in said.actions:
                 kind = GENERATOR if _AI_SOURCE.fullmatch(source.encode()) or _SOFTWARE.search(agent) else CREDENTIALS
                 stated.add(source)

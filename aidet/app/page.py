@@ -100,8 +100,12 @@ class Page(layout.Layout):
             preprocess=False,
             **card,
         )
-        more = first.then(self.on_resaved, [self.examined, *told], [self.card, self.stability, self.examined], **HIDDEN)
-        more.then(self.on_heat, [self.examined, self.language], [self.heat, self.examined], **HIDDEN)
+        # What takes long only goes into the state. An event of its own shows it, with the sliders and the language of
+        # that moment: they may have been changed meanwhile.
+        more = first.then(self.on_resaved, self.examined, self.examined, **HIDDEN)
+        more = more.then(self.on_rule, [self.examined, *told], shown, **HIDDEN)
+        more = more.then(self.on_heat, self.examined, self.examined, **HIDDEN)
+        more.then(self.map_of, [self.examined, self.language], self.heat, **HIDDEN)
         if self.switch is not None:
             seen = [self.examined, self.located, self.switch, self.language]
             shown_there = [self.heat, self.where, self.located]
@@ -172,28 +176,22 @@ class Page(layout.Layout):
         """Whether a window still shows this image, and it could be scored."""
         return bool(examined and examined["record"].ok and self.latest.get(examined["window"]) == examined["path"])
 
-    def on_resaved(
-        self, examined: Optional[Dict[str, Any]], threshold: float, low: float, high: float, language: str
-    ) -> Any:
-        """Score the re-saved versions of an image whose verdict is shown, and say whether the verdict is stable."""
+    def on_resaved(self, examined: Optional[Dict[str, Any]]) -> Any:
+        """Score the re-saved versions of an image whose verdict is shown."""
         if examined is None or not self.current(examined):
-            return gr.skip(), gr.skip(), gr.skip()
+            return gr.skip()
         record, image = self.served.look(examined["path"], examined["record"].path)
         if image is not None:
-            part = service.middle(image)
-            examined["part"] = "" if part is image else f"{part.width} x {part.height}"
+            examined["part"] = service.part_of(image)
             record.stability = self.served.resaved(image, record.path)
-        examined = {**examined, "record": record, "checking": False}
-        card, _, stability, _ = self.show(examined, threshold, low, high, language)
-        return (card, stability, examined) if self.current(examined) else (gr.skip(), gr.skip(), gr.skip())
+        return {**examined, "record": record, "checking": False} if self.current(examined) else gr.skip()
 
-    def on_heat(self, examined: Optional[Dict[str, Any]], language: str) -> Any:
-        """The heat map of an image whose verdict is shown."""
+    def on_heat(self, examined: Optional[Dict[str, Any]]) -> Any:
+        """Make the heat map of an image whose verdict is shown."""
         if examined is None or not self.current(examined):
-            return gr.skip(), gr.skip()
+            return gr.skip()
         heat = calls.told(self.served.heat)(examined["path"], examined["record"].path)
-        examined = {**examined, "heat": (pictures.uri(heat.picture), heat.without)}
-        return (self.map_of(examined, language), examined) if self.current(examined) else (gr.skip(), gr.skip())
+        return {**examined, "heat": (pictures.uri(heat.picture), heat.without)} if self.current(examined) else gr.skip()
 
     def on_where(
         self, examined: Optional[Dict[str, Any]], located: Optional[Dict[str, Any]], wanted: bool, language: str
@@ -284,7 +282,7 @@ class Page(layout.Layout):
                 paths, names, *rule, progress=lambda i, n: progress((i, n)), thumbnails=True
             )
         except UserError as error:
-            return (str(error), "", "", None, *self.history(rows, language))
+            return (cards.plain(str(error)), "", "", None, *self.history(rows, language))
         scored = {
             "rows": [["", *cards.row(r)] for r in found],
             "small": small,

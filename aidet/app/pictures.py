@@ -2,7 +2,7 @@
 
 import base64
 import io
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -130,21 +130,34 @@ def uri(image: Image.Image, quality: int = 88) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def thumbnail(source: Any) -> str:
+def thumbnail(source: Any, reading: Optional[images.Reading] = None) -> str:
     """A thumbnail of an uploaded file as a data URI; "" if it cannot be decoded.
 
     Parameters
     ----------
     source : str, Path, binary file or aidet.app.uploads.Unusable
         A file is rewound.
+    reading : aidet.images.Reading, optional
+        How it is read when it is scored.
     """
     try:
-        with images.opened(source) as image:
-            image.draft("RGB", (THUMBNAIL, THUMBNAIL))  # a JPEG is decoded at about the size that is needed
-            shown = images.decode(image)  # upright, over white and in eight bits, as it is scored
-            shown.thumbnail((THUMBNAIL, THUMBNAIL))
-            return uri(shown, quality=80)
+        shown = _decoded(source, reading or images.Reading())
+        shown.thumbnail((THUMBNAIL, THUMBNAIL))
+        return uri(shown, quality=80)
     except Exception:  # noqa: BLE001 - the row of the image says what is wrong with it
         return ""
     finally:
         source.seek(0) if hasattr(source, "seek") else None
+
+
+def _decoded(source, reading):
+    """An image upright, over white and in eight bits, as it is scored, but a JPEG at about the size that is needed."""
+    try:
+        with images.opened(source) as image:
+            image.draft("RGB", (THUMBNAIL, THUMBNAIL))
+            return reading.decode(image)
+    except images.ImageError:
+        if reading.truncated == "error":
+            raise
+        source.seek(0) if hasattr(source, "seek") else None
+        return reading.decode(source)  # only from the file itself is what lacks its end read

@@ -151,6 +151,7 @@ def serve(
         Gradio is missing, the port is in use, or a checkpoint cannot be used.
     """
     require_gradio()
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     check_address(host, port)  # before the models are opened, which takes seconds
     from .service import Service
 
@@ -200,7 +201,7 @@ def launch(served: Any, folder: str, host: str = "127.0.0.1", port: int = 7860, 
         page._queue.pending_event_ids_session = Pending(page._queue.pending_event_ids_session)
     try:
         page.launch(
-            server_name=host,
+            server_name=f"[{host}]" if ":" in host else host,  # Gradio puts it into an address as it stands
             server_port=port or free_port(host),
             prevent_thread_lock=True,
             quiet=True,
@@ -264,6 +265,7 @@ def free_port(host: str) -> int:
     """A port that is free at this moment."""
     import socket
 
-    with socket.socket() as s:
-        s.bind((host, 0))
+    family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as s:
+        s.bind(address)
         return s.getsockname()[1]

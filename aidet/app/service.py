@@ -258,7 +258,7 @@ class Service:
 
         def seen():
             for name, source in batch:
-                small.append(pictures.thumbnail(source) if thumbnails else "")
+                small.append(pictures.thumbnail(source, self.detector.reading) if thumbnails else "")
                 yield name, source
 
         def work():
@@ -350,12 +350,22 @@ def middle(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
+def part_of(image: Image.Image) -> str:
+    """Size of the :func:`middle` of an image, as the cards show it; "" if it is the whole image."""
+    part = middle(image)
+    return "" if part is image else f"{part.width} x {part.height}"
+
+
 def flips(record: Verdict, threshold: float) -> List[str]:
-    """Names of the re-saved and resized versions whose label differs from that of the image itself."""
+    """Names of the re-saved and resized versions whose label differs from that of the image itself.
+
+    The image is the whole one, as on the page, also where the versions are those of its :func:`middle`.
+    """
     if not record.stability:
         return []
-    first = record.stability["original"]
-    return [name for name, value in record.stability.items() if (value > threshold) != (first > threshold)]
+    assert record.prob is not None  # as in every row that is ok
+    first, others = record.prob > threshold, {k: p for k, p in record.stability.items() if k != "original"}
+    return [name for name, value in others.items() if (value > threshold) != first]
 
 
 def as_json(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 
-from .. import images
+from .. import dialect, images
 from ..errors import UserError
 from ..images import walking
 
@@ -38,6 +38,12 @@ class Limits:
     upload_megabytes: int = 128
     total_megabytes: int = 512
     pixels: int = 50_000_000
+
+    @classmethod
+    def of(cls, images: int, megabytes: int, pixels: int) -> "Limits":
+        """With these limits of single images; those of uploads are the default ones, or higher if an image needs it."""
+        upload, total = max(cls.upload_megabytes, megabytes), max(cls.total_megabytes, megabytes)
+        return cls(images, megabytes, upload, total, pixels)
 
 
 class Unusable:
@@ -172,6 +178,21 @@ def _by_content(path, info, kind):
         return False
 
 
+def _shown(info):
+    """The name of a member without control characters.
+
+    Names that are not marked as UTF-8 are read as CP437. Windows in China writes GBK, and some programs UTF-8.
+    """
+    name = info.filename
+    if not info.flag_bits & 0x800 and not name.isascii():
+        raw = name.encode("cp437", "replace")
+        try:
+            name = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            name = raw.decode("gb18030") if dialect.code_page(raw) == "gb18030" else name
+    return "".join(c for c in name if c.isprintable())
+
+
 def members(path: Union[str, Path], name: str, left: Optional[List[Tuple[str, str]]] = None) -> List[zipfile.ZipInfo]:
     """The images of a zip archive in natural order; folders, links, hidden and other files are left out.
 
@@ -209,11 +230,10 @@ def members(path: Union[str, Path], name: str, left: Optional[List[Tuple[str, st
             continue
         if is_link or hidden or not (kind in images.EXTENSIONS or _by_content(path, info, kind)):
             if left is not None:
-                shown = "".join(c for c in info.filename if c.isprintable())
-                left.append((shown, "link" if is_link else "hidden" if hidden else "kind"))
+                left.append((_shown(info), "link" if is_link else "hidden" if hidden else "kind"))
             continue
         if info.flag_bits & 1:
             raise UserError(f"{safe_name(name)!r} is encrypted; send it without a password")
-        info.filename = "".join(c for c in info.filename if c.isprintable())
+        info.filename = _shown(info)
         kept.append(info)
     return sorted(kept, key=lambda i: natural_key(i.filename))

@@ -212,12 +212,12 @@ WORDS = {
         "photographs mislead it. Look at the stability, at several detectors if you can, and at where the "
         "image comes from.\n\n"
         "**What is running:** {models}; up to {votes} views of each image.\n\n"
-        "**HTTP interface:** `/verdict`, `/batch`, `/heat`, `/about`; see docs/app.md.",
+        "**HTTP interface:** {calls}; see docs/app.md.",
         "**如何理解结论。** 概率是检测器自身的估计。检测器对训练过的图片类型较准，对其他类型弱得多；"
         "强压缩、小图、截图和修过的照片会误导它。"
         "请同时参考稳定性、其他检测器以及图片来源。\n\n"
         "**正在运行：** {models}；每张图片最多 {votes} 个视图。\n\n"
-        "**HTTP 接口：** `/verdict`、`/batch`、`/heat`、`/about`，见 docs/app.md。",
+        "**HTTP 接口：** {calls}，见 docs/app.md。",
     ),
 }  # fmt: skip
 

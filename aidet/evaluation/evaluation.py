@@ -119,6 +119,14 @@ class Evaluation:
         }
 
     @property
+    def unsure(self) -> int:
+        """Number of images whose decision in the scores file is *unsure*; 0 at a threshold that was given.
+
+        They count by their label, the side of the threshold.
+        """
+        return 0 if self.scores.unsure is None or self._given is not None else int(self.scores.unsure.sum())
+
+    @property
     def ranked(self) -> bool:
         """Whether there are scores of both classes, as needed by AUC, AP, EER, ECE, NLL and TPR at FPR."""
         return len(set(self.y[self.scored].tolist())) == 2
@@ -292,6 +300,7 @@ def summary(
         **evaluation.measure(times, seed, one_class),
         "n_groups": len(set(metrics.group_numbers(evaluation.true.groups(), len(evaluation.y)).tolist())),
         "errors": evaluation.errors,
+        "unsure": evaluation.unsure,
         "by": evaluation.tables(columns, times, seed),
         "thresholds": [],
         "oracle": None,

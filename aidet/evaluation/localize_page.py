@@ -12,6 +12,7 @@ from ..datasets.masks import mask_of
 from ..detector.localization import WHITE
 from ..errors import UserError
 from .maps import Localized, Maps, overlap
+from .sentences import share
 
 NAMES = {
     "local_score": "score of the localiser", "score": "score of the detector", "map": "highest 1 % of the map's pixels",
@@ -139,14 +140,14 @@ def _told(result):
     pixels, alone, image = result["pixels"], result["untouched"], result["images"][result["image_score"]]
     said = [f"{pixels['n']} partly generated pictures and {alone['n']} untouched photographs were measured."]
     if pixels["auc"] is not None:
-        said.append(f"A generated pixel has a higher value than an untouched one {pixels['auc']:.0%} of the time.")
+        said.append(f"A generated pixel has a higher value than an untouched one {share(pixels['auc'])} of the time.")
     if alone["false_area"] is not None:
         said.append(
             f"Of an untouched photograph {alone['false_area']:.1%} is called generated on average, "
-            f"and more than {alone['limit']:.0%} in {alone['alarms']:.0%} of them."
+            f"and more than {alone['limit']:.0%} in {share(alone['alarms'])} of them."
         )
     if image["auc"] is not None:
-        said.append(f"As whole pictures, generated ones rank above untouched ones {image['auc']:.0%} of the time.")
+        said.append(f"As whole pictures, generated ones rank above untouched ones {share(image['auc'])} of the time.")
     return said
 
 
@@ -161,7 +162,7 @@ def _worst(evaluation, maps, count):
     false = [i for i in np.argsort(-found, kind="stable") if evaluation.untouched[i] and found[i] > 0][:count]
     made = []
     for title, rows, said in (
-        ("Regions that were missed", missed, lambda i: f"area {evaluation.area[i]:.1%}, F1 {f1[i]:.2f}"),
+        ("Regions found worst", missed, lambda i: f"area {evaluation.area[i]:.1%}, F1 {f1[i]:.2f}"),
         ("False alarms on untouched photographs", false, lambda i: f"{found[i]:.1%} called generated"),
     ):
         shots = [shot for shot in (_shot(evaluation, maps, i, said(i)) for i in rows) if shot is not None]

@@ -114,7 +114,8 @@ def _explain(evaluation, result, times):
         what = f"{result['n_groups']} source images (column group)"
     source = result["threshold_source"]
     rule = source if result["threshold"] is None else f"threshold {report.number(result['threshold'])} ({source})"
-    return f"A score above 0 means generated. Decisions: {rule}. Intervals: {times} bootstrap draws of {what}."
+    draws = f"Intervals: {times} bootstrap draws of {what}."
+    return f"A score above 0 is a probability above 0.5. Decisions: {rule}. {draws}"
 
 
 def _warnings(evaluation, result):

@@ -37,6 +37,8 @@ class Scores:
     models : dict of str to ndarray
         Score of each single model.
     source : str
+    unsure : ndarray of bool, shape (n,), optional
+        The rows whose own decision is *unsure*; their label is that of their side of the threshold.
     """
 
     paths: Optional[List[str]]
@@ -46,6 +48,7 @@ class Scores:
     status: List[str]
     models: Dict[str, np.ndarray]
     source: str
+    unsure: Optional[np.ndarray] = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -61,6 +64,7 @@ class Scores:
             [self.status[i] for i in rows],
             {name: values[rows] for name, values in self.models.items()},
             self.source,
+            None if self.unsure is None else self.unsure[rows],
         )
 
     @property
@@ -133,7 +137,8 @@ def read_scores(path: Union[str, Path]) -> Scores:
         raise UserError(f"scores {str(path)!r}: label must be the decision (0, 1 or empty): {sources.examples(wrong)}")
     label = np.array(own)
     models = {h[6:]: _floats(columns[h]) for h in header if h.startswith("score:")}
-    return Scores(keys, score, np.where(np.isnan(score), np.nan, prob), label, status, models, str(path))
+    unsure = np.array([v == "unsure" for v in columns["decision"]], bool) if "decision" in columns else None
+    return Scores(keys, score, np.where(np.isnan(score), np.nan, prob), label, status, models, str(path), unsure)
 
 
 def _is_probability(column, cells):

@@ -21,14 +21,16 @@ def summary(evaluation: Evaluation, result: Dict[str, Any]) -> List[str]:
     Returns
     -------
     list of str
-        Three to five sentences.
+        Three to six sentences.
     """
     (called_real, false_alarms), (missed, found) = result["confusion"]
     real, generated = called_real + false_alarms, missed + found
     said = [_measured(evaluation, result, real, generated), _decisions(result, real, generated, false_alarms, found)]
+    if result.get("unsure"):
+        said.append(f"The run calls {_count(result['unsure'], 'image')} unsure; here the side of the threshold counts.")
     if result.get("auc") is not None:
         said.append(
-            f"Shown one image of each kind, it gives the generated one the higher score {_share(result['auc'])} of the "
+            f"Shown one image of each kind, it gives the generated one the higher score {share(result['auc'])} of the "
             "time; guessing would do so 50% of the time."
         )
     return said + [text for text in (_weakest(result, side, name) for side, name in SIDES) if text]
@@ -46,14 +48,14 @@ def _measured(evaluation, result, real, generated):
 def _decisions(result, real, generated, false_alarms, found):
     parts = []
     if generated:
-        parts.append(f"found {found} of the {generated} generated ones ({_share(found / generated)})")
+        parts.append(f"found {found} of the {generated} generated ones ({share(found / generated)})")
     if real:
-        parts.append(f"called {false_alarms} of the {real} real ones generated ({_share(false_alarms / real)})")
+        parts.append(f"called {false_alarms} of the {real} real ones generated ({share(false_alarms / real)})")
     text = f"It {' and '.join(parts)}"
     ci = result["ci"].get("balanced_accuracy")
     if real and generated:
-        text += f", which makes it right {_share(result['balanced_accuracy'])} of the time if both are equally frequent"
-        text += f" (between {_share(ci[0])} and {_share(ci[1])} with 95% confidence)" if ci else ""
+        text += f", which makes it right {share(result['balanced_accuracy'])} of the time if both are equally frequent"
+        text += f" (between {share(ci[0])} and {share(ci[1])} with 95% confidence)" if ci else ""
     return f"{text}."
 
 
@@ -68,12 +70,12 @@ def _weakest(result: Dict[str, Any], side: int, name: str) -> Optional[str]:
         if len(groups) < 2:
             continue
         worst, value, n = min(groups)
-        if worst == 1:
+        if worst in (1, max(groups)[0]):  # no errors, or all alike
             return None
         which = f"Of the {n} {name} images with {column} {value}, it"
         if side == GENERATED:
-            return f"{which} found only {_share(worst)}, the least of all."
-        return f"{which} called {_share(1 - worst)} generated, the most of all."
+            return f"{which} found only {share(worst)}, the least of all."
+        return f"{which} called {share(1 - worst)} generated, the most of all."
     return None
 
 
@@ -81,7 +83,7 @@ def _count(n, what):
     return f"{n} {what}{'s' * (n != 1)}"
 
 
-def _share(value):
+def share(value: float) -> str:
     """A share in percent, never rounded to all or none of them: ``93%``, ``99.7%``."""
     text = f"{100 * value:.0f}%"
     if text not in ("0%", "100%") or value in (0, 1):

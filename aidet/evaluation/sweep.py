@@ -77,7 +77,8 @@ def main(options: argparse.Namespace) -> int:
     inputs = {"labels": labels, **{f"checkpoint {i + 1}": c for i, c in enumerate(checkpoints)}}
     facts, where_from = report.provenance(inputs)
     result.update(facts)
-    lead = f"{', '.join(map(str, checkpoints))} on {labels}: {result['n']} images, {result['votes']} votes"
+    votes = f"{result['votes']} vote{'s' * (result['votes'] != 1)}"
+    lead = f"{', '.join(map(str, checkpoints))} on {labels}: {result['n']} images, {votes}"
     page = _page(out / "report.html", lead, result, where_from)
     files.write_json(out / "metrics.json", result)
     _say(result, page)
@@ -164,7 +165,10 @@ def summary(
 def sections(result: Dict[str, Any]) -> List[report.Section]:
     """A section with chart and table for each family of points of a result, in the form of ``metrics.json``."""
     families = list(dict.fromkeys(r["family"] for r in result["points"] if r["family"] != "clean"))
-    return [_family(family, result["points"]) for family in families]
+    made = [_family(family, result["points"]) for family in families]
+    for first in made[:1]:
+        first.texts.append(f"Decisions: generated above a probability of {report.number(result['threshold'])}.")
+    return made
 
 
 def _family(family, points):

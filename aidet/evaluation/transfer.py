@@ -227,7 +227,11 @@ def _matrix(cells, key, label):
         for c in cells
     ]  # fmt: skip
     header = ["model", "set", "images", label, "95% interval", "classes"]
-    return report.Section(label, charts=[chart], tables=[report.Table(label, header, rows)])
+    texts = []
+    if key == "balanced_accuracy":
+        lines = ", ".join(dict.fromkeys(f"{report.number(c['threshold'])} ({c['model']})" for c in cells))
+        texts.append(f"Decisions: generated above a probability of {lines}.")
+    return report.Section(label, texts, charts=[chart], tables=[report.Table(label, header, rows)])
 
 
 def _value(cell, key):

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
-from .. import files, images, report, runtime
+from .. import archives, files, images, report, runtime
 from ..cli import to_stderr
 from ..detector import explain
 from ..errors import UserError
@@ -232,9 +232,9 @@ def ranked(evaluation: Evaluation, most: int) -> List[int]:
 
 
 def _decoded(candidates, reading):
-    """The first of the files that exists and can be decoded; None if there is none."""
+    """The first of the files, or of the images in archives, that exists and can be decoded; None if there is none."""
     for path in candidates:
-        if path.is_file():
+        if path.is_file() or archives.parted(path):
             try:
                 return reading.decode(path)
             except images.ImageError:

@@ -150,7 +150,7 @@ def histogram(y: np.ndarray, score: np.ndarray, threshold: Optional[float]) -> s
             axes.hist(own, edges, label=f"{name} ({len(own)})", **style)
         if threshold is not None and low <= threshold <= high:
             axes.axvline(threshold, color="black", linestyle="--", linewidth=1.5, label="threshold")
-        axes.set(xlabel="score (above 0: generated)", ylabel="images")
+        axes.set(xlabel="score (log-odds of generated)", ylabel="images")
         axes.legend()
         return _svg(figure)
 

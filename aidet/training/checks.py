@@ -106,6 +106,10 @@ def check_files(config: Any) -> None:
     ------
     UserError
     """
+    if config.init_from and Path(config.init_from).is_dir():  # a platform's pretrain_url may be one
+        held = sorted(p.name for p in Path(config.init_from).iterdir() if p.suffix == ".ckpt")
+        which = f": {', '.join(held[:3])}" if held else ""
+        raise UserError(f"init_from {config.init_from!r} is a folder; give the file of the weights in it{which}")
     if config.init_from and not Path(config.init_from).is_file():
         raise UserError(f"init_from {config.init_from!r} does not exist{_remedy(config, config.init_from)}")
     if config.data_dir and not Path(config.data_dir).exists() and _remedy(config, config.data_dir):

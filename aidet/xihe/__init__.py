@@ -103,7 +103,8 @@ def pack(
     Raises
     ------
     UserError
-        A name that the platform refuses, a missing checkpoint or recipe, or a folder that is not empty.
+        A name that the platform refuses, a missing checkpoint or recipe, a checkpoint that is no detector, or a folder
+        that is not empty.
     """
     out, checkpoint = Path(out), Path(checkpoint)
     _check_names(name, repo)
@@ -113,6 +114,8 @@ def pack(
         raise UserError(f"--out {str(out)!r} exists and is not an empty folder; give a new one")
     if not checkpoint.is_file():
         raise UserError(f"--ckpt {str(checkpoint)!r} does not exist")
+    if checkpoint.suffix not in (".ckpt", ".onnx"):
+        raise UserError(f"--ckpt {str(checkpoint)!r} is neither a .ckpt nor an exported .onnx; give one detector")
     try:
         return _pack(checkpoint, out, repo, name, recipe)
     except BaseException:
@@ -121,7 +124,10 @@ def pack(
 
 
 def _pack(checkpoint, out, repo, name, recipe):
+    from ..app.service import Service
+
     model = _model(checkpoint, out / "model")
+    Service([model])  # as the packed app opens it: refuses what is no detector
     train, inference = out / "train" / name, out / "inference"
     for folder, boot in ((train, "train.py"), (inference, "app.py")):
         left = shutil.ignore_patterns("__pycache__", "*.pyc", "convert", "shipped")

@@ -6,7 +6,7 @@ The model is the ONNX file named in config.json, which the platform puts beside 
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Tuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -21,29 +21,47 @@ def both(key: str) -> str:
     return " / ".join(say(language, key) for language in BOTH)
 
 
+def examined(served: Any, path: Any, threshold: float) -> Tuple[str, str, str, Any, Any]:
+    """Verdict, votes and stability as HTML, spectrum and noise as images, of one image file.
+
+    Parameters
+    ----------
+    served : aidet.app.service.Service
+    path : str or None
+        None: no image, and nothing is shown.
+    threshold : float
+        On the probability, as the slider has it.
+    """
+    from aidet import images
+    from aidet.app import cards, pictures, service
+
+    if path is None:
+        return "", "", "", None, None
+    threshold, unsure = served.rule(threshold)
+    record = served.verdict(path, Path(path).name, threshold, unsure)
+    image = images.decode(path) if record.ok else None
+    part = "" if image is None else service.part_of(image)
+    verdict = "".join(cards.verdict(language, record, threshold, unsure, part=part) for language in BOTH)
+    if image is None:
+        return verdict, "", "", None, None
+    votes = cards.votes("zh", record, served.lines(threshold))
+    stability = cards.stability("zh", record, threshold, part)
+    return verdict, votes, stability, pictures.spectrum(image), pictures.residual(image)
+
+
 def build() -> Any:
     """The Gradio page: one image in, verdict, votes, stability and spectrum out."""
     import gradio as gr
 
-    from aidet import images, xihe
-    from aidet.app import cards, pictures, style
+    from aidet import xihe
+    from aidet.app import style
     from aidet.app.service import Service
 
     served = Service(xihe.model_files(HERE))
     start = round(served.threshold, 3)  # as the slider displays it
 
     def examine(path, threshold):
-        if path is None:
-            return "", "", "", None, None
-        record = served.verdict(path, Path(path).name)
-        if not record.ok:
-            return cards.verdict("en", record, threshold, served.unsure), "", "", None, None
-        threshold, unsure = served.rule(threshold)
-        record = served.decided(record, threshold, unsure)
-        image = images.decode(path)
-        verdict = "".join(cards.verdict(language, record, threshold, unsure) for language in BOTH)
-        votes, stability = (show("zh", record, threshold) for show in (cards.votes, cards.stability))
-        return verdict, votes, stability, pictures.spectrum(image), pictures.residual(image)
+        return examined(served, path, threshold)
 
     with gr.Blocks(title="AIDet", css=style.CSS, analytics_enabled=False) as page:
         gr.Markdown(f"# {both('title')}\n\n{both('not')}")

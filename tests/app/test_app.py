@@ -74,6 +74,20 @@ def test_a_zip_is_read_in_natural_order_and_never_unpacked(tmp_path, photo):
     assert sorted(tmp_path.rglob("*")) == before and not (tmp_path.parent / "evil.png").exists()
 
 
+@pytest.mark.parametrize(
+    "name, codec", [("照片/一只猫.png", "gbk"), ("照片/猫.png", "utf-8"), ("Größe.png", "cp437"), ("été.png", "cp437")]
+)
+def test_names_in_an_archive_without_the_mark_of_utf_8(tmp_path, photo, name, codec):
+    """Chinese Windows writes GBK; zipfile takes all such names for CP437."""
+    raw = name.encode(codec)
+    path = archive(tmp_path / "a.zip", [("#" * len(raw), png(photo(1, (20, 20)))), ("%" * len(raw), b"x")])
+    data = path.read_bytes().replace(b"#" * len(raw), raw).replace(b"%" * len(raw), raw[:-3] + b"txt")
+    path.write_bytes(data)
+    batch = uploads.Batch([path])
+    assert [(shown, images.decode(source).size) for shown, source in batch] == [(name, (20, 20))]
+    assert batch.left_out == [(name[:-3] + "txt", "kind")]
+
+
 def reasons(batch):
     """The error message when each source is decoded; None if decoding works."""
     found = []
@@ -282,6 +296,14 @@ def test_a_manifest_of_the_first_version_with_its_ingredients():
     assert said.actions == [("c2pa.created", "compositeWithTrainedAlgorithmicMedia", "")]
 
 
+@pytest.mark.parametrize("program, kind", [("Midjourney/7", "generator"), ("Photo Editor/2", "credentials")])
+def test_a_manifest_may_name_a_generator_and_no_actions(photo, program, kind):
+    claim = b"\xa1\x6fclaim_generator" + bytes([0x60 + len(program)]) + program.encode()
+    store = named(b"c2pa", named(b"urn:uuid:1", named(b"c2pa.claim", box(b"cbor", claim))))
+    data = with_store("PNG", png(photo(1, (20, 20))), store)
+    assert [(f.kind, f"made with {program};" in f.text) for f in metadata.read(data)] == [(kind, True)]
+
+
 @pytest.mark.parametrize(
     "store", [named(b"c2pa"), named(b"c2pa", box(b"cbor", b"\xa0")), box(b"jumb", b"c2pa"), b"\0\0\0\x04jumbc2pa"]
 )
@@ -412,6 +434,9 @@ def test_a_large_image_is_resaved_in_its_middle_and_says_so(served, photo, tmp_p
     assert found.score == alone.score  # the verdict is still that of the whole image
     part = served.resaved(service.middle(image), "a.png")
     assert found.stability == part
+    found.prob, found.stability = 0.9, dict.fromkeys(part, 0.1)  # the middle looks otherwise than the whole
+    assert service.flips(found, 0.5) == [name for name in part if name != "original"]
+    assert "Weak: 6 of 6" in cards.verdict("en", found, 0.5, (0.5, 0.5))
     assert "of the middle of this large image, 60 x 50" in cards.verdict("en", found, 0.5, (0.4, 0.6), part="60 x 50")
 
 
@@ -679,3 +704,24 @@ def test_each_view_is_counted_at_the_line_that_it_votes_at(tmp_path):
     fused = service.Service([tmp_path / "one.yaml"])
     # A view of probability p counts if half of (its log-odds - 1) is above the page's line.
     assert fused.lines(0.5)["a"] == pytest.approx(labels.sigmoid(1.0))
+
+
+def test_a_thumbnail_is_read_as_the_picture_is_scored(tmp_path, photo):
+    photo(1, (300, 200)).save(tmp_path / "whole.jpg")
+    data = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    score, small = images.Reading(truncated="score"), images.Reading(max_pixels=100)
+    assert not pictures.thumbnail(tmp_path / "cut.jpg") and not pictures.thumbnail(tmp_path / "whole.jpg", small)
+    for source in (tmp_path / "cut.jpg", io.BytesIO((tmp_path / "cut.jpg").read_bytes())):
+        assert pictures.thumbnail(source, score).startswith("data:image/jpeg")
+    running = service.Service([make_onnx(tmp_path)], truncated="score")
+    found = running.batch([tmp_path / "cut.jpg"], thumbnails=True)
+    assert found.records[0].ok and "rows are missing" in found.records[0].note and found.thumbnails[0]
+
+
+def test_an_image_of_the_largest_size_can_be_uploaded(monkeypatch):
+    assert uploads.Limits.of(200, 32, 50_000_000) == uploads.Limits()
+    given = {}
+    monkeypatch.setattr(server, "serve", lambda *_, limits, **more: given.update(vars(limits)))
+    app.run(["--ckpt", "x.onnx", "--max-megabytes", "600"])
+    assert given["megabytes"] == given["upload_megabytes"] == given["total_megabytes"] == 600

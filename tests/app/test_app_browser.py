@@ -479,6 +479,30 @@ def test_many_images_history_and_downloads(visit, pictures, files, detector):
 
 
 @needs_browser
+def test_names_in_sentences_are_shown_as_they_are_and_every_call_is_named(visit, files):
+    page, name = visit(), "it's *no* <b>zip.zip"
+    (files / name).write_bytes(b"PK no archive")
+    tab(page, "Batch")
+    page.set_input_files("#files input[type=file]", files / name)
+    page.wait_for_function("document.querySelector('#files').innerText.includes('zip')")
+    page.click("#run")
+    page.wait_for_function("document.querySelector('#summary').innerText.includes('is not a zip archive')")
+    assert name in page.inner_text("#summary")
+    with zipfile.ZipFile(files / "odd.zip", "w") as archive:
+        archive.write(files / "0.jpg", "0.jpg")
+        archive.writestr("it's *no* <b>picture.txt", "x")
+    page = visit()
+    tab(page, "Batch")
+    page.set_input_files("#files input[type=file]", files / "odd.zip")
+    page.wait_for_function("document.querySelector('#files').innerText.includes('odd')")
+    page.click("#run")
+    page.wait_for_selector("#download a")
+    assert "it's *no* <b>picture.txt (not an image)" in page.inner_text("#summary")
+    tab(page, "About")
+    assert "/verdict /batch /heat /localize /about" in page.inner_text("body")
+
+
+@needs_browser
 def test_both_languages(visit, pictures, detector, files):
     page = visit()
     put(page, pictures[0])

@@ -88,6 +88,33 @@ def test_command_line_prints_the_three_numbers_and_writes_both_files(run, small)
     assert re.fullmatch("[0-9a-f]{64}", found["inputs"]["scores"]["sha256"])
 
 
+@pytest.mark.parametrize("more, count", [({}, 3), ({"threshold": 0.5}, 0)])
+def test_it_says_how_many_decisions_are_unsure(small, more, count):
+    """The zone is that of the run's own threshold."""
+    path = small / "run" / "scores.csv"
+    rows = list(csv.reader(path.read_text().splitlines()))
+    write_csv(path, rows[0], [[*r[:4], "unsure" if i < 3 else r[4], *r[5:]] for i, r in enumerate(rows[1:])])
+    run_score(small, scores=path, labels=[small / "labels.csv"], bootstrap=0, **more)
+    result = json.loads((small / "out" / "metrics.json").read_text())
+    page = (small / "out" / "report.html").read_text(encoding="utf-8")
+    assert result["unsure"] == count and sum(map(sum, result["confusion"])) == 40
+    assert ("The run calls 3 images unsure" in page) == bool(count)
+
+
+def test_the_worst_errors_are_shown_from_an_archive(small):
+    import zipfile
+
+    with zipfile.ZipFile(small / "set.zip", "w") as archive:
+        for i in range(40):
+            archive.write(small / f"test/{i}.png", f"{'1_fake' if i // 4 % 2 else '0_real'}/{i}.png")
+    rows = list(csv.reader((small / "run" / "scores.csv").read_text().splitlines()))
+    names = [f"set.zip#{'1_fake' if i // 4 % 2 else '0_real'}/{i}.png" for i in range(40)]
+    write_csv(small / "run" / "scores.csv", rows[0], [[name, *row[1:]] for name, row in zip(names, rows[1:])])
+    run_score(small, scores=small / "run/scores.csv", labels=[small / "set.zip"], bootstrap=0, thumbnails=1)
+    page = (small / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") == 2 and "The images were not found" not in page
+
+
 def test_report_is_one_offline_file(small):
     run_score(small, scores=small / "run/scores.csv", labels=[small / "labels.csv"])
     page = (small / "out" / "report.html").read_text(encoding="utf-8")

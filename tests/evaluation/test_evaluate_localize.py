@@ -12,7 +12,7 @@ import evaluate
 from aidet.datasets.map_names import MapNames
 from aidet.datasets.truth import read_labels
 from aidet.errors import UserError
-from aidet.evaluation import included, maps
+from aidet.evaluation import included, localize_page, maps
 from aidet.evaluation.localize import Localized, summary
 
 SIZE = (64, 48)  # width, height
@@ -207,13 +207,21 @@ def test_the_report_shows_the_worst_and_can_be_included(scene, capsys):
     for text in (
         "Pixels and pictures",
         "By area of the region",
-        "Regions that were missed",
+        "Regions found worst",
         "By what painted the region",
     ):
         assert text in page
     assert "pixels of 12 partly generated pictures: AUC 0." in capsys.readouterr().out
     made, warnings, _ = included.read([folder / "out"])
     assert made[0].title == "Localisation: Pixels and pictures" and not warnings
+
+
+def test_nearly_all_is_not_called_all():
+    pixels, image = {"n": 9, "auc": 0.9998}, {"auc": 0.9996}
+    alone = {"n": 300, "false_area": 0.01, "alarms": 0.003, "limit": 0.02}
+    told = localize_page._told({"pixels": pixels, "untouched": alone, "images": {"map": image}, "image_score": "map"})
+    assert told[1].endswith("than an untouched one >99.9% of the time.") and told[2].endswith("in 0.3% of them.")
+    assert told[3].endswith("rank above untouched ones >99.9% of the time.")
 
 
 def test_wholly_generated_and_only_untouched_pictures(tmp_path):

@@ -304,6 +304,8 @@ def test_curves_and_matrix_stand_in_the_report_of_score(run, stub, pictures, tmp
     for title in ("All numbers", "Robustness: jpeg", "Transfer: AUC", "Transfer: balanced accuracy"):
         assert f"<h2>{title}</h2>" in page, title
     plain = (tmp_path / "sw" / "report.html").read_text(encoding="utf-8")
+    assert "24 images, 1 vote<" in plain and page.count("Decisions: generated above a probability of 0.5000") == 2
+    assert "0.5000 (bright)" in (tmp_path / "tr" / "report.html").read_text(encoding="utf-8")
     curve = re.search(r'<h2>jpeg</h2>.*?src="(data:image/[^"]+)"', plain, re.S).group(1)
     assert curve in page and f"{stub} on {pictures}/labels.csv, 24 images" in page
     used = json.loads((tmp_path / "score" / "metrics.json").read_text())["inputs"]

@@ -145,7 +145,14 @@ def test_the_sentences_of_one_class():
         "The detector decided on 10 real images.",
         "It called 1 of the 10 real ones generated (10%).",
     ]
-    assert sentences._share(0.9996) == ">99.9%" and sentences._share(1) == "100%" and sentences._share(0.004) == "0.4%"
+    assert sentences.summary(Only(), {**result, "unsure": 3})[2] == (
+        "The run calls 3 images unsure; here the side of the threshold counts."
+    )
+    groups = {n: {"classes": "real", "accuracy": a, "n": 20} for n, a in (("phone", 0.8), ("scan", 0.8), ("slr", 0.9))}
+    assert "20 real images with camera phone" in sentences._weakest({"by": {"camera": groups}}, 0, "real")
+    groups.pop("slr")  # none is worse than the others
+    assert sentences._weakest({"by": {"camera": groups}}, 0, "real") is None
+    assert sentences.share(0.9996) == ">99.9%" and sentences.share(1) == "100%" and sentences.share(0.004) == "0.4%"
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")

@@ -483,6 +483,7 @@ def test_an_unreadable_image_gives_exit_code_3(data, tmp_path, capsys):
     [
         (["--model", "tesing"], "unknown architecture 'tesing'; did you mean 'testing'?"),
         (["--init_from", "no.ckpt"], "init_from 'no.ckpt' does not exist"),
+        (["--init_from", str(ROOT / "ckpt")], "is a folder; give the file of the weights in it: aidet_cifake.ckpt, "),
         (["--data_dir", "/nowhere"], "data_dir '/nowhere' does not exist"),
         (["--num_classes", "1", "--transform_eval", "random_crop(16)"], "is random"),
         (["--resume", "no.ckpt"], "resume 'no.ckpt' does not exist"),

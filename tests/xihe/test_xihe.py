@@ -91,6 +91,21 @@ def test_wrong_arguments(tmp_path, recipe, more, text):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_the_packed_app_could_not_open_is_refused(tmp_path, recipe):
+    from aidet import ckpt, models
+
+    net = models.create("testing", num_classes=3)
+    arrays = {p.name: p.asnumpy() for p in net.get_parameters()}
+    line = "decode | resize(40) | center_crop(32) | normalize(half)"
+    facts = {"architecture": "testing", "arguments": {"num_classes": 3}, "num_outputs": 3}
+    ckpt.save(arrays, tmp_path / "three.ckpt", {**facts, "input": {"size": 32, "channels": 3, "transform": line}})
+    (tmp_path / "fused.yaml").write_text("models: [three.ckpt]\n")
+    for name, text in (("three.ckpt", "no detector"), ("fused.yaml", "neither a .ckpt nor an exported .onnx")):
+        with pytest.raises(UserError, match=text):
+            xihe.pack(tmp_path / name, tmp_path / "out", "me/my_model", recipe=recipe)
+        assert not (tmp_path / "out").exists()
+
+
 def test_a_wrong_flag_names_the_nearest():
     with pytest.raises(UserError, match="did you mean '--repo'"):
         xihe.run(["pack", "--ckpt", "a.ckpt", "--out", "o", "--repo", "me/my_model", "--rep", "x"])
@@ -158,6 +173,32 @@ def test_the_packed_app_scores_with_the_files_of_config_json(packed, tmp_path, p
     shutil.copy(packed / "model" / "tiny.onnx", beside)
     done = call()
     assert done.returncode == 0 and done.stdout.strip() in ("real", "generated", "unsure"), done.stderr
+
+
+def test_the_packed_app_shows_an_image_and_a_broken_one_in_both_languages(packed, tmp_path, photo):
+    beside = tmp_path / "inference"
+    shutil.copytree(packed / "inference", beside)
+    shutil.copy(packed / "model" / "tiny.onnx", beside)
+    code = (
+        "import json, sys; sys.path.insert(0, '.')\n"
+        "import app; from aidet import xihe; from aidet.app.service import Service\n"
+        "served = Service(xihe.model_files('.'))\n"
+        "shown = [app.examined(served, path or None, 0.3) for path in sys.argv[1:]]\n"
+        "print(json.dumps([[*one[:3], *(i and i.size for i in one[3:])] for one in shown]))"
+    )
+    photo(1, (80, 60)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    environment, _ = platform(packed, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.png"), str(tmp_path / "b.png"), ""],
+        cwd=beside, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    fine, broken, none = json.loads(done.stdout)
+    assert fine[0].count("data-decision") == 2 and "30%" in fine[0] and fine[3:] == [[80, 60], [80, 60]]
+    assert "tiny" in fine[1] and "JPEG" in fine[2]
+    assert broken[0].count("aidet-error") == 2 and "无法使用该文件" in broken[0] and broken[1:] == ["", "", None, None]
+    assert none == ["", "", "", None, None]
 
 
 @pytest.mark.matrix
