@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from .. import dialect, files, labels, records
+from ..datasets.archived import as_folders
 from ..datasets.sources import LABEL_COLUMNS, PATH_COLUMNS, column_of, examples, normal_path
 from ..datasets.table import has_extension
 from ..errors import UserError, nearest
@@ -231,7 +232,9 @@ def match_sample(sample: Sequence[str], rows: Iterable[str], where: str) -> Dict
     for path in rows:
         total += 1
         plain = _plain(path)
-        ends = [plain, *(plain[i + 1 :] for i, c in enumerate(plain) if c == "/")]
+        # A member of an archive has a name, a row of Parquet only a number.
+        inside = as_folders(plain) if has_extension(plain) else plain
+        ends = [plain, *(inside[i + 1 :] for i, c in enumerate(inside) if c == "/")]
         for name in {form for end in ends for form in (end, os.path.splitext(end)[0])}:
             known.setdefault(name, []).append(path)
     plain_names = {name: _plain(name) for name in sample}
