@@ -182,6 +182,15 @@ def test_a_large_image_goes_tile_by_tile_and_shows_no_seam(photo):
     assert np.abs(pieces.astype(int) - whole).mean() < 1
 
 
+def test_groups_and_splits_come_from_the_source(photos, tmp_path):
+    """Crops of one photograph have one group, and a test photograph makes no training pair."""
+    rows = ["sub/1.jpg,train,x", "sub/3.jpg,train,x", "0.jpg,test,"]
+    (photos / "l.csv").write_text("\n".join(["path,split,group", *rows]) + "\n")
+    made, _, _ = align.build(photos / "l.csv", tmp_path / "o", dull)
+    assert [row[3:] for row in made[::2]] == [["x", "train"], ["x", "train"], ["0.jpg", "test"]]
+    assert [row[3:] for row in made[1::2]] == [row[3:] for row in made[::2]]
+
+
 def test_a_run_is_not_resumed_with_another_autoencoder(photos, tmp_path, monkeypatch):
     """The labels would say of fakes that exist that the new one had made them."""
     monkeypatch.setattr(command, "Reconstructor", Stand)

@@ -6,7 +6,8 @@
 The first form makes whole reconstructions by an autoencoder. Each has the content, size, format, JPEG quantisation
 tables, chroma subsampling and metadata of its original, so that a detector cannot learn any of those (Rajan et al.,
 "Aligned Datasets Improve Detection of Latent Diffusion-Generated Images", ICLR 2025; Chen et al., "Dual Data
-Alignment", 2025). Writes real/NAME, generated/NAME and labels.csv (path, label, generator, group: the pair).
+Alignment", 2025). Writes real/NAME, generated/NAME and labels.csv (path, label, generator, group: that of the
+source, else the pair; split, if the source has it).
 
 With --partial only a region of each photograph is repainted, by an autoencoder or by OpenCV. Writes
 pictures/NAME_p.jpg, its untouched twin pictures/NAME_r.jpg, both compressed alike, the mask masks/NAME_p.png (255
@@ -28,7 +29,7 @@ from .. import cli, files
 from ..datasets.sources import read_images
 from ..errors import UserError
 from . import partial
-from .pairs import build, real_images
+from .pairs import COLUMNS, build, real_images
 from .reconstruct import TILE, Reconstructor
 from .regions import KINDS
 
@@ -169,7 +170,7 @@ def _whole(options, out):
         options.images, out, reconstruct, options.originals or "copy", metadata, options.resume, reconstruct.name
     )
     left_out = _left_out(lost, options, rows, out)
-    _table(out / "labels.csv", ["path", "label", "generator", "group"], rows)
+    _table(out / "labels.csv", COLUMNS[: len(rows[0])], rows)
     finite = [p for p in likeness if np.isfinite(p)]
     psnr = float(np.mean(finite)) if finite else None
     files.write_json(out / "align.json", {**begun, "pairs": len(rows) // 2, "psnr": psnr, "left_out": left_out})
