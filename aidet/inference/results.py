@@ -52,6 +52,14 @@ def refuse_names(
                 raise UserError(
                     f"{str(source)!r} is read by this run, whose result would replace it; give another name or folder"
                 )
+    if kind == "logit" and name is not None and Path(out, own).is_file():
+        with open(Path(out, own), encoding="utf-8-sig", errors="replace") as file:
+            first = file.readline().strip()
+        if first not in ("", "filename,logit"):
+            raise UserError(
+                f"{str(Path(out, own))!r} is no earlier result (its first line is {first[:60]!r}) and would be "
+                "replaced: of IN.csv OUT.csv the second file is written; give another name"
+            )
 
 
 def write(

@@ -54,7 +54,7 @@ class Target(NamedTuple):
 
 def is_look(args: argparse.Namespace) -> bool:
     """Whether the answer goes to the screen: images are named, and no place for result files."""
-    vip = len(args.inputs) == 2 and all(name.endswith(".csv") for name in args.inputs)
+    vip = len(args.inputs) == 2 and all(name.lower().endswith(".csv") for name in args.inputs)
     if args.inputs and args.images:
         raise UserError(f"got {args.inputs[0]!r} and --images {args.images!r}; name the images in one way")
     return not args.out and not args.contest and not vip and bool(args.inputs or args.images)

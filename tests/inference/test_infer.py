@@ -516,14 +516,16 @@ def test_no_result_replaces_another_or_what_the_run_reads(model, folder, tmp_pat
     sample = tmp_path / "submission.csv"
     sample.write_text("id,label\n1,0\n")
     (tmp_path / "o.csv").mkdir()
-    own = tmp_path / "in.csv"
+    own, other = tmp_path / "in.csv", tmp_path / "LIST.CSV"
     own.write_text(listing.read_text())
+    other.write_text("path\n1.png\n")
     before = sorted(tmp_path.iterdir()), listing.read_text()
     for arguments, said in (
         ([own, own], "in.csv' is read by this run"),
         ([listing, tmp_path / "out.csv"], "scores.csv' is read by this run"),
         ([listing, tmp_path / "new" / "scores.csv"], "writes scores.csv of its own"),
         ([listing, tmp_path / "o.csv"], "is a folder"),
+        ([own, other], "is no earlier result .its first line is 'path'. and would be replaced"),
         (["--images", folder / "1.png", "--out", tmp_path, "--format", "submission", "--sample-submission", sample],
          "submission.csv' is read by this run"),
     ):  # fmt: skip
