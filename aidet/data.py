@@ -140,7 +140,8 @@ class ParquetShard:
     def add(self, row: Row) -> None:
         """Add one image."""
         data, path, cells = row
-        made: Dict[str, Any] = {**cells, "image": {"bytes": data, "path": name_of(path, data)}}
+        made: Dict[str, Any] = {name: _text(cell) for name, cell in cells.items()}
+        made["image"] = {"bytes": data, "path": _text(name_of(path, data))}
         if self._sided:
             made["label"] = NAMES.index(cells["label"])
         self._rows.append(made)
@@ -156,6 +157,11 @@ class ParquetShard:
         """Write the rest, and the end of the file."""
         self._flush()
         self._writer.close()
+
+
+def _text(cell: str) -> str:
+    # On Linux a file name need not be Unicode; invalid bytes are written as \udcXX, as in scores.csv.
+    return cell.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _feature(name: str, sided: bool) -> Dict[str, Any]:
@@ -233,7 +239,7 @@ def pack(table: Table, out: Path, kind: str, size: int, split: str = "data") -> 
         rows = rows_of(part, lost)
         row = next(rows, None)
         while row is not None:
-            stem = re.sub(r"[^\w.-]+", "_", name) or split
+            stem = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or split  # a hidden file would be no shard
             k = numbers.get(stem, 0)
             with files.atomic_path(out / f"{stem}-{k:05d}{SHARDS[kind].suffix}") as path:
                 shard, written = SHARDS[kind](path, list(table.columns), sided), 0

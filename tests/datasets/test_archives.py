@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import struct
 import tarfile
@@ -264,6 +265,17 @@ def test_the_class_of_the_content_stays_beside_the_side(folder, tmp_path):
     (tmp_path / "l.csv").write_text(f"path,label,is_fake\n{folder / NAMES[0]},cat,0\n{folder / NAMES[1]},dog,1\n")
     made = data.opened(str(tmp_path / "l.csv"))
     assert made.columns["label"] == ["real", "generated"] and made.columns["source_label"] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("form", sorted(data.SHARDS))
+def test_names_that_are_not_unicode_and_splits_with_dots(folder, form, tmp_path):
+    (tmp_path / "set" / "real").mkdir(parents=True)
+    shutil.copy(folder / NAMES[0], os.fsencode(tmp_path / "set" / "real") + b"/odd\xff.png")
+    assert data.main(["pack", str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--format", form]) == 0
+    assert images.decode(read_images(tmp_path / "out").files()[0]).size == (500, 20)
+    (tmp_path / "l.csv").write_text(f"path,label,split\n{folder / NAMES[0]},0,../x\n{folder / NAMES[1]},1,..\n")
+    assert data.main(["pack", str(tmp_path / "l.csv"), "--out", str(tmp_path / "more"), "--format", form]) == 0
+    assert len(read_images(tmp_path / "more")) == 2
 
 
 @pytest.mark.parametrize("kind, column", [("parquet", "image"), ("tar", "name")])
