@@ -20,7 +20,17 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple, Type, Union
 from . import cli, files, images
 from .datasets.archived import add_splits, as_folders
 from .datasets.folders import layout
-from .datasets.sources import LABEL_COLUMNS, Table, column_of, label_column, read_images
+from .datasets.sources import (
+    LABEL_COLUMNS,
+    Table,
+    column_of,
+    is_archived,
+    joined,
+    label_column,
+    read_images,
+    refuse_doubles,
+    tables_in,
+)
 from .errors import UserError
 from .labels import NAMES, of_cell
 
@@ -35,7 +45,7 @@ def opened(source: str) -> Table:
     Parameters
     ----------
     source : str
-        As :func:`aidet.datasets.read_images` takes it.
+        As :func:`aidet.datasets.read_images` takes it; of a folder with tables of classes, their rows, as in training.
 
     Returns
     -------
@@ -47,9 +57,20 @@ def opened(source: str) -> Table:
     UserError
         No images; or folders that contradict each other.
     """
-    table = read_images(source)
+    tables = tables_in(source) if os.path.isdir(source) and not is_archived(source) else []
+    tables = tables or [read_images(source)]
+    for table in tables:
+        if table.paths is None:
+            raise UserError(f"{table.source!r} is a bare column of labels; images are needed")
+        refuse_doubles(table.paths, repr(table.source))
+        _name_sides(table)
+    table = joined(tables)
     add_splits(table)
-    assert table.paths is not None
+    return table
+
+
+def _name_sides(table: Table) -> None:
+    """Put the classes of a table into its column ``label``, if they are known of every image."""
     columns = dict(table.columns)
     if column_of(columns, LABEL_COLUMNS) is not None:
         name = label_column(columns, table.source)
@@ -57,14 +78,15 @@ def opened(source: str) -> Table:
         if None not in sides:
             columns.pop(name)
     else:
-        found = layout([as_folders(path) for path in table.paths], table.source)
+        found = layout([as_folders(path) for path in table.paths or ()], table.source)
         sides = found.sides
         if None not in sides:
             columns.setdefault("generator", found.generators)
     if None not in sides:
+        if "label" in columns:  # of the content, where another column says real or generated
+            columns["source_label"] = columns.pop("label")
         columns = {"label": [NAMES[side or 0] for side in sides], **columns}
     table.columns = columns
-    return table
 
 
 def rows_of(table: Table, lost: List[Tuple[str, str]]) -> Iterator[Row]:
@@ -96,18 +118,20 @@ class ParquetShard:
     ----------
     path : Path
     columns : list of str
+    sided : bool
+        Whether all labels are ``real`` or ``generated``; they become numbers with these names.
     """
 
     suffix, taken = ".parquet", "image"
 
-    def __init__(self, path: Path, columns: List[str]) -> None:
+    def __init__(self, path: Path, columns: List[str], sided: bool) -> None:
         from .archives.parquet import pyarrow
 
-        self._arrow = pyarrow()
+        self._arrow, self._sided = pyarrow(), sided
         text = self._arrow.string()
-        kinds: Dict[str, Any] = {name: self._arrow.int64() if name == "label" else text for name in columns}
+        kinds: Dict[str, Any] = {n: self._arrow.int64() if n == "label" and sided else text for n in columns}
         image = self._arrow.struct([("bytes", self._arrow.binary()), ("path", text)])
-        features = {name: _feature(name) for name in ("image", *columns)}
+        features = {name: _feature(name, sided) for name in ("image", *columns)}
         noted = {"huggingface": json.dumps({"info": {"features": features}})}
         self._schema = self._arrow.schema([("image", image), *kinds.items()], metadata=noted)
         self._writer = self._arrow.parquet.ParquetWriter(path, self._schema, compression="snappy")
@@ -116,8 +140,9 @@ class ParquetShard:
     def add(self, row: Row) -> None:
         """Add one image."""
         data, path, cells = row
-        made: Dict[str, Any] = {**cells, "image": {"bytes": data, "path": name_of(path, data)}}
-        if "label" in cells:
+        made: Dict[str, Any] = {name: _text(cell) for name, cell in cells.items()}
+        made["image"] = {"bytes": data, "path": _text(name_of(path, data))}
+        if self._sided:
             made["label"] = NAMES.index(cells["label"])
         self._rows.append(made)
         if len(self._rows) == ROWS:
@@ -134,10 +159,15 @@ class ParquetShard:
         self._writer.close()
 
 
-def _feature(name: str) -> Dict[str, Any]:
+def _text(cell: str) -> str:
+    # On Linux a file name need not be Unicode; invalid bytes are written as \udcXX, as in scores.csv.
+    return cell.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _feature(name: str, sided: bool) -> Dict[str, Any]:
     if name == "image":
         return {"_type": "Image"}
-    if name == "label":
+    if name == "label" and sided:
         return {"_type": "ClassLabel", "names": list(NAMES)}
     return {"_type": "Value", "dtype": "string"}
 
@@ -149,11 +179,13 @@ class TarShard:
     ----------
     path : Path
     columns : list of str
+    sided : bool
+        Without effect: labels are words.
     """
 
     suffix, taken = ".tar", "name"
 
-    def __init__(self, path: Path, columns: List[str]) -> None:
+    def __init__(self, path: Path, columns: List[str], sided: bool) -> None:
         self._file, self._number = tarfile.open(path, "w", format=tarfile.GNU_FORMAT), 0
 
     def add(self, row: Row) -> None:
@@ -199,6 +231,7 @@ def pack(table: Table, out: Path, kind: str, size: int, split: str = "data") -> 
     taken = SHARDS[kind].taken
     if taken in table.columns:
         raise UserError(f"column {taken!r} is what a {kind} shard calls its own; give the column another name")
+    sided = set(table.columns.get("label", [""])) <= set(NAMES)
     count = 0
     numbers: Dict[str, int] = {}  # of shards by stem, which two splits may share
     for name in dict.fromkeys(splits):
@@ -206,10 +239,10 @@ def pack(table: Table, out: Path, kind: str, size: int, split: str = "data") -> 
         rows = rows_of(part, lost)
         row = next(rows, None)
         while row is not None:
-            stem = re.sub(r"[^\w.-]+", "_", name) or split
+            stem = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or split  # a hidden file would be no shard
             k = numbers.get(stem, 0)
             with files.atomic_path(out / f"{stem}-{k:05d}{SHARDS[kind].suffix}") as path:
-                shard, written = SHARDS[kind](path, list(table.columns)), 0
+                shard, written = SHARDS[kind](path, list(table.columns), sided), 0
                 try:
                     while row is not None and (not written or written + len(row[0]) <= size):
                         shard.add(row)
@@ -267,6 +300,8 @@ def main(argv: List[str]) -> int:
         raise UserError(f"--shard-mb {options.shard_mb} must be at least 1")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {options.out!r} is not an empty folder; name a new one")
+    if table.columns.pop("mask", None) is not None:
+        cli.to_stderr("note: the column 'mask' is left out: shards hold no masks; train with masks from the table")
     count, number, lost = pack(table, out, options.format, options.shard_mb << 20)
     for path, why in lost:
         cli.to_stderr(f"left out {path}: {why}")

@@ -327,6 +327,25 @@ def logit(prob: ArrayLike, eps: float = 1e-12) -> np.ndarray:
     return np.log(prob) - np.log1p(-prob)
 
 
+def above(score: float, threshold: float = 0.5) -> float:
+    """How far a score lies above the threshold of the probability, in log-odds.
+
+    Contests call an image generated if its logit is above 0, whatever threshold the detector was told.
+
+    Parameters
+    ----------
+    score : float
+    threshold : float
+        In [0, 1].
+
+    Returns
+    -------
+    float
+        Above 0 if :func:`decide` says generated; the score itself at a threshold of 0.5.
+    """
+    return score if threshold == 0.5 else score - float(logit(threshold))
+
+
 def decide(prob: float, threshold: float = 0.5, unsure: Optional[Tuple[float, float]] = None) -> Tuple[int, str]:
     """Turn a probability into a word.
 

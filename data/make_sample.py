@@ -48,6 +48,7 @@ SCENES = {
     "grace_hopper": ("test", ["matplotlib/mpl-data/sample_data/grace_hopper.jpg"]),
     "retina": ("test", ["skimage/data/retina.jpg"]),
 }
+COLUMNS, SPLITS = ["path", "label", "generator", "split", "group", "jpeg_quality"], ("train", "val", "test")
 TILE = 128
 MOST = 24  # tiles a picture and scale, spread evenly: no photograph outweighs the others
 FLAT = 2.0  # grey levels of standard deviation after a high-pass; a tile without fine detail holds no evidence
@@ -70,8 +71,11 @@ def packaged():
 
 def own(folder):
     """Yield (scene, split, path) of a user's folder; of every five photographs three train, one is val, one test."""
-    for i, name in enumerate(images.walk(images.require_folder(folder))):
-        scene = name.replace("/", "-").rsplit(".", 1)[0]
+    names = list(images.walk(images.require_folder(folder)))
+    plain = [name.replace("/", "-").rsplit(".", 1)[0] for name in names]
+    for i, (name, scene) in enumerate(zip(names, plain)):
+        if plain.count(scene) > 1:  # a.jpg and a.png
+            scene = name.replace("/", "-").replace(".", "-")
         yield scene, ("train", "train", "train", "val", "test")[i % 5], Path(folder) / name
 
 
@@ -104,6 +108,19 @@ def reconstruct(net, cut):
     return result
 
 
+def is_sample(folder):
+    """Whether a folder holds an earlier sample and nothing else, so that it may be replaced."""
+    if {path.name for path in folder.iterdir()} - {"labels.csv", *SPLITS}:
+        return False
+    try:
+        with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+    except (OSError, ValueError, csv.Error):
+        return False
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return header == COLUMNS and there <= {"labels.csv", *(row[0] for row in rows if row)}
+
+
 def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="data/sample", help="folder to make; must be absent, or an earlier sample")
@@ -112,8 +129,10 @@ def main(argv):
     parser.add_argument("--seed", type=int, default=42, help="draws the JPEG quality (85-95) of each pair")
     args = parser.parse_args(argv)
     out = Path(args.out)
-    if out.exists() and any(out.iterdir()) and not (out / "labels.csv").is_file():
-        raise UserError(f"--out {args.out!r} holds something else; name a new folder")
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not is_sample(out))):
+        raise UserError(f"--out {args.out!r} holds something else than an earlier sample; name a new folder")
+    if args.images and out.resolve() in (Path(args.images).resolve(), *Path(args.images).resolve().parents):
+        raise UserError(f"--out {args.out!r} holds the photographs of --images, and is replaced; name a new folder")
     sources = list(own(args.images) if args.images else packaged())
     from aidet import ckpt, runtime
 
@@ -147,11 +166,11 @@ def main(argv):
         raise UserError("no photograph could be used")
     with files.atomic(temporary / "labels.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "label", "generator", "split", "group", "jpeg_quality"])
+        writer.writerow(COLUMNS)
         writer.writerows(rows)
     shutil.rmtree(out, ignore_errors=True)
     temporary.rename(out)
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         mine = [r for r in rows if r[3] == split]
         scenes = sorted({r[4] for r in mine})
         print(f"{split:5} {len(mine) // 2:4} pairs of tiles from {len(scenes):2} photographs: {', '.join(scenes)}")

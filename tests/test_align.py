@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, JpegImagePlugin
 
 from aidet import align, ckpt, files, images, models, runtime
+from aidet.align import command
 from aidet.audit import shortcuts
 from aidet.errors import UserError
 
@@ -20,6 +21,16 @@ OWN = ROOT / "ckpt" / "aidet_tae.ckpt"
 def dull(pixels):
     """Stands in for an autoencoder: drops the last two bits."""
     return (pixels & 0xFC).astype(np.uint8)
+
+
+class Stand:
+    """Stands in for a Reconstructor, named like its checkpoint."""
+
+    def __init__(self, path, tile, device, decoder):
+        self.name, self.sha256, self.decoder_sha256 = path, path, None
+
+    def __call__(self, pixels):
+        return dull(pixels)
 
 
 def tables(path):
@@ -169,6 +180,40 @@ def test_a_large_image_goes_tile_by_tile_and_shows_no_seam(photo):
     pieces = reconstruct(pixels)
     assert pieces.shape == whole.shape == pixels.shape
     assert np.abs(pieces.astype(int) - whole).mean() < 1
+
+
+def test_groups_and_splits_come_from_the_source(photos, tmp_path):
+    """Crops of one photograph have one group, and a test photograph makes no training pair."""
+    rows = ["sub/1.jpg,train,x", "sub/3.jpg,train,x", "0.jpg,test,"]
+    (photos / "l.csv").write_text("\n".join(["path,split,group", *rows]) + "\n")
+    made, _, _ = align.build(photos / "l.csv", tmp_path / "o", dull)
+    assert [row[3:] for row in made[::2]] == [["x", "train"], ["x", "train"], ["0.jpg", "test"]]
+    assert [row[3:] for row in made[1::2]] == [row[3:] for row in made[::2]]
+
+
+def test_a_run_is_not_resumed_with_another_autoencoder(photos, tmp_path, monkeypatch):
+    """The labels would say of fakes that exist that the new one had made them."""
+    monkeypatch.setattr(command, "Reconstructor", Stand)
+    arguments = ["--images", str(photos), "--out", str(tmp_path / "o")]
+    assert command.main([*arguments, "--ckpt", "first"]) == 0
+    (tmp_path / "o" / "labels.csv").unlink()  # interrupted
+    for more, said in ((["--ckpt", "second"], "autoencoder first, now it is second"),
+                       (["--ckpt", "first", "--metadata", "drop"], "metadata copy, now it is drop")):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            command.main([*arguments, *more, "--resume"])
+    assert not (tmp_path / "o" / "labels.csv").exists()
+    assert command.main([*arguments, "--ckpt", "first", "--resume"]) == 0
+
+
+def test_a_set_without_a_usable_picture_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "Reconstructor", Stand)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"no image")
+    for more in (["--ckpt", "first"], ["--partial", "--inpaint", "telea"]):
+        pytest.importorskip("cv2")
+        with pytest.raises(UserError, match="none of the 1 images"):
+            command.main(["--images", str(tmp_path / "photos"), "--out", str(tmp_path / "o"), *more])
+        assert not (tmp_path / "o").exists()
 
 
 # --- other autoencoders, whole or in halves --------------------------------------------------------------------------

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aidet.errors import UserError
+from data import make_sample
+
 
 @pytest.fixture(scope="module")
 def demo(run, tmp_path_factory):
@@ -38,6 +41,28 @@ def demo(run, tmp_path_factory):
     )
     assert infer.returncode == 0, infer.stderr
     return folder, sample, train, infer
+
+
+def test_only_an_earlier_sample_is_replaced(demo, tmp_path, photo):
+    """--out is deleted before the new sample takes its place."""
+    mine = tmp_path / "mine"
+    (mine / "train").mkdir(parents=True)
+    photo(1, (140, 140)).save(mine / "train" / "a.png")
+    for header in ("path,label", ",".join(make_sample.COLUMNS)):
+        (mine / "labels.csv").write_text(f"{header}\ntrain/b.png,0{',' * (header.count(',') - 1)}\n")
+        with pytest.raises(UserError, match="holds something else than an earlier sample"):
+            make_sample.main(["--images", str(mine / "train"), "--out", str(mine)])
+    (mine / "labels.csv").unlink()
+    with pytest.raises(UserError, match="name a new folder"):
+        make_sample.main(["--images", str(mine / "train"), "--out", str(mine / "train")])
+    assert (mine / "train" / "a.png").is_file()
+    assert make_sample.is_sample(demo[0] / "sample")
+
+
+def test_photographs_of_one_name_are_two_scenes(tmp_path, photo):
+    for name in ("a.png", "a.jpg", "b.png"):
+        photo(1).save(tmp_path / name)
+    assert sorted(scene for scene, *_ in make_sample.own(tmp_path)) == ["a-jpg", "a-png", "b"]
 
 
 def table(path):

@@ -6,7 +6,8 @@
 The first form makes whole reconstructions by an autoencoder. Each has the content, size, format, JPEG quantisation
 tables, chroma subsampling and metadata of its original, so that a detector cannot learn any of those (Rajan et al.,
 "Aligned Datasets Improve Detection of Latent Diffusion-Generated Images", ICLR 2025; Chen et al., "Dual Data
-Alignment", 2025). Writes real/NAME, generated/NAME and labels.csv (path, label, generator, group: the pair).
+Alignment", 2025). Writes real/NAME, generated/NAME and labels.csv (path, label, generator, group: that of the
+source, else the pair; split, if the source has it).
 
 With --partial only a region of each photograph is repainted, by an autoencoder or by OpenCV. Writes
 pictures/NAME_p.jpg, its untouched twin pictures/NAME_r.jpg, both compressed alike, the mask masks/NAME_p.png (255
@@ -28,7 +29,7 @@ from .. import cli, files
 from ..datasets.sources import read_images
 from ..errors import UserError
 from . import partial
-from .pairs import build, real_images
+from .pairs import COLUMNS, build, real_images
 from .reconstruct import TILE, Reconstructor
 from .regions import KINDS
 
@@ -139,10 +140,13 @@ def _check(options):
         raise UserError("--ckpt is missing; give a converted autoencoder, such as ckpt/aidet_tae.ckpt")
 
 
-def _left_out(lost, options, rows):
+def _left_out(lost, options, rows, out):
     for name, why in lost:
         print(cli.printable(f"left out {name}: {why}"), file=sys.stderr)
     if not rows:
+        if [path.name for path in out.iterdir()] == ["align.json"]:  # nothing was made, now or before
+            (out / "align.json").unlink()
+            out.rmdir()
         raise UserError(f"none of the {len(lost)} images of {options.images} could be used")
     return [{"path": name, "reason": why} for name, why in lost]
 
@@ -155,18 +159,21 @@ def _table(path, header, rows):
 def _whole(options, out):
     reconstruct = Reconstructor(options.ckpt[0], options.tile, options.device, (options.decoder or [None])[0])
     metadata = options.metadata or "copy"
+    begun = {
+        "autoencoder": reconstruct.name, "sha256": reconstruct.sha256, "decoder_sha256": reconstruct.decoder_sha256,
+        "tile": options.tile, "metadata": metadata,
+    }  # fmt: skip
+    real_images(options.images)
+    _same(out / "align.json", begun)
+    files.write_json(out / "align.json", begun)
     rows, lost, likeness = build(
         options.images, out, reconstruct, options.originals or "copy", metadata, options.resume, reconstruct.name
     )
-    left_out = _left_out(lost, options, rows)
-    _table(out / "labels.csv", ["path", "label", "generator", "group"], rows)
+    left_out = _left_out(lost, options, rows, out)
+    _table(out / "labels.csv", COLUMNS[: len(rows[0])], rows)
     finite = [p for p in likeness if np.isfinite(p)]
     psnr = float(np.mean(finite)) if finite else None
-    facts = {
-        "autoencoder": reconstruct.name, "sha256": reconstruct.sha256, "decoder_sha256": reconstruct.decoder_sha256,
-        "pairs": len(rows) // 2, "psnr": psnr, "tile": options.tile, "metadata": metadata, "left_out": left_out,
-    }  # fmt: skip
-    files.write_json(out / "align.json", facts)
+    files.write_json(out / "align.json", {**begun, "pairs": len(rows) // 2, "psnr": psnr, "left_out": left_out})
     shown = f", mean PSNR {psnr:.1f} dB" if psnr is not None else ""
     print(f"{len(rows) // 2} pairs in {out}{shown}; labels in {out / 'labels.csv'}")
     if psnr is not None and psnr < FAINT:
@@ -189,7 +196,7 @@ def _partial(options, out):
     _same(out / "align.json", facts)
     files.write_json(out / "align.json", facts)
     rows, lost = partial.build(options.images, out, builders, settings, options.resume)
-    left_out = _left_out(lost, options, rows)
+    left_out = _left_out(lost, options, rows, out)
     _table(out / "labels.csv", partial.COLUMNS, [[row[name] for name in partial.COLUMNS] for row in rows])
     made = [row for row in rows if row["label"]]
     counts = {name: _counted(made, name) for name in ("kind", "builder", "split")}

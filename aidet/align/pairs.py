@@ -16,6 +16,7 @@ from ..datasets.sources import LABEL_COLUMNS, Table, column_of, label_column, re
 from ..errors import UserError
 from ..labels import GENERATED, NAMES, REAL, of_cell
 
+COLUMNS = ["path", "label", "generator", "group", "split"]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 UNDO = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -182,12 +183,17 @@ def build(
     Returns
     -------
     (list of list, list of (str, str), list of float)
-        Rows of labels.csv, (path, reason) of the images that could not be used, and the PSNR of the new fakes.
+        Rows of labels.csv (:data:`COLUMNS`; without the last one if the source has no splits), (path, reason) of the
+        images that could not be used, and the PSNR of the new fakes.
     """
     from tqdm import tqdm
 
     out, rows, lost, likeness = Path(out), [], [], []
-    for name, source in tqdm(originals(folder), desc="pairs", unit="image", file=sys.stderr):
+    table, names = real_images(folder)
+    # Crops of one photograph stay in one group, and what the source keeps for tests stays there.
+    kept = _inherited(table, names)
+    work = zip(names, table.files(), kept)
+    for name, source, columns in tqdm(work, desc="pairs", unit="image", total=len(names), file=sys.stderr):
         fake = out / NAMES[GENERATED] / name
         if unspeakable(name):
             lost.append((cli.printable(name), NOT_UNICODE))
@@ -206,6 +212,13 @@ def build(
             real = f"{NAMES[REAL]}/{name}"
             with files.atomic(out / real, "wb") as file, images.binary(source) as original:
                 shutil.copyfileobj(original, file)
-        rows.append([real, REAL, "original", name])
-        rows.append([f"{NAMES[GENERATED]}/{name}", GENERATED, generator, name])
+        rows.append([real, REAL, "original", *columns])
+        rows.append([f"{NAMES[GENERATED]}/{name}", GENERATED, generator, *columns])
     return rows, lost, likeness
+
+
+def _inherited(table, names):
+    """For each image its group, which is the image itself where the source names none, and its split if there are."""
+    groups = [group or name for group, name in zip(table.groups() or [""] * len(names), names)]
+    splits = table.columns.get("split")
+    return list(zip(groups)) if splits is None else list(zip(groups, splits))

@@ -79,7 +79,8 @@ def file_features(path: Union[str, Path]) -> Dict[str, Any]:
             "bytes_per_pixel": size / (image.width * image.height),
             "jpeg_quality": jpeg_quality(tables[min(tables)]) if jpeg else -1,
             "format": str(image.format),
-            "extension": os.path.splitext(str(path))[1].lower(),
+            # Of the member; a row of Parquet has a number for a name, which would tell the classes of a sorted set.
+            "extension": os.path.splitext((archives.parted(path) or ("", str(path)))[1])[1].lower(),
             "mode": image.mode,
             "jpeg_tables": hashlib.sha256(text).hexdigest()[:8] if jpeg else "none",
             "subsampling": SUBSAMPLING.get(JpegImagePlugin.get_sampling(image), "other") if jpeg else "none",

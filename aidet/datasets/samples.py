@@ -102,6 +102,9 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
         raise UserError(f"data_dir {config.data_dir!r} does not exist")
     log = log or (lambda text: None)
     whole = _table(place, log)
+    silent = whole.splits.count("") if whole is not None and whole.splits else 0
+    if silent:
+        log(f"note: {silent} of {len(whole or ())} images name no split, beside others that do, and are left out")
     train = _split(place, whole, config.train_split, log)
     assert train is not None  # the training split is not optional
     if config.val_split and config.val_split != config.train_split:

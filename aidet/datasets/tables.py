@@ -314,6 +314,8 @@ def tables_in(folder: Place, what: str = "data") -> List[Table]:
         # A folder per split, as image folders of Hugging Face have it, or a folder per generator.
         kind = "split" if name.lower() in SPLIT_WORDS else "generator"
         columns = {**table.columns, kind: [name] * len(table)}
+        if "mask" in columns:  # masks are named from the table's own folder, too
+            columns["mask"] = [cell and f"{name}/{normal_path(cell)}" for cell in columns["mask"]]
         tables.append(Table([f"{name}/{p}" for p in located], columns, folder, str(path)))
     return tables
 

@@ -109,7 +109,9 @@ def _from_bare_column(table: sources.Table) -> Truth:
 def _from_folder(root: Path) -> Truth:
     tables = [_from_table(table) for table in sources.tables_in(root, "labels")]
     if tables:
-        return sources.joined(tables)
+        whole = sources.joined(tables)
+        whole.source = whole.source if len(tables) == 1 else str(root)
+        return whole
     table = sources.read_folder(root, "labels")
     assert table.paths is not None
     found = layout(table.paths, f"labels {str(root)!r}")

@@ -6,7 +6,7 @@ from typing import Union
 
 from .. import files, images, report, runinfo
 from ..cli import OK, PARTIAL
-from ..datasets.sources import split_source
+from ..datasets.sources import read_columns, split_source
 from ..errors import UserError
 from . import included, sentences, vip, worst
 from .comparisons import compared, deduplicated, from_validation
@@ -100,12 +100,18 @@ def threshold_at(point: str, scores: Union[str, Path]) -> float:
     Raises
     ------
     UserError
-        There is no such file, or the detector states no such point.
+        There is no such file, the detector has no such point, or the scores are logits of a contest.
     """
     run, doubt = runinfo.read(scores)
     if run is None:
         why = doubt or f"there is no {runinfo.NAME} of infer.py beside {scores}, which states the thresholds"
         raise UserError(f"--operating-point {point!r}: {why.rstrip('.')}; give --threshold instead")
+    header = read_columns(scores, "scores")[0] or []
+    if "prob" not in header and {"score", "logit"} & set(header):
+        raise UserError(
+            f"--operating-point {point!r}: the logits of {scores} are counted from the threshold of their run; "
+            "name the scores.csv beside it"
+        )
     known = run.get("options", {}).get("thresholds") or {}
     if point not in known:
         has = f"it has {', '.join(known)}" if known else "it has none; give --threshold"

@@ -5,11 +5,12 @@ or absent.
 """
 
 import itertools
+import os
 import re
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Union
 
-from .. import distributed, files, records
+from .. import distributed, files, labels, records, runinfo
 from ..archives.parquet import pyarrow
 from ..datasets import sources
 from ..errors import UserError
@@ -20,6 +21,45 @@ from .submission import Rows, write_submission
 PART, GROUP = 1 << 20, 1 << 16  # rows of a Parquet part, and of a row group in it
 FORMATS = ("result", "csv", "logit", "submission")
 FILE_NAMES = {"result": "result.txt", "csv": "scores.csv", "logit": "logits.csv", "submission": "submission.csv"}
+
+
+def refuse_names(
+    out: Union[str, Path], kind: str, name: Optional[str], stability: bool, read: Sequence[Union[None, str, Path]]
+) -> None:
+    """Refuse, before anything is scored, result files that would replace one another or a file that the run reads.
+
+    Parameters
+    ----------
+    out, kind, name, stability :
+        As for :func:`write`.
+    read : sequence of str or Path
+        The list of the images, the sample submission; None and folders are passed over.
+
+    Raises
+    ------
+    UserError
+        Names the file and the remedy.
+    """
+    own = name or FILE_NAMES[kind]
+    others = [runinfo.NAME, *([] if kind == "csv" else ["scores.csv"]), *(["stability.csv"] if stability else [])]
+    if own.lower() in others:
+        raise UserError(f"{str(Path(out, own))!r}: a run writes {own} of its own beside it; give another name")
+    for path in (Path(out, other) for other in (own, *others)):
+        if path.is_dir():
+            raise UserError(f"{str(path)!r} is a folder, where the result goes; give another name or folder")
+        for source in filter(None, read):
+            if path.is_file() and os.path.isfile(source) and path.samefile(source):
+                raise UserError(
+                    f"{str(source)!r} is read by this run, whose result would replace it; give another name or folder"
+                )
+    if kind == "logit" and name is not None and Path(out, own).is_file():
+        with open(Path(out, own), encoding="utf-8-sig", errors="replace") as file:
+            first = file.readline().strip()
+        if first not in ("", "filename,logit"):
+            raise UserError(
+                f"{str(Path(out, own))!r} is no earlier result (its first line is {first[:60]!r}) and would be "
+                "replaced: of IN.csv OUT.csv the second file is written; give another name"
+            )
 
 
 def write(
@@ -33,6 +73,7 @@ def write(
     name: Optional[str] = None,
     answer: str = "auto",
     local: bool = False,
+    threshold: float = 0.5,
 ) -> List[Path]:
     """Write the result files.
 
@@ -58,6 +99,8 @@ def write(
         What a submission holds, see :func:`aidet.inference.submission.read_sample`.
     local : bool
         Write the columns of a localizer, see :func:`write_scores`.
+    threshold : float
+        Of the probability; logits are counted from it, see :func:`aidet.labels.above`.
 
     Returns
     -------
@@ -75,9 +118,9 @@ def write(
     if kind == "result":
         written.append(write_result(path, rows, skip))
     elif kind == "logit":
-        written.append(write_logits(path, rows, skip))
+        written.append(write_logits(path, rows, skip, threshold))
     elif kind == "submission":
-        written.append(write_submission(path, rows, sample, answer))
+        written.append(write_submission(path, rows, sample, answer, threshold))
     written.append(write_scores(path if kind == "csv" else out / "scores.csv", rows, models, local))
     if stability:
         written.append(write_stability(out / "stability.csv", rows))
@@ -200,21 +243,21 @@ def write_result(path: Union[str, Path], rows: Rows, skip: bool = False) -> Path
     return Path(path)
 
 
-def _logit(record):
-    """The score; for an unusable input 0 (undecided), or -1 or 1 if ``--on-error`` names a label."""
+def _logit(record, threshold):
+    """The score less the threshold's; for an unusable input 0 (undecided), or -1 or 1 if ``--on-error`` says so."""
     if record.score is not None:
-        return number(record.score)
+        return number(labels.above(record.score, threshold))
     return {None: "0", 0: "-1", 1: "1"}[record.label]
 
 
-def write_logits(path: Union[str, Path], rows: Rows, skip: bool = False) -> Path:
-    """The VIP Cup's CSV: ``filename,logit``, rows in input order; above 0 means generated."""
+def write_logits(path: Union[str, Path], rows: Rows, skip: bool = False, threshold: float = 0.5) -> Path:
+    """The VIP Cup's CSV: ``filename,logit``, rows in input order; above 0 means generated at any threshold."""
     with _open(path) as file:
         writer = records.csv_writer(file)
         writer.writerow(["filename", "logit"])
         for r in rows():
             if r.ok or not skip:
-                writer.writerow([r.path, _logit(r)])
+                writer.writerow([r.path, _logit(r, threshold)])
     return Path(path)
 
 

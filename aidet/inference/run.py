@@ -54,7 +54,7 @@ class Target(NamedTuple):
 
 def is_look(args: argparse.Namespace) -> bool:
     """Whether the answer goes to the screen: images are named, and no place for result files."""
-    vip = len(args.inputs) == 2 and all(name.endswith(".csv") for name in args.inputs)
+    vip = len(args.inputs) == 2 and all(name.lower().endswith(".csv") for name in args.inputs)
     if args.inputs and args.images:
         raise UserError(f"got {args.inputs[0]!r} and --images {args.images!r}; name the images in one way")
     return not args.out and not args.contest and not vip and bool(args.inputs or args.images)
@@ -138,6 +138,8 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
         raise UserError(f"--answer {args.answer!r} goes with --format submission, not with {target.format!r}")
     if args.sample_submission and target.format != "submission":
         raise UserError(f"--sample-submission goes with --format submission, not with {target.format!r}")
+    read = (target.images, args.sample_submission)
+    results.refuse_names(target.folder, target.format, target.name, args.stability, read)
     inputs = Inputs(target.images)
     total, names = inputs.survey()
     for line in inputs.left.lines():
@@ -343,7 +345,9 @@ def finish(out: Path, journals: Sequence[Path], facts: Dict[str, Any], parts: bo
     answer = facts.get("answer", "auto")
     kind, on_error, sample, stability, name = (facts[key] for key in "format on_error sample stability name".split())
     local = "localizer" in facts
-    written = results.write(out, rows, list(facts["models"]), kind, on_error, sample, stability, name, answer, local)
+    written = results.write(
+        out, rows, list(facts["models"]), kind, on_error, sample, stability, name, answer, local, facts["threshold"]
+    )
     made = results.write_parts(out / "parts", rows, list(facts["models"]), stability) if parts else []
     ends = [read_end(journal) for journal in journals]
     facts_at = runinfo.write(out, facts, ends, {**counts, **({"error": bad} if bad else {})}, [*written, *made])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from .. import dialect, files, labels, records
+from ..datasets.archived import as_folders
 from ..datasets.sources import LABEL_COLUMNS, PATH_COLUMNS, column_of, examples, normal_path
 from ..datasets.table import has_extension
 from ..errors import UserError, nearest
@@ -53,8 +54,11 @@ class Answer(NamedTuple):
     side: int = GENERATED
     words: Optional[Tuple[str, str]] = None
 
-    def value(self, record: Record) -> str:
-        """The cell of a record; an unusable image is real or, where numbers are wanted, undecided."""
+    def value(self, record: Record, threshold: float = 0.5) -> str:
+        """The cell of a record; an unusable image is real or, where numbers are wanted, undecided.
+
+        A score is counted from the ``threshold`` of the probability, see :func:`aidet.labels.above`.
+        """
         if self.kind == "label":
             label = REAL if record.label is None else record.label
             return (self.words or ("0", "1"))[int(label == self.side)]
@@ -63,6 +67,7 @@ class Answer(NamedTuple):
             score = {None: 0.0, REAL: -1.0, GENERATED: 1.0}[record.label]
         prob = float(labels.sigmoid(score)) if record.prob is None else record.prob
         if self.kind == "score":
+            score = score if record.score is None else labels.above(score, threshold)
             return number(score if self.side == GENERATED else -score)
         return number(prob if self.side == GENERATED else 1 - prob)
 
@@ -227,7 +232,9 @@ def match_sample(sample: Sequence[str], rows: Iterable[str], where: str) -> Dict
     for path in rows:
         total += 1
         plain = _plain(path)
-        ends = [plain, *(plain[i + 1 :] for i, c in enumerate(plain) if c == "/")]
+        # A member of an archive has a name, a row of Parquet only a number.
+        inside = as_folders(plain) if has_extension(plain) else plain
+        ends = [plain, *(inside[i + 1 :] for i, c in enumerate(inside) if c == "/")]
         for name in {form for end in ends for form in (end, os.path.splitext(end)[0])}:
             known.setdefault(name, []).append(path)
     plain_names = {name: _plain(name) for name in sample}
@@ -280,10 +287,16 @@ def _fronts(names: Sequence[str]) -> List[str]:
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
-def write_submission(path: Union[str, Path], rows: Rows, sample: Union[None, str, Path], answer: str = "auto") -> Path:
+def write_submission(
+    path: Union[str, Path],
+    rows: Rows,
+    sample: Union[None, str, Path],
+    answer: str = "auto",
+    threshold: float = 0.5,
+) -> Path:
     """``submission.csv``: the sample's rows and columns in its order and with its separator, with our answers."""
     form = read_sample(sample, answer)
-    answers: Dict[str, List[str]] = {r.path: [column.value(r) for column in form.answers] for r in rows()}
+    answers: Dict[str, List[str]] = {r.path: [c.value(r, threshold) for c in form.answers] for r in rows()}
     found = match_sample(form.names, answers, form.path)
     # On Linux a file name need not be valid Unicode; other bytes are written as \\udcXX.
     with files.atomic(path, errors="backslashreplace") as file:

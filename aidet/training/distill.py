@@ -6,7 +6,7 @@ the loss of Hinton et al. 2015.
 
 import csv
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -182,17 +182,34 @@ class _Teacher:
         # The student sees (p - offset) / factor of a pixel p in [0, 1]: convert it to p, then to the teacher's units.
         self.scale = (factor / own_factor).reshape(1, 3, 1, 1)
         self.shift = ((offset - own_offset) / own_factor).reshape(1, 3, 1, 1)
-        # A transformer takes one size only; convolutional teachers see the crop at its own size.
-        fixed = any(word in sidecar.architecture for word in ("vit", "deit", "swin"))
-        self.size = sidecar.size if fixed else None
+        self.size = sidecar.size
+        # A transformer takes one size only; convolutional teachers see the crop at its own size, if they can.
+        self.fixed = any(word in sidecar.architecture for word in ("vit", "deit", "swin"))
+        self.takes: Dict[Tuple[int, ...], bool] = {}
 
     def __call__(self, x):
         x = self.ms.Tensor((x * self.scale + self.shift).astype(np.float32))
-        if self.size and tuple(x.shape[2:]) != self.size:
+        if self.size and tuple(x.shape[2:]) != self.size and not self._takes(x.shape[1:]):
             x = self.ms.ops.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
         out = self.net(x)
         out = out[0] if isinstance(out, tuple) else out
         return labels.score_from_logits(out.asnumpy(), self.order)
+
+    def _takes(self, shape):
+        """Whether the network takes images of this shape; one with a dense layer over all positions does not."""
+        if self.fixed:
+            return False
+        if shape not in self.takes:
+            mode = self.ms.get_context("mode")
+            self.ms.set_context(mode=self.ms.PYNATIVE_MODE)  # a graph that cannot be compiled leaves files behind
+            try:
+                self.net(self.ms.Tensor(np.zeros((1, *shape), np.float32)))
+                self.takes[shape] = True
+            except Exception:  # noqa: BLE001 - MindSpore raises several types for shapes that do not fit
+                self.takes[shape] = False
+            finally:
+                self.ms.set_context(mode=mode)
+        return self.takes[shape]
 
 
 def _units(line):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import images
+from aidet import data, images
 from aidet.audit import audit, shortcuts
+from aidet.datasets import read_labels
 from aidet.errors import UserError
 
 
@@ -118,6 +119,24 @@ def test_alignment_removes_a_partial_shortcut_and_the_detectors_gain(found, plan
     assert result["detector"]["raw"]["accuracy"] == pytest.approx(0.8)
     assert result["detector"]["aligned"]["accuracy"] == pytest.approx(0.5)
     assert result["aligned"]["features"]["format"]["auc"] < 0.6 and 40 <= result["aligned"]["n"] <= 120
+
+
+def test_the_numbers_of_rows_in_parquet_are_no_property(plant, tmp_path):
+    """Sorted by class, their order would be the label."""
+    pytest.importorskip("pyarrow")
+    labels = plant(clean)
+    rows = sorted(csv.DictReader(open(labels)), key=lambda row: row["label"])
+    with open(labels.parent / "sorted.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    found = []
+    for form in ("parquet", "tar"):
+        data.pack(data.opened(str(labels.parent / "sorted.csv")), tmp_path / form, form, 1 << 30)
+        features, *_ = audit.read_features(read_labels(tmp_path / form).files())
+        found.append({name: values for name, values in features.items() if name != "extension"})
+        assert set(features["extension"]) == ({""} if form == "parquet" else {".jpg"})
+    assert found[0] == found[1]
 
 
 def test_groups_stay_together(plant):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import struct
 import tarfile
@@ -225,6 +226,56 @@ def test_splits_whose_names_make_one_stem_lose_nothing(folder, tmp_path):
         count, shards, lost = data.pack(data.opened(str(tmp_path / "l.csv")), tmp_path / kind, kind, 1 << 30)
         assert (count, shards, lost) == (len(NAMES), 4, []) and len(list((tmp_path / kind).iterdir())) == 4
         assert len(read_labels(tmp_path / kind).paths) == len(NAMES)
+
+
+@pytest.mark.parametrize("form", sorted(data.SHARDS))
+def test_a_folder_with_tables_is_packed_as_it_is_trained_on(folder, form, tmp_path, capsys):
+    """ArtiFact's folders, and beside them a set with masks and another name of the classes' column."""
+    tables = {
+        "coco": ["image_path,target,category", "0.png,0,scene", "1.png,0,scene"],
+        "ddpm": ["image_path,target,category", "0.png,5,face", "1.png,5,face"],
+        "partial": ["path,label,mask", "0.png,1,masks/0.png", "1.png,0,"],
+    }
+    for place, (name, rows) in enumerate(tables.items()):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(2):
+            shutil.copy(folder / NAMES[2 * place + i], tmp_path / "set" / name / f"{i}.png")
+        (tmp_path / "set" / name / "metadata.csv").write_text("\n".join([rows[0], *rows[1:]]) + "\n")
+    assert data.main(["pack", str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--format", form]) == 0
+    assert "the column 'mask' is left out" in capsys.readouterr().err
+    keys = {"multiclass_to_binary": True, "val_while_train": False}
+    made, _, classes = open_data(config.load(None, {"data_dir": str(tmp_path / "out"), **keys}), print)
+    plain, _, expected = open_data(config.load(None, {"data_dir": str(tmp_path / "set"), **keys}), print)
+    assert classes == expected == ["real", "ddpm", "partial"] and "mask" not in made.columns
+    packed = {archives.read(file): target for file, target in zip(made.files(), made.targets.tolist())}
+    assert packed == {file.read_bytes(): target for file, target in zip(plain.files(), plain.targets.tolist())}
+    assert len(packed) == 6
+
+
+@pytest.mark.parametrize("form", sorted(data.SHARDS))
+@pytest.mark.parametrize("cells", [("cat", "dog"), ("real", "")])
+def test_classes_that_are_no_sides_are_packed_as_words(folder, form, cells, tmp_path):
+    rows = "".join(f"{folder / name},{cell}\n" for name, cell in zip(NAMES, cells))
+    (tmp_path / "l.csv").write_text("path,label\n" + rows)
+    assert data.main(["pack", str(tmp_path / "l.csv"), "--out", str(tmp_path / "out"), "--format", form]) == 0
+    assert read_images(tmp_path / "out").columns["label"] == list(cells)
+
+
+def test_the_class_of_the_content_stays_beside_the_side(folder, tmp_path):
+    (tmp_path / "l.csv").write_text(f"path,label,is_fake\n{folder / NAMES[0]},cat,0\n{folder / NAMES[1]},dog,1\n")
+    made = data.opened(str(tmp_path / "l.csv"))
+    assert made.columns["label"] == ["real", "generated"] and made.columns["source_label"] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("form", sorted(data.SHARDS))
+def test_names_that_are_not_unicode_and_splits_with_dots(folder, form, tmp_path):
+    (tmp_path / "set" / "real").mkdir(parents=True)
+    shutil.copy(folder / NAMES[0], os.fsencode(tmp_path / "set" / "real") + b"/odd\xff.png")
+    assert data.main(["pack", str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--format", form]) == 0
+    assert images.decode(read_images(tmp_path / "out").files()[0]).size == (500, 20)
+    (tmp_path / "l.csv").write_text(f"path,label,split\n{folder / NAMES[0]},0,../x\n{folder / NAMES[1]},1,..\n")
+    assert data.main(["pack", str(tmp_path / "l.csv"), "--out", str(tmp_path / "more"), "--format", form]) == 0
+    assert len(read_images(tmp_path / "more")) == 2
 
 
 @pytest.mark.parametrize("kind, column", [("parquet", "image"), ("tar", "name")])

@@ -281,6 +281,26 @@ def test_beside_a_table_without_splits_no_test_image_is_trained_on(tmp_path, pho
     assert not {"a/4.png", "a/5.png"} & set(train.paths) and any("2 test images are left out" in line for line in said)
 
 
+def test_rows_without_a_split_are_counted(tmp_path, photo):
+    lines = ["path,label,split"]
+    for i in range(6):
+        photo(i).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{i % 2},{'train' if i < 4 else ''}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    said = []
+    train, _, _ = open_data(config.load(None, {"data_dir": str(tmp_path), "val_while_train": False}), said.append)
+    assert len(train) == 4 and any(line.startswith("note: 2 of 6 images name no split") for line in said)
+
+
+def test_masks_of_a_table_in_a_subfolder_are_found(tmp_path, photo):
+    """They are named from the table's own folder, as the pictures are."""
+    for name in ("a", "b"):
+        table(tmp_path / name, "path,label,mask\n0.png,1,m/0.png\n1.png,0,\n", "0.png", "1.png", name="metadata.csv")
+    train, _, _ = open_data(config.load(None, {"data_dir": str(tmp_path), "val_while_train": False}), print)
+    assert train.columns["mask"] == ["a/m/0.png", "", "b/m/0.png", ""]
+    assert truth.read_labels(tmp_path).columns["mask"] == train.columns["mask"]
+
+
 def test_a_metadata_table_in_every_split(tmp_path):
     """The image folder of Hugging Face: train/metadata.jsonl and test/metadata.jsonl with classes."""
     for split in ("train", "test"):

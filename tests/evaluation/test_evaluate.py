@@ -505,6 +505,20 @@ def test_each_of_two_files_has_its_own_operating_point(small):
     assert abs(difference) == pytest.approx(abs(found("a")["balanced_accuracy"] - alone))
 
 
+def test_logits_of_a_contest_have_no_operating_points(small):
+    """Their 0 is the threshold of the run, so that a threshold of the detector's probability means nothing for them."""
+    rows = csv.DictReader(open(small / "run/scores.csv"))
+    write_csv(small / "run/logits.csv", ["filename", "logit"], [[r["path"], r["score"]] for r in rows])
+    found = {"format": 1, "models": [], "processes": [], "versions": {}, "images_per_second": None}
+    found.update(
+        options={"thresholds": {"balanced": 0.9}}, outputs={"logits.csv": files.sha256(small / "run/logits.csv")}
+    )
+    (small / "run/run.json").write_text(json.dumps(found))
+    with pytest.raises(UserError, match="counted from the threshold of their run; name the scores.csv beside it"):
+        measured(small, scores=small / "run/logits.csv", operating_point="balanced")
+    assert measured(small, scores=small / "run/logits.csv")["threshold"] == 0.5
+
+
 def test_vip_of_two_files(tmp_path, run):
     write_csv(tmp_path / "l.csv", ["filename", "label"], [[f"{i}.png", i % 2] for i in range(40)])
     for k in (0, 1):

@@ -494,6 +494,46 @@ def test_vip_form(model, folder, tmp_path, monkeypatch):
         call(listing, tmp_path / "out.csv", "--format", "csv")
 
 
+@pytest.mark.parametrize("threshold", ["0.2", "0.5", "0.9", "1"])
+def test_above_zero_means_generated_at_any_threshold(model, folder, tmp_path, threshold):
+    """The contests' servers know no other threshold than 0."""
+    sample = tmp_path / "sample.csv"
+    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*.*")]
+    sample.write_text("id,logit\n" + "".join(f"{name},0\n" for name in names))
+    flags = ["--ckpt", model, "--images", folder, "--threshold", threshold]
+    assert call(*flags, "--out", tmp_path / "a", "--format", "logit") == 0
+    assert call(*flags, "--out", tmp_path / "b", "--format", "submission", "--sample-submission", sample) == 0
+    expected = {r["path"]: r["label"] for r in table(tmp_path / "a" / "scores.csv")}
+    for path, key in ((tmp_path / "a" / "logits.csv", "filename"), (tmp_path / "b" / "submission.csv", "id")):
+        assert {r[key]: str(int(float(r["logit"]) > 0)) for r in table(path)} == expected
+    if threshold == "0.9":
+        assert {r["label"] for r in table(tmp_path / "a" / "scores.csv") if float(r["score"]) > 0} == {"0", "1"}
+
+
+def test_no_result_replaces_another_or_what_the_run_reads(model, folder, tmp_path):
+    listing = tmp_path / "scores.csv"
+    listing.write_text(f"filename\n{folder / '1.png'}\n")
+    sample = tmp_path / "submission.csv"
+    sample.write_text("id,label\n1,0\n")
+    (tmp_path / "o.csv").mkdir()
+    own, other = tmp_path / "in.csv", tmp_path / "LIST.CSV"
+    own.write_text(listing.read_text())
+    other.write_text("path\n1.png\n")
+    before = sorted(tmp_path.iterdir()), listing.read_text()
+    for arguments, said in (
+        ([own, own], "in.csv' is read by this run"),
+        ([listing, tmp_path / "out.csv"], "scores.csv' is read by this run"),
+        ([listing, tmp_path / "new" / "scores.csv"], "writes scores.csv of its own"),
+        ([listing, tmp_path / "o.csv"], "is a folder"),
+        ([own, other], "is no earlier result .its first line is 'path'. and would be replaced"),
+        (["--images", folder / "1.png", "--out", tmp_path, "--format", "submission", "--sample-submission", sample],
+         "submission.csv' is read by this run"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            call("--ckpt", model, *arguments)
+    assert (sorted(tmp_path.iterdir()), listing.read_text()) == before
+
+
 def test_contest_form_tolerates_the_platforms_flags(model, folder, tmp_path, reference, capsys):
     base = ["--model_path", model, "--test_data_path", folder, "--votes", 3, "--aim_repo", "x", "--device_id=0"]
     assert call(*base, "--output_path", tmp_path / "o") == 0

@@ -115,6 +115,14 @@ def test_identifiers_that_do_not_fit(names, images, said):
         submission.match_sample(names, images, "s")
 
 
+def test_members_of_an_archive_are_named_without_it():
+    rows = ["set.zip#rocket.png", "set.zip#deep/coffee.png"]
+    for names in (["rocket", "coffee"], ["rocket.png", "deep/coffee.jpg"], rows):
+        assert list(submission.match_sample(names, rows, "s.csv").values()) == rows
+    with pytest.raises(UserError, match="'1' fits no image"):  # the number of a row is no name
+        submission.match_sample(["1"], ["train.parquet#1"], "s.csv")
+
+
 def test_folders_of_the_sample_tell_equal_names_apart():
     images = ["real/1.png", "fake/1.png"]
     assert submission.match_sample(["x/fake/1.png", "x/real/1.png"], images, "s")["x/fake/1.png"] == "fake/1.png"

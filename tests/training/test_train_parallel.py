@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aidet import ckpt, config, images, labels
+from aidet import ckpt, config, images, labels, models, runtime
 from aidet.errors import UserError
 from aidet.training import distill
 from aidet.training.run import train
@@ -120,6 +120,24 @@ def test_teachers_give_their_own_probability_whatever_the_units(data, tmp_path):
     assert np.allclose(soft[0, 1], labels.sigmoid(score[0] / 4), atol=1e-5) and np.allclose(soft.sum(), 1)
     assert np.allclose(distill.Teachers({"teachers": [str(path)] * 2, "combine": "max", "temperature": 4}, line,
                                         ["generated", "real"])(line(image)[None])[0, 0], soft[0, 1])  # fmt: skip
+
+
+def test_a_teacher_of_one_size_sees_the_crop_at_its_size(tmp_path):
+    """CIFAKE's network has a dense layer over all positions; without one, the crop's own size is kept."""
+    runtime.setup(seed=0)
+    order, sides = ["real", "generated"], {"classes": ["real", "generated"], "class_order": ["real", "generated"]}
+    x = np.random.default_rng(0).random((2, 3, 64, 64), np.float32)
+    for name, made, size in (("cifake_cnn", {"num_classes": 2}, 32), ("testing", {"num_classes": 2}, 64)):
+        about = {"size": [32, 32], "channels": 3, "transform": "decode | resize((32, 32)) | to_float"}
+        facts = {"architecture": name, "arguments": made, "num_outputs": 2, **sides, "input": about, "threshold": None}
+        ckpt.save(models.create(name, **made), tmp_path / f"{name}.ckpt", facts)
+        settings = {"teachers": [str(tmp_path / f"{name}.ckpt")]}
+        found = distill.Teachers(settings, images.Pipeline("resize((64, 64)) | to_float"), order).scores(x)[0]
+        import mindspore as ms
+
+        at = ms.ops.interpolate(ms.Tensor(x), size=(size, size), mode="bilinear", align_corners=False)
+        own = labels.score_from_logits(ckpt.load_model(tmp_path / f"{name}.ckpt")(at).asnumpy(), order)
+        assert np.allclose(found, own, atol=1e-5)
 
 
 def test_a_student_learns_from_the_teacher_alone(data, tmp_path):
