@@ -200,7 +200,7 @@ class Detector(Ensemble):
         fused = len(names) > 1 or bool(points) or stated.calibration != (1.0, 0.0)
         calibration = stated.calibration if fused else None
         fusion = functools.partial(
-            Fusion, spec.get("fuse", "soft"), names, spec.get("weights"), calibration=calibration
+            Fusion, spec.get("fuse", "soft"), names, spec.get("weights"), calibration=calibration, voted=vote == "hard"
         )
         fusion(spec.get("thresholds"))  # report a wrong name before any model is loaded
         options: Dict[str, Any] = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
@@ -249,8 +249,8 @@ class Detector(Ensemble):
             fused = self._fuse([scores], [weights])[0] + moved * self.fusion.scale
             return _vote.verdict(fused, self.threshold, self.unsure)[1:]
 
-        if first is not None and self.vote == "soft" and not early_exit:
-            apart = score_margin_of(first.backend, exact.views)
+        if first is not None and self.vote == "soft" and not early_exit and self.fusion.follows:
+            apart = score_margin_of(first.backend, exact.views, exact.scale / first.scale)
         return Cascade(exact, decide, early_exit, first, margin, apart)
 
     def __reduce__(self):

@@ -116,6 +116,26 @@ def test_the_margin_of_an_images_score_counts_for_the_vote_that_it_was_measured_
     assert own.score_margin == apart
 
 
+def test_the_margin_holds_after_another_calibration(pair, tmp_path):
+    path, small, files = pair
+    make_model(tmp_path / "a.ckpt", calibration={"scale": 5.0, "offset": 0.4})  # the same weights
+    old, new = (Detector(p, cascade=small).cascade for p in (path, tmp_path / "a.ckpt"))
+    assert new.margin == old.margin, "of raw scores"
+    assert new.score_margin == pytest.approx(10 * old.score_margin), "of calibrated ones"
+
+
+def test_a_hard_fusion_of_one_model_is_settled_by_the_margin_of_its_views(pair, tmp_path):
+    path, small, files = pair
+    line = Detector(path).score(files[0], root=files[0].parent).prob + 1e-4
+    head = f"models: [{path}]\nfuse: hard\ncalibration: {{scale: 1.0, offset: 0.1}}\n"
+    (tmp_path / "hard.yaml").write_text(head + f"thresholds: {{a: {line}}}\n")
+    exact, detector = (Detector(tmp_path / "hard.yaml", cascade=c, unsure="none") for c in (None, small))
+    own, network = detector.cascade, detector.models[0]
+    for sign in (-1, 1):
+        own.first.run = lambda views, off=sign * 0.999 * own.margin: network.run(views) + off
+        assert [v.label for v in detector.score(files)] == [v.label for v in exact.score(files)]
+
+
 def test_the_default_detectors_margin_holds_on_photographs_that_it_was_not_measured_on(tmp_path):
     for scene, split, path in make_sample.packaged():
         folder = tmp_path / ("others" if split == "test" else "calibration")

@@ -72,6 +72,13 @@ def test_a_models_threshold_moves_its_boundary():
     assert soft({"a": boundary, "b": boundary}) == pytest.approx(0, abs=1e-12)
 
 
+def test_a_hard_vote_has_used_a_models_threshold_already():
+    fusion = vote.Fusion("soft", ["a", "b"], thresholds={"a": 0.2, "b": 0.2}, voted=True)
+    views = np.array([-2.0, -2.0, -2.0, -1.0, 0.0])  # two of five are above .2
+    share = vote.combine_views(views, "hard", 0.2)
+    assert sigmoid(fusion({"a": share, "b": share})) == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize(
     "call, text",
     [
@@ -86,6 +93,7 @@ def test_a_models_threshold_moves_its_boundary():
         (lambda: vote.Fusion("soft-or", ["a"], weights={"a": 1}), "takes no weights"),
         (lambda: vote.unsure_zone("0.6,0.4"), "LOW <= HIGH"),
         (lambda: vote.unsure_zone("half"), "two numbers"),
+        (lambda: vote.unsure_zone(3), r"unsure \(=3\) must be none or two numbers"),
         (lambda: views.Views("center_crop(8) | normalize(half)", votes=0), r"votes \(=0\) must be a whole number >= 1"),
         (lambda: views.Views("center_crop(8)", votes=3, kind="random_crop(9)"), "9"),
         (lambda: views.Views("center_crop(8)", votes=3, kind="center_crop(8)"), "are not random"),
