@@ -14,8 +14,8 @@ from .views import Views
 # Metadata key under which the ONNX model of a first stage states its margin, how it was made, and if not in eight bits
 # its precision.
 STAMP = "aidet.quantized"
-# The score of a view that was not scored is assumed to lie within these bounds. They are far beyond what a network gives:
-# a calibration with a small scale brings scores of some hundreds back to where they decide.
+# The score of a view that was not scored is assumed to lie within these bounds, far beyond what a network gives: scores
+# of some hundreds may still lie on either side of a threshold after a calibration with a small scale.
 BOUND = 1e9
 
 

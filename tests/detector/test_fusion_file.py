@@ -160,3 +160,16 @@ def test_a_detector_of_relative_paths_is_opened_again_elsewhere(folder, tmp_path
         monkeypatch.chdir(tmp_path)
         assert pickle.loads(kept).names == made.names
         monkeypatch.chdir(folder)
+
+
+def test_a_file_of_other_models_is_no_way_to_fuse_these(folder):
+    both = [folder / "a.ckpt", folder / "sub" / "b.ckpt"]
+    assert Detector(*both, fuse=folder / "large.yaml").names == ["a", "b"]
+    with pytest.raises(UserError, match=r"large.yaml' is of .*b.ckpt, not of .*a.ckpt; give it alone, --ckpt .*large"):
+        Detector(both[0], fuse=folder / "large.yaml")
+
+
+def test_a_prior_alone_is_a_statement_of_the_file(tmp_path):
+    make_model(tmp_path / "a.ckpt")
+    (tmp_path / "one.yaml").write_text("models: [a.ckpt]\ncalibration: {scale: 1, offset: 0, prior: 0.5}\n")
+    assert Detector(tmp_path / "one.yaml").prior == 0.5

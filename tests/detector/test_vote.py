@@ -84,6 +84,7 @@ def test_a_hard_vote_has_used_a_models_threshold_already():
     [
         (lambda: vote.combine_views([1], "mean"), "unknown vote 'mean'"),
         (lambda: views.Views("to_float", weights="details"), "did you mean 'detail'"),
+        (lambda: views.Views("to_float", kind=3), r"views \(=3\) must be a name"),
         (lambda: vote.Fusion("softor", ["a"]), "did you mean 'soft-or'"),
         (lambda: vote.Fusion("soft", ["alpha"], weights={"alfa": 1}), "did you mean 'alpha'"),
         (lambda: vote.Fusion("soft", ["a", "b"], weights={"a": 1}), "no value for 'b'"),
