@@ -55,11 +55,7 @@ class OpenVino:
 
     def __init__(self, model: Union[str, Path, bytes], metadata: Dict[str, str], precision: str = "float32") -> None:
         core = library().Core()
-        if precision == "bfloat16" and "BF16" not in abilities():
-            raise UserError(
-                "precision bfloat16 needs a processor with bfloat16 instructions (AVX-512 BF16 or AMX); OpenVINO finds "
-                f"{', '.join(abilities())} on this one; use --precision float32"
-            )
+        require(precision)
         self.precision, self._metadata = precision, metadata
         streams = cpus()
         settings = {
@@ -138,6 +134,16 @@ def abilities() -> List[str]:
     """What the processor computes at full speed, as OpenVINO names it: ``FP32``, ``BF16``, ``INT8`` ..."""
     found = library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [name for name in found if name in ("FP32", "FP16", "BF16", "INT8")]
+
+
+def require(precision: str) -> None:
+    """Raise :class:`UserError` if OpenVINO is not installed, or the processor does not compute in that precision."""
+    library()
+    if precision == "bfloat16" and "BF16" not in abilities():
+        raise UserError(
+            "precision bfloat16 needs a processor with bfloat16 instructions (AVX-512 BF16 or AMX); OpenVINO finds "
+            f"{', '.join(abilities())} on this one; use --precision float32"
+        )
 
 
 def is_faster(architecture: str) -> bool:
