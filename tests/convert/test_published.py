@@ -300,6 +300,11 @@ def test_a_detector_of_several_files(tmp_path):
         mine.read([tmp_path])
     with pytest.raises(UserError, match="holds no single tensor"):
         reading.read_bare(tmp_path / "mine.yaml", "x")
+    whole = (tmp_path / "dct_mean").read_bytes()
+    for length in (10, len(whole) // 2, len(whole) - 10):
+        (tmp_path / "dct_mean").write_bytes(whole[:length])
+        with pytest.raises(UserError, match="truncated file"):
+            reading.read_bare(tmp_path / "dct_mean", "x")
 
 
 @pytest.mark.parametrize("name", ["none", "x", "left_diagonal"])
