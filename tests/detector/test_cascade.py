@@ -1,6 +1,8 @@
 """infer.py --cascade: eight bits first, the checkpoint if the score is close, and the checkpoint's decisions."""
 
+import contextlib
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from aidet.detector import cascade, default
 from aidet.detector.network import Network
 from aidet.detector.scorer import Scorer
 from aidet.errors import UserError
+from aidet.inference import run
 from data import make_sample
 
 SETTINGS = [
@@ -183,6 +186,22 @@ def test_a_cascade_from_the_command_line(pair, tmp_path, capsys):
         found["options"]["cascade"]
         and json.loads((tmp_path / "full/run.json").read_text())["options"]["cascade"] is None
     )
+
+
+def test_what_a_cluster_scored_twice_is_not_counted_here(pair, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pyarrow")
+    path, small, files = pair
+
+    def stream(items, total, detector, **_):  # in processes of its own, each with a copy of the detector
+        return pickle.loads(pickle.dumps(detector)).stream(items)
+
+    monkeypatch.setattr(run.distributed, "ray", lambda: None)
+    monkeypatch.setattr(run.distributed, "connected", lambda *_: contextlib.nullcontext(1))
+    monkeypatch.setattr(run.distributed, "stream", stream)
+    flags = ["--ckpt", path, "--images", files[0].parent, "--out", tmp_path, "--cascade", small, "--engine", "ray"]
+    assert infer.run([str(f) for f in flags]) == 0
+    assert "close" not in capsys.readouterr().out
+    assert "scored_twice" not in json.loads((tmp_path / "run.json").read_text())["processes"][0]
 
 
 @pytest.mark.parametrize(
