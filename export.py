@@ -40,6 +40,11 @@ def run(argv: List[str]) -> None:
     from aidet.detector import default
 
     ckpt = default.checkpoints(args.ckpt and [args.ckpt])[0]
+    for flag, precision in (("int8", "int8"), ("bf16", "bfloat16")):
+        if getattr(args, flag):  # what is wrong with these images is said before anything is written
+            from aidet.detector import int8
+
+            int8.check(ckpt, getattr(args, flag), args.labels, precision=precision)
     verdict = exporter.export(ckpt, args.format, args.out, *options)
     where = Path(args.out) / verdict["file"]
     if verdict["difference"] is None:

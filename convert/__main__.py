@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
 from aidet.cli import main
@@ -69,6 +70,8 @@ def run_convert(argv: List[str]) -> int:
     args = parser_convert().parse_args(argv)
     if args.num_classes is not None and args.num_classes < 1:
         raise UserError(f"--num-classes (={args.num_classes}) must be >= 1")
+    if args.report and (Path(args.report).is_dir() or any(p.is_file() for p in Path(args.report).parents)):
+        raise UserError(f"--report {args.report!r} is a folder or lies under a file; choose another name")
     _start()
     from aidet.files import write_json
 
@@ -121,18 +124,26 @@ def run_check(argv: List[str]) -> int:
     """Verify a converted checkpoint again."""
     parser = argparse.ArgumentParser(prog=f"{COMMAND} check", description=run_check.__doc__)
     parser.add_argument("ckpt", metavar="DST.ckpt")
-    parser.add_argument("--source", metavar="SRC", help="the original weights, to compare tensors bit by bit")
+    parser.add_argument(
+        "--source",
+        action="append",
+        metavar="SRC",
+        help="the original weights, to compare tensors bit by bit; repeatable",
+    )
+    parser.add_argument("--recipe", metavar="NAME", help="recipe that SRC was read by (the sidecar's)")
     parser.add_argument("--arch", help="architecture that SRC is read as (the sidecar's)")
     parser.add_argument("--layout", help="naming of SRC (the sidecar's)")
     parser.add_argument("--verify", choices=("logits", "layers"), default="logits")
     parser.add_argument("--reference", metavar="REF.npz")
     args = parser.parse_args(argv)
-    if args.source is None and (args.arch or args.layout):
-        raise UserError("--arch and --layout say how to read the original weights: name them with --source SRC")
+    if args.source is None and (args.arch or args.layout or args.recipe):
+        raise UserError("--arch, --layout and --recipe say how to read the original weights: name them with --source")
     _start()
     from .check import check
 
-    return check(args.ckpt, args.source, args.verify, args.reference, architecture=args.arch, layout=args.layout)
+    read_as = {"architecture": args.arch, "layout": args.layout, "recipe": args.recipe}
+    first, *others = args.source or [None]
+    return check(args.ckpt, first, args.verify, args.reference, sources=others, **read_as)
 
 
 def run_reverse(argv: List[str]) -> int:

@@ -166,6 +166,7 @@ def _lora(kind, tensors, modules, config, alpha, base):
     ranks: Set[int] = set()
     scales: Set[float] = set()
     alphas: Set[float] = set()
+    parts: Set[str] = set()  # what is folded; another part, such as a bias of lora_B, would be lost
     for match in modules:
         first, module = match.group(0), _plain(kind, match["module"])
         second = first.replace(".lora_A", ".lora_B")
@@ -182,16 +183,16 @@ def _lora(kind, tensors, modules, config, alpha, base):
         factor = _alpha(kind, module, config, alpha)
         scale = factor / (math.sqrt(rank) if config.get("use_rslora") and kind == "peft" else rank)
         magnitude = first.replace(".lora_A", ".lora_magnitude_vector")
-        magnitude = tensors.get(magnitude, tensors.get(re.sub(r"\.weight$", "", magnitude)))
-        result[place] = Folded(tuple(weight.shape), _summed(weight, a, b, scale, magnitude))
+        magnitude = magnitude if magnitude in tensors else re.sub(r"\.weight$", "", magnitude)
+        result[place] = Folded(tuple(weight.shape), _summed(weight, a, b, scale, tensors.get(magnitude)))
+        parts |= {_plain(kind, key) for key in (first, second, magnitude)}
         ranks.add(rank)
         scales.add(scale)
         alphas.add(factor)
-    folded = re.compile(r".*\.lora_(A|B|magnitude_vector)(\.[^.]+)*")
     clean = {
         re.sub(r"\.(base_layer|original_layer|original)(?=\.\w+$)", "", key): tensor
         for key, tensor in result.items()
-        if not folded.fullmatch(key)
+        if key not in parts
     }
     return clean, Record(kind, len(modules), sorted(ranks), sorted(scales), alphas.pop() if len(alphas) == 1 else None)
 

@@ -1,6 +1,6 @@
 """Verify a converted checkpoint again, at any time and on any machine."""
 
-from typing import Callable, Optional
+from typing import Callable, Optional, Sequence
 
 import numpy as np
 
@@ -22,6 +22,8 @@ def check(
     *,
     architecture: Optional[str] = None,
     layout: Optional[str] = None,
+    recipe: Optional[str] = None,
+    sources: Sequence[str] = (),
 ) -> int:
     """Check the hash, load strictly, and compare with whatever is available: source, given or shipped reference.
 
@@ -34,8 +36,10 @@ def check(
     level : {"logits", "layers"}
     reference : str, optional
         Stored activations.
-    architecture, layout : str, optional
+    architecture, layout, recipe : str, optional
         What the source is to be read as; by default what the sidecar says it was read as.
+    sources : sequence of str
+        Further files of a detector that is made of several.
 
     Returns
     -------
@@ -47,12 +51,12 @@ def check(
     net = ckpt.load_network(sidecar)
     say(f"load    {sidecar.architecture}: every name and shape fits")
     if source is not None:
-        _against_source(path, source, sidecar, say, architecture or sidecar.architecture, layout)
+        read = _read(source, sidecar, recipe, sources)
+        _against_source(path, source, read, sidecar, say, architecture or sidecar.architecture, layout)
     chosen = compare.Reference.load(reference) if reference else compare.stored_reference(sidecar.source_sha256)
     if chosen is None:
-        if source is None:
-            way = "--source SRC or --reference REF.npz would prove more"
-            say(f"note    no reference is stored for these weights; {way}")
+        way = "--reference REF.npz" if source else "--source SRC or --reference REF.npz"
+        say(f"note    no reference is stored for these weights: outputs not compared; {way} would prove more")
         return 0
     result = compare.activations(net, chosen, level)
     result["compared_with"] = statement.of_stored(chosen.meta)
@@ -64,16 +68,25 @@ def check(
     return 0
 
 
-def _against_source(path, source, sidecar, say, architecture, layout):
-    recipe = sidecar.recipe_name
-    known, paths, entry = published.resolve(source, recipe)
+def _read(source, sidecar, recipe, sources):
+    """(what the source holds, its first file or folder), read as it was at conversion."""
+    recipe = recipe or sidecar.recipe_name or "none"
+    if recipe != "none" and not recipe.endswith((".yaml", ".yml")) and recipe not in published.names():
+        raise UserError(f"{sidecar.path} was made by the recipe {recipe!r}, a file of your own: name it with --recipe")
+    known, paths, entry = published.resolve(source, recipe, sources)
+    weights = sidecar.source_options.get("weights")
+    read = known.read(paths, weights) if known else reading.read(paths[0], weights)
+    take_part(read, entry)
+    return read, paths[0]
+
+
+def _against_source(path, source, found, sidecar, say, architecture, layout):
+    read, place = found
     options = sidecar.source_options
-    read = known.read(paths) if known else reading.read(paths[0], options.get("weights"))
     if sidecar.source_sha256 and read.sha256() != sidecar.source_sha256:
         raise UserError(f"{source} is not the file {path} was made from (sha256 differs)")
-    take_part(read, entry)
     folded = sidecar.source_adapters
-    fold_adapters(read, paths[0], folded.get("base"), folded.get("alpha"))
+    fold_adapters(read, place, folded.get("base"), folded.get("alpha"))
     arrays = ckpt.load_arrays(path)
     kinds = {a.dtype for a in arrays.values() if a.dtype.kind == "f"}
     plan = make_plan(

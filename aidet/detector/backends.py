@@ -24,6 +24,7 @@ from ..errors import UserError, nearest
 from ..export import onnx_graph
 from ..runtime import has_ascend
 from . import openvino_session
+from .batches import in_rows
 from .cascade import stated
 from .openvino_session import OpenVino
 
@@ -60,16 +61,21 @@ class OnnxRuntime:
 
         self.model = model = model if isinstance(model, bytes) else str(model)
         self.session = onnxruntime.InferenceSession(model, onnx_graph.session_options(), onnx_graph.PROVIDERS)
+        first = self.session.get_inputs()[0].shape[0]
+        self.rows = first if isinstance(first, int) and first > 0 else None  # images in a call, if fixed
         self.precision = precision_of(self)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, C, h, w) -> logits (N, K)."""
-        return self.session.run([onnx_graph.OUTPUT], {onnx_graph.INPUT: batch})[0]
+        return self._run([onnx_graph.OUTPUT], batch)[0]
 
     def every(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
         """float32 (N, C, h, w) -> all outputs by name."""
         names = [output.name for output in self.session.get_outputs()]
-        return dict(zip(names, self.session.run(names, {onnx_graph.INPUT: batch})))
+        return dict(zip(names, self._run(names, batch)))
+
+    def _run(self, names, batch):
+        return in_rows(batch, self.rows, lambda part: self.session.run(names, {onnx_graph.INPUT: part}))
 
     def metadata(self) -> Dict[str, str]:
         """The model's metadata."""
@@ -106,14 +112,7 @@ class MindSpore:
         if self.seen is None:  # not compiled, because every image may have another size
             return self._named(onnx_graph.outputs_of(self.net, batch))
         rows = self.seen.setdefault(batch.shape[1:], batch.shape[0])
-        pieces = []
-        for start in range(0, batch.shape[0], rows):
-            part = batch[start : start + rows]
-            missing = rows - part.shape[0]
-            if missing:
-                part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
-            pieces.append([found[: rows - missing] for found in onnx_graph.outputs_of(self.net, part)])
-        return self._named([np.concatenate(same) for same in zip(*pieces)])
+        return self._named(in_rows(batch, rows, lambda part: onnx_graph.outputs_of(self.net, part)))
 
     @staticmethod
     def _named(found):
@@ -158,12 +157,7 @@ def open_model(
         Unknown back end or precision, a file that does not exist or cannot be run, or a back end that cannot run it.
     """
     path = sidecar.path
-    if backend not in BACKENDS:
-        raise UserError(nearest(backend, BACKENDS, "backend"))
-    if precision is not None and precision not in PRECISIONS:
-        raise UserError(nearest(precision, PRECISIONS, "precision"))
-    if precision == "bfloat16" and backend not in ("auto", "openvino"):
-        raise UserError(f"precision bfloat16 is for --backend openvino, not {backend!r}")
+    check(backend, device, precision)
     if str(path).endswith(".onnx"):
         if backend == "mindspore":
             raise UserError(f"{str(path)!r} is an ONNX model, which MindSpore does not run; give the .ckpt")
@@ -189,6 +183,25 @@ def open_model(
     note = f"note: running {Path(path).name} on mindspore, slower than onnxruntime, because: {reason}"
     tell(say, note, logging.WARNING)
     return _mindspore(sidecar, size, device)
+
+
+def check(backend: str, device: str, precision: Optional[str] = None) -> None:
+    """Refuse an unknown back end, device or precision, and those that do not go together; see :func:`open_model`.
+
+    Raises
+    ------
+    UserError
+    """
+    for name, value, known in (("backend", backend, BACKENDS), ("device", device, runtime.DEVICES)):
+        if value not in known:
+            raise UserError(nearest(str(value), known, name))
+    if precision is not None and precision not in PRECISIONS:
+        raise UserError(nearest(precision, PRECISIONS, "precision"))
+    if precision == "bfloat16" and backend not in ("auto", "openvino"):
+        raise UserError(f"precision bfloat16 is for --backend openvino, not {backend!r}")
+    engine = "openvino" if precision == "bfloat16" else backend
+    if device in ("Ascend", "GPU") and engine not in ("auto", "mindspore"):
+        raise UserError(f"device {device!r} is for --backend mindspore; {engine} runs on the CPU: leave --device out")
 
 
 def precision_of(session: Union[OnnxRuntime, OpenVino]) -> str:

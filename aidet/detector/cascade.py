@@ -14,9 +14,9 @@ from .views import Views
 # Metadata key under which the ONNX model of a first stage states its margin, how it was made, and if not in eight bits
 # its precision.
 STAMP = "aidet.quantized"
-# The score of a view that was not scored is assumed to lie within these bounds. At the bounds the probability is within
-# 2e-22 of 0 or 1, so a score beyond them could not change a vote any further.
-BOUND = 50.0
+# The score of a view that was not scored is assumed to lie within these bounds, far beyond what a network gives: scores
+# of some hundreds may still lie on either side of a threshold after a calibration with a small scale.
+BOUND = 1e9
 
 
 class Cascade:
@@ -154,7 +154,8 @@ def open_first(
             f"cascade (={str(path)!r}) was not made from {str(exact.path)!r}; export that with --int8 or --bf16"
         )
     assert exact.views is not None  # Detector refuses a cascade of rules without views
-    return first, margin_of(first.backend, path, exact.views) / exact.scale
+    # In the units of the file's own calibration: the checkpoint may have been calibrated again since.
+    return first, margin_of(first.backend, path, exact.views) / first.scale
 
 
 def voting(views: Views) -> Dict[str, Any]:
@@ -162,24 +163,26 @@ def voting(views: Views) -> Dict[str, Any]:
     return {"votes": views.votes, "views": views.kind, "flips": views.flips, "weights": views.weights}
 
 
-def score_margin_of(session: Any, views: Views) -> Optional[float]:
+def score_margin_of(session: Any, views: Views, rescaled: float = 1.0) -> Optional[float]:
     """How far an image's score by soft vote may be from the exact one; None if the file states it for no such vote.
 
     Parameters
     ----------
     session : aidet.backends.OnnxRuntime
     views : aidet.vote.Views
+    rescaled : float
+        The checkpoint's scale of calibration over that of the file.
 
     Returns
     -------
     float or None
-        In units of calibrated scores.
+        In units of the checkpoint's calibrated scores.
     """
     about = stated(session)
     margin = about.get("score_margin")
     if not isinstance(margin, (int, float)) or not 0 <= margin < np.inf or about.get("score_voting") != voting(views):
         return None
-    return float(margin)
+    return margin * rescaled
 
 
 def stated(session: Any) -> Dict[str, Any]:
@@ -207,7 +210,7 @@ def margin_of(session: Any, path: Union[str, Path], views: Views) -> float:
     Returns
     -------
     float
-        In units of calibrated scores.
+        In units of the file's calibrated scores.
 
     Raises
     ------

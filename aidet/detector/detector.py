@@ -13,14 +13,14 @@ from .. import ckpt, images
 from ..errors import UserError, nearest
 from ..labels import zone_around
 from ..parallel import cpus, in_order
-from . import backends, decision, default, foreign
+from . import asked, backends, decision, default
 from . import vote as _vote
 from .cascade import Cascade, open_first, score_margin_of
 from .ensemble import Ensemble
 from .network import Network
 from .scorer import Scorer
 from .verdict import Verdict, Verdicts
-from .vote import FUSIONS, VOTE_RULES, Fusion, read_fusion, unsure_zone
+from .vote import VOTE_RULES, Fusion, unsure_zone
 
 NOT_OF_RULES = ("positive", "real", "own_order", "precision")  # options of a network that a rule does not have
 ON_ERROR = ("fail", "real", "generated", "skip")
@@ -36,6 +36,7 @@ def open_scorer(path: Union[str, Path], name: str, **options: Any) -> Scorer:
         return Network(path, name, **options)
     if options.get("precision") not in (None, "float32"):
         raise UserError(f"precision (={options['precision']!r}) is for networks; {name!r} is a rule")
+    backends.check(options.get("backend", "auto"), options.get("device", "auto"))
     return rules.open_rule(path, name, **{k: v for k, v in options.items() if k not in NOT_OF_RULES})
 
 
@@ -170,9 +171,9 @@ class Detector(Ensemble):
     ) -> None:
         given = {n: v for n, v in locals().items() if n not in ("self", "checkpoints", "__class__")}
         # A copy opens the same files, in whatever folder it is opened.
-        places = {n: _absolute(given[n]) for n in ("fuse", "cascade")}
-        self._made_from = tuple(map(_absolute, checkpoints)), {**given, **places}
-        checkpoints, fuse, spec = _fusion_given(checkpoints or (default.path(),), fuse)
+        places = {n: asked.absolute(given[n]) for n in ("fuse", "cascade")}
+        self._made_from = tuple(map(asked.absolute, checkpoints)), {**given, **places}
+        checkpoints, fuse, spec = asked.fusion(checkpoints or (default.path(),), fuse)
         if vote not in VOTE_RULES:
             raise UserError(nearest(vote, VOTE_RULES, "vote"))
         if on_error not in ON_ERROR:
@@ -189,7 +190,7 @@ class Detector(Ensemble):
         self.names = names = model_names(checkpoints)
         stated: ckpt.Sidecar = spec["decisions"]
         if operating_point is not None:
-            _check_point(operating_point, threshold, spec)
+            asked.check_point(operating_point, threshold, spec)
         threshold = spec.get("threshold") if threshold is None else threshold
         if threshold is not None:
             threshold = _threshold(threshold)
@@ -197,19 +198,18 @@ class Detector(Ensemble):
         given_zone = unsure_zone(zone)  # report a wrong one before any model is loaded
         points = stated.operating_points
         # A fusion file may say what a score means and where the line is, of several models or of one.
-        fused = len(names) > 1 or bool(points) or stated.calibration != (1.0, 0.0)
+        fused = len(names) > 1 or bool(points) or stated.calibration != (1.0, 0.0) or stated.prior is not None
         calibration = stated.calibration if fused else None
         fusion = functools.partial(
-            Fusion, spec.get("fuse", "soft"), names, spec.get("weights"), calibration=calibration
+            Fusion, spec.get("fuse", "soft"), names, spec.get("weights"), calibration=calibration, voted=vote == "hard"
         )
         fusion(spec.get("thresholds"))  # report a wrong name before any model is loaded
         options: Dict[str, Any] = {"votes": votes, "kind": views, "flips": flips, "seed": seed}
         options.update(backend=backend, device=device, say=say, precision=precision)
         options.update(positive=positive, real=real, own_order=len(checkpoints) > 1 if own_order is None else own_order)
-        own = _of_foreign(checkpoints, transform)
+        own = asked.of_foreign(checkpoints, transform)
         self.models = [open_scorer(p, name, **options, **more) for p, name, more in zip(checkpoints, names, own)]
-        if one_by_one and self.models[0].views is None:
-            raise UserError(f"early_exit and cascade are for networks with views; {names[0]!r} is a rule")
+        asked.check_rules(self.models, given)
         own_thresholds = {m.name: m.threshold_at(None if points else operating_point) for m in self.models}
         self.fusion = fusion({**own_thresholds, **(spec.get("thresholds") or {})})
         alone = not fused and vote == "soft"
@@ -249,8 +249,8 @@ class Detector(Ensemble):
             fused = self._fuse([scores], [weights])[0] + moved * self.fusion.scale
             return _vote.verdict(fused, self.threshold, self.unsure)[1:]
 
-        if first is not None and self.vote == "soft" and not early_exit:
-            apart = score_margin_of(first.backend, exact.views)
+        if first is not None and self.vote == "soft" and not early_exit and self.fusion.follows:
+            apart = score_margin_of(first.backend, exact.views, exact.scale / first.scale)
         return Cascade(exact, decide, early_exit, first, margin, apart)
 
     def __reduce__(self):
@@ -362,11 +362,6 @@ def _named(sources, root):
         yield name, io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
 
 
-def _absolute(path):
-    """The absolute path of a file that is there; a rule's name and None stay as they are."""
-    return os.path.abspath(path) if path is not None and os.path.isfile(path) else path
-
-
 def _opened(checkpoints, options):
     """Open a detector again, for pickle."""
     return Detector(*checkpoints, **options)
@@ -385,53 +380,10 @@ def model_names(paths: Sequence[Union[str, Path]]) -> List[str]:
     return [n if names.count(n) == 1 else f"{n}#{names[: i + 1].count(n)}" for i, n in enumerate(names)]
 
 
-def _fusion_given(checkpoints, fuse):
-    """(checkpoints, fuse, content of the fusion file): one ``.yaml`` in place of checkpoints names its own models."""
-    files = [p for p in checkpoints if _vote.is_fusion_file(p)]
-    if files:
-        if len(checkpoints) > 1 or fuse != "soft":
-            raise UserError(f"{files[0]} is a fusion file with models of its own; give it alone, without fuse")
-        fuse = files[0]
-    if fuse in FUSIONS:
-        return checkpoints, fuse, {"fuse": fuse, "decisions": ckpt.Sidecar({}, "")}
-    spec = read_fusion(fuse)
-    if not files:
-        return checkpoints, fuse, spec
-    if not spec["models"]:
-        raise UserError(f"fusion file {str(fuse)!r} names no models; add models: [A.ckpt, B.ckpt]")
-    missing = [m for m in spec["models"] if not m.startswith(_vote.RULE) and not Path(m).is_file()]
-    if missing:
-        card = Path(fuse).with_suffix(".md")
-        how = f"; {card} says how it is made" if card.is_file() else ""
-        raise UserError(f"fusion file {str(fuse)!r}: model {missing[0]!r} does not exist{how}")
-    return tuple(spec["models"]), fuse, spec
-
-
-def _of_foreign(checkpoints, transform):
-    """For each checkpoint the options that only an ONNX file from elsewhere takes."""
-    if transform is None:
-        return [{} for _ in checkpoints]
-    elsewhere = [foreign.is_foreign(path) for path in checkpoints]
-    if not any(elsewhere):
-        raise UserError("--transform is for ONNX files from elsewhere; a checkpoint's sidecar has its own")
-    return [{"transform": transform} if plain else {} for plain in elsewhere]
-
-
 def _at_least_one(name, value):
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{name} (={value!r}) must be a whole number >= 1")
     return value
-
-
-def _check_point(name, threshold, spec):
-    if name not in ckpt.POINTS:
-        raise UserError(nearest(str(name), ckpt.POINTS, "operating point"))
-    if threshold is not None:
-        raise UserError(f"threshold (={threshold!r}) and operating point {name!r} exclude each other; give one of them")
-    if spec["decisions"].operating_points:
-        return
-    if spec.get("threshold") is not None or spec.get("thresholds"):
-        raise UserError(f"the fusion file states thresholds, which operating point {name!r} excludes; leave one out")
 
 
 def _threshold(value):

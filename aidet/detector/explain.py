@@ -11,7 +11,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image, ImageStat
 
-from .. import images, runtime
+from .. import runtime
 from ..images import Pipeline, applied
 from ..labels import GENERATED, NAMES
 from ..parallel import in_order
@@ -260,7 +260,7 @@ def maps(
     ImageError
         The image cannot be decoded.
     """
-    image, found, left = images.decode(image), [], not detector.models
+    image, found, left = detector.reading.decode(image), [], not detector.models
     for model in detector.models:
         explainer, views = _explainer(model), model.views
         try:
@@ -318,7 +318,7 @@ def occlusion(detector: Detector, image: Any, key: str = "image", grid: int = GR
     ImageError
         The image cannot be decoded.
     """
-    image = images.decode(image)
+    image = detector.reading.decode(image)
     fill = tuple(int(round(v)) for v in ImageStat.Stat(image).mean)
     rows, columns = (np.linspace(0, side, grid + 1).round().astype(int) for side in (image.height, image.width))
     boxes = [(columns[c], rows[r], columns[c + 1], rows[r + 1]) for r in range(grid) for c in range(grid)]

@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..export import onnx_graph
 from ..images import Pipeline
 from . import backends
+from .batches import in_rows
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 SMALLEST = 1e-7  # a probability that is nearer to 0 or 1 is read as this: single precision knows no nearer one
@@ -40,23 +41,18 @@ class Session(backends.OnnxRuntime):
             raise UserError(f"{str(path)!r} takes {given}; wanted one input of floats, (N, 3, h, w) or (N, h, w, 3)")
         self.feed, self.answer, self.type = inputs[0].name, outputs[0].name, TYPES[inputs[0].type]
         self.last = shape[1] != 3
-        self.rows = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
         self.sides = [s if isinstance(s, int) else None for s in (shape[1:3] if self.last else shape[2:])]
         self.ends_in = _last_operation(path, self.answer)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, 3, h, w) -> logits (N, K)."""
         x = (batch.transpose(0, 2, 3, 1) if self.last else batch).astype(self.type, copy=False)
-        parts = []
-        for start in range(0, len(x), self.rows or len(x)):
-            part = x[start : start + (self.rows or len(x))]
-            missing = (self.rows or 0) - len(part)
-            if missing > 0:
-                part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+
+        def run(part):
             out = self.session.run([self.answer], {self.feed: np.ascontiguousarray(part)})[0]
-            out = np.asarray(out, np.float64).reshape(len(part), -1)
-            parts.append(out[: len(part) - max(missing, 0)])
-        values = np.concatenate(parts)
+            return [np.asarray(out, np.float64).reshape(len(part), -1)]
+
+        values = in_rows(x, self.rows, run)[0]
         if self.ends_in == "Softmax":
             return np.log(np.clip(values, SMALLEST, None))
         return labels.logit(np.clip(values, SMALLEST, 1 - SMALLEST)) if self.ends_in == "Sigmoid" else values
@@ -121,6 +117,11 @@ def opened(
     if positive is None and real is None:
         raise UserError(f"{str(path)!r}: an ONNX file from elsewhere needs --positive INDEX or --real INDEX, too")
     line, session = Pipeline(transform), backends.open_session(path, Session)
+    given = line.size() or (None, None)
+    if any(side is not None and side != own for side, own in zip(session.sides, given)):
+        shown = " x ".join(str(side or "any") for side in session.sides)
+        made = "images of any size" if given[0] is None else f"{given[0]} x {given[1]}"
+        raise UserError(f"{str(path)!r} takes {shown} pixels, --transform {line.text!r} gives {made}")
     example = np.zeros((1, 3, *(side or 224 for side in session.sides)), np.float32)
     names = [str(i) for i in range(session(example).shape[1])]
     try:

@@ -9,11 +9,11 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
-from .. import images, metrics
+from .. import ckpt, images, metrics
 from ..datasets import truth
 from ..datasets.sources import Inputs
 from ..errors import UserError
@@ -22,11 +22,13 @@ from ..labels import sigmoid
 from . import openvino_session
 from .cascade import STAMP, voting
 from .detector import Detector
+from .views import Views
 
 CALIBRATION = 128
 # The margin is this many times the largest measured change, because the scores of other images may change more.
 SAFETY_FACTOR = 1.5
 MIN_VOTES = 4
+LEAST = 8  # images to compare on
 
 
 def quantize(
@@ -65,17 +67,12 @@ def quantize(
     Raises
     ------
     UserError
-        Fewer than 16 usable images, or a processor or installation without that precision.
+        Not a detector, fewer than 16 images (8 for bfloat16), or a processor or installation without that precision.
     """
     path = Path(path)
     sidecar = onnx_graph.sidecar_of(path)
-    known = _labels(labels)
-    inputs = list(Inputs(where))
-    eight = precision == "int8"
-    calibrating, comparing = (inputs[::2][:limit], inputs[1::2]) if eight else ([], inputs)
-    if len(comparing) < 8:
-        raise UserError(f"images {str(where)!r}: {len(inputs)} are too few to calibrate and compare; give at least 16")
-    final = path.with_name(f"{path.stem}_{'int8' if eight else 'bf16'}.onnx")
+    calibrating, comparing, known = check(path, where, labels, limit, precision)
+    final = path.with_name(f"{path.stem}_{'int8' if precision == 'int8' else 'bf16'}.onnx")
     target = path.with_name(f"{final.stem}.partial.onnx")  # until everything that it states is known
     try:
         found = _made(path, target, sidecar, precision, calibrating, comparing, known)
@@ -85,11 +82,41 @@ def quantize(
     return {"file": final.name, **found}
 
 
+def check(
+    path: Union[str, Path],
+    where: Union[str, Path],
+    labels: Union[None, str, Path] = None,
+    limit: int = CALIBRATION,
+    precision: str = "int8",
+) -> Tuple[List[Any], List[Any], Optional[Dict[str, int]]]:
+    """Whether a faster model can be made, before anything is written.
+
+    Parameters and errors are those of :func:`quantize`; ``path`` may also be the checkpoint that is to be exported.
+
+    Returns
+    -------
+    (list, list, dict or None)
+        Images to calibrate on and to compare on, as :class:`aidet.datasets.sources.Inputs` gives them, and their
+        labels.
+    """
+    sidecar = onnx_graph.sidecar_of(path) if str(path).endswith(".onnx") else ckpt.Sidecar.read(path)
+    sidecar.detector_order  # noqa: B018  (reading it checks it)
+    eight = precision == "int8"
+    if not eight:
+        openvino_session.require(precision)
+    known = _labels(labels)
+    inputs = list(Inputs(where))
+    calibrating, comparing = (inputs[::2][:limit], inputs[1::2]) if eight else ([], inputs)
+    if len(comparing) < LEAST:
+        least = LEAST * (2 if eight else 1)
+        raise UserError(f"images {str(where)!r}: {len(inputs)} are too few to compare on; give at least {least}")
+    return calibrating, comparing, known
+
+
 def _made(path, target, sidecar, precision, calibrating, comparing, known):
     """Write the faster model to ``target`` and compare it; gives what :func:`quantize` does but for the name."""
     eight = precision == "int8"
-    # Calibrate on voting views even if the detector uses one view: they are different crops with different values.
-    votes = max(MIN_VOTES, sidecar.voting.votes)
+    votes = _votes(sidecar)
     views = Detector(path, votes=votes, backend="onnxruntime").models[0].views
     assert views is not None  # an exported network has views; only a rule has none
     if eight:
@@ -119,6 +146,16 @@ def _made(path, target, sidecar, precision, calibrating, comparing, known):
         scored_twice=cascaded.cascade.twice / len(comparing),
     )  # fmt: skip
     return found
+
+
+def _votes(sidecar):
+    """Views of each image: several even if the detector uses one, because other crops have other values."""
+    votes = max(MIN_VOTES, sidecar.voting.votes)
+    try:
+        Views(sidecar.detector_transform, line=sidecar.views_line, **sidecar.voting.settings(votes=votes))
+    except UserError:
+        return sidecar.voting.votes  # of an input that has no other views, as of two sizes of the picture
+    return votes
 
 
 def _change(before, after):
@@ -214,7 +251,11 @@ def _quantized(path, views, inputs):
     with tempfile.TemporaryDirectory() as folder:
         newer, ready, made = (str(Path(folder) / n) for n in ("newer.onnx", "ready.onnx", "made.onnx"))
         # Per-channel scales need opset 13; the exporter writes opset 11.
-        onnx.save(onnx.version_converter.convert_version(onnx.load(str(path)), 13), newer)
+        model = onnx.load(str(path))
+        try:
+            onnx.save(onnx_graph.of_version(model, max(13, model.opset_import[0].version)), newer)
+        except onnx_graph.ExportError as error:
+            raise UserError(f"{path.name}: {error}") from None
         quant_pre_process(newer, ready, skip_symbolic_shape=True)  # folds batch norms into convolutions
         quantization.quantize_static(
             ready, made, Reader(), per_channel=True, reduce_range=False,

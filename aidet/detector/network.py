@@ -62,8 +62,9 @@ class Network(Scorer):
         onnx = self.path.suffix == ".onnx"
         session = None
         if transform is not None:
-            if backend == "openvino" or precision is not None:
+            if backend in ("openvino", "mindspore") or precision is not None:
                 raise UserError(f"{str(path)!r}: an ONNX file from elsewhere runs on ONNX Runtime, as it is")
+            backends.check(backend, device)
             self.sidecar, session = foreign.opened(path, transform, positive, real)
             self.order = self.sidecar.detector_order
         else:

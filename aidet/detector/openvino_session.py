@@ -19,6 +19,7 @@ from .. import runtime
 from ..errors import UserError, first_line
 from ..export import onnx_graph
 from ..parallel import cpus
+from .batches import in_rows
 
 MISSING = "openvino is not installed; run: pip install 'aidet[openvino]'"
 TELEMETRY = "openvino_telemetry"
@@ -54,11 +55,7 @@ class OpenVino:
 
     def __init__(self, model: Union[str, Path, bytes], metadata: Dict[str, str], precision: str = "float32") -> None:
         core = library().Core()
-        if precision == "bfloat16" and "BF16" not in abilities():
-            raise UserError(
-                "precision bfloat16 needs a processor with bfloat16 instructions (AVX-512 BF16 or AMX); OpenVINO finds "
-                f"{', '.join(abilities())} on this one; use --precision float32"
-            )
+        require(precision)
         self.precision, self._metadata = precision, metadata
         streams = cpus()
         settings = {
@@ -70,18 +67,29 @@ class OpenVino:
         try:
             read = core.read_model(model) if isinstance(model, bytes) else core.read_model(str(model))
             self.compiled = core.compile_model(read, "CPU", settings)
+            first = read.inputs[0].partial_shape[0]
         except RuntimeError as error:
             raise UserError(f"OpenVINO cannot run the graph: {first_line(error, 200)}") from None
+        self.rows = first.get_length() if first.is_static else None  # images in a call, if fixed
         self._own = threading.local()
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, C, h, w) -> logits (N, K)."""
-        return np.array(self._run(batch)[onnx_graph.OUTPUT])  # a copy: the request writes its next result over this one
+        return in_rows(batch, self.rows, lambda part: [self._copied(self._run(part), onnx_graph.OUTPUT)])[0]
 
     def every(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
         """float32 (N, C, h, w) -> all outputs by name."""
-        found = self._run(batch)
-        return {output.any_name: np.array(found[output]) for output in self.compiled.outputs}
+        outputs = self.compiled.outputs
+
+        def run(part):
+            found = self._run(part)
+            return [self._copied(found, output) for output in outputs]
+
+        return dict(zip((output.any_name for output in outputs), in_rows(batch, self.rows, run)))
+
+    @staticmethod
+    def _copied(found, output):
+        return np.array(found[output])  # the request writes its next result over this one
 
     def _run(self, batch):
         request = getattr(self._own, "request", None)
@@ -126,6 +134,16 @@ def abilities() -> List[str]:
     """What the processor computes at full speed, as OpenVINO names it: ``FP32``, ``BF16``, ``INT8`` ..."""
     found = library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [name for name in found if name in ("FP32", "FP16", "BF16", "INT8")]
+
+
+def require(precision: str) -> None:
+    """Raise :class:`UserError` if OpenVINO is not installed, or the processor does not compute in that precision."""
+    library()
+    if precision == "bfloat16" and "BF16" not in abilities():
+        raise UserError(
+            "precision bfloat16 needs a processor with bfloat16 instructions (AVX-512 BF16 or AMX); OpenVINO finds "
+            f"{', '.join(abilities())} on this one; use --precision float32"
+        )
 
 
 def is_faster(architecture: str) -> bool:

@@ -93,6 +93,8 @@ class Views:
             raise UserError(f"votes (={votes!r}) must be a whole number >= 1")
         if weights not in WEIGHTS:
             raise UserError(nearest(weights, WEIGHTS, "weights of views"))
+        if not isinstance(kind, str):
+            raise UserError(f"views (={kind!r}) must be a name, such as grid, or a pipeline line")
         self.weights = weights
         self.first = images.Pipeline(transform)
         self.size = self.first.size()

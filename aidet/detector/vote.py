@@ -104,6 +104,9 @@ class Fusion:
     calibration : (float, float), optional
         Scale and offset: a fused score ``s`` is read as ``scale * (s - offset)``. Default: (1, 0), and the score of a
         single model is not changed at all.
+    voted : bool
+        The scores are those of hard votes, for which each view was compared with the threshold: 0 is the boundary of
+        every model, and nothing is subtracted.
 
     Raises
     ------
@@ -118,8 +121,10 @@ class Fusion:
         weights: Optional[Dict[str, float]] = None,
         thresholds: Optional[Dict[str, float]] = None,
         calibration: Optional[Tuple[float, float]] = None,
+        voted: bool = False,
     ) -> None:
         self.scale, self.offset = calibration or (1.0, 0.0)
+        self.voted = voted
         self.plain = calibration is None and len(names) == 1  # nothing to fuse, nothing to read otherwise
         if how not in FUSIONS:
             raise UserError(nearest(how, FUSIONS, "fuse"))
@@ -150,13 +155,18 @@ class Fusion:
             return float(scores[self.names[0]])
         return self.scale * (self._fused(scores) - self.offset)
 
+    @property
+    def follows(self) -> bool:
+        """Whether the fused score of a single model moves as its own; a share, which hard fusion gives, jumps."""
+        return self.plain or self.how != "hard"
+
     def stated(self) -> List[Any]:
         """What a fused score depends on beside the models' own, as JSON."""
         weights = None if self.weights is None else self.weights.tolist()
         return [self.how, weights, self.thresholds, [self.scale, self.offset]]
 
     def _fused(self, scores):
-        moved = np.array([scores[n] - _log_odds_of(self.thresholds[n]) for n in self.names])
+        moved = np.array([scores[n] - (0 if self.voted else _log_odds_of(self.thresholds[n])) for n in self.names])
         if self.how == "hard":
             return _share(moved > 0, self.weights)
         if self.how == "soft":
@@ -193,9 +203,8 @@ def unsure_zone(value: Union[None, str, Iterable[float]]) -> Optional[Tuple[floa
     """
     if value is None or value == "none":
         return None
-    parts = value.split(",") if isinstance(value, str) else list(value)
     try:
-        low, high = (float(p) for p in parts)
+        low, high = map(float, value.split(",") if isinstance(value, str) else value)
     except (TypeError, ValueError):
         raise UserError(f"unsure (={value!r}) must be none or two numbers, LOW,HIGH, for example 0.4,0.6") from None
     if not 0 <= low <= high <= 1:

@@ -112,6 +112,7 @@ class Maps:
 
         # Only occlusion scores images: the other maps need no ONNX Runtime graph.
         settings: Dict[str, Any] = {} if self.asked else {"backend": "mindspore", "device": "CPU"}
+        settings.update(vars(self.reading))
         orders = [order for order in self._orders if order]
         if orders and orders.count(orders[0]) == len(self.files):
             # --positive and --real of the run may have said something else than the sidecar.

@@ -93,6 +93,7 @@ def _lite_texts(folder, target, aipp, shapes, name, free, kind):
     values = {
         "model": target.name, "stem": target.stem, "name": name, "shape": ",".join(map(str, given)),
         "kinds": {"": kind, "_aipp": "uint8"}, "shapes": shapes,
+        "aipp": "# With aipp.cfg: python3 check.py _aipp, and input_aipp.bin and its shape below.\n" if aipp else "",
     }  # fmt: skip
     texts = {
         "converter.ini": "\n".join(ini) + "\n", "aipp.cfg": aipp,
@@ -111,8 +112,7 @@ set -e
 converter_lite --fmk=MINDIR --saveType=MINDIR --optimize=ascend_oriented \\
     --modelFile=../{model} --outputFile={stem}_ascend --configFile=converter.ini
 # Compares with the golden output and writes golden.txt, because benchmark needs text and Lite's name of the output.
-# With aipp.cfg: python3 check.py _aipp, and input_aipp.bin and its shape below.
-python3 check.py
+{aipp}python3 check.py
 benchmark --modelFile={stem}_ascend.mindir --device=Ascend --inDataFile=input.bin --inputShapes={name}:{shape} \\
     --benchmarkDataFile=golden.txt --accuracyThreshold=1
 """

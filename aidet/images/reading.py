@@ -1,11 +1,12 @@
 """From a file to pixels: decoding images, in the same way for every part of the project."""
 
+import contextlib
 import io
 import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Optional, Tuple, Union
+from typing import Any, BinaryIO, Iterator, Optional, Tuple, Union
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -120,13 +121,9 @@ def _read(source: Source, how: Reading) -> Tuple[Image.Image, str]:
         return _rgb(Image.fromarray(source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source))
     if isinstance(source, Image.Image):
         _check_size(*source.size, how)
-        try:
+        with _reasons(how):  # it may be a file that was opened and not read, or closed since
             made, note = _upright(source)
             return (source.copy() if made is source else made), note  # never the caller's own object
-        except MemoryError:
-            raise ImageError("not enough memory to decode it") from None
-        except Exception as error:  # noqa: BLE001 - it may be a file that was opened and not read, or closed since
-            raise ImageError(_reason(error, how)) from None
     if isinstance(source, (str, os.PathLike)) and archives.apart(source):
         try:
             source = io.BytesIO(archives.read(source))
@@ -144,19 +141,27 @@ def _read(source: Source, how: Reading) -> Tuple[Image.Image, str]:
             raise ImageError("no such file") from None
         except (OSError, ValueError) as error:
             raise ImageError(_reason(error, how)) from None
+    with _reasons(how):
+        try:
+            return _attempts(source, how)
+        except UnidentifiedImageError:
+            key = opening.kind(source)
+            if key is None or not extras.installed(key):
+                raise ImageError(opening.unidentified(source)) from None
+            return _by_extra(key, source, how)
+
+
+@contextlib.contextmanager
+def _reasons(how: Reading) -> Iterator[None]:
+    """Whatever stops the decoding of a picture, as an :class:`ImageError` with the reason."""
     try:
-        return _attempts(source, how)
+        yield
     except ImageError:
         raise
     except Image.DecompressionBombError:
         raise ImageError(f"more pixels than the limit of {how.max_pixels}") from None
     except MemoryError:
         raise ImageError("not enough memory to decode it") from None
-    except UnidentifiedImageError:
-        key = opening.kind(source)
-        if key is None or not extras.installed(key):
-            raise ImageError(opening.unidentified(source)) from None
-        return _by_extra(key, source, how)
     except Exception as error:  # noqa: BLE001 - Pillow's plugins raise nearly every type of error on damaged files
         raise ImageError(_reason(error, how)) from None
 
@@ -167,8 +172,6 @@ def _by_extra(key: str, source: Any, how: Reading) -> Tuple[Image.Image, str]:
         found = extras.decode(key, source, how.max_pixels)
     except (extras.Undecodable, OSError) as error:
         raise ImageError(str(error)) from None
-    except MemoryError:
-        raise ImageError("not enough memory to decode it") from None
     _check_size(*found.size, how)
     assert found.image is not None
     made, note = _rgb(found.image)

@@ -168,7 +168,8 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
             "device": runinfo.machine("/".join(sorted({m.device for m in detector.models}))),
             **({"engine": args.engine} if args.engine != "single" else {}),
         }
-        if detector.cascade is not None and detector.cascade.first is not None:
+        # The processes of a cluster count for themselves.
+        if args.engine == "single" and detector.cascade is not None and detector.cascade.first is not None:
             done["scored_twice"] = detector.cascade.twice
             print(f"{done['scored_twice']} of {done['scored']} images were close and scored in float32, too")
     finally:

@@ -211,6 +211,14 @@ WRONG = {
         {"q.weight": BASE, "q.lora_A.a.weight": A, "q.lora_B.a.weight": B, "e.lora_embedding_A.a": A},
         "'e.lora_embedding_A.a'; merge them",
     ),
+    "a bias of its own": (
+        {"q.weight": BASE, "q.lora_A.weight": A, "q.lora_B.weight": B, "q.lora_B.bias": BIAS},
+        "'q.lora_B.bias'; merge them",
+    ),
+    "another half": (
+        {"q.weight": BASE, "q.lora_A.weight": A, "q.lora_B.weight": B, "k.lora_B.weight": B},
+        "'k.lora_B.weight'; merge them",
+    ),
     "part of a residual": ({"q.weight_main": BASE, "q.U_residual": A}, "only some of U_residual"),
     "residual of another shape": (
         {"q.weight_main": BASE, "q.U_residual": BASE, "q.S_residual": BIAS, "q.V_residual": A},

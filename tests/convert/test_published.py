@@ -195,6 +195,50 @@ def test_the_alpha_of_adapters_comes_from_the_recipe(tmp_path, weights):
         published.load(recipe(tmp_path, OWN.replace("mine", "other") + "lora_alpha: true\n", "other"))
 
 
+def test_the_recipes_names_of_classes_may_be_used(tmp_path, weights):
+    path, _ = weights
+    for option in ({"positive": "photo"}, {"real": "SDXL"}, {"positive": "1"}):
+        made = conversion.convert(
+            path, tmp_path / "x.ckpt", recipe=str(recipe(tmp_path)), dry_run=True, say=lambda line: None, **option
+        )
+        assert made.sidecar["classes"] == ["sdxl", "photo"] and made.sidecar["class_order"] == ["real", "generated"]
+    with pytest.raises(UserError, match="'sora' is neither one of the classes .'sdxl', 'photo'."):
+        conversion.convert(path, tmp_path / "x.ckpt", recipe=str(recipe(tmp_path)), positive="sora", dry_run=True)
+
+
+def test_a_recipe_takes_the_set_of_weights_that_is_asked_for(tmp_path, weights):
+    path, arrays = weights
+    tensors = {k: t.array() for k, t in reading.read(path).tensors.items()}
+    both = {f"{s}.{k}": a + n for n, s in enumerate(("net", "ema_model")) for k, a in tensors.items()}
+    reverse.write_safetensors(tmp_path / "both.safetensors", both, {})
+    mine = str(recipe(tmp_path))
+    conversion.convert(
+        tmp_path / "both.safetensors", tmp_path / "x.ckpt", recipe=mine, weights="ema", level="none", say=lambda _: None
+    )
+    got = ckpt.load_arrays(tmp_path / "x.ckpt")
+    assert all(np.array_equal(got[n], arrays[n] + 1) for n in arrays)
+    assert (
+        command(["check", str(tmp_path / "x.ckpt"), "--source", str(tmp_path / "both.safetensors"), "--recipe", mine])
+        == 0
+    )
+    with pytest.raises(UserError, match="--weights ema chooses among the sets of one file; univfd is fc_weights"):
+        published.load("univfd").read([tmp_path], "ema")
+
+
+def test_a_recipe_of_ones_own_is_named_again_to_check(tmp_path, weights, capsys):
+    path, _ = weights
+    made, mine = str(tmp_path / "x.ckpt"), str(recipe(tmp_path))
+    command([str(path), made, "--recipe", mine])
+    with pytest.raises(UserError, match="made by the recipe 'mine', a file of your own: name it with --recipe"):
+        command(["check", made, "--source", str(path)])
+    capsys.readouterr()
+    assert command(["check", made, "--source", str(path), "--recipe", mine]) == 0
+    said = capsys.readouterr().out
+    assert "equal to the source bit by bit" in said and "outputs not compared; --reference REF.npz would prove" in said
+    with pytest.raises(UserError, match="--arch, --layout and --recipe say how to read"):
+        command(["check", made, "--recipe", mine])
+
+
 @pytest.mark.parametrize("filled, end", [(4, 2), (2, 4), (1, 6), (0, 6)])
 def test_a_prompt_ends_in_front_of_what_fills_its_rest(filled, end):
     from convert.families.fatformer import _end
@@ -244,6 +288,11 @@ def test_a_detector_of_several_files(tmp_path):
     assert all(np.array_equal(source.tensors[n].array(), maps[n]) for n in maps)
     named = mine.read([tmp_path / n for n in ("dct_var", "net.safetensors", "dct_mean")])
     assert {k: t.shape for k, t in named.tensors.items()} == {k: t.shape for k, t in source.tensors.items()}
+    three = [str(tmp_path / n) for n in ("net.safetensors", "dct_mean", "dct_var")]
+    own = ["--recipe", str(tmp_path / "mine.yaml")]
+    assert command([three[0], str(tmp_path / "x.ckpt"), *own, "--source", three[1], "--source", three[2]]) == 0
+    again = [word for path in three for word in ("--source", path)]
+    assert command(["check", str(tmp_path / "x.ckpt"), *again, *own]) == 0
     with pytest.raises(UserError, match="made of 3 files, 1 given: net.safetensors, the ResNet-50.*--source"):
         mine.read([tmp_path / "net.safetensors"])
     (tmp_path / "dct_var").unlink()
@@ -251,6 +300,11 @@ def test_a_detector_of_several_files(tmp_path):
         mine.read([tmp_path])
     with pytest.raises(UserError, match="holds no single tensor"):
         reading.read_bare(tmp_path / "mine.yaml", "x")
+    whole = (tmp_path / "dct_mean").read_bytes()
+    for length in (10, len(whole) // 2, len(whole) - 10):
+        (tmp_path / "dct_mean").write_bytes(whole[:length])
+        with pytest.raises(UserError, match="truncated file"):
+            reading.read_bare(tmp_path / "dct_mean", "x")
 
 
 @pytest.mark.parametrize("name", ["none", "x", "left_diagonal"])

@@ -1,6 +1,8 @@
 """infer.py --cascade: eight bits first, the checkpoint if the score is close, and the checkpoint's decisions."""
 
+import contextlib
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from aidet.detector import cascade, default
 from aidet.detector.network import Network
 from aidet.detector.scorer import Scorer
 from aidet.errors import UserError
+from aidet.inference import run
 from data import make_sample
 
 SETTINGS = [
@@ -116,6 +119,26 @@ def test_the_margin_of_an_images_score_counts_for_the_vote_that_it_was_measured_
     assert own.score_margin == apart
 
 
+def test_the_margin_holds_after_another_calibration(pair, tmp_path):
+    path, small, files = pair
+    make_model(tmp_path / "a.ckpt", calibration={"scale": 5.0, "offset": 0.4})  # the same weights
+    old, new = (Detector(p, cascade=small).cascade for p in (path, tmp_path / "a.ckpt"))
+    assert new.margin == old.margin, "of raw scores"
+    assert new.score_margin == pytest.approx(10 * old.score_margin), "of calibrated ones"
+
+
+def test_a_hard_fusion_of_one_model_is_settled_by_the_margin_of_its_views(pair, tmp_path):
+    path, small, files = pair
+    line = Detector(path).score(files[0], root=files[0].parent).prob + 1e-4
+    head = f"models: [{path}]\nfuse: hard\ncalibration: {{scale: 1.0, offset: 0.1}}\n"
+    (tmp_path / "hard.yaml").write_text(head + f"thresholds: {{a: {line}}}\n")
+    exact, detector = (Detector(tmp_path / "hard.yaml", cascade=c, unsure="none") for c in (None, small))
+    own, network = detector.cascade, detector.models[0]
+    for sign in (-1, 1):
+        own.first.run = lambda views, off=sign * 0.999 * own.margin: network.run(views) + off
+        assert [v.label for v in detector.score(files)] == [v.label for v in exact.score(files)]
+
+
 def test_the_default_detectors_margin_holds_on_photographs_that_it_was_not_measured_on(tmp_path):
     for scene, split, path in make_sample.packaged():
         folder = tmp_path / ("others" if split == "test" else "calibration")
@@ -163,6 +186,22 @@ def test_a_cascade_from_the_command_line(pair, tmp_path, capsys):
         found["options"]["cascade"]
         and json.loads((tmp_path / "full/run.json").read_text())["options"]["cascade"] is None
     )
+
+
+def test_what_a_cluster_scored_twice_is_not_counted_here(pair, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pyarrow")
+    path, small, files = pair
+
+    def stream(items, total, detector, **_):  # in processes of its own, each with a copy of the detector
+        return pickle.loads(pickle.dumps(detector)).stream(items)
+
+    monkeypatch.setattr(run.distributed, "ray", lambda: None)
+    monkeypatch.setattr(run.distributed, "connected", lambda *_: contextlib.nullcontext(1))
+    monkeypatch.setattr(run.distributed, "stream", stream)
+    flags = ["--ckpt", path, "--images", files[0].parent, "--out", tmp_path, "--cascade", small, "--engine", "ray"]
+    assert infer.run([str(f) for f in flags]) == 0
+    assert "close" not in capsys.readouterr().out
+    assert "scored_twice" not in json.loads((tmp_path / "run.json").read_text())["processes"][0]
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,13 @@ def test_the_exact_network_decides_within_the_margin(score, twice):
     assert found[0] == (score - 0.25 if twice else score)
 
 
+def test_a_view_that_was_not_scored_may_have_any_score():
+    """Votes that only large scores win, as after a calibration with a small scale."""
+    network = Given()
+    found = Cascade(network, lambda s, w: majority(s - 70, w), early_exit=True).scores(later(200, 200, 200))
+    assert found.tolist() == [200, 200]
+
+
 # --- messages --------------------------------------------------------------------------------------------------------
 def test_messages_of_the_library_go_to_its_logger(tmp_path, caplog, capfd, monkeypatch):
     path = make_model(tmp_path / "n.ckpt", seed=2)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from aidet import Detector, ckpt, models, runtime
 from aidet.detector import explain
-from aidet.images import Pipeline
+from aidet.images import ImageError, Pipeline, reading
 from aidet.models import vit
 
 BOTH = ("real", "generated")
@@ -212,3 +212,15 @@ def test_occlusion_of_crops_is_that_of_the_covered_image(tmp_path, views, least)
     assert np.ptp(slow) > 0 and np.corrcoef(fast.ravel(), slow.ravel())[0, 1] >= least - 1e-6
     if least == 1:
         assert fast == pytest.approx(slow, abs=1e-4 * np.abs(slow).max() + 1e-6)
+
+
+def test_pictures_are_read_with_the_detectors_limits(photo, monkeypatch):
+    image = photo(1, (96, 80))
+    detector = Detector("rule:size:40", max_pixels=96 * 80)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 100)
+    monkeypatch.setattr(reading.decode, "__defaults__", (100, "error"))
+    assert detector.score(image).ok
+    assert explain.occlusion(detector, image, grid=2).shape == (2, 2)
+    assert [name for name, _, _ in explain.maps(detector, image)] == ["detector"]
+    with pytest.raises(ImageError, match="more than the limit"):
+        explain.occlusion(Detector("rule:size:40", max_pixels=96 * 80 - 1), image)

@@ -104,3 +104,17 @@ def test_a_file_of_this_project_keeps_what_it_states_beside_one_from_elsewhere(t
     assert other.order == ["generated", "real"]
     with pytest.raises(UserError, match="a checkpoint's sidecar has its own"):
         Detector(tmp_path / "a.onnx", transform=line)
+
+
+def test_what_the_graph_cannot_take_is_one_line(tmp_path):
+    path = made(tmp_path)
+    for line, said in (("resize((16, 16)) | to_float", "gives 16 x 16"), ("to_float", "images of any size")):
+        with pytest.raises(UserError, match=f"takes 8 x 8 pixels, --transform .* {said}|{said}"):
+            Detector(path, transform=line, positive=1)
+    for option, said in (
+        ({"backend": "mindspore"}, "runs on ONNX Runtime, as it is"),
+        ({"backend": "banana"}, "unknown backend 'banana'"),
+        ({"device": "banana"}, "unknown device 'banana'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Detector(path, transform=LINE, positive=1, **option)

@@ -64,6 +64,19 @@ def test_a_file_with_one_model_says_what_its_score_means(folder, photo):
         assert found.label == int(found.prob > 0.45) and found.statement is not None
 
 
+def test_two_copies_of_a_model_vote_as_one_does(tmp_path, photo):
+    make_model(tmp_path / "a.ckpt", threshold=0.2)
+    make_model(tmp_path / "b.ckpt", threshold=0.2)
+    one, two = (
+        Detector(tmp_path / "a.ckpt", votes=5, vote="hard"),
+        Detector(tmp_path / "a.ckpt", tmp_path / "b.ckpt", votes=5, vote="hard"),
+    )
+    found = [(one.score(photo(seed)).prob, two.score(photo(seed)).prob) for seed in range(12)]
+    assert {round(a, 1) for a, _ in found} - {0.0, 1.0}
+    for alone, both in found:
+        assert both == pytest.approx(alone, abs=1e-5)
+
+
 def test_a_file_may_name_a_rule(folder, photo):
     (folder / "ruled.yaml").write_text("models: [a.ckpt, 'rule:size']\n")
     assert Detector(folder / "ruled.yaml").names == ["a", "rule-size"]
@@ -147,3 +160,16 @@ def test_a_detector_of_relative_paths_is_opened_again_elsewhere(folder, tmp_path
         monkeypatch.chdir(tmp_path)
         assert pickle.loads(kept).names == made.names
         monkeypatch.chdir(folder)
+
+
+def test_a_file_of_other_models_is_no_way_to_fuse_these(folder):
+    both = [folder / "a.ckpt", folder / "sub" / "b.ckpt"]
+    assert Detector(*both, fuse=folder / "large.yaml").names == ["a", "b"]
+    with pytest.raises(UserError, match=r"large.yaml' is of .*b.ckpt, not of .*a.ckpt; give it alone, --ckpt .*large"):
+        Detector(both[0], fuse=folder / "large.yaml")
+
+
+def test_a_prior_alone_is_a_statement_of_the_file(tmp_path):
+    make_model(tmp_path / "a.ckpt")
+    (tmp_path / "one.yaml").write_text("models: [a.ckpt]\ncalibration: {scale: 1, offset: 0, prior: 0.5}\n")
+    assert Detector(tmp_path / "one.yaml").prior == 0.5

@@ -120,3 +120,11 @@ def test_a_rule_file_with_wrong_values_is_one_line(tmp_path, change):
     files.write_json(path, {**whole, **change})
     with pytest.raises(UserError, match="must be 2 numbers each"):
         rules.read(path)
+
+
+@pytest.mark.parametrize("option", [{"positive": 0}, {"real": "a"}])
+def test_a_rule_has_no_classes_to_name(option):
+    (name,) = option
+    with pytest.raises(UserError, match=f"^{name} .* names classes of a network; 'rule-size' is a rule"):
+        Detector("rule:size", **option)
+    assert Detector("rule:size", own_order=True, **option).names == ["rule-size"], "one of several, as in transfer"

@@ -211,3 +211,28 @@ def test_cached_graphs_are_shared_with_onnx_runtime(model):
     session = backends.open_model(ckpt.Sidecar.read(model), "openvino", (32, 32), say=print)
     assert sorted(model.parent.glob("a.*.onnx")) == before and len(before) == 1
     assert session.metadata()["aidet.key"]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_file_with_a_fixed_batch_takes_any_number_of_views(model, tmp_path, photo, backend):
+    assert not export.run(["--ckpt", str(model), "--format", "onnx", "--out", str(tmp_path), "--batch", "3"])
+    fixed, free = (Detector(p, votes=4, backend=backend, workers=1) for p in (tmp_path / f"{model.stem}.onnx", model))
+    assert fixed.models[0].backend.rows == 3 and free.models[0].backend.rows is None
+    for views in ({"votes": 1}, {"votes": 4}, {"votes": 9}):
+        fixed, free = (Detector(p, backend=backend, **views) for p in (tmp_path / f"{model.stem}.onnx", model))
+        assert fixed.score(photo(1)).score == pytest.approx(free.score(photo(1)).score, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"device": "cuda"}, "unknown device 'cuda'"),
+        ({"device": "GPU", "backend": "onnxruntime"}, "device 'GPU' is for --backend mindspore; onnxruntime runs on"),
+        ({"device": "Ascend", "precision": "bfloat16"}, "openvino runs on the CPU"),
+    ],
+    ids=str,
+)
+def test_a_device_without_effect_is_refused(model, settings, text):
+    for path in (model, "rule:size") if "precision" not in settings else (model,):
+        with pytest.raises(UserError, match=text):
+            Detector(path, **settings)

@@ -72,11 +72,19 @@ def test_a_models_threshold_moves_its_boundary():
     assert soft({"a": boundary, "b": boundary}) == pytest.approx(0, abs=1e-12)
 
 
+def test_a_hard_vote_has_used_a_models_threshold_already():
+    fusion = vote.Fusion("soft", ["a", "b"], thresholds={"a": 0.2, "b": 0.2}, voted=True)
+    views = np.array([-2.0, -2.0, -2.0, -1.0, 0.0])  # two of five are above .2
+    share = vote.combine_views(views, "hard", 0.2)
+    assert sigmoid(fusion({"a": share, "b": share})) == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize(
     "call, text",
     [
         (lambda: vote.combine_views([1], "mean"), "unknown vote 'mean'"),
         (lambda: views.Views("to_float", weights="details"), "did you mean 'detail'"),
+        (lambda: views.Views("to_float", kind=3), r"views \(=3\) must be a name"),
         (lambda: vote.Fusion("softor", ["a"]), "did you mean 'soft-or'"),
         (lambda: vote.Fusion("soft", ["alpha"], weights={"alfa": 1}), "did you mean 'alpha'"),
         (lambda: vote.Fusion("soft", ["a", "b"], weights={"a": 1}), "no value for 'b'"),
@@ -86,6 +94,7 @@ def test_a_models_threshold_moves_its_boundary():
         (lambda: vote.Fusion("soft-or", ["a"], weights={"a": 1}), "takes no weights"),
         (lambda: vote.unsure_zone("0.6,0.4"), "LOW <= HIGH"),
         (lambda: vote.unsure_zone("half"), "two numbers"),
+        (lambda: vote.unsure_zone(3), r"unsure \(=3\) must be none or two numbers"),
         (lambda: views.Views("center_crop(8) | normalize(half)", votes=0), r"votes \(=0\) must be a whole number >= 1"),
         (lambda: views.Views("center_crop(8)", votes=3, kind="random_crop(9)"), "9"),
         (lambda: views.Views("center_crop(8)", votes=3, kind="center_crop(8)"), "are not random"),

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 import evaluate
-from aidet import ckpt, files, metrics, models, report, runinfo
+from aidet import ckpt, files, images, metrics, models, report, runinfo
 from aidet.datasets import cifar100, truth
 from aidet.detector import detector, explain
 from aidet.errors import UserError
@@ -733,8 +733,8 @@ class Corner:
 
     models = []
 
-    def __init__(self, *checkpoints, **_):
-        pass
+    def __init__(self, *checkpoints, max_pixels=images.MAX_PIXELS, truncated="error", **_):
+        self.reading = images.Reading(max_pixels, truncated)
 
     def stream(self, items, stability=None):
         for key, image in items:

@@ -215,6 +215,7 @@ def test_lite_files_of_a_graph_with_its_preprocessing(model, tmp_path):
     ]  # fmt: skip
     assert (folder / "input.bin").stat().st_size == 2 * 32 * 32 * 3 and (folder / "output.bin").stat().st_size == 8
     assert "KIND = {'': 'uint8'" in (folder / "check.py").read_text()
+    assert "aipp" not in (folder / "commands.sh").read_text(), "there is no aipp.cfg"
 
 
 @pytest.mark.parametrize(
@@ -374,6 +375,25 @@ def test_int8_is_calibrated_compared_and_served(model, tmp_path, photo, capsys):
     with pytest.raises(UserError, match="say nothing of"):
         call(*flags, "--int8", tmp_path / "set", "--labels", tmp_path / "l.csv")
     assert (tmp_path / "a_int8.onnx").read_bytes() == made and not list(tmp_path.glob("*.partial*"))
+    elsewhere = [*flags[:-1], tmp_path / "new"]
+    for wrong in (["--int8", tmp_path / "none"], ["--int8", tmp_path / "set", "--labels", tmp_path / "none.csv"]):
+        with pytest.raises(UserError, match="does not exist"):
+            call(*elsewhere, *wrong)
+    with pytest.raises(UserError, match="at least 8"):
+        call(*elsewhere, "--bf16", files[0])
+    assert not (tmp_path / "new").exists(), "what is wrong is said before anything is written"
+    assert call(*elsewhere, "--int8", tmp_path / "set", "--opset", "17") == 0
+    assert [onnx.load(tmp_path / "new" / f"a{end}.onnx").opset_import[0].version for end in ("", "_int8")] == [17, 17]
+
+
+def test_a_model_without_other_views_is_calibrated_on_its_own(tmp_path, photo):
+    line = "decode | two_sizes(32, bicubic, 24, bilinear) | normalize(half)"
+    path = make_model(tmp_path / "z.ckpt", input={"transform": line, "channels": 3})
+    (tmp_path / "set").mkdir()
+    for i in range(16):
+        photo(i, (60, 50)).save(tmp_path / "set" / f"{i}.png")
+    assert call("--ckpt", path, "--format", "onnx", "--out", tmp_path, "--int8", tmp_path / "set") == 0
+    assert Detector(path, cascade=tmp_path / "z_int8.onnx").score(photo(99)).ok
 
 
 # --- freeing the batch dimension, on graphs made by hand -------------------------------------------------------------
