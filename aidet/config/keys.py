@@ -370,7 +370,6 @@ GROUPS = {
             _one_of("error", "score"), "error", "images whose end is missing: not used, or used as far as they go"
         ),
         "cache_mb": Key(_int, 1024, "memory for decoded images in MB; larger sets are read from disk", low=0),
-        "output_path": Key(_str, None, "as ckpt_save_dir"),
     },
 }
 SCHEMA = {name: key for group in GROUPS.values() for name, key in group.items()}
@@ -383,11 +382,12 @@ DROPPED = {
     "mixup_off_epoch": "mixing goes on to the end",
     "switch_prob": "mixup and CutMix are drawn equally often",
 }
-# Names that others use for the same key. OpenI, ModelArts and Xihe pass the first five to every job.
+# Names that others use for the same key. OpenI, ModelArts and Xihe pass the first six to every job.
 ALIASES = {
     "data_url": "data_dir",
     "train_url": "ckpt_save_dir",
     "output_url": "ckpt_save_dir",
+    "output_path": "ckpt_save_dir",
     "pretrain_url": "init_from",
     "aim_repo": None,
     "enable_modelarts": None,

@@ -230,20 +230,56 @@ def idle_keys(config: Any, device: Optional[str]) -> List[str]:
         set_here = name in config.given and config[name] not in (None, 0, False, SCHEMA[name].default)
         if set_here and without(config):
             idle.append(f"{name} ({why})")
+    if not config.shuffle and config.sampler:
+        idle.append("shuffle (a sampler draws in random order)")
+    idle += _unread(config)
     idle += [f"{name} ({DROPPED[name]})" for name in config.dropped]
     return idle
 
 
-_TRAINING = "scale ratio hflip vflip color_jitter auto_augment re_prob re_value".split()
+_TRAINING = "scale ratio hflip vflip color_jitter auto_augment re_prob".split()
+_ERASING = "re_value re_scale re_ratio re_max_attempts".split()
 _BOTH = "image_resize interpolation mean std".split()
+_COSINE = ("cosine_decay", "warmup_cosine_decay")
+# Keys of the schedule and of the optimizer -> the schedulers, or optimizers, that read them.
+_READ_BY = {
+    "min_lr": (*_COSINE, "one_cycle", "cyclic"),
+    "decay_epochs": (*_COSINE, "step_decay"),
+    "decay_rate": ("exponential_decay", "polynomial_decay", "step_decay", "multi_step_decay"),
+    "multi_step_decay_milestones": ("multi_step_decay",),
+    "num_cycles": (*_COSINE, "cyclic"),
+    "cycle_decay": _COSINE,
+    "momentum": ("sgd", "momentum", "nesterov", "rmsprop"),
+    "eps": ("adam", "adamw", "rmsprop", "adagrad", "lamb", "nadam", "adan"),
+}
+_WHOLE_EPOCHS = ("constant", "step_decay", "multi_step_decay")  # schedulers that change between epochs only
 # Keys that another key replaces or that need another one: name, the reason, and when it holds.
 _PAIRED = (
-    *((name, "transform says it all", lambda c: c.transform) for name in _TRAINING),
+    *((name, "transform says it all", lambda c: c.transform) for name in (*_TRAINING, *_ERASING)),
+    *((name, "without re_prob", lambda c: not c.re_prob and not c.transform) for name in _ERASING),
     *((name, "the lines say it all", lambda c: c.transform and c.transform_eval) for name in _BOTH),
+    ("color_jitter", "auto_augment replaces it", lambda c: c.auto_augment and not c.transform),
     ("crop_pct", "transform_eval says it all", lambda c: c.transform_eval),
     ("samples_per_epoch", "without sampler", lambda c: not c.sampler),
     ("cutmix_prob", "without mixup and cutmix", lambda c: not c.mixup and not c.cutmix),
     ("ema_decay", "without ema", lambda c: not c.ema),
     ("clip_value", "without clip_grad", lambda c: not c.clip_grad),
     ("image_weight", "without map_weight", lambda c: not c.map_weight),
-)
+    ("aux_factor", "with map_weight the second output is the map", lambda c: c.map_weight),
+    ("amp_dtype", "amp_level is O0", lambda c: not c.amp_cast_list and {c.amp_level, c.val_amp_level} <= {"O0", None}),
+    ("resume_opt", "without ckpt_path", lambda c: not c.ckpt_path),
+    *((name, "val_while_train is false", lambda c: not c.val_while_train)
+      for name in ("val_interval", "val_every_steps", "val_amp_level", "monitor")),
+    ("warmup_factor", "without warmup_epochs", lambda c: not c.warmup_epochs),
+    ("cycle_decay", "num_cycles is 1", lambda c: c.scheduler in _COSINE and c.num_cycles == 1),
+    ("lr_epoch_stair", "the scheduler changes between epochs only",
+     lambda c: c.scheduler in _WHOLE_EPOCHS and not c.warmup_epochs),
+)  # fmt: skip
+
+
+def _unread(config):
+    """Keys of :data:`_READ_BY` that were set and that the chosen scheduler or optimizer does not read."""
+    for name, users in _READ_BY.items():
+        key = "opt" if name in ("momentum", "eps") else "scheduler"
+        if name in config.given and config[name] != SCHEMA[name].default and config[key] not in users:
+            yield f"{name} ({key} {config[key]} does not read it)"
