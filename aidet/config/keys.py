@@ -285,7 +285,7 @@ GROUPS = {
         "min_lr": Key(_float, 1e-6, "lowest learning rate", none=True, low=0),
         "warmup_epochs": Key(_float, 0, "epochs of linear warm-up", low=0),
         "warmup_factor": Key(_float, 0.0, "learning rate at the first step, as a fraction of lr", low=0),
-        "decay_epochs": Key(_int, None, "epochs of one cosine or step; default: all after the warm-up", low=1),
+        "decay_epochs": Key(_int, None, "epochs of one cosine (default: all after the warm-up) or step (30)", low=1),
         "decay_rate": Key(_float, 0.9, "factor of exponential and step decay, power of the polynomial", low=0),
         "multi_step_decay_milestones": Key(_list(_int), [30, 60, 90], "epochs of the multi-step decay", none=True),
         "lr_epoch_stair": Key(_bool, False, "change the learning rate only between epochs"),

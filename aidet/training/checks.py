@@ -147,6 +147,12 @@ def check_keys(config: Any) -> None:
         raise UserError("aug_splits compares views of one image; set mixup 0 and cutmix 0")
 
 
+def validates_apart(config: Any) -> bool:
+    """Whether validation is computed in another precision than the training, by a copy of the network."""
+    level = config.val_amp_level
+    return level is not None and (level != config.amp_level or bool(config.amp_cast_list))
+
+
 def find_data(config: Any, warn: Callable[[str], Any]) -> Data:
     """The images of a training; ``warn`` takes one line of text.
 
@@ -162,7 +168,24 @@ def find_data(config: Any, warn: Callable[[str], Any]) -> Data:
         raise UserError("early_stopping and threshold auto need validation while training; set val_while_train true")
     if val_set is None and config.ckpt_save_policy == "top_k":
         raise UserError("ckpt_save_policy top_k ranks by validation; give a validation split or use latest_k")
+    if (train_set.sides < 0).any():
+        _check_plain(config, val_set is not None and config.val_while_train, len(classes), warn)
     return Data(train_set, val_set, classes)
+
+
+def _check_plain(config, validated, classes, warn):
+    """Refuse what needs real and generated images where the classes are others; else it would be found at the end."""
+    outputs = config.num_classes or classes
+    without = ("auc",) if outputs <= 2 else ("auc", "precision", "recall")
+    if validated and config.monitor in without:
+        raise UserError(
+            f"monitor (={config.monitor}) needs the classes real and generated; these {classes} are others: set it to "
+            "accuracy, balanced_accuracy or macro_f1"
+        )
+    if config.threshold == "auto":
+        raise UserError("threshold auto needs the classes real and generated; these are others: leave it out")
+    if config.threshold != SCHEMA["threshold"].default:
+        warn(f"note: without effect here: threshold (={config.threshold:g}), the classes are not real and generated")
 
 
 def find_lines(config: Any) -> Lines:

@@ -13,6 +13,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from .. import images
 from ..errors import UserError, nearest
+from .checks import validates_apart
 
 DOWN, UP = "lora_A", "lora_B"  # the names that peft gives them
 
@@ -90,8 +91,11 @@ def _settings(config):
         raise UserError(f"lora: layers (={globs!r}) must be a list of patterns, such as ['blocks.*.attn.qkv']")
     if not config.init_from:
         raise UserError("lora adapts pretrained layers; set init_from to their weights")
-    if config.val_amp_level not in (None, config.amp_level):
-        raise UserError(f"lora: val_amp_level (={config.val_amp_level!r}) must be amp_level, {config.amp_level!r}")
+    if validates_apart(config):
+        cast = ", without amp_cast_list" if config.amp_cast_list else ""
+        raise UserError(
+            f"lora: val_amp_level (={config.val_amp_level!r}) must be amp_level, {config.amp_level!r}{cast}"
+        )
     return rank, globs
 
 
@@ -104,7 +108,8 @@ def _replace(holder, last, dense, rank, rng):
     adapted = LoraDense(dense, rank, rng)
     names.update({id(adapted.lora_A): f"{layer}.{DOWN}", id(adapted.lora_B): f"{layer}.{UP}"})
     if isinstance(holder, nn.SequentialCell):
-        holder[int(last)] = adapted
+        holder._cells[last] = adapted  # its own assignment guesses names of parameters, and fails on some networks
+        holder.cell_list = list(holder._cells.values())
     else:
         setattr(holder, last, adapted)
     for parameter in adapted.get_parameters():

@@ -269,8 +269,20 @@ SCHEDULE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("scheduler", ["constant", "cosine_decay", "warmup_cosine_decay", "exponential_decay",
-                                       "step_decay", "multi_step_decay", "polynomial_decay", "one_cycle", "cyclic"])
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        "constant",
+        "cosine_decay",
+        "warmup_cosine_decay",
+        "exponential_decay",
+        "step_decay",
+        "multi_step_decay",
+        "polynomial_decay",
+        "one_cycle",
+        "cyclic",
+    ],
+)
 @pytest.mark.parametrize("more", [{}, {"warmup_epochs": 1}, {"num_cycles": 2}], ids=str)
 def test_a_key_of_the_schedule_is_named_where_it_changes_no_rate(scheduler, more):
     """Also the other way round: what is not named changes some rate."""

@@ -108,6 +108,19 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(pictures, tower, tmp_
     assert all(np.array_equal(a[n], b[n]) for n in a)
 
 
+def test_dense_layers_of_a_sequence_are_adapted_in_any_network():
+    """MindSpore's own assignment to a SequentialCell fails where names of parameters differ in depth."""
+    pytest.importorskip("mindcv")
+    net = models.create("mobilevit_xx_small", num_classes=2)
+    before = [p.name for p in net.get_parameters()]
+    keys = config.load(None, {"data_dir": "x", "init_from": "y", "lora": {"rank": 1, "layers": ["*"]}})
+    count = lora.adapt(net, keys)
+    now = [p.name for p in net.get_parameters()]
+    assert count > 1 and set(before) < set(now) and len(set(now)) == len(now) == len(before) + 2 * count
+    holders = [cell for _, cell in net.cells_and_names() if hasattr(cell, "cell_list")]
+    assert all(list(cell.cell_list) == list(cell.name_cells().values()) for cell in holders)
+
+
 def test_weights_of_a_state_are_folded():
     rng = np.random.default_rng(0)
     weight, down, up = rng.random((3, 4)), rng.random((1, 4)), rng.random((3, 1))
@@ -127,6 +140,7 @@ def test_weights_of_a_state_are_folded():
         ({"lora": {"layers": GLOBS, "alpha": 16}}, "unknown key 'alpha'; it takes rank and layers"),
         ({"init_from": None, "freeze": []}, "set init_from to their weights"),
         ({"val_amp_level": "O2"}, "val_amp_level .='O2'. must be amp_level, 'O0'"),
+        ({"val_amp_level": "O0", "amp_cast_list": ["Dense"]}, "must be amp_level, 'O0', without amp_cast_list"),
     ],
     ids=str,
 )  # fmt: skip
