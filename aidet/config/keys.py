@@ -196,7 +196,7 @@ GROUPS = {
         "dataset_download": Key(_bool, False, "accepted; nothing is ever downloaded"),
         "num_parallel_workers": Key(_int, 8, "worker processes, at most the number of cores; 0: none", low=0),
         "shuffle": Key(_bool, True, "a new order every epoch"),
-        "num_samples": Key(_int, None, "use that many training images, drawn with the seed", low=1),
+        "num_samples": Key(_int, None, "use that many training images (before aug_repeats), drawn by seed", low=1),
         "batch_size": Key(_int, 128, "images per step and process", low=1),
         "drop_remainder": Key(_bool, True, "leave out the last, smaller batch of an epoch"),
     },

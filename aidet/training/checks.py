@@ -194,7 +194,8 @@ def find_lines(config: Any) -> Lines:
     Raises
     ------
     UserError
-        A line is wrong, produces images of different sizes, or makes validation random.
+        A line is wrong, produces images of different sizes, makes validation random, or maps pixels to other numbers
+        than the training.
     """
     text, text_eval = pipelines(config)
     policies = [name for name, _ in images.parsed(text).steps].count("auto_augment")
@@ -204,7 +205,21 @@ def find_lines(config: Any) -> Lines:
     if images.parsed(text_eval).random:
         raise UserError(f"transform_eval {text_eval!r} is random; validation needs the same pixels every time")
     views = None if config.views is None else images.Pipeline(config.views).text
+    for key, line in (("transform_eval", text_eval), ("views", views)):
+        if line is not None and not _same_numbers(text, line):
+            raise UserError(
+                f"{key} {line!r} does not map pixels to the numbers that the network is trained with, {text!r}; use "
+                "the same normalize, to_float or high_pass"
+            )
     return Lines(text, text_eval, views, size, size_eval)
+
+
+def _same_numbers(first, second):
+    """Whether two lines map grey levels to the same numbers; of lines that look at neighbours, whether both do."""
+    one, two = images.parsed(first).affine(), images.parsed(second).affine()
+    if one is None or two is None:
+        return one is two
+    return all(np.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(one, two))
 
 
 def _size(key, text):
@@ -241,8 +256,6 @@ def idle_keys(config: Any, device: Optional[str]) -> List[str]:
         idle.append("eval_shuffle (the order changes no number)")
     if config.use_nesterov and config.opt not in ("sgd", "momentum", "nesterov", "adam", "adamw"):
         idle.append(f"use_nesterov (opt {config.opt} has no Nesterov momentum)")
-    if config.aug_repeats > 1 and config.num_samples:
-        idle.append("num_samples counts images before aug_repeats")
     if config.dataset_download:
         idle.append("dataset_download (nothing is downloaded)")
     if config.jit_level and device == "CPU":

@@ -68,6 +68,8 @@ def adapt(net: nn.Cell, config: Any) -> int:
     rank, globs = _settings(config)
     cells = dict(net.cells_and_names())
     dense = [name for name, cell in cells.items() if isinstance(cell, nn.Dense)]
+    if not dense:
+        raise UserError(f"lora adapts dense layers, of which model {config.model!r} has none")
     for glob in globs:
         if not fnmatch.filter(dense, glob):
             raise UserError(f"lora layers {glob!r} matches no dense layer; {nearest(glob, dense)}")

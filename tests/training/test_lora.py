@@ -121,6 +121,14 @@ def test_dense_layers_of_a_sequence_are_adapted_in_any_network():
     assert all(list(cell.cell_list) == list(cell.name_cells().values()) for cell in holders)
 
 
+def test_a_network_without_dense_layers_is_named():
+    import mindspore as ms
+
+    keys = config.load(None, {"model": "flat", "init_from": "y", "lora": {"rank": 1, "layers": ["*"]}})
+    with pytest.raises(UserError, match="lora adapts dense layers, of which model 'flat' has none"):
+        lora.adapt(ms.nn.Conv2d(3, 2, 1), keys)
+
+
 def test_weights_of_a_state_are_folded():
     rng = np.random.default_rng(0)
     weight, down, up = rng.random((3, 4)), rng.random((1, 4)), rng.random((3, 1))

@@ -85,6 +85,21 @@ def test_plain_classes_have_no_threshold_and_no_auc(data, plain, tmp_path, capsy
     assert fitted(plain, tmp_path / "two", monitor="recall", epoch_size=1)[0] == 0
 
 
+def test_training_evaluation_and_views_have_the_same_numbers(data, tmp_path):  # noqa: F811
+    """Else the network is validated, and later used, on numbers that it never saw."""
+    line = "center_crop(16) | normalize(imagenet)"
+    for more, message in (
+        ({"transform_eval": line}, "transform_eval .*imagenet.* does not map pixels to the numbers .*half"),
+        ({"transform": None, "image_resize": 16}, "transform_eval .*half.* does not map pixels"),
+        ({"views": line}, "views .*imagenet.* does not map pixels"),
+        ({"views": "center_crop(16) | high_pass"}, "views .*high_pass.* does not map pixels"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fitted(data, tmp_path, **more)
+    same = "center_crop(16) | to_float(-1, 1)"  # as normalize(half)
+    assert fitted(data, tmp_path, views=same, epoch_size=0)[0] == 0
+
+
 def test_a_run_of_no_epochs_says_so(data, tmp_path):  # noqa: F811
     assert fitted(data, tmp_path, epoch_size=0)[1][-1].endswith("best.ckpt here, because no epoch was trained")
 
