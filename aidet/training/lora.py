@@ -40,8 +40,10 @@ class LoraDense(nn.Cell):
         self.lora_B = Parameter(Tensor(np.zeros((dense.weight.shape[0], rank), np.float32)), name=UP)
 
     def construct(self, x: Tensor) -> Tensor:
-        low = ops.matmul(x, ops.transpose(self.lora_A, (1, 0)))
-        return self.dense(x) + ops.matmul(low, ops.transpose(self.lora_B, (1, 0)))
+        # In mixed precision x has half the width of the parameters.
+        down = ops.transpose(self.lora_A.astype(x.dtype), (1, 0))
+        up = ops.transpose(self.lora_B.astype(x.dtype), (1, 0))
+        return self.dense(x) + ops.matmul(ops.matmul(x, down), up)
 
 
 def adapt(net: nn.Cell, config: Any) -> int:

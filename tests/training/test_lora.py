@@ -98,6 +98,19 @@ def test_products_and_head_are_trained_and_folded(pictures, tower, tmp_path):
     assert loss.mean() == pytest.approx(logged, abs=1e-5)
 
 
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+def test_mixed_precision_trains_the_same_products(pictures, tower, tmp_path, monkeypatch, level):
+    monkeypatch.chdir(tmp_path)  # where MindSpore writes the networks that it rewrites
+    run(pictures, tower, tmp_path / "half", amp_level=level, epoch_size=1)
+    run(pictures, tower, tmp_path / "full", epoch_size=1)
+    before, half, full = (ckpt.load_arrays(p) for p in (tower, *(tmp_path / n / "last.ckpt" for n in ("half", "full"))))
+    assert set(half) == set(full) == {*before, "head.weight", "head.bias"}
+    assert {n for n in before if not np.array_equal(before[n], half[n])} == {f"{n}.weight" for n in ADAPTED}
+    assert half["head.weight"].dtype == np.float32
+    losses = [list(csv.DictReader(open(tmp_path / n / "log.csv", newline="")))[0] for n in ("half", "full")]
+    assert float(losses[0]["val_loss"]) == pytest.approx(float(losses[1]["val_loss"]), abs=0.02)
+
+
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(pictures, tower, tmp_path):
     run(pictures, tower, tmp_path / "whole")
     run(pictures, tower, tmp_path / "parts", epoch_size=2)
