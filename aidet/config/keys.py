@@ -382,8 +382,8 @@ DROPPED = {
     "mixup_off_epoch": "mixing goes on to the end",
     "switch_prob": "mixup and CutMix are drawn equally often",
 }
-# Names that others use for the same key. OpenI, ModelArts and Xihe pass the first six to every job.
-ALIASES = {
+# Flags that OpenI, ModelArts and Xihe add to the command line of a job.
+PLATFORM = {
     "data_url": "data_dir",
     "train_url": "ckpt_save_dir",
     "output_url": "ckpt_save_dir",
@@ -393,6 +393,10 @@ ALIASES = {
     "enable_modelarts": None,
     "multi_data_url": "data_dir",
     "ckpt_url": "init_from",
+}
+# Names that others use for the same key.
+ALIASES = {
+    **PLATFORM,
     # of older MindCV versions
     "dynamic_loss_scale": "loss_scale_type",
     "filter_bias_and_bn": "weight_decay_filter",

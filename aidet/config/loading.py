@@ -12,7 +12,7 @@ import yaml
 
 from ..errors import UserError, _shown, nearest
 from ..files import SHIPPED, read_mapping
-from .keys import _OLD_VALUES, ALIASES, DROPPED, GROUPS, PRETRAINING, SCHEMA, _bool, _label
+from .keys import _OLD_VALUES, ALIASES, DROPPED, GROUPS, PLATFORM, PRETRAINING, SCHEMA, _bool, _label
 from .profiles import Profile, read_overlay
 
 PROFILE = "profile"  # on the command line only: a written configuration has the overlay's keys in it
@@ -112,13 +112,19 @@ def _renamed(values: Mapping[str, Any]) -> Dict[str, Any]:
         target = ALIASES.get(name, name) if name not in SCHEMA else name
         if target is None or (name in ALIASES and value in (None, "")):
             continue
-        if name in ALIASES and target in values:
-            # A key given by the user wins over what a platform adds to every command line.
-            continue
         try:
-            result[target] = _OLD_VALUES.get(name, lambda v: v)(value)
+            value = _OLD_VALUES.get(name, lambda v: v)(value)
         except ValueError as error:
             raise UserError(f"{name} (={_shown(value)}) must be {error}") from None
+        if name in ALIASES and target in values:
+            # A key given by the user wins over what a platform adds to every command line.
+            key, other = SCHEMA[target], values[target]
+            if name not in PLATFORM and key.convert(name, value) != key.convert(target, other):
+                raise UserError(
+                    f"{name} (={_shown(value)}) is another name of {target} (={_shown(other)}); give one of them"
+                )
+            continue
+        result[target] = value
     return result
 
 

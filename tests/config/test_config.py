@@ -52,6 +52,7 @@ def test_the_command_line_overrides_the_file_and_takes_lists_and_booleans(tmp_pa
         ("lr: 1\nlr: 2", "key 'lr' appears twice"),
         ("lr: !!python/object/apply:os.system ['true']", "cannot be read"),
         ("lr: [1", "cannot be read"),
+        ("epochs: 5\nepoch_size: 9", "epochs (=5) is another name of epoch_size (=9); give one of them"),
     ],
 )
 def test_a_wrong_file_is_one_clear_error(tmp_path, text, message):
@@ -67,6 +68,8 @@ def test_names_of_other_programs_are_found_in_a_file_and_on_the_command_line(tmp
     c = config.load(tmp_path / "c.yaml", config.parse_args(argv)[1])
     assert (c.lr, c.opt, c.weight_decay, c.num_parallel_workers) == (1e-2, "sgd", 0.1, 3)
     assert (c.ckpt_save_dir, c.device_target) == ("o", "CPU")
+    same = {"learning_rate": "1e-2", "lr": 0.01, "dynamic_loss_scale": True, "loss_scale_type": "dynamic"}
+    assert config.load(tmp_path / "c.yaml", same).lr == 1e-2
     with pytest.raises(UserError, match="unknown flag 'lerning_rate'; did you mean 'learning_rate'"):
         config.parse_args(["--lerning_rate", "1"])
 
