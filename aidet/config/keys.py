@@ -196,7 +196,7 @@ GROUPS = {
         "dataset_download": Key(_bool, False, "accepted; nothing is ever downloaded"),
         "num_parallel_workers": Key(_int, 8, "worker processes, at most the number of cores; 0: none", low=0),
         "shuffle": Key(_bool, True, "a new order every epoch"),
-        "num_samples": Key(_int, None, "use that many training images, drawn with the seed", low=1),
+        "num_samples": Key(_int, None, "use that many training images (before aug_repeats), drawn by seed", low=1),
         "batch_size": Key(_int, 128, "images per step and process", low=1),
         "drop_remainder": Key(_bool, True, "leave out the last, smaller batch of an epoch"),
     },
@@ -285,7 +285,7 @@ GROUPS = {
         "min_lr": Key(_float, 1e-6, "lowest learning rate", none=True, low=0),
         "warmup_epochs": Key(_float, 0, "epochs of linear warm-up", low=0),
         "warmup_factor": Key(_float, 0.0, "learning rate at the first step, as a fraction of lr", low=0),
-        "decay_epochs": Key(_int, None, "epochs of one cosine or step; default: all after the warm-up", low=1),
+        "decay_epochs": Key(_int, None, "epochs of one cosine (default: all after the warm-up) or step (30)", low=1),
         "decay_rate": Key(_float, 0.9, "factor of exponential and step decay, power of the polynomial", low=0),
         "multi_step_decay_milestones": Key(_list(_int), [30, 60, 90], "epochs of the multi-step decay", none=True),
         "lr_epoch_stair": Key(_bool, False, "change the learning rate only between epochs"),
@@ -370,7 +370,6 @@ GROUPS = {
             _one_of("error", "score"), "error", "images whose end is missing: not used, or used as far as they go"
         ),
         "cache_mb": Key(_int, 1024, "memory for decoded images in MB; larger sets are read from disk", low=0),
-        "output_path": Key(_str, None, "as ckpt_save_dir"),
     },
 }
 SCHEMA = {name: key for group in GROUPS.values() for name, key in group.items()}
@@ -383,16 +382,21 @@ DROPPED = {
     "mixup_off_epoch": "mixing goes on to the end",
     "switch_prob": "mixup and CutMix are drawn equally often",
 }
-# Names that others use for the same key. OpenI, ModelArts and Xihe pass the first five to every job.
-ALIASES = {
+# Flags that OpenI, ModelArts and Xihe add to the command line of a job.
+PLATFORM = {
     "data_url": "data_dir",
     "train_url": "ckpt_save_dir",
     "output_url": "ckpt_save_dir",
+    "output_path": "ckpt_save_dir",
     "pretrain_url": "init_from",
     "aim_repo": None,
     "enable_modelarts": None,
     "multi_data_url": "data_dir",
     "ckpt_url": "init_from",
+}
+# Names that others use for the same key.
+ALIASES = {
+    **PLATFORM,
     # of older MindCV versions
     "dynamic_loss_scale": "loss_scale_type",
     "filter_bias_and_bn": "weight_decay_filter",

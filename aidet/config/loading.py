@@ -12,7 +12,7 @@ import yaml
 
 from ..errors import UserError, _shown, nearest
 from ..files import SHIPPED, read_mapping
-from .keys import _OLD_VALUES, ALIASES, DROPPED, GROUPS, PRETRAINING, SCHEMA, _bool, _label
+from .keys import _OLD_VALUES, ALIASES, DROPPED, GROUPS, PLATFORM, PRETRAINING, SCHEMA, _bool, _label
 from .profiles import Profile, read_overlay
 
 PROFILE = "profile"  # on the command line only: a written configuration has the overlay's keys in it
@@ -33,7 +33,7 @@ class Config:
     source : str or None
         The file.
     dropped : list of str
-        Keys of :data:`DROPPED` that were set.
+        Keys of :data:`DROPPED` that the file, the overlay or the command line set.
     profile : Profile or None
         The overlay that was applied to the file.
     """
@@ -43,7 +43,7 @@ class Config:
         self.source = source
         self.profile: Optional[Profile] = None
         self.given: Set[str] = set()
-        self.dropped: List[str] = []
+        self.dropped: List[str] = [name for name, value in values.items() if name in DROPPED and value is not True]
         _refuse_pretraining(values)
         for name, value in _renamed(values).items():
             if name not in SCHEMA:
@@ -61,8 +61,6 @@ class Config:
         def __getattr__(self, name: str) -> Any: ...
 
     def _settle(self):
-        if self.output_path:
-            self.ckpt_save_dir = self.output_path
         if self.ckpt_path and not self.resume_opt and not self.init_from:
             self.init_from = self.ckpt_path
         if self.ckpt_path and self.resume_opt and not self.resume:
@@ -114,13 +112,19 @@ def _renamed(values: Mapping[str, Any]) -> Dict[str, Any]:
         target = ALIASES.get(name, name) if name not in SCHEMA else name
         if target is None or (name in ALIASES and value in (None, "")):
             continue
-        if name in ALIASES and target in values:
-            # A key given by the user wins over what a platform adds to every command line.
-            continue
         try:
-            result[target] = _OLD_VALUES.get(name, lambda v: v)(value)
+            value = _OLD_VALUES.get(name, lambda v: v)(value)
         except ValueError as error:
             raise UserError(f"{name} (={_shown(value)}) must be {error}") from None
+        if name in ALIASES and target in values:
+            # A key given by the user wins over what a platform adds to every command line.
+            key, other = SCHEMA[target], values[target]
+            if name not in PLATFORM and key.convert(name, value) != key.convert(target, other):
+                raise UserError(
+                    f"{name} (={_shown(value)}) is another name of {target} (={_shown(other)}); give one of them"
+                )
+            continue
+        result[target] = value
     return result
 
 
@@ -154,21 +158,31 @@ def load(yaml_path: Optional[Union[str, Path]], overrides: Optional[Mapping[str,
     given = dict(overrides or {})
     profile = given.pop(PROFILE, None)
     raw = {} if yaml_path is None else _read(Path(yaml_path))
-    values, dropped = _renamed(raw), [k for k, v in {**raw, **given}.items() if k in DROPPED and v is not True]
+    source = None if yaml_path is None else str(yaml_path)
+    plain = Config(_merged(raw, given), source)
     if profile is None:
-        config = Config({**values, **_renamed(given)}, source=None if yaml_path is None else str(yaml_path))
-        config.dropped = dropped
-        return config
+        return plain
     if yaml_path is None:
         raise UserError(f"--{PROFILE} {profile} needs the recipe that it changes: -c FILE")
     path, overlay = read_overlay(_found(Path(yaml_path)), str(profile))
-    overlay, given = _renamed(overlay), _renamed(given)
-    config = Config({**values, **overlay, **given}, source=str(yaml_path))
-    plain = Config({**values, **given})
-    own = {n: config[n] for n in overlay if n not in given and config[n] != plain[n]}
-    config.dropped = dropped
+    config = Config(_merged(raw, overlay, given), source)
+    names = dict.fromkeys([*_renamed(overlay), *SCHEMA])  # those that follow from others come last
+    own = {n: config[n] for n in names if n in SCHEMA and config[n] != plain[n]}
     config.profile = Profile(str(profile), str(path), own)
     return config
+
+
+def _merged(*levels: Mapping[str, Any]) -> Dict[str, Any]:
+    """The keys of all levels, of which a later one wins: the recipe, its overlay, the command line."""
+    result: Dict[str, Any] = {}
+    for level in levels:
+        level = {**{name: value for name, value in level.items() if name in DROPPED}, **_renamed(level)}
+        if level.get("ckpt_path"):
+            # It stands for one of two keys, which an earlier level may have set.
+            flag = {**result, **level}.get("resume_opt", False)
+            result.pop("resume" if SCHEMA["resume_opt"].convert("resume_opt", flag) else "init_from", None)
+        result.update(level)
+    return result
 
 
 def _found(path: Path) -> Path:

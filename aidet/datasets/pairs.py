@@ -58,6 +58,35 @@ def twins(paths: Sequence[str]) -> List[Optional[str]]:
     return found
 
 
+def units(groups: Sequence[str], pairs: Sequence[str], paths: Sequence[str]) -> List[str]:
+    """What must stay on one side of a split: the group, else the pair, else the path.
+
+    Parameters
+    ----------
+    groups, pairs, paths : sequence of str, length n
+        ``""`` where an image has no group, or no pair.
+
+    Returns
+    -------
+    list of str, length n
+        Groups that a pair connects are one unit, with the name that comes first.
+    """
+    own = [group or pair or path for group, pair, path in zip(groups, pairs, paths)]
+    parent = {unit: unit for unit in own}
+
+    def top(unit):
+        while parent[unit] != unit:
+            parent[unit] = unit = parent[parent[unit]]
+        return unit
+
+    first: Dict[str, str] = {}
+    for unit, pair in zip(own, pairs):
+        if pair:
+            low, high = sorted((top(unit), top(first.setdefault(pair, unit))))
+            parent[high] = low
+    return [top(unit) for unit in own]
+
+
 def _alike(first: Path, second: Path) -> bool:
     """Whether two images have one size and correlate as thumbnails."""
     try:

@@ -70,10 +70,9 @@ class Samples(sources.Table):
         """Seed of the random draws of row ``i``: its pair if it has one, else its path."""
         return self.pairs[i] or self.paths[i]
 
-    def unit(self, i: int) -> str:
-        """What must stay on one side of a split: the group, else the pair, else the path."""
-        groups = self.groups()
-        return (groups[i] if groups else "") or self.pairs[i] or self.paths[i]
+    def units(self) -> List[str]:
+        """What must stay on one side of a split, for every row, see :func:`aidet.datasets.pairs.units`."""
+        return pairs.units(self.groups() or [""] * len(self), self.pairs, self.paths)
 
 
 def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple[Samples, Optional[Samples], List[str]]:
@@ -296,7 +295,7 @@ def _from_class_folders(keys: List[str], folder: Path) -> Samples:
 
 
 def hold_out(samples: Samples, fraction: float, seed: int) -> Tuple[Samples, Samples]:
-    """Split by a hash of each image's group, so that the parts stay the same when images are added.
+    """Split by a hash of each image's unit, so that the parts stay the same when images are added.
 
     Returns
     -------
@@ -308,7 +307,7 @@ def hold_out(samples: Samples, fraction: float, seed: int) -> Tuple[Samples, Sam
         digest = hashlib.blake2b(f"{seed}\0{unit}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
         return int.from_bytes(digest, "little") / 2**64 < fraction
 
-    chosen = [held(samples.unit(i)) for i in range(len(samples))]
+    chosen = [held(unit) for unit in samples.units()]
     rest, out = [i for i, h in enumerate(chosen) if not h], [i for i, h in enumerate(chosen) if h]
     if not rest or not out:
         raise UserError(f"val_fraction (={fraction}) leaves one part of {len(samples)} images empty")

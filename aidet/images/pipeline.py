@@ -71,7 +71,8 @@ class Pipeline:
     Raises
     ------
     UserError
-        Unknown operation or argument, with the nearest valid name.
+        Unknown operation or argument, with the nearest valid name; or an operation on pictures after one that makes
+        numbers.
 
     Examples
     --------
@@ -90,6 +91,9 @@ class Pipeline:
         for name, args, kwargs in calls:
             if name not in OPERATIONS:
                 raise UserError(f"transform {text!r}: {nearest(name, OPERATIONS, 'operation')}")
+            before = next((done for done, _ in self.steps if done in NUMERIC), None)
+            if before is not None and name != "random_erasing":
+                raise UserError(f"transform {text!r}: {name} takes a picture, {before} before it gives numbers")
             factory, random = OPERATIONS[name]
             try:
                 inspect.signature(factory).bind(*args, **kwargs)

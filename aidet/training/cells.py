@@ -318,6 +318,14 @@ def mixed_precision(
     """
     if level == "O0" and not cast:
         return net
+    names = [(p, p.name) for p in net.get_parameters()]
+    made = _cast(net, level, dtype, device, cast)
+    for parameter, name in names:
+        parameter.name = name  # O1 and a list build the network anew, and name parameters after the cells around them
+    return made
+
+
+def _cast(net, level, dtype, device, cast):
     kind = {"float16": ms.float16, "bfloat16": ms.bfloat16}[dtype]
     if dtype == "bfloat16" and device == "CPU":
         raise UserError("amp_dtype 'bfloat16' fails on a CPU at every level; use float16 or amp_level O0")

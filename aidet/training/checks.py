@@ -151,6 +151,12 @@ def check_keys(config: Any) -> None:
         raise UserError("aug_splits compares views of one image; set mixup 0 and cutmix 0")
 
 
+def validates_apart(config: Any) -> bool:
+    """Whether validation is computed in another precision than the training, by a copy of the network."""
+    level = config.val_amp_level
+    return level is not None and (level != config.amp_level or bool(config.amp_cast_list))
+
+
 def find_data(config: Any, warn: Callable[[str], Any]) -> Data:
     """The images of a training; ``warn`` takes one line of text.
 
@@ -166,7 +172,24 @@ def find_data(config: Any, warn: Callable[[str], Any]) -> Data:
         raise UserError("early_stopping and threshold auto need validation while training; set val_while_train true")
     if val_set is None and config.ckpt_save_policy == "top_k":
         raise UserError("ckpt_save_policy top_k ranks by validation; give a validation split or use latest_k")
+    if (train_set.sides < 0).any():
+        _check_plain(config, val_set is not None and config.val_while_train, len(classes), warn)
     return Data(train_set, val_set, classes)
+
+
+def _check_plain(config, validated, classes, warn):
+    """Refuse what needs real and generated images where the classes are others; else it would be found at the end."""
+    outputs = config.num_classes or classes
+    without = ("auc",) if outputs <= 2 else ("auc", "precision", "recall")
+    if validated and config.monitor in without:
+        raise UserError(
+            f"monitor (={config.monitor}) needs the classes real and generated; these {classes} are others: set it to "
+            "accuracy, balanced_accuracy or macro_f1"
+        )
+    if config.threshold == "auto":
+        raise UserError("threshold auto needs the classes real and generated; these are others: leave it out")
+    if config.threshold != SCHEMA["threshold"].default:
+        warn(f"note: without effect here: threshold (={config.threshold:g}), the classes are not real and generated")
 
 
 def find_lines(config: Any) -> Lines:
@@ -175,7 +198,8 @@ def find_lines(config: Any) -> Lines:
     Raises
     ------
     UserError
-        A line is wrong, produces images of different sizes, or makes validation random.
+        A line is wrong, produces images of different sizes, makes validation random, or maps pixels to other numbers
+        than the training.
     """
     text, text_eval = pipelines(config)
     policies = [name for name, _ in images.parsed(text).steps].count("auto_augment")
@@ -185,7 +209,21 @@ def find_lines(config: Any) -> Lines:
     if images.parsed(text_eval).random:
         raise UserError(f"transform_eval {text_eval!r} is random; validation needs the same pixels every time")
     views = None if config.views is None else images.Pipeline(config.views).text
+    for key, line in (("transform_eval", text_eval), ("views", views)):
+        if line is not None and not _same_numbers(text, line):
+            raise UserError(
+                f"{key} {line!r} does not map pixels to the numbers that the network is trained with, {text!r}; use "
+                "the same normalize, to_float or high_pass"
+            )
     return Lines(text, text_eval, views, size, size_eval)
+
+
+def _same_numbers(first, second):
+    """Whether two lines map grey levels to the same numbers; of lines that look at neighbours, whether both do."""
+    one, two = images.parsed(first).affine(), images.parsed(second).affine()
+    if one is None or two is None:
+        return one is two
+    return all(np.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(one, two))
 
 
 def _size(key, text):
@@ -222,8 +260,6 @@ def idle_keys(config: Any, device: Optional[str]) -> List[str]:
         idle.append("eval_shuffle (the order changes no number)")
     if config.use_nesterov and config.opt not in ("sgd", "momentum", "nesterov", "adam", "adamw"):
         idle.append(f"use_nesterov (opt {config.opt} has no Nesterov momentum)")
-    if config.aug_repeats > 1 and config.num_samples:
-        idle.append("num_samples counts images before aug_repeats")
     if config.dataset_download:
         idle.append("dataset_download (nothing is downloaded)")
     if config.jit_level and device == "CPU":
@@ -234,20 +270,56 @@ def idle_keys(config: Any, device: Optional[str]) -> List[str]:
         set_here = name in config.given and config[name] not in (None, 0, False, SCHEMA[name].default)
         if set_here and without(config):
             idle.append(f"{name} ({why})")
+    if not config.shuffle and config.sampler:
+        idle.append("shuffle (a sampler draws in random order)")
+    idle += _unread(config)
     idle += [f"{name} ({DROPPED[name]})" for name in config.dropped]
     return idle
 
 
-_TRAINING = "scale ratio hflip vflip color_jitter auto_augment re_prob re_value".split()
+_TRAINING = "scale ratio hflip vflip color_jitter auto_augment re_prob".split()
+_ERASING = "re_value re_scale re_ratio re_max_attempts".split()
 _BOTH = "image_resize interpolation mean std".split()
+_COSINE = ("cosine_decay", "warmup_cosine_decay")
+# Keys of the schedule and of the optimizer -> the schedulers, or optimizers, that read them.
+_READ_BY = {
+    "min_lr": (*_COSINE, "one_cycle", "cyclic"),
+    "decay_epochs": (*_COSINE, "step_decay"),
+    "decay_rate": ("exponential_decay", "polynomial_decay", "step_decay", "multi_step_decay"),
+    "multi_step_decay_milestones": ("multi_step_decay",),
+    "num_cycles": (*_COSINE, "cyclic"),
+    "cycle_decay": _COSINE,
+    "momentum": ("sgd", "momentum", "nesterov", "rmsprop"),
+    "eps": ("adam", "adamw", "rmsprop", "adagrad", "lamb", "nadam", "adan"),
+}
+_WHOLE_EPOCHS = ("constant", "step_decay", "multi_step_decay")  # schedulers that change between epochs only
 # Keys that another key replaces or that need another one: name, the reason, and when it holds.
 _PAIRED = (
-    *((name, "transform says it all", lambda c: c.transform) for name in _TRAINING),
+    *((name, "transform says it all", lambda c: c.transform) for name in (*_TRAINING, *_ERASING)),
+    *((name, "without re_prob", lambda c: not c.re_prob and not c.transform) for name in _ERASING),
     *((name, "the lines say it all", lambda c: c.transform and c.transform_eval) for name in _BOTH),
+    ("color_jitter", "auto_augment replaces it", lambda c: c.auto_augment and not c.transform),
     ("crop_pct", "transform_eval says it all", lambda c: c.transform_eval),
     ("samples_per_epoch", "without sampler", lambda c: not c.sampler),
     ("cutmix_prob", "without mixup and cutmix", lambda c: not c.mixup and not c.cutmix),
     ("ema_decay", "without ema", lambda c: not c.ema),
     ("clip_value", "without clip_grad", lambda c: not c.clip_grad),
     ("image_weight", "without map_weight", lambda c: not c.map_weight),
-)
+    ("aux_factor", "with map_weight the second output is the map", lambda c: c.map_weight),
+    ("amp_dtype", "amp_level is O0", lambda c: not c.amp_cast_list and {c.amp_level, c.val_amp_level} <= {"O0", None}),
+    ("resume_opt", "without ckpt_path", lambda c: not c.ckpt_path),
+    *((name, "val_while_train is false", lambda c: not c.val_while_train)
+      for name in ("val_interval", "val_every_steps", "val_amp_level", "monitor")),
+    ("warmup_factor", "without warmup_epochs", lambda c: not c.warmup_epochs),
+    ("cycle_decay", "num_cycles is 1", lambda c: c.scheduler in _COSINE and c.num_cycles == 1),
+    ("lr_epoch_stair", "the scheduler changes between epochs only",
+     lambda c: c.scheduler in _WHOLE_EPOCHS and not c.warmup_epochs),
+)  # fmt: skip
+
+
+def _unread(config):
+    """Keys of :data:`_READ_BY` that were set and that the chosen scheduler or optimizer does not read."""
+    for name, users in _READ_BY.items():
+        key = "opt" if name in ("momentum", "eps") else "scheduler"
+        if name in config.given and config[name] != SCHEMA[name].default and config[key] not in users:
+            yield f"{name} ({key} {config[key]} does not read it)"

@@ -178,13 +178,19 @@ class _Teacher:
         self.order = sidecar.class_order
         if not self.order:
             raise UserError(f"teacher {str(path)!r} is not a detector: its sidecar has no class_order")
-        own_offset, own_factor = _units(images.Pipeline(sidecar.detector_transform))
+        line = images.Pipeline(sidecar.detector_transform)
+        if "two_sizes" in [name for name, _ in line.steps]:
+            raise UserError(
+                f"teacher {str(path)!r} looks at two sizes of a picture, the student shows one; leave it out"
+            )
+        own_offset, own_factor = _units(line)
         # The student sees (p - offset) / factor of a pixel p in [0, 1]: convert it to p, then to the teacher's units.
         self.scale = (factor / own_factor).reshape(1, 3, 1, 1)
         self.shift = ((offset - own_offset) / own_factor).reshape(1, 3, 1, 1)
         self.size = sidecar.size
-        # A transformer takes one size only; convolutional teachers see the crop at its own size, if they can.
-        self.fixed = any(word in sidecar.architecture for word in ("vit", "deit", "swin"))
+        # A network with positions takes one size only; convolutional teachers see the crop at its own size, if they can.
+        placed = any("pos_embed" in p.name or "position" in p.name for p in self.net.get_parameters())
+        self.fixed = placed or any(word in sidecar.architecture for word in ("vit", "deit", "swin", "mlp"))
         self.takes: Dict[Tuple[int, ...], bool] = {}
 
     def __call__(self, x):

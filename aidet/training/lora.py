@@ -13,6 +13,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from .. import images
 from ..errors import UserError, nearest
+from .checks import validates_apart
 
 DOWN, UP = "lora_A", "lora_B"  # the names that peft gives them
 
@@ -39,8 +40,10 @@ class LoraDense(nn.Cell):
         self.lora_B = Parameter(Tensor(np.zeros((dense.weight.shape[0], rank), np.float32)), name=UP)
 
     def construct(self, x: Tensor) -> Tensor:
-        low = ops.matmul(x, ops.transpose(self.lora_A, (1, 0)))
-        return self.dense(x) + ops.matmul(low, ops.transpose(self.lora_B, (1, 0)))
+        # In mixed precision x has half the width of the parameters.
+        down = ops.transpose(self.lora_A.astype(x.dtype), (1, 0))
+        up = ops.transpose(self.lora_B.astype(x.dtype), (1, 0))
+        return self.dense(x) + ops.matmul(ops.matmul(x, down), up)
 
 
 def adapt(net: nn.Cell, config: Any) -> int:
@@ -67,6 +70,8 @@ def adapt(net: nn.Cell, config: Any) -> int:
     rank, globs = _settings(config)
     cells = dict(net.cells_and_names())
     dense = [name for name, cell in cells.items() if isinstance(cell, nn.Dense)]
+    if not dense:
+        raise UserError(f"lora adapts dense layers, of which model {config.model!r} has none")
     for glob in globs:
         if not fnmatch.filter(dense, glob):
             raise UserError(f"lora layers {glob!r} matches no dense layer; {nearest(glob, dense)}")
@@ -90,8 +95,11 @@ def _settings(config):
         raise UserError(f"lora: layers (={globs!r}) must be a list of patterns, such as ['blocks.*.attn.qkv']")
     if not config.init_from:
         raise UserError("lora adapts pretrained layers; set init_from to their weights")
-    if config.val_amp_level not in (None, config.amp_level):
-        raise UserError(f"lora: val_amp_level (={config.val_amp_level!r}) must be amp_level, {config.amp_level!r}")
+    if validates_apart(config):
+        cast = ", without amp_cast_list" if config.amp_cast_list else ""
+        raise UserError(
+            f"lora: val_amp_level (={config.val_amp_level!r}) must be amp_level, {config.amp_level!r}{cast}"
+        )
     return rank, globs
 
 
@@ -104,7 +112,8 @@ def _replace(holder, last, dense, rank, rng):
     adapted = LoraDense(dense, rank, rng)
     names.update({id(adapted.lora_A): f"{layer}.{DOWN}", id(adapted.lora_B): f"{layer}.{UP}"})
     if isinstance(holder, nn.SequentialCell):
-        holder[int(last)] = adapted
+        holder._cells[last] = adapted  # its own assignment guesses names of parameters, and fails on some networks
+        holder.cell_list = list(holder._cells.values())
     else:
         setattr(holder, last, adapted)
     for parameter in adapted.get_parameters():

@@ -137,7 +137,8 @@ class Run:
             self._no_best(failed)
         of = "" if best["value"] is None else f"; best {config.monitor} {best['value']:.4f} at epoch {best['epoch']}"
         there = (self.plan.folder / "best.ckpt").is_file() or not self.processes.first
-        what = "wrote {}" if there else "no {} here, because the best epoch lies before the state that was resumed"
+        why = "the best epoch lies before the state that was resumed" if self.progress.rows else "no epoch was trained"
+        what = "wrote {}" if there else f"no {{}} here, because {why}"
         self.processes.say(what.format(self.plan.folder / "best.ckpt") + of)
         return 3 if failed else 0
 
@@ -166,11 +167,18 @@ class Run:
         found = saving.resume(self.plan, self.updater.state(), self.processes.world)
         if found is not None:
             self.progress = found
+            if self.config.loss_scale_type == "fixed":
+                found.scale = first_scale(self.config)
             self.processes.say(f"resumed {path}: {found.updates} updates, {found.epochs} whole epochs done")
+        world, student, updates = self.processes.world, self.student, self.progress.updates
+        if self.processes.total(updates) != world * updates:
+            raise UserError(
+                f"resume {str(path)!r}: the processes have different states, here of {updates} updates; "
+                "ckpt_save_dir must be a folder that all of them see"
+            )
         if self.processes.first:
             saving.begin_folder(self.plan, fresh=not self.progress.updates)
         self.journal.start(self.progress.rows, self.progress.updates)
-        world, student = self.processes.world, self.student
         several = f", {world} processes" if world > 1 else ""
         self.processes.say(
             f"train: {samples.describe(self.plan.data.train_set)}; {self.config.model}, {student.trainable:,} of "
@@ -224,20 +232,28 @@ class Run:
     def _inside(self, batch):
         """Inside an epoch: write a point of the learning curve, or a state, if the configuration asks for one.
 
-        Training is not affected. With several processes each validates its share with its own running statistics, which
-        are averaged only at the end of the epoch.
+        Training is not affected: with several processes the running statistics are averaged before, but the mean over
+        the processes at the end of the epoch is the same.
         """
         config, progress, done = self.config, self.progress, batch.number + 1
         if not batch.last:
             return
         every = config.val_every_steps
         if every and self.validator is not None and progress.updates % every == 0:
+            self._share_statistics()
             with self.updater.averaged():
                 self.journal.point(progress.updates, batch.epoch + 1, self.validator.measure())
         every = config.save_every_steps
         # A state lies between two updates: the first that is done at or after every N-th step.
         if every and done // every > (done - config.gradient_accumulation_steps) // every and done < self.plan.batches:
+            self._share_statistics()
             self._save_state()
+
+    def _share_statistics(self):
+        """Give all processes the mean of their running statistics, and of the moving averages of these."""
+        if self.processes.world > 1:
+            averages = () if self.updater.ema is None else self.updater.ema.averages
+            average_statistics([*self.student.tensors, *averages], self.processes)
 
     def _finish_epoch(self, epoch, seconds, seen):
         """Validate, save the weights, and write the epoch's row of the log."""
@@ -249,8 +265,7 @@ class Run:
             "train_loss": progress.running[0] / max(1, progress.running[1]),
         }  # fmt: skip
         progress.running = [0.0, 0]
-        if processes.world > 1:
-            average_statistics(self.student, processes)
+        self._share_statistics()
         better = self.validator is None and self._sound(row["train_loss"])
         with self.updater.averaged():
             if self.validator is not None and ((epoch + 1) % config.val_interval == 0 or last):

@@ -115,6 +115,12 @@ def resume(plan: Plan, parameters: Dict[str, Any], world: int) -> Optional[Progr
             f"resume {str(path)!r} is in the middle of an epoch of {progress.batches_per_epoch} steps, but this "
             f"configuration has {plan.batches}; use the same data, batch_size and number of processes"
         )
+    group = plan.config.gradient_accumulation_steps
+    if progress.batches % group:
+        raise UserError(
+            f"resume {str(path)!r} is {progress.batches} steps into an epoch, where no update ends with "
+            f"gradient_accumulation_steps (={group}); set it to what it was, and change it between epochs"
+        )
     chosen = progress.best.get("monitor", plan.config.monitor)
     if chosen != plan.config.monitor:
         raise UserError(

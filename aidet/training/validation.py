@@ -1,14 +1,14 @@
 """Validation: loss and metrics over all images, shared between the processes."""
 
 import math
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Iterable
 
 import numpy as np
 
 from .. import ckpt, images, labels
 from ..datasets.samples import Samples
 from ..metrics import best_threshold, class_metrics
-from .checks import Plan
+from .checks import Plan, validates_apart
 from .loader import Loader
 from .masks import METRIC, map_auc, sides_of
 from .opening import require_classes
@@ -58,7 +58,7 @@ class Validator:
             cache_mb=config.cache_mb, reading=images.Reading.of(config), grid=student.grid,
         )  # fmt: skip
         self._copies = []
-        if config.val_amp_level not in (None, config.amp_level):
+        if validates_apart(config):
             twin = models.create(config.model, **student.arguments)
             own = {p.name: p for p in student.tensors}
             self._copies = [(p, own[p.name]) for p in twin.get_parameters()]
@@ -127,7 +127,7 @@ class Validator:
         found["val_loss"] = host_loss(logits, targets, order, loss_kind(config, outputs))
         if order is None:
             decided = logits.argmax(1) if outputs > 1 else (logits[:, 0] > 0).astype(int)
-            found.update(class_metrics(targets, decided, None, outputs))
+            found.update(class_metrics(targets, decided, None, max(2, outputs)))
         else:
             score = labels.score_from_logits(logits, order)
             threshold = config.threshold
@@ -173,11 +173,18 @@ def host_loss(logits: np.ndarray, targets: np.ndarray, order: Any, kind: str) ->
     return float(-(hot * (shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))).sum(1).mean())
 
 
-def average_statistics(student: Student, processes: Processes) -> None:
-    """Average the running statistics, which differ between processes because each sees different images."""
+def average_statistics(tensors: Iterable[Any], processes: Processes) -> None:
+    """Average the running statistics, which differ between processes because each sees different images.
+
+    Parameters
+    ----------
+    tensors : iterable of mindspore.Parameter
+        Those among them that are running statistics, or moving averages of such, are changed.
+    processes : Processes
+    """
     import mindspore as ms
 
-    for p in student.tensors:
+    for p in tensors:
         if "moving_" in p.name:
             p.set_data(ms.Tensor(processes.sum(p.asnumpy()) / processes.world, p.dtype))
 

@@ -10,7 +10,7 @@ import pytest
 
 from aidet import config, images
 from aidet.errors import UserError
-from aidet.training import schedules
+from aidet.training import checks, schedules
 
 
 def write(tmp_path, text):
@@ -52,6 +52,7 @@ def test_the_command_line_overrides_the_file_and_takes_lists_and_booleans(tmp_pa
         ("lr: 1\nlr: 2", "key 'lr' appears twice"),
         ("lr: !!python/object/apply:os.system ['true']", "cannot be read"),
         ("lr: [1", "cannot be read"),
+        ("epochs: 5\nepoch_size: 9", "epochs (=5) is another name of epoch_size (=9); give one of them"),
     ],
 )
 def test_a_wrong_file_is_one_clear_error(tmp_path, text, message):
@@ -67,6 +68,8 @@ def test_names_of_other_programs_are_found_in_a_file_and_on_the_command_line(tmp
     c = config.load(tmp_path / "c.yaml", config.parse_args(argv)[1])
     assert (c.lr, c.opt, c.weight_decay, c.num_parallel_workers) == (1e-2, "sgd", 0.1, 3)
     assert (c.ckpt_save_dir, c.device_target) == ("o", "CPU")
+    same = {"learning_rate": "1e-2", "lr": 0.01, "dynamic_loss_scale": True, "loss_scale_type": "dynamic"}
+    assert config.load(tmp_path / "c.yaml", same).lr == 1e-2
     with pytest.raises(UserError, match="unknown flag 'lerning_rate'; did you mean 'learning_rate'"):
         config.parse_args(["--lerning_rate", "1"])
 
@@ -78,6 +81,23 @@ def test_how_images_are_read_is_a_key(tmp_path):
     assert images.Reading.of(config.load(None)) == images.Reading()
     with pytest.raises(UserError, match="max_pixels .='many'. must be a number of pixels, for example 200M"):
         config.load(None, {"max_pixels": "many"})
+
+
+def test_the_command_line_wins_by_any_name_of_a_key(tmp_path):
+    """Also over the configuration that a run wrote, which has every key in it."""
+    path = write(tmp_path, config.load(None, {"output_path": "first", "ckpt_path": "first.ckpt"}).to_yaml())
+    again = config.load(path)
+    assert (again.ckpt_save_dir, again.init_from) == ("first", "first.ckpt")
+    for name in ("ckpt_save_dir", "output_path", "train_url"):
+        assert config.load(path, {name: "second"}).ckpt_save_dir == "second"
+    for name in ("ckpt_path", "init_from", "pretrain_url"):
+        assert config.load(path, {name: "second.ckpt"}).init_from == "second.ckpt"
+    # As a job's own key wins over what a platform adds.
+    assert config.load(None, {"output_path": "theirs", "ckpt_save_dir": "mine"}).ckpt_save_dir == "mine"
+    c = config.load(path, {"ckpt_path": "state.ckpt", "resume_opt": "true"})
+    assert (c.init_from, c.resume) == ("first.ckpt", "state.ckpt")
+    path = write(tmp_path, c.to_yaml())
+    assert config.load(path, {"ckpt_path": "other.ckpt"}).resume == "other.ckpt"
 
 
 def profiled(folder):
@@ -100,6 +120,15 @@ def test_a_profile_comes_between_the_file_and_the_command_line(tmp_path):
     # What a run writes holds the values, not the name of the profile.
     written = write(tmp_path, c.to_yaml())
     assert config.load(written).as_dict() == c.as_dict()
+
+
+def test_a_profile_says_what_follows_from_its_keys_and_which_have_no_use(tmp_path):
+    path = profiled(tmp_path)
+    (tmp_path / "small" / "c.yaml").write_text("metrics: [auc]\nsmooth_factor: 0.1\n")
+    c = config.load(path, {"profile": "small", "mixup_mode": "batch"})
+    assert c.profile.changes == {"metrics": ["auc"], "monitor": "auc"}
+    assert c.dropped == ["smooth_factor", "mixup_mode"]
+    assert config.load(path, {"mixup_mode": "batch"}).dropped == config.Config({"mixup_mode": "batch"}).dropped
 
 
 @pytest.mark.parametrize(
@@ -235,6 +264,43 @@ def test_every_schedule_equals_mindcvs_at_every_step(mindcv_scheduler, name, mor
     common["milestones"] = common.pop("multi_step_decay_milestones", None)
     theirs = mindcv_scheduler.create_scheduler(7, num_epochs=10, **common)
     assert len(ours) == len(theirs) == 70 and max(abs(a - b) for a, b in zip(ours, theirs)) < 1e-12
+
+
+SCHEDULE = {
+    "min_lr": 0.05, "decay_epochs": 2, "decay_rate": 0.3, "multi_step_decay_milestones": [1, 2], "num_cycles": 2,
+    "cycle_decay": 0.5, "lr_epoch_stair": True, "warmup_factor": 0.5, "warmup_epochs": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        "constant",
+        "cosine_decay",
+        "warmup_cosine_decay",
+        "exponential_decay",
+        "step_decay",
+        "multi_step_decay",
+        "polynomial_decay",
+        "one_cycle",
+        "cyclic",
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"warmup_epochs": 1}, {"num_cycles": 2}], ids=str)
+def test_a_key_of_the_schedule_is_named_where_it_changes_no_rate(scheduler, more):
+    """Also the other way round: what is not named changes some rate."""
+    keys = {"scheduler": scheduler, "lr": 1.0, "epoch_size": 40, **more}
+    if scheduler in ("one_cycle", "cyclic") and "warmup_epochs" in more:
+        pytest.skip("refused")
+    plain = schedules.learning_rates(config.load(None, keys), 3)
+    for name in set(SCHEDULE) - set(more):
+        c = config.load(None, {**keys, name: SCHEDULE[name]})
+        try:
+            rates = schedules.learning_rates(c, 3)
+        except UserError:
+            continue
+        idle = [line.split()[0] for line in checks.idle_keys(c, "CPU")]
+        assert (name in idle) == (rates == plain), (name, idle)
 
 
 def test_schedule_errors():

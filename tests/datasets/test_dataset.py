@@ -160,6 +160,18 @@ def test_hold_out_keeps_groups_whole_and_is_stable(tmp_path, photo):
     assert opened(tmp_path, val_fraction=0.3)[1].paths == val.paths
 
 
+def test_pairs_of_different_groups_are_held_out_together(tmp_path, photo):
+    """A photograph and the picture made from it may be of two sources: the pair still stays on one side."""
+    rows = [(f"{i}.png", i % 2, f"{'ab'[i % 2]}{i // 4}", f"p{i // 2}") for i in range(80)]
+    for row in rows:
+        save(photo, tmp_path / row[0], 1, (8, 8))
+    table(tmp_path / "labels.csv", ("path", "label", "group", "pair"), rows)
+    train, val, _ = opened(tmp_path, val_fraction=0.3)
+    for column in ("group", "pair"):
+        assert not set(train.columns[column]) & set(val.columns[column])
+    assert len(train) + len(val) == 80 and 10 < len(val) < 50
+
+
 def test_artifact_metadata(tmp_path, photo):
     for name, target in (("coco", 0), ("ddpm", 5)):
         for i in range(3):

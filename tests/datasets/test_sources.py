@@ -210,7 +210,7 @@ def test_aligned_pairs_share_their_draws(tmp_path):
     said = []
     train, val, _ = opened(tmp_path, said)
     assert said == [] and [train.key(i) for i in range(6)] == ["0.png", "0.png", "1.png", "1.png", "2.png", "2.png"]
-    assert [train.unit(i) for i in range(6)] == [f"source{k}.png" for k in (0, 0, 1, 1, 2, 2)]
+    assert train.units() == [f"source{k}.png" for k in (0, 0, 1, 1, 2, 2)]
     # Both sides of a pair are held out together.
     train, val, _ = opened(tmp_path / "train", val_split="", val_fraction=0.5, seed=3)
     assert len(train) + len(val) == 6 and not set(train.pairs) & set(val.pairs)

@@ -257,3 +257,11 @@ def test_every_operation_opens_whatever_was_imported_before(run):
     for first in (augment.__name__, degrade.__name__):
         done = run("-c", f"import {first}\nfrom {Pipeline.__module__} import Pipeline\nPipeline('vip_cup | hflip')")
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "line", ["to_float | normalize(half)", "normalize(half) | center_crop(8)", "high_pass | random_erasing | hflip"]
+)
+def test_no_operation_on_pictures_comes_after_the_numbers(line):
+    with pytest.raises(UserError, match="takes a picture, .* before it gives numbers"):
+        Pipeline(line)

@@ -98,6 +98,19 @@ def test_products_and_head_are_trained_and_folded(pictures, tower, tmp_path):
     assert loss.mean() == pytest.approx(logged, abs=1e-5)
 
 
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+def test_mixed_precision_trains_the_same_products(pictures, tower, tmp_path, monkeypatch, level):
+    monkeypatch.chdir(tmp_path)  # where MindSpore writes the networks that it rewrites
+    run(pictures, tower, tmp_path / "half", amp_level=level, epoch_size=1)
+    run(pictures, tower, tmp_path / "full", epoch_size=1)
+    before, half, full = (ckpt.load_arrays(p) for p in (tower, *(tmp_path / n / "last.ckpt" for n in ("half", "full"))))
+    assert set(half) == set(full) == {*before, "head.weight", "head.bias"}
+    assert {n for n in before if not np.array_equal(before[n], half[n])} == {f"{n}.weight" for n in ADAPTED}
+    assert half["head.weight"].dtype == np.float32
+    losses = [list(csv.DictReader(open(tmp_path / n / "log.csv", newline="")))[0] for n in ("half", "full")]
+    assert float(losses[0]["val_loss"]) == pytest.approx(float(losses[1]["val_loss"]), abs=0.02)
+
+
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(pictures, tower, tmp_path):
     run(pictures, tower, tmp_path / "whole")
     run(pictures, tower, tmp_path / "parts", epoch_size=2)
@@ -106,6 +119,27 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(pictures, tower, tmp_
     run(pictures, tower, tmp_path / "parts", resume="auto")
     a, b = (ckpt.load_arrays(tmp_path / name / "last.ckpt") for name in ("whole", "parts"))
     assert all(np.array_equal(a[n], b[n]) for n in a)
+
+
+def test_dense_layers_of_a_sequence_are_adapted_in_any_network():
+    """MindSpore's own assignment to a SequentialCell fails where names of parameters differ in depth."""
+    pytest.importorskip("mindcv")
+    net = models.create("mobilevit_xx_small", num_classes=2)
+    before = [p.name for p in net.get_parameters()]
+    keys = config.load(None, {"data_dir": "x", "init_from": "y", "lora": {"rank": 1, "layers": ["*"]}})
+    count = lora.adapt(net, keys)
+    now = [p.name for p in net.get_parameters()]
+    assert count > 1 and set(before) < set(now) and len(set(now)) == len(now) == len(before) + 2 * count
+    holders = [cell for _, cell in net.cells_and_names() if hasattr(cell, "cell_list")]
+    assert all(list(cell.cell_list) == list(cell.name_cells().values()) for cell in holders)
+
+
+def test_a_network_without_dense_layers_is_named():
+    import mindspore as ms
+
+    keys = config.load(None, {"model": "flat", "init_from": "y", "lora": {"rank": 1, "layers": ["*"]}})
+    with pytest.raises(UserError, match="lora adapts dense layers, of which model 'flat' has none"):
+        lora.adapt(ms.nn.Conv2d(3, 2, 1), keys)
 
 
 def test_weights_of_a_state_are_folded():
@@ -127,6 +161,7 @@ def test_weights_of_a_state_are_folded():
         ({"lora": {"layers": GLOBS, "alpha": 16}}, "unknown key 'alpha'; it takes rank and layers"),
         ({"init_from": None, "freeze": []}, "set init_from to their weights"),
         ({"val_amp_level": "O2"}, "val_amp_level .='O2'. must be amp_level, 'O0'"),
+        ({"val_amp_level": "O0", "amp_cast_list": ["Dense"]}, "must be amp_level, 'O0', without amp_cast_list"),
     ],
     ids=str,
 )  # fmt: skip

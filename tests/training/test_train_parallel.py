@@ -14,7 +14,7 @@ from PIL import Image
 from aidet import ckpt, config, images, labels, models, runtime
 from aidet.errors import UserError
 from aidet.training import distill
-from aidet.training.run import train
+from aidet.training.run import Run, train
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = 2
@@ -175,6 +175,79 @@ def test_the_table_of_teachers_and_student(data, tmp_path):
         assert (row["auc"] == "") == (side == 0)
     both = [float(table["student", g]["accuracy"]) for g in ("real", "fake")]
     assert abs(float(table["student", "all"]["accuracy"]) - np.mean(both)) < 2e-4
+
+
+def saved(name, path, transform, size, **arguments):
+    net = models.create(name, num_classes=2, **arguments)
+    facts = {
+        "architecture": name, "arguments": {"num_classes": 2, **arguments}, "num_outputs": 2,
+        "classes": ["real", "generated"], "class_order": ["real", "generated"], "threshold": 0.5,
+        "input": {"size": size, "transform": transform, "views": None, "channels": 3, "range": [0.0, 1.0]},
+        "source": {}, "training": {},
+    }  # fmt: skip
+    ckpt.save({p.name: p.asnumpy() for p in net.get_parameters()}, path, facts)
+    return {"teachers": [str(path)]}
+
+
+def test_a_teacher_with_positions_gets_its_own_size(tmp_path):
+    """Whatever its name: BEiT's attention knows its own number of patches only."""
+    settings = saved(
+        "beit", tmp_path / "t.ckpt", "resize((32, 32)) | normalize(half)", [32, 32], image_size=32, depth=1
+    )
+    teachers = distill.Teachers(settings, images.Pipeline("center_crop(16) | normalize(half)"), ["real", "generated"])
+    small = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
+    assert np.allclose(teachers(small).sum(1), 1)
+
+
+def test_a_teacher_of_two_sizes_is_refused(tmp_path):
+    line = "two_sizes(8, bicubic, 16) | normalize(half)"
+    settings = saved("testing", tmp_path / "t.ckpt", line, [24, 16])
+    with pytest.raises(UserError, match="t.ckpt' looks at two sizes of a picture"):
+        distill.Teachers(settings, images.Pipeline("center_crop(16) | normalize(half)"), ["real", "generated"])
+
+
+class Two:
+    """Stands for two processes; the other one's numbers are those of this one and 2."""
+
+    world, first = 2, True
+
+    def sum(self, array):
+        return 2 * array + 2
+
+    def total(self, value):
+        return 2 * value + 2
+
+    def say(self, text):
+        pass
+
+
+def test_moving_averages_of_running_statistics_are_averaged_over_the_processes(data, tmp_path, monkeypatch):
+    """What is validated and saved with ``ema`` are the averages, not the statistics themselves."""
+    kept = []
+    monkeypatch.setattr(Run, "go", lambda self: kept.append(self) or 0)
+    keys = dict(zip(*[iter(arguments(data, tmp_path, 16))] * 2))
+    train(config.load(None, {**{k[2:]: v for k, v in keys.items()}, "model": "testing", "ema": True}))
+    run = kept[0]
+    run.processes = Two()
+    before = {p.name: p.asnumpy().copy() for p in (*run.student.tensors, *run.updater.ema.averages)}
+    run._share_statistics()
+    for p in (*run.student.tensors, *run.updater.ema.averages):
+        assert np.array_equal(p.asnumpy(), before[p.name] + ("moving_" in p.name)), p.name
+    assert sum("ema." in name and "moving_" in name for name in before) == 2
+
+
+def test_processes_that_resume_different_states_are_refused(data, tmp_path, monkeypatch):
+    path = trained(data, tmp_path, epoch_size=1).with_name("state.ckpt")
+    begin = Run._begin
+
+    def with_another(self):
+        self.processes.total, self.processes.world = Two().total, 2
+        begin(self)
+
+    monkeypatch.setattr(Run, "_begin", with_another)
+    with pytest.raises(UserError, match="the processes have different states, here of 3 updates; ckpt_save_dir must"):
+        trained(data, tmp_path, epoch_size=2, resume=str(path))
+    assert path.is_file() and len(numbers(tmp_path / "log.csv", ["epoch"])) == 1
 
 
 @pytest.mark.parametrize(
