@@ -1,20 +1,18 @@
 """The command line of the converter: see ``docs/convert.md``. Heavy imports happen after the arguments are read."""
 
-import argparse
 import json
 from typing import Any, Callable, Dict, List, Sequence
 
-from aidet.cli import main
+from aidet import cli
 from aidet.errors import UserError
 
 from . import COMMAND, MAKE_REFERENCE
 
 
-def parser_convert() -> argparse.ArgumentParser:
+def parser_convert() -> cli.Parser:
     """Arguments of a conversion."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=COMMAND,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="PyTorch or Hugging Face weights to a MindSpore checkpoint with a sidecar, proven equal.",
         epilog=f"also: {COMMAND} check DST.ckpt | reverse SRC.ckpt DST.safetensors --layout L | list",
     )
@@ -119,7 +117,7 @@ def given(texts: Sequence[str]) -> Dict[str, Any]:
 
 def run_check(argv: List[str]) -> int:
     """Verify a converted checkpoint again."""
-    parser = argparse.ArgumentParser(prog=f"{COMMAND} check", description=run_check.__doc__)
+    parser = cli.Parser(prog=f"{COMMAND} check", description=run_check.__doc__)
     parser.add_argument("ckpt", metavar="DST.ckpt")
     parser.add_argument("--source", metavar="SRC", help="the original weights, to compare tensors bit by bit")
     parser.add_argument("--arch", help="architecture that SRC is read as (the sidecar's)")
@@ -137,7 +135,7 @@ def run_check(argv: List[str]) -> int:
 
 def run_reverse(argv: List[str]) -> int:
     """Write a checkpoint under the names of PyTorch libraries, as safetensors."""
-    parser = argparse.ArgumentParser(prog=f"{COMMAND} reverse", description=run_reverse.__doc__)
+    parser = cli.Parser(prog=f"{COMMAND} reverse", description=run_reverse.__doc__)
     parser.add_argument("src", metavar="SRC.ckpt")
     parser.add_argument("dst", metavar="DST.safetensors")
     parser.add_argument("--layout", required=True)
@@ -150,7 +148,7 @@ def run_reverse(argv: List[str]) -> int:
 
 def run_list(argv: List[str]) -> int:
     """Show architectures, layouts and known repositories."""
-    parser = argparse.ArgumentParser(prog=f"{COMMAND} list", description=run_list.__doc__)
+    parser = cli.Parser(prog=f"{COMMAND} list", description=run_list.__doc__)
     parser.parse_args(argv)
     _start()
     from .listing import show
@@ -168,4 +166,4 @@ def _start() -> None:
 COMMANDS: Dict[str, Callable[[List[str]], int]] = {"check": run_check, "reverse": run_reverse, "list": run_list}
 
 if __name__ == "__main__":
-    main(run)
+    cli.main(run)
