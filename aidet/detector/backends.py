@@ -155,15 +155,24 @@ def open_model(
     Raises
     ------
     UserError
-        Unknown back end or precision, a file that does not exist or cannot be run, or a back end that cannot run it.
+        Unknown back end, device or precision, a file that does not exist or cannot be run, a back end that cannot run
+        it, or one that does not run on the device.
     """
     path = sidecar.path
     if backend not in BACKENDS:
         raise UserError(nearest(backend, BACKENDS, "backend"))
     if precision is not None and precision not in PRECISIONS:
         raise UserError(nearest(precision, PRECISIONS, "precision"))
+    if device not in runtime.DEVICES:
+        raise UserError(nearest(device, runtime.DEVICES, "device"))
     if precision == "bfloat16" and backend not in ("auto", "openvino"):
         raise UserError(f"precision bfloat16 is for --backend openvino, not {backend!r}")
+    on_cpu = backend in ("onnxruntime", "openvino") or precision == "bfloat16" or str(path).endswith(".onnx")
+    if on_cpu and device in ("Ascend", "GPU"):
+        raise UserError(
+            f"device {device!r} runs a .ckpt on MindSpore, but ONNX Runtime and OpenVINO run on the CPU; leave out "
+            "--device, or what asks for them (--backend, --precision, an .onnx file)"
+        )
     if str(path).endswith(".onnx"):
         if backend == "mindspore":
             raise UserError(f"{str(path)!r} is an ONNX model, which MindSpore does not run; give the .ckpt")
