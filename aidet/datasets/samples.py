@@ -256,7 +256,7 @@ def _from_folder(place: Path, split: str, log: Callable[[str], None]) -> Samples
     left = images.LeftOut()
     keys = list(images.walk(folder, left))
     if not keys:
-        raise UserError(" ".join((f"{str(folder)!r} holds no images", *left.lines())))
+        raise UserError("; ".join((f"{str(folder)!r} holds no images", *left.lines())))
     for line in left.lines():
         log(f"{line} ({folder})")
     flat = [k for k in keys if "/" not in k]

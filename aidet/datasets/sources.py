@@ -188,7 +188,7 @@ class Inputs:
         for name in self._names():
             names.add(name)
         if not names.number:
-            raise UserError(" ".join((f"images {str(self.where)!r} holds no image file", *self.left.lines())))
+            raise UserError("; ".join((f"images {str(self.where)!r} holds no image file", *self.left.lines())))
         return names.number, names.digest()
 
 
