@@ -128,6 +128,16 @@ def test_keys_of_a_profile_are_checked_as_any_other(tmp_path):
         config.load(path, {"profile": "small"})
 
 
+@pytest.mark.parametrize("name", ["demo.yaml", "mindcv_cfg/dem.yaml", "mindcv_cfg/demo.yml", "elsewhere/demo.yaml"])
+def test_the_recipe_that_is_meant_is_named_with_its_folder(name, monkeypatch):
+    monkeypatch.chdir(Path(config.__file__).resolve().parents[2])
+    with pytest.raises(UserError, match=f"'{name}' does not exist; did you mean 'mindcv_cfg/demo.yaml'"):
+        config.load(name)
+    with pytest.raises(UserError, match="does not exist; known are .*clip_probe.yaml, .*demo.yaml") as error:
+        config.load("other_thing.yaml")
+    assert "mkdocs.yml" not in str(error.value), "a file of the clone that is no recipe"
+
+
 def test_missing_file_and_unknown_flag(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         config.load(tmp_path / "no.yaml")
