@@ -259,7 +259,7 @@ _DETECTOR: Dict[str, Dict[str, Any]] = {
     "operating-point": {
         "metavar": "NAME",
         "help": "few-false-alarms, balanced or few-misses: the threshold that the detector states for this purpose "
-        "(default: the sidecar's own choice); not with --threshold",
+        "(default: the sidecar's own choice, or --threshold)",
     },
     "unsure": {
         "metavar": "LOW,HIGH|none",

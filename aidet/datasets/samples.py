@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, NoReturn, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -226,20 +226,24 @@ def _split(
         return _from_class_folders(keys, place)
     if optional:
         return None
+    if sources.is_without_splits(place):
+        return _from_folder(place, "", log) if name in sources.SPLIT_NAMES["train"] else _no_splits(name)
     there = sorted(p.name for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
     raise UserError(
         f"data_dir {str(place)!r}: {nearest(name, there, 'split')}" if there
-        else f"data_dir {str(place)!r} holds neither labels.csv nor split folders"
+        else f"data_dir {str(place)!r} holds neither labels.csv nor folders such as train/real and train/fake"
     )  # fmt: skip
+
+
+def _no_splits(name: str) -> NoReturn:
+    raise UserError(f"the data name no splits, so there is no {name!r}; set val_fraction to hold some out")
 
 
 def _split_of_table(whole: Samples, name: str, wanted: Sequence[str], optional: bool) -> Optional[Samples]:
     if whole.splits is None:
         if name in sources.SPLIT_NAMES["train"]:
             return whole
-        if optional:
-            return None
-        raise UserError(f"the data name no splits, so there is no {name!r}; set val_fraction to hold some out")
+        return None if optional else _no_splits(name)
     rows = [i for i, s in enumerate(whole.splits) if s == name or s.lower() in wanted]
     if rows:
         return whole.take(rows)

@@ -106,7 +106,7 @@ def test_a_profile_comes_between_the_file_and_the_command_line(tmp_path):
     ("name", "recipe", "message"),
     [
         ("small", "other.yaml", "profile 'small' has no overlay for 'other'"),
-        ("smal", "c.yaml", "did you mean 'small'?"),
+        ("smal", "c.yaml", "unknown profile 'smal'; did you mean 'small'? (profiles are folders beside "),
         ("../small", "c.yaml", "unknown profile"),
         ("", "c.yaml", "unknown profile"),
         ("small", None, "--profile small needs the recipe that it changes: -c FILE"),
