@@ -138,6 +138,8 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
         raise UserError(f"--answer {args.answer!r} goes with --format submission, not with {target.format!r}")
     if args.sample_submission and target.format != "submission":
         raise UserError(f"--sample-submission goes with --format submission, not with {target.format!r}")
+    if args.localize:
+        maps.refuse_inside(target.folder, target.images)
     inputs = Inputs(target.images)
     total, names = inputs.survey()
     for line in inputs.left.lines():
