@@ -230,9 +230,13 @@ def _split(
         return _from_folder(place, "", log) if name in sources.SPLIT_NAMES["train"] else _no_splits(name)
     there = sorted(p.name for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
     raise UserError(
-        f"data_dir {str(place)!r}: {nearest(name, there, 'split')}" if there
+        f"data_dir {str(place)!r}: {nearest(name, there, 'split')}{_or_hold_out(name)}" if there
         else f"data_dir {str(place)!r} holds neither labels.csv nor folders such as train/real and train/fake"
     )  # fmt: skip
+
+
+def _or_hold_out(name: str) -> str:
+    return "" if name in sources.SPLIT_NAMES["train"] else "; or set val_fraction, which holds some images out"
 
 
 def _no_splits(name: str) -> NoReturn:
@@ -249,7 +253,7 @@ def _split_of_table(whole: Samples, name: str, wanted: Sequence[str], optional: 
         return whole.take(rows)
     if optional:
         return None
-    raise UserError(f"data: {nearest(name, set(whole.splits), 'split')}")
+    raise UserError(f"data: {nearest(name, set(whole.splits), 'split')}{_or_hold_out(name)}")
 
 
 def _from_folder(place: Path, split: str, log: Callable[[str], None]) -> Samples:

@@ -183,7 +183,7 @@ def test_numbered_files_with_a_truth_file(tmp_path, photo):
     ("keys", "message"),
     [
         ({"train_split": "trian"}, "unknown split 'trian'; did you mean 'train'?"),
-        ({"val_split": "nothing"}, "unknown split 'nothing'"),
+        ({"val_split": "nothing"}, "unknown split 'nothing'; choose from: train, val; or set val_fraction"),
         ({"data_dir": "/nowhere"}, "data_dir '/nowhere' does not exist"),
     ],
 )
