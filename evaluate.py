@@ -92,9 +92,7 @@ def _score(commands):
         help="few-false-alarms, balanced or few-misses: the threshold that the detector states for this purpose, from "
         "the run.json beside the scores; not with --threshold",
     )
-    p.add_argument(
-        "--target-fpr", type=_share, default=0.05, metavar="RATE", help="of the threshold from validation images (0.05)"
-    )
+    p.add_argument("--target-fpr", type=_share, metavar="RATE", help="of the threshold from validation images (0.05)")
     p.add_argument(
         "--valid-scores", metavar="CSV", help="choose the threshold on the real images of this validation set"
     )
