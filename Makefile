@@ -8,8 +8,25 @@ SAMPLE_CKPT := ckpt/demo/last.ckpt
 # Processes of the tests; each takes up to 3 GB.
 JOBS ?= 2
 
-.PHONY: setup demo test parity lint docs bench recipes torture matrix lock tables clean
+.PHONY: help setup demo test parity lint docs bench recipes torture matrix lock tables clean
 .DELETE_ON_ERROR:
+
+# `make` alone lists the targets; it must not install anything.
+help:
+	@printf '%s\n' \
+		'make setup      the environment alone: .venv with the locked dependencies' \
+		'make demo       ImageNet weights -> MindSpore, a sample set, finetuning, verdicts, metrics; 4.6 GB, some seven minutes' \
+		'make test       unit and end-to-end tests; 25 minutes on two cores' \
+		'make lint       ruff and mypy' \
+		'make parity     adds PyTorch, timm, transformers and diffusers, and compares with them; 10 minutes' \
+		'make docs       the documentation as a site: out/site' \
+		'make tables     the tables of the documentation, out of results/*.csv' \
+		'make recipes    train every recipe as it was written; DRY=1 only looks for its weights and data, ONLY=NAME takes one' \
+		'make bench      measure conversion, inference and training again' \
+		'make matrix     other versions of MindSpore; long' \
+		'make torture    faults, bad input and load; some 40 minutes' \
+		'make lock       resolve the dependencies again' \
+		'make clean      remove the environments and what the demo and the runs have made'
 
 # Print a plain command, then run it, so that a reader can repeat it.
 define step
@@ -79,7 +96,7 @@ recipes: .venv/.installed
 	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade --target .venv-torture --require-hashes -r requirements/torture.txt
 	@touch $@
 
-# Faults, bad input and load, some 50 minutes; writes results/reliability.csv and the table of docs/reliability.md.
+# Faults, bad input and load, some 40 minutes; writes results/reliability.csv and the table of docs/reliability.md.
 torture: .venv-torture/.installed
 	$(PY) -m pytest -m torture tests
 	$(PY) tests/torture/record.py

@@ -86,10 +86,13 @@ def _score(commands):
     p.add_argument(
         "--threshold", type=_share, help="on the probability (default: the labels in the scores file, else 0.5)"
     )
-    cli.add_detector(p, "operating-point")
     p.add_argument(
-        "--target-fpr", type=_share, default=0.05, metavar="RATE", help="of the threshold from validation images (0.05)"
+        "--operating-point",
+        metavar="NAME",
+        help="few-false-alarms, balanced or few-misses: the threshold that the detector states for this purpose, from "
+        "the run.json beside the scores; not with --threshold",
     )
+    p.add_argument("--target-fpr", type=_share, metavar="RATE", help="of the threshold from validation images (0.05)")
     p.add_argument(
         "--valid-scores", metavar="CSV", help="choose the threshold on the real images of this validation set"
     )

@@ -13,7 +13,12 @@ from aidet.errors import UserError
 def run(argv: List[str]) -> None:
     """The command line."""
     p = cli.Parser(prog="export.py", description=__doc__)
-    p.add_argument("--ckpt", metavar="A.ckpt", help="checkpoint with its sidecar (default: the detector of AIDet)")
+    p.add_argument(
+        "--ckpt",
+        action="append",
+        metavar="A.ckpt",
+        help="checkpoint with its sidecar (default: aidet_default, which comes with AIDet)",
+    )
     p.add_argument("--format", required=True, metavar="mindir|onnx|air")
     p.add_argument("--out", required=True, metavar="DIR")
     p.add_argument("--batch", default="dynamic", metavar="N|dynamic", help="batch size (default: free)")
@@ -29,6 +34,8 @@ def run(argv: List[str]) -> None:
     batch = int(args.batch) if args.batch.isdecimal() else args.batch
     from aidet.export import exporter
 
+    if args.ckpt and len(args.ckpt) > 1:
+        raise UserError(f"--ckpt {args.ckpt[1]!r}: one checkpoint is exported at a time; call export.py for each")
     if Path(args.out).exists() and not Path(args.out).is_dir():
         raise UserError(f"--out {args.out!r} is a file; give a folder")
     if args.labels and not (args.int8 or args.bf16):
@@ -39,7 +46,7 @@ def run(argv: List[str]) -> None:
     options = (batch, args.preprocess_in_graph, args.emit_lite, args.opset)
     from aidet.detector import default
 
-    ckpt = default.checkpoints(args.ckpt and [args.ckpt])[0]
+    ckpt = default.checkpoints(args.ckpt)[0]
     for flag, precision in (("int8", "int8"), ("bf16", "bfloat16")):
         if getattr(args, flag):  # what is wrong with these images is said before anything is written
             from aidet.detector import int8

@@ -30,7 +30,7 @@ def parser() -> cli.Parser:
     )
     cli.add_detector(p, "ckpt")
     p.add_argument("--images", metavar="DIR|FILE|LIST.csv", help="as IMAGE, but one")
-    p.add_argument("--out", metavar="DIR", help="folder for result files; without it, a look")
+    p.add_argument("--out", metavar="DIR", help="folder for result files (default: none, the answer is printed)")
     for name, contest in zip(("ckpt", "images", "out"), CONTEST):
         p.add_argument(contest, dest=name, action="append" if name == "ckpt" else "store", help=argparse.SUPPRESS)
     g = p.add_argument_group("votes and decision")
@@ -79,7 +79,7 @@ def parser() -> cli.Parser:
     g.add_argument("--batch-size", type=int, default=32, metavar="N", help="images in a call on Ascend and GPU")
     cli.add_reading(g)
     g.add_argument("--resume", action="store_true", help="continue where a killed run stopped")
-    g.add_argument("--shard", metavar="I/N", help="only input k with k mod N = I mod N; then: infer.py merge DIR")
+    g.add_argument("--shard", metavar="I/N", help="every N-th image, I = 1 to N (or from 0); then: infer.py merge DIR")
     g.add_argument(
         "--engine",
         default="single",
@@ -123,10 +123,10 @@ def run(argv: List[str]) -> Optional[int]:
 
 
 def run_merge(argv: List[str]) -> int:
-    """``infer.py merge DIR``: check that all shards are present and complete, and write the results."""
+    """Check that all shards in DIR are present and complete, and write the results."""
     p = cli.Parser(prog="infer.py merge", description=run_merge.__doc__)
-    p.add_argument("out", nargs="?", metavar="DIR")
-    p.add_argument("--out", dest="out_flag", metavar="DIR")
+    p.add_argument("out", nargs="?", metavar="DIR", help="the --out of the shards")
+    p.add_argument("--out", dest="out_flag", metavar="DIR", help=argparse.SUPPRESS)
     args = p.parse_args(argv)
     from aidet.inference import run as inference
 
@@ -134,11 +134,11 @@ def run_merge(argv: List[str]) -> int:
 
 
 def run_check(argv: List[str]) -> None:
-    """``infer.py check result.txt --images DIR [--count N]``: exit 2 at the first fault."""
+    """Check a contest's result.txt as its server will; exit code 2 at the first fault."""
     p = cli.Parser(prog="infer.py check", description=run_check.__doc__)
-    p.add_argument("result")
-    p.add_argument("--images", metavar="DIR")
-    p.add_argument("--count", type=int, metavar="N")
+    p.add_argument("result", metavar="result.txt")
+    p.add_argument("--images", metavar="DIR", help="the test images; there must be one line for each")
+    p.add_argument("--count", type=int, metavar="N", help="number of lines that the contest expects")
     args = p.parse_args(argv)
     from aidet.inference import run as inference
 

@@ -105,7 +105,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and exiting."""
-        raise UserError(message)
+        more = f"; see {self.prog} --help" if "arguments are required" in message else ""
+        raise UserError(message + more)
 
     def flags(self) -> List[str]:
         """All option names."""
@@ -167,7 +168,7 @@ def main(run: Callable[[List[str]], Optional[int]], argv: Optional[List[str]] = 
         if error.errno not in ENVIRONMENT:
             raise
         what = f" ({error.filename})" if error.filename else ""
-        code = _wrong(f"{error.strerror}{what}; what was finished before is whole: see to it, then run again")
+        code = _wrong(f"{error.strerror}{what}; mend that and run again (what was written before is complete)")
     except MemoryError as error:
         code = _wrong(f"not enough memory ({error or 'no more given'}); close other programs or take smaller batches")
     sys.exit(code)
@@ -258,7 +259,7 @@ _DETECTOR: Dict[str, Dict[str, Any]] = {
     "operating-point": {
         "metavar": "NAME",
         "help": "few-false-alarms, balanced or few-misses: the threshold that the detector states for this purpose "
-        "(default: the sidecar's own choice); not with --threshold",
+        "(default: the sidecar's own choice, or --threshold)",
     },
     "unsure": {
         "metavar": "LOW,HIGH|none",

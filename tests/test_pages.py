@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,6 +39,15 @@ def test_a_recipe_says_in_its_header_what_was_measured(row):
     header = (ROOT / "mindcv_cfg" / f"{row['recipe']}.yaml").read_text(encoding="utf-8").partition("\nbatch_size")[0]
     assert f"AUC {row['AUC'].split()[0]} on 894 test images" in header
     assert f"epoch{'s' * (row['epochs'] != '1')} of {row['seconds an epoch']} s" in header
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_alone_lists_every_target_and_installs_nothing():
+    said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert phony and sorted(f"make {name}" for name in phony.group(1).split() if name != "help") == sorted(
+        " ".join(line.split()[:2]) for line in said
+    )
 
 
 def test_the_table_of_proofs_has_every_profile():

@@ -67,7 +67,8 @@ def main(options: argparse.Namespace) -> int:
     Raises
     ------
     UserError
-        Fewer than two splits, a distance outside 0..12, a split that cannot be read, or ``--crops`` without OpenCV.
+        Fewer than two splits, a distance outside 0..12, workers below 1, a split that cannot be read, or ``--crops``
+        without OpenCV.
     """
     out, distance, with_crops, workers = Path(options.out), options.distance, options.crops, options.workers
     given = {name: getattr(options, name) for name in SPLITS if getattr(options, name)}
@@ -75,6 +76,8 @@ def main(options: argparse.Namespace) -> int:
         raise UserError("leaks compares splits: give at least two of --train, --valid, --test")
     if not 0 <= distance <= 12:
         raise UserError(f"--distance (={distance}) must be between 0 and 12")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers (={workers}) must be >= 1")
     if with_crops:
         crops.require()
     # Check all sources before spending up to an hour on the first.

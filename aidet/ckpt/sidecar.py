@@ -41,8 +41,11 @@ def read_sidecar(path: Union[str, Path], check_hash: bool = True) -> Dict[str, A
     """
     path = Path(path)
     if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.ckpt"))[:5] if path.parent.is_dir() else []
-        raise UserError(f"checkpoint {str(path)!r} does not exist" + (f"; there is {', '.join(near)}" if near else ""))
+        folder, what = (path, "is a folder") if path.is_dir() else (path.parent, "does not exist")
+        near = sorted(p.name for p in folder.glob("*.ckpt"))[:5] if folder.is_dir() else []
+        raise UserError(f"checkpoint {str(path)!r} {what}" + (f"; there is {', '.join(near)}" if near else ""))
+    if path == sidecar_path(path):
+        raise UserError(f"{str(path)!r} is a sidecar; name the checkpoint that it describes, {path.stem}.ckpt")
     if not sidecar_path(path).is_file():
         raise UserError(
             f"{str(path)!r} has no sidecar {sidecar_path(path).name!r}; "

@@ -5,6 +5,7 @@ that its YAML files load unchanged. Only the standard library and PyYAML are use
 framework.
 """
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Collection, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
@@ -193,11 +194,21 @@ def _found(path: Path) -> Path:
 def _read(path: Path) -> Dict[str, Any]:
     path = _found(path)
     if not path.is_file():
-        folder = next((p for p in (path.parent, Path("mindcv_cfg")) if p.is_dir()), SHIPPED / "mindcv_cfg")
-        there = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
-        hint = f"; {folder}: {nearest(path.name, there, 'file')}" if there else ""
-        raise UserError(f"configuration {str(path)!r} " + ("is a folder" if path.is_dir() else f"does not exist{hint}"))
+        if path.is_dir():
+            raise UserError(f"configuration {str(path)!r} is a folder")
+        raise UserError(f"configuration {str(path)!r} does not exist{_recipes_like(path)}")
     return read_mapping(path)
+
+
+def _recipes_like(path):
+    """The end of a message: the file of nearly that name, beside it or among the recipes; else all that are there."""
+    # A bare name means a recipe: the folder of a clone holds other YAML files.
+    folders = [*([] if path.parent == Path(".") else [path.parent]), Path("mindcv_cfg"), SHIPPED / "mindcv_cfg"]
+    there = {p.name: p for folder in reversed(folders) for p in sorted(folder.glob("*.y*ml"))}
+    close = difflib.get_close_matches(path.name, there, n=1, cutoff=0.75)
+    if close:
+        return f"; did you mean {there[close[0]].as_posix()!r}?"
+    return f"; known are {', '.join(sorted(there))}" if there else ""
 
 
 def made_by(source: Optional[str], path: str) -> Optional[str]:

@@ -47,7 +47,7 @@ def overlay_path(recipe: Path, name: str) -> Path:
     """
     folder = recipe.parent / name
     if not re.fullmatch(r"\w[\w-]{0,63}", name) or not folder.is_dir():
-        raise UserError(nearest(name, profiles(recipe.parent), f"profile, a folder beside {recipe},"))
+        raise UserError(nearest(name, profiles(recipe.parent), "profile") + f" (profiles are folders beside {recipe})")
     path = folder / f"{recipe.stem}.yaml"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"

@@ -50,12 +50,20 @@ class Layout(NamedTuple):
     names: List[str]
 
 
+def is_without_splits(folder: Path) -> bool:
+    """Whether a folder holds class folders, real ones and generated ones, and no folder below is named as a split."""
+    keys = list(images.walk(folder))
+    named = {part.lower() for key in keys for part in key.split("/")[:-1]}
+    tops = {key.partition("/")[0] if "/" in key else "" for key in keys}
+    return not any(named & set(words) for words in SPLIT_NAMES.values()) and {labels.side(t) for t in tops} == {0, 1}
+
+
 def read_folder(folder: Place, what: str = "image list") -> Table:
     """The images below a folder; raise a :class:`UserError` if there are none."""
     left = images.LeftOut()
     keys = list(images.walk(folder, left))
     if not keys:
-        raise UserError(" ".join((f"{what} {str(folder)!r}: no images in this folder", *left.lines())))
+        raise UserError("; ".join((f"{what} {str(folder)!r}: no images in this folder", *left.lines())))
     for line in left.lines():
         print(f"{line} ({folder})", file=sys.stderr)
     return Table(keys, {}, Path(folder), str(folder))

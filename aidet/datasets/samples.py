@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, NoReturn, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -228,26 +228,34 @@ def _split(
         return _from_class_folders(keys, place)
     if optional:
         return None
+    if sources.is_without_splits(place):
+        return _from_folder(place, "", log) if name in sources.SPLIT_NAMES["train"] else _no_splits(name)
     there = sorted(p.name for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
     raise UserError(
-        f"data_dir {str(place)!r}: {nearest(name, there, 'split')}" if there
-        else f"data_dir {str(place)!r} holds neither labels.csv nor split folders"
+        f"data_dir {str(place)!r}: {nearest(name, there, 'split')}{_or_hold_out(name)}" if there
+        else f"data_dir {str(place)!r} holds neither labels.csv nor folders such as train/real and train/fake"
     )  # fmt: skip
+
+
+def _or_hold_out(name: str) -> str:
+    return "" if name in sources.SPLIT_NAMES["train"] else "; or set val_fraction, which holds some images out"
+
+
+def _no_splits(name: str) -> NoReturn:
+    raise UserError(f"the data name no splits, so there is no {name!r}; set val_fraction to hold some out")
 
 
 def _split_of_table(whole: Samples, name: str, wanted: Sequence[str], optional: bool) -> Optional[Samples]:
     if whole.splits is None:
         if name in sources.SPLIT_NAMES["train"]:
             return whole
-        if optional:
-            return None
-        raise UserError(f"the data name no splits, so there is no {name!r}; set val_fraction to hold some out")
+        return None if optional else _no_splits(name)
     rows = [i for i, s in enumerate(whole.splits) if s == name or s.lower() in wanted]
     if rows:
         return whole.take(rows)
     if optional:
         return None
-    raise UserError(f"data: {nearest(name, set(whole.splits), 'split')}")
+    raise UserError(f"data: {nearest(name, set(whole.splits), 'split')}{_or_hold_out(name)}")
 
 
 def _from_folder(place: Path, split: str, log: Callable[[str], None]) -> Samples:
@@ -258,7 +266,7 @@ def _from_folder(place: Path, split: str, log: Callable[[str], None]) -> Samples
     left = images.LeftOut()
     keys = list(images.walk(folder, left))
     if not keys:
-        raise UserError(" ".join((f"{str(folder)!r} holds no images", *left.lines())))
+        raise UserError("; ".join((f"{str(folder)!r} holds no images", *left.lines())))
     for line in left.lines():
         log(f"{line} ({folder})")
     flat = [k for k in keys if "/" not in k]

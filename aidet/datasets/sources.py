@@ -16,7 +16,7 @@ from typing import Iterator, List, Tuple
 from .. import archives, images
 from ..errors import UserError
 from . import archived
-from .folders import SPLIT_NAMES, SPLIT_WORDS, read_folder
+from .folders import SPLIT_NAMES, SPLIT_WORDS, is_without_splits, read_folder
 from .lists import LIST_SUFFIXES, is_list, read_list, stream_list
 from .locate import SAMPLE
 from .table import Place, Table, examples, joined, normal_path, refuse_doubles
@@ -39,9 +39,9 @@ from .tables import (
 
 __all__ = [
     "GENERATOR_COLUMNS", "Inputs", "LABEL_COLUMNS", "Names", "PATH_COLUMNS", "Place", "SPLIT_NAMES", "SPLIT_WORDS",
-    "Table", "column_of", "examples", "is_archived", "joined", "label_column", "normal_path", "read", "read_columns",
-    "read_csv", "read_folder", "read_images", "read_list", "refuse_doubles", "require_column", "split_source",
-    "stream_csv", "stream_list", "table_of", "tables_in",
+    "Table", "column_of", "examples", "is_archived", "is_without_splits", "joined", "label_column", "normal_path",
+    "read", "read_columns", "read_csv", "read_folder", "read_images", "read_list", "refuse_doubles", "require_column",
+    "split_source", "stream_csv", "stream_list", "table_of", "tables_in",
 ]  # fmt: skip
 
 
@@ -188,7 +188,7 @@ class Inputs:
         for name in self._names():
             names.add(name)
         if not names.number:
-            raise UserError(" ".join((f"images {str(self.where)!r} holds no image file", *self.left.lines())))
+            raise UserError("; ".join((f"images {str(self.where)!r} holds no image file", *self.left.lines())))
         return names.number, names.digest()
 
 

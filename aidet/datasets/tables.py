@@ -211,6 +211,8 @@ def stream_csv(path: Place) -> Iterator[str]:
         return
     with dialect.csv_reader(path, "list") as reader:
         first: List[str] = next((row for row in reader if any(cell.strip() for cell in row)), [])
+        if not first:
+            raise UserError(f"list {str(path)!r} is empty")
         header = [h.strip() for h in first]
         made = _header_for(header)
         column = _path_column(made or header, path)

@@ -154,13 +154,15 @@ def open_model(
     Raises
     ------
     UserError
-        Unknown back end or precision, a file that does not exist or cannot be run, or a back end that cannot run it.
+        Unknown back end, device or precision, a file that does not exist or cannot be run, a back end that cannot run
+        it, or one that does not run on the device.
     """
     path = sidecar.path
     check(backend, device, precision)
     if str(path).endswith(".onnx"):
         if backend == "mindspore":
             raise UserError(f"{str(path)!r} is an ONNX model, which MindSpore does not run; give the .ckpt")
+        _refuse_device(device, "an .onnx file")
         return _engine(open_session(path, OnnxRuntime), sidecar, backend, precision, say, size)
     ascend = device in ("Ascend", "GPU") or has_ascend(device)
     if backend == "mindspore" or (backend == "auto" and precision != "bfloat16" and ascend):
@@ -200,8 +202,16 @@ def check(backend: str, device: str, precision: Optional[str] = None) -> None:
     if precision == "bfloat16" and backend not in ("auto", "openvino"):
         raise UserError(f"precision bfloat16 is for --backend openvino, not {backend!r}")
     engine = "openvino" if precision == "bfloat16" else backend
-    if device in ("Ascend", "GPU") and engine not in ("auto", "mindspore"):
-        raise UserError(f"device {device!r} is for --backend mindspore; {engine} runs on the CPU: leave --device out")
+    if engine not in ("auto", "mindspore"):
+        _refuse_device(device, engine)
+
+
+def _refuse_device(device, what):
+    if device in ("Ascend", "GPU"):
+        raise UserError(
+            f"device {device!r} runs a .ckpt on MindSpore, but {what} runs on the CPU; leave out --device, or what asks "
+            "for the CPU (--backend, --precision, an .onnx file)"
+        )
 
 
 def precision_of(session: Union[OnnxRuntime, OpenVino]) -> str:

@@ -242,7 +242,7 @@ class Detector(Ensemble):
         first, margin, apart = None, 0.0, None
         if path is not None:
             # The file says what it runs on: the engine and precision that its margin was measured with.
-            own = {**options, "backend": "auto", "precision": None}
+            own = {**options, "backend": "auto", "device": "auto", "precision": None}
             first, margin = open_first(path, exact, lambda path: Network(path, exact.name, **own))
 
         def decide(scores, weights, moved=0.0):

@@ -62,9 +62,12 @@ class Network(Scorer):
         onnx = self.path.suffix == ".onnx"
         session = None
         if transform is not None:
-            if backend in ("openvino", "mindspore") or precision is not None:
-                raise UserError(f"{str(path)!r}: an ONNX file from elsewhere runs on ONNX Runtime, as it is")
-            backends.check(backend, device)
+            backends.check(backend, device, precision)
+            if backend not in ("auto", "onnxruntime") or device not in ("auto", "CPU") or precision is not None:
+                raise UserError(
+                    f"{str(path)!r}: an ONNX file from elsewhere runs on ONNX Runtime on the CPU, as it is; leave out "
+                    "--backend, --device and --precision"
+                )
             self.sidecar, session = foreign.opened(path, transform, positive, real)
             self.order = self.sidecar.detector_order
         else:

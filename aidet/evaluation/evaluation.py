@@ -71,7 +71,9 @@ class Evaluation:
     def _threshold(self, given):
         if self.scores.decisions_only:
             if given is not None:
-                raise UserError(f"{self.scores.source} has decisions but no scores; leave --threshold out")
+                raise UserError(
+                    f"{self.scores.source} has decisions but no scores; leave --threshold and --operating-point out"
+                )
             return None, "the decisions in the file, which has no scores"
         if given is not None:
             return float(given), "--threshold"

@@ -13,6 +13,8 @@ from .comparisons import compared, deduplicated, from_validation
 from .evaluation import columns_to_show, load, summary
 from .score_page import pages, say
 
+TARGET_FPR = 0.05  # of the threshold from validation images, unless --target-fpr says another
+
 
 def main(options: argparse.Namespace) -> int:
     """Run ``evaluate.py score``.
@@ -38,6 +40,8 @@ def main(options: argparse.Namespace) -> int:
     if named is not None and (options.vip or options.threshold is not None):
         excluded = "--vip" if options.vip else "--threshold"
         raise UserError(f"--operating-point {named!r} and {excluded} exclude each other; give one of them")
+    if options.target_fpr is not None and not options.valid_scores:
+        raise UserError(f"--target-fpr {options.target_fpr} chooses a threshold on --valid-scores, which is missing")
     if options.vip:
         return vip.main(options)
     if len(options.labels) > 1:
@@ -59,7 +63,8 @@ def main(options: argparse.Namespace) -> int:
     inputs = {"scores": options.scores, "labels": labels}
     if options.valid_scores:
         valid = load(options.valid_scores, options.valid_labels, options.valid_where)
-        result["from_validation"] = from_validation(evaluation, valid, options.target_fpr, times, seed)
+        rate = TARGET_FPR if options.target_fpr is None else options.target_fpr
+        result["from_validation"] = from_validation(evaluation, valid, rate, times, seed)
         inputs.update(valid_scores=options.valid_scores, valid_labels=options.valid_labels)
     if options.against:
         line = options.threshold if named is None else threshold_at(named, options.against)

@@ -13,6 +13,7 @@ from .. import __version__, archives, images
 from ..datasets.lists import LIST_SUFFIXES
 from ..datasets.sources import Inputs
 from ..datasets.tables import TABLE_SUFFIXES
+from ..errors import UserError
 from ..records import natural_order
 
 MAX_BYTES = 256 << 20  # of one image at an address or on the standard input
@@ -62,11 +63,14 @@ def items(names: Iterable[str], left: Optional[images.LeftOut] = None) -> Iterat
     Yields
     ------
     (str, source)
-        Name, and what :func:`aidet.images.decode` takes. What cannot be read is a source whose decoding fails with the
-        reason.
+        Name, and what :func:`aidet.images.decode` takes. What cannot be read, be it a whole list or folder, is a source
+        whose decoding fails with the reason.
     """
     for name in names:
-        yield from _of_one(name, left)
+        try:
+            yield from _of_one(name, left)
+        except UserError as error:  # a list or folder that cannot be read costs its own row, not those of the others
+            yield name, Unreadable(str(error))
 
 
 def _of_one(name: str, left: Optional[images.LeftOut]) -> Iterator[Tuple[str, Source]]:

@@ -40,13 +40,13 @@ def look(names: Iterable[str], detector: Detector, form: str = "table", out: Cal
     Raises
     ------
     UserError
-        An unknown form.
+        An unknown form, or no image at all.
     """
     if form not in FORMATS:
         raise UserError(nearest(form, FORMATS, "format") + "; the files of a contest need --out DIR")
     counts: Dict[str, int] = {}
-    left = images.LeftOut()
-    found = _counted(detector.stream(given.items(names, left)), counts)
+    left, words = images.LeftOut(), list(names)
+    found = _counted(detector.stream(given.items(words, left)), counts)
     if form == "csv":
         lines = _csv(found, detector.ruled)
     else:
@@ -59,7 +59,7 @@ def look(names: Iterable[str], detector: Detector, form: str = "table", out: Cal
     for line in left.lines():
         print(line, file=sys.stderr)
     if not total:
-        print("no image found", file=sys.stderr)
+        raise UserError(f"no image in {', '.join(map(repr, words))}; name an image, or a folder that holds some")
     return cli.WRONG if bad == total else cli.PARTIAL if bad else cli.OK
 
 

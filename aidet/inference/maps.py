@@ -56,6 +56,13 @@ def check(args: Any, screen: bool) -> None:
         raise UserError(f"--localize does not run with --engine {args.engine}; divide the images with --shard I/N")
 
 
+def refuse_inside(out: Path, pictures: str) -> None:
+    """Raise :class:`UserError` for a folder ``out`` of results in the folder ``pictures``: its maps are image files."""
+    folder, place = Path(pictures), out.resolve()
+    if folder.is_dir() and (place == folder.resolve() or folder.resolve() in place.parents):
+        raise UserError(f"--out {str(out)!r} lies inside --images; the maps would be taken for pictures next time")
+
+
 def opened(args: Any) -> Localizer:
     """The localizer that the options describe; its messages are printed on stderr."""
     names = "backend device max_pixels truncated".split()

@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Set, Union
 
 from .. import distributed, files, labels, records, runinfo
 from ..archives.parquet import pyarrow
@@ -301,7 +301,11 @@ def check(path: Union[str, Path], images_at: Union[None, str, Path] = None, coun
         if text not in (b"0", b"1"):
             shown = text[:40].decode("utf-8", "replace")
             raise UserError(f"result {str(path)!r} line {i}: {shown!r} is neither 0 nor 1")
-    there = sources.Inputs(images_at).count() if images_at is not None else None
+    names: Optional[Set[str]] = None
+    there = None
+    if images_at is not None:
+        inputs = sources.Inputs(images_at)
+        there, names = inputs.count(), {name for name, _ in inputs}
     for wanted, what in ((count, "--count wants"), (there, "the images are")):
         if wanted is not None and len(lines) != wanted:
             raise UserError(f"result {str(path)!r} has {len(lines)} lines, {what} {wanted}")
@@ -313,11 +317,11 @@ def check(path: Union[str, Path], images_at: Union[None, str, Path] = None, coun
         said.append(f"warning: every line is {'1' if ones else '0'}")
     if not data.endswith(b"\n"):
         said.append("warning: the last line has no line end")
-    return said + _check_scores(path, lines)
+    return said + _check_scores(path, lines, names)
 
 
-def _check_scores(path, lines):
-    """Compare labels and order with the ``scores.csv`` beside the result, if there is one."""
+def _check_scores(path, lines, names=None):
+    """Compare labels and order with the ``scores.csv`` beside the result, if there is one, and its images."""
     scores = path.with_name("scores.csv")
     if not scores.is_file():
         return []
@@ -332,6 +336,9 @@ def _check_scores(path, lines):
                 f"scores.csv says {_label(rows[i])} for {rows[i].path!r}: the order or the run differs"
             )
     said = ["labels and order agree with scores.csv"]
+    other = sorted((names or set()) - {r.path for r in every})
+    if other:
+        said.append(f"warning: scores.csv is of other images than --images: {other[0]} is not in it")
     bad = [r for r in every if not r.ok]
     if bad:
         out = " and are left out" if len(rows) < len(every) else ""

@@ -79,9 +79,9 @@ def targets(args: argparse.Namespace) -> Target:
         raise UserError(f"{args.inputs[1]!r}: result files are of one folder, table or list; name it with --images")
     source: str = args.images or (args.inputs[0] if args.inputs else "")
     form = args.format or ("csv" if args.contest and Path(args.out or "").suffix == ".csv" else "result")
-    for flag, value in (("--images", source), ("--out", args.out)):
+    for value, missing in ((source, "no image is named, give an image or a folder"), (args.out, "--out is missing")):
         if not value:
-            raise UserError(f"{flag} is missing; see python infer.py --help")
+            raise UserError(f"{missing}; see python infer.py --help")
     if form in look.FORMATS and form not in results.FORMATS:
         raise UserError(f"--format {form} is for the screen; leave out --out {args.out}")
     if form not in results.FORMATS:
@@ -138,6 +138,8 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
         raise UserError(f"--answer {args.answer!r} goes with --format submission, not with {target.format!r}")
     if args.sample_submission and target.format != "submission":
         raise UserError(f"--sample-submission goes with --format submission, not with {target.format!r}")
+    if args.localize:
+        maps.refuse_inside(target.folder, target.images)
     read = (target.images, args.sample_submission)
     results.refuse_names(target.folder, target.format, target.name, args.stability, read)
     inputs = Inputs(target.images)
@@ -177,7 +179,8 @@ def score(args: argparse.Namespace, begin: Optional[float] = None) -> int:
     if shard is not None:
         lost = f", {journal.bad} could not be used" if journal.bad else ""
         again = f"{cli.as_called('python infer.py')} merge {target.folder}"
-        print(f"shard {index}/{shards}: {len(part)} images{lost}; when all are done: {again}")
+        named = args.shard or f"{index}/{shards}"
+        print(f"shard {named}: {len(part)} images{lost}; when all are done: {again}")
         # msrun treats any exit code but 0 as a crash and kills the other workers; merge reports the unusable images.
         return cli.PARTIAL if journal.bad and args.shard is not None else cli.OK
     try:

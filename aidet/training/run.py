@@ -62,6 +62,9 @@ def train(config: Any, dry_run: bool = False, out: Optional[Callable[[str], Any]
     if config.profile is not None:
         processes.say(config.profile.line())
     student = Student(plan, processes)
+    idle = checks.idle_keys(config, processes.device)
+    if idle:
+        processes.warn("note: without effect here: " + "; ".join(idle))
     if dry_run:
         describe(plan, student, processes)
         return 0
@@ -115,9 +118,6 @@ class Run:
     def go(self) -> int:
         """Train, resuming if asked, and write everything; returns the exit code."""
         config = self.config
-        idle = checks.idle_keys(config, self.processes.device)
-        if idle:
-            self.processes.warn("note: without effect here: " + "; ".join(idle))
         self._begin()
         for epoch in range(self.progress.epochs, config.epoch_size):
             if self._waited():

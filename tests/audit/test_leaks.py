@@ -228,7 +228,8 @@ def test_file_names_need_not_be_unicode(run, splits):
 @pytest.mark.parametrize(
     ("more", "text"),
     [(("--train", "{0}/train"), "at least two"), (("--train", "{0}/train", "--test", "{0}/none"), "does not exist"),
-     (("--train", "{0}/train", "--test", "{0}/test", "--distance", "20"), "between 0 and 12")],
+     (("--train", "{0}/train", "--test", "{0}/test", "--distance", "20"), "between 0 and 12"),
+     (("--train", "{0}/train", "--test", "{0}/test", "--workers", "0"), "--workers (=0) must be >= 1")],
 )  # fmt: skip
 def test_wrong_arguments(run, splits, more, text):
     done = run("evaluate.py", "leaks", *(m.format(splits) for m in more), "--out", splits / "out")

@@ -76,6 +76,10 @@ def test_a_mismatch_lists_both_directions_and_loads_nothing(net):
 
 
 def test_missing_and_foreign_files_are_refused(saved, tmp_path):
+    with pytest.raises(UserError, match="is a folder; there is m.ckpt"):
+        ckpt.load_model(saved.parent)
+    with pytest.raises(UserError, match="m.json' is a sidecar; name the checkpoint that it describes, m.ckpt"):
+        ckpt.load_model(saved.with_suffix(".json"))
     with pytest.raises(UserError, match="'.*absent.ckpt' does not exist; there is m.ckpt"):
         ckpt.load_model(tmp_path / "absent.ckpt")
     other = tmp_path / "other.ckpt"

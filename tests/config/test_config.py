@@ -135,7 +135,7 @@ def test_a_profile_says_what_follows_from_its_keys_and_which_have_no_use(tmp_pat
     ("name", "recipe", "message"),
     [
         ("small", "other.yaml", "profile 'small' has no overlay for 'other'"),
-        ("smal", "c.yaml", "did you mean 'small'?"),
+        ("smal", "c.yaml", "unknown profile 'smal'; did you mean 'small'? (profiles are folders beside "),
         ("../small", "c.yaml", "unknown profile"),
         ("", "c.yaml", "unknown profile"),
         ("small", None, "--profile small needs the recipe that it changes: -c FILE"),
@@ -155,6 +155,16 @@ def test_keys_of_a_profile_are_checked_as_any_other(tmp_path):
     (tmp_path / "small" / "c.yaml").write_text("[1")
     with pytest.raises(UserError, match="small/c.yaml.*cannot be read"):
         config.load(path, {"profile": "small"})
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "mindcv_cfg/dem.yaml", "mindcv_cfg/demo.yml", "elsewhere/demo.yaml"])
+def test_the_recipe_that_is_meant_is_named_with_its_folder(name, monkeypatch):
+    monkeypatch.chdir(Path(config.__file__).resolve().parents[2])
+    with pytest.raises(UserError, match=f"'{name}' does not exist; did you mean 'mindcv_cfg/demo.yaml'"):
+        config.load(name)
+    with pytest.raises(UserError, match="does not exist; known are .*clip_probe.yaml, .*demo.yaml") as error:
+        config.load("other_thing.yaml")
+    assert "mkdocs.yml" not in str(error.value), "a file of the clone that is no recipe"
 
 
 def test_missing_file_and_unknown_flag(tmp_path):

@@ -262,7 +262,27 @@ FLAGS = {
     "zero": (["--num-classes", "0"], r"--num-classes \(=0\) must be >= 1"),
     "head": (["--head", "init"], "--head init needs --num-classes"),
     "positive": (["--positive", "cat"], "neither one of the classes"),
+    "unknown": (["--verfy", "none"], "unknown argument '--verfy'; did you mean '--verify'"),
+    "choice": (["--verify", "all"], "invalid choice: 'all'"),
+    "more": (["third"], "unknown argument 'third'"),
 }
+
+
+@pytest.mark.parametrize("words", [[], ["check"], ["reverse", "a.ckpt"], ["a.pth"]], ids=" ".join)
+def test_missing_arguments_are_one_line_that_names_the_help(words, capsys):
+    from aidet.cli import main
+    from convert.__main__ import run as command
+
+    with pytest.raises(SystemExit) as stop:
+        main(command, words)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert "arguments are required: " in error and "; see python -m convert" in error and error.endswith("--help\n")
+
+
+def test_a_recipe_of_nearly_that_name_is_suggested():
+    with pytest.raises(UserError, match="'comfor-384' do not exist; did you mean the recipe 'commfor-384'"):
+        conversion.convert("comfor-384", "x.ckpt", dry_run=True)
 
 
 @pytest.mark.parametrize("flags, text", FLAGS.values(), ids=FLAGS.keys())

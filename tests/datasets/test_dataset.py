@@ -195,13 +195,32 @@ def test_numbered_files_with_a_truth_file(tmp_path, photo):
     ("keys", "message"),
     [
         ({"train_split": "trian"}, "unknown split 'trian'; did you mean 'train'?"),
-        ({"val_split": "nothing"}, "unknown split 'nothing'"),
+        ({"val_split": "nothing"}, "unknown split 'nothing'; choose from: train, val; or set val_fraction"),
         ({"data_dir": "/nowhere"}, "data_dir '/nowhere' does not exist"),
     ],
 )
 def test_errors_name_the_value(folder, keys, message):
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         opened(folder, **keys) if "data_dir" not in keys else opened(keys["data_dir"])
+
+
+def test_class_folders_without_splits_are_read_as_a_table_without_them(tmp_path, photo):
+    for i in range(20):
+        save(photo, tmp_path / ("real" if i % 2 else "fake") / f"{i}.png", i, (8, 8))
+    with pytest.raises(UserError, match="the data name no splits, so there is no 'val'; set val_fraction"):
+        opened(tmp_path)
+    train, val, classes = opened(tmp_path, val_fraction=0.3)
+    assert len(train) + len(val) == 20 and classes == ["real", "generated"] and not set(train.paths) & set(val.paths)
+    assert all((path.split("/")[0] == "fake") == bool(t) for path, t in zip(train.paths, train.targets))
+    save(photo, tmp_path / "fake" / "test" / "x.png", 1, (8, 8))
+    with pytest.raises(UserError, match="unknown split 'train'; choose from: fake, real"):
+        opened(tmp_path, val_fraction=0.3)  # its test images would be trained on
+
+
+def test_images_without_any_folder_are_told_which_are_wanted(tmp_path, photo):
+    save(photo, tmp_path / "1.png", 1, (8, 8))
+    with pytest.raises(UserError, match="neither labels.csv nor folders such as train/real and train/fake"):
+        opened(tmp_path)
 
 
 def test_one_class_only_is_refused(tmp_path, photo):

@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,21 @@ def model(tmp_path_factory):
     path = make_model(tmp_path_factory.mktemp("detector") / "a.ckpt", calibration={"scale": 0.5, "offset": 0.25})
     Detector(path)  # makes its graph
     return path
+
+
+# --- devices ---------------------------------------------------------------------------------------------------------
+def test_an_unknown_device_is_refused(model):
+    with pytest.raises(UserError, match="unknown device 'cuda'; choose from: Ascend, CPU, GPU, auto"):
+        Detector(model, device="cuda")
+
+
+@pytest.mark.parametrize("options", [{"backend": "onnxruntime"}, {"backend": "openvino"}, {"precision": "bfloat16"}])
+@pytest.mark.parametrize("device", ["Ascend", "GPU"])
+def test_what_runs_on_the_cpu_only_is_refused_with_another_device(model, options, device):
+    with pytest.raises(UserError, match=f"device '{device}' runs a .ckpt on MindSpore, .*leave out --device"):
+        Detector(model, device=device, **options)
+    with pytest.raises(UserError, match="an .onnx file"):
+        backends.open_model(SimpleNamespace(path=Path("a.onnx")), device=device)
 
 
 # --- models ----------------------------------------------------------------------------------------------------------

@@ -76,6 +76,9 @@ def test_what_is_missing_is_said(tmp_path):
         Detector(path, transform=LINE, positive=2)
     with pytest.raises(UserError, match="--positive 1 is neither one of the classes .* nor an index below 1"):
         Detector(made(tmp_path, outputs=1, name="one"), transform=LINE, positive=1)
+    for other in ({"backend": "mindspore"}, {"backend": "openvino"}, {"device": "Ascend"}, {"precision": "float32"}):
+        with pytest.raises(UserError, match="runs on ONNX Runtime on the CPU, as it is; leave out --backend, --device"):
+            Detector(path, transform=LINE, positive=1, **other)
     with pytest.raises(UserError, match="wanted one input of floats"):
         Detector(made(tmp_path, shape=("N", 4, 8, 8), weights=np.ones((4, 2), np.float32)), transform=LINE, positive=1)
     damaged = tmp_path / "damaged.onnx"

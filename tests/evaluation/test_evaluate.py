@@ -399,6 +399,12 @@ def test_threshold_from_validation_reals(tmp_path):
     assert "upper bound, not a result" in found["oracle"]["note"]
 
 
+def test_a_target_rate_without_validation_images_is_refused(small):
+    with pytest.raises(UserError, match="--target-fpr 0.01 chooses a threshold on --valid-scores, which is missing"):
+        run_score(small, scores=small / "scores.csv", labels=[small / "labels.csv"], target_fpr=0.01)
+    assert not (small / "out").exists()
+
+
 def test_a_threshold_is_never_chosen_on_the_images_it_is_judged_on(small):
     given = {"scores": small / "run/scores.csv", "labels": [small / "labels.csv"]}
     (small / "copy.csv").write_text((small / "run/scores.csv").read_text())
@@ -610,7 +616,7 @@ def test_a_contests_files_alone_give_the_same_decisions(small):
         assert "The file has no scores" in page and "ROC" not in page and "The first wrong decisions" in page
     both = measured(small, scores=small / "result.txt", against=small / "run/scores.csv")["paired"]
     assert both["n"] == 40 and "auc" not in both["differences"] and both["mcnemar"]["p"] == 1
-    with pytest.raises(UserError, match="leave --threshold out"):
+    with pytest.raises(UserError, match="leave --threshold and --operating-point out"):
         measured(small, scores=small / "result.txt", threshold=0.4)
 
 

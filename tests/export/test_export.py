@@ -229,6 +229,7 @@ def test_lite_files_of_a_graph_with_its_preprocessing(model, tmp_path):
         (["--format", "onnx", "--bacth", "3"], "did you mean '--batch'"),
         (["--format", "onnx", "--batch", "\u00b2"], "must be a whole number"),
         (["--format", "onnx", "--labels", "l.csv"], "goes with --int8"),
+        (["--format", "onnx", "--ckpt", "b.ckpt"], "'b.ckpt': one checkpoint is exported at a time"),
     ],
 )
 def test_wrong_options(model, tmp_path, flags, text):

@@ -66,7 +66,7 @@ def test_litter_is_skipped_and_counted(tmp_path):
 
 def test_a_folder_without_an_image_says_what_it_holds(tmp_path):
     (tmp_path / "a.xyz").write_bytes(b"no image")
-    with pytest.raises(UserError, match="holds no image file note: 1 file is left out.*1 .xyz"):
+    with pytest.raises(UserError, match="holds no image file; note: 1 file is left out.*1 .xyz"):
         Inputs(tmp_path).count()
     (tmp_path / "b").write_bytes(JPEG)
     inputs = Inputs(tmp_path)

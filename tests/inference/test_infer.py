@@ -123,14 +123,16 @@ def test_same_bytes_from_shards(model, folder, reference, tmp_path, shards):
     assert result_bytes(tmp_path) == result_bytes(reference)
 
 
-def test_merge_refuses_missing_and_foreign_shards(model, folder, tmp_path):
+def test_merge_refuses_missing_and_foreign_shards(model, folder, tmp_path, capsys):
     with pytest.raises(UserError, match="holds no shard"):
         call("merge", tmp_path)
     common = ["--ckpt", model, "--images", folder, "--out", tmp_path]
     call(*common, "--shard", "1/2")
+    assert "shard 1/2: " in capsys.readouterr().out
     with pytest.raises(UserError, match="shard 0/2 is missing"):
         call("merge", tmp_path)
     call(*common, "--shard", "2/2", "--votes", 2)
+    assert "shard 2/2: " in capsys.readouterr().out, "as it was written, though it is number 0 inside"
     with pytest.raises(UserError, match="another votes"):
         call("merge", tmp_path)
     call(*common, "--shard", "2/2")

@@ -104,6 +104,14 @@ def test_the_summary_counts_in_words(model, local, folder, tmp_path, capsys):
     ) in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("out", [".", "deep/out"])
+def test_maps_are_not_written_among_the_pictures(model, local, folder, out):
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError, match="lies inside --images; the maps would be taken for pictures next time"):
+        call("--ckpt", model, "--images", folder, "--out", folder / out, "--localize", "--localizer", local)
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_without_the_flag_nothing_changes(model, folder, reference, tmp_path):
     assert call("--ckpt", model, "--images", folder, "--out", tmp_path / "o") == 3
     plain = table(tmp_path / "o" / "scores.csv")

@@ -115,6 +115,22 @@ def test_what_is_no_archive_or_too_large_says_so(model, files, monkeypatch, caps
         assert line.startswith("unusable ") and reason in line
 
 
+def test_a_list_that_cannot_be_read_costs_its_row_only(model, files, capsys):
+    (files / "empty.csv").touch()
+    (files / "other.csv").write_text("colour\nred\n")
+    assert look("--ckpt", model, "in/0.png", "empty.csv", "other.csv", "in/1.png") == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] == "unusable" for line in lines[:4]] == [False, True, True, False]
+    assert "empty.csv: list 'empty.csv' is empty" in lines[1] and "has none of the columns path" in lines[2]
+    assert lines[4].endswith("2 could not be used")
+
+
+def test_no_image_at_all_names_the_place(model, files):
+    (files / "none").mkdir()
+    with pytest.raises(UserError, match="no image in 'none'; name an image"):
+        look("--ckpt", model, "none")
+
+
 class Site(http.server.SimpleHTTPRequestHandler):
     """The current folder, and redirections."""
 

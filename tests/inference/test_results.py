@@ -88,6 +88,10 @@ def test_check_of_a_good_file_and_of_a_shifted_one(tmp_path, photo):
     results.write(tmp_path, rows, ["m"])
     said = results.check(tmp_path / "result.txt", tmp_path / "in", 3)
     assert said == ["3 lines: 2 real (0), 1 generated (1)", "labels and order agree with scores.csv"]
+    (tmp_path / "in" / "10.jpg").rename(tmp_path / "in" / "3.jpg")
+    said = results.check(tmp_path / "result.txt", tmp_path / "in", 3)
+    assert said[-1] == "warning: scores.csv is of other images than --images: 3.jpg is not in it"
+    (tmp_path / "in" / "3.jpg").rename(tmp_path / "in" / "10.jpg")
     (tmp_path / "result.txt").write_text("0\n0\n1\n")  # text order instead of numeric order
     with pytest.raises(UserError, match="line 1 says 0, scores.csv says 1 for '1.jpg'"):
         results.check(tmp_path / "result.txt")

@@ -217,14 +217,15 @@ def test_only_the_first_process_speaks(capsys):
     assert Processes(said.append).total(0.1) == 0.1
 
 
-def test_a_dry_run_says_what_it_would_do_and_writes_nothing(data, tmp_path):  # noqa: F811
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(data, tmp_path, capsys):  # noqa: F811
     said = []
     settings = config.load(None, {
         "model": "testing", "data_dir": str(data), "ckpt_save_dir": str(tmp_path / "out"), "batch_size": 8,
         "transform": "center_crop(16) | normalize(half)", "transform_eval": "center_crop(16) | normalize(half)",
-        "device_target": "CPU", "epoch_size": 2, "lr": 0.03, "scheduler": "constant",
+        "device_target": "CPU", "epoch_size": 2, "lr": 0.03, "scheduler": "constant", "hflip": 0.3,
     })  # fmt: skip
     assert train(settings, dry_run=True, out=said.append) == 0
+    assert "note: without effect here: hflip (transform says it all)" in capsys.readouterr().err
     words = [line.split()[0] for line in said[1:]]
     assert words == "train validation classes transform evaluation model device steps output".split()
     assert "2 epochs x 6 updates, lr up to 0.03" in said[-2] and not os.path.exists(tmp_path / "out")
