@@ -209,8 +209,8 @@ def check(backend: str, device: str, precision: Optional[str] = None) -> None:
 def _refuse_device(device, what):
     if device in ("Ascend", "GPU"):
         raise UserError(
-            f"device {device!r} runs a .ckpt on MindSpore, but {what} runs on the CPU; leave out --device, or what asks "
-            "for the CPU (--backend, --precision, an .onnx file)"
+            f"device {device!r} runs a .ckpt on MindSpore, but {what} runs on the CPU; leave out --device, or what "
+            "asks for the CPU (--backend, --precision, an .onnx file)"
         )
 
 

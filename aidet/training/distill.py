@@ -188,7 +188,7 @@ class _Teacher:
         self.scale = (factor / own_factor).reshape(1, 3, 1, 1)
         self.shift = ((offset - own_offset) / own_factor).reshape(1, 3, 1, 1)
         self.size = sidecar.size
-        # A network with positions takes one size only; convolutional teachers see the crop at its own size, if they can.
+        # A network with positions takes one size only; convolutional ones see the crop at its own size, if they can.
         placed = any("pos_embed" in p.name or "position" in p.name for p in self.net.get_parameters())
         self.fixed = placed or any(word in sidecar.architecture for word in ("vit", "deit", "swin", "mlp"))
         self.takes: Dict[Tuple[int, ...], bool] = {}

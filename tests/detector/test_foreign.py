@@ -115,7 +115,7 @@ def test_what_the_graph_cannot_take_is_one_line(tmp_path):
         with pytest.raises(UserError, match=f"takes 8 x 8 pixels, --transform .* {said}|{said}"):
             Detector(path, transform=line, positive=1)
     for option, said in (
-        ({"backend": "mindspore"}, "runs on ONNX Runtime, as it is"),
+        ({"backend": "mindspore"}, "runs on ONNX Runtime on the CPU, as it is"),
         ({"backend": "banana"}, "unknown backend 'banana'"),
         ({"device": "banana"}, "unknown device 'banana'"),
     ):

@@ -227,7 +227,10 @@ def test_a_file_with_a_fixed_batch_takes_any_number_of_views(model, tmp_path, ph
     ("settings", "text"),
     [
         ({"device": "cuda"}, "unknown device 'cuda'"),
-        ({"device": "GPU", "backend": "onnxruntime"}, "device 'GPU' is for --backend mindspore; onnxruntime runs on"),
+        (
+            {"device": "GPU", "backend": "onnxruntime"},
+            "device 'GPU' runs a .ckpt on MindSpore, but onnxruntime runs on the CPU",
+        ),
         ({"device": "Ascend", "precision": "bfloat16"}, "openvino runs on the CPU"),
     ],
     ids=str,
