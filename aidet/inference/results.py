@@ -47,7 +47,7 @@ def refuse_names(
     for path in (Path(out, other) for other in (own, *others)):
         if path.is_dir():
             raise UserError(f"{str(path)!r} is a folder, where the result goes; give another name or folder")
-        for source in filter(None, read):
+        for source in (entry for entry in read if entry):
             if path.is_file() and os.path.isfile(source) and path.samefile(source):
                 raise UserError(
                     f"{str(source)!r} is read by this run, whose result would replace it; give another name or folder"
