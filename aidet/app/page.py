@@ -118,7 +118,7 @@ class Page(layout.Layout):
         moves = [slider.change for slider in self.rule]
         gr.on(moves, self.on_rule, [self.examined, *told], shown, trigger_mode="always_last", **HIDDEN)
         self.reset.click(self.on_reset, None, self.rule, **HIDDEN)
-        self.run.click(
+        done = self.run.click(
             self.on_batch,
             [self.files, *told, self.rows],
             [self.summary, self.table, self.link, self.scored, *history],
@@ -126,6 +126,8 @@ class Page(layout.Layout):
             api_visibility="private",
             show_progress_on=[self.summary],
         )
+        seen = [self.past, self.past_link]
+        done.then(self.on_scored, [self.scored, self.rows, self.language], [*batch, *seen], **HIDDEN)
         self.clear.click(lambda language: self.history([], language), [self.language], history, **HIDDEN)
         texts = [component for component, _, _ in self.texts]
         self.language.change(
@@ -292,6 +294,11 @@ class Page(layout.Layout):
             "columns": cards.score_columns(found),
         }
         return (*self.batch_of(scored, language), scored, *self.history(self.add(rows, found), language))
+
+    def on_scored(self, scored: Optional[Dict[str, Any]], rows: List[list], language: str) -> Any:
+        """Show a batch and the history in the language of this moment; scoring may have taken minutes."""
+        shown = [gr.skip()] * 3 if scored is None else self.batch_of(scored, language)
+        return (*shown, *self.history(rows, language)[1:])
 
     @staticmethod
     def batch_of(scored: Optional[Dict[str, Any]], language: str) -> Tuple[str, str, str]:

@@ -66,11 +66,20 @@ def _flat(result):
     return {**result, **{f"tpr_at_fpr_{k}": v for k, v in result["tpr_at_fpr"].items()}}
 
 
+def _headline(result):
+    """The headline metrics; of one class without balanced accuracy, which would be the recall of that class."""
+    return [(key, label) for key, label in HEADLINE if key != "balanced_accuracy" or not _one_class(result)]
+
+
+def _one_class(result):
+    return 0 in (row["n"] for row in result["classes"].values())
+
+
 def _cards(result):
     flat = _flat(result)
     cards = [
         (label, report.number(flat[key]), report.interval(result["ci"].get(key), 3))
-        for key, label in HEADLINE[:4]
+        for key, label in _headline(result)[: 4 - _one_class(result)]
         if flat[key] is not None
     ]
     run = result["run"]
@@ -84,11 +93,14 @@ def _cards(result):
 def _numbers(evaluation, result, times):
     number, interval = report.number, report.interval
     flat = _flat(result)
-    metric_rows = [[label, number(flat[key]), interval(result["ci"].get(key))] for key, label in HEADLINE]
+    metric_rows = [[label, number(flat[key]), interval(result["ci"].get(key))] for key, label in _headline(result)]
+    # Precision and F1 need both classes.
+    known = {"recall"} if _one_class(result) else {"precision", "recall", "f1"}
     class_rows = [
-        [name, row["n"], *(number(row[k]) for k in ("precision", "recall", "f1"))]
+        [name, row["n"], *(number(row[k] if k in known and row["n"] else None) for k in ("precision", "recall", "f1"))]
         for name, row in result["classes"].items()
     ]
+    line = "" if result["threshold"] is None else f" at threshold {number(result['threshold'])}"
     return report.Section(
         "All numbers",
         texts=[_explain(evaluation, result, times)],
@@ -99,7 +111,7 @@ def _numbers(evaluation, result, times):
                 metric_rows,
             ),
             report.Table(
-                f"Confusion matrix at threshold {number(result['threshold'])}",
+                f"Confusion matrix{line}",
                 ["true class", "called real", "called generated"],
                 [[name, *row] for name, row in zip(NAMES, result["confusion"])],
             ),
@@ -115,6 +127,8 @@ def _explain(evaluation, result, times):
     source = result["threshold_source"]
     rule = source if result["threshold"] is None else f"threshold {report.number(result['threshold'])} ({source})"
     draws = f"Intervals: {times} bootstrap draws of {what}."
+    if evaluation.scores.decisions_only:
+        return f"Decisions: {rule}. {draws}"
     return f"A score above 0 is a probability above 0.5. Decisions: {rule}. {draws}"
 
 

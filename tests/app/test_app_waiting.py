@@ -53,9 +53,9 @@ def held(monkeypatch, served, name):
     """Let a method of the service wait until the event that is returned is set."""
     go_on, real = threading.Event(), getattr(served, name)
 
-    def waiting(*arguments):
+    def waiting(*arguments, **more):
         assert go_on.wait(60)
-        return real(*arguments)
+        return real(*arguments, **more)
 
     monkeypatch.setattr(served, name, waiting)
     return go_on
@@ -87,6 +87,21 @@ def test_what_was_changed_meanwhile_holds_for_what_comes_later(visit, served, tm
     heat.set()
     page.wait_for_selector("#heat img")
     assert "支持“生成”" in page.inner_text("#heat")
+
+
+def test_a_batch_is_shown_in_the_language_of_its_end(visit, served, tmp_path, monkeypatch):
+    Image.new("RGB", (40, 30)).save(tmp_path / "mine.png")
+    batch = held(monkeypatch, served, "batch")
+    page = visit()
+    page.get_by_role("tab", name="Batch", exact=True).click()
+    page.set_input_files("#files input[type=file]", tmp_path / "mine.png")
+    page.wait_for_function("document.querySelector('#files').innerText.includes('mine')")
+    page.click("#run")
+    page.get_by_label("中文").check()
+    page.wait_for_function("document.querySelector('#run').innerText.includes('开始检测')")
+    batch.set()
+    page.wait_for_function("document.querySelector('#summary').innerText.includes('共 1 张')")
+    assert "下载 CSV" in page.inner_text("#download") and "结论" in page.inner_text("#table")
 
 
 def test_the_examples_outlive_the_files_of_visitors(visit, running, tmp_path):

@@ -614,6 +614,7 @@ def test_a_contests_files_alone_give_the_same_decisions(small):
         assert bare["ci"]["accuracy"] == full["ci"]["accuracy"] and bare["by"]["generator"]["flux"]["auc"] is None
         page = (small / "out/report.html").read_text(encoding="utf-8")
         assert "The file has no scores" in page and "ROC" not in page and "The first wrong decisions" in page
+        assert "<caption>Confusion matrix</caption>" in page and "A score above" not in page
     both = measured(small, scores=small / "result.txt", against=small / "run/scores.csv")["paired"]
     assert both["n"] == 40 and "auc" not in both["differences"] and both["mcnemar"]["p"] == 1
     with pytest.raises(UserError, match="leave --threshold and --operating-point out"):
@@ -657,7 +658,12 @@ def test_recall_of_a_real_set_by_its_classes(tmp_path):
     assert {k: v["accuracy"] for k, v in found["by"]["fine"].items()} == {"apple": 1, "pear": 1, "tiger": 1, "wolf": 0}
     supers = {k: v["accuracy"] for k, v in found["by"]["superclass"].items()}
     assert supers == {"fruit_and_vegetables": 1, "large_carnivores": 0.5}
-    assert "All images are of one class" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    # a recall is called so, and nothing is said of the class that is not there
+    assert "All images are of one class" in page and "balanced accuracy" not in page
+    cell = "</td><td>([^<]*)"
+    rows = re.findall(rf"<tr><td>(real|generated)</td><td>(\d+){3 * cell}</td></tr>", page)
+    assert rows == [("real", "12", "–", "0.7500", "–"), ("generated", "0", "–", "–", "–")]
 
 
 # --- leaks -----------------------------------------------------------------------------------------------------------
