@@ -191,6 +191,24 @@ def test_groups_and_splits_come_from_the_source(photos, tmp_path):
     assert [row[3:] for row in made[1::2]] == [row[3:] for row in made[::2]]
 
 
+def test_generated_pictures_are_no_originals(photos, tmp_path):
+    """ArtiFact's tables say which they are, class folders as well; the originals are labelled real."""
+    for name, target in (("coco", 0), ("ddpm", 3)):
+        (photos / name).mkdir()
+        (photos / f"{target and 2}.jpg").rename(photos / name / "0.jpg")
+        (photos / name / "metadata.csv").write_text(f"image_path,target\n0.jpg,{target}\n")
+    made, _, _ = align.build(photos, tmp_path / "o", dull)
+    assert [row[0] for row in made] == ["real/coco/0.jpg", "generated/coco/0.jpg"]
+    with pytest.raises(UserError, match="no image is called real"):
+        align.build(photos / "ddpm", tmp_path / "p", dull)
+    (photos / "ddpm" / "metadata.csv").unlink()
+    (photos / "ddpm").rename(photos / "fake")
+    (photos / "coco" / "metadata.csv").unlink()
+    with pytest.raises(UserError, match="the folder 'fake' of 'fake/0.jpg' says generated"):
+        align.build(photos, tmp_path / "p", dull)
+    assert not (tmp_path / "p").exists()
+
+
 def test_a_run_is_not_resumed_with_another_autoencoder(photos, tmp_path, monkeypatch):
     """The labels would say of fakes that exist that the new one had made them."""
     monkeypatch.setattr(command, "Reconstructor", Stand)

@@ -12,9 +12,19 @@ from PIL import Image, JpegImagePlugin
 
 from .. import archives, cli, files, images
 from ..datasets.archived import as_folders
-from ..datasets.sources import LABEL_COLUMNS, Table, column_of, label_column, read_images
+from ..datasets.folders import is_class_folder
+from ..datasets.sources import (
+    LABEL_COLUMNS,
+    Table,
+    column_of,
+    is_archived,
+    joined,
+    label_column,
+    read_images,
+    tables_in,
+)
 from ..errors import UserError
-from ..labels import GENERATED, NAMES, REAL, of_cell
+from ..labels import GENERATED, NAMES, REAL, of_cell, side
 
 COLUMNS = ["path", "label", "generator", "group", "split"]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
@@ -110,7 +120,7 @@ def _nearest_size(encode, size):
 
 
 def real_images(place: Union[str, Path]) -> Tuple[Table, List[str]]:
-    """The real images of a folder, a table or a list; of a table with labels, those that it calls real.
+    """The real images of a folder, a table or a list; of tables with labels, in a folder too, those they call real.
 
     Parameters
     ----------
@@ -125,15 +135,14 @@ def real_images(place: Union[str, Path]) -> Tuple[Table, List[str]]:
     Raises
     ------
     UserError
-        No such source, no images, none that is real, or two files that would get one name.
+        No such source, no images, none that is real, folders that say of images that they are generated, or two files
+        that would get one name.
     """
-    table = read_images(place)
-    if column_of(table.columns, LABEL_COLUMNS) is not None:
-        column = label_column(table.columns, table.source)
-        real = [i for i, cell in enumerate(table.columns[column]) if of_cell(cell, column) == REAL]
-        if not real:
-            raise UserError(f"--images {str(place)!r}: its column {column!r} calls no image real")
-        table = table.take(real)
+    whole = tables_in(place, "--images") if os.path.isdir(place) and not is_archived(place) else []
+    parts = [_real(table) for table in whole or [read_images(place)]]
+    table = joined([part for part in parts if len(part)] or parts)
+    if not len(table):
+        raise UserError(f"--images {str(place)!r}: no image is called real there")
     named: Dict[str, Path] = {}
     for path, file in zip(table.located() or (), table.files()):
         parts = [part for part in as_folders(path).split("/") if part not in ("", ".", "..") and not part.endswith(":")]
@@ -142,6 +151,23 @@ def real_images(place: Union[str, Path]) -> Tuple[Table, List[str]]:
             raise UserError(f"--images {str(place)!r}: {named[name]} and {file} would both become {name!r}; rename one")
         named[name] = file
     return table, list(named)
+
+
+def _real(table):
+    """The rows of a table that it calls real; all of them if it says nothing."""
+    if table.paths is None:
+        raise UserError(f"{table.source!r} is a bare column of labels; images are needed")
+    if column_of(table.columns, LABEL_COLUMNS) is not None:
+        column = label_column(table.columns, table.source)
+        return table.take([i for i, cell in enumerate(table.columns[column]) if of_cell(cell, column) == REAL])
+    for path in table.paths:
+        for folder in as_folders(path).split("/")[:-1]:
+            if is_class_folder(folder) and side(folder, numbers=False) == GENERATED:
+                raise UserError(
+                    f"--images {table.source!r}: the folder {folder!r} of {path!r} says generated, and the originals "
+                    "are labelled real; give the folder of the real images, or a table path,label"
+                )
+    return table
 
 
 def originals(place: Union[str, Path]) -> List[Tuple[str, Path]]:
