@@ -207,6 +207,7 @@ def main(argv: Sequence[str]) -> int:
         from aidet.evaluation.sweep import main as run
     else:
         from aidet.evaluation.transfer import main as run
+    cli.require("jinja2", "scipy", *(("imagehash",) if options.command == "leaks" else ("sklearn", "matplotlib")))
     return run(options)
 
 

@@ -5,6 +5,7 @@ import atexit
 import collections
 import contextlib
 import errno
+import importlib.util
 import os
 import re
 import signal
@@ -25,8 +26,11 @@ ENVIRONMENT = {
 }
 
 
-# What pyproject.toml requires, by the name that is imported.
-REQUIRED = {"numpy": "numpy", "PIL": "pillow", "yaml": "pyyaml", "tqdm": "tqdm"}
+# What pyproject.toml requires, and what its extra `onnx` adds for reports and audits, by the name that is imported.
+REQUIRED = {
+    "numpy": "numpy", "PIL": "pillow", "yaml": "pyyaml", "tqdm": "tqdm", "sklearn": "scikit-learn", "scipy": "scipy",
+    "matplotlib": "matplotlib", "jinja2": "jinja2", "imagehash": "imagehash",
+}  # fmt: skip
 
 
 # How a script is called in the repository; not what is part of a path or is quoted.
@@ -148,13 +152,10 @@ def main(run: Callable[[List[str]], Optional[int]], argv: Optional[List[str]] = 
     except UserError as error:
         code = _wrong(str(error))
     except ModuleNotFoundError as error:
-        name = REQUIRED.get((error.name or "").partition(".")[0])
-        if name is None:
+        name = (error.name or "").partition(".")[0]
+        if name not in REQUIRED:
             raise
-        code = _wrong(
-            f"the package {name} is not installed in this Python, {sys.executable}; in a clone run `make setup`, then "
-            "use .venv/bin/python; elsewhere: pip install 'aidet[onnx]'"
-        )
+        code = _wrong(_missing(name))
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         code = STOPPED
@@ -172,6 +173,20 @@ def main(run: Callable[[List[str]], Optional[int]], argv: Optional[List[str]] = 
     except MemoryError as error:
         code = _wrong(f"not enough memory ({error or 'no more given'}); close other programs or take smaller batches")
     sys.exit(code)
+
+
+def _missing(name: str) -> str:
+    return (
+        f"the package {REQUIRED[name]} is not installed in this Python, {sys.executable}; in a clone run `make setup`, "
+        "then use .venv/bin/python; elsewhere: pip install 'aidet[onnx]'"
+    )
+
+
+def require(*names: str) -> None:
+    """Raise :class:`UserError` if a package of :data:`REQUIRED` is missing: before the work, not at its end."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(_missing(name))
 
 
 def _stop_on_sigterm() -> None:

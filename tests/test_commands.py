@@ -52,6 +52,27 @@ def test_messages_name_the_command_as_it_was_called():
     assert cli.as_called("run evaluate.py leaks") == "run evaluate.py leaks"
 
 
+@pytest.mark.parametrize("command", ["score --scores s.csv", "sweep", "audit", "leaks --train a --test b"])
+def test_a_missing_package_is_said_before_the_work(command, tmp_path, monkeypatch):
+    name = "imagehash" if command.startswith("leaks") else "sklearn"
+    monkeypatch.setattr("importlib.util.find_spec", lambda wanted, *_: None if wanted == name else object())
+    labels = [] if name == "imagehash" else ["--labels", str(tmp_path)]
+    with pytest.raises(UserError, match=f"the package {cli.REQUIRED[name]} is not installed.*pip install 'aidet.onnx"):
+        evaluate.main([*command.split(), *labels, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_package_that_turns_out_to_be_missing_is_one_line(capsys):
+    def run(argv):
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn.metrics")
+
+    with pytest.raises(SystemExit) as stop:
+        cli.main(run, [])
+    error = capsys.readouterr().err
+    assert stop.value.code == cli.WRONG and error.startswith("error: the package scikit-learn is not installed")
+    assert error.count("\n") == 1
+
+
 def parsers():
     found = {"infer": infer.parser(), "app": app.parser()}
     commands = next(a for a in evaluate._parser()._actions if isinstance(a, argparse._SubParsersAction))

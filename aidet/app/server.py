@@ -120,7 +120,8 @@ def require_gradio() -> None:
         raise UserError(f"the application needs Python 3.10 or newer, this is {found}; infer.py works here")
     version = version_of("gradio")
     if version is None or int(version.split(".")[0]) != 6:
-        raise UserError(f"the application needs Gradio 6, found {version}; run: pip install 'aidet[onnx]'")
+        found = "which is not installed" if version is None else f"found {version}"
+        raise UserError(f"the application needs Gradio 6, {found}; run: pip install 'aidet[onnx]'")
 
 
 def serve(

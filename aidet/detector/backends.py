@@ -169,9 +169,10 @@ def open_model(
         _refuse_eight_bits(precision, path)
         return _mindspore(sidecar, size, device)
     reason = None
+    has_onnx = None not in (runtime.version_of("onnxruntime"), runtime.version_of("onnx"))
     if size is None:
         reason = "the model takes images of any size"
-    elif runtime.version_of("onnxruntime") is None or runtime.version_of("onnx") is None:
+    elif not has_onnx:
         reason = "onnx and onnxruntime are not installed (pip install 'aidet[onnx]')"
     else:
         try:
@@ -182,6 +183,8 @@ def open_model(
         name = "openvino" if backend == "auto" else backend
         raise UserError(f"backend {name!r} cannot run {str(path)!r}: {reason}; use --backend mindspore")
     _refuse_eight_bits(precision, path)
+    if size is not None and not has_onnx and runtime.mindspore_version() is None:
+        raise UserError(f"{Path(path).name} cannot be run: {reason}, and neither is MindSpore")
     note = f"note: running {Path(path).name} on mindspore, slower than onnxruntime, because: {reason}"
     tell(say, note, logging.WARNING)
     return _mindspore(sidecar, size, device)

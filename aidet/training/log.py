@@ -165,15 +165,19 @@ class Journal:
             file.write(text.getvalue())
 
     def curves(self, metrics: Iterable[str]) -> None:
-        """Draw curves.png: the losses, the metrics and the learning rate over the epochs."""
+        """Draw curves.png: the losses, the metrics and the learning rate over the epochs; a note without matplotlib."""
         if not self.active or not self.rows:
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import matplotlib
+            try:
+                import matplotlib
 
-            matplotlib.use("Agg")
-            from matplotlib import pyplot
+                matplotlib.use("Agg")
+                from matplotlib import pyplot
+            except ImportError:  # a run of hours must not fail for its picture
+                print("note: curves.png is not drawn: pip install matplotlib", file=sys.stderr)
+                return
         panels = (("loss", ["train_loss", "val_loss"]), ("metric", list(metrics)), ("learning rate", ["lr"]))
         figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4), constrained_layout=True)
         for axis, (title, names) in zip(axes, panels):

@@ -656,6 +656,9 @@ def test_gradio_of_another_age_is_refused(monkeypatch):
     if server.sys.version_info >= server.PYTHON:
         with pytest.raises(UserError, match="needs Gradio 6, found 3.21.0"):
             server.require_gradio()
+        monkeypatch.setattr("aidet.runtime.version_of", lambda name: None)
+        with pytest.raises(UserError, match="needs Gradio 6, which is not installed; run: pip install 'aidet.onnx"):
+            server.require_gradio()
     monkeypatch.setattr(server.sys, "version_info", (3, 9, 1))
     with pytest.raises(UserError, match="needs Python 3.10 or newer, this is 3.9"):
         server.require_gradio()

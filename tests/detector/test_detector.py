@@ -43,6 +43,14 @@ def test_what_runs_on_the_cpu_only_is_refused_with_another_device(model, options
         backends.open_model(SimpleNamespace(path=Path("a.onnx")), device=device)
 
 
+def test_without_onnx_runtime_and_mindspore_the_extra_is_named(model, monkeypatch):
+    monkeypatch.setattr("aidet.runtime.version_of", lambda package: None)
+    with pytest.raises(
+        UserError, match=r"a.ckpt cannot be run: .*pip install 'aidet\[onnx\]'.*, and neither is MindSpore"
+    ):
+        Detector(model)
+
+
 # --- models ----------------------------------------------------------------------------------------------------------
 def test_every_model_offers_the_same(model, photo):
     network, rule = Detector(model, "rule:size:40", votes=2).models

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from test_train import RESUMES, data, fitted, log, rows  # noqa: F401 - data is 
 from aidet import ckpt, config, metrics
 from aidet.errors import UserError
 from aidet.training import checks, saving, updates
+from aidet.training.log import Journal
 from aidet.training.processes import Processes
 from aidet.training.run import global_batches, train
 from aidet.training.saving import META, Progress
@@ -229,6 +231,15 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(data, tmp_path, caps
     words = [line.split()[0] for line in said[1:]]
     assert words == "train validation classes transform evaluation model device steps output".split()
     assert "2 epochs x 6 updates, lr up to 0.03" in said[-2] and not os.path.exists(tmp_path / "out")
+
+
+def test_a_run_ends_well_without_the_package_for_its_picture(tmp_path, monkeypatch, capsys):
+    journal = Journal(tmp_path)
+    journal.rows = [{"epoch": 1, "train_loss": 0.5, "val_loss": 0.4, "auc": 0.9, "lr": 0.1}]
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # what import finds for a package that is missing
+    journal.curves(["auc"])
+    assert "curves.png is not drawn: pip install matplotlib" in capsys.readouterr().err
+    assert not (tmp_path / "curves.png").exists()
 
 
 def test_a_profile_is_said_and_recorded(data, tmp_path):  # noqa: F811
