@@ -135,7 +135,8 @@ def run_check(argv: List[str]) -> int:
     parser.add_argument("--reference", metavar="REF.npz")
     args = parser.parse_args(argv)
     if args.source is None and (args.arch or args.layout or args.recipe):
-        raise UserError("--arch, --layout and --recipe say how to read the original weights: name them with --source")
+        told = "--arch, --layout and --recipe say how to read the original weights"
+        raise UserError(f"{told}: name them with --source SRC")
     _start()
     from .check import check
 

@@ -1,10 +1,11 @@
 """The reverse conversion: a checkpoint with the names of a PyTorch library, as safetensors."""
 
+import hashlib
 import json
 import re
 import struct
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Tuple, Union
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from aidet.files import atomic
 
 from . import rules
 from .families import Family, Layout, Shape, family_of
+from .plan import build
+
+if TYPE_CHECKING:
+    from mindspore import nn
 
 _TYPES = {
     "float32": "F32",
@@ -44,17 +49,54 @@ def reverse(src: str, dst: str, layout: str, say: Callable[[str], None] = print)
     own = next((x for x in family.layouts if x.only == sidecar.architecture), None)
     if chosen.only not in ("", sidecar.architecture) or own not in (None, chosen):
         raise UserError(f"--layout {layout}: its net is not {sidecar.architecture}, it would compute something else")
-    wrong = {k: (arguments[k], v) for k, v in chosen.arguments.items() if k in arguments and arguments[k] != v}
+    wrong = [f"{k} {arguments[k]!r} (there {v!r})" for k, v in chosen.arguments.items() if arguments.get(k, v) != v]
+    left_out = {k: v for k, v in chosen.arguments.items() if k not in arguments}
+    wrong += [f"{k} (there {v!r})" for k, v in left_out.items() if _matters(sidecar.architecture, arguments, k, v)]
     if wrong:
-        shown = ", ".join(f"{k} {ours!r} (there {theirs!r})" for k, (ours, theirs) in wrong.items())
         raise UserError(
-            f"--layout {layout}: that library's {sidecar.architecture} differs in {shown}; "
+            f"--layout {layout}: that library's {sidecar.architecture} differs in {', '.join(wrong)}; "
             "it would compute something else"
         )
-    tensors = to_layout(ckpt.load_arrays(src), family, chosen, sidecar.architecture, arguments)
+    try:
+        tensors = to_layout(ckpt.load_arrays(src), family, chosen, sidecar.architecture, arguments)
+    except AssertionError as error:  # a parameter that this library's net does not have
+        others = ", ".join(sorted({x.name for x in family.layouts} - {layout}))
+        raise UserError(f"--layout {layout}: {error}; choose another: {others}") from None
     write_safetensors(dst, tensors, {"format": "pt", "architecture": sidecar.architecture, "layout": chosen.name})
     say(f"wrote   {dst}: {len(tensors)} tensors in layout {chosen.name}")
     return 0
+
+
+def _matters(architecture: str, arguments: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Whether a net with this argument is another one than the net without it."""
+    plain = {k: v for k, v in arguments.items() if k != "num_classes"}
+    outputs = arguments.get("num_classes")
+    try:
+        own, again, other = (
+            _settings(build(architecture, given, outputs)) for given in (plain, plain, {**plain, name: value})
+        )
+    except UserError:
+        return False  # no argument of this architecture, which is made with it
+    # What differs from one object to the next, such as the time of its creation, is no setting.
+    kept = [key for key in own if own[key] == again.get(key)]
+    return own.keys() != other.keys() or any(own[key] != other[key] for key in kept)
+
+
+def _settings(net: "nn.Cell") -> Dict[Tuple[str, str], str]:
+    """Numbers, texts and tables of every cell of a net, and its type, but no parameters."""
+    import mindspore as ms
+
+    found = {}
+    for name, cell in net.cells_and_names():
+        found[name, ""] = type(cell).__name__
+        for key, value in vars(cell).items():
+            if isinstance(value, (bool, int, float, str, tuple)):
+                found[name, key] = repr(value)
+            elif isinstance(value, ms.Tensor) and not isinstance(value, ms.Parameter):
+                value = value.asnumpy()
+            if isinstance(value, np.ndarray):
+                found[name, key] = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+    return found
 
 
 def to_layout(

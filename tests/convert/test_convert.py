@@ -470,6 +470,39 @@ def test_reverse_refuses_a_library_that_computes_something_else(tmp_path):
         reverse.reverse(tmp_path / "x.ckpt", tmp_path / "y.safetensors", "torchvision")
 
 
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "own", "other", "differs"),
+    [
+        ("mobilenet_v3_small_100", {}, None, "torchvision", r"padding .there 'symmetric'., bn_eps .there 0.001."),
+        ("squeezenet1_1", {"ceil_mode": True}, "torchvision", None, ""),
+        ("squeezenet1_1", {}, None, "torchvision", r"ceil_mode \(there True\)"),
+        ("vit_t_16_224", {}, "timm", "hf", r"ln_eps \(there 1e-12\)"),
+        ("vit_t_16_224", {}, None, "hf-deit", r"distilled \(there 'token'\)"),
+        ("resnet18", {"padding": "symmetric"}, "torchvision", None, ""),
+    ],
+)
+def test_reverse_knows_what_a_sidecar_leaves_out(tmp_path, architecture, arguments, own, other, differs):
+    """A checkpoint of train.py states only the arguments that its configuration sets."""
+    given = {"num_classes": 2, **arguments}
+    net = build(architecture, arguments, 2, weights=True)
+    ckpt.save(net, tmp_path / "x.ckpt", {"architecture": architecture, "arguments": given, "num_outputs": 2})
+    if own is not None:
+        assert reverse.reverse(tmp_path / "x.ckpt", tmp_path / "y.safetensors", own) == 0
+    if other is not None:
+        with pytest.raises(UserError, match=f"{differs}; it would compute something else"):
+            reverse.reverse(tmp_path / "x.ckpt", tmp_path / "y.safetensors", other)
+
+
+def test_reverse_into_a_layout_without_a_parameter_is_one_line(tmp_path):
+    sizes = {"width": 64, "depth": 1, "heads": 1, "patch_size": 8, "image_size": 16, "projection": 16}
+    net = build("clip_vit", {**sizes, "act": "gelu"}, None, weights=True)
+    ckpt.save(net, tmp_path / "x.ckpt", {"architecture": "clip_vit", "arguments": {**sizes, "act": "gelu"}})
+    with pytest.raises(
+        UserError, match="--layout timm: .* no rule for the parameter projection.weight; choose another"
+    ):
+        reverse.reverse(tmp_path / "x.ckpt", tmp_path / "y.safetensors", "timm")
+
+
 # ---- verification --------------------------------------------------------------------------------------------------
 
 NO_TORCH = (
