@@ -153,6 +153,19 @@ def _near(a, b):
     return len(a) == len(b) and all(abs(x - y) < 1e-6 for x, y in zip(a, b))
 
 
+def _check_size(name, size, other=()):
+    """Refuse a size that is neither a number, nor height and width, nor one of the ``other`` single keys."""
+    if isinstance(size, int) and not isinstance(size, bool):
+        return
+    pairs = (("height", "width"), *((key,) for key in other))
+    if not isinstance(size, Mapping) or not any(all(isinstance(size.get(k), int) for k in keys) for keys in pairs):
+        known = " or ".join(" and ".join(keys) for keys in pairs)
+        raise UserError(
+            f"preprocessor_config.json: {name} (={size!r}) must be a number of pixels or have {known}; describe the "
+            "preprocessing with --transform"
+        )
+
+
 def from_huggingface(config: Mapping[str, Any]) -> str:
     """Turn ``preprocessor_config.json`` into a pipeline.
 
@@ -165,6 +178,7 @@ def from_huggingface(config: Mapping[str, Any]) -> str:
     if how is None:
         raise UserError(f"preprocessor_config.json: resample {config.get('resample')!r} is not a PIL filter")
     if config.get("do_resize", True) and size is not None:
+        _check_size("size", size, ("shortest_edge",))
         edge = size if isinstance(size, int) else size.get("shortest_edge")
         if edge is not None and config.get("crop_pct") and edge < 384:
             # ConvNextImageProcessor: resize the short edge to size / crop_pct, crop to size; from 384 up, stretch.
@@ -175,6 +189,7 @@ def from_huggingface(config: Mapping[str, Any]) -> str:
             height, width = (edge, edge) if edge is not None else (size["height"], size["width"])
             parts.append(f"resize(({height}, {width}), {how})")
     if config.get("do_center_crop") and crop is not None:
+        _check_size("crop_size", crop)
         height, width = (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"])
         parts.append(f"center_crop({height if height == width else (height, width)}, floor)")
     if config.get("do_normalize", True):

@@ -721,6 +721,18 @@ def test_preprocessor_config_becomes_one_line(config, line):
     assert preprocessing.from_huggingface(config) == line
 
 
+@pytest.mark.parametrize("config", [{"size": "224"}, {"size": {"longest_edge": 512}}, {"size": {"height": 224}}])
+def test_a_size_that_is_not_understood_is_named(config):
+    with pytest.raises(UserError, match=r"size \(=.*\) must be a number of pixels or have height and width"):
+        preprocessing.from_huggingface(config)
+
+
+def test_a_crop_size_that_is_not_understood_is_named():
+    config = {"size": {"shortest_edge": 224}, "do_center_crop": True, "crop_size": {"shortest_edge": 224}}
+    with pytest.raises(UserError, match=r"crop_size \(=.*--transform"):
+        preprocessing.from_huggingface(config)
+
+
 def test_timm_config_becomes_one_line():
     config = {
         "input_size": [3, 224, 224],
