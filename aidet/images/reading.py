@@ -343,6 +343,8 @@ def _full_page(image: Image.Image, source: Any) -> None:
 
 # --- reasons ------------------------------------------------------------------------------------------------------
 def _reason(error: Exception, how: Reading) -> str:
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
     name = type(error).__name__
     text = " ".join(str(getattr(error, "strerror", None) or error or name).split())
     if "truncated" in text.lower():

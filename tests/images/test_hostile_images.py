@@ -21,6 +21,7 @@ import infer
 from aidet import Detector, images
 from aidet.datasets.sources import Inputs
 from aidet.errors import UserError
+from aidet.images import opening
 
 ROOT = Path(__file__).resolve().parents[2]
 MEGABYTES = 900  # peak of the whole process, of which the libraries take some 200
@@ -172,3 +173,15 @@ def test_a_folder_that_may_not_be_read_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refused)
     with pytest.raises(UserError, match="folder '.*closed' cannot be read .Permission denied."):
         Inputs(tmp_path).count()
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+    """By a stand-in: root reads every file."""
+    corpus.photo(1).save(tmp_path / "1.png")
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(opening, "binary", refused)
+    with pytest.raises(images.ImageError, match="^no permission to read it$"):
+        images.decode(tmp_path / "1.png")
