@@ -182,6 +182,6 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
     def refused(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(opening, "binary", refused)
+    monkeypatch.setattr(opening, "pillow", refused)
     with pytest.raises(images.ImageError, match="^no permission to read it$"):
         images.decode(tmp_path / "1.png")
