@@ -112,6 +112,10 @@ def check_files(config: Any) -> None:
         raise UserError(f"init_from {config.init_from!r} is a folder; give the file of the weights in it{which}")
     if config.init_from and not Path(config.init_from).is_file():
         raise UserError(f"init_from {config.init_from!r} does not exist{_remedy(config, config.init_from)}")
+    teachers = (config.distill or {}).get("teachers") or []
+    for path in [teachers] if isinstance(teachers, str) else teachers:
+        if not Path(str(path)).is_file():
+            raise UserError(f"distill: teacher {str(path)!r} does not exist")
     if config.data_dir and not Path(config.data_dir).exists() and _remedy(config, config.data_dir):
         raise UserError(f"data_dir {config.data_dir!r} does not exist{_remedy(config, config.data_dir)}")
     folder = run_folder(config)

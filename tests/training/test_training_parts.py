@@ -233,6 +233,15 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(data, tmp_path, caps
     assert "2 epochs x 6 updates, lr up to 0.03" in said[-2] and not os.path.exists(tmp_path / "out")
 
 
+def test_a_dry_run_misses_a_teacher_that_is_not_there(data, tmp_path):  # noqa: F811
+    settings = config.load(None, {
+        "model": "testing", "data_dir": str(data), "ckpt_save_dir": str(tmp_path / "out"), "device_target": "CPU",
+        "distill": {"teachers": ["no.ckpt"]},
+    })  # fmt: skip
+    with pytest.raises(UserError, match="teacher 'no.ckpt' does not exist"):
+        train(settings, dry_run=True)
+
+
 def test_a_run_ends_well_without_the_package_for_its_picture(tmp_path, monkeypatch, capsys):
     journal = Journal(tmp_path)
     journal.rows = [{"epoch": 1, "train_loss": 0.5, "val_loss": 0.4, "auc": 0.9, "lr": 0.1}]
