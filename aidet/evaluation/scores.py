@@ -9,6 +9,7 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from .. import labels, records
+from ..cli import to_stderr
 from ..datasets import sources
 from ..datasets.table import has_extension
 from ..datasets.truth import Truth
@@ -253,7 +254,11 @@ def read_leaks(text: Union[str, Path], truth: Truth) -> List[str]:
     for name, _, value in (c.partition("=") for c in conditions):
         if name not in header:
             raise UserError(f"leaks {str(path)!r}: {nearest(name, header, 'column')}")
-        rows = [r for r in rows if r[name] == value]
+        kept = [r for r in rows if r[name] == value]
+        if rows and not kept:  # a split without leaks, or a name that is none
+            there = ", ".join(sorted({r[name] for r in rows}))
+            to_stderr(f"note: {path} has no row of {name} {value!r}, so nothing is left out; it has {there}")
+        rows = kept
     splits = sorted({r["split"] for r in rows})
     if len(splits) > 1:
         raise UserError(f"leaks {str(path)!r} covers {', '.join(splits)}; choose one split: {path}@split={splits[0]}")

@@ -699,6 +699,13 @@ def test_a_class_that_leaked_whole_is_said(small):
         measured(small, scores=small / "run/scores.csv", leaks=str(leak_rows(small, *made)))
 
 
+def test_a_split_that_the_leaks_do_not_name_is_said(small, capsys):
+    leak_rows(small, ["bytes", "test", "1.png", "train", "x", 0], ["bytes", "valid", "a.png", "train", "x", 0])
+    found = measured(small, scores=small / "run/scores.csv", leaks=f"{small}/leaks.csv@split=Test")
+    assert found["deduplicated"]["n"] == 40
+    assert "no row of split 'Test', so nothing is left out; it has test, valid" in capsys.readouterr().err
+
+
 def test_leaks_of_other_splits_or_images_are_refused(small):
     leak_rows(small, ["bytes", "test", "1.png", "train", "x", 0], ["bytes", "valid", "a.png", "train", "x", 0])
     given = {"scores": small / "run/scores.csv"}
