@@ -132,6 +132,8 @@ def read_scores(path: Union[str, Path]) -> Scores:
             f"scores {str(path)!r}: {len(bad)} rows are ok but have no finite score: {sources.examples(bad)}"
         )
     score = np.where(np.isfinite(score) & np.isfinite(prob), score, np.nan)
+    if "score" in value or "logit" in value:
+        prob = labels.sigmoid(score)  # a file rounds prob: 1.000 of a real image would count as certainty in the NLL
     own = [-1 if v == "" else labels.of_cell(v) for v in columns.get("label", [""] * len(keys))]
     wrong = [f"{k} ({v!r})" for k, v, side in zip(keys, columns.get("label", ()), own) if side is None]
     if wrong:
