@@ -73,7 +73,7 @@ def _weakest(result: Dict[str, Any], side: int, name: str) -> Optional[str]:
         worst, value, n = min(groups)
         if worst in (1, max(groups)[0]):  # no errors, or all alike
             return None
-        which = f"Of the {n} {name} images with {column} {value}, it"
+        which = f"Of the {n} {name} images {f'with {column} {value}' if value else f'without {column}'}, it"
         if side == GENERATED:
             return f"{which} found only {share(worst)}, the least of all."
         return f"{which} called {share(1 - worst)} generated, the most of all."

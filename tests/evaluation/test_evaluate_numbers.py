@@ -47,6 +47,15 @@ def test_the_weakest_group_is_told_by_its_decisions(tmp_path):
     assert found["by"]["generator"]["X"]["n"] == 12 and found["by"]["generator"]["X"]["decided"] == 10
 
 
+def test_an_empty_cell_has_a_name(tmp_path):
+    """Half of the twelve photographs whose camera nobody knows are called generated."""
+    labels = [f"0,{'' if i < 12 else 'phone'}" if i < 30 else "1,sdxl" for i in range(60)]
+    rows = [(1 if i < 6 or i >= 30 else -1,) for i in range(60)]
+    _, page = score(tmp_path, "score", rows, labels, columns="path,label,generator")
+    assert "Of the 12 real images without generator, it called 50% generated" in page
+    assert "minimum 0.5000 (not said)" in page and "<td>not said</td>" in page
+
+
 def test_scores_of_one_class_in_a_set_of_two_are_not_called_a_set_of_one(tmp_path):
     rows = [("", 1, "error: x") if i % 2 else (-2, 0, "ok") for i in range(20)]
     found, page = score(tmp_path, "score,label,status", rows, [i % 2 for i in range(20)])
