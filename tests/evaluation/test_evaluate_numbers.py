@@ -47,6 +47,13 @@ def test_the_weakest_group_is_told_by_its_decisions(tmp_path):
     assert found["by"]["generator"]["X"]["n"] == 12 and found["by"]["generator"]["X"]["decided"] == 10
 
 
+def test_a_number_in_a_row_that_failed_counts_nowhere(tmp_path):
+    rows = [(9 if i % 2 == 0 else -9, "error: half a file") if i < 8 else (2 * (i % 2) - 1, "ok") for i in range(40)]
+    found, _ = score(tmp_path, "score,status", rows, [i % 2 for i in range(40)])
+    assert found["auc"] == 1.0 and found["accuracy"] == 1.0 and found["n"] == 32
+    assert found["errors"]["left_out"] == 8 and found["errors"]["counted_by_their_label"] == 0
+
+
 def test_an_empty_cell_has_a_name(tmp_path):
     """Half of the twelve photographs whose camera nobody knows are called generated."""
     labels = [f"0,{'' if i < 12 else 'phone'}" if i < 30 else "1,sdxl" for i in range(60)]
