@@ -178,21 +178,20 @@ class Evaluation:
         if self.ranked:
             out.update(metrics.ranking_metrics(y[self.scored], score[self.scored], prob[self.scored]))
         else:
-            out.update(dict.fromkeys(RANKED), tpr_at_fpr={f"{f:g}": None for f in metrics.FPRS})
+            out.update(unranked())
         out["threshold"], out["threshold_source"] = self.threshold, self.threshold_source
         out["ci"] = metrics.intervals(y, label, score, prob, self.true.groups(), times, seed=seed)
-        if len(sides) == 1:
-            absent = f"{NAMES[1 - sides.pop()]}_recall"
-            out.update(dict.fromkeys(("macro_f1", absent)))
-            out["ci"] = {k: v for k, v in out["ci"].items() if k not in ("macro_f1", absent)}
-        return out
+        return of_one_class(out, sides.pop()) if len(sides) == 1 else out
 
     def _check_both(self, y):
         what = f"{self.scores.source} with {self.true.source}"
         try:
             metrics.check(y, what=what)
         except UserError as error:
-            hint = "; for a set of one class add --one-class" if len(set(y.tolist())) == 1 else ""
+            hint = ""
+            if len(set(y.tolist())) == 1:
+                both = len(set(self.y.tolist())) == 2
+                hint = "; the others could not be scored" if both else "; for a set of one class add --one-class"
             raise UserError(f"{error}{hint}") from None
 
     def tables(self, columns: Sequence[str], times: int, seed: int) -> Dict[str, Dict[str, Any]]:
@@ -210,6 +209,26 @@ class Evaluation:
             values = [one[name] for one in self._headers]
             return _coarse_sizes(values) if name == "size" and len(set(values)) > SIZES else values
         return label_column(self.true, name)
+
+
+def unranked() -> Dict[str, Any]:
+    """The metrics that need scores of both classes, each None."""
+    return {**dict.fromkeys(RANKED), "tpr_at_fpr": {f"{f:g}": None for f in metrics.FPRS}}
+
+
+def of_one_class(out: Dict[str, Any], side: int) -> Dict[str, Any]:
+    """Metrics with macro-F1 and the recall of the class that does not occur set to None, and without their intervals.
+
+    Parameters
+    ----------
+    out : dict
+        From :func:`aidet.metrics.decision_metrics`, with ``ci``.
+    side : int
+        The class that occurs.
+    """
+    absent = ("macro_f1", f"{NAMES[1 - side]}_recall")
+    ci = {name: value for name, value in out["ci"].items() if name not in absent}
+    return {**out, **dict.fromkeys(absent), "ci": ci}
 
 
 def label_column(true: Truth, name: str) -> List[str]:

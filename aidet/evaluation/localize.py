@@ -3,7 +3,7 @@
 import argparse
 import csv
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -48,11 +48,11 @@ def main(options: argparse.Namespace) -> int:
     true = labelled(options.labels, options.where)
     found = Maps(options.maps, true.paths or ())
     threshold = 0.5 if options.threshold is None else options.threshold
-    scores = image_scores(true, options.scores)
+    scores, decisions = image_scores(true, options.scores)
     rows = measure(true, found, threshold)
     if not any(row.ok for row in rows):
         raise UserError(f"--maps {options.maps!r}: none of {len(rows)} could be used, first {rows[0].status}")
-    evaluation = Localized(true, rows, scores, threshold)
+    evaluation = Localized(true, rows, scores, threshold, decisions)
     result = summary(evaluation, options.by or (), options.bootstrap, options.seed)
     inputs = {"labels": options.labels, "maps": options.maps}
     if options.scores:
@@ -83,8 +83,8 @@ def labelled(labels: Union[str, Path], where: Optional[Sequence[str]] = None) ->
     return true
 
 
-def image_scores(true: Truth, path: Optional[Union[str, Path]]) -> Dict[str, np.ndarray]:
-    """The image scores of a scores file: ``local_score`` (of ``infer.py --localize``) and ``score``.
+def image_scores(true: Truth, path: Optional[Union[str, Path]]) -> Tuple[Dict[str, np.ndarray], Optional[np.ndarray]]:
+    """The image scores of a scores file, ``local_score`` (of ``infer.py --localize``) and ``score``, and its labels.
 
     Parameters
     ----------
@@ -94,11 +94,12 @@ def image_scores(true: Truth, path: Optional[Union[str, Path]]) -> Dict[str, np.
 
     Returns
     -------
-    dict of str to ndarray (n,)
-        Log-odds in the order of ``true``, above 0 generated; NaN where a row has none. Empty without a file.
+    (dict of str to ndarray (n,), ndarray of int (n,) or None)
+        Log-odds in the order of ``true``, NaN where a row has none, and the detector's decisions at its own threshold,
+        -1 where a row has none. Empty and None without a file.
     """
     if path is None:
-        return {}
+        return {}, None
     scores = read_scores(path)
     try:
         joined, _ = join(true, scores)
@@ -113,11 +114,12 @@ def image_scores(true: Truth, path: Optional[Union[str, Path]]) -> Dict[str, np.
         columns = {"local_score": np.array([_number(cell) for cell in cells["local_score"]]), **columns}
     place = {name: i for i, name in enumerate(joined.paths or ())}
     order = [place.get(name, -1) for name in true.paths or ()]
-    return {
+    found = {
         name: np.array([values[i] if i >= 0 else np.nan for i in order], np.float64)
         for name, values in columns.items()
         if np.isfinite(values).any()
     }
+    return found, np.array([scores.label[i] if i >= 0 else -1 for i in order])
 
 
 def _number(cell):
@@ -209,6 +211,9 @@ def _images(evaluation, own, name, times, seed):
     if len(set(y.tolist())) < 2:
         return out
     decided = (used > 0).astype(int)
+    if name == "score" and evaluation.decisions is not None:
+        own_decision = evaluation.decisions[use]
+        decided = np.where(own_decision >= 0, own_decision, decided)
     found = metrics.decision_metrics(y, decided)
     ci = metrics.intervals(y, decided, used, sigmoid(used), evaluation.groups(use), times, seed=seed)
     keys = ("balanced_accuracy", "real_recall", "generated_recall")

@@ -12,6 +12,7 @@ from ..datasets.masks import mask_of
 from ..detector.localization import WHITE
 from ..errors import UserError
 from .maps import Localized, Maps, overlap
+from .sections import EMPTY
 from .sentences import share
 
 NAMES = {
@@ -117,7 +118,7 @@ def _image_cells(got):
 def _by(name, rows, result):
     number, interval = report.number, report.interval
     cells = [
-        [value or "not said", got["n"], number(got["auc"]), interval(got["ci"].get("auc"), 3), number(got["f1"]),
+        [value or EMPTY, got["n"], number(got["auc"]), interval(got["ci"].get("auc"), 3), number(got["f1"]),
          number(got["iou"]), *_image_cells(got["image"])]
         for value, got in rows.items()
     ]  # fmt: skip
@@ -125,7 +126,7 @@ def _by(name, rows, result):
     head += ["balanced accuracy", "95% interval"]
     score = NAMES.get(result["image_score"], result["image_score"])
     text = f"Whole pictures ({score}): those of a row against all {result['untouched']['n']} untouched photographs."
-    few = [value or "not said" for value, got in rows.items() if got["n"] < FEW]
+    few = [value or EMPTY for value, got in rows.items() if got["n"] < FEW]
     if few:
         text += f" Fewer than {FEW} pictures: {', '.join(few)}."
     return report.Section(TITLES.get(name, f"By {name}"), [text], tables=[report.Table(f"By {name}", head, cells)])

@@ -236,12 +236,15 @@ class Localized:
         Image scores, above 0 generated; the first one is used for the tables.
     threshold : float
         Of the map's probability.
+    decisions : ndarray of int (n,), optional
+        Of the detector whose image score is ``score``, at its own threshold; -1, and None, where there is none.
     """
 
     true: Truth
     rows: List[Measured]
     scores: Dict[str, np.ndarray]
     threshold: float
+    decisions: Optional[np.ndarray] = None
 
     def __post_init__(self) -> None:
         tops = np.array([row.top for row in self.rows])

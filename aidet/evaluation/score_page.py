@@ -143,7 +143,11 @@ def _warnings(evaluation, result):
         )
     fewest = evaluation.independent
     if not evaluation.ranked:
-        why = "The file has no scores" if evaluation.scores.decisions_only else "All images are of one class"
+        why = "All images with a score are of one class"
+        if evaluation.scores.decisions_only:
+            why = "The file has no scores"
+        elif len(set(evaluation.y.tolist())) == 1:
+            why = "All images are of one class"
         out.append(f"{why}, so there is no AUC, AP, EER, ECE, NLL or TPR at FPR.")
     if fewest < FEW:
         few = " With fewer than ten, the intervals are too narrow as well."

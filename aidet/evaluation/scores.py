@@ -30,7 +30,7 @@ class Scores:
     paths : list of str or None
         None for a bare column of decisions.
     score, prob : ndarray of float, shape (n,)
-        NaN if the row is an error without a score, and in a file of decisions.
+        NaN if the row is an error, and in a file of decisions.
     label : ndarray of int, shape (n,)
         The row's own decision, -1 if it has none.
     status : list of str
@@ -131,7 +131,10 @@ def read_scores(path: Union[str, Path]) -> Scores:
         raise UserError(
             f"scores {str(path)!r}: {len(bad)} rows are ok but have no finite score: {sources.examples(bad)}"
         )
-    score = np.where(np.isfinite(score) & np.isfinite(prob), score, np.nan)
+    usable = np.array([s == "ok" for s in status], bool)  # another tool may leave a number in a row that failed
+    score = np.where(np.isfinite(score) & np.isfinite(prob) & usable, score, np.nan)
+    if "score" in value or "logit" in value:
+        prob = labels.sigmoid(score)  # a file rounds prob: 1.000 of a real image would count as certainty in the NLL
     own = [-1 if v == "" else labels.of_cell(v) for v in columns.get("label", [""] * len(keys))]
     wrong = [f"{k} ({v!r})" for k, v, side in zip(keys, columns.get("label", ()), own) if side is None]
     if wrong:

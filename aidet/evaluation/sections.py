@@ -16,6 +16,7 @@ LOWEST = 40  # at most this many values in the chart of a column
 TURNED_ROUND = "the scores may be inverted (a score above 0 must mean generated), or the labels are"
 INVERTED = 0.2  # an AUC below this does not come by chance
 ENOUGH = 10  # images of each class
+EMPTY = "not said"  # the name of an empty cell of the labels
 
 
 def inverted(result: Dict[str, Any]) -> str:
@@ -47,8 +48,8 @@ def by_section(column: str, table: Dict[str, Dict[str, Any]]) -> report.Section:
     """
     number, interval = report.number, report.interval
     rows = [
-        [name, r["classes"], r["n"], number(r["accuracy"]), interval(r["ci"].get("accuracy"), 3), number(r["auc"]),
-         interval(r["ci"].get("auc"), 3)]
+        [name or EMPTY, r["classes"], r["n"], number(r["accuracy"]), interval(r["ci"].get("accuracy"), 3),
+         number(r["auc"]), interval(r["ci"].get("auc"), 3)]
         for name, r in sorted(table.items(), key=lambda item: (item[1]["classes"], natural_key(item[0])))
     ]  # fmt: skip
     texts = [
@@ -61,11 +62,11 @@ def by_section(column: str, table: Dict[str, Dict[str, Any]]) -> report.Section:
             if found and found["values"] > 1:
                 texts.append(
                     f"{key.replace('auc', 'AUC')} over the {found['values']} values with {side} images: average "
-                    f"{found['average']:.4f}, minimum {found['minimum']:.4f} ({found['worst']})."
+                    f"{found['average']:.4f}, minimum {found['minimum']:.4f} ({found['worst'] or EMPTY})."
                 )
     header = [column, "class", "images", "accuracy", "95% interval", "AUC", "95% interval"]
     bars = [
-        (f"{name} ({r['n']})", r["accuracy"], *(r["ci"].get("accuracy") or (None, None)))
+        (f"{name or EMPTY} ({r['n']})", r["accuracy"], *(r["ci"].get("accuracy") or (None, None)))
         for name, r in table.items()
         if r["accuracy"] is not None
     ]

@@ -55,7 +55,8 @@ def _decisions(result, real, generated, false_alarms, found):
     ci = result["ci"].get("balanced_accuracy")
     if real and generated:
         text += f", which makes it right {share(result['balanced_accuracy'])} of the time if both are equally frequent"
-        text += f" (between {share(ci[0])} and {share(ci[1])} with 95% confidence)" if ci else ""
+        # Draws from images without an error have none either; the warning on intervals of width 0 says what that means.
+        text += f" (between {share(ci[0])} and {share(ci[1])} with 95% confidence)" if ci and ci[0] < ci[1] else ""
     return f"{text}."
 
 
@@ -63,16 +64,16 @@ def _weakest(result: Dict[str, Any], side: int, name: str) -> Optional[str]:
     """The group of one class in which most decisions are wrong, from the first column that has several."""
     for column, table in result["by"].items():
         groups: List[Tuple[float, str, int]] = [
-            (row["accuracy"], value, row["n"])
+            (row["accuracy"], value, row["decided"])
             for value, row in table.items()
-            if row["classes"] == name and row["accuracy"] is not None and row["n"] >= ENOUGH
+            if row["classes"] == name and row["accuracy"] is not None and row["decided"] >= ENOUGH
         ]
         if len(groups) < 2:
             continue
         worst, value, n = min(groups)
         if worst in (1, max(groups)[0]):  # no errors, or all alike
             return None
-        which = f"Of the {n} {name} images with {column} {value}, it"
+        which = f"Of the {n} {name} images {f'with {column} {value}' if value else f'without {column}'}, it"
         if side == GENERATED:
             return f"{which} found only {share(worst)}, the least of all."
         return f"{which} called {share(1 - worst)} generated, the most of all."

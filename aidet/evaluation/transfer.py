@@ -14,7 +14,7 @@ from ..detector.detector import model_names
 from ..errors import UserError
 from ..labels import NAMES
 from . import degrade
-from .evaluation import label_column
+from .evaluation import label_column, of_one_class, unranked
 from .points import Log, Value, decided, evaluate, measure, require_some
 from .sections import by_section, inverted
 
@@ -162,10 +162,11 @@ def judge(
     y, score, label, groups = true.labels[scored], score[scored], label[scored], true.groups()
     groups = None if groups is None else np.array(groups, object)[scored]
     ci = metrics.intervals(y, label, score, None, groups, times, seed=seed)
-    return {
-        **metrics.decision_metrics(y, label), "auc": None, "threshold": threshold, "ci": ci, "by": {},
+    found = {
+        **metrics.decision_metrics(y, label), **unranked(), "threshold": threshold, "ci": ci, "by": {},
         "one_class": NAMES[int(y[0])], "errors": int((~scored).sum()),
     }  # fmt: skip
+    return of_one_class(found, int(y[0]))
 
 
 def _columns(true, names):
@@ -242,14 +243,18 @@ def _page(path, lead, result, where_from):
     lost = sum(c["errors"] for c in result["cells"])
     warnings = [f"{lost} images could not be scored and are left out."] if lost else []
     warnings += _inverted(result)
-    single = sorted({c["set"] for c in result["cells"] if c.get("one_class")})
-    if single:
-        warnings.append(f"Only one class in {', '.join(single)}: accuracy there is a recall, and there is no AUC.")
+    warnings += _single(result)
     cards = [
         (name, report.number(row["minimum"]), f"lowest balanced accuracy, on {row['worst']}")
         for name, row in result["models"].items()
     ]
     return report.write(path, "Transfer between data sets", lead, [*sections(result), where_from], cards, warnings)
+
+
+def _single(result):
+    single = sorted({c["set"] for c in result["cells"] if c.get("one_class")})
+    said = f"Only one class in {', '.join(single)}: accuracy there is a recall, and there is no AUC."
+    return [said] if single else []
 
 
 def _inverted(result):
@@ -262,7 +267,7 @@ def _say(result, page):
         print(f"{cell['model']} on {cell['set']}: {', '.join(shown)}")
     for name, row in result["models"].items():
         print(f"{name}: balanced accuracy average {row['average']:.4f}, minimum {row['minimum']:.4f} ({row['worst']})")
-    for line in _inverted(result):
+    for line in [*_single(result), *_inverted(result)]:
         print(f"warning: {line}")
     print(f"report: {page}")
     for name, cell in {cell["set"]: cell for cell in result["cells"]}.items():

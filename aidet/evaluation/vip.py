@@ -10,10 +10,12 @@ from .. import files, metrics, report
 from ..cli import OK, PARTIAL
 from ..datasets.truth import Truth, read_labels
 from ..errors import UserError
+from ..labels import NAMES
 from .evaluation import Evaluation
 from .scores import Scores, join, read_scores
 
-ALONE = ("by", "valid_scores", "against", "leaks", "explain", "include", "one_class")  # options that --vip excludes
+# Options that --vip excludes.
+ALONE = ("by", "valid_scores", "valid_labels", "valid_where", "against", "leaks", "explain", "include", "one_class")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -129,7 +131,18 @@ def summary(evaluations: Sequence[Evaluation], both: Evaluation, times: int = 0,
     -------
     dict
         Keys of ``metrics.json``.
+
+    Raises
+    ------
+    UserError
+        No row of a file has a decision, or only one class occurs in it.
     """
+    for one in evaluations:
+        sides = set(one.y[one.label >= 0].tolist())
+        if len(sides) == 1:
+            raise UserError(
+                f"--vip {one.scores.source}: all its images are {NAMES[sides.pop()]}; both classes are needed"
+            )
     parts = [e.measure(times, seed) for e in evaluations]
     balanced = [part["balanced_accuracy"] for part in parts]
     return {
@@ -155,6 +168,9 @@ def together(first: Evaluation, second: Evaluation) -> Evaluation:
         Scores(paths, **columns, status=status, models={}, source=first.scores.source),
     )
     out.label = np.concatenate([first.label, second.label])
+    told = [one.threshold_source for one in both]
+    out.threshold = first.threshold if first.threshold == second.threshold else None
+    out.threshold_source = told[0] if told[0] == told[1] else f"P1: {told[0]}; P2: {told[1]}"
     return out
 
 

@@ -192,8 +192,8 @@ def by_value(
     Returns
     -------
     dict of str to dict
-        ``n, classes`` (``real``, ``generated`` or ``both``), ``accuracy`` (over the rows with a decision), ``auc``
-        (None if undefined), ``mean_score`` and ``ci`` of accuracy and AUC.
+        ``n, decided`` (rows with a decision), ``classes`` (``real``, ``generated`` or ``both``), ``accuracy`` (over the
+        rows with a decision), ``auc`` (None if undefined), ``mean_score`` and ``ci`` of accuracy and AUC.
     """
     y, label, score, values = (np.asarray(v) for v in (y, label, score, values))
     groups = None if groups is None else np.asarray(groups, object)
@@ -207,6 +207,7 @@ def by_value(
         decided, scored = own & (label >= 0), own & np.isfinite(score)
         row: Dict[str, Any] = {
             "n": int(own.sum()),
+            "decided": int(decided.sum()),
             "classes": "both" if len(sides) == 2 else ("real", "generated")[sides.pop()],
             "accuracy": float((label[decided] == y[decided]).mean()) if decided.any() else None,
             "auc": auc(y[ranked], score[ranked]) if scored.any() else None,

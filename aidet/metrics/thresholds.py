@@ -71,15 +71,16 @@ def oracle(y: ArrayLike, score: ArrayLike) -> Tuple[float, float]:
     """
     check(y, score)
     cut, real, generated = roc_counts(np.asarray(y), np.asarray(score))
-    fpr, tpr = np.append(0, real / real[-1]), np.append(0, generated / generated[-1])
-    best = int(np.argmax(tpr - fpr))  # number of distinct scores above the threshold
+    # Whole numbers, so that equally good thresholds are equal: (tpr - fpr) * real images * generated images.
+    gain = np.append(0, generated * int(real[-1]) - real * int(generated[-1]))
+    best = int(np.argmax(gain))  # number of distinct scores above the threshold
     if best == 0:
         threshold = cut[0]
     elif best == len(cut):
         threshold = cut[-1] - 1
     else:
         threshold = (cut[best] + cut[best - 1]) / 2
-    return float(threshold), float((1 + tpr[best] - fpr[best]) / 2)
+    return float(threshold), float((1 + gain[best] / (int(real[-1]) * int(generated[-1]))) / 2)
 
 
 def threshold_table(
@@ -117,6 +118,6 @@ def best_threshold(truth: np.ndarray, score: np.ndarray) -> float:
     cut, real, made = roc_counts(truth, score)
     if len(cut) < 2 or not real[-1] or not made[-1]:
         return 0.5
-    value = (((real[-1] - real) / real[-1] + 1 - (made[-1] - made) / made[-1]) / 2)[:-1]
+    value = (made * int(real[-1]) - real * int(made[-1]))[:-1]  # whole numbers, see oracle
     at = len(value) - 1 - int(np.argmax(value[::-1]))
     return float(sigmoid((cut[at + 1] + cut[at]) / 2))

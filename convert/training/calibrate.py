@@ -67,6 +67,10 @@ def main(argv: Sequence[str]) -> None:
     args = parser().parse_args(argv)
     if not args.labels and not (args.scores and Path(args.scores).is_file()):
         raise UserError("name the pictures with --labels labels.csv, or a file of scores with --scores")
+    if args.photos and not args.labels:
+        raise UserError(
+            f"--photos {args.photos[0]!r} goes with --labels; without them the rows of --scores are used as they are"
+        )
     if Path(args.ckpt).suffix == ".onnx" and not args.check:
         raise UserError(
             f"--ckpt {args.ckpt!r}: an exported file has no sidecar; calibrate its .ckpt and export it again"
@@ -187,7 +191,7 @@ def calibration(rows: scored.Scored, args: argparse.Namespace) -> Dict[str, Any]
         print("\n".join(points.lines(name, table[name])))
     own = {
         "scale": scale, "offset": offset, "prior": PRIOR, "ece": errors, "ece_left_out": crossed,
-        "images": images_of(fitted), "versions": f"clean and {args.draws} from the web", "seed": args.seed,
+        "images": images_of(fitted), "versions": f"clean and {points.draws(fitted)} from the web", "seed": args.seed,
         "script": "convert.training.calibrate", "commit": commit(),
     }  # fmt: skip
     chosen = args.operating_point

@@ -57,14 +57,26 @@ def fit(rows: Scored) -> Tuple[float, float]:
     from scipy.optimize import minimize
 
     weight, signed = weights(rows), np.where(rows.label == 1, 1.0, -1.0)
+    columns = np.stack([rows.score, np.ones(len(rows.score))])
 
     def loss(line):
-        return weight @ np.logaddexp(0, -signed * (line[0] * rows.score + line[1]))
+        margin = signed * (line @ columns)
+        return weight @ np.logaddexp(0, -margin), -columns @ (weight * signed * labels.sigmoid(-margin))
 
-    slope, shift = minimize(loss, (1.0, 0.0), method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-12}).x
+    def curvature(line):
+        prob = labels.sigmoid(line @ columns)
+        return (columns * (weight * prob * (1 - prob))) @ columns.T
+
+    # The loss is convex; a search without derivatives may stop where there is no minimum.
+    slope, shift = minimize(loss, (1.0, 0.0), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-9}).x
     if not slope > 1e-3:
         raise UserError("the scores do not rank generated pictures above real ones; there is nothing to calibrate")
     return float(slope), float(-shift / slope)
+
+
+def draws(rows: Scored) -> int:
+    """The largest number of versions from the web of one picture."""
+    return int(np.unique(rows.picture[~rows.clean].astype(str), return_counts=True)[1].max(initial=0))
 
 
 def calibrated(rows: Scored, scale: float, offset: float) -> Scored:
@@ -186,7 +198,7 @@ def measured(rows: Scored, threshold: float) -> Dict[str, Any]:
     out: Dict[str, Any] = {}
     for side, share, table in ((1, "recall", "generators"), (0, "false_alarms", "sources")):
         own = rows.label == side
-        out[share] = round(float(called[own].mean()), 4)
+        out[share] = round(float(called[own].mean()), 6)  # shown with three digits, which four would round twice
         out[table] = {s: _of_source(rows, called, own & (rows.source == s)) for s in sorted(set(rows.source[own]))}
     return out
 

@@ -95,6 +95,20 @@ def test_a_source_counts_by_the_root_of_its_pictures_and_clean_as_much_as_the_we
     assert nine[1:10].sum() / nine[0] == pytest.approx(3)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 128, 162, 195, 285])
+def test_scale_and_offset_have_the_lowest_loss(seed):
+    """The solution of scikit-learn's logistic regression under the same weights."""
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(seed)
+    label = (rng.random(100) < 0.5).astype(int)
+    some = rows(rng.normal(2 * label - 1 + rng.normal(), 1.7), label)
+    weight = points.weights(some) * len(label)
+    line = LogisticRegression(C=1e10, tol=1e-10, solver="newton-cholesky").fit(some.score[:, None], label, weight)
+    slope = line.coef_[0, 0]
+    assert points.fit(some) == pytest.approx((slope, -line.intercept_[0] / slope), abs=1e-5)
+
+
 def test_scores_that_rank_the_wrong_way_are_refused():
     some = made(400)
     with pytest.raises(UserError, match="do not rank generated pictures above real ones"):
@@ -160,6 +174,11 @@ def test_the_thresholds_are_in_order_even_for_a_perfect_detector():
     assert perfect["balanced"] <= perfect["few-false-alarms"]
 
 
+def test_a_share_is_rounded_once():
+    some = rows(at([0.9] * 22 + [0.1] * 159 + [0.9] * 2), [0] * 181 + [1] * 2)  # 22 of 181 are 0.12155
+    assert "false alarms 0.122" in points.lines("balanced", {"threshold": 0.5, **points.measured(some, 0.5)})[0]
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
@@ -216,7 +235,8 @@ def test_one_run_writes_a_sidecar_that_a_detector_opens(model, labels, tmp_path,
 
     # Again: the scores are there, so nothing is scored, and the calibrated detector gives the same calibration.
     monkeypatch.setattr(Detector, "stream", None)
-    run(model, "--scores", kept, "--min-side", "40", "--operating-point", "few-misses")
+    # It says how many versions from the web there are, whatever --draws would make.
+    run(model, "--scores", kept, "--min-side", "40", "--operating-point", "few-misses", "--draws", "3")
     assert json.loads(ckpt.sidecar_path(model).read_text()) == facts
     capsys.readouterr()
     run(model, *flags, "--min-side", "40", "--check")
@@ -243,6 +263,7 @@ def test_a_run_that_stops_keeps_its_scores_and_the_old_sidecar(labels, tmp_path,
 def test_what_cannot_be_calibrated_is_one_clear_error(model, labels, tmp_path):
     for flags, said in (
         ([], "name the pictures with --labels"),
+        (["--photos", labels, "--scores", labels / "one" / "labels.csv"], "--photos .* goes with --labels; without"),
         (["--labels", labels / "one" / "labels.csv", "--split", "train"], "no real picture in split train"),
         (["--labels", labels / "one" / "labels.csv", "--labels", labels / "one" / "labels.csv"], "two labels are in"),
         (["--labels", labels / "one" / "labels.csv", "--draws", "-1"], r"--draws \(=-1\) must be 0 or more"),

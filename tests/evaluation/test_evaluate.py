@@ -561,6 +561,8 @@ def test_vip_resamples_sources_and_joins_names_below_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("given", "text"),
     [({"by": ["generator"]}, "with --by; leave it out"), ({"one_class": True}, "with --one-class; leave it out"),
+     ({"valid_labels": "v.csv"}, "with --valid-labels; leave it out"),
+     ({"valid_where": ["split=val"]}, "with --valid-where; leave it out"),
      ({"labels": ["a", "b", "c"]}, "one or two sources of --labels, not 3")],
 )  # fmt: skip
 def test_what_vip_does_not_take_is_refused(tmp_path, given, text):

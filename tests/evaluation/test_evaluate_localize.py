@@ -200,6 +200,23 @@ def test_scores_of_whole_pictures(scene):
     )
 
 
+def test_the_detectors_decisions_are_those_at_its_own_threshold(scene):
+    """Of a detector whose line is a log-odds of 1 the pictures between 0 and 1 are called real."""
+    folder, kept = scene
+    y = np.array([int(k == "p") for k, _, _ in kept])
+    score = np.where(y == 1, 2.0, np.where(np.arange(24) % 4 == 1, 0.5, -1.0))
+    with open(folder / "labels.csv") as file:
+        paths = [row["path"] for row in csv.DictReader(file)]
+    for labelled in (True, False):
+        with open(folder / "scores.csv", "w", newline="") as file:
+            rows = [[p, s, int(s > 1) if labelled else ""] for p, s in zip(paths, score)]
+            csv.writer(file).writerows([["path", "score", "label"], *rows])
+        assert run(folder, "--scores", folder / "scores.csv") == 0
+        found = read(folder)[0]["images"]["score"]
+        right = 1.0 if labelled else (score[y == 0] < 0).mean()
+        assert found["auc"] == 1 and found["generated_recall"] == 1 and found["real_recall"] == pytest.approx(right)
+
+
 def test_the_report_shows_the_worst_and_can_be_included(scene, capsys):
     folder, _ = scene
     run(folder)

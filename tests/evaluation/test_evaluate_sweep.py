@@ -221,6 +221,9 @@ def test_matrix_with_average_and_minimum(stub, pictures):
     cells = {c["set"]: c for c in found["cells"]}
     assert (cells["good"]["auc"], cells["turned"]["auc"], cells["reals"]["auc"]) == (1.0, 0.0, None)
     assert cells["reals"]["accuracy"] == 1.0 and cells["reals"]["one_class"] == "real"
+    assert set(cells["good"]) <= set(cells["reals"]), "the usual keys; of one class without a value"
+    assert [cells["reals"][k] for k in ("macro_f1", "generated_recall", "nll")] == [None] * 3
+    assert "macro_f1" not in cells["reals"]["ci"] and cells["good"]["macro_f1"] == 1.0
     assert found["models"]["bright"] == {"average": pytest.approx(2 / 3), "minimum": 0.0, "worst": "turned"}
     Bright.calls = []
     transfer.main(transfer_options(stub, sets))

@@ -1,5 +1,7 @@
 """Metrics equal scikit-learn's; intervals, paired tests and thresholds do what they say."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from sklearn import metrics as sk
 
 from aidet import metrics
 from aidet.errors import UserError
+from aidet.labels import sigmoid
 from aidet.metrics import points, thresholds
 
 
@@ -216,6 +219,25 @@ def test_oracle_reaches_what_it_says_and_nothing_beats_it(case):
     reached = metrics.decision_metrics(y, (score > threshold).astype(int))["balanced_accuracy"]
     assert reached == pytest.approx(best)
     assert all(metrics.decision_metrics(y, (score > t).astype(int))["balanced_accuracy"] <= best + 1e-12 for t in score)
+
+
+def test_of_equally_good_thresholds_the_lowest_and_the_highest_are_chosen():
+    """Equal as fractions; as floating-point numbers they differ in the last digit, up or down."""
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        y = np.append(rng.integers(0, 2, rng.integers(5, 30)), [0, 1])
+        score = np.round(rng.normal(y, 1.5), 1)
+        values, (real, generated) = np.unique(score), (score[y == 0], score[y == 1])
+        cuts = (values[1:] + values[:-1]) / 2
+
+        def gain(cut, real=real, generated=generated):
+            return Fraction(int((generated > cut).sum()), len(generated)) - Fraction(int((real > cut).sum()), len(real))
+
+        best = [cut for cut in cuts if gain(cut) == max(map(gain, cuts))]
+        assert metrics.best_threshold(y, score) == pytest.approx(sigmoid(best[0]))
+        everything = [values[0] - 1, *cuts, values[-1]]
+        best = [cut for cut in everything if gain(cut) == max(map(gain, everything))]
+        assert metrics.oracle(y, score)[0] == pytest.approx(best[-1])
 
 
 def test_by_value_ranks_a_generator_against_all_real_images():

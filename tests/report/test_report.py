@@ -148,7 +148,8 @@ def test_the_sentences_of_one_class():
     assert sentences.summary(Only(), {**result, "unsure": 3})[2] == (
         "The run calls 3 images unsure; here the side of the threshold counts."
     )
-    groups = {n: {"classes": "real", "accuracy": a, "n": 20} for n, a in (("phone", 0.8), ("scan", 0.8), ("slr", 0.9))}
+    accuracies = (("phone", 0.8), ("scan", 0.8), ("slr", 0.9))
+    groups = {n: {"classes": "real", "accuracy": a, "n": 21, "decided": 20} for n, a in accuracies}
     assert "20 real images with camera phone" in sentences._weakest({"by": {"camera": groups}}, 0, "real")
     groups.pop("slr")  # none is worse than the others
     assert sentences._weakest({"by": {"camera": groups}}, 0, "real") is None
