@@ -58,7 +58,7 @@ def refuse_names(
         if first not in ("", "filename,logit"):
             raise UserError(
                 f"{str(Path(out, own))!r} is no earlier result (its first line is {first[:60]!r}) and would be "
-                "replaced: of IN.csv OUT.csv the second file is written; give another name"
+                "replaced: in the form IN.csv OUT.csv the second file is the output; give another name"
             )
 
 
