@@ -347,6 +347,16 @@ def test_faces_and_workers_load_no_framework():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("path", files())
+def test_docstrings_name_modules_that_exist(path):
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    text = "\n".join(ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds))
+    there = {p.stem for p in (ROOT / "aidet").iterdir()} | {"convert", "scripts", "Detector", "Localizer"}
+    named = set(re.findall(r"(?<![\w./-])aidet\.(\w+)", text))
+    assert named <= there, named - there
+
+
 def test_the_design_page_shows_these_tables():
     page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     shown = re.findall(r"^\| `aidet/(\w+)/` \|.*\| ([^|]*) \|$", page, re.M)

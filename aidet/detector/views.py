@@ -65,7 +65,7 @@ class Views:
 
     Attributes
     ----------
-    first : aidet.transforms.Pipeline
+    first : aidet.images.Pipeline
         The evaluation pipeline.
     size : (int, int) or None
         Height and width of a view; None if the network takes images of any size.
