@@ -174,7 +174,7 @@ def main(run: Callable[[List[str]], Optional[int]], argv: Optional[List[str]] = 
         if error.errno not in ENVIRONMENT:
             raise
         what = f" ({error.filename})" if error.filename else ""
-        code = _wrong(f"{error.strerror}{what}; mend that and run again (what was written before is complete)")
+        code = _wrong(f"{error.strerror}{what}; fix that and run again (what was written before is complete)")
     except MemoryError as error:
         code = _wrong(f"not enough memory ({error or 'no more given'}); close other programs or take smaller batches")
     sys.exit(code)

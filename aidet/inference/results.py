@@ -338,7 +338,7 @@ def _check_scores(path, lines, names=None):
     said = ["labels and order agree with scores.csv"]
     other = sorted((names or set()) - {r.path for r in every})
     if other:
-        said.append(f"warning: scores.csv is of other images than --images: {other[0]} is not in it")
+        said.append(f"warning: scores.csv is for other images than --images: {other[0]} is not in it")
     bad = [r for r in every if not r.ok]
     if bad:
         out = " and are left out" if len(rows) < len(every) else ""
