@@ -316,7 +316,7 @@ class Localizer:
 
         Notes
         -----
-        Besides the decoded picture, 3 bytes a pixel, it needs memory for eight tiles per worker and a few numbers per cell.
+        Besides the decoded picture, 3 bytes a pixel, it holds eight tiles per worker and a few numbers per cell.
         """
         image = self.reading.decode(io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source)
         own = self.settings
