@@ -128,7 +128,7 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
     if log is not None and (train.sides < 0).any():
         log(
             f"note: no class name says real or generated ({sources.examples(classes)}), so the network learns to tell "
-            "these classes apart and is not a detector"
+            "these classes apart and is no detector"
         )
     return train, val, classes
 

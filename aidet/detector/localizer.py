@@ -128,7 +128,7 @@ def levelled(cells: np.ndarray, background: Optional[Mapping[str, float]]) -> np
     """Logits of cells, shifted so that every picture's background lies at nearly the same level.
 
     Photographs differ: noise, sharpening or an earlier compression shift the logits of all their cells, often by more
-    than a repainted region shifts its own. The background is a low quantile of the cells, which lies outside of a region
+    than a repainted region shifts its own. The background is a low quantile of the cells; it lies outside of a region
     unless that is most of the picture.
 
     Parameters
