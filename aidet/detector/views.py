@@ -115,7 +115,7 @@ class Views:
                 raise UserError(f"views {self.others.text!r} are not random: {votes} votes would all be the same")
         if _in_two_sizes(self.first) and (flips or kind in GRIDS or not _in_two_sizes(self.others or self.first)):
             raise UserError(
-                f"the model's line {self.first.text!r} puts the picture at two sizes into one input, which crops and "
+                f"the model's line {self.first.text!r} puts two sizes of the picture into one input, which crops and "
                 "mirrored views do not do: score one view (votes 1, no flips), or write views that end with this line"
             )
 
