@@ -46,7 +46,7 @@ def _labels(parser, **more):
         "--labels",
         required=True,
         metavar="CSV|DIR",
-        help="path,label CSV, ArtiFact metadata.csv, or class folders",
+        help="a table path,label; ArtiFact's metadata.csv; class folders; or archives (docs/evaluate.md)",
         **more,
     )
     parser.add_argument(

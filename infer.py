@@ -29,7 +29,9 @@ def parser() -> cli.Parser:
         "screen; or IN.csv OUT.csv, the VIP Cup's form",
     )
     cli.add_detector(p, "ckpt")
-    p.add_argument("--images", metavar="DIR|FILE|LIST.csv", help="as IMAGE, but one")
+    p.add_argument(
+        "--images", metavar="DIR|FILE|LIST.csv", help="the images to score: one folder, file, archive or list"
+    )
     p.add_argument("--out", metavar="DIR", help="folder for result files (default: none, the answer is printed)")
     for name, contest in zip(("ckpt", "images", "out"), CONTEST):
         p.add_argument(contest, dest=name, action="append" if name == "ckpt" else "store", help=argparse.SUPPRESS)
@@ -41,16 +43,18 @@ def parser() -> cli.Parser:
     g.add_argument(
         "--localize",
         action="store_true",
-        help="say which parts are generated: maps/NAME.png and the columns area, where, local_score (docs/localize.md)",
+        help="find the generated parts: maps/NAME.png and the columns area, where, local_score (docs/localize.md)",
     )
-    g.add_argument("--localizer", metavar="C.ckpt", help="for --localize (default: ckpt/aidet_partial.ckpt)")
     g.add_argument(
-        "--early-exit", action="store_true", help="only as many views as the decision needs; the labels stay the same"
+        "--localizer", metavar="C.ckpt", help="the localizer of --localize (default: ckpt/aidet_partial.ckpt)"
+    )
+    g.add_argument(
+        "--early-exit", action="store_true", help="score only as many views as the decision needs; labels do not change"
     )
     g.add_argument(
         "--cascade",
         metavar="A_int8.onnx",
-        help="score with the model of export.py --int8 or --bf16 first, in float32 if it is close",
+        help="score with this model of export.py --int8 or --bf16 first, and close images again in float32",
     )
     g = p.add_argument_group("output")
     g.add_argument(

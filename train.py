@@ -17,8 +17,9 @@ def main(argv: List[str]) -> Optional[int]:
     if any(word in ("-h", "--help") for word in argv):
         print(
             cli.as_called("usage: python train.py [-c FILE] [--profile NAME] [--dry_run] [--key value ...]\n\n")
-            + cli.as_called(__doc__.strip())
-            + "\n\n  -c FILE         a YAML of the keys below\n  --profile NAME  an overlay of it: NAME/ beside FILE\n"
+            + cli.as_called(cli.plain(__doc__.strip()))
+            + "\n\n  -c FILE         a YAML file of the keys below\n"
+            "  --profile NAME  override keys of FILE by the file of its name in the folder NAME beside it\n"
             "  --dry_run       print what would be done\n"
         )
         print(cli.as_called(config.help_text()))

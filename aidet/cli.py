@@ -56,6 +56,11 @@ def as_called(text: str) -> str:
     return _CALL.sub(lambda m: f"aidet {m.group(1) or m.group(2)}", text) if _installed else text
 
 
+def plain(docstring: str) -> str:
+    """A docstring as text for the terminal: without the double backquotes of reStructuredText."""
+    return docstring.replace("``", "")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviations, whose errors are a one-line :class:`UserError` with the nearest valid name.
 
@@ -72,7 +77,7 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """As in argparse; the text names the commands as this one was called."""
-        return as_called(super().format_help())
+        return as_called(plain(super().format_help()))
 
     def parse_known_args(  # type: ignore[override]
         self, args: Optional[Sequence[str]] = None, namespace: Any = None
@@ -169,7 +174,7 @@ def main(run: Callable[[List[str]], Optional[int]], argv: Optional[List[str]] = 
         if error.errno not in ENVIRONMENT:
             raise
         what = f" ({error.filename})" if error.filename else ""
-        code = _wrong(f"{error.strerror}{what}; mend that and run again (what was written before is complete)")
+        code = _wrong(f"{error.strerror}{what}; fix that and run again (what was written before is complete)")
     except MemoryError as error:
         code = _wrong(f"not enough memory ({error or 'no more given'}); close other programs or take smaller batches")
     sys.exit(code)
@@ -266,29 +271,37 @@ _DETECTOR: Dict[str, Dict[str, Any]] = {
     "vote": {"default": "soft", "metavar": "soft|hard", "help": "mean of probabilities, or share of votes"},
     "views": {
         "metavar": "random|native|grid|pyramid|five|LINE",
-        "help": "the views: the sidecar's random line, random native crops, a grid of them, a grid at two sizes, the "
-        "centre and the corners (default: the sidecar's, else random)",
+        "help": "how views are made: by the sidecar's line with random draws; random crops of native pixels; a grid of "
+        "such crops; grids at two sizes of the image; crops of the centre and the corners; or a line of your own "
+        "(default: the sidecar's, else random)",
     },
     "fuse": {"default": "soft", "metavar": "soft|hard|soft-or|score|FILE.yaml", "help": "how models are fused"},
-    "threshold": {"type": float, "help": "generated above this prob (default: the sidecar's, else 0.5)"},
+    "threshold": {"type": float, "help": "generated above this probability (default: the sidecar's, else 0.5)"},
     "operating-point": {
         "metavar": "NAME",
         "help": "few-false-alarms, balanced or few-misses: the threshold that the detector states for this purpose "
-        "(default: the sidecar's own choice, or --threshold)",
+        "(default: the one that its sidecar chooses)",
     },
     "unsure": {
         "metavar": "LOW,HIGH|none",
-        "help": "zone of prob in which the decision is 'unsure' (default: around the threshold; 0.378,0.622 for 0.5)",
+        "help": "range of probabilities in which the decision is 'unsure' (default: around the threshold; 0.378,0.622 "
+        "for 0.5)",
     },
-    "seed": {"type": int, "default": 42, "help": "of everything random (default 42)"},
-    "positive": {"metavar": "NAME[,NAME...]", "help": "classes (or numbers) that mean generated, if unstated"},
-    "real": {"metavar": "NAME[,NAME...]", "help": "classes (or numbers) that mean real, if unstated"},
-    "transform": {"metavar": "LINE", "help": "of an .onnx from elsewhere: the pipeline that makes its input"},
+    "seed": {"type": int, "default": 42, "help": "seed of all random draws (default 42)"},
+    "positive": {
+        "metavar": "NAME[,NAME...]",
+        "help": "classes (or their numbers) that mean generated, if the sidecar does not say",
+    },
+    "real": {
+        "metavar": "NAME[,NAME...]",
+        "help": "classes (or their numbers) that mean real, if the sidecar does not say",
+    },
+    "transform": {"metavar": "LINE", "help": "the pipeline that makes the input of an .onnx from elsewhere"},
     "backend": {"default": "auto", "metavar": "auto|onnxruntime|openvino|mindspore"},
     "precision": {
         "metavar": "float32|bfloat16|int8",
-        "help": "of the network (default: float32, or what an exported file is for); bfloat16: openvino, on processors "
-        "that have it",
+        "help": "precision of the network (default: float32, or what an exported file is for); bfloat16 needs openvino "
+        "and a processor that has it",
     },
     "device": {"default": "auto", "metavar": "auto|Ascend|GPU|CPU"},
     "workers": {"type": int, "metavar": "N", "help": "threads (default: the CPUs this process may use)"},

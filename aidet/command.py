@@ -33,7 +33,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 def run(argv: List[str]) -> int:
     """Run ``aidet COMMAND ...`` and return the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: aidet COMMAND [--help] ...\n\n" + (__doc__ or "").strip())
+        print("usage: aidet COMMAND [--help] ...\n\n" + cli.plain((__doc__ or "").strip()))
         return cli.OK
     if argv[0] in ("-V", "--version"):
         print(f"aidet {__version__}")

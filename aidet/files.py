@@ -32,7 +32,7 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, (str, int, float, bool)):
-            what = f"a key is a {type(key).__name__}, not a text"
+            what = f"a key is a {type(key).__name__}, not text"
             raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
         if key in seen:
             what = f"key {_shown(key)} appears twice"

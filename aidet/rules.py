@@ -146,13 +146,16 @@ def _measure(autoencoder, known, transform, backend, say):
 def run(argv: List[str]) -> int:
     """``python -m aidet.rules fit``; gives the exit code."""
     p = cli.Parser(prog="python -m aidet.rules", description=__doc__)
-    f = p.add_subparsers(dest="command", required=True).add_parser("fit", help="fit the reconstruction rule")
-    f.add_argument("--autoencoder", required=True, metavar="A.ckpt")
-    f.add_argument("--labels", required=True, metavar="DIR|CSV")
-    f.add_argument("--out", required=True, metavar="X.rule.json")
-    f.add_argument("--transform", default="pad(8) | to_float", metavar="LINE")
+    f = p.add_subparsers(dest="command", required=True).add_parser(
+        "fit", help="fit the reconstruction rule", description="Fit the reconstruction rule on a labelled set."
+    )
+    f.add_argument("--autoencoder", required=True, metavar="A.ckpt", help="a converted autoencoder")
+    f.add_argument("--labels", required=True, metavar="DIR|CSV", help="class folders or a table path,label")
+    f.add_argument("--out", required=True, metavar="X.rule.json", help="where the rule is written")
+    line = "pad(8) | to_float"
+    f.add_argument("--transform", default=line, metavar="LINE", help=f"the autoencoder's input (default: {line})")
     f.add_argument("--backend", default="auto", choices=backends.BACKENDS)
-    f.add_argument("--limit", type=int, metavar="N")
+    f.add_argument("--limit", type=int, metavar="N", help="use only N images, evenly spaced (default: all)")
     args = p.parse_args(argv)
     where = (args.autoencoder, args.labels, args.out)
     rule = fit(*where, args.transform, args.backend, limit=args.limit, say=cli.to_stderr)

@@ -150,7 +150,7 @@ def run_reverse(argv: List[str]) -> int:
     parser = cli.Parser(prog=f"{COMMAND} reverse", description=run_reverse.__doc__)
     parser.add_argument("src", metavar="SRC.ckpt")
     parser.add_argument("dst", metavar="DST.safetensors")
-    parser.add_argument("--layout", required=True)
+    parser.add_argument("--layout", required=True, help="naming to write, such as timm (python -m convert list)")
     args = parser.parse_args(argv)
     _start()
     from .reverse import reverse

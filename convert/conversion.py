@@ -146,7 +146,7 @@ def convert(
             sidecar = known.describe(sidecar)
     except _NONSENSE as error:
         raise UserError(
-            f"{path}: its tensors, or the config.json beside them, are of no model known here "
+            f"{path}: its tensors, or the config.json beside them, fit no known model "
             f"({type(error).__name__}: {str(error)[:200]}): damaged file"
         ) from error
     assumed = list(plan.family.notes(plan.architecture, plan.layout, plan.arguments, plan.num_classes))

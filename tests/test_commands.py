@@ -10,7 +10,7 @@ import app
 import evaluate
 import export
 import infer
-from aidet import cli, command
+from aidet import cli, command, rules
 from aidet.detector import default
 from aidet.errors import UserError
 from aidet.evaluation import transfer
@@ -121,3 +121,16 @@ def test_without_a_default_detector_the_message_says_what_to_name(monkeypatch, t
     monkeypatch.setattr(default, "CKPT", tmp_path / "aidet_default.ckpt")
     with pytest.raises(UserError, match="name a detector: --ckpt"):
         export.run(["--format", "onnx", "--out", str(tmp_path / "o")])
+
+
+def test_help_is_plain_text_and_names_only_options_of_its_command(capsys):
+    texts = {name: parser.format_help() for name, parser in parsers().items()}
+    for name in command.COMMANDS:
+        texts[f"aidet {name}"] = helped(capsys, command.run, name)
+    texts["aidet"] = helped(capsys, command.run)
+    texts["rules"] = helped(capsys, rules.run, "fit")
+    assert not [name for name, text in texts.items() if "``" in text]
+    for name, parser in parsers().items():
+        known = {"--int8", "--bf16", *parser.flags()}  # of export.py, named by --cascade
+        named = {w for a in parser._actions for w in re.findall(r"--[a-z][\w-]+", a.help or "")}
+        assert named <= known, (name, named - known)

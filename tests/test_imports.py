@@ -5,6 +5,7 @@ every room may import, or a tool. A new folder, or a new file outside the rooms,
 """
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -344,6 +345,27 @@ def test_faces_and_workers_load_no_framework():
     command = [sys.executable, "-c", code, " ".join(sorted(HEAVY)), *modules]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", files())
+def test_docstrings_name_modules_that_exist(path):
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    text = "\n".join(ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds))
+    there = {p.stem for p in (ROOT / "aidet").iterdir()} | {"convert", "scripts", "Detector", "Localizer"}
+    named = set(re.findall(r"(?<![\w./-])aidet\.(\w+)", text))
+    assert named <= there, named - there
+
+
+def test_the_design_page_shows_these_tables():
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `aidet/(\w+)/` \|.*\| ([^|]*) \|$", page, re.M)
+    assert {name: set(re.findall(r"\w+", cell)) - {"nothing"} for name, cell in shown} == ROOMS
+    rules = page.partition("The same test checks")[2].partition("\n\nThe other folders")[0]
+    places, early = rules.partition("ONNX are imported only in")[2].split("No framework")
+    assert set(re.findall(r"`(\w+)`", places)) == {name.split(".")[0] for name in USES_MINDSPORE}
+    early = re.findall(r"`(\w+)`", early.partition("`aidet/models/`")[2].partition("`--help`")[0])
+    assert sorted(early) == sorted(Path(path).stem for path in EARLY)
 
 
 @pytest.mark.parametrize("path", [path for path in files() if path.startswith("aidet/")])

@@ -122,7 +122,7 @@ class Service:
 
         Returns
         -------
-        aidet.engine.Verdict
+        aidet.detector.Verdict
             Its status says what is wrong with an unusable file.
 
         Raises

@@ -37,18 +37,18 @@ WORDS = {
     "low": ("Unsure from", "不确定区间下限"),
     "high": ("Unsure up to", "不确定区间上限"),
     "reset": ("Back to the detector's own values", "恢复检测器默认值"),
-    "empty": ("The verdict stands here.", "结论将显示在这里。"),
+    "empty": ("The verdict appears here.", "结论将显示在这里。"),
     "real": ("Real", "真实"),
     "generated": ("Generated", "AI 生成"),
     "unsure": ("Unsure", "不确定"),
     "error": ("This file could not be used", "无法使用该文件"),
-    "say_real": ("The pixels look like a photograph's to this detector.", "在该检测器看来，像素特征像照片。"),
+    "say_real": ("To this detector the pixels look like those of a photograph.", "在该检测器看来，像素特征像照片。"),
     "say_generated": (
-        "The pixels look like a generator's to this detector.",
+        "To this detector the pixels look like those of a generated image.",
         "在该检测器看来，像素特征像生成模型的输出。",
     ),
     "say_unsure": (
-        "This detector cannot tell: take it as no answer.",
+        "This detector cannot tell. Treat this as no answer.",
         "该检测器无法判断：请视为没有结论。",
     ),
     "above": (
@@ -95,11 +95,11 @@ WORDS = {
         "较弱：{of} 个重新保存或缩放的版本中有 {count} 个得到不同的结论（{low} 至 {high}）。",
     ),
     "middle": (
-        "These versions are of the middle of this large image, {size}.",
+        "These versions were made from the middle of this large image, {size}.",
         "图片较大，这些版本取自其中央部分，{size}。",
     ),
     "file_says": (
-        "The file's own metadata name a generator: see Metadata. The verdict above is of the pixels alone.",
+        "The file's own metadata name a generator: see Metadata. The verdict above uses the pixels alone.",
         "文件自带的元数据写有生成工具：见“元数据”。上面的结论仅依据像素。",
     ),
     "votes": ("Votes", "投票"),
@@ -110,7 +110,7 @@ WORDS = {
     "views": ("{generated} of {count} views say generated", "{count} 个视图中有 {generated} 个判为生成"),
     "stability": ("Re-saving", "重新保存"),
     "stability_help": (
-        "The same image after what happens to it on the way through the internet, scored in the same way.",
+        "The same image after changes that are usual on the internet, scored in the same way.",
         "同一图片经过网络传播中常见处理后，用同样方式检测的结果。",
     ),
     "original": ("as uploaded", "原图"),
@@ -118,12 +118,12 @@ WORDS = {
     "webp": ("WebP quality {value}", "WebP 质量 {value}"),
     "rescale": ("resized to {value}", "缩放到 {value}"),
     "heat": ("What speaks for which side", "哪些部分支持哪一方"),
-    "heat_empty": ("The image with its heat map stands here.", "叠加热力图的图片将显示在这里。"),
+    "heat_empty": ("The image with its heat map appears here.", "叠加热力图的图片将显示在这里。"),
     "heat_wait": ("Making the heat map ...", "正在生成热力图……"),
     "heat_real": ("speaks for real", "支持“真实”"),
     "heat_generated": ("speaks for generated", "支持“生成”"),
     "heat_help": (
-        "Each part was covered in turn. Covering the strongest changes the probability from {was} to {p}.",
+        "Each part was covered in turn. Covering the strongest one changed the probability from {was} to {p}.",
         "依次遮住各个部分。遮住影响最大的部分后，概率由 {was} 变为 {p}。",
     ),
     "heat_none": (
@@ -137,7 +137,7 @@ WORDS = {
     "heat_mostly_real": ("mostly blue, for real", "多为蓝色，支持真实"),
     "heat_mostly_generated": ("mostly orange, for generated", "多为橙色，支持生成"),
     "where": ("Where? Show the parts that look generated", "在哪里？显示疑似生成的部分"),
-    "where_empty": ("The image with its generated parts stands here.", "标出生成部分的图片将显示在这里。"),
+    "where_empty": ("The image with its generated parts appears here.", "标出生成部分的图片将显示在这里。"),
     "where_wait": ("Looking for generated parts ...", "正在查找生成的部分……"),
     "where_none": ("No generated part found", "未发现生成的部分"),
     "where_partly": ("Partly generated: {area} of the picture", "部分生成：占图片的 {area}"),
@@ -146,8 +146,8 @@ WORDS = {
     "where_high": ("100%: generated", "100%：生成"),
     "where_opacity": ("Strength of the colour", "颜色深浅"),
     "where_help": (
-        "By a network of its own, which looks at every part at full resolution. It can disagree with the verdict and "
-        "is wrong for some pictures.",
+        "Found by a separate network, which looks at every part at full resolution. It can disagree with the verdict, "
+        "and it is wrong for some pictures.",
         "由另一个网络以原始分辨率逐块查看得出，可能与上面的结论不一致，并且对部分图片会判断错误。",
     ),
     "where_alt": (
@@ -164,7 +164,7 @@ WORDS = {
     "residual": ("Noise, enlarged 8 times", "噪声（放大 8 倍）"),
     "metadata": ("Metadata", "元数据"),
     "metadata_help": (
-        "What the file says of itself. It does not enter the verdict: metadata is easily removed and easily forged.",
+        "What the file says about itself. It does not affect the verdict: metadata is easy to remove and to forge.",
         "文件自带的信息，不参与判断：元数据很容易被删除或伪造。",
     ),
     "metadata_none": (
@@ -177,7 +177,7 @@ WORDS = {
     "kind_other": ("other", "其他"),
     "files": ("Images, or a zip archive of a folder", "多张图片，或文件夹的 zip 压缩包"),
     "limits": (
-        "At most {images} images, {megabytes} MB each, {upload_megabytes} MB an archive. Files are removed from the "
+        "At most {images} images, {megabytes} MB each, {upload_megabytes} MB per archive. Files are removed from the "
         "server within two hours; nothing is sent anywhere else.",
         "最多 {images} 张图片，每张至多 {megabytes} MB，压缩包至多 {upload_megabytes} MB。"
         "文件在两小时内从服务器删除，不会发送到其他地方。",

@@ -17,7 +17,7 @@ from PIL import Image
 from .. import images
 from ..errors import UserError
 
-LEVELS = ("path", "bytes", "pixels", "near", "turned", "crop")  # crop: aidet.crops, on request
+LEVELS = ("path", "bytes", "pixels", "near", "turned", "crop")  # crop: aidet.audit.crops, on request
 THUMB = 16
 HASHED, LOW = 32, 8  # pHash: the 8 x 8 lowest frequencies of the cosine transform of 32 x 32 pixels
 CORRELATION = 0.95

@@ -78,7 +78,7 @@ def _fields(buffer, at, end):
 
 def _text(buffer, place):
     if not isinstance(place, tuple) or place[1] - place[0] > 4096:
-        raise ValueError("the name of a tensor is not a text: damaged file")
+        raise ValueError("the name of a tensor is not text: damaged file")
     return buffer[place[0] : place[1]].decode("utf-8")
 
 

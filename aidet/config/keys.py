@@ -190,7 +190,7 @@ GROUPS = {
     },
     "dataset": {
         "dataset": Key(_str, "", "accepted and ignored: the folder or CSV of data_dir decides", none=True),
-        "data_dir": Key(_str, None, "ImageFolder root, CSV file, or a folder with labels.csv or metadata.csv"),
+        "data_dir": Key(_str, None, "class folders, a table (CSV), or archives such as Parquet and tar: docs/train.md"),
         "train_split": Key(_str, "train", "folder or value of the split column"),
         "val_split": Key(_str, "val", "likewise; empty: hold out val_fraction of the training set", none=True),
         "dataset_download": Key(_bool, False, "accepted; nothing is ever downloaded"),

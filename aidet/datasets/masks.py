@@ -52,7 +52,7 @@ def read_mask(path: Union[str, Path], size: Tuple[int, int], empty: bool = False
         raise UserError(f"{named} cannot be read: {first_line(error, 200)}; write it again as an 8-bit PNG") from None
     if found != tuple(size):
         raise UserError(
-            f"{named} is {found[0]}x{found[1]} pixels, its picture {size[0]}x{size[1]}; one pixel must stand for one"
+            f"{named} is {found[0]}x{found[1]} pixels, its picture {size[0]}x{size[1]}; save it at the picture's size"
         )
     if grey is None:
         raise UserError(f"{named} is of mode {mode}; save it as 8-bit grey, 255 generated and 0 untouched")

@@ -103,7 +103,7 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
     whole = _table(place, log)
     silent = whole.splits.count("") if whole is not None and whole.splits else 0
     if silent:
-        log(f"note: {silent} of {len(whole or ())} images name no split, beside others that do, and are left out")
+        log(f"note: {silent} of {len(whole or ())} images name no split, although others do; they are left out")
     train = _split(place, whole, config.train_split, log)
     assert train is not None  # the training split is not optional
     if config.val_split and config.val_split != config.train_split:
@@ -122,13 +122,13 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
     classes = assign_classes(train, val, config.multiclass_to_binary)
     if log is not None and config.shuffle and train.chunks is not None:
         log(
-            "note: the archives are read in order only, so images are shuffled in windows of some thousand; "
-            "`python -m aidet.data pack` makes shards that are read in any order"
+            "note: the archives can only be read in order, so images are shuffled in windows of some thousand; "
+            "`python -m aidet.data pack --format tar` makes shards that can be read in any order"
         )
     if log is not None and (train.sides < 0).any():
         log(
-            f"note: no class name says real or generated ({sources.examples(classes)}), so the network will tell these "
-            "classes apart and be no detector"
+            f"note: no class name says real or generated ({sources.examples(classes)}), so the network learns to tell "
+            "these classes apart and is no detector"
         )
     return train, val, classes
 
@@ -343,12 +343,12 @@ def _check_disjoint(train: Samples, val: Samples, log: Callable[[str], None]) ->
         shared = _shared(train.pairs, val.pairs)
         if shared:
             log(
-                f"warning: {len(shared)} names have one class in training and another in validation, as {shared[0]!r}; "
-                "if they are pairs, say so in a column 'pair' and give both images the same split"
+                f"warning: {len(shared)} names have one class in training and another in validation, such as "
+                f"{shared[0]!r}; if they are pairs, say so in a column 'pair' and give both images the same split"
             )
     doubled = _same_bytes(train, val)
     if doubled:
-        log(f"warning: {len(doubled)} validation images are byte for byte in the training set too, as {doubled[0]!r}")
+        log(f"warning: {len(doubled)} validation images are byte for byte in the training set too, e.g. {doubled[0]!r}")
 
 
 def _shared(first: Sequence[str], second: Sequence[str]) -> List[str]:

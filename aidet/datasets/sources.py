@@ -215,7 +215,7 @@ def _kind(where: Path) -> str:
     if archives.is_archive(where):
         return "archive"
     if suffix in FOREIGN_SUFFIXES:
-        raise UserError(f"images {str(where)!r}: {suffix} is no image and no list; save it as CSV in UTF-8")
+        raise UserError(f"images {str(where)!r}: {suffix} is neither an image nor a list; save a list as CSV in UTF-8")
     if suffix in LIST_SUFFIXES:
         return "list" if is_list(where) else "table"
     return "table" if suffix in TABLE_SUFFIXES else "file"

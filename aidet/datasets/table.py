@@ -50,7 +50,7 @@ def refuse_doubles(keys: Sequence[str], what: str) -> None:
     if len(set(keys)) == len(keys):
         return
     doubled = [key for key, n in collections.Counter(keys).items() if n > 1][:SHOWN]
-    raise UserError(f"{what}: {len(keys) - len(set(keys))} paths stand there more than once: {examples(doubled)}")
+    raise UserError(f"{what}: {len(keys) - len(set(keys))} paths occur more than once: {examples(doubled)}")
 
 
 @dataclass

@@ -51,8 +51,8 @@ def fusion(checkpoints: Tuple[AnyPath, ...], fuse: AnyPath) -> Tuple[Tuple[AnyPa
         if own and set(own) != set(others):
             named, given = (", ".join(map(str, paths)) for paths in (spec["models"], checkpoints))
             raise UserError(
-                f"fusion file {str(fuse)!r} is of {named}, not of {given}; give it alone, --ckpt {fuse}, or take "
-                "'models' out of it"
+                f"fusion file {str(fuse)!r} names the models {named}, not {given}; give it alone, --ckpt {fuse}, or "
+                "remove 'models' from it"
             )
         return checkpoints, fuse, spec
     if not spec["models"]:

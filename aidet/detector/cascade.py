@@ -124,13 +124,13 @@ def open_first(
     ----------
     path : str or Path
         An ``.onnx`` file of ``export.py --int8`` or ``--bf16``.
-    exact : aidet.engine.Network
+    exact : aidet.detector.Network
     open_network : callable
         Opens a network from its path.
 
     Returns
     -------
-    (aidet.engine.Network, float)
+    (aidet.detector.Network, float)
         The network, and the margin of its raw scores.
 
     Raises
@@ -168,8 +168,8 @@ def score_margin_of(session: Any, views: Views, rescaled: float = 1.0) -> Option
 
     Parameters
     ----------
-    session : aidet.backends.OnnxRuntime
-    views : aidet.vote.Views
+    session : aidet.detector.backends.OnnxRuntime
+    views : aidet.detector.Views
     rescaled : float
         The checkpoint's scale of calibration over that of the file.
 
@@ -201,10 +201,10 @@ def margin_of(session: Any, path: Union[str, Path], views: Views) -> float:
 
     Parameters
     ----------
-    session : aidet.backends.OnnxRuntime
+    session : aidet.detector.backends.OnnxRuntime
     path : str or Path
         For the error message.
-    views : aidet.vote.Views
+    views : aidet.detector.Views
         The views that the margin has to hold for.
 
     Returns

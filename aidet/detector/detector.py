@@ -58,7 +58,7 @@ class Detector(Ensemble):
     threshold : float, optional
         Generated if ``prob > threshold``. Default: the sidecar's with one model and soft votes, else 0.5.
     operating_point : {"few-false-alarms", "balanced", "few-misses"}, optional
-        The threshold that the sidecar states for this purpose, of each model its own; not with ``threshold``.
+        The threshold that the sidecar of each model states for this purpose; not with ``threshold``.
     unsure : (float, float), "LOW,HIGH" or "none", optional
         Zone of the probability in which the decision is ``unsure``. Default: :func:`aidet.labels.zone_around` the
         threshold.

@@ -212,7 +212,7 @@ def lay(heat: np.ndarray, pipeline: Pipeline, size: Tuple[int, int]) -> np.ndarr
     Parameters
     ----------
     heat : ndarray (rows, columns)
-    pipeline : aidet.transforms.Pipeline
+    pipeline : aidet.images.Pipeline
         The pipeline that made the view, without random operations.
     size : (int, int)
         Width and height of the image.
@@ -243,7 +243,7 @@ def maps(
 
     Parameters
     ----------
-    detector : aidet.engine.Detector
+    detector : aidet.Detector
     image : PIL.Image.Image or path
     key : str
         See :func:`occlusion`.
@@ -300,7 +300,7 @@ def occlusion(detector: Detector, image: Any, key: str = "image", grid: int = GR
 
     Parameters
     ----------
-    detector : aidet.engine.Detector
+    detector : aidet.Detector
     image : PIL.Image.Image or path
     key : str
         Seeds the views, so that the same crops are taken of all covered images.

@@ -204,7 +204,9 @@ def _labels(where):
 def _label_of(path, known):
     found = known.get(path, known.get(Path(path).name))
     if found is None:
-        raise UserError(f"the labels say nothing of {path!r}; paths in both must agree, or file names be distinct")
+        raise UserError(
+            f"no label for {path!r}; the labels must name it by the same path, or by a file name that is unique"
+        )
     return found
 
 

@@ -14,9 +14,9 @@ Box = Tuple[int, int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class Localization:
-    """What a :class:`aidet.Localizer` says of one picture.
+    """What a :class:`aidet.Localizer` says about one picture.
 
-    The map is kept at one value a cell, a few hundred kilobytes for 48 megapixels, and enlarged when it is asked for.
+    The map has one value for each cell, a few hundred kilobytes for 48 megapixels, and enlarged when it is asked for.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ class Localization:
         return Image.fromarray(made)
 
     def to_dict(self) -> Dict[str, Any]:
-        """Everything but the map; numbers, texts and lists only, so that ``json`` can write it."""
+        """Everything but the map; only numbers, strings and lists, so that ``json`` can write it."""
         return {
             "area": self.area,
             "where": None if self.where is None else list(self.where),

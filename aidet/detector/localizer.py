@@ -1,9 +1,9 @@
 """Finding the generated parts of a picture: a network with a dense head, run on overlapping tiles at native resolution.
 
 The traces of generators and of inpainting are in the finest detail, which resizing destroys. So the picture is never
-resized: tiles are cut from it that overlap by half, and what the network says of a cell is the mean over the tiles that
-contain it, weighted by how far the cell is from their edges. All tiles start at a multiple of the grid; JPEG's blocks
-of 8 pixels lie in every tile as they lie in the picture.
+resized: it is cut into tiles that overlap by half, and the result for a cell is the mean over the tiles that
+contain it, weighted by how far the cell is from their edges. All tiles start at a multiple of the grid, so that JPEG's
+blocks of 8 pixels have the same position in every tile as in the picture.
 """
 
 import functools
@@ -125,10 +125,10 @@ def _background(own, what):
 
 
 def levelled(cells: np.ndarray, background: Optional[Mapping[str, float]]) -> np.ndarray:
-    """Logits of cells, moved so that every picture's background lies at nearly the same level.
+    """Logits of cells, shifted so that every picture's background lies at nearly the same level.
 
-    Photographs differ: noise, sharpening or an earlier compression move the logits of all their cells, by more than
-    many a repainted region moves its own. The background is a low quantile of the cells, which lies outside of a region
+    Photographs differ: noise, sharpening or an earlier compression shift the logits of all their cells, often by more
+    than a repainted region shifts its own. The background is a low quantile of the cells; it lies outside of a region
     unless that is most of the picture.
 
     Parameters
@@ -193,7 +193,7 @@ def window(cells: int) -> np.ndarray:
 
 
 def joined(size: Tuple[int, int], tile: int, grid: int, pieces: Iterable[Tuple[Sequence[Place], Any]]) -> np.ndarray:
-    """What overlapping tiles say of a picture's cells: the mean over the tiles, weighted by :func:`window`.
+    """The values of a picture's cells from overlapping tiles: the mean over the tiles, weighted by :func:`window`.
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ class Localizer:
     backend, device, say, precision :
         See :func:`aidet.detector.backends.open_model`.
     workers : int, optional
-        Threads that look at the tiles of one picture, on ONNX Runtime and OpenVINO; default: the CPUs this process may
+        Threads that score the tiles of one picture, on ONNX Runtime and OpenVINO; default: the CPUs this process may
         use. The map does not depend on it.
     max_pixels, truncated :
         See :class:`aidet.images.Reading`.
@@ -316,7 +316,7 @@ class Localizer:
 
         Notes
         -----
-        Beside the decoded picture, 3 bytes a pixel, it needs memory for eight tiles a worker and a few numbers a cell.
+        Besides the decoded picture, 3 bytes a pixel, it holds eight tiles per worker and a few numbers per cell.
         """
         image = self.reading.decode(io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source)
         own = self.settings

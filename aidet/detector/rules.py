@@ -188,6 +188,6 @@ def read(path: Union[str, Path]) -> Dict[str, Any]:
     if not lists or not all(kinds) or not all(texts) or 0 in numbers[1]:
         raise UserError(
             f"rule {str(path)!r}: mean, scale (not 0) and coefficients must be {len(FEATURES)} numbers each, intercept "
-            "one, autoencoder and transform texts; make it again with python -m aidet.rules fit"
+            "one number, autoencoder and transform strings; make it again with python -m aidet.rules fit"
         )
     return facts

@@ -44,7 +44,7 @@ class Scorer:
         Calibration, see :meth:`calibrate`.
     path : Path or None
         The file that it was opened from.
-    views : aidet.vote.Views or None
+    views : aidet.detector.Views or None
         How the views of an image are made; None for a rule that needs no views.
     as_measured : bool
         Whether the views are those of the sidecar, with which the probability was calibrated; True without views.
@@ -54,7 +54,7 @@ class Scorer:
         Sidecar of a network; None for a rule.
     backend : aidet.detector.backends.OnnxRuntime, OpenVino or MindSpore, or None
         What runs the network; None for a rule without one.
-    explainer : aidet.explain.Explainer or None
+    explainer : aidet.detector.explain.Explainer or None
         Made on the first explanation and kept here.
     """
 

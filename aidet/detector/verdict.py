@@ -1,4 +1,4 @@
-"""What a detector says of one image, and of many."""
+"""What a detector says about one image, and about many."""
 
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
@@ -44,7 +44,7 @@ class Verdict(Record):
     def statement(self) -> Optional[str]:
         """The verdict in words: ``71% likely generated (at equal odds); called generated above 80%``.
 
-        For an image with too little evidence that reason. None if there is neither such a reason nor a stated prior.
+        For an image with too little evidence, the reason. None if there is neither such a reason nor a stated prior.
         """
         if self.reason:
             return f"too little evidence: {self.reason}"
@@ -68,7 +68,7 @@ class Verdict(Record):
         return self.prob
 
     def to_dict(self) -> Dict[str, Any]:
-        """Every attribute by its name, of the views their probabilities; numbers, texts, lists and dicts only.
+        """Every attribute by its name, with the probabilities of the views; only numbers, strings, lists and dicts.
 
         ``json`` can write it. ``threshold``, ``prior`` and ``statement`` are there if the detector states a prior,
         ``reason`` if it has a rule on too little evidence, ``local`` if a localizer has seen the image.

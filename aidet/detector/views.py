@@ -65,7 +65,7 @@ class Views:
 
     Attributes
     ----------
-    first : aidet.transforms.Pipeline
+    first : aidet.images.Pipeline
         The evaluation pipeline.
     size : (int, int) or None
         Height and width of a view; None if the network takes images of any size.
@@ -115,8 +115,8 @@ class Views:
                 raise UserError(f"views {self.others.text!r} are not random: {votes} votes would all be the same")
         if _in_two_sizes(self.first) and (flips or kind in GRIDS or not _in_two_sizes(self.others or self.first)):
             raise UserError(
-                f"the model's line {self.first.text!r} lays two sizes of the picture into one input, which a crop or a "
-                "mirrored view is not: score one view (votes 1, no flips), or write views that end with this line"
+                f"the model's line {self.first.text!r} puts two sizes of the picture into one input, which crops and "
+                "mirrored views do not do: score one view (votes 1, no flips), or write views that end with this line"
             )
 
     def _need_size(self):

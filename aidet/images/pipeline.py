@@ -93,7 +93,7 @@ class Pipeline:
                 raise UserError(f"transform {text!r}: {nearest(name, OPERATIONS, 'operation')}")
             before = next((done for done, _ in self.steps if done in NUMERIC), None)
             if before is not None and name != "random_erasing":
-                raise UserError(f"transform {text!r}: {name} takes a picture, {before} before it gives numbers")
+                raise UserError(f"transform {text!r}: {name} takes a picture, but {before} before it gives numbers")
             factory, random = OPERATIONS[name]
             try:
                 inspect.signature(factory).bind(*args, **kwargs)

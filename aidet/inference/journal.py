@@ -94,7 +94,9 @@ class Journal:
         changed = [k for k in {**header, **known} if k != PLACES and header.get(k) != known.get(k)]
         if {"names", "total"} & set(changed):
             now = f"{known.get('total')} then, {header.get('total')} now"
-            raise UserError(f"{str(self.path)!r} is of other images or another order ({now}); run without --resume")
+            raise UserError(
+                f"{str(self.path)!r} was written for other images or another order ({now}); run without --resume"
+            )
         if changed:
             raise UserError(
                 f"{str(self.path)!r} was written with another {changed[0]} "
@@ -263,7 +265,7 @@ def find_shards(out: Union[str, Path]) -> List[Path]:
         changed = [k for k in headers[0] if headers[0][k] != header.get(k)]
         if "names" in changed:
             raise UserError(
-                f"{path.name} was made of other images than {paths[0].name}; run both again on the same images"
+                f"{path.name} was made from other images than {paths[0].name}; run both again on the same images"
             )
         if changed:
             raise UserError(f"{path.name} was made with another {changed[0]} than {paths[0].name}; run it again")

@@ -58,7 +58,7 @@ def refuse_names(
         if first not in ("", "filename,logit"):
             raise UserError(
                 f"{str(Path(out, own))!r} is no earlier result (its first line is {first[:60]!r}) and would be "
-                "replaced: of IN.csv OUT.csv the second file is written; give another name"
+                "replaced: in the form IN.csv OUT.csv the second file is the output; give another name"
             )
 
 
@@ -338,7 +338,7 @@ def _check_scores(path, lines, names=None):
     said = ["labels and order agree with scores.csv"]
     other = sorted((names or set()) - {r.path for r in every})
     if other:
-        said.append(f"warning: scores.csv is of other images than --images: {other[0]} is not in it")
+        said.append(f"warning: scores.csv is for other images than --images: {other[0]} is not in it")
     bad = [r for r in every if not r.ok]
     if bad:
         out = " and are left out" if len(rows) < len(every) else ""

@@ -76,7 +76,7 @@ def targets(args: argparse.Namespace) -> Target:
             )
         return Target(table, Path(written).parent, "logit", Path(written).name)
     if len(args.inputs) > 1:
-        raise UserError(f"{args.inputs[1]!r}: result files are of one folder, table or list; name it with --images")
+        raise UserError(f"{args.inputs[1]!r}: result files need one folder, table or list; name it with --images")
     source: str = args.images or (args.inputs[0] if args.inputs else "")
     form = args.format or ("csv" if args.contest and Path(args.out or "").suffix == ".csv" else "result")
     for value, missing in ((source, "no image is named, give an image or a folder"), (args.out, "--out is missing")):

@@ -82,7 +82,7 @@ def require_masks(config: Any, data: Any, lines: Any) -> None:
     ]
     if taken:
         raise UserError(
-            f"map_weight trains with masks, which {taken[0]} knows nothing of; set {taken[0]} to its default"
+            f"map_weight trains with masks, which {taken[0]} does not support; set {taken[0]} to its default"
         )
     for text in (lines.text, lines.text_eval):
         images.refuse_unmasked(images.parsed(text))

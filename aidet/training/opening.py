@@ -50,12 +50,12 @@ def _require(part: Samples, name: str, classes: List[str], warn: Callable[[str],
         first = f"first {path!r}: {why}"
         if len(lost) == len(chosen):
             raise UserError(
-                f"none of the {name} images tried can be used ({len(failed)}), {first}; paths are relative to "
-                f"{str(part.root)!r}"
+                f"none of the {name} images that were tried can be used ({len(failed)}), {first}; paths "
+                f"are relative to {str(part.root)!r}"
             )
         if len(kinds) - len(lost) < 2 <= len(kinds):
             raise UserError(f"{name}: no image of {', '.join(lost)} can be used, which leaves one class; {first}")
-        warn(f"warning: {len(failed)} of some {name} images tried cannot be used, {first}")
+        warn(f"warning: {len(failed)} of the {name} images that were tried cannot be used, {first}")
 
 
 def _try(part: Samples, rows: np.ndarray, count: int, reading: images.Reading) -> Tuple[int, List[Tuple[str, str]]]:

@@ -54,7 +54,9 @@ class Processes:
         several = any(size.isdigit() and int(size) > 1 for size in sizes)
         if not (several or (config.distribute and any(sizes))):
             if config.distribute:
-                self.warn("warning: distribute is set, but no launcher (msrun, mpirun) started this: one process")
+                self.warn(
+                    "warning: distribute is set, but no launcher (msrun, mpirun) started this run; it uses one process"
+                )
             return
         from mindspore.communication import get_group_size, get_rank, init
 

@@ -437,7 +437,9 @@ def test_a_large_image_is_resaved_in_its_middle_and_says_so(served, photo, tmp_p
     found.prob, found.stability = 0.9, dict.fromkeys(part, 0.1)  # the middle looks otherwise than the whole
     assert service.flips(found, 0.5) == [name for name in part if name != "original"]
     assert "Weak: 6 of 6" in cards.verdict("en", found, 0.5, (0.5, 0.5))
-    assert "of the middle of this large image, 60 x 50" in cards.verdict("en", found, 0.5, (0.4, 0.6), part="60 x 50")
+    assert "made from the middle of this large image, 60 x 50" in cards.verdict(
+        "en", found, 0.5, (0.4, 0.6), part="60 x 50"
+    )
 
 
 def luminance(colour):

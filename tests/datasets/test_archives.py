@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import tarfile
@@ -203,6 +204,18 @@ def test_packed_shards_hold_the_same_bytes(source, folder, form, tmp_path):
     true = read_labels(out)
     expected = {(folder / name).read_bytes(): side for name, side in zip(NAMES, SIDES)}
     assert {archives.read(file): side for file, side in zip(true.files(), true.labels.tolist())} == expected
+
+
+def test_the_note_on_shuffling_names_a_command_that_helps(folder, tmp_path):
+    """It once named ``pack`` without a format: Parquet again."""
+    said = []
+    assert data.main(["pack", str(folder), "--out", str(tmp_path / "set")]) == 0
+    open_data(config.load(None, {"data_dir": str(tmp_path / "set")}), said.append)
+    (named,) = re.findall(r"`python -m aidet.data (.*)` makes shards that can be read in any order", " ".join(said))
+    assert data.main([*named.split(), str(tmp_path / "set"), "--out", str(tmp_path / "again")]) == 0
+    again = []
+    open_data(config.load(None, {"data_dir": str(tmp_path / "again")}), again.append)
+    assert not re.search("shuffled", " ".join(again))
 
 
 def test_shards_end_at_their_size(folder, tmp_path, capsys):

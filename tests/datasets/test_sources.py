@@ -245,7 +245,7 @@ def test_names_that_two_splits_of_a_table_share_are_a_warning(tmp_path):
             image.save(tmp_path / side / f"{i}.png", "JPEG", quality=quality)
     train, val, _ = opened(tmp_path, said)
     assert (len(train), len(val)) == (4, 2)
-    assert len(said) == 1 and "2 names have one class in training and another in validation, as '1.png'" in said[0]
+    assert len(said) == 1 and "2 names have one class in training and another in validation, such as '1.png'" in said[0]
     labels_csv(
         tmp_path, ("path", "label", "split"), [(*row[:2], ("train", "val")[k > 3]) for k, row in enumerate(rows)]
     )

@@ -165,7 +165,9 @@ def test_a_detector_of_relative_paths_is_opened_again_elsewhere(folder, tmp_path
 def test_a_file_of_other_models_is_no_way_to_fuse_these(folder):
     both = [folder / "a.ckpt", folder / "sub" / "b.ckpt"]
     assert Detector(*both, fuse=folder / "large.yaml").names == ["a", "b"]
-    with pytest.raises(UserError, match=r"large.yaml' is of .*b.ckpt, not of .*a.ckpt; give it alone, --ckpt .*large"):
+    with pytest.raises(
+        UserError, match=r"large.yaml' names the models .*b.ckpt, not .*a.ckpt; give it alone, --ckpt .*large"
+    ):
         Detector(both[0], fuse=folder / "large.yaml")
 
 

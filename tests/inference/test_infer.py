@@ -438,7 +438,7 @@ def test_images_that_come_or_go_meanwhile_are_noticed(model, folder, tmp_path, m
             with pytest.raises(UserError, match="the images changed while they were scored"):
                 call(*flags)
         assert not (out / "result.txt").exists()
-        with pytest.raises(UserError, match="of other images or another order"):
+        with pytest.raises(UserError, match="written for other images or another order"):
             call(*flags, "--resume")
         assert call(*flags) == 0
         assert len((out / "result.txt").read_text().splitlines()) == len(list((root / "b").glob("*.png")))
@@ -452,7 +452,7 @@ def test_shards_of_other_images_are_not_joined(model, tmp_path, photo):
     call("--ckpt", model, "--images", root, "--out", out, "--shard", "0/2")
     (root / "2.png").rename(root / "7.png")
     call("--ckpt", model, "--images", root, "--out", out, "--shard", "1/2")
-    with pytest.raises(UserError, match="was made of other images"):
+    with pytest.raises(UserError, match="was made from other images"):
         call("merge", out)
 
 

@@ -178,7 +178,7 @@ def test_the_standard_input(model, files, capsys, monkeypatch):
     [
         ("in --format result", "--format result is a result file; add --out DIR"),
         ("in --out o --format json", "--format json is for the screen; leave out --out o"),
-        ("in in --out o", "'in': result files are of one folder, table or list; name it with --images"),
+        ("in in --out o", "'in': result files need one folder, table or list; name it with --images"),
         ("in --images in", "got 'in' and --images 'in'; name the images in one way"),
         ("in --resume", "--resume continues or divides result files; add --out DIR"),
         ("in --format jso", "did you mean 'json'"),

@@ -90,7 +90,7 @@ def test_check_of_a_good_file_and_of_a_shifted_one(tmp_path, photo):
     assert said == ["3 lines: 2 real (0), 1 generated (1)", "labels and order agree with scores.csv"]
     (tmp_path / "in" / "10.jpg").rename(tmp_path / "in" / "3.jpg")
     said = results.check(tmp_path / "result.txt", tmp_path / "in", 3)
-    assert said[-1] == "warning: scores.csv is of other images than --images: 3.jpg is not in it"
+    assert said[-1] == "warning: scores.csv is for other images than --images: 3.jpg is not in it"
     (tmp_path / "in" / "3.jpg").rename(tmp_path / "in" / "10.jpg")
     (tmp_path / "result.txt").write_text("0\n0\n1\n")  # text order instead of numeric order
     with pytest.raises(UserError, match="line 1 says 0, scores.csv says 1 for '1.jpg'"):
@@ -204,7 +204,7 @@ def test_a_journal_of_other_images_is_not_continued(tmp_path):
     journal.Journal(path, HEADER).close()
     whole = path.read_bytes()
     for change, text in (
-        ({"names": "abd"}, "of other images or another order"),
+        ({"names": "abd"}, "written for other images or another order"),
         ({"total": 4}, "3 then, 4 now"),
         ({"zone": (0.4, 0.7)}, "another zone"),
     ):

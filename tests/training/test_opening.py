@@ -38,7 +38,11 @@ def test_a_sample_is_opened(tmp_path):
 def test_none_one_class_and_some(tmp_path):
     targets = [0, 1] * 20
     for name, missing, match in (
-        ("none", range(40), "none of the training images tried can be used .*first '0.png': no such file; .*none"),
+        (
+            "none",
+            range(40),
+            "none of the training images that were tried can be used .*first '0.png': no such file; .*none",
+        ),
         ("one", range(0, 40, 2), "training: no image of 'real' can be used, which leaves one class; first '0.png'"),
     ):
         (tmp_path / name).mkdir()
@@ -46,14 +50,14 @@ def test_none_one_class_and_some(tmp_path):
             check(samples(tmp_path / name, targets, missing))
     (tmp_path / "some").mkdir()
     (said,) = check(samples(tmp_path / "some", targets, (0, 1)))
-    assert said.startswith("warning: 2 of some training images tried cannot be used")
+    assert said.startswith("warning: 2 of the training images that were tried cannot be used")
     # All but one of a class: the search goes on until it is found.
     (tmp_path / "last").mkdir()
     (said,) = check(samples(tmp_path / "last", targets, range(0, 36, 2)))
     assert "cannot be used" in said
     good = samples(tmp_path, targets, ())
     (tmp_path / "val").mkdir()
-    with pytest.raises(UserError, match="none of the validation images"):
+    with pytest.raises(UserError, match="none of the validation images that were tried"):
         check(good, samples(tmp_path / "val", targets, range(40)))
 
 
