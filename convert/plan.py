@@ -196,6 +196,7 @@ def make_plan(
     tensors, dropped = prefixes.without(source, drop)
     family, chosen, tensors, view = _detect(source, tensors, layout, architecture, prefix)
     source.notes += view.notes()
+    chosen.check(source.config)
     found, arguments = family.infer(chosen, tensors, source.config)
     arguments = {**arguments, **(given or {})}
     if architecture is not None and architecture != found:

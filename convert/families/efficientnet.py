@@ -125,7 +125,14 @@ LAYOUTS = (
         configured=r"tf_efficientnet_.*",
     ),
     Layout("lukemelas", (r"_conv_stem\.weight", r"_blocks\.\d+\._expand_conv\.weight"), LUKEMELAS, arguments=TF),
-    Layout("hf", (r"efficientnet\.encoder\.top_conv\.weight",), HF, arguments=TF, configured="efficientnet"),
+    Layout(
+        "hf",
+        (r"efficientnet\.encoder\.top_conv\.weight",),
+        HF,
+        arguments=TF,
+        configured="efficientnet",
+        stated={"hidden_act": ("swish", "silu"), "pooling_type": ("mean",)},
+    ),
     mindcv(r"features\.0\.weight", r"mlp_head\.weight", r"features\.4\.0\.block\.8\.gamma"),
     Layout(
         "stacked",
@@ -169,6 +176,8 @@ def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Argume
     if size is None:
         raise UserError(f"an EfficientNet with head {head} and {blocks} blocks is not one of {', '.join(SIZES)}")
     arguments = dict(layout.arguments)
+    if layout.name == "hf":
+        arguments["bn_eps"] = float((config or {}).get("batch_norm_eps") or arguments["bn_eps"])
     if arguments.get("padding") == "symmetric":
         arguments["bn_eps"] = 1e-3 if size in ("b5", "b6", "b7") and layout.name != "timm" else 1e-5
     return "efficientnet_" + size, arguments

@@ -55,7 +55,18 @@ LAYOUTS = (
         only=NODOWN,
     ),
     Layout("drct", tuple(r"model\." + m for m in _MARKS) + (r"fc\.weight",), DRCT, arguments=TORCH),
-    Layout("hf", (r"resnet\.embedder\.embedder\.convolution\.weight",), HF, arguments=TORCH, aliases=("aigc-clf",)),
+    Layout(
+        "hf",
+        (r"resnet\.embedder\.embedder\.convolution\.weight",),
+        HF,
+        arguments=TORCH,
+        aliases=("aigc-clf",),
+        stated={
+            "hidden_act": ("relu",),
+            "downsample_in_bottleneck": (False,),
+            "downsample_in_first_stage": (False,),
+        },
+    ),
     mindcv(r"conv1\.weight", r"layer4\.0\.conv1\.weight", r"bn1\.moving_mean"),
 )
 

@@ -493,6 +493,15 @@ def test_reverse_knows_what_a_sidecar_leaves_out(tmp_path, architecture, argumen
             reverse.reverse(tmp_path / "x.ckpt", tmp_path / "y.safetensors", other)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "shape"), [("convnext_v2_atto", (160, 40, 1, 1)), ("convnext_v2_tiny", (384, 96))]
+)
+def test_reverse_gives_the_small_convnexts_v2_of_timm_their_convolutions(tmp_path, architecture, shape):
+    path, _ = source_file(tmp_path, architecture, "timm", {"num_classes": 2})
+    assert reading.read(path).tensors["stages.0.blocks.0.mlp.fc1.weight"].shape == shape
+    assert make_plan(reading.read(path)).architecture == architecture
+
+
 def test_reverse_into_a_layout_without_a_parameter_is_one_line(tmp_path):
     sizes = {"width": 64, "depth": 1, "heads": 1, "patch_size": 8, "image_size": 16, "projection": 16}
     net = build("clip_vit", {**sizes, "act": "gelu"}, None, weights=True)
