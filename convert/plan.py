@@ -98,6 +98,10 @@ def _detect(source, tensors, layout, architecture, prefix=None):
             break
     found = _settle(found, source.config)
     name = source.files[0].name
+    if not found and source.own:
+        raise UserError(
+            f"{name} is a checkpoint of this project ({source.own}): it needs no conversion; no layout fits its keys"
+        )
     if not found:
         keys = sorted(tensors, key=natural)
         wanted = f" as layout {layout!r}" if layout else ""

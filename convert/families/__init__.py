@@ -223,10 +223,14 @@ def families() -> List[Family]:
 
 
 def family_of(architecture: str) -> Family:
-    """The family that an architecture belongs to."""
+    """The family that an architecture belongs to; :class:`UserError` if there is none."""
     for family in families():
         if architecture in family.architectures:
             return family
+    from aidet import models
+
+    if architecture in models.names():
+        raise UserError(f"{architecture!r}: no layout of a PyTorch library is known for this network")
     raise UserError(nearest(architecture, [a for f in families() for a in f.architectures], "architecture"))
 
 
