@@ -19,6 +19,10 @@ MODULES = (
 HEADS = r"(?:fc|head|linear|linear_head|classifier)(?:\.\d+)?\.(weight|bias)"
 GELU = ("gelu", "gelu_python")  # what transformers calls the exact one
 TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate")  # its approximation
+# Heads of published towers (SO400M, H, g, bigG) that do not have one for every 64 channels, by their width.
+HEADS_OF_WIDTH = dict.fromkeys((1152, 1280, 1408, 1664), 16)
+# Arguments of a timm model that change the net, and which neither a key nor a shape shows.
+UNSEEN = ("act_layer", "aa_layer", "output_stride", "pad_type")
 Shape = Tuple[int, ...]
 Rules = Sequence[Tuple[str, str, str]]  # (kind, target, source)
 Reasons = Sequence[Tuple[str, str]]  # (regular expression, reason)
@@ -120,12 +124,15 @@ class Layout:
     def check(self, config: Config) -> None:
         """Raise a :class:`UserError` if ``config`` states a net that computes something else under the same keys."""
         said = vision(config)
-        for name, known in self.stated.items():
+        hidden = {name: (None,) for name in UNSEEN if name in model_args(config)}
+        said = {**said, **{name: model_args(config)[name] for name in hidden}}
+        for name, known in {**self.stated, **hidden}.items():
             value = said.get(name)
             if value is not None and value not in known:
                 raise UserError(
                     f"config.json: {name} (={value!r}) makes another net under the keys of layout {self.name!r}; known "
-                    f"here is {' or '.join(map(repr, known))}. Correct config.json if it is wrong"
+                    f"here is {' or '.join(map(repr, known)) if name in self.stated else 'the plain one'}. Correct "
+                    "config.json if it is wrong"
                 )
 
     def dimensions(self, key: str, architecture: str) -> Optional[int]:
@@ -256,7 +263,8 @@ def tower(layout: Layout, tensors: Tensors, config: Config, lead: int) -> Argume
     layout : Layout
     tensors : dict
     config : dict or None
-        The number of heads is not visible in shapes; without it there is one for every 64 channels.
+        The number of heads is not visible in shapes; without it there is one for every 64 channels, or as many as
+        the published towers of that width have (:data:`HEADS_OF_WIDTH`).
     lead : int
         Positions that belong to no patch.
 
@@ -284,9 +292,9 @@ def tower(layout: Layout, tensors: Tensors, config: Config, lead: int) -> Argume
         "patch_size": patch[2],
         "hidden": fc1[0] if fc1 else 4 * patch[0],
         "grid": grid,
-        "heads": patch[0] // 64,
+        "heads": HEADS_OF_WIDTH.get(patch[0], patch[0] // 64),
     }
-    heads = vision(config).get("num_attention_heads")
+    heads = vision(config).get("num_attention_heads") or model_args(config).get("num_heads")
     return {**found, "heads": int(heads)} if heads else found
 
 
@@ -311,6 +319,12 @@ def activation(config: Config, default: str) -> str:
             "Correct config.json if it is wrong"
         )
     return known[stated]
+
+
+def model_args(config: Config) -> Mapping[str, Any]:
+    """What timm's ``config.json`` changes in the architecture that it names."""
+    stated = (config or {}).get("model_args")
+    return stated if isinstance(stated, Mapping) else {}
 
 
 def vision(config: Config) -> Mapping[str, Any]:

@@ -73,6 +73,11 @@ LAYOUTS = (
 
 def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
     """Size from the blocks of each stage and the number of convolutions in a block."""
+    named = str((config or {}).get("architecture"))
+    if re.match(r"resnet(blur|aa)\d", named):
+        raise UserError(
+            f"config.json: architecture (={named!r}) filters before its strides, which no network here does"
+        )
     if layout.name == "hf":
         depths = tuple(count(tensors, rf"resnet\.encoder\.stages\.{s}\.layers\.(\d+)\..*") for s in range(4))
         convs = count(tensors, r"resnet\.encoder\.stages\.0\.layers\.0\.layer\.(\d)\..*")

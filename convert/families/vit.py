@@ -70,6 +70,7 @@ LAYOUTS = (
         TIMM,
         without=(r"fc_norm\..*", r"blocks\.0\.ls1.*", r"norm_pre\..*", r"reg_token"),
         arguments={"ln_eps": 1e-6},
+        stated={"global_pool": ("token", "")},
     ),
     Layout(
         "hf",

@@ -54,12 +54,14 @@ def plan(folder, architecture, layout, config):
         ("resnet50", "hf", {"downsample_in_bottleneck": True}, {"downsample_in_bottleneck": False}),
         ("resnet18", "hf", {"downsample_in_first_stage": True}, {"hidden_act": "relu"}),
         ("mobilenet_v2", "hf", {"hidden_act": "relu"}, {"hidden_act": "relu6"}),
+        ("vit", "timm", {"global_pool": "avg"}, {"global_pool": "token"}),
+        ("resnet50", "torchvision", {"model_args": {"output_stride": 8}}, {"model_args": {"in_chans": 3}}),
         ("efficientnet_b0", "hf", {"pooling_type": "max"}, {"pooling_type": "mean", "hidden_act": "swish"}),
     ],
 )
 def test_another_net_under_the_same_keys_is_refused(tmp_path, architecture, layout, other, own):
     assert plan(tmp_path, architecture, layout, own).architecture == architecture
-    inner = other.get("vision_config", other)
+    inner = other.get("vision_config") or other.get("model_args") or other
     (name,) = inner
     with pytest.raises(UserError, match=f"config.json: {name} .={inner[name]!r}.* Correct config.json if it is wrong"):
         plan(tmp_path, architecture, layout, other)
@@ -76,3 +78,18 @@ def test_siglip_has_the_stated_activation(tmp_path, stated, act):
 def test_efficientnet_has_the_stated_epsilon(tmp_path):
     assert plan(tmp_path, "efficientnet_b0", "hf", {}).arguments["bn_eps"] == 1e-3
     assert plan(tmp_path, "efficientnet_b0", "hf", {"batch_norm_eps": 0.01}).arguments["bn_eps"] == 0.01
+
+
+@pytest.mark.parametrize("name", ["resnetblur50", "resnetaa50"])
+def test_filters_before_strides_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match=f"architecture .='{name}'. filters before its strides"):
+        plan(tmp_path, "resnet50", "torchvision", {"architecture": name})
+
+
+@pytest.mark.parametrize(
+    ("width", "config", "heads"),
+    [(128, {}, 2), (1280, {}, 16), (1280, {"num_attention_heads": 20}, 20), (128, {"model_args": {"num_heads": 4}}, 4)],
+)
+def test_heads_are_those_of_the_config_or_of_the_published_towers(tmp_path, monkeypatch, width, config, heads):
+    monkeypatch.setitem(NETS, "vit", {**TOWER, "width": width})
+    assert plan(tmp_path, "vit", "timm", config).arguments["heads"] == heads
