@@ -100,6 +100,10 @@ STACKED = tuple((kind, target, "0." + source) for kind, target, source in TORCHV
     ("wb", "classifier", "2"),
 )
 
+# Every size has four blocks in the sixth stage; MobileNetV2 has three, and the same names.
+_TIMM_MARKS = (
+    r"conv_stem\.weight", r"blocks\.1\.0\.conv_pwl\.weight", r"blocks\.5\.3\.conv_pwl\.weight", r"bn2\.weight"
+)  # fmt: skip
 LAYOUTS = (
     Layout(
         "torchvision",
@@ -109,16 +113,15 @@ LAYOUTS = (
     ),
     Layout(
         "timm",
-        (r"conv_stem\.weight", r"blocks\.1\.0\.conv_pwl\.weight", r"blocks\.0\.0\.se\.conv_reduce\.weight"),
+        _TIMM_MARKS,
         TIMM,
         without=(r"blocks\.\d+\.\d+\.conv\.weight",),
         arguments=TORCH,
-        configured=r"efficientnet_b\d.*",
+        configured=r"efficientnet_(b\d|lite\d).*",
     ),
     Layout(
         "timm-tf",
-        # Every size has four blocks in the sixth stage; MobileNetV2 has three, and the same names.
-        (r"conv_stem\.weight", r"blocks\.1\.0\.conv_pwl\.weight", r"blocks\.5\.3\.conv_pwl\.weight", r"bn2\.weight"),
+        _TIMM_MARKS,
         TIMM,
         without=(r"blocks\.\d+\.\d+\.conv\.weight",),
         arguments=TF,

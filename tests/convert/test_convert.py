@@ -402,7 +402,18 @@ def test_mobilenet_v2_is_not_taken_for_a_lite_efficientnet(tmp_path):
     path, _ = source_file(tmp_path, "mobilenet_v2", "timm", {"width": 0.35})
     assert detect(reading.read(path))[0].name == "mobilenet_v2"
     path, _ = source_file(tmp_path, "efficientnet_lite0", "timm-tf", {})
-    assert detect(reading.read(path))[0].name == "efficientnet"
+    with pytest.raises(UserError, match="fit efficientnet/timm, efficientnet/timm-tf alike; choose with --layout"):
+        detect(reading.read(path))
+
+
+@pytest.mark.parametrize(("name", "layout"), [("efficientnet_lite0", "timm"), ("tf_efficientnet_lite0", "timm-tf")])
+def test_a_lite_efficientnet_of_timm_pads_as_its_config_says(tmp_path, name, layout):
+    path, _ = source_file(tmp_path, "efficientnet_lite0", "timm-tf", {})
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
+    plan = make_plan(reading.read(path))
+    assert (plan.layout.name, plan.architecture) == (layout, "efficientnet_lite0")
+    want = {"padding": "symmetric", "bn_eps": 1e-5} if layout == "timm" else {"padding": "same", "bn_eps": 1e-3}
+    assert plan.arguments == want
 
 
 def test_a_new_head_and_half_precision(cifar, tmp_path):
