@@ -220,7 +220,8 @@ def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
         edge, size = _PRESETS[name]
     else:
         edge = int(size / _CROPS.get(name, 0.875))
-    statistics = "half" if "lite" in name else "imagenet"
+    # The TensorFlow ports of Lite; timm's own has ImageNet's.
+    statistics = "half" if "lite" in name and layout.name != "timm" else "imagenet"
     return f"decode | resize({edge}, bicubic) | center_crop({size}) | normalize({statistics})"
 
 

