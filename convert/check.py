@@ -63,9 +63,16 @@ def check(
     result["preprocessing"] = compare.preprocessing(sidecar.transform, chosen)
     for line in compare.lines(result):
         say(line)
-    if not result["ok"]:
+    if not result["ok"] and _is_half(ckpt.load_arrays(path)):
+        say(compare.HALF)
+    elif not result["ok"]:
         raise UserError(f"{path}: its outputs differ from the reference by {result['logits']['largest']}")
     return 0
+
+
+def _is_half(arrays):
+    """Whether a checkpoint was written with ``--dtype fp16``."""
+    return {a.dtype for a in arrays.values() if a.dtype.kind == "f"} == {np.dtype(np.float16)}
 
 
 def _read(source, sidecar, recipe, sources):
@@ -88,7 +95,6 @@ def _against_source(path, source, found, sidecar, say, architecture, layout):
     folded = sidecar.source_adapters
     fold_adapters(read, place, folded.get("base"), folded.get("alpha"))
     arrays = ckpt.load_arrays(path)
-    kinds = {a.dtype for a in arrays.values() if a.dtype.kind == "f"}
     plan = make_plan(
         read,
         layout or sidecar.source_layout,
@@ -99,7 +105,7 @@ def _against_source(path, source, found, sidecar, say, architecture, layout):
         prefix=options.get("prefix"),
         drop=tuple(options.get("drop") or ()),
     )
-    dtype = np.float16 if kinds == {np.dtype(np.float16)} else np.float32
+    dtype = np.float16 if _is_half(arrays) else np.float32
     same = [
         np.array_equal(arrays[name], array)
         for name, array in rules.gather(plan.entries, plan.tensors, plan.shapes, dtype)
@@ -108,4 +114,4 @@ def _against_source(path, source, found, sidecar, say, architecture, layout):
         say(f"note    the head is new, so that it has no counterpart in the source: {', '.join(plan.fresh)}")
     if not all(same):
         raise UserError(f"{path} differs from {source} in {len(same) - sum(same)} of {len(same)} tensors")
-    say(f"tensors {len(same)} of {len(same)} equal to the source bit by bit")
+    say(compare.bit_by_bit(len(same), dtype == np.float16))

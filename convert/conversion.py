@@ -313,7 +313,7 @@ def _write(
         parity: Facts = {"level": level}
         if level != "none":
             parity["tensors"] = compare.tensors(plan, path, dtype)
-            say(f"tensors {len(plan.entries)} of {len(plan.entries)} equal to the source bit by bit")
+            say(compare.bit_by_bit(len(plan.entries), dtype == np.float16))
             report["compared_with"] = "the tensors of the source file; the outputs were not compared"
         if level in ("logits", "layers") and not plan.fresh:
             parity.update(_parity(plan, source, written, level, reference, digest, dtype, say))
@@ -372,7 +372,9 @@ def _parity(
         result["preprocessing"]["guess"] = sidecar.transform_is_guess
     for line in compare.lines(result):
         say(line)
-    if not result["ok"] and dtype == np.float32:
+    if not result["ok"] and dtype == np.float16:
+        say(compare.HALF)
+    elif not result["ok"]:
         raise UserError(
             f"not equal to the reference: largest difference {result['logits']['largest']} of scale "
             f"{result['logits']['scale']}; see the layers with --verify layers. Nothing was written"

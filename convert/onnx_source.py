@@ -91,7 +91,14 @@ def read(path: Path) -> Found:
         The file is damaged, external data lie outside its folder, or weights cannot be named.
     """
     path = Path(path)
-    graph = Graph(load(path), path)
+    model = load(path)
+    own = {entry.key: entry.value for entry in model.metadata_props}.get("aidet.architecture")
+    if own is not None:
+        raise UserError(
+            f"{path} was exported by this project ({own}): it needs no conversion; its checkpoint is the source for "
+            "everything else"
+        )
+    graph = Graph(model, path)
     names = Names(graph)
     names.parameters()
     names.weights()

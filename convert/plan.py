@@ -98,6 +98,10 @@ def _detect(source, tensors, layout, architecture, prefix=None):
             break
     found = _settle(found, source.config)
     name = source.files[0].name
+    if not found and source.own:
+        raise UserError(
+            f"{name} is a checkpoint of this project ({source.own}): it needs no conversion; no layout fits its keys"
+        )
     if not found:
         keys = sorted(tensors, key=natural)
         wanted = f" as layout {layout!r}" if layout else ""
@@ -196,6 +200,7 @@ def make_plan(
     tensors, dropped = prefixes.without(source, drop)
     family, chosen, tensors, view = _detect(source, tensors, layout, architecture, prefix)
     source.notes += view.notes()
+    chosen.check(source.config)
     found, arguments = family.infer(chosen, tensors, source.config)
     arguments = {**arguments, **(given or {})}
     if architecture is not None and architecture != found:

@@ -141,6 +141,8 @@ class Source:
         All that a checkpoint of torch holds, for the choice of another set of weights.
     problem : UserError or None
         Why no set of tensors was found in it.
+    own : str or None
+        The architecture that its sidecar states, for a checkpoint of this project.
     """
 
     def __init__(
@@ -159,6 +161,7 @@ class Source:
         self.dropped: Dict[str, str] = {}
         self.held: Any = None
         self.problem: Optional[UserError] = None
+        self.own: Optional[str] = None
 
     def sha256(self) -> str:
         """Hash of the weight file; for a sharded model, the hash of its shards' hashes in order."""
@@ -636,7 +639,15 @@ def _mindspore(path):
     from aidet import ckpt
 
     arrays = ckpt.load_arrays(path)
-    return Source({k: ArrayRef(np.asarray(v)) for k, v in arrays.items()}, [path], "mindspore")
+    source = Source({k: ArrayRef(np.asarray(v)) for k, v in arrays.items()}, [path], "mindspore")
+    if ckpt.sidecar_path(path).is_file():
+        try:
+            source.own = ckpt.Sidecar.read(path, check_hash=False).architecture
+        except UserError:
+            return source  # the JSON beside it is something else
+        name = ckpt.sidecar_path(path).name
+        source.notes.append(f"{name} beside it is not read: with it this checkpoint needs no conversion")
+    return source
 
 
 def natural(key: str) -> List[Union[int, str]]:

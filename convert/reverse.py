@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Tuple, Union
@@ -114,7 +113,8 @@ def to_layout(
 
     def shape(entry: rules.Entry) -> Shape:
         want = arrays[entry.target].shape
-        dims = next((d for regex, d in layout.reshaped if re.fullmatch(regex, entry.source)), len(want))
+        found = layout.dimensions(entry.source, architecture)
+        dims = len(want) if found is None else found
         if dims < 0:
             return (1,) * (-dims - len(want)) + want
         # Fewer dimensions than ours: the leading ones go.

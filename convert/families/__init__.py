@@ -17,6 +17,12 @@ MODULES = (
 ).split()
 # What trainers call a linear classifier that they put on a tower of another library.
 HEADS = r"(?:fc|head|linear|linear_head|classifier)(?:\.\d+)?\.(weight|bias)"
+GELU = ("gelu", "gelu_python")  # what transformers calls the exact one
+TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate")  # its approximation
+# Heads of published towers (SO400M, H, g, bigG) that do not have one for every 64 channels, by their width.
+HEADS_OF_WIDTH = dict.fromkeys((1152, 1280, 1408, 1664), 16)
+# Arguments of a timm model that change the net, and which neither a key nor a shape shows.
+UNSEEN = ("act_layer", "aa_layer", "output_stride", "pad_type")
 Shape = Tuple[int, ...]
 Rules = Sequence[Tuple[str, str, str]]  # (kind, target, source)
 Reasons = Sequence[Tuple[str, str]]  # (regular expression, reason)
@@ -54,9 +60,10 @@ class Layout:
         settles an ambiguity.
     transform : str or None
         Evaluation pipeline of these models if neither file nor folder gives one; None: that of the family.
-    reshaped : tuple of (regex, dimensions)
+    reshaped : tuple of (regex, dimensions) or (regex, dimensions, regex)
         For the reverse conversion: source keys whose weight is stored with trailing dimensions of size one, with
-        leading ones if the number is negative, or without leading ones if it is below the net's own.
+        leading ones if the number is negative, or without leading ones if it is below the net's own. A third entry is a
+        regular expression of the architectures of which this is true.
     zeros : tuple of (key, target, dimensions)
         For the reverse conversion: tensors that the library's net has, that inference never reads, and that are
         therefore dropped; zeros of the target parameter's last dimensions take their place.
@@ -71,6 +78,9 @@ class Layout:
         Target parameter names of the classifier, weight first, if they are not the family's.
     identity : bool
         The file already has the target's names (MindCV's own checkpoints and ours).
+    stated : dict of str to tuple
+        Entries of a transformers ``config.json`` that no key or shape shows and that our net has in one form only, and
+        the values that mean this form.
     only : str
         The one architecture of a layout whose keys and shapes are also those of another architecture. Nothing in a file
         tells them apart, so the layout is never detected: ``--arch`` or ``--layout`` chooses it.
@@ -86,13 +96,14 @@ class Layout:
     prefix: str = ""
     configured: str = ""
     transform: Optional[str] = None
-    reshaped: Sequence[Tuple[str, int]] = ()
+    reshaped: Sequence[Tuple[Any, ...]] = ()
     zeros: Sequence[Tuple[str, str, int]] = ()
     renames: Sequence[Tuple[str, str]] = ()
     aliases: Tuple[str, ...] = ()
     classes: Optional[Tuple[str, ...]] = None
     identity: bool = False
     head: Tuple[str, ...] = ()
+    stated: Mapping[str, Tuple[Any, ...]] = field(default_factory=dict)
     only: str = ""
 
     def renamed(self, tensors: Tensors) -> Tensors:
@@ -109,6 +120,27 @@ class Layout:
     def source(self, target: str) -> str:
         """What the rules call the parameter or layer ``target``; itself if they do not name it."""
         return next((theirs for _, ours, theirs in self.rules if ours == target), target)
+
+    def check(self, config: Config) -> None:
+        """Raise a :class:`UserError` if ``config`` states a net that computes something else under the same keys."""
+        said = vision(config)
+        hidden = {name: (None,) for name in UNSEEN if name in model_args(config)}
+        said = {**said, **{name: model_args(config)[name] for name in hidden}}
+        for name, known in {**self.stated, **hidden}.items():
+            value = said.get(name)
+            if value is not None and value not in known:
+                raise UserError(
+                    f"config.json: {name} (={value!r}) makes another net under the keys of layout {self.name!r}; known "
+                    f"here is {' or '.join(map(repr, known)) if name in self.stated else 'the plain one'}. Correct "
+                    "config.json if it is wrong"
+                )
+
+    def dimensions(self, key: str, architecture: str) -> Optional[int]:
+        """How many dimensions :attr:`reshaped` gives the source ``key``; None if it is stored like ours."""
+        for regex, number, *architectures in self.reshaped:
+            if re.fullmatch(regex, key) and all(re.fullmatch(a, architecture) for a in architectures):
+                return number
+        return None
 
     def called(self, name: str) -> bool:
         """Whether ``name`` is the layout's name or one of its aliases."""
@@ -198,10 +230,14 @@ def families() -> List[Family]:
 
 
 def family_of(architecture: str) -> Family:
-    """The family that an architecture belongs to."""
+    """The family that an architecture belongs to; :class:`UserError` if there is none."""
     for family in families():
         if architecture in family.architectures:
             return family
+    from aidet import models
+
+    if architecture in models.names():
+        raise UserError(f"{architecture!r}: no layout of a PyTorch library is known for this network")
     raise UserError(nearest(architecture, [a for f in families() for a in f.architectures], "architecture"))
 
 
@@ -227,7 +263,8 @@ def tower(layout: Layout, tensors: Tensors, config: Config, lead: int) -> Argume
     layout : Layout
     tensors : dict
     config : dict or None
-        The number of heads is not visible in shapes; without it there is one for every 64 channels.
+        The number of heads is not visible in shapes; without it there is one for every 64 channels, or as many as
+        the published towers of that width have (:data:`HEADS_OF_WIDTH`).
     lead : int
         Positions that belong to no patch.
 
@@ -255,15 +292,39 @@ def tower(layout: Layout, tensors: Tensors, config: Config, lead: int) -> Argume
         "patch_size": patch[2],
         "hidden": fc1[0] if fc1 else 4 * patch[0],
         "grid": grid,
-        "heads": patch[0] // 64,
+        "heads": HEADS_OF_WIDTH.get(patch[0], patch[0] // 64),
     }
-    heads = vision(config).get("num_attention_heads")
+    heads = vision(config).get("num_attention_heads") or model_args(config).get("num_heads")
     return {**found, "heads": int(heads)} if heads else found
 
 
 def depth_of(sizes: Callable[[str], Arguments], architecture: str) -> int:
     """Blocks of an architecture; for one of free depth more than any has, since its name does not tell."""
     return int(sizes(architecture)["depth"]) if architecture.count("_") > 1 else 64
+
+
+def activation(config: Config, default: str) -> str:
+    """The activation of a transformer's MLP (``act``) that a ``config.json`` of transformers states.
+
+    Raises
+    ------
+    UserError
+        It is one that our towers do not have.
+    """
+    stated = str(vision(config).get("hidden_act") or default)
+    known = {**dict.fromkeys(GELU, "gelu"), **dict.fromkeys(TANH, "gelu_tanh"), "quick_gelu": "quick_gelu"}
+    if stated not in known:
+        raise UserError(
+            f"config.json: hidden_act (={stated!r}) is not known here; known are {', '.join(known)}. "
+            "Correct config.json if it is wrong"
+        )
+    return known[stated]
+
+
+def model_args(config: Config) -> Mapping[str, Any]:
+    """What timm's ``config.json`` changes in the architecture that it names."""
+    stated = (config or {}).get("model_args")
+    return stated if isinstance(stated, Mapping) else {}
 
 
 def vision(config: Config) -> Mapping[str, Any]:

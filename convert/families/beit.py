@@ -6,7 +6,7 @@ from typing import Any, Dict, Tuple
 from aidet.errors import UserError
 from aidet.models.beit import SIZES
 
-from . import Arguments, Config, Family, Layout, Rules, Taps, Tensors, count, shape
+from . import GELU, Arguments, Config, Family, Layout, Rules, Taps, Tensors, count, shape
 
 _TABLE = "relative_position_bias_table"
 
@@ -69,6 +69,7 @@ _DROP = (
     (r".*relative_position_index", "computed from the input size"),
     (r"(beit\.embeddings\.)?mask_token", "only pretraining uses it"),
 )
+_STATED = {"hidden_act": GELU}
 LAYOUTS = (
     Layout(
         "hf",
@@ -76,8 +77,16 @@ LAYOUTS = (
         HF,
         drop=_DROP,
         arguments={"ln_eps": 1e-12},
+        stated=_STATED,
     ),
-    Layout("hf5", (r"beit\.layers\.0\.attention\.q_proj\.weight",), HF5, drop=_DROP, arguments={"ln_eps": 1e-12}),
+    Layout(
+        "hf5",
+        (r"beit\.layers\.0\.attention\.q_proj\.weight",),
+        HF5,
+        drop=_DROP,
+        arguments={"ln_eps": 1e-12},
+        stated=_STATED,
+    ),
     Layout(
         "timm",
         (r"cls_token", r"blocks\.0\.attn\.q_bias", r"blocks\.0\.attn\.qkv\.weight", r"fc_norm\.weight"),

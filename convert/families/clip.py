@@ -8,7 +8,7 @@ from typing import Tuple
 
 from aidet.models.clip import SIZES, sizes
 
-from . import HEADS, Arguments, Config, Family, Layout, Taps, Tensors, depth_of, shape, tower, vision
+from . import HEADS, Arguments, Config, Family, Layout, Taps, Tensors, activation, depth_of, shape, tower, vision
 from .vit import TIMM
 
 _BLOCK = "vision_model.encoder.layers.{b}."
@@ -108,7 +108,7 @@ def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Argume
     head = shape(tensors, layout.source("head") + ".weight")
     arguments: Arguments = {**layout.arguments, "features": _features(layout, found, size, head)}
     if layout.name == "hf":
-        arguments["act"] = vision(config).get("hidden_act", "quick_gelu")
+        arguments["act"] = activation(config, "quick_gelu")
         eps = vision(config).get("layer_norm_eps", 1e-5)
         arguments.update({} if eps == 1e-5 else {"ln_eps": eps})
     if layout.name == "timm" and "quickgelu" in str((config or {}).get("architecture")):

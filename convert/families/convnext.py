@@ -6,7 +6,7 @@ from typing import Tuple
 from aidet.errors import UserError
 from aidet.models.convnext import SIZES
 
-from . import Arguments, Config, Family, Layout, Lookups, Taps, Tensors, count, mindcv
+from . import GELU, Arguments, Config, Family, Layout, Lookups, Taps, Tensors, count, mindcv
 
 # Target: feature.0 stem, feature.1, 3, 5, 7 stages, feature.2, 4, 6 downsampling.
 TORCHVISION = (
@@ -69,7 +69,12 @@ LAYOUTS = (
         reshaped=((r".*\.layer_scale", 3),),
     ),
     Layout("timm", (r"stem\.0\.weight", r"stages\.0\.blocks\.0\.conv_dw\.weight", r"head\.norm\.weight"), TIMM, _NO_V2),
-    Layout("hf", (r"convnext\.encoder\.stages\.0\.layers\.0\.dwconv\.weight",), HF),
+    Layout(
+        "hf",
+        (r"convnext\.encoder\.stages\.0\.layers\.0\.dwconv\.weight",),
+        HF,
+        stated={"hidden_act": GELU, "layer_norm_eps": (1e-12, 1e-6)},
+    ),
     Layout("meta", (r"downsample_layers\.0\.0\.weight", r"stages\.0\.0\.dwconv\.weight"), META, _NO_V2),
     mindcv(r"feature\.0\.0\.weight", r"feature\.1\.0\.dwconv\.weight"),
 )

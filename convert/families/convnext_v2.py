@@ -6,7 +6,7 @@ from typing import Tuple
 from aidet.errors import UserError
 from aidet.models.convnext_v2 import SIZES
 
-from . import Arguments, Config, Family, Layout, Lookups, Rules, Taps, Tensors, count
+from . import GELU, Arguments, Config, Family, Layout, Lookups, Rules, Taps, Tensors, count
 
 
 # Target: feature.0 stem, feature.1, 3, 5, 7 stages, feature.2, 4, 6 downsampling.
@@ -64,12 +64,15 @@ LAYOUTS = (
         (r"stem\.0\.weight", r"stages\.0\.blocks\.0\.mlp\.grn\.weight", r"head\.fc\.weight"),
         TIMM,
         arguments={"head_eps": 1e-6},
+        # timm's small ones have convolutions there (conv_mlp), the others dense layers.
+        reshaped=((r".*\.mlp\.fc[12]\.weight", 4, r"convnext_v2_(atto|femto|pico|nano)"),),
     ),
     Layout(
         "hf",
         (r"convnextv2\.encoder\.stages\.0\.layers\.0\.grn\.weight",),
         HF,
         arguments={"head_eps": 1e-12},
+        stated={"hidden_act": GELU},
         reshaped=((r".*\.grn\.(weight|bias)", -4),),
     ),
     Layout(

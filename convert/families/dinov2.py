@@ -9,7 +9,7 @@ from typing import Tuple
 from aidet.errors import UserError
 from aidet.models.dinov2 import SIZES, sizes
 
-from . import HEADS, Arguments, Config, Family, Layout, Lookups, Taps, Tensors, depth_of, shape, tower, vision
+from . import GELU, HEADS, Arguments, Config, Family, Layout, Lookups, Taps, Tensors, depth_of, shape, tower, vision
 from .vit import TIMM
 
 _SCALES = (
@@ -66,6 +66,7 @@ def _of_transformers(name, root, interpolation, marks=(), **rest):
         drop=_MASK,
         zeros=((root + ".embeddings.mask_token", "cls_token", 2),),
         arguments={"interpolation": interpolation},
+        stated={"hidden_act": GELU},
         renames=(
             (rf"(?:model|backbone)\.({root}\..*)", r"\1"),
             (r"((?:embeddings|encoder|layernorm)\..*)", root + r".\1"),

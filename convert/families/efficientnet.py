@@ -100,6 +100,10 @@ STACKED = tuple((kind, target, "0." + source) for kind, target, source in TORCHV
     ("wb", "classifier", "2"),
 )
 
+# Every size has four blocks in the sixth stage; MobileNetV2 has three, and the same names.
+_TIMM_MARKS = (
+    r"conv_stem\.weight", r"blocks\.1\.0\.conv_pwl\.weight", r"blocks\.5\.3\.conv_pwl\.weight", r"bn2\.weight"
+)  # fmt: skip
 LAYOUTS = (
     Layout(
         "torchvision",
@@ -109,23 +113,29 @@ LAYOUTS = (
     ),
     Layout(
         "timm",
-        (r"conv_stem\.weight", r"blocks\.1\.0\.conv_pwl\.weight", r"blocks\.0\.0\.se\.conv_reduce\.weight"),
+        _TIMM_MARKS,
         TIMM,
         without=(r"blocks\.\d+\.\d+\.conv\.weight",),
         arguments=TORCH,
-        configured=r"efficientnet_b\d.*",
+        configured=r"efficientnet_(b\d|lite\d).*",
     ),
     Layout(
         "timm-tf",
-        # Every size has four blocks in the sixth stage; MobileNetV2 has three, and the same names.
-        (r"conv_stem\.weight", r"blocks\.1\.0\.conv_pwl\.weight", r"blocks\.5\.3\.conv_pwl\.weight", r"bn2\.weight"),
+        _TIMM_MARKS,
         TIMM,
         without=(r"blocks\.\d+\.\d+\.conv\.weight",),
         arguments=TF,
         configured=r"tf_efficientnet_.*",
     ),
     Layout("lukemelas", (r"_conv_stem\.weight", r"_blocks\.\d+\._expand_conv\.weight"), LUKEMELAS, arguments=TF),
-    Layout("hf", (r"efficientnet\.encoder\.top_conv\.weight",), HF, arguments=TF, configured="efficientnet"),
+    Layout(
+        "hf",
+        (r"efficientnet\.encoder\.top_conv\.weight",),
+        HF,
+        arguments=TF,
+        configured="efficientnet",
+        stated={"hidden_act": ("swish", "silu"), "pooling_type": ("mean",)},
+    ),
     mindcv(r"features\.0\.weight", r"mlp_head\.weight", r"features\.4\.0\.block\.8\.gamma"),
     Layout(
         "stacked",
@@ -169,6 +179,8 @@ def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Argume
     if size is None:
         raise UserError(f"an EfficientNet with head {head} and {blocks} blocks is not one of {', '.join(SIZES)}")
     arguments = dict(layout.arguments)
+    if layout.name == "hf":
+        arguments["bn_eps"] = float((config or {}).get("batch_norm_eps") or arguments["bn_eps"])
     if arguments.get("padding") == "symmetric":
         arguments["bn_eps"] = 1e-3 if size in ("b5", "b6", "b7") and layout.name != "timm" else 1e-5
     return "efficientnet_" + size, arguments
@@ -208,7 +220,8 @@ def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:
         edge, size = _PRESETS[name]
     else:
         edge = int(size / _CROPS.get(name, 0.875))
-    statistics = "half" if "lite" in name else "imagenet"
+    # The TensorFlow ports of Lite; timm's own has ImageNet's.
+    statistics = "half" if "lite" in name and layout.name != "timm" else "imagenet"
     return f"decode | resize({edge}, bicubic) | center_crop({size}) | normalize({statistics})"
 
 

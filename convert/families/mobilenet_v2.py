@@ -78,6 +78,7 @@ LAYOUTS = (
         (r"mobilenet_v2\.conv_stem\.first_conv\.convolution\.weight",),
         _huggingface(),
         arguments={"padding": "same", "bn_eps": 1e-3},
+        stated={"hidden_act": ("relu6",)},
     ),
 )
 

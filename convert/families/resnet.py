@@ -55,13 +55,29 @@ LAYOUTS = (
         only=NODOWN,
     ),
     Layout("drct", tuple(r"model\." + m for m in _MARKS) + (r"fc\.weight",), DRCT, arguments=TORCH),
-    Layout("hf", (r"resnet\.embedder\.embedder\.convolution\.weight",), HF, arguments=TORCH, aliases=("aigc-clf",)),
+    Layout(
+        "hf",
+        (r"resnet\.embedder\.embedder\.convolution\.weight",),
+        HF,
+        arguments=TORCH,
+        aliases=("aigc-clf",),
+        stated={
+            "hidden_act": ("relu",),
+            "downsample_in_bottleneck": (False,),
+            "downsample_in_first_stage": (False,),
+        },
+    ),
     mindcv(r"conv1\.weight", r"layer4\.0\.conv1\.weight", r"bn1\.moving_mean"),
 )
 
 
 def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Arguments]:
     """Size from the blocks of each stage and the number of convolutions in a block."""
+    named = str((config or {}).get("architecture"))
+    if re.match(r"resnet(blur|aa)\d", named):
+        raise UserError(
+            f"config.json: architecture (={named!r}) filters before its strides, which no network here does"
+        )
     if layout.name == "hf":
         depths = tuple(count(tensors, rf"resnet\.encoder\.stages\.{s}\.layers\.(\d+)\..*") for s in range(4))
         convs = count(tensors, r"resnet\.encoder\.stages\.0\.layers\.0\.layer\.(\d)\..*")

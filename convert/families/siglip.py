@@ -4,7 +4,7 @@ from typing import Tuple
 
 from aidet.models.siglip import SIZES, sizes
 
-from . import HEADS, Arguments, Config, Family, Layout, Taps, Tensors, depth_of, tower, vision
+from . import HEADS, Arguments, Config, Family, Layout, Taps, Tensors, activation, depth_of, tower, vision
 from .clip import HF as CLIP
 from .vit import TIMM
 
@@ -75,7 +75,7 @@ def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Argume
     image = image or {(27, 14): 384}.get((found["grid"], found["patch_size"]), found["grid"] * found["patch_size"])
     if layout.name == "hf":
         pooled = layout.source("head") + ".weight" not in tensors and layout.source("pool.probe") in tensors
-        act = "gelu" if vision(config).get("hidden_act") == "gelu" else "gelu_tanh"
+        act = activation(config, "gelu_pytorch_tanh")
     else:
         pooled = layout.source("pool.probe") in tensors
         act = _timm_act(found, image, pooled)

