@@ -139,5 +139,9 @@ def _monospace():
 
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
-    for made in sys.argv[1:] or ("verdict", "app", "report"):
-        {"verdict": verdict, "app": app, "report": report}[made]()
+    makers = {"verdict": verdict, "app": app, "report": report}
+    wrong = [name for name in sys.argv[1:] if name not in makers]
+    if wrong:
+        sys.exit(f"{wrong[0]!r} is none of {', '.join(makers)}")
+    for made in sys.argv[1:] or makers:
+        makers[made]()
