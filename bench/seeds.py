@@ -202,6 +202,7 @@ def vip_cup(options):
         for seed in SEEDS:
             path = trained(recipe, rows, work / f"{stride}-{classes}-{seed}", {
                 **NET, "model_args": f"{{stem_stride: {stride}}}", "multiclass_to_binary": classes, "seed": seed,
+                "threshold": "auto" if classes else 0.5,
                 "transform": "decode | vip_cup | random_crop(64) | hflip | normalize(half)",
                 "transform_eval": "decode | resize((200, 200), lanczos) | normalize(half)",
                 "epoch_size": 4, "warmup_epochs": 0.25, "lr": 0.0005, "batch_size": 16,

@@ -242,11 +242,8 @@ def _class_weights(given, data):
     if given is None:
         return np.ones(n)
     if given == "balanced":
-        count = np.maximum(np.bincount(data.train_set.targets, minlength=n), 1)
-        if n == 2 or (data.train_set.sides < 0).any():
-            return len(data.train_set) / (n * count)
-        # Class 0 is real, each other one a generator: real weighs as much as all of them together.
-        return len(data.train_set) / (2 * count * np.array([1, *[n - 1] * (n - 1)]))
+        count = np.bincount(data.train_set.targets, minlength=n)
+        return len(data.train_set) / (n * np.maximum(count, 1))
     if len(given) != n:
         raise UserError(f"class_weights has {len(given)} values, the data {n} classes: {data.classes}")
     if min(given) < 0 or not any(given):

@@ -45,8 +45,7 @@ def epoch_order(
         Consecutive repetitions of each sample, each with a different draw (Hoffer et al. 2020). The epoch keeps its
         length, so that it contains only some of the images, as with MindCV's ``aug_repeats``.
     sampler : {None, "class", "generator"}
-        Draw classes, or generators within classes, equally often, with replacement. With a class for each generator,
-        real and generated images first, and the classes or generators within them.
+        Draw classes, or generators within classes, equally often, with replacement.
     length : int, optional
         Number of rows that a sampler draws; default: as many as there are samples.
 
@@ -90,11 +89,7 @@ def _shuffled(samples, rng):
 
 
 def _probabilities(samples, sampler):
-    # With a class for each generator real images are drawn as often as all generated ones together: the score
-    # log((1 - p(real)) / p(real)) would otherwise call nearly everything generated.
-    outer = samples.targets if (samples.sides < 0).any() else samples.sides
-    inner = samples.generators if sampler == "generator" else samples.targets.tolist()
-    names = list(zip(outer.tolist(), inner))
+    names = [(t, g) if sampler == "generator" else (t,) for t, g in zip(samples.targets.tolist(), samples.generators)]
     count = collections.Counter(names)
     inside = collections.Counter(name[0] for name in count)
     weight = np.array([1.0 / (count[n] * inside[n[0]]) for n in names])

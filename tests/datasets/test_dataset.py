@@ -262,18 +262,6 @@ def test_samplers_balance_classes_and_generators(tmp_path, photo):
     assert abs(((by_generator >= 85) & (by_generator < 90)).mean() - 0.25) < 0.04
 
 
-@pytest.mark.parametrize("sampler", ["class", "generator"])
-def test_with_a_class_for_each_generator_half_of_what_is_drawn_is_real(tmp_path, photo, sampler):
-    """Else 1 - p(real) would be above .5 for whatever the network is not sure of."""
-    rows = [(f"{i}.png", int(i >= 40), "photo" if i < 40 else f"g{i % 4}") for i in range(100)]
-    save(photo, tmp_path / "0.png")
-    table(tmp_path / "labels.csv", ("path", "label", "generator"), rows)
-    train, _, classes = opened(tmp_path, val_while_train=False, multiclass_to_binary=True)
-    assert classes == ["real", "g0", "g1", "g2", "g3"]
-    drawn = train.targets[loader.epoch_order(train, 0, 1, sampler=sampler, length=4000)[:, 0]]
-    assert np.allclose(np.bincount(drawn) / 4000, [0.5, *[0.125] * 4], atol=0.03)
-
-
 @pytest.mark.parametrize(
     "line",
     [

@@ -188,18 +188,6 @@ def test_an_epoch_is_filled_up_and_cut():
     assert [b[:, 0].tolist() for b in global_batches(order, 1, 3)] == [[0, 1, 2]]
 
 
-def test_balanced_weights_of_a_class_for_each_generator(tmp_path):
-    class Rows(SimpleNamespace):
-        def __len__(self):
-            return len(self.targets)
-
-    settings = config.load(None, {"class_weights": "balanced", "batch_size": 2, "ckpt_save_dir": str(tmp_path)})
-    targets = np.array([0] * 6 + [1] * 3 + [2])
-    found = SimpleNamespace(classes=["real", "a", "b"], train_set=Rows(targets=targets, sides=np.minimum(targets, 1)))
-    share = np.bincount(targets) * checks.make_plan(settings, found, None, 1).class_weights / len(targets)
-    assert np.allclose(share, [0.5, 0.25, 0.25])
-
-
 def test_a_plan_counts_steps_and_updates_of_all_processes(data, tmp_path):  # noqa: F811
     settings = config.load(None, {
         "data_dir": str(data), "ckpt_save_dir": str(tmp_path / "out"), "batch_size": 10, "epoch_size": 4,
