@@ -20,17 +20,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple, Type, Union
 from . import cli, files, images
 from .datasets.archived import add_splits, as_folders
 from .datasets.folders import layout
-from .datasets.sources import (
-    LABEL_COLUMNS,
-    Table,
-    column_of,
-    is_archived,
-    joined,
-    label_column,
-    read_images,
-    refuse_doubles,
-    tables_in,
-)
+from .datasets.sources import LABEL_COLUMNS, Table, column_of, image_tables, joined, label_column, refuse_doubles
 from .errors import UserError
 from .labels import NAMES, of_cell
 
@@ -57,12 +47,9 @@ def opened(source: str) -> Table:
     UserError
         No images; or folders that contradict each other.
     """
-    tables = tables_in(source) if os.path.isdir(source) and not is_archived(source) else []
-    tables = tables or [read_images(source)]
+    tables = image_tables(source)
     for table in tables:
-        if table.paths is None:
-            raise UserError(f"{table.source!r} is a bare column of labels; images are needed")
-        refuse_doubles(table.paths, repr(table.source))
+        refuse_doubles(table.paths or (), repr(table.source))
         _name_sides(table)
     table = joined(tables)
     add_splits(table)

@@ -13,16 +13,7 @@ from PIL import Image, JpegImagePlugin
 from .. import archives, cli, files, images
 from ..datasets.archived import as_folders
 from ..datasets.folders import is_class_folder
-from ..datasets.sources import (
-    LABEL_COLUMNS,
-    Table,
-    column_of,
-    is_archived,
-    joined,
-    label_column,
-    read_images,
-    tables_in,
-)
+from ..datasets.sources import LABEL_COLUMNS, Table, column_of, image_tables, joined, label_column
 from ..errors import UserError
 from ..labels import GENERATED, NAMES, REAL, of_cell, side
 
@@ -138,8 +129,7 @@ def real_images(place: Union[str, Path]) -> Tuple[Table, List[str]]:
         No such source, no images, none that is real, folders that say of images that they are generated, or two files
         that would get one name.
     """
-    whole = tables_in(place, "--images") if os.path.isdir(place) and not is_archived(place) else []
-    parts = [_real(table) for table in whole or [read_images(place)]]
+    parts = [_real(table) for table in image_tables(place, "--images")]
     table = joined([part for part in parts if len(part)] or parts)
     if not len(table):
         raise UserError(f"--images {str(place)!r}: no image is called real there")
@@ -155,8 +145,6 @@ def real_images(place: Union[str, Path]) -> Tuple[Table, List[str]]:
 
 def _real(table):
     """The rows of a table that it calls real; all of them if it says nothing."""
-    if table.paths is None:
-        raise UserError(f"{table.source!r} is a bare column of labels; images are needed")
     if column_of(table.columns, LABEL_COLUMNS) is not None:
         column = label_column(table.columns, table.source)
         return table.take([i for i, cell in enumerate(table.columns[column]) if of_cell(cell, column) == REAL])

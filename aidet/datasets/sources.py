@@ -39,9 +39,9 @@ from .tables import (
 
 __all__ = [
     "GENERATOR_COLUMNS", "Inputs", "LABEL_COLUMNS", "Names", "PATH_COLUMNS", "Place", "SPLIT_NAMES", "SPLIT_WORDS",
-    "Table", "column_of", "examples", "is_archived", "is_without_splits", "joined", "label_column", "normal_path",
-    "read", "read_columns", "read_csv", "read_folder", "read_images", "read_list", "refuse_doubles", "require_column",
-    "split_source", "stream_csv", "stream_list", "table_of", "tables_in",
+    "Table", "column_of", "examples", "image_tables", "is_archived", "is_without_splits", "joined", "label_column",
+    "normal_path", "read", "read_columns", "read_csv", "read_folder", "read_images", "read_list", "refuse_doubles",
+    "require_column", "split_source", "stream_csv", "stream_list", "table_of", "tables_in",
 ]  # fmt: skip
 
 
@@ -83,6 +83,22 @@ def read(source: Place, what: str = "image list") -> Table:
 def is_archived(path: Place) -> bool:
     """Whether a source is an archive, or a folder of archives."""
     return archives.is_archive(path) or (os.path.isdir(path) and archived.holds_shards(path))
+
+
+def image_tables(place: Place, what: str = "data") -> List[Table]:
+    """The tables inside a folder, as training reads them; of any other source its images as one table.
+
+    Raises
+    ------
+    UserError
+        As :func:`read_images`; or a bare column of labels.
+    """
+    inside = tables_in(place, what) if os.path.isdir(place) and not is_archived(place) else []
+    found = inside or [read_images(place)]
+    for table in found:
+        if table.paths is None:
+            raise UserError(f"{table.source!r} is a bare column of labels; images are needed")
+    return found
 
 
 def read_images(text: Place, what: str = "image list") -> Table:

@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -112,8 +112,7 @@ def check_files(config: Any) -> None:
         raise UserError(f"init_from {config.init_from!r} is a folder; give the file of the weights in it{which}")
     if config.init_from and not Path(config.init_from).is_file():
         raise UserError(f"init_from {config.init_from!r} does not exist{_remedy(config, config.init_from)}")
-    teachers = (config.distill or {}).get("teachers") or []
-    for path in [teachers] if isinstance(teachers, str) else teachers:
+    for path in teachers_of(config.distill or {}):
         if not Path(str(path)).is_file():
             raise UserError(f"distill: teacher {str(path)!r} does not exist")
     if config.data_dir and not Path(config.data_dir).exists() and _remedy(config, config.data_dir):
@@ -129,6 +128,12 @@ def check_files(config: Any) -> None:
         known = (*metrics.METRICS, METRIC) if config.map_weight else metrics.METRICS
         if name not in known:
             raise UserError(nearest(name, known, "metric"))
+
+
+def teachers_of(distill: Mapping[str, Any]) -> List[Any]:
+    """The paths of the teachers that the key ``distill`` names: a list, or one path."""
+    paths = distill.get("teachers") or []
+    return [paths] if isinstance(paths, str) else list(paths)
 
 
 def _remedy(config, path):

@@ -13,6 +13,7 @@ import numpy as np
 from .. import ckpt, files, images, labels, metrics
 from ..datasets.samples import Samples
 from ..errors import UserError, nearest
+from .checks import teachers_of
 from .loader import Loader
 
 COMBINE = ("mean", "max")
@@ -49,8 +50,7 @@ class Teachers:
         for key in settings:
             if key not in known:
                 raise UserError(nearest(key, known, "key of distill"))
-        paths = settings.get("teachers") or []
-        paths = [paths] if isinstance(paths, str) else list(paths)
+        paths = teachers_of(settings)
         if not paths:
             raise UserError("distill needs teachers: a list of checkpoints")
         self.temperature = _number(settings, "temperature", 2.0, 0.01, 1000)
