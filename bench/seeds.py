@@ -41,13 +41,19 @@ START = "ckpt/efficientnet_lite0.ckpt"
 NET = {"model": "efficientnet_lite0", "init_from": START}
 
 
-def scores_of(path, listing, out, *options):
-    """Scores of a checkpoint on a listing: path -> float. They are kept in ``out``."""
+def inferred(paths, listing, out, *options):
+    """Rows of the scores file of one or several checkpoints on a listing. It is kept in ``out``."""
     table = out / "scores.csv"
     if not table.is_file():
-        common.run("infer.py", "--ckpt", path, "--images", listing, "--out", out, *options)
+        models = [word for path in paths for word in ("--ckpt", path)]
+        common.run("infer.py", *models, "--images", listing, "--out", out, *options)
     with open(table, encoding="utf-8", newline="") as file:
-        return {row["path"]: float(row["score"]) for row in csv.DictReader(file) if row["score"]}
+        return list(csv.DictReader(file))
+
+
+def scores_of(path, listing, out):
+    """Scores of a checkpoint on a listing: path -> float."""
+    return {row["path"]: float(row["score"]) for row in inferred([path], listing, out) if row["score"]}
 
 
 def listed(rows, place):
@@ -279,14 +285,8 @@ def viewed(line, evaluation):
 
 def decided(paths, listing, out, votes):
     """Labels by hard votes of every model, and of their decisions: path -> label."""
-    table = out / "scores.csv"
-    if not table.is_file():
-        models = [word for path in paths for word in ("--ckpt", path)]
-        fuse = ("--fuse", "hard") if len(paths) > 1 else ()
-        common.run("infer.py", *models, "--images", listing, "--out", out, "--votes", votes, "--vote", "hard",
-                   "--unsure", "none", *fuse)  # fmt: skip
-    with open(table, encoding="utf-8", newline="") as file:
-        return {row["path"]: int(row["label"]) for row in csv.DictReader(file)}
+    options = ["--votes", votes, "--vote", "hard", "--unsure", "none", *(["--fuse", "hard"] if len(paths) > 1 else [])]
+    return {row["path"]: int(row["label"]) for row in inferred(paths, listing, out, *options)}
 
 
 TABLES = {"distillation": distillation, "extra_data": extra_data, "vip_cup": vip_cup, "aigc_clf": aigc_clf}

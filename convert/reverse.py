@@ -4,7 +4,7 @@ import hashlib
 import json
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def reverse(src: str, dst: str, layout: str, say: Callable[[str], None] = print)
         raise UserError(f"--layout {layout}: its net is not {sidecar.architecture}, it would compute something else")
     wrong = [f"{k} {arguments[k]!r} (there {v!r})" for k, v in chosen.arguments.items() if arguments.get(k, v) != v]
     left_out = {k: v for k, v in chosen.arguments.items() if k not in arguments}
-    wrong += [f"{k} (there {v!r})" for k, v in left_out.items() if _matters(sidecar.architecture, arguments, k, v)]
+    wrong += [f"{k} (there {left_out[k]!r})" for k in _that_matter(sidecar.architecture, arguments, left_out)]
     if wrong:
         raise UserError(
             f"--layout {layout}: that library's {sidecar.architecture} differs in {', '.join(wrong)}; "
@@ -66,19 +66,29 @@ def reverse(src: str, dst: str, layout: str, say: Callable[[str], None] = print)
     return 0
 
 
-def _matters(architecture: str, arguments: Mapping[str, Any], name: str, value: Any) -> bool:
-    """Whether a net with this argument is another one than the net without it."""
+def _that_matter(architecture: str, arguments: Mapping[str, Any], added: Mapping[str, Any]) -> List[str]:
+    """Names in ``added`` whose value alone makes another net than the one without it."""
     plain = {k: v for k, v in arguments.items() if k != "num_classes"}
-    outputs = arguments.get("num_classes")
-    try:
-        own, again, other = (
-            _settings(build(architecture, given, outputs)) for given in (plain, plain, {**plain, name: value})
-        )
-    except UserError:
-        return False  # no argument of this architecture, which is made with it
+
+    def settings(more: Mapping[str, Any]) -> Optional[Dict[Tuple[str, str], str]]:
+        try:
+            return _settings(build(architecture, {**plain, **more}, arguments.get("num_classes")))
+        except UserError:
+            return None  # no argument of this architecture, which is made with it
+
+    if not added:
+        return []
+    own, again = settings({}), settings({})
+    if own is None or again is None:
+        return []
     # What differs from one object to the next, such as the time of its creation, is no setting.
     kept = [key for key in own if own[key] == again.get(key)]
-    return own.keys() != other.keys() or any(own[key] != other[key] for key in kept)
+    found = []
+    for name, value in added.items():
+        other = settings({name: value})
+        if other is not None and (own.keys() != other.keys() or any(own[key] != other[key] for key in kept)):
+            found.append(name)
+    return found
 
 
 def _settings(net: "nn.Cell") -> Dict[Tuple[str, str], str]:
