@@ -240,7 +240,7 @@ def impaired(rows, folder):
 # --- AIGC-clf --------------------------------------------------------------------------------------------------------
 VOTES = (1, 5, 7)
 AIGC_CLF = ("app", "images", *(f"accuracy, {n} view{'s' * (n > 1)}" for n in VOTES), "balanced accuracy, 7 views")
-ENCODER_SIDE = 64
+ENCODER_SIDE = 32  # as aekl_clf was trained by its proof profile
 
 
 def aigc_clf(options):
