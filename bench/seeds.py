@@ -64,9 +64,8 @@ def listed(rows, place):
 
 
 def trained(recipe, rows, work, changes, layout=recipes.as_table):
-    """The last checkpoint of a run of a recipe; trained now unless it is there."""
-    path = work / recipe / "last.ckpt"
-    return path if path.is_file() else recipes.train(recipe, rows, work, changes, layout) / "last.ckpt"
+    """The last checkpoint of a run of a recipe; `--resume auto` ends an interrupted run and leaves a finished one."""
+    return recipes.train(recipe, rows, work, changes, layout) / "last.ckpt"
 
 
 # --- distillation ----------------------------------------------------------------------------------------------------
