@@ -68,7 +68,7 @@ TORCH = {"torch", "torchvision", "timm", "transformers", "diffusers"}
 MINDSPORE = {"mindspore", "mindcv", "onnxruntime", "onnx", "openvino"}
 HEAVY = MINDSPORE | TORCH | {"pyarrow", "ray", "sklearn", "scipy", "matplotlib", "gradio"}
 # Compiled cells and the page itself; they are imported when a network is built or the application is started.
-EARLY = [f"aidet/training/{name}.py" for name in ("cells", "losses", "optim", "convolutions", "lora")] + [
+EARLY = [f"aidet/training/{name}.py" for name in ("cells", "losses", "optim", "convolutions", "activations", "lora")] + [
     "aidet/app/layout.py",
     "aidet/app/page.py",
 ]

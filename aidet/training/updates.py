@@ -74,7 +74,7 @@ class Updater:
     """
 
     def __init__(self, plan: Plan, student: Student, processes: Processes) -> None:
-        from . import cells, convolutions, losses, optim
+        from . import activations, cells, convolutions, losses, optim
 
         config = plan.config
         self._plan, self._student, self._processes = plan, student, processes
@@ -88,6 +88,7 @@ class Updater:
         self._graph = config.mode == 0  # otherwise operations run one by one
         if self._graph and processes.device == "CPU" and config.amp_level == "O0" and not config.amp_cast_list:
             convolutions.speed_up(student.net)
+            activations.speed_up(student.net)
         self.ema = cells.Ema(student.tensors, config.ema_decay) if config.ema else None
         self.net = cells.mixed_precision(
             student.net, config.amp_level, config.amp_dtype, processes.device, config.amp_cast_list

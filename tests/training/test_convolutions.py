@@ -1,4 +1,6 @@
-"""Convolutions as matrix products: the convolution's numbers and gradients, for every geometry."""
+"""Convolutions as matrix products, and GELU: the same numbers and gradients, for every geometry."""
+
+import math
 
 import mindspore as ms
 import numpy as np
@@ -7,7 +9,7 @@ from mindspore import Tensor, nn, ops
 from test_train import data, fitted, rows  # noqa: F401 - data is a fixture
 
 from aidet import models, runtime
-from aidet.training import convolutions
+from aidet.training import activations, convolutions
 
 
 class Gradients(nn.Cell):
@@ -142,17 +144,32 @@ def test_only_these_convolutions_are_taken():
         assert convolutions.speed_up(models.create(name, num_classes=2))["depthwise"] == count
 
 
+def test_gelu_and_its_gradient_are_exact():
+    x = np.array([[-40.0, -6.0, -1.0, -1e-3, 0.0, 1e-3, 0.5, 1.0, 6.0, 40.0]], np.float32)
+    cdf = np.array([[math.erfc(-v / math.sqrt(2)) / 2 for v in x[0].astype(float)]])
+    slope = cdf + x * np.exp(-(x.astype(float) ** 2) / 2) / math.sqrt(2 * math.pi)
+    net = nn.SequentialCell([nn.GELU(approximate=False), nn.GELU(approximate=True)])
+    assert activations.speed_up(net) == 1  # the approximation by tanh stays
+    fast = net[0]
+    by = np.linspace(-2, 2, 10, dtype=np.float32)[None]
+    found = ops.GradOperation(sens_param=True)(fast)(Tensor(x), Tensor(by)).asnumpy()
+    np.testing.assert_allclose(fast(Tensor(x)).asnumpy(), x * cdf, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found, by * slope, rtol=1e-6, atol=1e-6)
+
+
 def test_a_training_run_has_the_same_curve_with_and_without(data, tmp_path, monkeypatch):  # noqa: F811
     # A network without batch normalisation: statistics of a few places make a thousand times as much of rounding.
-    settings = {"model": "convnextv2_atto", "epoch_size": 1, "opt": "momentum", "lr": 0.01}
+    settings = {"model": "convnext_v2_atto", "epoch_size": 1, "opt": "momentum", "lr": 0.01}
     settings["transform"] = "random_crop(16) | resize((64, 64)) | normalize(half)"
     settings["transform_eval"] = "resize((64, 64)) | normalize(half)"
     taken = []
-    plain = convolutions.speed_up
-    monkeypatch.setattr(convolutions, "speed_up", lambda net: taken.append(plain(net)))
+    for module in (convolutions, activations):
+        plain = module.speed_up
+        monkeypatch.setattr(module, "speed_up", lambda net, plain=plain: taken.append(plain(net)))
     fitted(data, tmp_path / "fast", **settings)
-    monkeypatch.setattr(convolutions, "speed_up", lambda net: taken.append(0))
+    for module in (convolutions, activations):
+        monkeypatch.setattr(module, "speed_up", lambda net: taken.append(0))
     fitted(data, tmp_path / "plain", **settings)
-    assert taken == [{"depthwise": 12, "full": 4}, 0]
+    assert taken == [{"depthwise": 12, "full": 4}, 12, 0, 0]
     a, b = (np.array([float(r["loss"]) for r in rows(tmp_path / n / "steps.csv")]) for n in ("fast", "plain"))
     assert len(a) > 3 and np.allclose(a, b, atol=1e-5) and np.ptp(a) > 0.1
