@@ -251,16 +251,22 @@ def aigc_clf(options):
     work = options.work / "aigc_clf"
     rows, test = (recipes.chosen(options.labels, splits) for splits in (("train", "val"), ("test",)))
     flips = "hflip | vflip"
-    native = f"decode | random_crop({ENCODER_SIDE}) | {flips} | to_float"
+    whole = viewed(
+        f"decode | random_resized_crop(224, scale=(0.8, 1.0)) | {flips} | normalize(half)",
+        "decode | resize(256) | center_crop(224) | normalize(half)",
+    )
+    native = viewed(
+        f"decode | random_crop({ENCODER_SIDE}) | {flips} | to_float",
+        f"decode | center_crop({ENCODER_SIDE}) | to_float",
+    )
     apps = {
-        "resnet_ft": {**NET, "batch_size": 16, "epoch_size": 5, "lr": 0.0003, **viewed(
-            f"decode | random_resized_crop(224, scale=(0.8, 1.0)) | {flips} | normalize(half)",
-            "decode | resize(256) | center_crop(224) | normalize(half)",
-        )},
+        "resnet_ft": {
+            **NET, "batch_size": 16, "epoch_size": 5, "lr": 0.0003, "lr_groups": "{mlp_head.*: {lr: 0.001}}", **whole,
+        },
         "resnet_hf": {**NET, "epoch_size": 30},
         "aekl_clf": {
-            "init_from": options.encoder, "model_args": f"{{latent_size: {ENCODER_SIDE // 8}}}", "epoch_size": 3,
-            "lr": 0.0005, **viewed(native, f"decode | center_crop({ENCODER_SIDE}) | to_float"),
+            "init_from": options.encoder, "model_args": f"{{latent_size: {ENCODER_SIDE // 8}}}", "batch_size": 16,
+            "epoch_size": 5, "lr": 0.0002, "lr_groups": "{}", **native,
         },
     }  # fmt: skip
     paths = {name: trained(name, rows, work, changes) for name, changes in apps.items()}

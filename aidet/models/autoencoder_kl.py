@@ -244,8 +244,9 @@ class AutoencoderClassifier(nn.Cell):
             ]
         )
         start_scaled(self.encoder, self.quant_conv)
-        for i, cell in enumerate((self.clf[0], self.clf[2], self.clf[4])):
-            fill_scaled(cell, SWISH if i else 1.0)
+        # The last layer starts small: logits of its own would have to be unlearnt first.
+        for i, gain in ((0, 1.0), (2, SWISH), (4, 0.01 * SWISH)):
+            fill_scaled(self.clf[i], gain)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.clf(self.flatten(self.quant_conv(self.encoder(x))[:, : self.latent_channels]))
