@@ -276,19 +276,23 @@ def tower(layout: Layout, tensors: Tensors, config: Config, lead: int) -> Argume
     Raises
     ------
     UserError
-        The positions are not those of a square.
+        The positions are not those of a square, or the file lacks what tells the sizes.
     """
-    patch = shape(tensors, layout.source("patch_embed.proj") + ".weight")
-    table = shape(tensors, layout.source("pos_embed"))
+    patches_at, table_at = layout.source("patch_embed.proj") + ".weight", layout.source("pos_embed")
+    patch, table = shape(tensors, patches_at), shape(tensors, table_at)
+    if table is None or patch is None or len(patch) != 4:
+        odd, found = (table_at, table) if table is None else (patches_at, patch)
+        said = f"{odd} has the shape {found}" if found is not None else f"the file has no {odd}"
+        raise UserError(f"{said}, but the sizes of the tower are read from it; name a complete file")
     fc1 = shape(tensors, layout.source("blocks.{b}.mlp.fc1").replace("{b}", "0") + ".weight")
-    block = re.escape(layout.source("blocks.{b}.attn.proj")).replace(r"\{b\}", r"(\d+)")
+    block = re.escape(layout.source("blocks.{b}.attn.proj").partition("{b}")[0])
     patches = math.prod(table[:-1]) - lead
     grid = math.isqrt(max(patches, 0))
     if grid * grid != patches or not patches:
         raise UserError(f"{patches + lead} position embeddings are not those of a square of patches")
     found = {
         "width": patch[0],
-        "depth": count(tensors, block + r"\.weight"),
+        "depth": count(tensors, block + r"(\d+)\..*"),
         "patch_size": patch[2],
         "hidden": fc1[0] if fc1 else 4 * patch[0],
         "grid": grid,

@@ -23,7 +23,10 @@ RULES = (
 LAYOUTS = (
     Layout(
         "aide",
-        (r"hpf\.hpf\.weight", r"openclip_convnext_xxl\.stem\.0\.weight", r"model_min\.conv1\.weight"),
+        (
+            *(r"hpf\.hpf\.weight", r"openclip_convnext_xxl\.stem\.0\.weight", r"model_min\.conv1\.weight"),
+            *(r"convnext_proj\.0\.weight", r"fc\.fc1\.weight"),
+        ),
         RULES,
         drop=((r"model_(?:min|max)\.fc\..*", "a ResNet's own classifier, which the authors' forward never reads"),),
     ),

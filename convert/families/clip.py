@@ -57,7 +57,8 @@ def _visual(name, **rest):
         OPENAI,
         drop=(
             (
-                r"(\w+\.)?(transformer|token_embedding|ln_final)\..*|(\w+\.)?(positional_embedding|text_projection)",
+                # Nothing of the image tower, which has a transformer and positions of its own.
+                r"(?!visual\.)(\w+\.)?((transformer|token_embedding|ln_final)\..*|positional_embedding|text_projection)",
                 _TEXT,
             ),
             (r"(\w+\.)?(logit_scale|logit_bias|input_resolution|context_length|vocab_size|attn_mask)", _TEXT),

@@ -14,7 +14,7 @@ RULES = (
 LAYOUTS = (
     Layout(
         "d3",
-        (r"visual\.class_embedding", r"attention_head\.query\.weight"),
+        (r"visual\.class_embedding", r"attention_head\.query\.weight", r"attention_head\.fc\.weight"),
         RULES,
         drop=clip.LAYOUTS[1].drop,
         reshaped=clip.LAYOUTS[1].reshaped,

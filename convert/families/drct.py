@@ -12,7 +12,7 @@ LAYOUTS = (
     ),
     Layout(
         "drct-clip",
-        (r"model\.model\.visual\.class_embedding", r"model\.fc\.weight", r"fc\.weight"),
+        (r"model\.model\.visual\.class_embedding", r"model\.model\.visual\.proj", r"model\.fc\.weight", r"fc\.weight"),
         (
             *((kind, target, f"model.model.{source}") for kind, target, source in clip.OPENAI[:-1]),
             ("wb", "head", "model.fc"),

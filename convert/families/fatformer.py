@@ -66,6 +66,7 @@ LAYOUTS = (
         (
             r"clip_model\.visual\.class_embedding",
             r"language_guided_alignment\.ctx",
+            r"language_guided_alignment\.token_suffix",
             r"text_guided_interactor\.in_proj_weight",
         ),
         RULES,

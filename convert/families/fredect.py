@@ -24,7 +24,10 @@ def infer(layout: Layout, tensors: Tensors, config: Config) -> Tuple[str, Argume
     name = next((n for n in ("resnet18", "resnet50") if SIZES[n] == (kind, depths)), None)
     if name is None:
         raise UserError(f"FreDect with {depths} blocks of kind {kind} is not one of resnet18, resnet50")
-    return f"fredect_{name}", {"image_size": shape(tensors, "dct_mean")[-1]}
+    mean = shape(tensors, "dct_mean")
+    if len(mean) != 3 or mean[1] != mean[2]:
+        raise UserError(f"FreDect's dct_mean has the shape {mean}; the maps of coefficients are (channels, size, size)")
+    return f"fredect_{name}", {"image_size": mean[2]}
 
 
 def transform(architecture: str, layout: Layout, arguments: Arguments) -> str:

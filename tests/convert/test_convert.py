@@ -245,6 +245,45 @@ DAMAGE = {
 }
 
 
+# A key that the size of a net is read from, and what is said of a file without it.
+LAST = "visual.transformer.resblocks.1.attn.out_proj.weight"
+INCOMPLETE = {
+    ("clip", "openai", LAST): f"blocks.1.attn.proj.weight .64, 64. .looked for {LAST}.",
+    ("rine", "rine", LAST): f"blocks.1.attn.proj.weight .64, 64. .looked for {LAST}.",
+    ("d3", "d3", LAST): f"blocks.1.attn.proj.weight .64, 64. .looked for {LAST}.",
+    ("drct", "drct-clip", f"model.model.{LAST}"): f"blocks.1.attn.proj.weight .64, 64. .looked for model.model.{LAST}.",
+    ("d3", "d3", "visual.conv1.weight"): "the file has no visual.conv1.weight",
+    ("rine", "rine", "visual.positional_embedding"): "the file has no visual.positional_embedding",
+    ("d3", "d3", "attention_head.fc.weight"): "wants a key attention_head.fc.weight",
+    ("drct", "drct-clip", "model.model.visual.proj"): "wants a key model.model.visual.proj",
+    ("aide", "aide", "fc.fc1.weight"): "wants a key fc.fc1.weight",
+    ("aide", "aide", "convnext_proj.0.weight"): "wants a key convnext_proj.0.weight",
+    ("fatformer", "fatformer", "language_guided_alignment.token_suffix"): "wants a key .*token_suffix",
+}
+
+
+@pytest.mark.parametrize("case, text", INCOMPLETE.items(), ids=[" ".join(case) for case in INCOMPLETE])
+def test_a_missing_key_is_named_and_never_taken_for_a_smaller_net(tmp_path, case, text):
+    family, layout, key = case
+    path, _ = source_file(tmp_path, *_reordered(family, layout))
+    with pytest.raises(UserError, match=text):
+        convert(rewrite(path, tmp_path, lambda t: t.pop(key)), tmp_path / "x.ckpt", layout=layout)
+    assert not (tmp_path / "x.ckpt").exists()
+
+
+def _reordered(family, layout):
+    architecture, arguments = small_arguments(family, layout)
+    return architecture, layout, arguments
+
+
+def test_a_flat_map_of_coefficients_is_named_before_anything_is_built(tmp_path):
+    """Its length would be taken for the side of a square: a matrix of 169 GiB."""
+    path, _ = source_file(tmp_path, *_reordered("fredect", "fredect"))
+    bad = rewrite(path, tmp_path, lambda t: t.update(dct_mean=t["dct_mean"].reshape(-1)))
+    with pytest.raises(UserError, match=r"dct_mean has the shape \(150528,\); the maps of coefficients are"):
+        convert(bad, tmp_path / "x.ckpt")
+
+
 @pytest.mark.parametrize("change, text", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_file_that_does_not_fit_leaves_nothing_behind(cifar, tmp_path, change, text):
     bad = rewrite(cifar[0], tmp_path, change)
