@@ -310,11 +310,13 @@ class Names:
             if node.op_type == "Add":
                 for name in node.input:
                     if name in self.graph.values and self.graph.roots[name] not in self.used:
-                        count += self._relative_bias(node, name) or self._positions(node, name)
+                        found = self._relative_bias(node, name) or self._positions(node, name)
+                        count += found or self._of_channels(node, name, ".grn", "bias")
             elif node.op_type == "Concat":
                 count += sum(self._token(node, name) for name in node.input)
             elif node.op_type == "Mul":
-                count += sum(self._layer_scale(node, n) for n in node.input)
+                for name in node.input:
+                    count += self._layer_scale(node, name) or self._of_channels(node, name, ".grn", "weight")
             elif node.op_type == "Resize":
                 count += self._resized_positions(node)
         return count
@@ -335,13 +337,21 @@ class Names:
         return int(self._put(key, Weight(table.shape, str(table.dtype), lambda: table), self.graph.roots[name]))
 
     def _layer_scale(self, node, name) -> int:
-        """timm's ConvNeXt: a scale of channels that was reshaped in advance, (1, channels, 1, 1)."""
+        """timm's ConvNeXt: a scale of channels behind the block."""
+        known = f"{module_of(node)}.conv_dw.weight" in self.found
+        return self._of_channels(node, name, "", "gamma") if known else 0
+
+    def _of_channels(self, node, name, ending, leaf) -> int:
+        """A vector over the channels that was reshaped in advance, (1, channels, 1, 1) or (1, 1, 1, channels).
+
+        ``leaf`` of the node's module, whose name has that ending: ConvNeXt V2's response norm is ``.grn`` in timm.
+        """
         value, module = self.graph.values.get(name), module_of(node)
-        if value is None or self.graph.roots[name] in self.used or f"{module}.conv_dw.weight" not in self.found:
+        if value is None or self.graph.roots[name] in self.used or not module.endswith(ending):
             return 0
-        if len(value.shape) != 4 or value.shape[1] != math.prod(value.shape):
+        if len(value.shape) != 4 or not 1 < max(value.shape) == math.prod(value.shape):
             return 0
-        return int(self._put(f"{module}.gamma", value.shaped(value.shape[1]), self.graph.roots[name]))
+        return int(self._put(f"{module}.{leaf}", value.shaped(max(value.shape)), self.graph.roots[name]))
 
     def _positions(self, node, name) -> int:
         """Positions that were looked up or interpolated in advance: (1, n, width) added to the tokens."""

@@ -306,6 +306,26 @@ def test_a_convolution_with_its_own_bias_keeps_it(tmp_path):
     assert set(tensors) == {"stem.weight", "stem.bias", "other.weight", "other.bias"}
 
 
+@pytest.mark.parametrize("shape", [(1, 4, 1, 1), (1, 1, 1, 4)], ids=str)
+def test_a_response_norm_that_was_reshaped_in_advance(tmp_path, shape):
+    """timm's ConvNeXt V2: ``grn.weight`` and ``grn.bias`` are constants of four dimensions without a name."""
+    grn = "/stages/stages.0/blocks/blocks.1/mlp/grn/"
+    nodes = [
+        node("Mul", ["onnx::Mul_1", "x"], ["a"], grn + "Mul_1"),
+        node("Mul", ["a", "/one"], ["b"], grn + "Mul_2"),
+        node("Add", ["onnx::Add_2", "b"], ["c"], grn + "Add_1"),
+        node("Add", ["x", "c"], ["d"], grn + "Add_2"),
+        node("MatMul", ["d", "onnx::MatMul_3"], ["y"], "/stages/stages.0/blocks/blocks.1/mlp/fc2/MatMul"),
+    ]
+    constants = {"onnx::Mul_1": BIAS.reshape(shape), "onnx::Add_2": 1 + BIAS.reshape(shape)}
+    constants.update({"/one": np.float32(1), "onnx::MatMul_3": SQUARE})
+    tensors, notes = tensors_of(save(tmp_path / "m.onnx", nodes, constants, inputs=IMAGE))
+    mlp = "stages.0.blocks.1.mlp."
+    assert set(tensors) == {mlp + name for name in ("grn.weight", "grn.bias", "fc2.weight")}
+    assert np.array_equal(tensors[mlp + "grn.weight"], BIAS) and np.array_equal(tensors[mlp + "grn.bias"], 1 + BIAS)
+    assert any("recovered 2 tables" in n for n in notes)
+
+
 @pytest.mark.parametrize("token", [False, True])
 def test_a_table_of_offsets_from_the_bias_of_every_pair(tmp_path, token):
     side, heads = 3, 2

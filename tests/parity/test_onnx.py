@@ -50,6 +50,11 @@ NETS = {
         28,
     ),
     "timm convnext": (lambda: timm.create_model("convnext_atto", num_classes=2), 64),
+    "timm convnext v2": (lambda: timm.create_model("convnextv2_atto", num_classes=2), 64),
+    "timm convnext v2, dense layers": (
+        lambda: timm.models.ConvNeXt(depths=(1,) * 4, dims=(8,) * 4, use_grn=True, ls_init_value=None, num_classes=2),
+        64,
+    ),
     "torchvision swin": (
         lambda: torchvision.models.SwinTransformer([4, 4], 16, [2, 2], [1, 2], [7, 7], num_classes=2),
         224,
