@@ -428,7 +428,15 @@ def _zip(path):
         return _npz(path)
     pickled = [n for n in names if n.count("/") == 1 and n.endswith("/data.pkl")]
     if len(pickled) != 1:
-        raise UserError(f"{path}: a zip file, but neither an npz nor a PyTorch checkpoint (no data.pkl inside)")
+        if any(n.endswith(("models/model.json", "serialized_exported_program.json")) for n in names):
+            raise UserError(
+                f"{path}: a program of torch.export, not weights; where it is trusted, save its weights: "
+                "torch.save(torch.export.load(FILE).state_dict, 'weights.pth')"
+            )
+        raise UserError(
+            f"{path}: a zip file, but neither an npz nor a PyTorch checkpoint (no data.pkl inside); if weights were "
+            "packed into it, unpack it and name their file"
+        )
     root = pickled[0][: -len("data.pkl")]
     if root + "constants.pkl" in names or any(n.startswith(root + "code/") for n in names):
         raise UserError(
@@ -639,6 +647,11 @@ def _mindspore(path):
     from aidet import ckpt
 
     arrays = ckpt.load_arrays(path)
+    if ckpt.META in arrays:
+        raise UserError(
+            f"{path}: the state of a training run, which train.py resumes; name its best.ckpt or last.ckpt, which need "
+            "no conversion, or start a run from it with init_from"
+        )
     source = Source({k: ArrayRef(np.asarray(v)) for k, v in arrays.items()}, [path], "mindspore")
     if ckpt.sidecar_path(path).is_file():
         try:

@@ -11,6 +11,8 @@ import numpy as np
 
 from ..errors import UserError
 
+META = "__meta__"  # the array that tells the state of a training run from a checkpoint of weights
+
 
 def load_arrays(path: Union[str, Path]) -> Dict[str, np.ndarray]:
     """Read a MindSpore checkpoint as NumPy arrays.

@@ -47,9 +47,11 @@ def read_sidecar(path: Union[str, Path], check_hash: bool = True) -> Dict[str, A
     if path == sidecar_path(path):
         raise UserError(f"{str(path)!r} is a sidecar; name the checkpoint that it describes, {path.stem}.ckpt")
     if not sidecar_path(path).is_file():
+        described = [p.name for p in sorted(path.parent.glob("*.ckpt")) if sidecar_path(p).is_file()]
         raise UserError(
             f"{str(path)!r} has no sidecar {sidecar_path(path).name!r}; "
             "convert or train it with this project to get one"
+            + (f", or name a checkpoint that has one: {', '.join(described[:3])}" if described else "")
         )
     facts = files.read_json(sidecar_path(path), "sidecar")
     check_facts(facts, f"sidecar {str(sidecar_path(path))!r}")

@@ -12,7 +12,7 @@ from .. import ckpt, files, images, runtime
 from ..errors import UserError
 from .checks import STATE, Plan, state_path
 
-META = "__meta__"
+META = ckpt.META
 NET = "net."  # in front of the names of weights in a state, beside those of optimizer and moving averages
 
 

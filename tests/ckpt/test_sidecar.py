@@ -109,6 +109,16 @@ def test_a_backbone_can_be_read_but_is_refused_as_a_detector(tmp_path):
         sidecar.detector_transform  # noqa: B018
 
 
+def test_a_checkpoint_without_a_sidecar_names_those_that_have_one(tmp_path):
+    for name in ("best", "last"):
+        make_model(tmp_path / f"{name}.ckpt")
+    (tmp_path / "state.ckpt").write_bytes((tmp_path / "last.ckpt").read_bytes())
+    with pytest.raises(
+        UserError, match=r"no sidecar 'state.json'; .*, or name a checkpoint that has one: best.ckpt, last.ckpt$"
+    ):
+        ckpt.Sidecar.read(tmp_path / "state.ckpt")
+
+
 @pytest.mark.parametrize(
     "name, value, said",
     [

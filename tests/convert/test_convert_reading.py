@@ -177,6 +177,22 @@ FILES = {
 }
 
 
+@pytest.mark.parametrize(
+    "member, text",
+    [
+        ("m/models/model.json", r"a program of torch.export.*torch.save\(torch.export.load\(FILE\).state_dict"),
+        ("serialized_exported_program.json", "a program of torch.export"),  # before PyTorch 2.8
+        ("weights/model.bin", "unpack it and name their file"),
+    ],
+)
+def test_a_zip_file_of_another_kind_says_what_to_do(tmp_path, member, text):
+    with zipfile.ZipFile(tmp_path / "x.pt2", "w") as archive:
+        archive.writestr("m/data/weights/weight_0", b"\0" * 8)
+        archive.writestr(member, "{}")
+    with pytest.raises(UserError, match=text):
+        reading.read(tmp_path / "x.pt2")
+
+
 @pytest.mark.parametrize("content, text", FILES.values(), ids=FILES.keys())
 def test_what_is_no_checkpoint_says_so(tmp_path, content, text):
     (tmp_path / "x.bin").write_bytes(content)

@@ -31,6 +31,14 @@ def test_a_checkpoint_without_a_layout_is_named(tmp_path):
         make_plan(reading.read(path))
 
 
+def test_the_state_of_a_training_run_is_named(tmp_path):
+    """Also that of a run with LoRA, whose adapters no other library could merge."""
+    arrays = {f"net.fc.{name}": np.zeros((2, 2), np.float32) for name in ("weight", "lora_A", "lora_B")}
+    ckpt.save_arrays({**arrays, ckpt.META: np.zeros(2, np.uint8)}, tmp_path / "state.ckpt")
+    with pytest.raises(UserError, match="the state of a training run, .*; name its best.ckpt or last.ckpt"):
+        reading.read(tmp_path / "state.ckpt")
+
+
 def test_a_sidecar_that_is_not_read_is_a_note(tmp_path):
     source = reading.read(save(tmp_path, "cifake_cnn", {}, 1))
     assert source.notes == ["x.json beside it is not read: with it this checkpoint needs no conversion"]
