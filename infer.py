@@ -117,6 +117,7 @@ def run(argv: List[str]) -> Optional[int]:
         return cli.OK
     if argv[:1] == ["merge"]:
         return run_merge(argv[1:])
+    cli.refuse_misspelt(argv, ("check", "merge"))
     if os.environ.get("MS_ROLE") == "MS_SCHED":
         return cli.OK  # msrun runs the same command as its scheduler, with the rank of the first worker
     begin = time.monotonic()

@@ -4,6 +4,7 @@ import argparse
 import atexit
 import collections
 import contextlib
+import difflib
 import errno
 import importlib.util
 import os
@@ -216,6 +217,25 @@ def _leave_at_once() -> NoReturn:
         stream.flush()
     atexit._run_exitfuncs()
     os._exit(STOPPED)
+
+
+def refuse_misspelt(words: Sequence[str], commands: Iterable[str]) -> None:
+    """Refuse a first word that is nearly the name of a sub-command, where any other word is the name of a file.
+
+    Parameters
+    ----------
+    words : sequence of str
+        The arguments.
+    commands : iterable of str
+
+    Raises
+    ------
+    UserError
+        With the nearest sub-command. A file or folder of that name is meant as such.
+    """
+    near = difflib.get_close_matches(words[0], list(commands), n=1, cutoff=0.75) if words else []
+    if near and words[0] not in commands and not os.path.exists(words[0]):
+        raise UserError(f"{words[0]!r} is neither a file nor a sub-command; did you mean {near[0]!r}?")
 
 
 def pixels(text: str) -> int:

@@ -60,6 +60,7 @@ def run(argv: List[str]) -> int:
     """Dispatch: a first word of :data:`COMMANDS` is a command, anything else is a conversion."""
     if argv and argv[0] in COMMANDS:
         return COMMANDS[argv[0]](argv[1:])
+    cli.refuse_misspelt(argv, COMMANDS)
     return run_convert(argv)
 
 

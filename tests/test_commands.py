@@ -1,6 +1,7 @@
 """The command lines together: one name for one thing, and the default detector where none is named."""
 
 import argparse
+import importlib
 import re
 from pathlib import Path
 
@@ -91,6 +92,27 @@ def test_an_option_of_a_detector_is_the_same_in_every_command():
     assert set(DETECTOR) == set(seen)
     reading = [n for n, p in parsers().items() if {"--max-pixels", "--truncated"} <= set(p.flags())]
     assert reading == [n for n in parsers() if n != "evaluate localize"]  # reads maps, no pictures
+
+
+@pytest.mark.parametrize(
+    "module, words, wanted",
+    [
+        ("infer", ["chek", "result.txt", "--images", "in"], "check"),
+        ("infer", ["mrege", "out"], "merge"),
+        ("convert.__main__", ["chek", "x.ckpt"], "check"),
+        ("convert.__main__", ["revers", "x.ckpt", "y.safetensors", "--layout", "timm"], "reverse"),
+        ("convert.__main__", ["lsit"], "list"),
+    ],
+    ids=str,
+)
+def test_a_misspelt_sub_command_is_no_file(module, words, wanted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = importlib.import_module(module).run
+    said = f"{words[0]!r} is neither a file nor a sub-command; did you mean {wanted!r}"
+    with pytest.raises(UserError, match=said):
+        run(words)
+    (tmp_path / words[0]).mkdir()  # a place of that name is meant as such
+    cli.refuse_misspelt(words, [wanted])
 
 
 def test_an_option_may_be_written_with_underscores():
