@@ -4,7 +4,7 @@ python export.py --ckpt A.ckpt --format mindir|onnx|air --out DIR [--batch N|dyn
 """
 
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, List
 
 from aidet import cli
 from aidet.errors import UserError
@@ -47,11 +47,12 @@ def run(argv: List[str]) -> None:
     from aidet.detector import default
 
     ckpt = default.checkpoints(args.ckpt)[0]
+    chosen = {}
     for flag, precision in (("int8", "int8"), ("bf16", "bfloat16")):
         if getattr(args, flag):  # what is wrong with these images is said before anything is written
             from aidet.detector import int8
 
-            int8.check(ckpt, getattr(args, flag), args.labels, precision=precision)
+            chosen[precision] = int8.check(ckpt, getattr(args, flag), args.labels, precision=precision)
     verdict = exporter.export(ckpt, args.format, args.out, *options)
     where = Path(args.out) / verdict["file"]
     if verdict["difference"] is None:
@@ -61,19 +62,17 @@ def run(argv: List[str]) -> None:
         f"wrote {where}: batch {verdict['batch']}, loaded again, largest difference {verdict['difference']:.2g} "
         f"(limit {verdict['tolerance']:g}) at batch {', '.join(map(str, verdict['batches']))}"
     )
-    if args.int8:
-        report_faster(where, args.int8, args.labels)
-    if args.bf16:
-        report_faster(where, args.bf16, args.labels, "bfloat16")
+    for precision, images in chosen.items():
+        report_faster(where, images, precision)
     if "lite" in verdict:
         print(f"wrote {verdict['lite']}: converter.ini, commands.sh, check.py, golden input and output")
 
 
-def report_faster(path: Path, images: str, labels: Optional[str], precision: str = "int8") -> None:
-    """Make the faster model of an exported one and print what that costs."""
+def report_faster(path: Path, images: Any, precision: str) -> None:
+    """Make the faster model of an exported one with the images that were checked, and print what that costs."""
     from aidet.detector import int8
 
-    found = int8.quantize(path, images, labels, precision=precision)
+    found = int8.made(path, images, precision)
     kept = " kept out of calibration" if precision == "int8" else ""
     print(
         f"wrote {path.with_name(found['file'])}: on {found['images']} images{kept}, "

@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
@@ -29,6 +29,14 @@ CALIBRATION = 128
 SAFETY_FACTOR = 1.5
 MIN_VOTES = 4
 LEAST = 8  # images to compare on
+
+
+class Chosen(NamedTuple):
+    """Images to calibrate on and to compare on, as :class:`aidet.datasets.sources.Inputs` gives them; their labels."""
+
+    calibrating: List[Tuple[str, str]]
+    comparing: List[Tuple[str, str]]
+    known: Optional[Dict[str, int]]
 
 
 def quantize(
@@ -69,13 +77,17 @@ def quantize(
     UserError
         Not a detector, fewer than 16 images (8 for bfloat16), or a processor or installation without that precision.
     """
+    return made(path, check(path, where, labels, limit, precision), precision)
+
+
+def made(path: Union[str, Path], chosen: Chosen, precision: str = "int8") -> Dict[str, Any]:
+    """:func:`quantize` with the images that :func:`check` chose for the same detector and precision."""
     path = Path(path)
     sidecar = onnx_graph.sidecar_of(path)
-    calibrating, comparing, known = check(path, where, labels, limit, precision)
     final = path.with_name(f"{path.stem}_{'int8' if precision == 'int8' else 'bf16'}.onnx")
     target = path.with_name(f"{final.stem}.partial.onnx")  # until everything that it states is known
     try:
-        found = _made(path, target, sidecar, precision, calibrating, comparing, known)
+        found = _made(path, target, sidecar, precision, *chosen)
         os.replace(target, final)
     finally:
         target.unlink(missing_ok=True)
@@ -88,16 +100,14 @@ def check(
     labels: Union[None, str, Path] = None,
     limit: int = CALIBRATION,
     precision: str = "int8",
-) -> Tuple[List[Any], List[Any], Optional[Dict[str, int]]]:
+) -> Chosen:
     """Whether a faster model can be made, before anything is written.
 
     Parameters and errors are those of :func:`quantize`; ``path`` may also be the checkpoint that is to be exported.
 
     Returns
     -------
-    (list, list, dict or None)
-        Images to calibrate on and to compare on, as :class:`aidet.datasets.sources.Inputs` gives them, and their
-        labels.
+    Chosen
     """
     sidecar = onnx_graph.sidecar_of(path) if str(path).endswith(".onnx") else ckpt.Sidecar.read(path)
     sidecar.detector_order  # noqa: B018  (reading it checks it)
@@ -110,7 +120,7 @@ def check(
     if len(comparing) < LEAST:
         least = LEAST * (2 if eight else 1)
         raise UserError(f"images {str(where)!r}: {len(inputs)} are too few to compare on; give at least {least}")
-    return calibrating, comparing, known
+    return Chosen(calibrating, comparing, known)
 
 
 def _made(path, target, sidecar, precision, calibrating, comparing, known):

@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Set, Union
+from typing import Any, List, Optional, Sequence, Union
 
 from .. import distributed, files, labels, records, runinfo
 from ..archives.parquet import pyarrow
@@ -301,11 +301,12 @@ def check(path: Union[str, Path], images_at: Union[None, str, Path] = None, coun
         if text not in (b"0", b"1"):
             shown = text[:40].decode("utf-8", "replace")
             raise UserError(f"result {str(path)!r} line {i}: {shown!r} is neither 0 nor 1")
-    names: Optional[Set[str]] = None
+    names: List[str] = []
     there = None
     if images_at is not None:
         inputs = sources.Inputs(images_at)
-        there, names = inputs.count(), {name for name, _ in inputs}
+        names = [name for name, _ in inputs]
+        there = len(names) or inputs.count()  # which says why there are none
     for wanted, what in ((count, "--count wants"), (there, "the images are")):
         if wanted is not None and len(lines) != wanted:
             raise UserError(f"result {str(path)!r} has {len(lines)} lines, {what} {wanted}")
@@ -320,7 +321,7 @@ def check(path: Union[str, Path], images_at: Union[None, str, Path] = None, coun
     return said + _check_scores(path, lines, names)
 
 
-def _check_scores(path, lines, names=None):
+def _check_scores(path, lines, names):
     """Compare labels and order with the ``scores.csv`` beside the result, if there is one, and its images."""
     scores = path.with_name("scores.csv")
     if not scores.is_file():
@@ -336,7 +337,7 @@ def _check_scores(path, lines, names=None):
                 f"scores.csv says {_label(rows[i])} for {rows[i].path!r}: the order or the run differs"
             )
     said = ["labels and order agree with scores.csv"]
-    other = sorted((names or set()) - {r.path for r in every})
+    other = sorted(set(names) - {r.path for r in every})
     if other:
         said.append(f"warning: scores.csv is for other images than --images: {other[0]} is not in it")
     bad = [r for r in every if not r.ok]

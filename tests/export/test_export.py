@@ -20,6 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import export
 from aidet import Detector, ckpt, models, runtime
+from aidet.datasets.sources import Inputs
+from aidet.detector import int8
 from aidet.errors import UserError
 from aidet.export import exporter, onnx_graph
 from aidet.images import Pipeline
@@ -351,7 +353,9 @@ def test_gelu_h_swish_in_place_sums_and_padded_pools_are_exported_and_the_networ
     assert isinstance(net.acts[0], nn.GELU) and isinstance(net.gate, nn.HSigmoid)
 
 
-def test_int8_is_calibrated_compared_and_served(model, tmp_path, photo, capsys):
+def test_int8_is_calibrated_compared_and_served(model, tmp_path, photo, capsys, monkeypatch):
+    listed = []
+    monkeypatch.setattr(int8, "Inputs", lambda where: listed.append(where) or Inputs(where))
     for side in ("real", "fake"):
         (tmp_path / "set" / side).mkdir(parents=True)
         for i in range(12):
@@ -359,6 +363,7 @@ def test_int8_is_calibrated_compared_and_served(model, tmp_path, photo, capsys):
     flags = ["--ckpt", model, "--format", "onnx", "--out", tmp_path]
     assert call(*flags, "--int8", tmp_path / "set", "--labels", tmp_path / "set") == 0
     said = capsys.readouterr().out
+    assert listed == [str(tmp_path / "set")], "the images are listed once"
     assert "on 12 images kept out of calibration" in said and "balanced accuracy" in said
     assert "for infer.py --cascade: margin of a view's score" in said
     files = sorted((tmp_path / "set").glob("*/*.png"))

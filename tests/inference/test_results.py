@@ -80,13 +80,16 @@ def test_check_finds_what_the_server_would_refuse(tmp_path, data, text):
         results.check(path, count=3 if data == b"0\n1\n" else None)
 
 
-def test_check_of_a_good_file_and_of_a_shifted_one(tmp_path, photo):
+def test_check_of_a_good_file_and_of_a_shifted_one(tmp_path, photo, monkeypatch):
     (tmp_path / "in").mkdir()
     for i in (1, 2, 10):
         photo(i).save(tmp_path / "in" / f"{i}.jpg")
     rows = rows_of("1.jpg", "2.jpg", "10.jpg", labels=[1, 0, 0])
     results.write(tmp_path, rows, ["m"])
+    listed, names = [], sources.Inputs._names
+    monkeypatch.setattr(sources.Inputs, "_names", lambda own: listed.append(own) or names(own))
     said = results.check(tmp_path / "result.txt", tmp_path / "in", 3)
+    assert len(listed) == 1, "a large set takes minutes to list"
     assert said == ["3 lines: 2 real (0), 1 generated (1)", "labels and order agree with scores.csv"]
     (tmp_path / "in" / "10.jpg").rename(tmp_path / "in" / "3.jpg")
     said = results.check(tmp_path / "result.txt", tmp_path / "in", 3)
