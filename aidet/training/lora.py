@@ -6,7 +6,7 @@ training runs, and added to its weight in every checkpoint: those are of the pla
 
 import fnmatch
 import math
-from typing import Any, Dict, Sequence
+from typing import Any, Collection, Dict, Sequence
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
@@ -46,14 +46,16 @@ class LoraDense(nn.Cell):
         return self.dense(x) + ops.matmul(ops.matmul(x, down), up)
 
 
-def adapt(net: nn.Cell, config: Any) -> int:
-    """Put an adapter beside every dense layer that ``config.lora`` names; other layers are left as they are.
+def adapt(net: nn.Cell, config: Any, fresh: Collection[str] = ()) -> int:
+    """Put an adapter beside every pretrained dense layer that ``config.lora`` names; others are left as they are.
 
     Parameters
     ----------
     net : mindspore.nn.Cell
         Changed in place. Its parameters keep their names; the new ones are ``LAYER.lora_A`` and ``LAYER.lora_B``.
     config : aidet.config.Config
+    fresh : collection of str
+        Layers without pretrained weights, such as a new head: they are trained as a whole.
 
     Returns
     -------
@@ -65,7 +67,7 @@ def adapt(net: nn.Cell, config: Any) -> int:
     UserError
         The settings are wrong, name no dense layer, or there are no pretrained weights to adapt.
     """
-    if not config.lora:
+    if config.lora is None:
         return 0
     rank, globs = _settings(config)
     cells = dict(net.cells_and_names())
@@ -75,7 +77,12 @@ def adapt(net: nn.Cell, config: Any) -> int:
     for glob in globs:
         if not fnmatch.filter(dense, glob):
             raise UserError(f"lora layers {glob!r} matches no dense layer; {nearest(glob, dense)}")
-    chosen = [name for name in dense if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
+    matched = [name for name in dense if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
+    chosen = [name for name in matched if name not in fresh]
+    if not chosen:
+        raise UserError(
+            f"lora: layers (={globs!r}) names no pretrained layer: {', '.join(matched)} is new, and trained as a whole"
+        )
     for name in chosen:
         holder, _, last = name.rpartition(".")
         _replace(cells[holder], last, cells[name], rank, images.generator(config.seed, "lora", name))

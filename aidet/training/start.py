@@ -1,7 +1,7 @@
 """The network before its first step: built, given its initial weights, and frozen as asked."""
 
 import fnmatch
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 import numpy as np
 
@@ -68,11 +68,12 @@ class Student:
         self.net = models.create(config.model, **self.arguments)
         self.grid = require_map(self.net, config.model, plan.lines.size) if config.map_weight else 0
         self.class_order = class_order(plan, self.outputs, sidecar)
+        fresh: Set[str] = set()
         if arrays is not None:
             started = sidecar is not None and sidecar.architecture != config.model
-            (load_backbone if started else load_initial)(self.net, arrays, config, processes.say)
+            fresh = (load_backbone if started else load_initial)(self.net, arrays, config, processes.say)
         self.still = freeze(self.net, config.freeze or [])
-        lora.adapt(self.net, config)
+        lora.adapt(self.net, config, fresh)
         # Taken before seed_dropout: its seed is a parameter for the compiler only, not a weight.
         self.tensors = list(self.net.get_parameters())
         self.parameters = lora.parameters_of(self.tensors)
@@ -142,10 +143,10 @@ def read_initial(config: Any) -> Optional[Tuple[Dict[str, np.ndarray], Optional[
     return weights_only(ckpt.load_arrays(path)), sidecar
 
 
-def load_initial(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Callable[[str], Any]) -> None:
-    """Load the weights of ``init_from`` into the network.
+def load_initial(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Callable[[str], Any]) -> Set[str]:
+    """Load the weights of ``init_from`` into the network; returns the names of the layers that are initialised anew.
 
-    If the last layer differs in size, or the file is a tower without a classifier, that layer is initialised anew.
+    That is the last layer if it differs in size, or if the file is a tower without a classifier.
 
     Raises
     ------
@@ -153,8 +154,10 @@ def load_initial(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Call
         A name, or the shape of any other layer, differs.
     """
     own = {p.name: p for p in net.get_parameters()}
+    fresh: Set[str] = set()
     if set(own) - set(arrays) == {"head.weight", "head.bias"} and set(arrays) <= set(own):
         say(f"head: new, {own['head.weight'].shape[0]} outputs; the file has features only")
+        fresh = {"head"}
         for n in ("head.weight", "head.bias"):
             arrays[n] = _new_head(config, own[n].shape)
     differs = [n for n in own if n in arrays and tuple(own[n].shape) != arrays[n].shape]
@@ -162,14 +165,16 @@ def load_initial(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Call
     head = len(layers) == 1 and all(own[n].shape[1:] == arrays[n].shape[1:] for n in differs)
     if differs and head:
         before, after = arrays[differs[0]].shape[0], own[differs[0]].shape[0]
-        say(f"head {layers.pop()}: {before} outputs replaced by {after}")
+        fresh = layers
+        say(f"head {', '.join(layers)}: {before} outputs replaced by {after}")
         for n in differs:
             arrays[n] = _new_head(config, own[n].shape)
     ckpt.load_strict(net, arrays, what=f"init_from {config.init_from!r}")
+    return fresh
 
 
-def load_backbone(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Callable[[str], Any]) -> None:
-    """Load the weights of a backbone into a network built on it; all other layers stay as they are.
+def load_backbone(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Callable[[str], Any]) -> Set[str]:
+    """Load the weights of a backbone into a network built on it; returns the names of all other layers.
 
     Raises
     ------
@@ -183,6 +188,7 @@ def load_backbone(net: Any, arrays: Dict[str, np.ndarray], config: Any, say: Cal
         what=f"init_from {config.init_from!r}",
     )  # fmt: skip
     say(f"backbone from {config.init_from}: {len(shared)} of {len(own)} tensors; the others are initialised anew")
+    return {n.rsplit(".", 1)[0] for n in own if n not in shared}
 
 
 def _new_head(config, shape):

@@ -98,6 +98,21 @@ def test_products_and_head_are_trained_and_folded(pictures, tower, tmp_path):
     assert loss.mean() == pytest.approx(logged, abs=1e-5)
 
 
+def test_a_new_head_is_trained_as_a_whole_though_its_name_matches(pictures, tower, tmp_path):
+    """It has no pretrained weights, and its bias would stay zero."""
+    said = run(pictures, tower, tmp_path, lora={"rank": 2, "layers": ["*"]}, epoch_size=1, mode=1)
+    after = ckpt.load_arrays(tmp_path / "last.ckpt")
+    assert after["head.bias"].all()
+    dense = [*ADAPTED, "blocks.0.mlp.fc2", "blocks.1.mlp.fc2"]
+    trained = 2 * sum(sum(after[f"{n}.weight"].shape) for n in dense) + 2 * 65
+    assert any(f"{trained:,} of" in line for line in said)
+    state = ckpt.load_arrays(tmp_path / "state.ckpt")
+    assert "net.blocks.1.mlp.fc2.lora_A" in state and "net.head.lora_A" not in state
+    # The same head in a second run is a pretrained layer.
+    run(pictures, tmp_path / "last.ckpt", tmp_path / "again", lora={"layers": ["head"]}, epoch_size=1, mode=1)
+    assert "net.head.lora_A" in ckpt.load_arrays(tmp_path / "again" / "state.ckpt")
+
+
 @pytest.mark.parametrize("level", ["O1", "O2", "O3"])
 def test_mixed_precision_trains_the_same_products(pictures, tower, tmp_path, monkeypatch, level):
     monkeypatch.chdir(tmp_path)  # where MindSpore writes the networks that it rewrites
@@ -158,6 +173,8 @@ def test_weights_of_a_state_are_folded():
         ({"lora": {"rank": 0, "layers": GLOBS}}, "rank .=0. must be a whole number of at least 1"),
         ({"lora": {"rank": True, "layers": GLOBS}}, "rank .=True. must be"),
         ({"lora": {"layers": "blocks"}}, "layers .='blocks'. must be a list of patterns"),
+        ({"lora": {"layers": ["head"]}}, r"layers .=\['head'\]. names no pretrained layer: head is new"),
+        ({"lora": {}}, "layers .=None. must be a list of patterns"),
         ({"lora": {"layers": GLOBS, "alpha": 16}}, "unknown key 'alpha'; it takes rank and layers"),
         ({"init_from": None, "freeze": []}, "set init_from to their weights"),
         ({"val_amp_level": "O2"}, "val_amp_level .='O2'. must be amp_level, 'O0'"),
