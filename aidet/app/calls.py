@@ -1,12 +1,15 @@
 """The HTTP interface: the documented calls, and how an upload and a user error are handled in all of them."""
 
 import functools
+import reprlib
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
 from .. import images
 from ..errors import UserError
 from . import service, uploads
+
+FILE = '{"path": what /upload answered, "orig_name": "a.jpg", "meta": {"_type": "gradio.FileData"}}'
 
 
 def received(payload: Dict[str, Any], folder: Path) -> Tuple[Path, str]:
@@ -41,6 +44,38 @@ def told(work: Callable) -> Callable:
     return run
 
 
+def in_one_line(page: Any) -> None:
+    """Have a page refuse the inputs of a call in one line.
+
+    Gradio checks them before the call is made. Its own messages have many lines, and every refusal would leave a
+    traceback in the server's log.
+
+    Parameters
+    ----------
+    page : gradio.Blocks
+    """
+    import gradio as gr
+
+    check = page.preprocess_data
+
+    async def checked(block_fn, inputs, *rest, **more):
+        wanted = [one.label for one in block_fn.inputs if one.label]
+        if len(inputs) < len(block_fn.inputs):
+            text = f"{block_fn.api_name} takes {len(block_fn.inputs)} values ({', '.join(wanted)}), got {len(inputs)}"
+            raise gr.Error(f"{text}; give all, null for the server's own", print_exception=False)
+        try:
+            return await check(block_fn, inputs, *rest, **more)
+        except gr.exceptions.InvalidPathError:
+            text = "the file is not one that was uploaded; send it again"
+        except ValueError as error:  # pydantic's, which knows the value at fault
+            found = getattr(error, "errors", lambda: [{}])()[0]
+            # What lacks a part is shown whole, what has a wrong part with that part.
+            text = f"a file is given as {FILE}, and files as a list of these; got {reprlib.repr(found.get('input'))}"
+        raise gr.Error(text, print_exception=False) from None
+
+    page.preprocess_data = checked
+
+
 def interface(served: service.Service, folder: Path) -> None:
     """Add the documented endpoints to the page that is being built; hidden components hold their inputs and outputs.
 
@@ -61,12 +96,18 @@ def interface(served: service.Service, folder: Path) -> None:
     def rule_of(threshold, low, high):
         if (low is None) != (high is None):
             raise UserError("give both unsure_low and unsure_high, or neither")
+        for name, value in (("unsure_low", low), ("unsure_high", high)):
+            if isinstance(value, bool):
+                raise UserError(f"{name} (={value}) must be between 0 and 1")
         return served.rule(threshold, None if low is None else (low, high))
 
     def verdict(image, threshold=None, unsure_low=None, unsure_high=None, stability=True):
         """The verdict on one image file."""
         path, name = uploaded(image)
         rule = rule_of(threshold, unsure_low, unsure_high)
+        stability = True if stability is None else stability  # plain HTTP has no defaults but null
+        if not isinstance(stability, bool):
+            raise UserError(f"stability (={stability!r}) must be true or false")
         record = served.verdict(path, name, *rule, stability=stability)
         return service.as_json(record, *rule, service.findings_of(path))
 

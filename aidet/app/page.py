@@ -48,6 +48,7 @@ def build(served: service.Service, language: Optional[str] = None, folder: Union
     with gr.Blocks(title="AIDet", analytics_enabled=False, delete_cache=(900, 5400)) as page:
         Page(page, served, language, Path(folder or os.environ["GRADIO_TEMP_DIR"]).resolve())
         calls.interface(served, Path(folder or os.environ["GRADIO_TEMP_DIR"]).resolve())
+    calls.in_one_line(page)
     return page
 
 

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 import shutil
 import signal
 import sys
@@ -24,6 +25,8 @@ HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
+PLAIN = (b"content-type", b"text/plain")
+EVENT = re.compile(r"/gradio_api/call/(?:v2/)?[^/=]+/([^/]+)$")  # the answer of a call
 PYTHON = (3, 10)
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "socks_proxy")
 SESSIONS = 200  # maximum number of sessions whose history and settings are kept; the oldest are dropped first
@@ -36,10 +39,13 @@ class Guard:
     Parameters
     ----------
     app : ASGI application
+    pending : dict of str to set, optional
+        Gradio's events by session whose answers were not fetched yet. A request for the answer of any other is refused:
+        Gradio would let it wait for ever, or break the connection.
     """
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    def __init__(self, app: Any, pending: Optional[Dict[str, Any]] = None) -> None:
+        self.app, self.pending = app, pending
 
     async def __call__(self, scope: Dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -58,6 +64,13 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
             await send(message)
 
+        event = EVENT.search(path) if scope["method"] == "GET" else None
+        if event is not None and self.pending is not None and not any(event[1] in own for own in self.pending.values()):
+            await guarded({"type": "http.response.start", "status": 404, "headers": [PLAIN]})
+            body = b"no such event, or its answer was fetched already; make the call again"
+            await guarded({"type": "http.response.body", "body": body})
+            return
+
         if refused:
             await guarded({"type": "http.response.start", "status": 403, "headers": []})
             await guarded({"type": "http.response.body", "body": b"refused"})
@@ -68,7 +81,7 @@ class Guard:
             if started:
                 raise
             print(f"refused {scope['method']} {path[:100]!r}: {type(error).__name__}", file=sys.stderr, flush=True)
-            await guarded({"type": "http.response.start", "status": 400, "headers": [(b"content-type", b"text/plain")]})
+            await guarded({"type": "http.response.start", "status": 400, "headers": [PLAIN]})
             await guarded({"type": "http.response.body", "body": b"this request makes no sense here"})
 
 
@@ -198,8 +211,9 @@ def launch(served: Any, folder: str, host: str = "127.0.0.1", port: int = 7860, 
 
     page = pages.build(served, language, folder)
     page.queue(default_concurrency_limit=max(2, cpus()), max_size=100)
+    pending = None
     if isinstance(getattr(page._queue, "pending_event_ids_session", None), dict):
-        page._queue.pending_event_ids_session = Pending(page._queue.pending_event_ids_session)
+        pending = page._queue.pending_event_ids_session = Pending(page._queue.pending_event_ids_session)
     try:
         page.launch(
             server_name=f"[{host}]" if ":" in host else host,  # Gradio puts it into an address as it stands
@@ -221,7 +235,7 @@ def launch(served: Any, folder: str, host: str = "127.0.0.1", port: int = 7860, 
             max_file_size=served.limits.upload_megabytes * uploads.MB,
             theme=pages.theme(),
             css=style.CSS,
-            app_kwargs={"middleware": [Middleware(Guard)]},
+            app_kwargs={"middleware": [Middleware(Guard, pending=pending)]},
         )
     except OSError as error:
         raise UserError(f"cannot listen on {host}:{port}: {error}; choose another --port") from None

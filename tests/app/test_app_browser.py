@@ -178,6 +178,48 @@ def test_a_file_over_the_limit_is_refused(server, files):
     assert answer["status"] == "error: 1.0 MB, more than the limit of 1 MB"
 
 
+def test_wrong_arguments_are_refused_in_one_line(server, pictures):
+    """Also those that Gradio checks itself; none leaves a traceback in the server's log."""
+    sent = upload(server.url, pictures[0])
+    shape = 'a file is given as {"path": what /upload answered, '
+    for name, data, text in (
+        ("verdict", [sent], "verdict takes 5 values (image, threshold, unsure_low, unsure_high, stability), got 1; "),
+        ("verdict", ["a.jpg", None, None, None, False], shape),
+        ("verdict", [{"path": sent["path"]}, None, None, None, False], shape),
+        ("verdict", [{**sent, "orig_name": 5}, None, None, None, False], shape),
+        ("verdict", [{**sent, "path": "a.jpg"}, None, None, None, False], "the file is not one that was uploaded; "),
+        ("verdict", [sent, None, True, True, False], "unsure_low (=True) must be between 0 and 1"),
+        ("verdict", [sent, None, None, None, "false"], "stability (='false') must be true or false"),
+        ("batch", [sent, None, None, None], shape),
+        ("batch", [[sent, None], None, None, None], shape),
+        ("batch", [], "batch takes 4 values (files, threshold, unsure_low, unsure_high), got 0; "),
+    ):
+        said = post(server.url, name, data)["error"]["error"]
+        assert said.startswith(text) and "\n" not in said, said
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_null_is_the_default_of_every_argument(server, pictures):
+    sent = upload(server.url, pictures[0])
+    answers = [post(server.url, "verdict", [sent, None, None, None, stability]) for stability in (True, None, False)]
+    assert answers[0] == answers[1] and answers[0]["stability"] and not answers[2]["stability"]
+
+
+def test_an_answer_is_fetched_once(server):
+    """Gradio lets a second request wait for ever, and breaks the connection if there never was such an event."""
+    request = urllib.request.Request(
+        f"{server.url}gradio_api/call/about", b'{"data": []}', {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        place = f"{server.url}gradio_api/call/about/{json.load(answer)['event_id']}"
+    with urllib.request.urlopen(place, timeout=60) as answer:
+        assert answer.read().startswith(b"event: complete")
+    for again in (place, f"{server.url}gradio_api/call/about/0123"):
+        with pytest.raises(urllib.error.HTTPError, match="404") as refused:
+            urllib.request.urlopen(again, timeout=60).close()
+        assert refused.value.read() == b"no such event, or its answer was fetched already; make the call again"
+
+
 # --- gradio_client ---------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def client(server):
