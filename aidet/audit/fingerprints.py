@@ -195,9 +195,9 @@ def near(known: Prints, other: Prints, distance: int) -> List[Tuple[int, int, in
     Norouzi, Punjani & Fleet 2012), so only pairs that share a band are compared.
     """
     best: Dict[Any, Any] = {}
-    width = -(-64 // (distance + 1))
-    for start in range(0, 64, width):
-        mask = np.uint64((1 << min(width, 64 - start)) - 1)
+    edges = [64 * i // (distance + 1) for i in range(distance + 2)]  # bands of one width might be fewer than d + 1
+    for start, end in zip(edges, edges[1:]):
+        mask = np.uint64((1 << (end - start)) - 1)
         bands = [(side.look >> np.uint64(start)) & mask for side in (known, other)]
         for mine, theirs in equal_pairs(*bands):
             bits = popcount(known.look[mine] ^ other.look[theirs])

@@ -163,6 +163,25 @@ def test_band_search_equals_comparing_all_pairs():
     assert len(want) > 100
 
 
+@pytest.mark.parametrize("distance", range(1, 13))
+def test_no_pair_escapes_by_how_its_bits_lie(distance):
+    """Differing bits as far apart as they can be, and in every position of such a comb."""
+    rng = np.random.default_rng(0)
+    thumb = rng.integers(-90, 90, (1, 256)).astype(np.int8)
+
+    def prints(look):
+        mark = np.zeros(len(look), "V16")
+        names = [str(i) for i in range(len(look))]
+        return fingerprints.Prints(names, names, mark, mark, look, np.repeat(thumb, len(look), axis=0), [])
+
+    looks = []
+    for step in {64 // distance, -(-64 // distance)}:
+        looks += [sum(1 << p for p in {(k * step + shift) % 64 for k in range(distance)}) for shift in range(64)]
+    bits = fingerprints.popcount(np.array(looks, np.uint64))
+    found = fingerprints.near(prints(np.zeros(1, np.uint64)), prints(np.array(looks, np.uint64)), distance)
+    assert [row for row, _, _ in found] == np.flatnonzero(bits <= distance).tolist() == list(range(len(looks)))
+
+
 def test_large_sets_do_not_need_all_pairs():
     """100,000 against 20,000 hashes: a test of all two billion pairs would take too long."""
     rng = np.random.default_rng(1)
