@@ -29,14 +29,14 @@ def _command(commands, name, text):
     return commands.add_parser(name, description=text, help=text)
 
 
-def _common(parser, bootstrap=1000):
+def _common(parser, bootstrap=1000, least="0: none"):
     parser.add_argument("--out", required=True, help="folder for metrics.json and report.html")
     parser.add_argument(
         "--bootstrap",
         type=_count,
         default=bootstrap,
         metavar="N",
-        help=f"draws for the intervals; 0: none ({bootstrap})",
+        help=f"draws for the intervals; {least} ({bootstrap})",
     )
     parser.add_argument("--seed", type=int, default=42)
 
@@ -167,7 +167,7 @@ def _localize(commands):
 def _audit(commands):
     p = _command(commands, "audit", "shortcuts in a data set")
     _labels(p)
-    _common(p, 0)
+    _common(p, 100, "at least 100, because they decide what is a shortcut")
     p.add_argument("--scores", metavar="CSV", help="also give a detector's accuracy raw and on the aligned subset")
     p.add_argument("--warn", type=_share, default=0.6, metavar="AUC", help="a property above this is a shortcut (0.6)")
     cli.add_reading(p)
