@@ -13,9 +13,9 @@ from .places import (
     read,
     size,
 )
-from .remote import is_address, kind, listing
+from .remote import is_address, kind, listing, trimmed
 
 __all__ = [
     "Archive", "ArchiveError", "SUFFIXES", "apart", "exists", "is_address", "is_archive", "joined", "kind", "listing",
-    "open_archive", "parted", "read", "size",
+    "open_archive", "parted", "read", "size", "trimmed",
 ]  # fmt: skip

@@ -17,6 +17,21 @@ def is_address(path: object) -> bool:
     return isinstance(path, str) and _ADDRESS.fullmatch(path) is not None
 
 
+def trimmed(address: str) -> str:
+    """An address without the slashes at its end; those of its front stay.
+
+    Raises
+    ------
+    UserError
+        It names no bucket.
+    """
+    match = _ADDRESS.fullmatch(address)
+    assert match is not None
+    if match[1].endswith("://") and not match[1].startswith(("file", "hdfs")):  # those two have a default host
+        raise UserError(f"address {address!r} names no bucket; give {match[1]}BUCKET/FOLDER")
+    return match[1] + match[2].rstrip("/")
+
+
 @functools.lru_cache(maxsize=16)
 def _system(front: str) -> Tuple[Any, str]:
     try:

@@ -96,6 +96,7 @@ def open_data(config: Any, log: Optional[Callable[[str], None]] = None) -> Tuple
     """
     if not config.data_dir:
         raise UserError("data_dir is not set; give --data_dir FOLDER or a CSV")
+    sources.refuse_address(config.data_dir, "data_dir")
     place = Path(os.path.expanduser(config.data_dir))
     if not place.exists():
         raise UserError(f"data_dir {config.data_dir!r} does not exist")

@@ -40,7 +40,8 @@ from .tables import (
 __all__ = [
     "GENERATOR_COLUMNS", "Inputs", "LABEL_COLUMNS", "Names", "PATH_COLUMNS", "Place", "SPLIT_NAMES", "SPLIT_WORDS",
     "Table", "column_of", "examples", "image_tables", "is_archived", "is_without_splits", "joined", "label_column",
-    "normal_path", "read", "read_columns", "read_csv", "read_folder", "read_images", "read_list", "refuse_doubles",
+    "normal_path", "read", "read_columns", "read_csv", "read_folder", "read_images", "read_list",
+    "refuse_address", "refuse_doubles",
     "require_column", "split_source", "stream_csv", "stream_list", "table_of", "tables_in",
 ]  # fmt: skip
 
@@ -72,12 +73,19 @@ def read(source: Place, what: str = "image list") -> Table:
     UserError
         A missing source, no images, or a file that cannot be read.
     """
+    refuse_address(source, what)
     path = Path(source)
     if is_archived(path):
         return archived.read(path, what)
     if path.is_dir():
         return read_folder(path, what)
     return read_list(path, what) if is_list(path) else read_csv(path, what)
+
+
+def refuse_address(source: object, what: str) -> None:
+    """Raise a :class:`UserError` for an address: ``infer.py`` alone takes one, see :class:`Inputs`."""
+    if archives.is_address(source):
+        raise UserError(f"{what} {source!r}: addresses are read by infer.py only; copy it to a disk")
 
 
 def is_archived(path: Place) -> bool:
@@ -88,12 +96,22 @@ def is_archived(path: Place) -> bool:
 def image_tables(place: Place, what: str = "data") -> List[Table]:
     """The tables inside a folder, as training reads them; of any other source its images as one table.
 
+    Parameters
+    ----------
+    place : str or Path
+        May end in ``@column=value``; the tables inside a folder are then given as one.
+    what : str
+        What the source is, for messages.
+
     Raises
     ------
     UserError
         As :func:`read_images`; or a bare column of labels.
     """
-    inside = tables_in(place, what) if os.path.isdir(place) and not is_archived(place) else []
+    folder, conditions = split_source(place)
+    inside = tables_in(folder, what) if os.path.isdir(folder) and not is_archived(folder) else []
+    if inside and conditions:
+        inside = [joined(inside).where(conditions)]
     found = inside or [read_images(place)]
     for table in found:
         if table.paths is None:
@@ -124,6 +142,8 @@ def read_images(text: Place, what: str = "image list") -> Table:
     table = read(place, what)
     if table.paths is None:
         raise UserError(f"{place!r} is a bare column of labels; images are needed")
+    if conditions:
+        archived.add_splits(table)
     table = replace(table, source=place).where(conditions)
     assert table.paths is not None
     refuse_doubles(table.paths, repr(place))
@@ -151,7 +171,7 @@ class Inputs:
         self.where: Place
         self.root: Place
         if archives.is_address(where):
-            self.where = str(where).rstrip("/")
+            self.where = archives.trimmed(str(where))
             self.kind = _kind_at(self.where)
             self.root = self.where if self.kind == "folder" else os.path.dirname(self.where)
             return

@@ -16,7 +16,7 @@ import numpy as np
 from .. import labels
 from ..errors import UserError, nearest
 from . import sources
-from .archived import layout_of
+from .archived import add_splits, layout_of
 from .folders import layout, refuse_silent
 
 
@@ -66,6 +66,7 @@ def read_labels(path: Union[str, Path], where: Optional[Iterable[str]] = None) -
     UserError
         Names the file and the first offending rows.
     """
+    sources.refuse_address(path, "labels")
     if sources.is_archived(path):
         truth = _from_archive(sources.read(path, "labels"))
     elif Path(path).is_dir():
@@ -116,4 +117,7 @@ def _from_folder(root: Path) -> Truth:
     assert table.paths is not None
     found = layout(table.paths, f"labels {str(root)!r}")
     refuse_silent(table.paths, found.sides, f"labels {str(root)!r}")
-    return Truth(table.paths, {"generator": found.generators}, table.root, table.source, labels=np.array(found.sides))
+    columns = {"generator": found.generators}
+    truth = Truth(table.paths, columns, table.root, table.source, labels=np.array(found.sides))
+    add_splits(truth)
+    return truth

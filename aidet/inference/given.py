@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Iterable, Iterator, Optional, Tuple, Union
 
 from .. import __version__, archives, images
+from ..datasets import archived
 from ..datasets.lists import LIST_SUFFIXES
 from ..datasets.sources import Inputs
 from ..datasets.tables import TABLE_SUFFIXES
@@ -54,9 +55,10 @@ def items(names: Iterable[str], left: Optional[images.LeftOut] = None) -> Iterat
     Parameters
     ----------
     names : iterable of str
-        A file; a folder, with everything below it; a pattern with ``*``, ``?`` or ``[]``; a table or list (``.csv``,
-        ``.tsv``, ``.jsonl``, ``.txt``); an archive (:mod:`aidet.archives`); an address ``http://`` or ``https://``; or
-        ``-``, an image on the standard input. Addresses are fetched only if they are named here.
+        A file; a folder, with everything below it (without images, its archives); a pattern with ``*``, ``?`` or
+        ``[]``; a table or list (``.csv``, ``.tsv``, ``.jsonl``, ``.txt``); an archive (:mod:`aidet.archives`); an
+        address ``http://`` or ``https://``; or ``-``, an image on the standard input. Addresses are fetched only if
+        they are named here.
     left : aidet.images.LeftOut, optional
         Counts the files of folders that are no images.
 
@@ -82,7 +84,7 @@ def _of_one(name: str, left: Optional[images.LeftOut]) -> Iterator[Tuple[str, So
     elif archives.is_address(name):
         yield from Inputs(name)
     elif os.path.isdir(name):
-        for relative in images.walk(name, left):
+        for relative in archived.walk(name, left):
             yield Path(name, relative).as_posix(), os.path.join(name, relative)
     elif not os.path.exists(name) and glob.has_magic(name):
         found = natural_order(glob.glob(name, recursive=True))

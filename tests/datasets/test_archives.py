@@ -533,6 +533,56 @@ def test_an_address_that_cannot_be_read_says_so(elsewhere, tmp_path):
             images.decode(f"file://{path}")
 
 
+def test_an_address_without_a_bucket_is_one_line(tmp_path):
+    for address in ("s3://", "gs:///"):
+        with pytest.raises(UserError, match=f"address '{address}' names no bucket; give {address[:5]}BUCKET/FOLDER"):
+            sources.Inputs(address)
+
+
+def test_commands_that_read_from_disks_say_so_of_an_address(tmp_path):
+    """Path() makes one slash of two: the message must show the address as it was given."""
+    for address in ("s3://bucket/set", "s3://bucket/a.parquet", "file:///sets/labels.csv"):
+        text = f"{address!r}: addresses are read by infer.py only"
+        for what in (read_images, read_labels, data.opened, lambda place: open_data(SimpleNamespace(data_dir=place))):
+            with pytest.raises(UserError, match=re.escape(text)):
+                what(address)
+
+
+def test_the_split_of_a_folder_can_be_chosen_as_that_of_its_archive(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in NAMES:
+            archive.write(folder / name, name)
+    for place, front in ((folder, ""), (tmp_path / "set.zip", "set.zip#")):
+        wanted = sorted(front + name for name in NAMES if name.startswith("val/"))
+        assert sorted(read_labels(place, ["split=val"]).paths) == wanted
+        for read in (read_images, data.opened):
+            assert sorted(read(f"{place}@split=val").paths) == wanted
+
+
+def test_a_part_of_a_folder_with_a_table_keeps_its_classes(tmp_path, photo):
+    for i in range(4):
+        photo(i).save(tmp_path / f"{i}.png")
+    rows = "".join(f"{i}.png,{i % 2},{'train' if i < 2 else 'val'}\n" for i in range(4))
+    (tmp_path / "labels.csv").write_text("path,label,split\n" + rows)
+    part = data.opened(f"{tmp_path}@split=val")
+    assert part.paths == ["2.png", "3.png"] and part.columns["label"] == ["real", "generated"]
+
+
+def test_a_folder_of_shards_is_scored_on_the_screen_too(folder, tmp_path, capsys):
+    (tmp_path / "shards").mkdir()
+    with zipfile.ZipFile(tmp_path / "shards" / "a.zip", "w") as archive:
+        for name in NAMES[:4]:
+            archive.write(folder / name, name)
+    assert infer.run(["--ckpt", "rule:size", str(tmp_path / "shards")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = sorted(NAMES[:4])
+    for line, name in zip(lines, names):
+        decision, _, shown = line.split(None, 2)
+        assert shown == f"{tmp_path}/shards/a.zip#{name}"
+        assert decision == ("generated" if "fake" in name else "real")
+    assert lines[4].startswith("4 images: ")
+
+
 def test_an_address_in_a_table_is_a_name(tmp_path):
     """Only what the user names is fetched."""
     (tmp_path / "list.csv").write_text("path\nfile:///etc/passwd\n")
