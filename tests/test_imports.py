@@ -68,10 +68,8 @@ TORCH = {"torch", "torchvision", "timm", "transformers", "diffusers"}
 MINDSPORE = {"mindspore", "mindcv", "onnxruntime", "onnx", "openvino"}
 HEAVY = MINDSPORE | TORCH | {"pyarrow", "ray", "sklearn", "scipy", "matplotlib", "gradio"}
 # Compiled cells and the page itself; they are imported when a network is built or the application is started.
-EARLY = [f"aidet/training/{name}.py" for name in ("cells", "losses", "optim", "convolutions", "activations", "lora")] + [
-    "aidet/app/layout.py",
-    "aidet/app/page.py",
-]
+COMPILED = ("cells", "losses", "optim", "convolutions", "activations", "lora")
+EARLY = [f"aidet/training/{name}.py" for name in COMPILED] + ["aidet/app/layout.py", "aidet/app/page.py"]
 USES_MINDSPORE = {"archives", "models", "ckpt", "export", "detector", "training", "runtime", "align", *CONVERT}
 USES_TORCH = ("convert/parity/", "convert/training/")
 # Written out, because sys.stdlib_module_names is missing in Python 3.9.
