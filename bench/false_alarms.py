@@ -5,7 +5,7 @@
 
 The photographs come from `convert/training/web_photographs.py`: taken by many photographers, shrunk and saved as WebP.
 That script holds out a third of them, and this script measures on that third. `infer.py` scores them unchanged and
-after degradations of `evaluate.py sweep`; the intervals are Wilson's.
+after degradations of `evaluate.py sweep`, at every operating point of the checkpoint; the intervals are Wilson's.
 """
 
 import argparse
@@ -15,14 +15,13 @@ from pathlib import Path
 
 import common
 
-from aidet import cli, images
+from aidet import ckpt, cli, images
+from aidet.errors import UserError
 from aidet.evaluation import degrade
 from aidet.metrics import wilson
 from convert.training import web_photographs
 
 CHANGES = ("clean", "jpeg 70", "resize 0.5")
-THRESHOLDS = (0.5, 0.8)
-COLUMNS = ["kind", "change", "images", *(f"called generated at {t:g}" for t in THRESHOLDS)]
 
 
 def main(argv):
@@ -31,6 +30,9 @@ def main(argv):
     parser.add_argument("--ckpt", required=True)
     parser.add_argument("--out", default=str(common.ROOT / "results" / "false_alarms.csv"))
     args = parser.parse_args(argv)
+    thresholds = {name: point.threshold for name, point in ckpt.Sidecar.read(args.ckpt).operating_points.items()}
+    if not thresholds:
+        raise UserError(f"{args.ckpt} has no operating points; convert.training.calibrate finds them")
     listed = {row["file"]: row for row in common.rows(web_photographs.LIST)}
     everything = web_photographs.photographs(args.rcc).items()
     found = {name: blob for name, blob in everything if web_photographs.drawn(name)[1]}
@@ -51,11 +53,12 @@ def main(argv):
             probability = [float(row["prob"]) for row in common.rows(out / "scores.csv")]
         for kind in ("all", *(sorted(set(kinds)) if change == "clean" else ())):
             chosen = [p for p, k in zip(probability, kinds) if kind in ("all", k)]
-            counts = [sum(p > t for p in chosen) for t in THRESHOLDS]
+            counts = [sum(p > t for p in chosen) for t in thresholds.values()]
             shares = [common.shown(c / len(chosen), wilson(c, len(chosen))) for c in counts]
             table.append([kind, change, len(chosen), *shares])
             print(*table[-1], sep="  ", flush=True)
-    columns = [*COLUMNS, *common.FACTS]
+    shown = [f"called generated, {name} (above {t:.3f})" for name, t in thresholds.items()]
+    columns = ["kind", "change", "images", *shown, *common.FACTS]
     common.write(args.out, columns, [dict(zip(columns, row + facts)) for row in table])
 
 
