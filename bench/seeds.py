@@ -239,7 +239,7 @@ def impaired(rows, folder):
 # --- AIGC-clf --------------------------------------------------------------------------------------------------------
 VOTES = (1, 5, 7)
 AIGC_CLF = ("app", "images", *(f"accuracy, {n} view{'s' * (n > 1)}" for n in VOTES), "balanced accuracy, 7 views")
-ENCODER_SIDE = 32  # as aekl_clf was trained by its proof profile
+ENCODER_SIDE = 32  # pixels, those that the encoder of --encoder was trained on
 
 
 def aigc_clf(options):
