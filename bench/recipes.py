@@ -147,6 +147,8 @@ def lite_start(path):
 
     The gates (squeeze-excite) start with biases of 4, so that they let through 98 %.
     """
+    if path.is_file():  # an interrupted proof goes on from the start that it had
+        return path
     from aidet import models  # MindSpore is loaded only where it is needed
 
     known = ckpt.load_arrays(ROOT / "ckpt" / "efficientnet_lite0.ckpt")
