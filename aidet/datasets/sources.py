@@ -40,9 +40,8 @@ from .tables import (
 __all__ = [
     "GENERATOR_COLUMNS", "Inputs", "LABEL_COLUMNS", "Names", "PATH_COLUMNS", "Place", "SPLIT_NAMES", "SPLIT_WORDS",
     "Table", "column_of", "examples", "image_tables", "is_archived", "is_without_splits", "joined", "label_column",
-    "normal_path", "read", "read_columns", "read_csv", "read_folder", "read_images", "read_list",
-    "refuse_address", "refuse_doubles",
-    "require_column", "split_source", "stream_csv", "stream_list", "table_of", "tables_in",
+    "normal_path", "read", "read_columns", "read_csv", "read_folder", "read_images", "read_list", "refuse_address",
+    "refuse_doubles", "require_column", "split_source", "stream_csv", "stream_list", "table_of", "tables_in",
 ]  # fmt: skip
 
 

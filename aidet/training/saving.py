@@ -12,7 +12,6 @@ from .. import ckpt, files, images, runtime
 from ..errors import UserError
 from .checks import STATE, Plan, state_path
 
-META = ckpt.META
 NET = "net."  # in front of the names of weights in a state, beside those of optimizer and moving averages
 
 
@@ -86,7 +85,7 @@ def save_state(progress: Progress, parameters: Dict[str, Any], folder: Path) -> 
     folder : Path
     """
     arrays = dict(parameters)
-    arrays[META] = np.frombuffer(json.dumps(asdict(progress)).encode(), np.uint8)
+    arrays[ckpt.META] = np.frombuffer(json.dumps(asdict(progress)).encode(), np.uint8)
     ckpt.save_arrays(arrays, folder / STATE)
 
 
@@ -107,9 +106,9 @@ def resume(plan: Plan, parameters: Dict[str, Any], world: int) -> Optional[Progr
     if plan.config.resume is None or (plan.config.resume == "auto" and not path.is_file()):
         return None
     arrays = ckpt.load_arrays(path)
-    if META not in arrays:
+    if ckpt.META not in arrays:
         raise UserError(f"resume {str(path)!r} is not a state of train.py; to start from weights use init_from")
-    progress = _read_progress(arrays.pop(META), path)
+    progress = _read_progress(arrays.pop(ckpt.META), path)
     if progress.batches and progress.batches_per_epoch != plan.batches:
         raise UserError(
             f"resume {str(path)!r} is in the middle of an epoch of {progress.batches_per_epoch} steps, but this "
@@ -164,7 +163,7 @@ def weights_only(arrays: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
     """The weights of a checkpoint, or those in a state by the names of the net, with adapters (``lora``) folded in."""
     from . import lora
 
-    if META not in arrays:
+    if ckpt.META not in arrays:
         return arrays
     return lora.folded({n[len(NET) :]: a for n, a in arrays.items() if n.startswith(NET)})
 

@@ -161,7 +161,7 @@ def test_weights_of_a_state_are_folded():
     rng = np.random.default_rng(0)
     weight, down, up = rng.random((3, 4)), rng.random((1, 4)), rng.random((3, 1))
     state = {"net.fc.weight": weight, "net.fc.lora_A": down, "net.fc.lora_B": up, "optimizer.mean.fc.lora_A": down,
-             saving.META: np.zeros(2, np.uint8)}  # fmt: skip
+             ckpt.META: np.zeros(2, np.uint8)}  # fmt: skip
     found = saving.weights_only(state)
     assert set(found) == {"fc.weight"} and found["fc.weight"] == pytest.approx(weight + up @ down)
 

@@ -17,7 +17,7 @@ from aidet.training import checks, saving, updates
 from aidet.training.log import Journal
 from aidet.training.processes import Processes
 from aidet.training.run import global_batches, train
-from aidet.training.saving import META, Progress
+from aidet.training.saving import Progress
 from aidet.training.targets import batch_weights, loss_kind, soft_targets
 from aidet.training.validation import host_loss
 
@@ -31,7 +31,7 @@ NAMES = (
 
 
 def meta_of(path):
-    return json.loads(ckpt.load_arrays(path)[META].tobytes().decode())
+    return json.loads(ckpt.load_arrays(path)[ckpt.META].tobytes().decode())
 
 
 def test_a_state_keeps_its_names(tmp_path):
@@ -71,9 +71,9 @@ def test_a_state_of_another_kind_is_refused(data, tmp_path):  # noqa: F811
         ({"batches_per_epoch": 5}, "middle of an epoch of 5 steps.*this configuration has 6"),
         (None, "is not a state of train.py; to start from weights use init_from"),
     ):
-        arrays[META] = np.frombuffer(json.dumps({**meta, **(change or {})}).encode(), np.uint8)
+        arrays[ckpt.META] = np.frombuffer(json.dumps({**meta, **(change or {})}).encode(), np.uint8)
         if change is None:
-            del arrays[META]
+            del arrays[ckpt.META]
         ckpt.save_arrays(arrays, tmp_path / "state.ckpt")
         with pytest.raises(UserError, match=message):
             fitted(data, tmp_path / "out", **more)
